@@ -1,0 +1,29 @@
+"""Bytes on storage -> `Checkpoint`. Imports neither torch nor textual."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.isolated import Progress
+    from inspector.checkpoint.model import Checkpoint
+
+__all__ = ["open_checkpoint"]
+
+
+def open_checkpoint(path: str, *, progress: Progress | None = None) -> Checkpoint:
+    """Read the checkpoint at a path or URL.
+
+    Args:
+        path: The folder that holds `.metadata` (or `__R.metadata`), or that file itself.
+        progress: Called with (bytes done, bytes in all) while the metadata is read; returns
+            True to cancel.
+
+    Raises:
+        InspectError: It cannot be read; the message says why, the hint what to do.
+    """
+    # Not at the top: the child process that unpickles imports this package without numpy.
+    from inspector.checkpoint.dcp import read_dcp
+    from inspector.checkpoint.locate import folder_of
+
+    return read_dcp(folder_of(path), progress=progress)

@@ -1,0 +1,320 @@
+"""A folder with `.metadata` and `__R_N.distcp` files -> `Checkpoint`.
+
+Format: torch/distributed/checkpoint/{metadata,filesystem}.py of torch 1.13 to 2.15.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inspector.checkpoint.isolated import Limits, Progress, unpickle
+from inspector.checkpoint.model import (
+    BytesEntry,
+    Checkpoint,
+    DataFile,
+    Malformed,
+    Orphan,
+    Provenance,
+    TensorColumns,
+    file_rank,
+)
+from inspector.checkpoint.storage import Entry, Storage
+from inspector.checkpoint.text import printable
+from inspector.errors import MetadataError, NotACheckpointError, StorageError
+
+__all__ = ["METADATA", "is_escape", "rank_metadata", "read_dcp"]
+
+METADATA = ".metadata"
+_RANK_METADATA = re.compile(r"__(\d{1,9})\.metadata\Z")
+
+# First bytes of files that are mistaken for a metadata pickle, and what they are.
+_SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+    (b"<", "an HTML or XML page", "the download went wrong: fetch the file again"),
+    (b"\x1f\x8b", "gzip data", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "zstandard data", "unpack it first"),
+    (b"PK\x03\x04", "a zip archive, as torch.save writes", "open it with torch.load"),
+    (b"{", "JSON", ""),
+)
+
+
+def rank_metadata(entries: list[Entry]) -> dict[int, Entry]:
+    """The per-rank metadata files (`__R.metadata`) of a listing, by rank."""
+    found = {int(m[1]): e for e in entries if (m := _RANK_METADATA.match(e.name))}
+    return dict(sorted(found.items()))
+
+
+def is_escape(path: str) -> bool:
+    """True if a data file's path leaves the checkpoint folder: absolute, `..`, NUL or a drive."""
+    return (
+        path.startswith(("/", "\\"))
+        or "\0" in path
+        or ".." in re.split(r"[/\\]", path)
+        or bool(re.match(r"[A-Za-z]:", path))
+        or "://" in path
+    )
+
+
+def read_dcp(
+    storage: Storage, *, limits: Limits | None = None, progress: Progress | None = None
+) -> Checkpoint:
+    """Read the checkpoint in a folder: one listing, and its metadata.
+
+    Args:
+        storage: The folder.
+        limits: What unpickling may cost (default: in proportion to the file).
+        progress: Told the bytes read; may cancel.
+
+    Raises:
+        NotACheckpointError: There is no metadata.
+        MetadataError: It cannot be read.
+        StorageError: The folder cannot be listed.
+        Cancelled: `progress` said so.
+    """
+    listing = storage.list()
+    by_name = {entry.name: entry for entry in listing}
+    ranks: list[int | None]
+    if METADATA in by_name:
+        sources, ranks = [by_name[METADATA]], [None]
+    else:
+        per_rank = rank_metadata(listing)
+        if not per_rank:
+            raise _no_metadata(storage, listing)
+        sources, ranks = list(per_rank.values()), list(per_rank)
+    header, arrays = _unpickle(storage, sources, ranks, limits, progress)
+    num_bytes = sum(s.num_bytes or 0 for s in sources)
+    return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
+
+
+def _unpickle(
+    storage: Storage,
+    sources: list[Entry],
+    ranks: list[int | None],
+    limits: Limits | None,
+    progress: Progress | None,
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    for source in sources:
+        where = printable(f"{storage.root}/{source.name}")
+        if source.kind != "file":
+            reason = source.problem or "it is a folder"
+            raise MetadataError(f"{where} cannot be read: {reason}")
+        if source.num_bytes == 0:
+            raise MetadataError(
+                f"{where} is empty",
+                "the save was cut short: take an earlier checkpoint",
+                code="metadata-truncated",
+            )
+    num_bytes = sum(s.num_bytes or 0 for s in sources)
+    paths = [storage.local_path(s.name) for s in sources]
+    local = [path for path in paths if path is not None]
+    try:
+        if len(local) == len(sources):
+            return unpickle(local, ranks, num_bytes, limits=limits, progress=progress)
+        with tempfile.TemporaryDirectory(prefix="hsdp-inspect-") as folder:
+            fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
+            for source, path in zip(sources, fetched, strict=True):
+                Path(path).write_bytes(storage.read(source.name))
+            return unpickle(fetched, ranks, num_bytes, limits=limits, progress=progress)
+    except MetadataError as error:
+        raise _explained(storage, sources, error) from error
+
+
+def _explained(storage: Storage, sources: list[Entry], error: MetadataError) -> MetadataError:
+    """The error, with the file's name and, if its first bytes tell, what it really is."""
+    name = sources[0].name if len(sources) == 1 else "__R.metadata"
+    where = printable(f"{storage.root}/{name}")
+    if error.code == "metadata-unsafe":
+        return MetadataError(f"{where}: {printable(error.message)}", error.hint, code=error.code)
+    try:
+        start = storage.read(sources[0].name, 0, 64)
+    except StorageError as unreadable:
+        return MetadataError(unreadable.message, unreadable.hint)
+    if start.strip(b"\0") == b"":
+        return MetadataError(
+            f"{where} holds only zeros",
+            "the file was never written out (a full disk, or a crash): take an earlier checkpoint",
+        )
+    for signature, what, hint in _SIGNATURES:
+        if start.startswith(signature):
+            return MetadataError(f"{where} is {what}, not DCP metadata", hint)
+    hint = error.hint
+    if error.code == "metadata-truncated":
+        hint = hint or "the copy or the save was cut short: compare its size with the original's"
+    return MetadataError(f"{where}: {printable(error.message)}", hint, code=error.code)
+
+
+def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
+    where = printable(storage.root)
+    names = {entry.name for entry in listing}
+    data = [n for n in names if n.endswith(".distcp")]
+    if METADATA + ".tmp" in names:
+        return NotACheckpointError(
+            f"{where}: the save was never finished (only .metadata.tmp is there)",
+            "if that file is complete, renaming it to .metadata repairs the checkpoint",
+            code="save-unfinished",
+        )
+    if data:
+        return NotACheckpointError(
+            f"{where}: {len(data)} data files, but no .metadata",
+            ".metadata is written last: the save did not finish, or the copy left it out",
+        )
+    if not names:
+        return NotACheckpointError(f"{where} is an empty folder")
+    return NotACheckpointError(
+        f"{where}: no checkpoint here (no .metadata in it)",
+        "give the folder that holds .metadata, or one with checkpoints under it",
+    )
+
+
+def _checkpoint(
+    storage: Storage,
+    listing: list[Entry],
+    header: dict[str, Any],
+    arrays: dict[str, npt.NDArray[Any]],
+    sources: list[Entry],
+    metadata_bytes: int,
+) -> Checkpoint:
+    columns = TensorColumns(
+        fqns=header["tensors"],
+        properties=[tuple(p) for p in header["properties"]],
+        transforms={i: tuple(names) for i, *names in header["transforms"]},
+        **{name: array for name, array in arrays.items() if name != "order"},
+    )
+    entries = tuple(
+        BytesEntry(fqn, file, offset, length, tuple(transforms), rank)
+        for fqn, file, offset, length, rank, transforms in header["bytes"]
+    )
+    modified = [s.modified_s for s in sources if s.modified_s is not None]
+    return Checkpoint(
+        path=storage.root,
+        format="dcp",
+        columns=columns,
+        bytes_entries=entries,
+        files=_data_files(storage, listing, header["files"], columns, entries),
+        order=arrays["order"],
+        provenance=_provenance(header),
+        state_paths={fqn: tuple(path) for fqn, path in header["state_paths"]},
+        per_rank_metadata=sources[0].name != METADATA,
+        malformed=tuple(Malformed(fqn, what) for fqn, what in header["malformed"]),
+        orphans=tuple(
+            Orphan(fqn, None if box is None else tuple(box), file, offset, length)
+            for fqn, box, file, offset, length in header["orphans"]
+        ),
+        unknown_globals=tuple(header["unknown"]),
+        unsafe_globals=tuple(header["unsafe"]),
+        trailing_bytes=header["trailing_bytes"],
+        metadata_bytes=metadata_bytes,
+        metadata_modified_s=max(modified, default=None),
+        folder_files={e.name: e.num_bytes or 0 for e in listing if e.kind == "file"},
+    )
+
+
+def _data_files(
+    storage: Storage,
+    listing: list[Entry],
+    names: list[str],
+    columns: TensorColumns,
+    entries: tuple[BytesEntry, ...],
+) -> tuple[DataFile, ...]:
+    """Files the metadata names, then the other data files of the folder."""
+    count = len(names)
+    payloads = np.zeros(count + 1, np.int64)
+    referenced = np.zeros(count + 1, np.int64)
+    files = np.concatenate([columns.file, np.asarray([e.file for e in entries], np.int32)])
+    lengths = np.concatenate(
+        [columns.byte_length, np.asarray([e.byte_length for e in entries], np.int64)]
+    )
+    # -1 (stored nowhere) falls on the extra last place.
+    np.add.at(payloads, files, 1)
+    np.add.at(referenced, files, lengths)
+    known = _stat_all(storage, listing, names)
+    stored = [
+        DataFile(
+            name,
+            file_rank(name),
+            entry.num_bytes if entry is not None and entry.kind == "file" else None,
+            int(referenced[i]),
+            int(payloads[i]),
+            entry.modified_s if entry is not None else None,
+        )
+        for i, (name, entry) in enumerate(zip(names, known, strict=True))
+    ]
+    mentioned = {posixpath.normpath(name) for name in names}
+    others = [
+        DataFile(e.name, file_rank(e.name), e.num_bytes, 0, 0, e.modified_s)
+        for e in listing
+        if e.kind == "file" and e.name.endswith(".distcp") and e.name not in mentioned
+    ]
+    return tuple(stored + others)
+
+
+def _stat_all(storage: Storage, listing: list[Entry], names: list[str]) -> list[Entry | None]:
+    """What lies at each data file's path; folders below are listed once each."""
+    known = {entry.name: entry for entry in listing}
+    listed = {""}
+    found: list[Entry | None] = []
+    for name in names:
+        path = "" if is_escape(name) else posixpath.normpath(name)
+        folder = posixpath.dirname(path)
+        if folder not in listed and path not in known:
+            listed.add(folder)
+            try:
+                known.update({f"{folder}/{e.name}": e for e in storage.list(folder)})
+            except StorageError:
+                pass  # A missing folder: its files are missing, and shown so.
+        found.append(known.get(path))
+    return found
+
+
+def _provenance(header: dict[str, Any]) -> Provenance:
+    band, evidence = _torch_band(header)
+    notes = []
+    for name, module in header["modules"].items():
+        package = module.partition(".")[0]
+        if package not in ("torch", "builtins", "__builtin__", "pathlib", "collections", "_codecs"):
+            notes.append(f"{name} of {module}")
+    notes += [f"extra field {name}" for name in header["extra"]]
+    return Provenance(
+        protocol=header["protocol"] or 0,
+        torch_band=band,
+        torch_evidence=evidence,
+        metadata_version=header["version"],
+        checkpoint_id=header["checkpoint_id"],
+        save_id=header["save_id"],
+        notes=tuple(notes),
+        fields=tuple(header["fields"]),
+    )
+
+
+def _torch_band(header: dict[str, Any]) -> tuple[str | None, str]:
+    """Which torch versions write such a pickle (their dataclass fields and module paths)."""
+    modules, fields = header["modules"], header["fields"]
+    metadata = modules.get("Metadata", "")
+    properties = modules.get("TensorProperties", "")
+    if "_shard.checkpoint" in metadata:
+        return "1.13", "classes of torch.distributed._shard.checkpoint"
+    if "version" in fields:
+        count = header["num_properties"]
+        if count is None:
+            return "2.9 or later", "the metadata has a version field"
+        if count > 5:
+            return "2.15 or later", f"tensor properties of {count} values"
+        return "2.9 to 2.14", "a version field, tensor properties of 5 values"
+    if header["has_modules"]:
+        return "2.7 to 2.8", "storage_meta lists modules, there is no version field"
+    if "storage_meta" in fields:
+        return "2.4 to 2.6", "a storage_meta without modules"
+    if "_shard.sharded_tensor" in properties:
+        return "2.0 to 2.2", "TensorProperties of torch.distributed._shard.sharded_tensor"
+    if properties:
+        return "2.3", "TensorProperties of its own, no storage_meta"
+    if metadata:
+        return "2.0 to 2.3", "no storage_meta (and no tensor to tell more)"
+    return None, ""

@@ -1,0 +1,168 @@
+"""A folder -> the checkpoints under it, without reading any of them.
+
+What a folder is shows in its listing and in the first and last bytes of its metadata; parsing
+every step of a long run would take minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+
+from inspector.checkpoint.dcp import METADATA, rank_metadata
+from inspector.checkpoint.storage import Entry, Storage
+from inspector.errors import StorageError
+
+__all__ = ["Found", "discover", "identify", "newest"]
+
+_MAX_DEPTH = 5
+_MAX_FOLDERS = 20_000
+
+# `step-100`, `iter_0000100`, `global_step5`, `epoch=1-step=50`, `ep1-ba20`, `checkpoint-7`, `100`
+_STEP = re.compile(r"(?:step|iter|iteration|ba|checkpoint|ckpt)s?[-_=]?0*(\d{1,15})(?!\d)", re.I)
+_NUMBER = re.compile(r"(?:^|[-_=])0*(\d{1,15})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that a folder holds.
+
+    Attributes:
+        path: Relative to the folder that was searched; empty for that folder itself.
+        format: `dcp` or `safetensors`.
+        state: `complete`, `unfinished` or `unreadable`.
+        step: Training step, as the path tells it, or None.
+        num_bytes: Size of the files in it (not below it).
+        num_files: How many.
+        modified_s: Newest modification time in it, seconds since the epoch, or None.
+        detail: Why it is not complete; empty if it is.
+    """
+
+    path: str
+    format: str
+    state: str
+    step: int | None
+    num_bytes: int
+    num_files: int
+    modified_s: float | None
+    detail: str = ""
+
+
+def identify(storage: Storage, listing: list[Entry], path: str = "") -> Found | None:
+    """What checkpoint a listed folder is, or None."""
+    files = [entry for entry in listing if entry.kind == "file"]
+    names = {entry.name: entry for entry in listing}
+    per_rank = rank_metadata(listing)
+    data = [entry for entry in files if entry.name.endswith(".distcp")]
+    state, detail, kind = "complete", "", "dcp"
+    if METADATA in names or per_rank:
+        metadata = names.get(METADATA) or next(iter(per_rank.values()))
+        detail = _metadata_problem(storage, metadata)
+        state = "unreadable" if detail else "complete"
+        if METADATA in names and not data and not detail and not _is_pickle(storage, metadata):
+            return None  # Another program's `.metadata`.
+    elif METADATA + ".tmp" in names:
+        state, detail = "unfinished", "only .metadata.tmp: the save did not finish"
+    elif data:
+        state, detail = "unfinished", "data files without .metadata"
+    elif any(entry.name.endswith(".safetensors") for entry in files):
+        kind = "safetensors"
+    else:
+        return None
+    times = [entry.modified_s for entry in files if entry.modified_s is not None]
+    return Found(
+        path=path,
+        format=kind,
+        state=state,
+        step=_step(path),
+        num_bytes=sum(entry.num_bytes or 0 for entry in files),
+        num_files=len(files),
+        modified_s=max(times, default=None),
+        detail=detail,
+    )
+
+
+def discover(storage: Storage) -> list[Found]:
+    """Every checkpoint at or under a folder, by step and then by name.
+
+    Folders whose name begins with a dot are passed over, unreadable ones too; links are
+    followed, at most five levels deep.
+
+    Raises:
+        StorageError: The folder itself cannot be listed.
+    """
+    found: list[Found] = []
+    pending: deque[tuple[str, int]] = deque([("", 0)])
+    visited = 0
+    while pending and visited < _MAX_FOLDERS:
+        path, depth = pending.popleft()
+        visited += 1
+        try:
+            listing = storage.list(path)
+        except StorageError:
+            if not path:
+                raise
+            continue
+        here = identify(storage.join(path) if path else storage, listing, path)
+        if here is not None:
+            found.append(here)
+        if depth < _MAX_DEPTH:
+            for entry in listing:
+                if entry.kind == "folder" and not entry.name.startswith("."):
+                    below = f"{path}/{entry.name}" if path else entry.name
+                    pending.append((below, depth + 1))
+    return sorted(found, key=_order)
+
+
+def newest(found: list[Found]) -> Found | None:
+    """The complete checkpoint of the highest step (by time where no step is known)."""
+    complete = [item for item in found if item.state == "complete"]
+    if not complete:
+        return None
+    with_step = [item for item in complete if item.step is not None]
+    if with_step:
+        return max(with_step, key=lambda item: (item.step or 0, item.modified_s or 0.0))
+    return max(complete, key=lambda item: item.modified_s or 0.0)
+
+
+def _order(item: Found) -> tuple[int, list[int | str]]:
+    parts: list[int | str] = []
+    for text in re.split(r"(\d+)", item.path):
+        parts.append(int(text) if text.isdecimal() and text.isascii() else text)
+    return (item.step if item.step is not None else -1, parts)
+
+
+def _step(path: str) -> int | None:
+    for part in reversed(path.split("/")):
+        matches = _STEP.findall(part)
+        if matches:
+            return int(matches[-1])
+        number = _NUMBER.search(part)
+        if number and not part.startswith(("pytorch_model_fsdp", "optimizer", "rank", "model")):
+            return int(number[1])
+    return None
+
+
+def _is_pickle(storage: Storage, entry: Entry) -> bool:
+    try:
+        return storage.read(entry.name, 0, 1) in (b"\x80", b"(", b"c")
+    except StorageError:
+        return False
+
+
+def _metadata_problem(storage: Storage, entry: Entry) -> str:
+    """Why a metadata file surely cannot be read, from its size and two of its bytes."""
+    if entry.kind != "file":
+        return f"{entry.name}: {entry.problem or 'it is a folder'}"
+    if not entry.num_bytes:
+        return f"{entry.name} is empty"
+    try:
+        first = storage.read(entry.name, 0, 1)
+        last = storage.read(entry.name, entry.num_bytes - 1, 1)
+    except StorageError as error:
+        return error.message
+    if first not in (b"\x80", b"(", b"c"):
+        return f"{entry.name} is no pickle"
+    # A pickle ends with its STOP opcode; bytes after it are rare, and told by `check`.
+    return "" if last == b"." else f"{entry.name} ends too early"

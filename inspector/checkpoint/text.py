@@ -1,0 +1,141 @@
+"""THE display gate: untrusted text becomes printable text, and values become text.
+
+A tensor name, a file name or a line from a rank may hold escape sequences, bidi controls or a
+lone surrogate. Every one of them passes `printable` before it reaches a terminal, a log or a
+clipboard; the raw text stays in the model, for look-ups and for JSON.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+__all__ = [
+    "format_box",
+    "format_bytes",
+    "format_count",
+    "format_placements",
+    "format_shape",
+    "is_printable",
+    "plural",
+    "printable",
+    "shorten",
+]
+
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+# Characters that draw nothing (or change their neighbour's look) though Unicode calls them
+# letters, marks or spaces: fillers, the blank braille cell, variation selectors, odd spaces.
+_HIDDEN = frozenset(
+    [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0x00A0, 0x1680, 0x202F]
+    + [0x205F, 0x3000]
+    + list(range(0x180B, 0x1810))
+    + list(range(0x2000, 0x200B))
+    + list(range(0xFE00, 0xFE10))
+    + list(range(0xE0100, 0xE01F0))
+)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if char == "\n":
+        return "\\n"
+    if char == "\t":
+        return "\\t"
+    if char == "\r":
+        return "\\r"
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _hidden(char: str) -> bool:
+    return ord(char) in _HIDDEN or unicodedata.category(char) in _HIDDEN_CATEGORIES
+
+
+def is_printable(text: str) -> bool:
+    """True if every character of `text` shows as itself and nothing else."""
+    if text.isascii():
+        return text.isprintable()
+    return not any(map(_hidden, text))
+
+
+def printable(text: str, max_len: int | None = None) -> str:
+    r"""`text` with every character that is obeyed, invisible or invalid written as an escape.
+
+    C0 and C1 controls, DEL, bidi and other format controls, line and paragraph separators, odd
+    spaces, fillers, private-use and unassigned characters and lone surrogates become `\x1b`,
+    `\u202e` and the like; in such a text a backslash is doubled, so that the result can be read
+    back. Wide and combining characters and markup brackets stay as they are.
+
+    Args:
+        text: Raw text.
+        max_len: Longest result in characters; a longer one is cut in the middle with an
+            ellipsis (the tail of a name says most).
+    """
+    if max_len is not None and len(text) > 2 * max_len:
+        # Escapes only lengthen: what is cut here could not have been shown anyway.
+        text = text[:max_len] + text[-max_len:]
+        return shorten(_printable(text), max_len)
+    shown = _printable(text)
+    return shown if max_len is None else shorten(shown, max_len)
+
+
+def _printable(text: str) -> str:
+    if is_printable(text):
+        return text
+    return "".join(
+        "\\\\" if char == "\\" else _escape(char) if _hidden(char) else char for char in text
+    )
+
+
+def shorten(text: str, max_len: int) -> str:
+    """`text` cut to `max_len` characters, an ellipsis a third of the way in."""
+    if len(text) <= max_len:
+        return text
+    if max_len <= 1:
+        return "…"[:max_len]
+    head = (max_len - 1) // 3
+    tail = max_len - 1 - head
+    return text[:head] + "…" + text[len(text) - tail :]
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def format_bytes(num_bytes: int | float | None) -> str:
+    """Bytes as people read them, in binary units: `1.2 MiB`, `512 B`, `?` for None."""
+    if num_bytes is None:
+        return "?"
+    value, sign = (float(num_bytes), "") if num_bytes >= 0 else (-float(num_bytes), "-")
+    for unit in _UNITS:
+        # 1023.95 would be rounded to "1024.0" of its unit.
+        if value < 1023.95 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{sign}{value:.0f} B" if unit == "B" else f"{sign}{value:.1f} {unit}"
+
+
+def format_count(number: int | None) -> str:
+    """A count with thousands separators; `?` for None."""
+    return "?" if number is None else f"{number:,}"
+
+
+def plural(number: int, noun: str, nouns: str | None = None) -> str:
+    """`1 chunk`, `1,024 chunks`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """A shape or an offset as a list: `[4096, 8]`, `[]` for a scalar."""
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def format_box(offsets: Iterable[int], sizes: Iterable[int]) -> str:
+    """A box as index ranges, half open as Python's: `[0:8, 0:5]`."""
+    return "[" + ", ".join(f"{a}:{a + n}" for a, n in zip(offsets, sizes, strict=False)) + "]"
+
+
+def format_placements(placements: Iterable[str] | None) -> str:
+    """Placements as torch writes them: `[Replicate(), Shard(0)]`; `?` for None."""
+    return "?" if placements is None else "[" + ", ".join(placements) + "]"

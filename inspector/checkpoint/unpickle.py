@@ -1,0 +1,469 @@
+"""THE pickle gate: pickle bytes become inert stand-ins, and nothing that they name is run.
+
+A pickle may name any callable and have it called. Here a name is looked up in one table: the
+classes that torch writes become stand-ins that only hold what they were given, a few harmless
+callables (`torch.Size`, a path, an enum member) become pure functions of ours, and every other
+name becomes an `Opaque` class that stores its arguments. Nothing is ever imported.
+
+Only the standard library is used, and no other part of hsdp-inspect, because this runs in a
+child process (`child.py`) that starts in milliseconds and has its memory and time limited: a
+pickle can still ask for a terabyte, nest a million tuples or hash for a year.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+__all__ = ["DType", "GateError", "Opaque", "Pickled", "Record", "load"]
+
+
+class DType(str):
+    """A torch dtype's name (`bfloat16`)."""
+
+    __slots__ = ()
+
+
+class Layout(str):
+    """A torch layout's name (`torch.strided`)."""
+
+    __slots__ = ()
+
+
+class Record:
+    """Stand-in of a class that torch is known to write: attributes, no behaviour.
+
+    Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state that is
+    not what torch writes stays in `extra["__state__"]`, for the reader to complain about.
+    """
+
+    __slots__ = ("extra",)
+    fields: tuple[str, ...] = ()
+    extra: dict[Any, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
+        """Make an empty record; arguments (torch passes none) are kept in `extra`."""
+        self = object.__new__(cls)
+        if args or kwargs:
+            self.extra = {"__args__": args, **kwargs}
+        return self
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not dict:
+            self.extra = {"__state__": state}
+            return
+        extra = None
+        for key, value in state.items():
+            if type(key) is str and key in self.fields:
+                setattr(self, key, value)
+            else:
+                extra = extra or {}
+                extra[key] = value
+        if extra:
+            self.extra = extra
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The attribute `name`, or `default` if the pickle did not set it."""
+        return getattr(self, name, default)
+
+    @property
+    def rest(self) -> dict[Any, Any]:
+        """What the pickle gave this record beyond its fields."""
+        rest = getattr(self, "extra", None)
+        return rest if type(rest) is dict else {}
+
+
+class Chunk(Record):
+    """`ChunkStorageMetadata`."""
+
+    __slots__ = fields = ("offsets", "sizes")
+
+    def __setstate__(self, state: Any) -> None:
+        # There are millions of these: the common case goes straight.
+        try:
+            self.offsets = state["offsets"]
+            self.sizes = state["sizes"]
+        except (KeyError, TypeError, IndexError):
+            super().__setstate__(state)
+
+
+class Index(Record):
+    """`MetadataIndex`. Compared by identity, so that no hash of the pickle's making is computed."""
+
+    __slots__ = fields = ("fqn", "index", "offset")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            self.fqn = state["fqn"]
+            self.offset = state.get("offset")
+        except (KeyError, TypeError, AttributeError):
+            super().__setstate__(state)
+
+
+class Stored(Record):
+    """`_StorageInfo`."""
+
+    __slots__ = fields = ("length", "offset", "relative_path", "transform_descriptors")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            self.relative_path = state["relative_path"]
+            self.offset = state["offset"]
+            self.length = state["length"]
+            if len(state) > 3:
+                self.transform_descriptors = state.get("transform_descriptors")
+        except (KeyError, TypeError, AttributeError):
+            super().__setstate__(state)
+
+
+class Meta(Record):
+    """`Metadata` (and Megatron's `MCoreMetadata`). `state_keys` are the pickled fields in order."""
+
+    __slots__ = ("keys", "planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
+    fields = ("planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
+    keys: tuple[str, ...]
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.keys = tuple(map(str, state)) if type(state) is dict else ()
+
+
+class TensorMeta(Record):
+    """`TensorStorageMetadata`."""
+
+    __slots__ = fields = ("chunks", "properties", "size")
+
+
+class BytesMeta(Record):
+    """`BytesStorageMetadata`."""
+
+    __slots__ = ()
+
+
+class SaveMeta(Record):
+    """`StorageMeta`."""
+
+    __slots__ = fields = ("checkpoint_id", "load_id", "modules", "save_id")
+
+
+class Properties(Record):
+    """`TensorProperties`, whose state is a tuple of 5 (6 from torch 2.15 on)."""
+
+    __slots__ = ("values",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.values = state
+
+
+class Plan(Record):
+    """Planner classes (`SavePlan`, `WriteItem` ...) that Megatron-Core caches in the metadata."""
+
+    __slots__ = ()
+
+
+class EnumMember(NamedTuple):
+    """A member of a known enum, by value or by name."""
+
+    enum: str
+    value: object
+
+
+class _Enum:
+    """Stand-in of a known enum class: called with a value, gives the member."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, value: Any = None) -> EnumMember:
+        return EnumMember(self.name, value)
+
+
+class Opaque:
+    """Stand-in of a class that is not known: holds its arguments, does nothing."""
+
+    name = "?"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
+        """Keep the arguments; call nothing."""
+        self = object.__new__(cls)
+        self.args = args
+        self.state = None
+        return self
+
+    args: tuple[Any, ...]
+    state: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    # A pickle may fill any object as if it were a list, a set or a dict.
+    def append(self, item: Any) -> None:
+        """Drop an item."""
+
+    def extend(self, items: Any) -> None:
+        """Drop items."""
+
+    def add(self, item: Any) -> None:
+        """Drop an item."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+class _Called(type):
+    """Notes that the pickle asked for a call (REDUCE), as against making an object (NEWOBJ).
+
+    NEWOBJ calls the class's `__new__` directly and does not pass here.
+    """
+
+    log: set[str]
+    name: str
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        cls.log.add(cls.name)
+        return super().__call__(*args, **kwargs)
+
+
+def _path(*parts: Any) -> str:
+    return "/".join(p for p in parts if type(p) is str).replace("//", "/")
+
+
+def _size(*args: Any) -> tuple[Any, ...]:
+    return args[0] if len(args) == 1 and type(args[0]) is tuple else args
+
+
+def _device(*args: Any) -> str:
+    return ":".join(str(a) for a in args if type(a) in (str, int))
+
+
+def _layout(name: Any = "torch.strided") -> Layout:
+    return Layout(name if type(name) is str else "?")
+
+
+def _bytes(text: Any = b"", encoding: Any = "latin1") -> bytes:
+    """`_codecs.encode` and `bytes`, as protocols 0 to 2 write a bytes object."""
+    if type(text) is bytes:
+        return text
+    if type(text) is str:
+        return text.encode("latin1", "replace")
+    raise pickle.UnpicklingError("a bytes object that is not made of text")
+
+
+def _mapping(*args: Any) -> dict[Any, Any]:
+    items = args[0] if args and type(args[0]) in (list, tuple, dict) else ()
+    return dict(items)
+
+
+def _default_mapping(*_args: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _collection(kind: Callable[[Iterable[Any]], Any]) -> Callable[..., Any]:
+    def make(*args: Any) -> Any:
+        items = args[0] if args and type(args[0]) in (list, tuple, set, frozenset) else ()
+        return kind(items)
+
+    return make
+
+
+_RECORDS: dict[str, type[Record]] = {
+    "Metadata": Meta,
+    "MCoreMetadata": Meta,
+    "MetadataIndex": Index,
+    "TensorStorageMetadata": TensorMeta,
+    "BytesStorageMetadata": BytesMeta,
+    "ChunkStorageMetadata": Chunk,
+    "TensorProperties": Properties,
+    "StorageMeta": SaveMeta,
+    "_StorageInfo": Stored,
+    **dict.fromkeys(
+        "SavePlan MCoreSavePlan WriteItem TensorWriteData BytesIOWriteData".split(), Plan
+    ),
+}
+
+_ENUMS = frozenset({"_MEM_FORMAT_ENCODING", "MEM_FORMAT_ENCODING", "WriteItemType"})
+
+# Packages that write DCP metadata. Their classes are mapped by class name, whatever the module:
+# torch moved its own twice, OLMo-core and Megatron-Core have copies.
+_WRITERS = frozenset(
+    "torch megatron olmo_core nemo composer lightning lightning_fabric torchtitan transformers "
+    "accelerate verl llmfoundry torchtune torchsnapshot prime olmo".split()
+)
+
+_DTYPES = re.compile(
+    r"(bool|half|float|double|short|int|long|chalf|cfloat|cdouble|bfloat16|complex(32|64|128)"
+    r"|u?int[1-9]\d?|float(16|32|64)|float8_\w+|float4_\w+|q?u?int(8|32|4x2|2x4)|bits\w+)\Z"
+)
+
+_CALLABLES: dict[tuple[str, str], Any] = {
+    ("torch", "Size"): _size,
+    ("torch", "device"): _device,
+    ("torch.serialization", "_get_layout"): _layout,
+    ("_codecs", "encode"): _bytes,
+    ("collections", "OrderedDict"): _mapping,
+    ("collections", "defaultdict"): _default_mapping,
+    **{
+        (module, name): maker
+        for module in ("builtins", "__builtin__")
+        for name, maker in {
+            "set": _collection(set),
+            "frozenset": _collection(frozenset),
+            "list": _collection(list),
+            "tuple": _collection(tuple),
+            "dict": _mapping,
+            "bytes": _bytes,
+            "object": object,
+        }.items()
+    },
+    **{
+        (module, name): _path
+        for module in ("pathlib", "pathlib._local")
+        for name in (
+            "Path",
+            "PosixPath",
+            "WindowsPath",
+            "PurePath",
+            "PurePosixPath",
+            "PureWindowsPath",
+        )
+    },
+}
+
+# Modules whose every name is a way to run code, reach a file or the network.
+_DANGEROUS = frozenset(
+    "os posix nt posixpath ntpath sys subprocess _posixsubprocess builtins __builtin__ importlib "
+    "imp runpy pty socket shutil ctypes _ctypes code codeop pdb bdb timeit trace profile cProfile "
+    "pickle _pickle marshal shelve dill cloudpickle joblib webbrowser platform operator _operator "
+    "functools _functools types inspect multiprocessing threading _thread asyncio concurrent "
+    "signal tempfile glob fnmatch io _io fileinput pathlib requests urllib http ftplib smtplib "
+    "telnetlib xmlrpc ssl sqlite3 zipfile tarfile gzip bz2 lzma venv ensurepip pip setuptools "
+    "distutils pkgutil zipimport pydoc doctest unittest idlelib tkinter antigravity logging "
+    "commands nturl2path resource gc weakref copyreg copy_reg atexit".split()
+)
+
+
+class Pickled(NamedTuple):
+    """What came out of the gate.
+
+    Attributes:
+        root: The unpickled object, made of stand-ins and plain values.
+        names: Every known global the pickle named: class or function name to module.
+        unknown: Classes that are not known, as `module.Name`; kept as `Opaque`.
+        unsafe: Callables that are not allowed, as `module.name`; not called.
+    """
+
+    root: Any
+    names: dict[str, str]
+    unknown: tuple[str, ...]
+    unsafe: tuple[str, ...]
+
+
+class _Gate(pickle.Unpickler):
+    """An unpickler whose every global comes from the tables above."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        self.names: dict[str, str] = {}
+        self.opaque: dict[str, type[Opaque]] = {}
+        self.called: set[str] = set()
+        self.dangerous: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in of `module.name`. Imports nothing, whatever is asked for."""
+        last = name.rpartition(".")[2]
+        if (module, name) in _CALLABLES:
+            self.names[name] = module
+            return _CALLABLES[module, name]
+        root = module.partition(".")[0]
+        if module == "torch" and _DTYPES.match(name):
+            return DType(name)
+        if root in _WRITERS:
+            if last in _RECORDS:
+                self.names[last] = module
+                return _RECORDS[last]
+            if last in _ENUMS:
+                self.names[last] = module
+                return _Enum(last)
+        if (module, name) in (("builtins", "getattr"), ("__builtin__", "getattr")):
+            return self._getattr
+        if module in ("copyreg", "copy_reg") and name == "_reconstructor":
+            return self._reconstruct
+        return self._stand_in(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Metadata has no persistent ids; a payload's storage is only described."""
+        raise pickle.UnpicklingError("a persistent id, as torch.save writes")
+
+    def _stand_in(self, module: str, name: str) -> type[Opaque]:
+        full = f"{module}.{name}"
+        if full not in self.opaque:
+            kind = _Called("Opaque", (Opaque,), {"name": full, "log": self.called})
+            self.opaque[full] = kind
+            if module.partition(".")[0] in _DANGEROUS:
+                self.dangerous.add(full)
+        return self.opaque[full]
+
+    def _getattr(self, owner: Any, name: Any = "?", *_default: Any) -> Any:
+        """Python 3.11 pickles an enum's member as `getattr(Enum, "NAME")`; nothing else may."""
+        if type(owner) is _Enum:
+            return owner(name)
+        self.dangerous.add("builtins.getattr")
+        return None
+
+    def _reconstruct(self, kind: Any, _base: Any = None, _state: Any = None) -> Any:
+        """`copyreg._reconstructor`, how protocols 0 and 1 make an object."""
+        if isinstance(kind, type) and issubclass(kind, (Record, Opaque)):
+            return kind.__new__(kind)
+        raise pickle.UnpicklingError("an object of a class that is not one")
+
+    def result(self, root: Any) -> Pickled:
+        """Sort the names that are not known into unsafe and merely unknown.
+
+        A name is unsafe if its module is one of those that run things, or if the pickle has it
+        called and it is no class (by its capital) of a package that writes checkpoints.
+        """
+        unsafe = set(self.dangerous)
+        for full in self.called:
+            last = full.rpartition(".")[2].lstrip("_")
+            known_writer = full.partition(".")[0] in _WRITERS
+            if not (known_writer and last[:1].isupper()):
+                unsafe.add(full)
+        unknown = self.opaque.keys() - unsafe
+        return Pickled(root, self.names, tuple(sorted(unknown)), tuple(sorted(unsafe)))
+
+
+class GateError(Exception):
+    """The pickle could not be read to its end; `__cause__` is what stopped it.
+
+    `unsafe` are the disallowed callables it had named until then.
+    """
+
+    def __init__(self, unsafe: tuple[str, ...]) -> None:
+        super().__init__("the pickle could not be read")
+        self.unsafe = unsafe
+
+
+def load(file: io.BufferedIOBase) -> Pickled:
+    """Unpickle one object from `file` through the gate; the file is left after its end.
+
+    Raises:
+        GateError: Because of whatever a damaged or hostile pickle can have raised:
+            `UnpicklingError`, `EOFError`, `MemoryError`, `RecursionError`, `TypeError` ...
+    """
+    gate = _Gate(file)
+    try:
+        root = gate.load()
+    except Exception as error:
+        raise GateError(gate.result(None).unsafe) from error
+    return gate.result(root)
