@@ -1,0 +1,141 @@
+"""`Finding`: one thing that is wrong. `Report`: all of them, what was checked, the verdict.
+
+The codes, and what each means, are the contract with scripts and CI; none is renamed or dropped
+without raising the JSON's `schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["CODES", "Coverage", "Finding", "NotChecked", "Report", "Severity", "Verdict", "verdict"]
+
+Severity = Literal["error", "warning", "note"]
+Verdict = Literal["sound", "damaged", "suspicious", "unreadable"]
+
+#: Every finding code with its usual severity.
+CODES: dict[str, Severity] = {
+    "metadata-missing": "error",
+    "save-unfinished": "error",
+    "metadata-truncated": "error",
+    "metadata-unreadable": "error",
+    "metadata-unsafe": "error",
+    "metadata-unknown-class": "note",
+    "metadata-trailing-bytes": "note",
+    "metadata-version": "note",
+    "rank-missing": "error",
+    "name-unprintable": "warning",
+    "entry-malformed": "error",
+    "path-escapes": "error",
+    "chunk-gap": "error",
+    "chunk-overlap": "error",
+    "chunk-duplicate": "error",
+    "chunk-out-of-bounds": "error",
+    "chunk-unstored": "error",
+    "storage-orphan": "warning",
+    "byte-range-overlap": "error",
+    "range-too-short": "error",
+    "optimizer-incomplete": "warning",
+    "file-missing": "error",
+    "file-truncated": "error",
+    "file-unreadable": "error",
+    "file-unreferenced": "warning",
+    "file-leftover": "note",
+    "file-newer": "warning",
+    "bytes-unreferenced": "note",
+    "payload-unreadable": "error",
+    "payload-mismatch": "error",
+    "payload-corrupt": "error",
+    "payload-unsafe": "error",
+    "payload-format": "note",
+    "payload-no-checksum": "note",
+    "values-nan": "warning",
+    "values-inf": "warning",
+}
+
+_SUSPICIOUS = frozenset({"metadata-unsafe", "payload-unsafe", "path-escapes"})
+_UNREADABLE = frozenset(
+    {"metadata-missing", "save-unfinished", "metadata-truncated", "metadata-unreadable"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        code: One of `CODES`.
+        severity: `error`, `warning` or `note`.
+        message: What is wrong, where and how much, in one plain sentence. Printable.
+        torch_does: What `dcp.load` would do about it today.
+        hint: What to do next.
+        fqn: Raw name of the entry concerned, or None.
+        file: Raw path of the file concerned, or None.
+        offsets: Lower corner of the box concerned, or None.
+        sizes: Extent of that box, or None.
+        num_elements: Elements concerned, exact, or None.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    torch_does: str = ""
+    hint: str = ""
+    fqn: str | None = None
+    file: str | None = None
+    offsets: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    num_elements: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotChecked:
+    """Something that was left out, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was looked at: counts, and what was not looked at."""
+
+    tensors: int = 0
+    chunks: int = 0
+    files: int = 0
+    payloads: int = 0
+    payload_bytes: int = 0
+    not_checked: tuple[NotChecked, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The judgement of one checkpoint."""
+
+    path: str
+    findings: tuple[Finding, ...] = ()
+    checked: Coverage = field(default_factory=Coverage)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The sum of the findings."""
+        return verdict(self.findings)
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are of a severity."""
+        return sum(f.severity == severity for f in self.findings)
+
+
+def verdict(findings: Iterable[Finding]) -> Verdict:
+    """`unreadable` before `suspicious` before `damaged` before `sound`, as the contract says.
+
+    A file whose pickle names code is suspicious even where it cannot be read to its end.
+    """
+    errors = {f.code for f in findings if f.severity == "error"}
+    if errors & _SUSPICIOUS:
+        return "suspicious"
+    if errors & _UNREADABLE:
+        return "unreadable"
+    return "damaged" if errors else "sound"
