@@ -1,0 +1,170 @@
+"""The samples by name: who writes each, and what mesh it was saved under."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch.distributed.fsdp import StateDictType
+
+from maker.models import SimpleModel, SimpleModelUneven
+from maker.writers import (
+    Saved,
+    accelerate,
+    adamw,
+    ddp,
+    dtypes,
+    fsdp1,
+    hostile_names,
+    lowest_rank,
+    per_rank_metadata,
+    run_folder,
+    shard_group_only,
+    tensor_parallel,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a sample was saved under, and whether its files alone can tell.
+
+    Attributes:
+        mesh: As the product writes meshes, `fsdp:4` or `hsdp:2x4`; None where no such mesh
+            describes it.
+        mesh_order: The axes of the whole mesh, slowest first, joined by commas.
+        world_size: How many ranks took part in the save.
+        inferable: Whether `mesh` can be told from the files alone.
+        looks_like: The mesh that the files speak for, which is `mesh` where that is inferable.
+        why: The reason.
+    """
+
+    mesh: str | None
+    mesh_order: str | None
+    world_size: int
+    inferable: bool
+    looks_like: str | None
+    why: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A sample: its name and folder, the ranks of its job, and the function that writes it."""
+
+    name: str
+    num_ranks: int
+    write: Callable[[str], Iterator[Saved]]
+    origin: Origin
+
+
+REPLAY = "which rank wrote which chunk fits DCP's deduplication under this mesh alone"
+NO_REPLICAS = "every rank wrote a chunk of its own"
+
+
+def fsdp_origin(size: int, why: str = NO_REPLICAS) -> Origin:
+    """Saved by `size` ranks, each with its own shard."""
+    mesh = f"fsdp:{size}"
+    return Origin(
+        mesh=mesh,
+        mesh_order="shard",
+        world_size=size,
+        inferable=True,
+        looks_like=mesh,
+        why=why,
+    )
+
+
+def hsdp_origin(replicas: int, shards: int, why: str = REPLAY) -> Origin:
+    """Saved by `replicas` x `shards` ranks."""
+    mesh = f"hsdp:{replicas}x{shards}"
+    return Origin(
+        mesh=mesh,
+        mesh_order="replicate,shard",
+        world_size=replicas * shards,
+        inferable=True,
+        looks_like=mesh,
+        why=why,
+    )
+
+
+def unnamed_origin(mesh_order: str | None, size: int, why: str) -> Origin:
+    """Saved by `size` ranks under what neither `fsdp:` nor `hsdp:` describes."""
+    return Origin(
+        mesh=None,
+        mesh_order=mesh_order,
+        world_size=size,
+        inferable=False,
+        looks_like=None,
+        why=why,
+    )
+
+
+def simple_cases() -> Iterator[Case]:
+    """PyTorch's two test models under FSDP1, hybrid and plain."""
+    for infix, model in (("", SimpleModel), ("_uneven", SimpleModelUneven)):
+        for r, s in ((2, 2), (2, 4)):
+            write = partial(fsdp1, model=model, axes={"replicate": r, "shard": s})
+            yield Case(f"hsdp{infix}_{r}x{s}", r * s, write, hsdp_origin(r, s))
+        for s in (4, 8):
+            write = partial(fsdp1, model=model, axes={"shard": s})
+            yield Case(f"fsdp{infix}_{s}", s, write, fsdp_origin(s))
+
+
+def fsdp1_cases() -> Iterator[Case]:
+    """What FSDP1 writes when it has no device mesh."""
+    sharded = partial(fsdp1, model=SimpleModelUneven, axes={})
+    yield Case("fsdp1_sharded_tensor_4", 4, sharded, fsdp_origin(4))
+    flat = partial(sharded, state_type=StateDictType.LOCAL_STATE_DICT)
+    yield Case("fsdp1_flat_4", 4, flat, fsdp_origin(4))
+
+
+def adamw_cases() -> Iterator[Case]:
+    """A training state with optimizer, plain and hybrid."""
+    plain = partial(adamw, axes={"shard": 4}, affine=False)
+    yield Case("fsdp2_adamw_4", 4, plain, fsdp_origin(4))
+    for r, s, affine in ((2, 2, True), (2, 4, False)):
+        write = partial(adamw, axes={"replicate": r, "shard": s}, affine=affine)
+        yield Case(f"fsdp2_hsdp_{r}x{s}_adamw", r * s, write, hsdp_origin(r, s))
+
+
+def tensor_parallel_cases() -> Iterator[Case]:
+    """Meshes with a tensor-parallel axis, which `fsdp:` and `hsdp:` have no name for."""
+    why = "a tensor-parallel axis has no place in a mesh of replicas and shards"
+    write = partial(tensor_parallel, axes={"dp": 2, "tp": 2})
+    yield Case("fsdp2_tp_2x2", 4, write, unnamed_origin("dp,tp", 4, why))
+    write = partial(tensor_parallel, axes={"replicate": 2, "shard": 2, "tp": 2})
+    yield Case("hsdp_tp_2x2x2", 8, write, unnamed_origin("replicate,shard,tp", 8, why))
+
+
+def other_cases() -> Iterator[Case]:
+    """Everything that is one of its kind."""
+    why = "every tensor is one chunk: any mesh of replicas fits"
+    yield Case("ddp_4", 4, ddp, unnamed_origin("replicate", 4, why))
+    group = dataclasses.replace(
+        hsdp_origin(2, 2, "the other replica saved nothing: the files are those of fsdp:2"),
+        world_size=2,
+        inferable=False,
+        looks_like="fsdp:2",
+    )
+    yield Case("hsdp_shard_group_only_2x2", 4, shard_group_only, group)
+    why = "the chunks are those of fsdp:2; the empty files of ranks 2 and 3 tell of the replica"
+    yield Case("lowest_rank_2x2", 4, lowest_rank, hsdp_origin(2, 2, why))
+    yield Case("dtypes_4", 4, dtypes, fsdp_origin(4))
+    alone = unnamed_origin(None, 1, "one rank saved plain tensors")
+    yield Case("names_hostile_1", 1, hostile_names, alone)
+    yield Case("per_rank_metadata_2", 2, per_rank_metadata, fsdp_origin(2))
+    yield Case("accelerate_fsdp", 2, accelerate, fsdp_origin(2))
+    yield Case("run", 2, run_folder, fsdp_origin(2))
+
+
+CASES: dict[str, Case] = {
+    case.name: case
+    for cases in (simple_cases, fsdp1_cases, adamw_cases, tensor_parallel_cases, other_cases)
+    for case in cases()
+}
