@@ -337,6 +337,16 @@ class Checkpoint:
         """All tensors, in metadata order; each is made when it is asked for."""
         return _Tensors(self.columns)
 
+    @cached_property
+    def tensor_order(self) -> Ints:
+        """Tensor indices in the order of the original state dict, in which they are shown."""
+        return self.order[self.order < self.num_tensors].astype(np.int64)
+
+    @cached_property
+    def bytes_order(self) -> Ints:
+        """Bytes entry indices in that order."""
+        return self.order[self.order >= self.num_tensors].astype(np.int64) - self.num_tensors
+
     @property
     def num_tensors(self) -> int:
         return self.columns.num_tensors

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["DType", "GateError", "Opaque", "Pickled", "Record", "load"]
+__all__ = ["DType", "GateError", "Opaque", "Pickled", "Record", "judge_global", "load"]
 
 
 class DType(str):
@@ -85,10 +85,12 @@ class Chunk(Record):
     __slots__ = fields = ("offsets", "sizes")
 
     def __setstate__(self, state: Any) -> None:
-        # There are millions of these: the common case goes straight.
+        # There are millions of these, so the common case goes straight; and the unpickler's
+        # memo keeps every state dict to the end, so each is emptied once it is read.
         try:
             self.offsets = state["offsets"]
             self.sizes = state["sizes"]
+            state.clear()
         except (KeyError, TypeError, IndexError):
             super().__setstate__(state)
 
@@ -102,6 +104,7 @@ class Index(Record):
         try:
             self.fqn = state["fqn"]
             self.offset = state.get("offset")
+            state.clear()
         except (KeyError, TypeError, AttributeError):
             super().__setstate__(state)
 
@@ -118,6 +121,7 @@ class Stored(Record):
             self.length = state["length"]
             if len(state) > 3:
                 self.transform_descriptors = state.get("transform_descriptors")
+            state.clear()
         except (KeyError, TypeError, AttributeError):
             super().__setstate__(state)
 
@@ -467,3 +471,64 @@ def load(file: io.BufferedIOBase) -> Pickled:
     except Exception as error:
         raise GateError(gate.result(None).unsafe) from error
     return gate.result(root)
+
+
+# What torch.save and ordinary Python values name in a payload. None of it runs anything of the
+# pickle's choosing: torch's own rebuilders and the classes of its weights-only allow list
+# (torch/_weights_only_unpickler.py), numpy's, and plain containers and values.
+_PAYLOAD_NAMES = re.compile(
+    r"""torch\.((\w*Storage)|Tensor|Size|device|Generator|strided|(per_\w+|contiguous|preserve)\w*)\Z
+    |torch\.storage\.\w*Storage\Z
+    |torch\._utils\._rebuild_\w+\Z
+    |torch\._tensor\._rebuild_from_type_v2\Z
+    |torch\.nn\.parameter\.(Parameter|Buffer)\Z
+    |torch\.serialization\._get_layout\Z
+    |numpy\.(core|_core)\.multiarray\.(_reconstruct|scalar)\Z
+    |numpy\.(core|_core)\.numeric\._frombuffer\Z
+    |numpy\.(ndarray|dtype|bool_?|(u?int|float|complex)\d+|dtypes\.\w+DType)\Z
+    |numpy\.random\._pickle\.__(randomstate|generator|bit_generator)_ctor\Z
+    |numpy\.random\.bit_generator\.(SeedSequence|__pyx_unpickle_\w+)\Z
+    |numpy\.random\._(mt19937\.MT19937|pcg64\.PCG64(DXSM)?|philox\.Philox|sfc64\.SFC64)\Z
+    |collections\.(OrderedDict|Counter|deque|defaultdict)\Z
+    |datetime\.(datetime|date|time|timedelta|timezone)\Z
+    |(decimal\.Decimal|fractions\.Fraction|uuid\.UUID|types\.SimpleNamespace)\Z
+    |(_io|io)\.(BytesIO|StringIO)\Z
+    |(random\.Random|argparse\.Namespace|copyreg\._reconstructor|copy_reg\._reconstructor)\Z
+    |(builtins|__builtin__)\.(bytearray|int|float|complex|str|bool|range|xrange|slice)\Z
+    """,
+    re.VERBOSE,
+)
+
+# torch packages whose classes are mere values. Elsewhere in torch a class may start processes
+# as soon as it is called (torch._inductor.compile_worker.subproc_pool.SubprocPool).
+_TORCH_VALUES = re.compile(
+    r"torch\.(nn|optim|distributed\.(fsdp|tensor|_tensor|_shard|_composable|checkpoint|device_mesh"
+    r"|remote_device))(\.|\Z)"
+)
+
+
+def judge_global(module: str, name: str, *, called: bool) -> str:
+    """What to think of a name in a payload's pickle: `known`, `unknown` or `unsafe`.
+
+    Args:
+        module: As the pickle gives it.
+        name: Likewise; it may have dots.
+        called: Whether the pickle calls it, as against only making an object of it.
+    """
+    full = f"{module}.{name}"
+    if (module, name) in _CALLABLES or _PAYLOAD_NAMES.match(full):
+        return "known"
+    if module == "torch" and _DTYPES.match(name):
+        return "known"
+    parts = name.split(".")
+    # A dotted name walks through attributes: "torch.utils", "collect_env.subprocess.Popen".
+    if module.partition(".")[0] in _DANGEROUS or any(part in _DANGEROUS for part in parts[:-1]):
+        return "unsafe"
+    package = module.partition(".")[0]
+    is_torch_value = bool(_TORCH_VALUES.match(module))
+    if called:
+        are_classes = all(part.lstrip("_")[:1].isupper() for part in parts)
+        trusted = is_torch_value if package == "torch" else package in _WRITERS
+        if not (trusted and are_classes):
+            return "unsafe"
+    return "known" if is_torch_value else "unknown"

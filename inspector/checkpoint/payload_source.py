@@ -1,0 +1,359 @@
+"""Bytes of data files for whoever reads payloads: ranges, blocks, zstd frames.
+
+A local file is read with plain reads into a reused buffer, not mapped: a file cut short while it
+is read would end the process with SIGBUS, and a mapping reads far ahead of a small header. A
+remote file is fetched in windows. `Source` is a stretch of such a file, or what a zstd frame
+unpacks to; memory stays a few MiB whatever its length.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from inspector.checkpoint.storage import Storage, why
+from inspector.checkpoint.text import printable
+from inspector.errors import Cancelled, InspectError, StorageError
+
+__all__ = [
+    "BLOCK_BYTES",
+    "MissingPackageError",
+    "PayloadError",
+    "RangeSource",
+    "Source",
+    "ZstdSource",
+    "open_file",
+    "rechunk",
+]
+
+#: Bytes read at a time: a block stays in the processor's cache between the read and the CRC.
+BLOCK_BYTES = 1 << 20
+_WINDOW_BYTES = 8 << 20
+_SMALL_BYTES = 256 << 10
+_HEAD_BYTES = 4 << 10
+_UNPACKED_BYTES = 16 << 20
+
+
+class PayloadError(InspectError):
+    """A payload that cannot be read as one; the message says what is there instead.
+
+    `code` is the finding code of the contract, `fate` what `dcp.load` does about it if that is
+    not what the code's usual text says.
+    """
+
+    def __init__(self, message: str, *, code: str = "payload-unreadable", fate: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.fate = fate
+
+
+class MissingPackageError(InspectError):
+    """A payload that could be read if an optional package were installed."""
+
+
+class _File(Protocol):
+    """An open data file."""
+
+    block_bytes: int
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset; fewer bytes only where the file ends."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _LocalFile:
+    """A file of the local file system; one for each thread."""
+
+    block_bytes = BLOCK_BYTES
+
+    def __init__(self, path: str, shown: str) -> None:
+        self._shown = shown
+        self._at = 0
+        try:
+            self._file = io.FileIO(path, opener=_open)
+        except OSError as error:
+            raise StorageError(f"cannot read {shown}: {why(error)}") from error
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        done = 0
+        try:
+            if offset != self._at:
+                self._file.seek(offset)
+            while done < len(buffer):
+                count = self._file.readinto(buffer[done:])
+                if not count:
+                    break
+                done += count
+        except (OSError, OverflowError) as error:
+            self._at = -1
+            reason = why(error) if isinstance(error, OSError) else "it is no valid offset"
+            raise StorageError(f"cannot read {self._shown}: {reason}") from error
+        self._at = offset + done
+        return done
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open(path: str, flags: int) -> int:
+    # Without O_NONBLOCK a FIFO of this name would hold us here for ever.
+    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(0, "it is not a regular file")
+    return fd
+
+
+class _RemoteFile:
+    """A file behind fsspec, fetched in windows so that small payloads share a request."""
+
+    block_bytes = _WINDOW_BYTES
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._start = 0
+        self._window = b""
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        want = len(buffer)
+        at = offset - self._start
+        if not 0 <= at <= at + want <= len(self._window):
+            # A small read far from the last one is a payload's tail, looked at before its head:
+            # it is fetched alone, so that it does not cost a window.
+            alone = want <= _HEAD_BYTES * 16 and offset > self._start + 2 * _WINDOW_BYTES
+            length = want if alone else max(want, _WINDOW_BYTES)
+            data = self._storage.read(self._path, offset, length)
+            if alone:
+                buffer[: len(data)] = data
+                return len(data)
+            self._start, self._window, at = offset, data, 0
+        found = self._window[at : at + want]
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._window = b""
+
+
+def open_file(storage: Storage, path: str) -> _File:
+    """A data file, opened for one thread to read.
+
+    Raises:
+        StorageError: It cannot be opened.
+    """
+    local = storage.local_path(path)
+    if local is not None:
+        return _LocalFile(local, printable(path))
+    return _RemoteFile(storage, path)
+
+
+class Source(Protocol):
+    """Bytes at known places: a stretch of a file, or what it unpacks to."""
+
+    length: int
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """A small range; shorter only past the end.
+
+        Raises:
+            StorageError: The file ends before, or cannot be read.
+        """
+        ...
+
+    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
+        """A range in blocks, each valid until the next is asked for.
+
+        Every block but the last is a multiple of 16 bytes long.
+        """
+        ...
+
+
+class RangeSource:
+    """A stretch of an open file.
+
+    Args:
+        file: The open file.
+        offset, length: The stretch, in bytes.
+        buffer: Memory for blocks, shared by all sources of a thread.
+        tick: Told the bytes of every block; returns True to stop.
+    """
+
+    def __init__(
+        self,
+        file: _File,
+        offset: int,
+        length: int,
+        buffer: bytearray | None = None,
+        tick: Callable[[int], bool] | None = None,
+    ) -> None:
+        self.length = length
+        self._file = file
+        self._offset = offset
+        self._buffer = buffer
+        self._tick = tick
+        self._known: list[tuple[int, bytes]] = []
+
+    def prefetch(self) -> None:
+        """Read head and tail (all, if it is small) so that the header costs two reads."""
+        if self.length <= max(_SMALL_BYTES, self._file.block_bytes if self._remote else 0):
+            self._known = [(0, self._fetch(0, self.length))]
+        else:
+            tail = self.length - _HEAD_BYTES
+            # The tail first: it is the head's neighbourhood that is read on from.
+            self._known = [(tail, self._fetch(tail, _HEAD_BYTES)), (0, self._fetch(0, _HEAD_BYTES))]
+
+    @property
+    def _remote(self) -> bool:
+        return self._file.block_bytes > BLOCK_BYTES
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        num_bytes = max(min(num_bytes, self.length - offset), 0)
+        for start, data in self._known:
+            if start <= offset and offset + num_bytes <= start + len(data):
+                return data[offset - start : offset - start + num_bytes]
+        return self._fetch(offset, num_bytes)
+
+    def _fetch(self, offset: int, num_bytes: int) -> bytes:
+        data = bytearray(num_bytes)
+        if self._file.readinto(self._offset + offset, memoryview(data)) < num_bytes:
+            raise StorageError("the file ends before the payload does: it was cut short meanwhile")
+        return bytes(data)
+
+    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
+        num_bytes = max(min(num_bytes, self.length - offset), 0)
+        for start, data in self._known:
+            if start <= offset and offset + num_bytes <= start + len(data):
+                yield memoryview(data)[offset - start : offset - start + num_bytes]
+                self._told(num_bytes)
+                return
+        if self._buffer is None:
+            self._buffer = bytearray(self._file.block_bytes)
+        view = memoryview(self._buffer)
+        while num_bytes > 0:
+            block = view[: min(len(view), num_bytes)]
+            if self._file.readinto(self._offset + offset, block) < len(block):
+                raise StorageError(
+                    "the file ends before the payload does: it was cut short meanwhile"
+                )
+            yield block
+            self._told(len(block))
+            offset += len(block)
+            num_bytes -= len(block)
+
+    def _told(self, num_bytes: int) -> None:
+        if self._tick is not None and self._tick(num_bytes):
+            raise Cancelled("reading the payloads was cancelled")
+
+
+class _Feed:
+    """Blocks as something that can be read from."""
+
+    def __init__(self, blocks: Iterator[memoryview]) -> None:
+        self._blocks = blocks
+
+    def read(self, _num_bytes: int = -1) -> bytes:
+        return bytes(next(self._blocks, b""))
+
+
+class ZstdSource:
+    """What a zstd frame unpacks to (DCP's `stream.zstd/1` extension).
+
+    A zip's directory stands at its end and a zstd frame can only be read forwards. A payload that
+    unpacks to little is kept; a large one is unpacked twice, first for its head, tail and length.
+
+    Args:
+        packed: The frame.
+        limit: Most bytes it may unpack to; a frame of 10 kB can hold a terabyte.
+
+    Raises:
+        MissingPackageError: zstandard is not installed.
+        PayloadError: It is no zstd frame, a damaged one, or over the limit.
+    """
+
+    def __init__(self, packed: Source, limit: int) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise MissingPackageError(
+                "zstd payloads need the zstandard package", "pip install zstandard"
+            ) from error
+        self._zstd: Any = zstandard
+        self._packed = packed
+        self._limit = limit
+        self._known: list[tuple[int, bytes]] = []
+        self.length = 0
+        self._measure()
+
+    def _measure(self) -> None:
+        kept = bytearray()
+        for data in self._unpack():
+            self.length += len(data)
+            if self.length > self._limit:
+                raise PayloadError(
+                    f"its zstd frame unpacks to more than {self._limit:,} bytes, "
+                    "more than the tensor can need"
+                )
+            kept += data
+            if len(kept) > _UNPACKED_BYTES:
+                if not self._known:
+                    self._known = [(0, bytes(kept[: _SMALL_BYTES]))]
+                del kept[:-_SMALL_BYTES]
+        self._known.append((self.length - len(kept), bytes(kept)))
+
+    def _unpack(self) -> Iterator[memoryview]:
+        # A bounded window, for a frame may ask for one of gigabytes; and output in steps of a
+        # size that we choose, for a few bytes may unpack to gigabytes.
+        decoder = self._zstd.ZstdDecompressor(max_window_size=1 << 26)
+        feed = _Feed(self._packed.blocks(0, self._packed.length))
+        buffer = bytearray(BLOCK_BYTES)
+        try:
+            with decoder.stream_reader(feed, read_size=BLOCK_BYTES, closefd=False) as reader:
+                while count := reader.readinto(buffer):
+                    yield memoryview(buffer)[:count]
+        except self._zstd.ZstdError as error:
+            raise PayloadError(f"its zstd frame is damaged ({error})") from error
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        num_bytes = max(min(num_bytes, self.length - offset), 0)
+        return b"".join(bytes(block) for block in self.blocks(offset, num_bytes))
+
+    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
+        num_bytes = max(min(num_bytes, self.length - offset), 0)
+        for start, data in self._known:
+            if start <= offset and offset + num_bytes <= start + len(data):
+                yield memoryview(data)[offset - start : offset - start + num_bytes]
+                return
+        yield from rechunk(self._between(offset, offset + num_bytes))
+
+    def _between(self, first: int, last: int) -> Iterator[memoryview]:
+        at = 0
+        for data in self._unpack():
+            if at + len(data) > first:
+                yield data[max(first - at, 0) : last - at]
+            at += len(data)
+            if at >= last:
+                return
+
+
+def rechunk(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview]:
+    """The same bytes in blocks of `BLOCK_BYTES`, so that no element is cut in two."""
+    buffer = bytearray(BLOCK_BYTES)
+    fill = 0
+    for part in parts:
+        at = 0
+        while at < len(part):
+            count = min(BLOCK_BYTES - fill, len(part) - at)
+            buffer[fill : fill + count] = part[at : at + count]
+            fill += count
+            at += count
+            if fill == BLOCK_BYTES:
+                yield memoryview(buffer)
+                fill = 0
+    if fill:
+        yield memoryview(buffer)[:fill]

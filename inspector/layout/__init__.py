@@ -1,0 +1,1 @@
+"""`Checkpoint` -> mesh and placements, with evidence. Imports neither torch nor textual."""

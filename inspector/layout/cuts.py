@@ -1,0 +1,239 @@
+"""`Cut`: how the chunks of a tensor cut it up, and the tensors of a checkpoint that are cut alike.
+
+The rule this module keeps: which rank wrote a chunk plays no part here. Tensors with the same
+shape and the same set of boxes are one class, found by an order-free 64-bit hash of the boxes,
+so that a million chunks are looked at with a few numpy calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inspector.checkpoint.model import TensorColumns
+from inspector.layout.geometry import Ints, grid_cuts, volumes
+
+__all__ = ["Cut", "CutClass", "analyse", "cell_ids", "cut_classes"]
+
+# Odd factors after the golden ratio (Knuth, TAOCP 6.4); used in turn.
+_FACTORS = np.arange(1, 128, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+_MAX_SIZE = 1 << 61  # keeps ceil(size / shards) * shards within 64 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The set of boxes of one tensor, as cells of a grid.
+
+    A cell is numbered row-major over the dims with one place more per dim than there are
+    pieces: the last place is the empty piece that DTensor records at offset `shape[dim]`.
+
+    Attributes:
+        shape: Global shape.
+        starts: Where the pieces begin, per dim; None if the boxes are no grid.
+        cells: The cells that are stored, in rising order.
+        touched: Dims that are cut, or that have an empty piece.
+        has_empty: Whether an empty box is stored.
+        problem: Why the boxes are no grid, in words; empty otherwise.
+    """
+
+    shape: tuple[int, ...]
+    starts: tuple[Ints, ...] | None
+    cells: Ints
+    touched: tuple[int, ...] = ()
+    has_empty: bool = False
+    problem: str = ""
+
+    @property
+    def num_pieces(self) -> int:
+        """Cells of the grid that hold elements."""
+        return math.prod(len(s) for s in self.starts or ())
+
+    def multipliers(self) -> tuple[int, ...]:
+        """What a step along each dim adds to the number of a cell."""
+        result, factor = [], 1
+        for starts in reversed(self.starts or ()):
+            result.append(factor)
+            factor *= len(starts) + 1
+        return tuple(reversed(result))
+
+
+@dataclass(frozen=True, slots=True)
+class CutClass:
+    """The tensors that are cut alike.
+
+    Attributes:
+        cut: Their common cut.
+        tensors: Tensor indices, shape (num_tensors,).
+        chunks: Chunk indices in the checkpoint's columns, shape (num_tensors, num_chunks).
+        cells: Cell of each chunk, shape (num_tensors, num_chunks); empty if the cut is no grid.
+    """
+
+    cut: Cut
+    tensors: Ints
+    chunks: Ints
+    cells: Ints
+
+
+def cell_ids(cut: Cut, offsets: Ints, sizes: Ints) -> Ints:
+    """The cell of each box, for boxes that are known to be of this cut."""
+    cells = np.zeros(len(offsets), dtype=np.int64)
+    if cut.starts is None:
+        return cells
+    for dim, factor in enumerate(cut.multipliers()):
+        starts = cut.starts[dim]
+        if dim not in cut.touched:
+            continue
+        place = np.searchsorted(starts, offsets[:, dim])
+        place[sizes[:, dim] == 0] = len(starts)
+        cells += place * factor
+    return cells
+
+
+def analyse(offsets: Ints, sizes: Ints, shape: Sequence[int], *, repeated: bool = False) -> Cut:
+    """Finds the grid that the boxes of one tensor form.
+
+    Args:
+        offsets: Lower corner of each box, shape (num_boxes, ndim).
+        sizes: Extent of each box, likewise.
+        shape: Global shape.
+        repeated: The same box may come several times (metadata of every rank).
+    """
+    shape = tuple(shape)
+    if not len(offsets):
+        return _no_grid(shape, "no chunk is stored")
+    if any(size > _MAX_SIZE for size in shape):
+        return _no_grid(shape, "the shape is absurdly large")
+    if repeated and len(offsets) > 1 and shape:
+        both = np.unique(np.hstack([offsets, sizes]), axis=0)
+        offsets, sizes = both[:, : len(shape)], both[:, len(shape) :]
+    elif repeated:
+        offsets, sizes = offsets[:1], sizes[:1]
+    borders = grid_cuts(offsets, sizes, shape)
+    if borders is None:
+        return _no_grid(shape, _problem(offsets, sizes, shape))
+    starts = tuple(b[:-1] for b in borders)
+    empty = (sizes == 0) & (np.asarray(shape, dtype=np.int64) > 0)
+    touched = tuple(d for d in range(len(shape)) if len(starts[d]) > 1 or empty[:, d].any())
+    cut = Cut(shape, starts, np.zeros(0, np.int64), touched, bool(empty.any()))
+    cells = np.unique(cell_ids(cut, offsets, sizes))
+    if len(cells) != len(offsets):
+        return _no_grid(shape, "an empty chunk is stored twice")
+    if cut.has_empty and not _empties_in_place(cut, offsets, sizes):
+        return _no_grid(shape, "an empty chunk is not where DTensor puts it")
+    return Cut(shape, starts, cells, touched, cut.has_empty)
+
+
+def _no_grid(shape: tuple[int, ...], problem: str) -> Cut:
+    return Cut(shape, None, np.zeros(0, np.int64), problem=problem)
+
+
+def _empties_in_place(cut: Cut, offsets: Ints, sizes: Ints) -> bool:
+    """Whether empty boxes start at the end of the dims where they are empty."""
+    rows = ((sizes == 0) & (np.asarray(cut.shape, dtype=np.int64) > 0)).any(axis=1)
+    for dim, starts in enumerate(cut.starts or ()):
+        offset, size = offsets[rows, dim], sizes[rows, dim]
+        where = np.minimum(np.searchsorted(starts, offset), len(starts) - 1)
+        lengths = np.diff(np.append(starts, np.int64(cut.shape[dim])))
+        in_grid = (starts[where] == offset) & (lengths[where] == size)
+        if not np.where(size == 0, offset == cut.shape[dim], in_grid).all():
+            return False
+    return True
+
+
+def _problem(offsets: Ints, sizes: Ints, shape: tuple[int, ...]) -> str:
+    """Why boxes are no full grid: the plainest true statement."""
+    if ((offsets < 0) | (offsets + sizes > np.asarray(shape, dtype=np.int64))).any():
+        return "a chunk reaches outside the tensor"
+    total = math.prod(shape)
+    if total < 2**62 and len(offsets) * total < 2**62:
+        held = int(volumes(sizes).sum())
+        if held < total:
+            return f"its chunks hold {held} of {total} elements: a gap"
+        if held > total:
+            return f"its chunks hold {held} elements, the tensor {total}: an overlap"
+    return "its chunks do not form a grid"
+
+
+def cut_classes(
+    columns: TensorColumns,
+    tensors: Ints,
+    *,
+    repeated: bool = False,
+    max_classes: int = 2_000,
+) -> tuple[list[CutClass], int]:
+    """Groups tensors by cut.
+
+    Args:
+        columns: The checkpoint's columns.
+        tensors: Indices of the tensors to look at, in the order that matters.
+        repeated: As in `analyse`.
+        max_classes: Stop at the tensor that would open one class more.
+
+    Returns:
+        The classes, and how many of `tensors` were looked at.
+    """
+    key = _box_hashes(columns)[tensors]
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    if len(first) > max_classes:
+        num_seen = int(np.sort(first)[max_classes])
+        tensors, inverse = tensors[:num_seen], inverse[:num_seen]
+    by_class = np.argsort(inverse, kind="stable")
+    borders = np.flatnonzero(np.diff(inverse[by_class])) + 1
+    classes = [
+        _cut_class(columns, members, repeated)
+        for members in np.split(tensors[by_class], borders)
+        if len(members)
+    ]
+    return classes, len(tensors)
+
+
+def _cut_class(columns: TensorColumns, members: Ints, repeated: bool) -> CutClass:
+    tensor = columns.tensor(int(members[0]))
+    cut = analyse(tensor.offsets, tensor.sizes, tensor.shape, repeated=repeated)
+    num, ndim = tensor.num_chunks, len(tensor.shape)
+    chunks = columns.chunk_start[members][:, None] + np.arange(num)
+    if not cut.touched:
+        return CutClass(cut, members, chunks, np.zeros(chunks.shape, np.int64))
+    boxes = (columns.box_start[members][:, None] + np.arange(num * ndim)).reshape(-1, ndim)
+    cells = cell_ids(cut, columns.offsets[boxes], columns.sizes[boxes])
+    return CutClass(cut, members, chunks, cells.reshape(chunks.shape))
+
+
+def _box_hashes(columns: TensorColumns) -> npt.NDArray[np.uint64]:
+    """One number per tensor, alike for tensors with the same shape and the same boxes."""
+    counts = columns.num_chunks_of
+    ndims = np.diff(columns.dim_start)
+    result = np.zeros(columns.num_tensors, dtype=np.uint64)
+    for ndim in np.unique(ndims).tolist():
+        members = np.flatnonzero(ndims == ndim)
+        dims = columns.dim_start[members][:, None] + np.arange(ndim)
+        total = _mix(columns.shapes[dims], 3)
+        total += (counts[members].astype(np.uint64) + np.uint64(7)) * _FACTORS[-1]
+        filled = members[counts[members] > 0]
+        if len(filled):
+            num = counts[filled]
+            begin = np.cumsum(num) - num
+            within = np.arange(int(num.sum())) - np.repeat(begin, num)
+            rows = np.repeat(columns.box_start[filled], num) + within * ndim
+            index = rows[:, None] + np.arange(ndim)
+            boxes = np.hstack([columns.offsets[index], columns.sizes[index]])
+            sums = np.add.reduceat(_mix(boxes, 5), begin)
+            total[counts[members] > 0] += sums
+        result[members] = total
+    return result
+
+
+def _mix(rows: Ints, seed: int) -> npt.NDArray[np.uint64]:
+    """A hash of each row; wraps in 64 bits (the finisher is splitmix64's)."""
+    bits = rows.astype(np.uint64)
+    value = np.full(len(rows), seed, dtype=np.uint64)
+    for column in range(rows.shape[1]):
+        value += bits[:, column] * _FACTORS[column % len(_FACTORS)]
+        value ^= value >> np.uint64(30)
+        value *= np.uint64(0xBF58476D1CE4E5B9)
+    value ^= value >> np.uint64(27)
+    return value

@@ -1,0 +1,135 @@
+"""Boxes of a tensor as columns, and torch's rule for cutting one dim.
+
+The rule this module keeps: pure functions of integer arrays. Boxes are `offsets` and `sizes` of
+shape (num_boxes, ndim), int64; an empty box is one with a size of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Ints",
+    "grid_cuts",
+    "intersect",
+    "nested_chunk_bounds",
+    "num_pieces",
+    "torch_chunk_bounds",
+    "volumes",
+]
+
+Ints = npt.NDArray[np.int64]
+
+
+def volumes(sizes: Ints) -> Ints:
+    """Elements of each box, shape (num_boxes,); a 0-d box holds 1.
+
+    The product wraps past 64 bits: bound the tensor's own `math.prod(shape)` first.
+    """
+    result: Ints = np.prod(sizes, axis=1, dtype=np.int64)
+    return result
+
+
+def intersect(
+    offsets_a: Ints, sizes_a: Ints, offsets_b: Ints, sizes_b: Ints
+) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    """The common part of boxes, with numpy broadcasting over all but the last axis.
+
+    Args:
+        offsets_a: Lower corners of the one, shape (..., ndim).
+        sizes_a: Their extents, likewise.
+        offsets_b: Lower corners of the other.
+        sizes_b: Their extents.
+
+    Returns:
+        Offsets and sizes of the common boxes, and whether each holds an element. Sizes are 0
+        where there is nothing in common.
+    """
+    lower = np.maximum(offsets_a, offsets_b)
+    upper = np.minimum(offsets_a + sizes_a, offsets_b + sizes_b)
+    sizes = np.maximum(upper - lower, 0)
+    return lower, sizes, (sizes > 0).all(axis=-1)
+
+
+def torch_chunk_bounds(size: int, num_shards: int) -> tuple[Ints, Ints]:
+    """Where `Shard(dim)` cuts a dim of `size` elements over `num_shards` ranks.
+
+    Every shard has ceil(size / num_shards) elements while they last; the shards past the end
+    are empty and start at `size`. Source: `Shard.local_shard_size_and_offset`,
+    torch/distributed/tensor/placement_types.py, which is `torch.chunk`'s rule.
+
+    Returns:
+        Starts and lengths, each of shape (num_shards,).
+    """
+    return nested_chunk_bounds(size, (num_shards,))
+
+
+def nested_chunk_bounds(size: int, shards: Sequence[int]) -> tuple[Ints, Ints]:
+    """Cuts a dim over `shards[0]` ranks, every piece again over `shards[1]`, and so on.
+
+    Two mesh axes that shard one tensor dim cut it so: the outer axis first. For
+    `[Shard(d), Shard(d)]` the outer axis is the first, for `[_StridedShard(d, sf), Shard(d)]`
+    the last (`_StridedShard`, torch/distributed/tensor/placement_types.py). An empty piece
+    starts at `size`, as `compute_local_shape_and_global_offset` records it
+    (torch/distributed/tensor/_utils.py).
+
+    Returns:
+        Starts and lengths, each of shape (prod(shards),), in row-major order of the axes.
+    """
+    starts = np.zeros(1, dtype=np.int64)
+    lengths = np.full(1, size, dtype=np.int64)
+    for num in shards:
+        step = np.arange(num, dtype=np.int64)
+        full = (-(-lengths // num))[:, None]
+        lower = np.minimum(full * step, lengths[:, None])
+        upper = np.minimum(full * (step + 1), lengths[:, None])
+        starts = (starts[:, None] + lower).ravel()
+        lengths = (upper - lower).ravel()
+    starts[lengths == 0] = size
+    return starts, lengths
+
+
+def num_pieces(size: int, shards: Sequence[int]) -> int:
+    """How many non-empty pieces `nested_chunk_bounds` makes, without making them."""
+    if size == 0 or not shards:
+        return int(size > 0)
+    full = -(-size // shards[0])
+    pieces = (size // full) * num_pieces(full, shards[1:])
+    return pieces + num_pieces(size % full, shards[1:])
+
+
+def grid_cuts(offsets: Ints, sizes: Ints, shape: Sequence[int]) -> tuple[Ints, ...] | None:
+    """The cut points per dim, if the non-empty boxes are exactly a full grid over `shape`.
+
+    Empty boxes are passed over. A 0-d tensor is a grid if it has one box. A dim of size 0 has
+    one piece, of size 0.
+
+    Returns:
+        For each dim the borders `[0, ..., shape[dim]]` in rising order (one more than there
+        are pieces), or None if a box is missing, doubled, out of bounds or out of line.
+    """
+    full = ((sizes > 0) | (np.asarray(shape, dtype=np.int64) == 0)).all(axis=1)
+    if not full.all():
+        offsets, sizes = offsets[full], sizes[full]
+    cuts: list[Ints] = []
+    cell = np.zeros(len(offsets), dtype=np.int64)
+    num_cells = 1
+    for dim, size in enumerate(shape):
+        starts, where = np.unique(offsets[:, dim], return_inverse=True)
+        if not len(starts) or starts[0] != 0 or starts[-1] >= max(size, 1):
+            return None
+        borders = np.append(starts, np.int64(size))
+        if not np.array_equal(np.diff(borders)[where], sizes[:, dim]):
+            return None
+        cuts.append(borders)
+        num_cells *= len(starts)
+        if num_cells > len(offsets):
+            return None
+        cell = cell * len(starts) + where
+    if num_cells != len(offsets) or len(np.unique(cell)) != math.prod(len(c) - 1 for c in cuts):
+        return None
+    return tuple(cuts)

@@ -1,0 +1,264 @@
+"""`Walk`: the items of a checkpoint in DCP's order, compared with what a mesh would give.
+
+An item is what one rank writes at once: a chunk or a bytes entry. The rule this module keeps:
+an item is explained only if the rank in its file's name is the very rank that the replay gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.layout.geometry import Ints
+from inspector.layout.mesh import Mesh
+from inspector.layout.placements import Pattern, apply
+from inspector.layout.replay import GroupTable, balance
+from inspector.layout.survey import Assignment, Bools, Survey, is_one_row
+
+__all__ = ["Items", "Outcome", "Rule", "Walk"]
+
+_Part = tuple[Ints, Ints, Ints, Ints, Ints, Bools]
+
+
+class Rule(Enum):
+    """How DCP chooses the one rank that writes an item which several ranks hold."""
+
+    BALANCED = "the rank with the fewest bytes so far"
+    BALANCED_BYTES_ON_0 = "the rank with the fewest bytes so far, bytes entries on rank 0"
+    LOWEST = "the lowest rank"
+    ALL = "every rank, nothing deduplicated"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay says.
+
+    Attributes:
+        rule: The rule that was replayed.
+        num_items: Items that were compared.
+        num_placed: Those of them that are where the replay puts them.
+        sampled: The replay stopped before the end of the walk.
+        wrong: Row of each deviating item in `Walk.items`.
+        predicted: Rank the replay gives to each of those.
+        one_row_alone: Tensors of one row were taken for ShardedTensors, which only the first
+            shard holds: they record no empty chunk, so nothing shows that they are cut.
+    """
+
+    rule: Rule
+    num_items: int
+    num_placed: int
+    sampled: bool
+    wrong: Ints
+    predicted: Ints
+    one_row_alone: bool = False
+
+    @property
+    def score(self) -> float:
+        return self.num_placed / self.num_items if self.num_items else 0.0
+
+
+class Walk(Survey):
+    """The items of a checkpoint, ready to be compared with meshes.
+
+    Args:
+        checkpoint: Its `world_size` must be known.
+        max_items: How many items a replay walks at most.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, max_items: int) -> None:
+        super().__init__(checkpoint)
+        self.max_items = max_items
+        self.weights = checkpoint.columns.num_bytes
+        self.table = GroupTable(self.world_size)
+
+    def replay(self, assignment: Assignment, rules: tuple[Rule, ...]) -> Outcome:
+        """The best outcome of the rules; the first that explains all ends the search."""
+        best: Outcome | None = None
+        for one_row_alone in (False, True) if assignment.may_be_alone(self) else (False,):
+            items = self.items(assignment, one_row_alone=one_row_alone)
+            for rule in rules:
+                outcome = self._compare(items, rule)
+                if best is None or outcome.score > best.score:
+                    best = replace(outcome, one_row_alone=one_row_alone)
+                if outcome.num_placed == outcome.num_items:
+                    break
+        assert best is not None  # noqa: S101  (there is at least one rule)
+        return best
+
+    def item_names(self, items: Items, rows: Ints) -> list[tuple[str, tuple[int, ...] | None]]:
+        """(fqn, offset) of some rows of the items; the offset of a bytes entry is None."""
+        checkpoint, columns = self.checkpoint, self.checkpoint.columns
+        result: list[tuple[str, tuple[int, ...] | None]] = []
+        for row in rows.tolist():
+            tensor, chunk = int(items.tensor[row]), int(items.chunk[row])
+            if chunk < 0:
+                entry = checkpoint.bytes_entries[tensor - columns.num_tensors]
+                result.append((entry.fqn, None))
+                continue
+            found = columns.tensor(tensor)
+            place = chunk - int(columns.chunk_start[tensor])
+            result.append((found.fqn, tuple(found.offsets[place].tolist())))
+        return result
+
+    def items(self, assignment: Assignment, *, one_row_alone: bool = False) -> Items:
+        """All items under an assignment; tensors that are damaged take part uncounted."""
+        votes = assignment.votes(self)
+        parts: list[_Part] = []
+        explained: set[int] = set()
+        for number, fit, rows in assignment.rows():
+            explained.add(number)
+            members = self.classes[number]
+            holders = fit.cells
+            if one_row_alone and is_one_row(members.cut):
+                holders = apply(votes[0][0], members.cut.shape, assignment.mesh.sizes)
+            part = self.table.partition(holders)
+            cells, ranks = members.cells[rows], self.ranks[number][rows]
+            where = np.searchsorted(part.cells, cells.ravel())
+            tensors = np.repeat(members.tensors[rows], cells.shape[1])
+            parts.append(
+                (
+                    tensors,
+                    members.chunks[rows].ravel(),
+                    ranks.ravel(),
+                    part.first[where],
+                    part.group[where],
+                    (holders[ranks] == cells).ravel(),
+                )
+            )
+        unexplained = 0
+        for number, members in enumerate(self.classes):
+            if number in explained:
+                continue
+            if self.sound[number]:
+                unexplained += int((self.ranks[number] >= 0).sum())
+            elif votes and not self.checkpoint.per_rank_metadata:
+                ndim = len(members.cut.shape)
+                pattern = next((p for p, n, _ in votes if n == ndim), votes[0][0])
+                mesh = assignment.mesh
+                parts += [self._as_others(t, pattern, mesh) for t in members.tensors.tolist()]
+        num = len(self.bytes_ranks)
+        first_entry = self.checkpoint.num_tensors
+        parts.append(
+            (
+                np.arange(first_entry, first_entry + num),
+                np.full(num, -1),
+                self.bytes_ranks,
+                np.zeros(num, dtype=np.int64),
+                np.full(num, self.table.everyone),
+                np.ones(num, dtype=bool),
+            )
+        )
+        tensor, chunk, actual, first, group, inside = zip(*parts, strict=True)
+        return Items(
+            np.concatenate(tensor),
+            np.concatenate(chunk),
+            np.concatenate(actual),
+            np.concatenate(first),
+            np.concatenate(group),
+            np.concatenate(inside),
+            unexplained,
+        )
+
+    def _as_others(self, tensor: int, pattern: Pattern, mesh: Mesh) -> _Part:
+        """A damaged tensor as it would be if it were cut like the others.
+
+        Its bytes moved the balance when the checkpoint was written, so the replay needs them.
+        """
+        found = self.checkpoint.columns.tensor(tensor)
+        whole = found.num_chunks <= 1
+        cells = (
+            np.zeros(self.world_size, dtype=np.int64)
+            if whole
+            else apply(pattern, found.shape, mesh.sizes)
+        )
+        part = self.table.partition(cells)
+        num = len(part.cells)
+        nothing = np.full(num, -1, dtype=np.int64)
+        inside = np.zeros(num, dtype=bool)
+        return np.full(num, tensor), nothing, nothing, part.first, part.group, inside
+
+    def _compare(self, items: Items, rule: Rule) -> Outcome:
+        counted = items.actual >= 0
+        if rule is Rule.ALL:
+            wrong = np.flatnonzero(counted & ~items.inside)
+            num = int(counted.sum())
+            predicted = items.first[wrong]
+            return Outcome(
+                rule, num + items.num_unexplained, num - len(wrong), False, wrong, predicted
+            )
+        if rule is Rule.LOWEST:
+            predicted, known = items.first, np.ones(len(counted), dtype=bool)
+        else:
+            predicted, known = self._balanced(items, rule)
+        counted &= known
+        wrong = np.flatnonzero(counted & (predicted != items.actual))
+        num = int(counted.sum())
+        return Outcome(
+            rule,
+            num + items.num_unexplained,
+            num - len(wrong),
+            not bool(known.all()),
+            wrong,
+            predicted[wrong],
+        )
+
+    def _balanced(self, items: Items, rule: Rule) -> tuple[Ints, Bools]:
+        """The rank of each item, and which items the walk reached."""
+        group = items.group
+        if rule is Rule.BALANCED_BYTES_ON_0:
+            alone = self.table.alone(0)
+            group = np.where(items.tensor >= self.checkpoint.num_tensors, alone, group)
+        shared = np.asarray([len(m) > 1 for m in self.table.members])[group]
+        predicted = items.first.copy()
+        known = ~shared
+        if not shared.any():
+            return predicted, known
+        key = items.first * (len(self.position) + 1) + self.position[items.tensor]
+        usable = np.arange(len(key))
+        if self.partial:
+            # The walk of rank 0 is whole up to the first tensor not looked at; later ranks' are
+            # not.
+            last = self.position[self.in_order[self.num_seen - 1]] if self.num_seen else -1
+            usable = np.flatnonzero((items.first == 0) & (self.position[items.tensor] <= last))
+        # After the last shared item nothing is left to choose.
+        usable = usable[key[usable] <= key[shared].max()]
+        if len(usable) > self.max_items:
+            usable = usable[np.argpartition(key[usable], self.max_items)[: self.max_items]]
+        walk = usable[np.argsort(key[usable])]
+        weights = self.weights
+        num_tensors = self.checkpoint.num_tensors
+        ranks = balance(
+            group[walk].tolist(),
+            [weights[t] if t < num_tensors else 1 for t in items.tensor[walk].tolist()],
+            self.table.members,
+            self.world_size,
+        )
+        predicted[walk] = ranks
+        known[walk] = True
+        return predicted, known
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Items as columns, under one assignment.
+
+    Attributes:
+        tensor: Index of the tensor; from num_tensors on, of the bytes entry.
+        chunk: Index of the chunk; -1 for a bytes entry, or for a chunk that is not stored.
+        actual: Rank in the file's name; -1 if the item does not count.
+        first: Rank in whose plan the item is seen first.
+        group: Number of the group of ranks that offer it.
+        inside: Whether `actual` is one of them.
+        num_unexplained: Items that are left out because no placement explains them.
+    """
+
+    tensor: Ints
+    chunk: Ints
+    actual: Ints
+    first: Ints
+    group: Ints
+    inside: Bools
+    num_unexplained: int
