@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.isolated import Limits, Progress, unpickle
+from inspector.checkpoint.isolated import Child, Limits, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -63,7 +63,12 @@ def is_escape(path: str) -> bool:
 
 
 def read_dcp(
-    storage: Storage, *, limits: Limits | None = None, progress: Progress | None = None
+    storage: Storage,
+    *,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+    prefetched: Child | None = None,
+    metadata: str = METADATA,
 ) -> Checkpoint:
     """Read the checkpoint in a folder: one listing, and its metadata.
 
@@ -71,6 +76,8 @@ def read_dcp(
         storage: The folder.
         limits: What unpickling may cost (default: in proportion to the file).
         progress: Told the bytes read; may cancel.
+        prefetched: A child that already reads this metadata; another's is stopped.
+        metadata: Name of the metadata file (`.metadata.tmp` of a save that did not finish).
 
     Raises:
         NotACheckpointError: There is no metadata.
@@ -78,17 +85,31 @@ def read_dcp(
         StorageError: The folder cannot be listed.
         Cancelled: `progress` said so.
     """
+    try:
+        return _read(storage, limits, progress, prefetched, metadata)
+    finally:
+        if prefetched is not None:
+            prefetched.stop()
+
+
+def _read(
+    storage: Storage,
+    limits: Limits | None,
+    progress: Progress | None,
+    prefetched: Child | None,
+    metadata: str,
+) -> Checkpoint:
     listing = storage.list()
     by_name = {entry.name: entry for entry in listing}
     ranks: list[int | None]
-    if METADATA in by_name:
-        sources, ranks = [by_name[METADATA]], [None]
+    if metadata in by_name:
+        sources, ranks = [by_name[metadata]], [None]
     else:
         per_rank = rank_metadata(listing)
         if not per_rank:
             raise _no_metadata(storage, listing)
         sources, ranks = list(per_rank.values()), list(per_rank)
-    header, arrays = _unpickle(storage, sources, ranks, limits, progress)
+    header, arrays = _unpickle(storage, sources, ranks, limits, progress, prefetched)
     num_bytes = sum(s.num_bytes or 0 for s in sources)
     return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
 
@@ -99,6 +120,7 @@ def _unpickle(
     ranks: list[int | None],
     limits: Limits | None,
     progress: Progress | None,
+    prefetched: Child | None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     for source in sources:
         where = printable(f"{storage.root}/{source.name}")
@@ -116,12 +138,14 @@ def _unpickle(
     local = [path for path in paths if path is not None]
     try:
         if len(local) == len(sources):
-            return unpickle(local, ranks, num_bytes, limits=limits, progress=progress)
+            if prefetched is None or prefetched.paths != local:
+                prefetched = Child(local, ranks, num_bytes, limits)
+            return prefetched.result(progress)
         with tempfile.TemporaryDirectory(prefix="hsdp-inspect-") as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             for source, path in zip(sources, fetched, strict=True):
                 Path(path).write_bytes(storage.read(source.name))
-            return unpickle(fetched, ranks, num_bytes, limits=limits, progress=progress)
+            return Child(fetched, ranks, num_bytes, limits).result(progress)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
 
@@ -201,7 +225,7 @@ def _checkpoint(
         order=arrays["order"],
         provenance=_provenance(header),
         state_paths={fqn: tuple(path) for fqn, path in header["state_paths"]},
-        per_rank_metadata=sources[0].name != METADATA,
+        per_rank_metadata=_RANK_METADATA.match(sources[0].name) is not None,
         malformed=tuple(Malformed(fqn, what) for fqn, what in header["malformed"]),
         orphans=tuple(
             Orphan(fqn, None if box is None else tuple(box), file, offset, length)
@@ -290,6 +314,7 @@ def _provenance(header: dict[str, Any]) -> Provenance:
         save_id=header["save_id"],
         notes=tuple(notes),
         fields=tuple(header["fields"]),
+        classes=tuple(f"{module}.{name}" for name, module in header["modules"].items()),
     )
 
 

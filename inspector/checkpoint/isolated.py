@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from inspector.errors import Cancelled, MetadataError
 
-__all__ = ["Limits", "Progress", "unpickle"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Child", "Limits", "Progress"]
 
 #: Called with (bytes done, bytes in all); return True to cancel.
 Progress = Callable[[int, int], bool]
@@ -60,72 +60,84 @@ class Limits:
         return cls((512 << 20) + 40 * num_bytes, cpu_s, 4.0 * cpu_s + 20)
 
 
-def unpickle(
-    paths: list[str],
-    ranks: list[int | None],
-    num_bytes: int,
-    *,
-    limits: Limits | None = None,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Unpickle metadata files in a child process.
+class Child:
+    """The child process, started: it reads while its starter does something else.
 
     Args:
         paths: Local files, read as one checkpoint.
         ranks: Rank of each file, or None for a global `.metadata`.
         num_bytes: Their size together.
         limits: What it may cost; by default in proportion to the size.
-        progress: Told how far it is, about ten times a second; may cancel.
-
-    Returns:
-        The header and the columns that `extract.Extraction` made.
-
-    Raises:
-        MetadataError: No DCP metadata, damaged, or over its limits.
-        Cancelled: `progress` said so.
     """
-    limits = limits or Limits.of(num_bytes)
-    request = {
-        "package": _PACKAGE,
-        "paths": paths,
-        "ranks": ranks,
-        "memory_bytes": limits.memory_bytes,
-        "cpu_s": limits.cpu_s,
-    }
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-        [sys.executable, "-I", "-S", str(_CHILD)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # Ctrl+C goes to the front end alone, which then ends the child.
-        start_new_session=True,
-    )
-    try:
-        output = _converse(child, json.dumps(request).encode(), num_bytes, limits, progress)
-    finally:
-        if child.poll() is None:
-            child.kill()
-        for pipe in (child.stdin, child.stdout, child.stderr):
+
+    def __init__(
+        self,
+        paths: list[str],
+        ranks: list[int | None],
+        num_bytes: int,
+        limits: Limits | None = None,
+    ) -> None:
+        self.paths = paths
+        self._num_bytes = num_bytes
+        self._limits = limits or Limits.of(num_bytes)
+        request = {
+            "package": _PACKAGE,
+            "paths": paths,
+            "ranks": ranks,
+            "memory_bytes": self._limits.memory_bytes,
+            "cpu_s": self._limits.cpu_s,
+        }
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+            [sys.executable, "-I", "-S", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Ctrl+C goes to the front end alone, which then ends the child.
+            start_new_session=True,
+        )
+        assert self._process.stdin  # noqa: S101 - a pipe, as asked for
+        try:
+            self._process.stdin.write(json.dumps(request).encode())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # It died at once; its exit code says how.
+
+    def result(
+        self, progress: Progress | None = None
+    ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Wait for the header and the columns that `extract.Extraction` made.
+
+        Args:
+            progress: Told how far it is, about ten times a second; may cancel.
+
+        Raises:
+            MetadataError: No DCP metadata, damaged, or over its limits.
+            Cancelled: `progress` said so.
+        """
+        try:
+            output = _converse(self._process, self._num_bytes, self._limits, progress)
+        except BaseException:
+            self.stop()
+            raise
+        return _decode(output, self.stop(grace_s=5.0))
+
+    def stop(self, grace_s: float = 0.0) -> int:
+        """End the process, once it had `grace_s` seconds to end by itself; its exit code."""
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
-        code = child.wait()
-    return _decode(output, code)
+        return self._process.wait()
 
 
 def _converse(
-    child: subprocess.Popen[bytes],
-    request: bytes,
-    num_bytes: int,
-    limits: Limits,
-    progress: Progress | None,
+    child: subprocess.Popen[bytes], num_bytes: int, limits: Limits, progress: Progress | None
 ) -> bytearray:
-    assert child.stdin and child.stdout and child.stderr  # noqa: S101 - pipes, as asked for
+    assert child.stdout and child.stderr  # noqa: S101 - pipes, as asked for
     deadline = time.monotonic() + limits.wall_s
-    try:
-        child.stdin.write(request)
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # It died at once; its exit code says how.
     output = bytearray()
     done = 0
     with selectors.DefaultSelector() as selector:
@@ -161,6 +173,8 @@ def _decode(output: bytearray, code: int) -> tuple[dict[str, Any], dict[str, npt
     if "error" in header:
         error = header["error"]
         raise _refusal(error["code"], error["message"], error["unsafe"])
+    import numpy as np
+
     arrays: dict[str, npt.NDArray[Any]] = {}
     at = 8 + length
     for name, typecode, count in header["arrays"]:

@@ -103,6 +103,7 @@ class Provenance:
         save_id: UUID of the save, or None.
         notes: Other things found: Megatron's `mcore_data`, OLMo's storage class ...
         fields: Names of the fields of the pickled Metadata, in order.
+        classes: Full names of the known classes in the pickle, which torch imports to read it.
     """
 
     protocol: int = 0
@@ -113,6 +114,7 @@ class Provenance:
     save_id: str | None = None
     notes: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ comes as complex64, and packed ones (float4, quint4x2) are refused by name.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ Box = tuple[slice, ...]
 Array = npt.NDArray[Any]
 
 _NUMPY = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
-    "complex64 complex128".split()  # noqa: SIM905
+    {"bool", "float16", "float32", "float64", "complex64", "complex128"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
 _ML_DTYPES = {
     "bfloat16": "bfloat16",
@@ -69,7 +69,8 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
             raise MissingPackageError(
                 f"values of {dtype} need the ml_dtypes package", "pip install ml-dtypes"
             ) from error
-        return np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+        return found
     raise PayloadError(f"values of {dtype} cannot be shown: numpy has no such type")
 
 
@@ -155,7 +156,7 @@ def _read_into(
 
 
 def _stored_dtype(dtype: str, byteorder: str) -> np.dtype[Any]:
-    order = ">" if byteorder == "big" else "<"
+    order: Literal["<", ">"] = ">" if byteorder == "big" else "<"
     if dtype == "complex32":
         return np.dtype([("re", f"{order}f2"), ("im", f"{order}f2")])
     found = numpy_dtype(dtype)
@@ -165,7 +166,8 @@ def _stored_dtype(dtype: str, byteorder: str) -> np.dtype[Any]:
         if byteorder == "big":
             raise PayloadError("bfloat16 values in big-endian order cannot be shown")
         return found
-    return found.newbyteorder(order)
+    swapped: np.dtype[Any] = found.newbyteorder(order)
+    return swapped
 
 
 def _span(source: Source, record: Record, begin: int, length: int) -> npt.NDArray[np.uint8]:
@@ -255,7 +257,9 @@ def read_box(
         bounds = list(zip(first[chunk].tolist(), last[chunk].tolist(), strict=True))
         origin = tensor.offsets[chunk].tolist()
         inside = tuple(slice(a - o, b - o) for (a, b), o in zip(bounds, origin, strict=True))
-        target = tuple(slice(a - r.start, b - r.start) for (a, b), r in zip(bounds, ranges, strict=True))
+        target = tuple(
+            slice(a - r.start, b - r.start) for (a, b), r in zip(bounds, ranges, strict=True)
+        )
         result[target] = read_chunk(checkpoint, storage, tensor, chunk, inside)
         filled[target] = True
     return result, filled

@@ -20,6 +20,7 @@ from inspector.errors import Cancelled, InspectError, StorageError
 
 __all__ = [
     "BLOCK_BYTES",
+    "DataHandle",
     "MissingPackageError",
     "PayloadError",
     "RangeSource",
@@ -54,7 +55,7 @@ class MissingPackageError(InspectError):
     """A payload that could be read if an optional package were installed."""
 
 
-class _File(Protocol):
+class DataHandle(Protocol):
     """An open data file."""
 
     block_bytes: int
@@ -141,7 +142,7 @@ class _RemoteFile:
         self._window = b""
 
 
-def open_file(storage: Storage, path: str) -> _File:
+def open_file(storage: Storage, path: str) -> DataHandle:
     """A data file, opened for one thread to read.
 
     Raises:
@@ -186,7 +187,7 @@ class RangeSource:
 
     def __init__(
         self,
-        file: _File,
+        file: DataHandle,
         offset: int,
         length: int,
         buffer: bytearray | None = None,
@@ -302,7 +303,7 @@ class ZstdSource:
             kept += data
             if len(kept) > _UNPACKED_BYTES:
                 if not self._known:
-                    self._known = [(0, bytes(kept[: _SMALL_BYTES]))]
+                    self._known = [(0, bytes(kept[:_SMALL_BYTES]))]
                 del kept[:-_SMALL_BYTES]
         self._known.append((self.length - len(kept), bytes(kept)))
 

@@ -122,7 +122,9 @@ def _tensor(name: str, value: Any, total_bytes: int | None) -> SafeTensor:
     if begin > end or (total_bytes is not None and end > total_bytes):
         raise HeaderError("its safetensors header places a tensor outside the file")
     if size is not None and end - begin != math.prod(shape) * size:
-        raise HeaderError("its safetensors header gives a tensor bytes that its shape does not need")
+        raise HeaderError(
+            "its safetensors header gives a tensor bytes that its shape does not need"
+        )
     return SafeTensor(name, known or dtype.lower(), tuple(shape), begin, end)
 
 

@@ -7,15 +7,18 @@ clipboard; the raw text stays in the model, for look-ups and for JSON.
 
 from __future__ import annotations
 
+import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "format_box",
     "format_bytes",
     "format_count",
     "format_placements",
+    "format_ranks",
     "format_shape",
+    "format_time",
     "is_printable",
     "plural",
     "printable",
@@ -139,3 +142,25 @@ def format_box(offsets: Iterable[int], sizes: Iterable[int]) -> str:
 def format_placements(placements: Iterable[str] | None) -> str:
     """Placements as torch writes them: `[Replicate(), Shard(0)]`; `?` for None."""
     return "?" if placements is None else "[" + ", ".join(placements) + "]"
+
+
+def format_time(seconds: float | None) -> str:
+    """A moment in local time, to the second; `?` for None."""
+    if seconds is None:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def format_ranks(ranks: Sequence[int]) -> str:
+    """Ranks as short ranges: `0-3,7`; `?` where a rank is not known (-1)."""
+    known = sorted({rank for rank in ranks if rank >= 0})
+    parts: list[str] = []
+    start = 0
+    for i in range(1, len(known) + 1):
+        if i == len(known) or known[i] != known[i - 1] + 1:
+            first, last = known[start], known[i - 1]
+            parts.append(str(first) if first == last else f"{first}-{last}")
+            start = i
+    if any(rank < 0 for rank in ranks):
+        parts.append("?")
+    return ",".join(parts)

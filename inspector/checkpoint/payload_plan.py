@@ -1,0 +1,121 @@
+"""Which payloads a checkpoint has, in the order of their bytes: what to read, once and in order.
+
+Entries that name the same bytes share one place, so that no byte is read twice; columns, since
+a checkpoint may have a million payloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from inspector.checkpoint.dcp import is_escape
+from inspector.checkpoint.model import Checkpoint, Ints
+
+__all__ = ["PayloadPlan", "Task", "plan_payloads"]
+
+_TASK_BYTES = 64 << 20
+_TASK_PAYLOADS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Places `first` to `last` (exclusive) of the plan, all in one file: a worker's portion."""
+
+    file: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, eq=False)
+class PayloadPlan:
+    """The places, by file and offset.
+
+    Attributes:
+        file, offset, length: Where each place lies, shape (num_places,).
+        owner: Entries by place: chunk `k` of `TensorColumns`, or `num_chunks + i` for bytes
+            entry `i`. Place `p` has `owner[owner_start[p]:owner_start[p + 1]]`.
+        owner_start: As said, shape (num_places + 1,).
+        overlaps: True where a place begins before the one before it ended.
+        left_out: Number of payloads by (file path, reason) that need not be tried.
+    """
+
+    file: Ints
+    offset: Ints
+    length: Ints
+    owner: Ints
+    owner_start: Ints
+    overlaps: npt.NDArray[np.bool_]
+    left_out: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @property
+    def num_places(self) -> int:
+        return len(self.file)
+
+    def tasks(self) -> Iterator[Task]:
+        """The places in portions, a file after the other."""
+        start, size = 0, 0
+        files, lengths = self.file.tolist(), self.length.tolist()
+        for i, file in enumerate(files):
+            if i > start and (
+                file != files[start] or size >= _TASK_BYTES or i - start >= _TASK_PAYLOADS
+            ):
+                yield Task(files[start], start, i)
+                start, size = i, 0
+            size += lengths[i]
+        if start < len(files):
+            yield Task(files[start], start, len(files))
+
+
+def plan_payloads(checkpoint: Checkpoint) -> PayloadPlan:
+    """The payloads of all chunks and bytes entries that lie wholly in a file that is there.
+
+    Payloads that the metadata stores nowhere are the structure checks' business and not in it.
+    """
+    columns, entries = checkpoint.columns, checkpoint.bytes_entries
+    extra = np.array([(e.file, e.byte_offset, e.byte_length) for e in entries], np.int64)
+    extra = extra.reshape(-1, 3)
+    file = np.concatenate([columns.file.astype(np.int64), extra[:, 0]])
+    offset = np.concatenate([columns.byte_offset, extra[:, 1]])
+    length = np.concatenate([columns.byte_length, extra[:, 2]])
+    owner = np.flatnonzero(file >= 0)
+    reasons = [_why_not(checkpoint, i) for i in range(len(checkpoint.files))]
+    left_out: dict[tuple[str, str], int] = {}
+    bad = np.array([bool(r) for r in reasons] or [False])
+    counts = np.bincount(file[owner], minlength=len(reasons))
+    for i in np.flatnonzero(bad).tolist():
+        if counts[i]:
+            left_out[checkpoint.files[i].path, reasons[i]] = int(counts[i])
+    owner = owner[~bad[file[owner]]]
+    ends = np.array([f.num_bytes or 0 for f in checkpoint.files] or [0], np.int64)
+    # Offset and length fit in 64 bits each, their sum may not.
+    past = length[owner] > ends[file[owner]] - offset[owner]
+    for i, count in enumerate(np.bincount(file[owner[past]], minlength=0).tolist()):
+        if count:
+            left_out[checkpoint.files[i].path, "they reach past the end of the file"] = count
+    owner = owner[~past]
+    owner = owner[np.lexsort((owner, length[owner], offset[owner], file[owner]))]
+    where = np.stack([file[owner], offset[owner], length[owner]])
+    is_first = np.ones(len(owner), np.bool_)
+    is_first[1:] = (where[:, 1:] != where[:, :-1]).any(axis=0)
+    starts = np.flatnonzero(is_first)
+    file, offset, length = where[:, starts]
+    overlaps = np.zeros(len(starts), np.bool_)
+    if len(starts):
+        same = file[1:] == file[:-1]
+        overlaps[1:] = same & (offset[1:] < offset[:-1] + length[:-1])
+    return PayloadPlan(
+        file, offset, length, owner, np.append(starts, len(owner)), overlaps, left_out
+    )
+
+
+def _why_not(checkpoint: Checkpoint, index: int) -> str:
+    file = checkpoint.files[index]
+    if is_escape(file.path):
+        return "the file lies outside the checkpoint folder, and was not opened"
+    if file.num_bytes is None:
+        return "the file is not there, or is no regular file"
+    return ""

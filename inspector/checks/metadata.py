@@ -1,0 +1,246 @@
+"""What the metadata itself tells: its entries, names, classes, version, and who can read it.
+
+The rule this module keeps: torch is never imported. Which torch is installed is read from its
+package's metadata, and what that torch does with an old or a new pickle was measured.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from inspector.checkpoint.model import Checkpoint, Provenance
+from inspector.checkpoint.text import is_printable, plural, printable
+from inspector.checks.findings import Finding
+
+__all__ = ["check_metadata", "installed_torch", "reading_notes"]
+
+_KNOWN_VERSION = (1, 0, 0)
+_MAX_SHOWN = 3
+_MAX_NAME = 120
+# Part of a torch installation, or of Python.
+_AT_HOME = frozenset({"torch", "builtins", "__builtin__", "pathlib", "collections", "_codecs"})
+
+
+def installed_torch() -> str | None:
+    """The version of the torch package in this environment, or None; torch is not imported."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
+
+
+def check_metadata(checkpoint: Checkpoint) -> list[Finding]:
+    """Findings about the entries, names, classes and version of the metadata."""
+    return [
+        *_unsafe(checkpoint),
+        *_malformed(checkpoint),
+        *_names(checkpoint),
+        *_unknown(checkpoint),
+        *_trailing(checkpoint),
+        *_version(checkpoint.provenance),
+    ]
+
+
+def _unsafe(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if checkpoint.unsafe_globals:
+        named = ", ".join(printable(g, 80) for g in checkpoint.unsafe_globals[:_MAX_SHOWN])
+        yield Finding(
+            "metadata-unsafe",
+            "error",
+            f".metadata names code to be run: {named}"
+            + (" and more" if len(checkpoint.unsafe_globals) > _MAX_SHOWN else "")
+            + "; it was not run here",
+            "runs it while reading the metadata, without a word",
+            "do not load this checkpoint; find out where it comes from",
+        )
+
+
+def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
+    by_fqn: dict[str, list[str]] = {}
+    for entry in checkpoint.malformed:
+        by_fqn.setdefault(entry.fqn, []).append(entry.what)
+    for fqn, whats in by_fqn.items():
+        subject = f"{printable(fqn, _MAX_NAME)}: " if fqn else ""
+        more = f" (and {plural(len(whats) - 1, 'fault')} more)" if len(whats) > 1 else ""
+        yield Finding(
+            "entry-malformed",
+            "error",
+            f"{subject}{printable(whats[0], 300)}{more}; it was left out",
+            "depends on the value: a negative size loads silently and wrong, others raise",
+            "no torch writes this: take .metadata from the original, or load an earlier checkpoint",
+            fqn=fqn or None,
+        )
+
+
+def _names(checkpoint: Checkpoint) -> Iterator[Finding]:
+    fqns = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+    for fqn in dict.fromkeys(fqns):
+        if not is_printable(fqn):
+            yield _unprintable("entry", fqn, fqn=fqn)
+    for file in checkpoint.files:
+        if not is_printable(file.path):
+            yield _unprintable("file", file.path, file=file.path)
+
+
+def _unprintable(
+    noun: str, text: str, *, fqn: str | None = None, file: str | None = None
+) -> Finding:
+    return Finding(
+        "name-unprintable",
+        "warning",
+        f"{printable(text, _MAX_NAME)}: the name of this {noun} has characters that a terminal "
+        "obeys or does not show",
+        "loads it; its errors print the name as it is",
+        "find out who named it so: such names can hide what they are",
+        fqn=fqn,
+        file=file,
+    )
+
+
+def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
+    for full in checkpoint.unknown_globals:
+        package = full.partition(".")[0]
+        yield Finding(
+            "metadata-unknown-class",
+            "note",
+            f".metadata holds an object of {printable(full, _MAX_NAME)}, which is not known; it was "
+            "passed over",
+            f"imports {printable(package, 60)}, and raises ModuleNotFoundError if it cannot",
+            "install that package where you load the checkpoint",
+        )
+
+
+def _trailing(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if checkpoint.trailing_bytes:
+        yield Finding(
+            "metadata-trailing-bytes",
+            "note",
+            f".metadata goes on for {plural(checkpoint.trailing_bytes, 'byte')} (or more) after "
+            "the end of its pickle",
+            "ignores them",
+            "a shorter file may have been written over a longer one: compare with the original",
+        )
+
+
+def _version(provenance: Provenance) -> Iterator[Finding]:
+    text = provenance.metadata_version
+    if text is None:
+        return
+    numbers = tuple(int(n) for n in re.findall(r"\d{1,9}", text)[:3])
+    if not numbers or numbers > _KNOWN_VERSION:
+        yield Finding(
+            "metadata-version",
+            "note",
+            f".metadata is of version {printable(text, 40)}; known here is 1.0.0 (torch 2.9 to "
+            "2.15), so something in it may have been missed",
+            "loads it: it does not look at the version",
+            "see whether there is a newer hsdp-inspect",
+        )
+
+
+def reading_notes(
+    provenance: Provenance,
+    *,
+    torch_version: str | None = None,
+    python_version: tuple[int, int] | None = None,
+    platform: str | None = None,
+) -> list[Finding]:
+    """Notes on why a torch could not read a checkpoint that is sound.
+
+    Args:
+        provenance: What the metadata tells of its writer.
+        torch_version: The torch that would read; by default the installed one.
+        python_version: The Python it runs in; by default this one.
+        platform: As `sys.platform`; by default this one.
+    """
+    torch_version = torch_version or installed_torch()
+    python_version = python_version or sys.version_info[:2]
+    on_windows = (platform or sys.platform) == "win32"
+    found = [
+        _torch_note(provenance, torch_version),
+        _path_note(provenance, python_version, on_windows=on_windows),
+        _packages_note(provenance),
+    ]
+    return [note for note in found if note is not None]
+
+
+def _note(message: str, torch_does: str, hint: str) -> Finding:
+    return Finding("metadata-version", "note", message, torch_does, hint)
+
+
+def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | None:
+    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", torch_version or "")
+    band = provenance.torch_band or ""
+    if numbers is None or torch_version is None:
+        return None
+    release = (int(numbers[1]), int(numbers[2]))
+    if band.startswith("2.15") and release < (2, 15):
+        return _note(
+            f"torch {torch_version} is installed and cannot read this checkpoint, though it is "
+            f"written as torch {band} does: {provenance.torch_evidence}, where it expects 5",
+            "raises AssertionError: metadata is None; global metadata read failed: too many values "
+            "to unpack (expected 5)",
+            "load it with torch 2.15 or later",
+        )
+    if band == "1.13" and release >= (2, 0):
+        return _note(
+            f"torch {torch_version} is installed and cannot read this checkpoint, though it is "
+            f"written as torch 1.13 does: its {provenance.torch_evidence} are others by now",
+            "raises KeyError: MetadataIndex(...) (measured with torch 2.13 and 2.15)",
+            "load it with torch 1.13, and save it again with a later one",
+        )
+    return None
+
+
+def _path_note(
+    provenance: Provenance, python_version: tuple[int, int], *, on_windows: bool
+) -> Finding | None:
+    paths = [c for c in provenance.classes if c.startswith("pathlib.")]
+    for path in paths:
+        if path.startswith("pathlib._local.") and python_version < (3, 13):
+            mine = ".".join(map(str, python_version))
+            return _note(
+                f"Python {mine} cannot read this checkpoint, which Python 3.13 or later wrote: its "
+                "save path is an object of pathlib._local",
+                "raises AssertionError: metadata is None; ... No module named 'pathlib._local'",
+                "load it with Python 3.13 or later, or save it with a str as checkpoint_id",
+            )
+        alien = "PosixPath" if on_windows else "WindowsPath"
+        if path.endswith("." + alien):
+            return _note(
+                f"this system cannot read this checkpoint: its save path is a {alien}",
+                f"raises AssertionError: metadata is None; ... cannot instantiate '{alien}' on "
+                "your system",
+                "load it on the kind of system that wrote it, or save it with a str as "
+                "checkpoint_id",
+            )
+    return None
+
+
+def _packages_note(provenance: Provenance) -> Finding | None:
+    """Known classes of other packages (Megatron-Core, OLMo-core) that are not installed."""
+    roots = {c.partition(".")[0]: c for c in provenance.classes}
+    for root in sorted(roots.keys() - _AT_HOME):
+        if _is_installed(root):
+            continue
+        return _note(
+            f".metadata holds objects of {printable(roots[root], _MAX_NAME)}, which is not "
+            "installed here",
+            f"raises ModuleNotFoundError: No module named {printable(root, 60)!r}",
+            f"install {printable(root, 60)} where you load the checkpoint",
+        )
+    return None
+
+
+def _is_installed(package: str) -> bool:
+    # The name comes from the pickle: only a plain one is looked up, and nothing is imported.
+    if not package.isidentifier():
+        return False
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,147 @@
+"""Optimizer state that a parameter lacks and its siblings have.
+
+The rule this module keeps: a guess from names, so never more than a warning, and none where an
+innocent reason is as likely (frozen parameters, another optimizer for some of them, a buffer).
+
+Names: `<prefix>.state.<parameter>.<slot>` (torch's `get_optimizer_state_dict`, torchtitan,
+Accelerate) and `<prefix>.state.<slot>.<parameter>` (Megatron-Core).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.text import plural, printable
+from inspector.checks.findings import Finding
+
+__all__ = ["check_optimizer"]
+
+#: State that torch's own optimizers and the common others keep for every parameter.
+_SLOTS = frozenset(
+    {
+        "step",
+        "exp_avg",
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "momentum_buffer",
+        "square_avg",
+        "grad_avg",
+        "acc_delta",
+        "sum",
+        "exp_inf",
+        "mu_product",
+        "ax",
+        "eta",
+        "mu",
+        "prev",
+        "step_size",
+        "exp_avg_diff",
+        "neg_grad_or_diff",
+        "z",
+    }
+)
+_STATE = re.compile(r"(?:\A|(?<=\.))state\.")
+_DIGITS = re.compile(r"(?<![^.])\d+(?![^.])")
+_MOST = 0.75
+_MIN_SIBLINGS = 3
+
+
+@dataclass(slots=True)
+class _Group:
+    """The state of one optimizer: slots by parameter."""
+
+    slots: dict[str, set[str]] = field(default_factory=dict)
+
+
+def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
+    """All `optimizer-incomplete` findings, one for each parameter.
+
+    A parameter is told if it lacks a slot that parameters with all of its other slots have, and
+    these are more; or if it has no state at all while most of its siblings (the same name but for
+    the numbers, three or more of them) have.
+    """
+    fqns = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+    groups = _groups(fqns)
+    findings = []
+    for prefix, group in groups.items():
+        findings += [
+            _finding(prefix, param, missing, num)
+            for param, missing, num in _lacking_slots(group.slots)
+        ]
+    # A parameter with its state in any of the optimizers is complete: `optim.0`, `optim.1` ...
+    with_state = {param for group in groups.values() for param in group.slots}
+    if with_state:
+        names = (fqn for fqn in checkpoint.columns.fqns if not _STATE.search(fqn))
+        prefix = next(iter(groups))
+        for fqn, num in _stateless(names, with_state):
+            findings.append(_finding(prefix, fqn, None, num))
+    return findings
+
+
+def _groups(fqns: Iterable[str]) -> dict[str, _Group]:
+    groups: dict[str, _Group] = {}
+    for fqn in fqns:
+        match = _STATE.search(fqn)
+        if match is None:
+            continue
+        rest = fqn[match.end() :]
+        param, _, slot = rest.rpartition(".")
+        if slot not in _SLOTS:
+            slot, _, param = rest.partition(".")
+        if slot in _SLOTS and param:
+            group = groups.setdefault(fqn[: match.end()], _Group())
+            group.slots.setdefault(param, set()).add(slot)
+    return groups
+
+
+def _lacking_slots(slots: dict[str, set[str]]) -> Iterator[tuple[str, set[str], int]]:
+    """Parameters whose slots are a true part of what more other parameters have."""
+    profiles = Counter(frozenset(of_param) for of_param in slots.values())
+    fuller = {
+        profile: max(
+            (p for p in profiles if p > profile and profiles[p] > profiles[profile]),
+            key=lambda p: profiles[p],
+            default=None,
+        )
+        for profile in profiles
+    }
+    for param, of_param in slots.items():
+        profile = frozenset(of_param)
+        better = fuller[profile]
+        if better is not None:
+            yield param, set(better - profile), profiles[better]
+
+
+def _stateless(names: Iterable[str], with_state: set[str]) -> Iterator[tuple[str, int]]:
+    """Model tensors without state, most of whose siblings have it."""
+    families: dict[str, list[tuple[str, bool]]] = {}
+    for fqn in names:
+        # The optimizer may know the parameter without the prefix of the model (`model.`).
+        has = fqn in with_state or fqn.partition(".")[2] in with_state
+        families.setdefault(_DIGITS.sub("*", fqn), []).append((fqn, has))
+    for members in families.values():
+        num = sum(has for _, has in members)
+        if _MIN_SIBLINGS <= num < len(members) and num >= _MOST * len(members):
+            for fqn, has in members:
+                if not has:
+                    yield fqn, num
+
+
+def _finding(prefix: str, param: str, missing: set[str] | None, num: int) -> Finding:
+    shown = printable(param, 120)
+    what = "any optimizer state" if missing is None else ", ".join(sorted(missing))
+    where = printable(prefix.rstrip("."), 60)
+    return Finding(
+        "optimizer-incomplete",
+        "warning",
+        f"{shown}: {where} lacks {what} for it, which {plural(num, 'parameter')} like it have",
+        "raises RuntimeError: Missing key in checkpoint state_dict, if the optimizer has a state "
+        "for it; with allow_partial_load it starts from nothing, silently",
+        "no fault if the parameter is frozen or got no gradient; else take the optimizer's state "
+        "from another checkpoint",
+        fqn=param if missing is None else None,
+    )

@@ -1,0 +1,280 @@
+"""Values -> text for reading: a summary, then tables.
+
+On a terminal the tables fit its width; piped, they are plain and complete. Every name passes
+the display gate (`inspector.checkpoint.text.printable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from inspector.checkpoint.discover import Found, newest
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.text import (
+    format_box,
+    format_bytes,
+    format_count,
+    format_placements,
+    format_ranks,
+    format_shape,
+    format_time,
+    plural,
+    printable,
+)
+from inspector.report.table import Column, render_table
+
+if TYPE_CHECKING:
+    from inspector.layout.written_by import WrittenBy
+
+__all__ = ["checkpoints_text", "show_text", "summary_facts"]
+
+_LABEL_CELLS = 12
+
+
+def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[str, str]]:
+    """What this checkpoint is, as labels and printable sentences."""
+    provenance = checkpoint.provenance
+    layout = "torch DCP" if checkpoint.format == "dcp" else checkpoint.format
+    if provenance.metadata_version:
+        layout += f", metadata version {printable(provenance.metadata_version, 40)}"
+    if checkpoint.per_rank_metadata:
+        layout += ", metadata per rank (use_collectives=False)"
+    facts = [("format", layout)]
+    if provenance.torch_band:
+        facts.append(("torch", f"{provenance.torch_band} ({provenance.torch_evidence})"))
+    facts += [("", printable(note, 200)) for note in provenance.notes]
+    mesh = str(written_by.mesh) if written_by.mesh is not None else "mesh not known"
+    sure = "" if written_by.mesh is None else ", certain" if written_by.certain else ", not certain"
+    ranks = "" if written_by.world_size is None else f", {plural(written_by.world_size, 'rank')}"
+    facts.append(("written by", mesh + ranks + sure))
+    facts += [("", printable(line)) for line in written_by.evidence]
+    facts.append(
+        (
+            "tensors",
+            f"{plural(checkpoint.num_tensors, 'tensor')} in {plural(checkpoint.num_chunks, 'chunk')}"
+            f", {plural(checkpoint.num_elements, 'element')}, {format_bytes(checkpoint.tensor_bytes)}"
+            f"; {plural(len(checkpoint.bytes_entries), 'bytes entry', 'bytes entries')}",
+        )
+    )
+    facts.append(
+        (
+            "files",
+            f"{plural(len(checkpoint.files), 'data file')}, {format_bytes(checkpoint.stored_bytes)}"
+            f"; .metadata {format_bytes(checkpoint.metadata_bytes)}"
+            f", {format_time(checkpoint.metadata_modified_s)}",
+        )
+    )
+    if checkpoint.malformed:
+        count = plural(len(checkpoint.malformed), "malformed entry", "malformed entries")
+        facts.append(("left out", f"{count} (hsdp-inspect check says which)"))
+    if checkpoint.unsafe_globals:
+        named = ", ".join(printable(name, 80) for name in checkpoint.unsafe_globals[:3])
+        facts.append(("UNSAFE", f"the metadata names code to be run: {named} (it was not run)"))
+    return facts
+
+
+def show_text(
+    checkpoint: Checkpoint,
+    written_by: WrittenBy,
+    *,
+    tensors: Sequence[int] | None = None,
+    entries: Sequence[int] | None = None,
+    chunks: bool = False,
+    width: int | None = None,
+    max_rows: int | None = None,
+) -> Iterator[str]:
+    """The lines of `show`.
+
+    Args:
+        checkpoint: What is shown.
+        written_by: How it was sharded.
+        tensors: Which tensors, by index (default: all).
+        entries: Which bytes entries, by index (default: all).
+        chunks: Whether each tensor's chunks are listed under it.
+        width: Cells of the terminal; None if there is none.
+        max_rows: Rows a table may have; None for all.
+    """
+    yield printable(checkpoint.path)
+    for label, text in summary_facts(checkpoint, written_by):
+        yield f"  {label:<{_LABEL_CELLS}}{text}"
+    selected = checkpoint.tensor_order.tolist() if tensors is None else list(tensors)
+    chosen = checkpoint.bytes_order.tolist() if entries is None else list(entries)
+    if chunks:
+        yield from _chunk_sections(checkpoint, written_by, selected[:max_rows])
+    else:
+        yield from _section(_TENSOR_COLUMNS, _tensor_rows(checkpoint, written_by, selected[:max_rows]), width)
+    yield from _more(len(selected), max_rows, "tensors")
+    yield from _section(_BYTES_COLUMNS, _bytes_rows(checkpoint, chosen[:max_rows]), width)
+    yield from _more(len(chosen), max_rows, "bytes entries")
+    yield from _section(_FILE_COLUMNS, _file_rows(checkpoint, max_rows), width)
+    yield from _more(len(checkpoint.files), max_rows, "files")
+
+
+def _section(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    lines = render_table(columns, rows, width)
+    if lines:
+        yield ""
+        yield from lines
+
+
+def _more(count: int, max_rows: int | None, what: str) -> Iterator[str]:
+    if max_rows is not None and count > max_rows:
+        left = format_count(count - max_rows)
+        yield f"... {left} more {what}: narrow them with --filter, or pipe this to a file to get all"
+
+
+_TENSOR_COLUMNS = (
+    Column("TENSOR", min_width=18),
+    Column("DTYPE", priority=2),
+    Column("SHAPE", min_width=8),
+    Column("PLACEMENTS", min_width=10, priority=1),
+    Column("CHUNKS", "right"),
+    Column("BYTES", "right"),
+    Column("RANKS", min_width=5, priority=3),
+)
+
+
+def _tensor_rows(
+    checkpoint: Checkpoint, written_by: WrittenBy, selected: Sequence[int]
+) -> list[tuple[str, ...]]:
+    rows = []
+    for index in selected:
+        tensor = checkpoint.tensors[index]
+        rows.append(
+            (
+                printable(tensor.fqn),
+                tensor.dtype,
+                format_shape(tensor.shape),
+                format_placements(written_by.placements(index).placements),
+                format_count(tensor.num_chunks),
+                format_bytes(tensor.num_bytes),
+                format_ranks(checkpoint.chunk_ranks(tensor.file).tolist()),
+            )
+        )
+    return rows
+
+
+_CHUNK_COLUMNS = (
+    Column("  CHUNK"),
+    Column("SIZES"),
+    Column("RANK", "right"),
+    Column("FILE"),
+    Column("OFFSET", "right"),
+    Column("LENGTH", "right"),
+)
+
+
+def _chunk_sections(
+    checkpoint: Checkpoint, written_by: WrittenBy, selected: Sequence[int]
+) -> Iterator[str]:
+    for index in selected:
+        tensor = checkpoint.tensors[index]
+        placement = written_by.placements(index)
+        yield ""
+        yield (
+            f"{printable(tensor.fqn)}  {tensor.dtype} {format_shape(tensor.shape)}  "
+            f"{format_placements(placement.placements)}  "
+            f"{plural(tensor.num_chunks, 'chunk')}, {format_bytes(tensor.num_bytes)}"
+        )
+        for line in placement.evidence:
+            yield f"  {printable(line)}"
+        rows = []
+        ranks = checkpoint.chunk_ranks(tensor.file).tolist()
+        for i in range(tensor.num_chunks):
+            file = int(tensor.file[i])
+            offsets, sizes = tensor.offsets[i].tolist(), tensor.sizes[i].tolist()
+            rows.append(
+                (
+                    "  " + format_box(offsets, sizes),
+                    format_shape(sizes),
+                    str(ranks[i]) if ranks[i] >= 0 else "?",
+                    printable(checkpoint.files[file].path) if file >= 0 else "stored nowhere",
+                    str(tensor.byte_offset[i]) if file >= 0 else "",
+                    str(tensor.byte_length[i]) if file >= 0 else "",
+                )
+            )
+        yield from render_table(_CHUNK_COLUMNS, rows)
+
+
+_BYTES_COLUMNS = (
+    Column("BYTES ENTRY", min_width=18),
+    Column("FILE", min_width=12),
+    Column("OFFSET", "right", priority=1),
+    Column("LENGTH", "right"),
+)
+
+
+def _bytes_rows(checkpoint: Checkpoint, chosen: Sequence[int]) -> list[tuple[str, ...]]:
+    rows = []
+    for index in chosen:
+        entry = checkpoint.bytes_entries[index]
+        stored = entry.file >= 0
+        rows.append(
+            (
+                printable(entry.fqn),
+                printable(checkpoint.files[entry.file].path) if stored else "stored nowhere",
+                str(entry.byte_offset) if stored else "",
+                str(entry.byte_length) if stored else "",
+            )
+        )
+    return rows
+
+
+_FILE_COLUMNS = (
+    Column("FILE", min_width=12),
+    Column("RANK", "right"),
+    Column("SIZE", "right"),
+    Column("REFERENCED", "right", priority=1),
+    Column("PAYLOADS", "right", priority=2),
+)
+
+
+def _file_rows(checkpoint: Checkpoint, max_rows: int | None) -> list[tuple[str, ...]]:
+    return [
+        (
+            printable(file.path),
+            "?" if file.rank is None else str(file.rank),
+            "not there" if file.num_bytes is None else format_bytes(file.num_bytes),
+            format_bytes(file.referenced_bytes),
+            format_count(file.num_payloads),
+        )
+        for file in checkpoint.files[:max_rows]
+    ]
+
+
+_FOUND_COLUMNS = (
+    Column("CHECKPOINT", min_width=16),
+    Column("STEP", "right"),
+    Column("STATE"),
+    Column("SIZE", "right"),
+    Column("FILES", "right", priority=2),
+    Column("MODIFIED", priority=1),
+    Column("", min_width=10, priority=3),
+)
+
+
+def checkpoints_text(
+    path: str, found: Sequence[Found], width: int | None = None
+) -> Iterator[str]:
+    """The lines for a folder with several checkpoints."""
+    yield f"{printable(path)}: {plural(len(found), 'checkpoint')}"
+    rows = [
+        (
+            printable(item.path or "."),
+            "" if item.step is None else str(item.step),
+            item.state,
+            format_bytes(item.num_bytes),
+            str(item.num_files),
+            format_time(item.modified_s),
+            printable(item.detail),
+        )
+        for item in found
+    ]
+    yield from _section(_FOUND_COLUMNS, rows, width)
+    latest = newest(list(found))
+    yield ""
+    if latest is None:
+        yield "None of them is complete."
+    else:
+        yield f"Newest complete: {printable(latest.path or '.')}"

@@ -1,0 +1,22 @@
+"""What threads tell the screens: values, in messages; a thread touches no widget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from inspector.layout.written_by import WrittenBy
+    from inspector.tui.session import Loaded
+
+__all__ = ["WriterFound"]
+
+
+class WriterFound(Message):
+    """Who wrote `loaded` was worked out."""
+
+    def __init__(self, loaded: Loaded, written_by: WrittenBy) -> None:
+        super().__init__()
+        self.loaded = loaded
+        self.written_by = written_by

@@ -1,0 +1,47 @@
+"""`InfoScreen`: the summary that `show` prints, with all of its evidence."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.text import printable
+from inspector.layout.written_by import WrittenBy
+from inspector.report.text import summary_facts
+
+__all__ = ["InfoScreen"]
+
+
+class InfoScreen(ModalScreen[None]):
+    """What the checkpoint is, and how that is known."""
+
+    DEFAULT_CSS = """
+    InfoScreen { align: center middle; }
+    InfoScreen > VerticalScroll {
+        width: 90%; max-width: 120; height: auto; max-height: 90%;
+        padding: 1 2; background: $surface; border: round $primary;
+    }
+    """
+
+    BINDINGS = [("escape,q,i", "dismiss", "Close")]
+
+    def __init__(self, checkpoint: Checkpoint, written_by: WrittenBy) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._written_by = written_by
+
+    def compose(self) -> ComposeResult:
+        checkpoint = self._checkpoint
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1)
+        table.add_row(Text("path", "bold"), Text(printable(checkpoint.path)))
+        for label, text in summary_facts(checkpoint, self._written_by):
+            table.add_row(Text(label, "bold"), Text(text))
+        with VerticalScroll():
+            yield Static(table, markup=False)

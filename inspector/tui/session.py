@@ -1,0 +1,103 @@
+"""`Loading`: a path on its way to being values, in a thread, with progress and a way to stop.
+
+It imports nothing of Textual, so that it can start while Textual is still being imported.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Union
+
+from inspector.checkpoint.discover import Found
+from inspector.checkpoint.isolated import Child
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage import Storage
+from inspector.errors import InspectError
+
+__all__ = ["Folder", "Loaded", "Loading", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A checkpoint, read. Who wrote it is worked out after it is on the screen."""
+
+    storage: Storage
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folder:
+    """A folder with checkpoints under it."""
+
+    path: str
+    found: tuple[Found, ...]
+
+
+Outcome = Union[Loaded, Folder, InspectError]
+
+
+class Loading:
+    """Reading a path. Ask `outcome` now and then; it is None until it is done.
+
+    Args:
+        path: What the user gave.
+        whole_folder: True if a folder of checkpoints is to be listed, False if the path is
+            known to be one checkpoint.
+        prefetched: The child process that already reads its metadata, or None.
+    """
+
+    def __init__(
+        self, path: str, *, whole_folder: bool = True, prefetched: Child | None = None
+    ) -> None:
+        self.path = path
+        self.stage = "looking at the folder"
+        self.num_done = 0
+        self.num_bytes = 0
+        self.outcome: Outcome | None = None
+        self._whole_folder = whole_folder
+        self._prefetched = prefetched
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
+
+    def start(self) -> Loading:
+        """Begin; returns itself."""
+        self._thread.start()
+        return self
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is done, at most so long; True if it is done."""
+        self._thread.join(seconds)
+        return self.outcome is not None
+
+    def cancel(self) -> None:
+        """Stop it soon; the outcome becomes `errors.Cancelled`."""
+        self._cancelled.set()
+
+    def _progress(self, num_done: int, num_bytes: int) -> bool:
+        self.stage = "reading the metadata"
+        self.num_done, self.num_bytes = num_done, num_bytes
+        return self._cancelled.is_set()
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self._load()
+        except InspectError as error:
+            self.outcome = error
+        except Exception as error:
+            # A thread has nobody above it: the screen says what a command line would.
+            from inspector.checkpoint.text import printable
+
+            detail = printable(f"{type(error).__name__}: {error}", 300)
+            self.outcome = InspectError(f"internal error: {detail}", "this is a bug: please report it")
+
+    def _load(self) -> Outcome:
+        from inspector.checkpoint.dcp import read_dcp
+        from inspector.checkpoint.locate import folder_of, locate
+
+        target = locate(self.path) if self._whole_folder else folder_of(self.path)
+        if isinstance(target, list):
+            return Folder(self.path, tuple(target))
+        return Loaded(
+            target, read_dcp(target, progress=self._progress, prefetched=self._prefetched)
+        )

@@ -1,0 +1,390 @@
+"""Values as rows: what each table of the app shows. Pure; no widget."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inspector.checkpoint.discover import Found
+from inspector.checkpoint.dtypes import short_name
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import (
+    format_box,
+    format_bytes,
+    format_count,
+    format_placements,
+    format_ranks,
+    format_shape,
+    format_time,
+)
+from inspector.tui.widgets.bar import bar
+from inspector.tui.widgets.cell_text import Cell
+from inspector.tui.widgets.columns import Column
+from inspector.tui.widgets.row_order import SortKeys
+from inspector.tui.widgets.virtual_table import TableSource
+
+if TYPE_CHECKING:
+    from inspector.layout.contents import FileContents
+    from inspector.layout.written_by import WrittenBy
+
+__all__ = [
+    "CHUNK_COLUMNS",
+    "CONTENT_COLUMNS",
+    "FILE_COLUMNS",
+    "FOUND_COLUMNS",
+    "ChunkSource",
+    "ContentSource",
+    "EntrySource",
+    "FileSource",
+    "FoundSource",
+    "entry_columns",
+]
+
+_BAR_CELLS = 24
+
+# Rows that are looked at to choose the widths of a table's columns.
+_SAMPLE_ROWS = 300
+
+
+def entry_columns(source: EntrySource) -> tuple[Column, ...]:
+    """The columns of the entries' table, as wide as what stands in them (by a sample)."""
+    step = max(1, source.num_rows // _SAMPLE_ROWS)
+
+    def width(key: str, least: int, most: int) -> int:
+        cells = (source.cell(row, key) for row in range(0, source.num_rows, step))
+        texts = (cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells)
+        return max(least, min(most, max(map(len, texts), default=0)))
+
+    # Until placements are known their column is as wide as most are.
+    placements = width("placements", 10 if source.written_by is not None else 24, 44)
+    return (
+        Column("name", "Tensor", min_width=20, flex=3, cut="middle"),
+        Column("dtype", "Dtype", width=width("dtype", 5, 18), priority=3),
+        Column("shape", "Shape", width=width("shape", 5, 22), cut="middle", priority=1),
+        Column(
+            "placements", "Placements", min_width=min(24, placements), max_width=placements, priority=2
+        ),
+        Column("chunks", "Chunks", width=6, align="right", priority=4, descending_first=True),
+        Column("bytes", "Bytes", width=9, align="right", descending_first=True),
+        Column("ranks", "Ranks", width=width("ranks", 5, 12), priority=5, sortable=False),
+    )
+
+
+
+class EntrySource(TableSource):
+    """Tensors, then bytes entries, in the order of the original state dict.
+
+    A row is a position in `entries`; `entries` are numbers as in `Checkpoint.order`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        #: Set when the writer was replayed; until then no placement is known.
+        self.written_by: WrittenBy | None = None
+        self.entries = np.concatenate(
+            [checkpoint.tensor_order, checkpoint.bytes_order + checkpoint.num_tensors]
+        )
+        names = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+        #: Raw name of each row.
+        self.row_names = [names[entry] for entry in self.entries.tolist()]
+        self.badges: dict[int, str] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.entries)
+
+    def name(self, row: int) -> str:
+        """Raw name of a row."""
+        return self.row_names[row]
+
+    @cached_property
+    def row_bytes(self) -> list[int]:
+        """Bytes of each row: of a tensor's elements, of a bytes entry's pickle."""
+        sizes = [
+            *self.checkpoint.columns.num_bytes,
+            *(max(entry.byte_length, 0) for entry in self.checkpoint.bytes_entries),
+        ]
+        return [sizes[entry] for entry in self.entries.tolist()]
+
+    def tensor(self, row: int) -> Tensor | None:
+        """The tensor of a row; None for a bytes entry."""
+        entry = int(self.entries[row])
+        return self.checkpoint.tensors[entry] if entry < self.checkpoint.num_tensors else None
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        tensor = self.tensor(row)
+        if column_key == "name":
+            return self.name(row)
+        if tensor is None:
+            entry = self.checkpoint.bytes_entries[
+                int(self.entries[row]) - self.checkpoint.num_tensors
+            ]
+            return {
+                "dtype": ("bytes", "dim"),
+                "bytes": format_bytes(entry.byte_length if entry.file >= 0 else None),
+                "ranks": format_ranks(
+                    self.checkpoint.chunk_ranks(np.asarray([entry.file], np.int32)).tolist()
+                ),
+            }.get(column_key, "")
+        if column_key == "dtype":
+            return short_name(tensor.dtype)
+        if column_key == "shape":
+            return format_shape(tensor.shape)
+        if column_key == "placements":
+            if self.written_by is None:
+                return ("...", "dim")
+            return format_placements(self.written_by.placements(tensor.index).placements)
+        if column_key == "chunks":
+            return format_count(tensor.num_chunks)
+        if column_key == "bytes":
+            return format_bytes(tensor.num_bytes)
+        return format_ranks(self.checkpoint.chunk_ranks(tensor.file).tolist())
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        columns, entries = self.checkpoint.columns, self.entries
+        bytes_entries = self.checkpoint.bytes_entries
+        if column_key == "name":
+            return self.row_names
+        if column_key == "chunks":
+            keys = np.concatenate([columns.num_chunks_of, np.zeros(len(bytes_entries), np.int64)])
+            return keys[entries]
+        if column_key == "bytes":
+            return np.asarray(self.row_bytes, np.float64)
+        if column_key == "dtype":
+            names = [columns.properties[p][0] for p in columns.property_id.tolist()]
+            return [(names + ["~"] * len(bytes_entries))[i] for i in entries]
+        if column_key == "shape":
+            elements = columns.num_elements + [-1] * len(bytes_entries)
+            return np.asarray(elements, np.float64)[entries]
+        if column_key == "placements":
+            if self.written_by is None:
+                return None
+            texts = [
+                format_placements(self.written_by.placements(i).placements)
+                for i in range(columns.num_tensors)
+            ]
+            return [(texts + ["~"] * len(bytes_entries))[i] for i in entries]
+        return None
+
+    def marker(self, row: int) -> str:
+        return self.badges.get(int(self.entries[row]), "")
+
+
+CHUNK_COLUMNS = (
+    Column("chunk", "#", min_width=3, max_width=6, align="right"),
+    Column("box", "Box", min_width=12, max_width=40, flex=2, cut="middle"),
+    Column("rank", "Rank", width=5, align="right"),
+    Column("file", "File", min_width=12, max_width=30, flex=1, cut="middle"),
+    Column("offset", "Offset", min_width=8, max_width=14, align="right", priority=1),
+    Column("length", "Length", min_width=7, max_width=12, align="right", priority=1),
+)
+
+
+class ChunkSource(TableSource):
+    """The chunks of one tensor."""
+
+    def __init__(self, checkpoint: Checkpoint, tensor: Tensor) -> None:
+        self.checkpoint = checkpoint
+        self.tensor = tensor
+        self.ranks = checkpoint.chunk_ranks(tensor.file)
+
+    @property
+    def num_rows(self) -> int:
+        return self.tensor.num_chunks
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        tensor = self.tensor
+        file = int(tensor.file[row])
+        if column_key == "chunk":
+            return (str(row), "dim")
+        if column_key == "box":
+            return format_box(tensor.offsets[row].tolist(), tensor.sizes[row].tolist())
+        if column_key == "rank":
+            return str(self.ranks[row]) if self.ranks[row] >= 0 else "?"
+        if file < 0:
+            return ("stored nowhere", "error") if column_key == "file" else ""
+        if column_key == "file":
+            return self.checkpoint.files[file].path
+        if column_key == "offset":
+            return str(tensor.byte_offset[row])
+        return str(tensor.byte_length[row])
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        tensor = self.tensor
+        keys: dict[str, SortKeys] = {
+            "chunk": np.arange(tensor.num_chunks),
+            "rank": self.ranks,
+            "file": tensor.file,
+            "offset": tensor.byte_offset,
+            "length": tensor.byte_length,
+        }
+        if column_key == "box":
+            return [tuple(box) for box in tensor.offsets.tolist()]
+        return keys.get(column_key)
+
+
+FILE_COLUMNS = (
+    Column("path", "File", min_width=14, flex=1, cut="middle"),
+    Column("rank", "Rank", width=5, align="right"),
+    Column("size", "Size", width=10, align="right", descending_first=True),
+    Column("bar", "of the largest", width=_BAR_CELLS, sortable=False, priority=1),
+    Column("referenced", "Referenced", width=10, align="right", priority=2, descending_first=True),
+    Column("payloads", "Payloads", width=9, align="right", descending_first=True),
+    Column("modified", "Modified", width=19, priority=3),
+)
+
+
+class FileSource(TableSource):
+    """The data files. A row is an index into `Checkpoint.files`."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._largest = max((f.num_bytes or 0 for f in checkpoint.files), default=0)
+        self.badges: dict[int, str] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.checkpoint.files)
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        file = self.checkpoint.files[row]
+        if column_key == "path":
+            return file.path
+        if column_key == "rank":
+            return "?" if file.rank is None else str(file.rank)
+        if column_key == "size":
+            return ("not there", "error") if file.num_bytes is None else format_bytes(file.num_bytes)
+        if column_key == "bar":
+            share = (file.num_bytes or 0) / self._largest if self._largest else 0.0
+            return (bar(share, _BAR_CELLS), "accent")
+        if column_key == "referenced":
+            return format_bytes(file.referenced_bytes)
+        if column_key == "payloads":
+            return format_count(file.num_payloads)
+        return (format_time(file.modified_s), "dim")
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        files = self.checkpoint.files
+        if column_key == "path":
+            return [f.path for f in files]
+        numbers = {
+            "rank": [-1 if f.rank is None else f.rank for f in files],
+            "size": [-1 if f.num_bytes is None else f.num_bytes for f in files],
+            "referenced": [f.referenced_bytes for f in files],
+            "payloads": [f.num_payloads for f in files],
+        }
+        if column_key == "modified":
+            return np.asarray([f.modified_s or 0.0 for f in files])
+        return np.asarray(numbers[column_key]) if column_key in numbers else None
+
+    def marker(self, row: int) -> str:
+        return self.badges.get(row, "error" if self.checkpoint.files[row].num_bytes is None else "")
+
+
+CONTENT_COLUMNS = (
+    Column("offset", "Offset", min_width=8, max_width=16, align="right"),
+    Column("length", "Length", min_width=8, max_width=12, align="right", descending_first=True),
+    Column("name", "Tensor", min_width=16, flex=2, cut="middle"),
+    Column("box", "Box", min_width=10, flex=1, max_width=40, cut="middle", sortable=False),
+    Column("dtype", "Dtype", min_width=5, max_width=16, priority=1, sortable=False),
+)
+
+
+class ContentSource(TableSource):
+    """What lies in one data file, in byte order."""
+
+    def __init__(self, checkpoint: Checkpoint, contents: FileContents) -> None:
+        self.checkpoint = checkpoint
+        self.contents = contents
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.contents.entry)
+
+    def tensor(self, row: int) -> Tensor | None:
+        entry = int(self.contents.entry[row])
+        return self.checkpoint.tensors[entry] if entry < self.checkpoint.num_tensors else None
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        if column_key == "offset":
+            return str(self.contents.byte_offset[row])
+        if column_key == "length":
+            return str(self.contents.byte_length[row])
+        tensor = self.tensor(row)
+        if tensor is None:
+            entry = int(self.contents.entry[row]) - self.checkpoint.num_tensors
+            names: dict[str, Cell] = {
+                "name": self.checkpoint.bytes_entries[entry].fqn,
+                "dtype": ("bytes", "dim"),
+            }
+            return names.get(column_key, "")
+        if column_key == "name":
+            return tensor.fqn
+        if column_key == "dtype":
+            return tensor.dtype
+        chunk = int(self.contents.chunk[row])
+        return format_box(tensor.offsets[chunk].tolist(), tensor.sizes[chunk].tolist())
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        keys: dict[str, SortKeys] = {
+            "offset": self.contents.byte_offset,
+            "length": self.contents.byte_length,
+            "name": self.contents.entry,
+        }
+        return keys.get(column_key)
+
+
+FOUND_COLUMNS = (
+    Column("path", "Checkpoint", min_width=16, flex=1, cut="middle"),
+    Column("step", "Step", min_width=6, max_width=12, align="right", descending_first=True),
+    Column("state", "State", width=10),
+    Column("size", "Size", width=10, align="right", descending_first=True),
+    Column("files", "Files", width=6, align="right", priority=2, descending_first=True),
+    Column("modified", "Modified", width=19, priority=1, descending_first=True),
+    Column("detail", "", min_width=12, max_width=50, priority=3, sortable=False),
+)
+
+_STATE_STYLES = {"complete": "ok", "unfinished": "warning", "unreadable": "error"}
+
+
+class FoundSource(TableSource):
+    """The checkpoints of a folder."""
+
+    def __init__(self, found: tuple[Found, ...]) -> None:
+        self.found = found
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.found)
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        item = self.found[row]
+        cells: dict[str, Cell] = {
+            "path": item.path or ".",
+            "step": "" if item.step is None else str(item.step),
+            "state": (item.state, _STATE_STYLES.get(item.state, "")),
+            "size": format_bytes(item.num_bytes),
+            "files": str(item.num_files),
+            "modified": (format_time(item.modified_s), "dim"),
+            "detail": (item.detail, "dim"),
+        }
+        return cells[column_key]
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        found = self.found
+        if column_key == "path":
+            return [item.path for item in found]
+        if column_key == "state":
+            return [item.state for item in found]
+        numbers = {
+            "step": [-1 if item.step is None else item.step for item in found],
+            "size": [item.num_bytes for item in found],
+            "files": [item.num_files for item in found],
+            "modified": [item.modified_s or 0.0 for item in found],
+        }
+        return np.asarray(numbers[column_key]) if column_key in numbers else None
+
+    def marker(self, row: int) -> str:
+        return {"unfinished": "warning", "unreadable": "error"}.get(self.found[row].state, "")

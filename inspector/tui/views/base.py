@@ -1,0 +1,130 @@
+"""`View`: one way to look at a checkpoint, with a filter.
+
+A view is mounted with its table alone, which is the first frame; `complete` adds the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+from textual.timer import Timer
+from textual.widget import Widget
+
+from inspector.checkpoint.model import Ints
+from inspector.checkpoint.select import matching
+from inspector.checkpoint.text import format_count
+from inspector.tui.session import Loaded
+from inspector.tui.widgets.virtual_table import VirtualTable
+
+if TYPE_CHECKING:
+    from textual.widgets import Input
+
+    from inspector.layout.written_by import WrittenBy
+    from inspector.tui.widgets.filter_line import FilterLine
+
+__all__ = ["View"]
+
+# From this many names on, a filter waits for a pause in the typing.
+_MANY_NAMES = 20_000
+_PAUSE_S = 0.12
+
+
+class View(Widget):
+    """Shows a `Loaded`; may be filtered; says how much it shows."""
+
+    DEFAULT_CSS = "View { height: 1fr; layout: vertical; }"
+
+    class Counted(Message):
+        """What the view shows changed; `text` says how much of it."""
+
+        def __init__(self, view: View, text: str) -> None:
+            super().__init__()
+            self.view = view
+            self.text = text
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.loaded: Loaded | None = None
+        self.count_text = ""
+        self._line: FilterLine | None = None
+        self._pause: Timer | None = None
+
+    # What a view gives.
+
+    @property
+    def table(self) -> VirtualTable:
+        """The table that the filter narrows and that has the focus first."""
+        raise NotImplementedError
+
+    @property
+    def names(self) -> list[str]:
+        """The raw name of every row of the table's source."""
+        raise NotImplementedError
+
+    def show(self, loaded: Loaded) -> None:
+        """Show a checkpoint."""
+        raise NotImplementedError
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        """Show what was found out of who wrote it."""
+
+    def complete(self) -> None:
+        """Make what the first frame could do without."""
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        """What can be copied here, as labels and printable texts."""
+        return []
+
+    def narrowed(self, rows: Ints | None) -> Ints | None:
+        """The rows the filter leaves, narrowed by whatever else the view has; None for all."""
+        return rows
+
+    # The filter.
+
+    def begin_filter(self) -> None:
+        """Open the filter's line, above the table."""
+        from inspector.tui.widgets.filter_line import FilterLine
+
+        if self._line is None:
+            self._line = FilterLine()
+            self.table.parent.mount(self._line, before=self.table)  # type: ignore[union-attr]
+        self._line.display = True
+        self._line.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self._pause is not None:
+            self._pause.stop()
+        many = len(self.names) > _MANY_NAMES
+        self._pause = self.set_timer(_PAUSE_S if many else 0.001, self.refilter)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.refilter()
+        if self._line is not None and not event.value.strip():
+            self._line.display = False
+        self.table.focus()
+
+    def refilter(self) -> None:
+        """Show the rows that the filter and `narrowed` leave."""
+        import numpy as np
+
+        text = self._line.value if self._line is not None else ""
+        names = self.names
+        found = np.asarray(matching(names, text), np.int64) if text.strip() else None
+        rows = self.narrowed(found)
+        self.table.set_filter(rows)
+        count = format_count(len(names))
+        self.count_text = count if rows is None else f"{len(rows):,} of {count}"
+        self.post_message(self.Counted(self, self.count_text))
+
+    def back(self) -> bool:
+        """Close what is open; False if nothing is."""
+        if self._line is None or not self._line.display:
+            return False
+        self._line.value = ""
+        self._line.display = False
+        self.refilter()
+        self.table.focus()
+        return True

@@ -1,0 +1,88 @@
+"""`FilesView`: the data files, and what lies in the one under the cursor."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+
+from inspector.checkpoint.text import printable
+from inspector.layout.contents import file_contents
+from inspector.tui.session import Loaded
+from inspector.tui.sources import (
+    CONTENT_COLUMNS,
+    FILE_COLUMNS,
+    ContentSource,
+    FileSource,
+)
+from inspector.tui.views.base import View
+from inspector.tui.widgets.virtual_table import VirtualTable
+
+__all__ = ["FilesView"]
+
+
+class FilesView(View):
+    """Every data file."""
+
+    DEFAULT_CSS = """
+    FilesView #files-table { height: 1fr; }
+    FilesView #contents { height: 1fr; border-top: hkey $panel; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(id="files")
+        self._names: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield VirtualTable(FILE_COLUMNS, id="files-table", empty_text="There is no data file")
+        yield VirtualTable(CONTENT_COLUMNS, id="contents")
+
+    @property
+    def table(self) -> VirtualTable:
+        return self.query_one("#files-table", VirtualTable)
+
+    @property
+    def contents(self) -> VirtualTable:
+        return self.query_one("#contents", VirtualTable)
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+    def show(self, loaded: Loaded) -> None:
+        row = self.table.cursor_row
+        self.loaded = loaded
+        self._names = [file.path for file in loaded.checkpoint.files]
+        self.table.set_source(FileSource(loaded.checkpoint))
+        self.refilter()
+        if row is not None:
+            self.table.select_row(row)
+        self._show_row(self.table.cursor_row)
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        if event.table is self.table:
+            self._show_row(event.row if event.row >= 0 else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+        if event.table is self.table:
+            self.contents.focus()
+
+    def _show_row(self, row: int | None) -> None:
+        if self.loaded is None or row is None:
+            return
+        checkpoint = self.loaded.checkpoint
+        empty = checkpoint.files[row].num_bytes == 0
+        self.contents.set_empty_text(
+            "An empty file: this rank had nothing to write, which is normal"
+            if empty
+            else "No entry of the metadata names this file: it is left from another save"
+        )
+        self.contents.set_source(ContentSource(checkpoint, file_contents(checkpoint, row)))
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        row = self.table.cursor_row
+        if self.loaded is None or row is None:
+            return []
+        folder = printable(self.loaded.checkpoint.path)
+        path = printable(self.loaded.checkpoint.files[row].path)
+        return [("file name", path), ("file", f"{folder}/{path}"), ("checkpoint", folder)]

@@ -1,0 +1,235 @@
+"""`TensorsView`: module tree, table of entries, and the entry under the cursor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+
+from inspector.checkpoint.model import Ints
+from inspector.checkpoint.text import printable
+from inspector.tui.session import Loaded
+from inspector.tui.sources import EntrySource, entry_columns
+from inspector.tui.views.base import View
+from inspector.tui.widgets.columns import Column
+from inspector.tui.widgets.virtual_table import VirtualTable
+
+if TYPE_CHECKING:
+    from inspector.layout.written_by import WrittenBy
+    from inspector.tui.widgets.tensor_detail import TensorDetail
+    from inspector.tui.widgets.tensor_tree import TensorTree
+
+__all__ = ["TensorsView"]
+
+_WIDE_CELLS = 110
+_ROOMY_LINES = 34
+
+
+class TensorsView(View):
+    """Every tensor, and every bytes entry after them."""
+
+    DEFAULT_CSS = """
+    TensorsView > Horizontal { height: 1fr; }
+    TensorsView TensorTree { width: 34; border-right: vkey $panel; }
+    TensorsView.-no-tree TensorTree { display: none; }
+    TensorsView #entries { height: 1fr; }
+    TensorsView #detail { height: 1fr; border-top: hkey $panel; }
+    TensorsView.-zoomed TensorTree, TensorsView.-zoomed #entries { display: none; }
+    TensorsView.-zoomed FilterLine { display: none; }
+    TensorsView.-zoomed #detail { border-top: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(id="tensors")
+        self._source: EntrySource | None = None
+        self._columns: tuple[Column, ...] = ()
+        self._subtree: Ints | None = None
+        self._tree_wanted: bool | None = None
+        self._tree: TensorTree | None = None
+        self._detail: TensorDetail | None = None
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(), Vertical(id="entries-side"):
+            yield VirtualTable((), id="entries")
+
+    def complete(self) -> None:
+        from inspector.tui.widgets.tensor_detail import TensorDetail
+        from inspector.tui.widgets.tensor_tree import TensorTree
+
+        side = self.query_one("#entries-side", Vertical)
+        self._tree = TensorTree(id="tree")
+        self._detail = TensorDetail(id="detail")
+        self.query_one(Horizontal).mount(self._tree, before=side)
+        side.mount(self._detail)
+        self._arrange()
+        self._fill_tree()
+        self.call_after_refresh(self._show_row, self.table.cursor_row)
+
+    @property
+    def table(self) -> VirtualTable:
+        return self.query_one("#entries", VirtualTable)
+
+    @property
+    def names(self) -> list[str]:
+        return [] if self._source is None else self._source.row_names
+
+    def show(self, loaded: Loaded) -> None:
+        kept = self._current_name()
+        self.loaded = loaded
+        source = self._source = EntrySource(loaded.checkpoint)
+        self._subtree = None
+        self._show_columns()
+        self.table.set_source(source)
+        self._fill_tree()
+        self.refilter()
+        if kept is not None and kept in self.names:
+            self.table.select_row(self.names.index(kept))
+        self._show_row(self.table.cursor_row)
+        empty = "The state dict is empty: there is nothing in it to show"
+        self.table.set_empty_text("No name matches the filter" if source.num_rows else empty)
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        if self._source is not None:
+            self._source.written_by = written_by
+            self._show_columns()
+            self.table.refresh_rows()
+            self._show_row(self.table.cursor_row)
+
+    def _show_columns(self) -> None:
+        if self._source is not None:
+            self._columns = entry_columns(self._source)
+            self.table.set_columns(self._columns)
+
+    def _fill_tree(self) -> None:
+        if self._tree is not None and self._source is not None:
+            from inspector.tui.widgets.module_trie import ModuleTrie
+
+            self._tree.set_trie(ModuleTrie(self._source.row_names, self._source.row_bytes))
+
+    def _current_name(self) -> str | None:
+        row = self.table.cursor_row
+        return self._source.name(row) if self._source is not None and row is not None else None
+
+    # Filter and subtree.
+
+    def begin_filter(self) -> None:
+        self.remove_class("-zoomed")
+        super().begin_filter()
+
+    def narrowed(self, rows: Ints | None) -> Ints | None:
+        if self._subtree is None or rows is None:
+            return self._subtree if rows is None else rows
+        import numpy as np
+
+        return np.intersect1d(rows, self._subtree)
+
+    def back(self) -> bool:
+        if self.has_class("-zoomed"):
+            self.zoom()
+            return True
+        if super().back():
+            return True
+        if self._subtree is not None:
+            self._subtree = None
+            self.refilter()
+            self.table.focus()
+            return True
+        return False
+
+    def on_tensor_tree_node_highlighted(self, event: TensorTree.NodeHighlighted) -> None:
+        event.stop()
+        # The tree speaks up when it is filled, too; only a user's move narrows the table.
+        if self._source is None or self._tree is None or not self._tree.has_focus:
+            return
+        everything = len(event.indices) == self._source.num_rows
+        self._subtree = None if everything else event.indices
+        self.refilter()
+
+    def on_tensor_tree_tensor_selected(self, event: TensorTree.TensorSelected) -> None:
+        event.stop()
+        self.table.select_row(event.index)
+        self.table.focus()
+
+    # What is under the cursor.
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        if event.table is self.table:
+            event.stop()
+            self._show_row(event.row if event.row >= 0 else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        if event.table is self.table:
+            event.stop()
+            self.zoom()
+
+    def _show_row(self, row: int | None) -> None:
+        detail, source = self._detail, self._source
+        if detail is None or source is None or not detail.is_mounted:
+            return
+        checkpoint = source.checkpoint
+        if row is None:
+            detail.show_nothing()
+            return
+        tensor = source.tensor(row)
+        if tensor is not None:
+            detail.show_tensor(checkpoint, source.written_by, tensor)
+        else:
+            entry = int(source.entries[row]) - checkpoint.num_tensors
+            detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry])
+
+    # Room.
+
+    def zoom(self) -> None:
+        """Give the whole view to the detail, or take it back."""
+        if self._detail is None:
+            return
+        zoomed = not self.has_class("-zoomed")
+        self.set_class(zoomed, "-zoomed")
+        self._arrange()
+        chunks = self._detail.query_one("#detail-chunks", VirtualTable)
+        (chunks if zoomed else self.table).focus()
+
+    def toggle_tree(self) -> None:
+        """Show or hide the module tree, whatever the width says."""
+        if self._tree is None:
+            return
+        self._tree_wanted = self.has_class("-no-tree")
+        self._arrange()
+        if self._tree_wanted:
+            self._tree.focus()
+        else:
+            self._subtree = None
+            self.refilter()
+            self.table.focus()
+
+    def on_resize(self) -> None:
+        self._arrange()
+
+    def _arrange(self) -> None:
+        wide = self.size.width >= _WIDE_CELLS
+        show_tree = wide if self._tree_wanted is None else self._tree_wanted
+        self.set_class(not show_tree, "-no-tree")
+        if self._detail is not None:
+            roomy = self.has_class("-zoomed") or self.size.height >= _ROOMY_LINES
+            self._detail.set_class(not roomy, "-flat")
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        row, source = self.table.cursor_row, self._source
+        if source is None or row is None:
+            return []
+        name = printable(source.name(row))
+        cells = [name]
+        for column in self._columns[1:]:
+            cell = source.cell(row, column.key)
+            cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
+        folder = printable(source.checkpoint.path)
+        choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
+        tensor = source.tensor(row)
+        if tensor is not None and tensor.num_chunks and self._detail is not None:
+            chunk = self._detail.query_one("#detail-chunks", VirtualTable).cursor_row or 0
+            file = int(tensor.file[chunk])
+            if file >= 0:
+                path = printable(source.checkpoint.files[file].path)
+                choices.append(("file", f"{folder}/{path}"))
+        return choices

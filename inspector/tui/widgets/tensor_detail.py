@@ -1,0 +1,149 @@
+"""`TensorDetail`: everything about one entry: facts, evidence, chunk map, chunk list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.checkpoint.text import (
+    format_bytes,
+    format_count,
+    format_placements,
+    format_shape,
+    plural,
+    printable,
+)
+from inspector.layout.written_by import WrittenBy
+from inspector.tui.sources import CHUNK_COLUMNS, ChunkSource
+from inspector.tui.widgets.chunk_map import ChunkBoxes, ChunkMap
+from inspector.tui.widgets.virtual_table import VirtualTable
+
+__all__ = ["TensorDetail"]
+
+
+def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor) -> Text:
+    """Name, type, size and placements, with the evidence, as styled lines."""
+    placement = None if written_by is None else written_by.placements(tensor.index)
+    stored = int((tensor.file >= 0).sum())
+    kept = f"{plural(tensor.num_chunks, 'chunk')}"
+    if stored < tensor.num_chunks:
+        kept += f", {format_count(tensor.num_chunks - stored)} of them stored nowhere"
+    kept += f" in {plural(len(set(tensor.file[tensor.file >= 0].tolist())), 'file')}"
+    extras = [tensor.layout] if tensor.layout != "strided" else []
+    extras += ["requires grad"] if tensor.requires_grad else []
+    extras += [tensor.memory_format] if tensor.memory_format != "contiguous" else []
+    extras += list(tensor.transforms)
+    rows = [
+        (printable(tensor.fqn), "bold"),
+        (
+            f"{tensor.dtype} {format_shape(tensor.shape)}  "
+            f"{plural(tensor.num_elements, 'element')}, {format_bytes(tensor.num_bytes)}"
+            + "".join(f", {printable(extra, 40)}" for extra in extras),
+            "",
+        ),
+        ("..." if placement is None else format_placements(placement.placements), "bold"),
+        (kept, ""),
+    ]
+    if placement is not None and written_by is not None:
+        rows += [(printable(line), "dim") for line in placement.evidence]
+        if written_by.mesh is not None and placement.placements is not None:
+            rows.append((f"along the axes of {written_by.mesh}", "dim"))
+    return _lines(rows)
+
+
+def bytes_facts(checkpoint: Checkpoint, entry: BytesEntry) -> Text:
+    """What is known of a non-tensor entry without unpickling it."""
+    rows = [(printable(entry.fqn), "bold"), ("bytes entry: a pickle, which is never run here", "")]
+    if entry.file < 0:
+        rows.append(("the metadata stores it nowhere", ""))
+    else:
+        file = checkpoint.files[entry.file]
+        writer = "" if file.rank is None else f", written by rank {file.rank}"
+        rows.append((f"{printable(file.path)}{writer}", ""))
+        rows.append((f"bytes {entry.byte_offset} to {entry.byte_offset + entry.byte_length}", ""))
+        rows.append((format_bytes(entry.byte_length), ""))
+    return _lines(rows)
+
+
+def _lines(rows: Iterable[tuple[str, str]]) -> Text:
+    return Text("\n").join(Text(text, style=style) for text, style in rows)
+
+
+class TensorDetail(Widget):
+    """One entry. `-zoomed` gives it room for everything at once."""
+
+    DEFAULT_CSS = """
+    TensorDetail { height: 1fr; layout: vertical; }
+    TensorDetail > Horizontal { height: 1fr; }
+    TensorDetail #detail-left { width: 1fr; min-width: 30; }
+    TensorDetail #detail-facts {
+        height: auto; max-height: 60%; padding: 0 1; scrollbar-size-vertical: 1;
+    }
+    TensorDetail #detail-facts Static { width: 1fr; height: auto; }
+    TensorDetail ChunkMap { width: 1fr; padding: 0 1; border-left: vkey $panel; }
+    TensorDetail VirtualTable { height: 1fr; min-height: 3; }
+    TensorDetail.-flat #detail-chunks { display: none; }
+    TensorDetail.-flat #detail-facts { max-height: 100%; }
+    TensorDetail.-no-map ChunkMap { display: none; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._tensor: Tensor | None = None
+
+    def compose(self) -> ComposeResult:
+        with Horizontal():
+            with Vertical(id="detail-left"):
+                with VerticalScroll(id="detail-facts", can_focus=False):
+                    yield Static(markup=False, id="detail-text")
+                yield VirtualTable(CHUNK_COLUMNS, id="detail-chunks")
+            yield ChunkMap()
+
+    def show_tensor(
+        self, checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor
+    ) -> None:
+        """Show a tensor; its placements if it is known who wrote it."""
+        self._tensor = tensor
+        self.query_one("#detail-text", Static).update(tensor_facts(checkpoint, written_by, tensor))
+        source = ChunkSource(checkpoint, tensor)
+        self.query_one("#detail-chunks", VirtualTable).set_source(source)
+        boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks)
+        self.query_one(ChunkMap).show(boxes)
+        self.remove_class("-no-map")
+
+    def show_bytes(self, checkpoint: Checkpoint, entry: BytesEntry) -> None:
+        """Show a non-tensor entry."""
+        self._tensor = None
+        self.query_one("#detail-text", Static).update(bytes_facts(checkpoint, entry))
+        self.query_one("#detail-chunks", VirtualTable).set_source(_NOTHING)
+        self.query_one(ChunkMap).show(None)
+        self.add_class("-no-map")
+
+    def show_nothing(self) -> None:
+        """Nothing is under the cursor."""
+        self._tensor = None
+        self.query_one("#detail-text", Static).update("")
+        self.query_one("#detail-chunks", VirtualTable).set_source(_NOTHING)
+        self.query_one(ChunkMap).show(None)
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        if self._tensor is not None and event.row >= 0:
+            focused = event.table.has_focus
+            self.query_one(ChunkMap).set_highlight(event.row if focused else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+
+    def on_chunk_map_chunk_selected(self, event: ChunkMap.ChunkSelected) -> None:
+        event.stop()
+        self.query_one("#detail-chunks", VirtualTable).select_row(event.index)
+
+
+_NOTHING = VirtualTable((), None).source
