@@ -85,7 +85,10 @@ class InspectApp(App[int]):
             owner: object = self if command.scope == "app" else screen
             if command.id == "command_palette" or not hasattr(owner, f"action_{command.id}"):
                 continue
-            if command.scope in ("picker", "error") and command.scope not in type(screen).__name__.lower():
+            if (
+                command.scope in ("picker", "error")
+                and command.scope not in type(screen).__name__.lower()
+            ):
                 continue
             if command.scope == "main" and not isinstance(screen, MainScreen):
                 continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 from inspector.checkpoint.discover import Found
 from inspector.checkpoint.isolated import Child
@@ -34,7 +34,7 @@ class Folder:
     found: tuple[Found, ...]
 
 
-Outcome = Union[Loaded, Folder, InspectError]
+Outcome: TypeAlias = "Loaded | Folder | InspectError"
 
 
 class Loading:
@@ -89,7 +89,9 @@ class Loading:
             from inspector.checkpoint.text import printable
 
             detail = printable(f"{type(error).__name__}: {error}", 300)
-            self.outcome = InspectError(f"internal error: {detail}", "this is a bug: please report it")
+            self.outcome = InspectError(
+                f"internal error: {detail}", "this is a bug: please report it"
+            )
 
     def _load(self) -> Outcome:
         from inspector.checkpoint.dcp import read_dcp

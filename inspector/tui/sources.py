@@ -64,13 +64,16 @@ def entry_columns(source: EntrySource) -> tuple[Column, ...]:
         Column("dtype", "Dtype", width=width("dtype", 5, 18), priority=3),
         Column("shape", "Shape", width=width("shape", 5, 22), cut="middle", priority=1),
         Column(
-            "placements", "Placements", min_width=min(24, placements), max_width=placements, priority=2
+            "placements",
+            "Placements",
+            min_width=min(24, placements),
+            max_width=placements,
+            priority=2,
         ),
         Column("chunks", "Chunks", width=6, align="right", priority=4, descending_first=True),
         Column("bytes", "Bytes", width=9, align="right", descending_first=True),
         Column("ranks", "Ranks", width=width("ranks", 5, 12), priority=5, sortable=False),
     )
-
 
 
 class EntrySource(TableSource):
@@ -255,7 +258,9 @@ class FileSource(TableSource):
         if column_key == "rank":
             return "?" if file.rank is None else str(file.rank)
         if column_key == "size":
-            return ("not there", "error") if file.num_bytes is None else format_bytes(file.num_bytes)
+            return (
+                ("not there", "error") if file.num_bytes is None else format_bytes(file.num_bytes)
+            )
         if column_key == "bar":
             share = (file.num_bytes or 0) / self._largest if self._largest else 0.0
             return (bar(share, _BAR_CELLS), "accent")

@@ -52,7 +52,10 @@ class CopyScreen(ModalScreen[None]):
         self.query_one("#copied", Static).update(
             Text.assemble(
                 (f"The {label} was sent to the terminal's clipboard (OSC 52). ", ""),
-                ("If it did not arrive (tmux needs: set -g set-clipboard on), here it is:\n", "dim"),
+                (
+                    "If it did not arrive (tmux needs: set -g set-clipboard on), here it is:\n",
+                    "dim",
+                ),
                 text,
             )
         )

@@ -61,7 +61,7 @@ def _lay_out(boxes: ChunkBoxes, width: int, height: int, *, band_lines: int) -> 
     def at(rows: int) -> ChunkGrid:
         return layout(
             boxes.shape, boxes.offsets, boxes.sizes, width, rows,
-            marks=boxes.marks, min_rows=min_rows,
+            marks=boxes.marks,
         )  # fmt: skip
 
     grid = at(height)
@@ -280,7 +280,7 @@ class _Painter:
         )
         framed = index == self.highlight and self.mode == "tiles"
         two = high >= (4 if framed else 3) and wide >= len(size) + 2 and bool(size)
-        line = top + (high - (2 if two else 1)) // 2
+        line = top + (high - (1 if two else 0)) // 2  # off the top edge, which a label would break
         self._write(line, left, wide, text, BOLD)
         if two:
             self._write(line + 1, left, wide, size, 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inspector.tui.widgets.cell_text import Cell
-from inspector.tui.widgets.row_order import SortKeys
+
+if TYPE_CHECKING:
+    from inspector.tui.widgets.row_order import SortKeys
 
 __all__ = ["NoRows", "TableSource"]
 

@@ -2,14 +2,14 @@
 
 The rule this module keeps: nothing here costs by the number of rows except a sort, which numpy
 does. A row is known by its number in the source; filter and sort are arrays of such numbers.
+numpy is imported by the first filter or sort, so that the first frame does not wait for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -20,8 +20,10 @@ from textual.strip import Strip
 from inspector.tui.widgets.cell_text import BADGES, cell_segments, fit, shown
 from inspector.tui.widgets.columns import GAP, Column, fit_columns
 from inspector.tui.widgets.cursor_view import CursorView
-from inspector.tui.widgets.row_order import Ints, ordered, sort_order
 from inspector.tui.widgets.table_source import NoRows, TableSource
+
+if TYPE_CHECKING:
+    from inspector.tui.widgets.row_order import Ints
 
 __all__ = ["Column", "TableSource", "VirtualTable"]
 
@@ -106,7 +108,7 @@ class VirtualTable(CursorView):
         self._empty_text = empty_text
         self._shown_columns: list[tuple[Column, int]] = []
         self._filter: Ints | None = None
-        self._rows: Ints = np.arange(self._source.num_rows, dtype=np.int64)
+        self._rows: Ints | range = range(self._source.num_rows)
         self._sort: tuple[str, bool] | None = None
         self._orders: dict[tuple[str, bool], Ints] = {}
 
@@ -155,7 +157,12 @@ class VirtualTable(CursorView):
 
     def select_row(self, row: int) -> bool:
         """Put the cursor on a row of the source; False if the filter hides it."""
-        found = np.flatnonzero(self._rows == row)
+        if isinstance(self._rows, range):
+            if row not in self._rows:
+                return False
+            self.move_cursor(row)
+            return True
+        found = (self._rows == row).nonzero()[0]
         if not len(found):
             return False
         self.move_cursor(int(found[0]))
@@ -177,7 +184,7 @@ class VirtualTable(CursorView):
         return len(self._rows)
 
     @property
-    def rows(self) -> Ints:
+    def rows(self) -> Ints | range:
         """The rows of the source that show, in the order in which they do."""
         return self._rows
 
@@ -204,17 +211,21 @@ class VirtualTable(CursorView):
             keys = self._source.sort_key(key)
             if keys is None:
                 return None
+            from inspector.tui.widgets.row_order import sort_order
+
             order = self._orders[key, reverse] = sort_order(keys, reverse=reverse)
         return order
 
     def _arrange(self) -> None:
         order = None if self._sort is None else self._order(*self._sort)
         if self._filter is None:
-            every = np.arange(self._source.num_rows, dtype=np.int64)
-            self._rows = every if order is None else order
+            self._rows = range(self._source.num_rows) if order is None else order
+        elif order is None:
+            self._rows = self._filter
         else:
-            rows = np.asarray(self._filter, dtype=np.int64)
-            self._rows = rows if order is None else ordered(rows, order)
+            from inspector.tui.widgets.row_order import ordered
+
+            self._rows = ordered(self._filter, order)
         self._measure()
 
     def _go_back_to(self, row: int | None) -> None:
