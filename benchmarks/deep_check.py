@@ -2,16 +2,17 @@
 
     python benchmarks/deep_check.py [--gb 2] [--rounds 7] [--dir DIR]
 
-Makes a checkpoint with torch's own `dcp.save` in a temporary folder (four ranks' worth of files, as
-`dcp.save` of four processes would leave them), then runs, in turn and each in a fresh process:
+Makes a checkpoint with torch's own `dcp.save` of four processes in a temporary folder, then runs,
+in turn and each in a fresh process:
 
     read   every data file once, in 8 MiB blocks: `while f.read(8 << 20)`
     deep   `open_checkpoint` and `check_payloads`: what `check --deep` adds to `check`
     values the same with `values=True`
 
-The files are in the page cache for all of them, which is the hardest case for a check: nothing waits
-for the disk. Times are of the work inside the process (imports are reported apart). Peak memory is
-the resident set's, of the process or its child, whichever is more. Writes results/deep_check.json.
+The files are in the page cache for all of them, which is the hardest case for a check: nothing
+waits for the disk. `median_s` is the work inside the process, `median_process_s` the process from
+start to end, with Python's start and imports. Peak memory is the resident set's, of the process and
+of its child together. Writes results/deep_check.json.
 """
 
 from __future__ import annotations
@@ -35,17 +36,19 @@ MAKE = """
 import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.device_mesh import init_device_mesh
-rank, world, folder, gb, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5]
+rank, world, folder, gb, store = sys.argv[1:]
+rank, world, gb = int(rank), int(world), float(gb)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
 mesh = init_device_mesh("cpu", (world,))
 torch.manual_seed(rank)
 state, left, layer = {}, int(gb * 1e9) // 4, 0
 width = 2048
 while left > 0:
-    for name, rows in (("attn.wqkv", 3 * width), ("attn.wo", width), ("mlp.w1", 4 * width), ("norm", 1)):
-        rows = max(min(rows, left // width), 1)
+    for name, times in (("attn.wqkv", 3), ("attn.wo", 1), ("mlp.w1", 4), ("norm", 0)):
+        rows = max(min(times * width, left // width), 1)
         local = torch.randn(-(-rows // world), width)
-        state[f"layers.{layer}.{name}.weight"] = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+        tensor = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+        state[f"layers.{layer}.{name}.weight"] = tensor
         left -= rows * width
         if left <= 0:
             break
@@ -83,15 +86,19 @@ print(json.dumps({"s": elapsed, "bytes": report.checked.payload_bytes,
 
 
 def run(code: str, arguments: list[str]) -> dict[str, float]:
-    """Run code in a fresh process: what it printed, its wall time, its peak memory."""
+    """Run code in a fresh process: what it printed, its time, its peak memory."""
     script = (
         f"{code}\nimport resource\n"
         "print(json.dumps({'own': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,"
         " 'child': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}))\n"
     )
+    # Compiled modules, as an installed package has them.
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environ["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir(), "hsdp-deep-pycache"))
     begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
+        env=environ,
         capture_output=True,
         text=True,
         cwd=HERE.parent,
@@ -112,7 +119,16 @@ def make(folder: Path, gb: float, world: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ranks = [
             subprocess.Popen(
-                [sys.executable, "-c", MAKE, str(r), str(world), str(folder), str(gb), f"{scratch}/store"],
+                [
+                    sys.executable,
+                    "-c",
+                    MAKE,
+                    str(r),
+                    str(world),
+                    str(folder),
+                    str(gb),
+                    f"{scratch}/store",
+                ],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             for r in range(world)
@@ -127,7 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--dir", help="where to make the checkpoint (default: the temporary folder)")
+    parser.add_argument(
+        "--dir", help="where to make the checkpoint (default: the temporary folder)"
+    )
     parser.add_argument("--out", default=str(HERE / "results" / "deep_check.json"))
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="hsdp-deep-", dir=options.dir))
@@ -139,6 +157,7 @@ def main() -> None:
         result = measure(checkpoint, options.rounds)
     finally:
         shutil.rmtree(root)
+        shutil.rmtree(Path(tempfile.gettempdir(), "hsdp-deep-pycache"), ignore_errors=True)
     Path(options.out).parent.mkdir(exist_ok=True)
     Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -1,6 +1,92 @@
-"""`python -m inspector` is `hsdp-inspect`."""
+"""`hsdp-inspect` and `python -m inspector`.
 
-from inspector.cli import main
+`hsdp-inspect PATH` on a terminal goes straight to the screen, past the command line's parser,
+which takes longer to import than a small checkpoint takes to read. Everything else is `cli`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from inspector.errors import InspectError
+
+__all__ = ["COMMANDS", "has_screen", "main"]
+
+#: Words that are commands, not paths (a path of that name is given as `./show`).
+COMMANDS = frozenset({"open", "show"})
+
+
+def has_screen() -> bool:
+    """Whether there is a terminal that can show the screen.
+
+    Textual draws on stderr, reads stdin, and starts on a dumb terminal as well.
+    """
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return all(stream.isatty() for stream in streams) and os.environ.get("TERM", "") not in (
+        "",
+        "dumb",
+    )
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:] if args is None else list(args)
+    debug = "--debug" in arguments or bool(os.environ.get("HSDP_INSPECT_DEBUG"))
+    sys.exit(_guarded(lambda: _run(arguments), debug))
+
+
+def _run(arguments: list[str]) -> int:
+    if len(arguments) == 1 and not arguments[0].startswith("-") and has_screen():
+        if arguments[0] not in COMMANDS:
+            from inspector.tui.launch import run
+
+            return run(arguments[0])
+    from inspector.cli import run_command
+
+    return run_command(arguments)
+
+
+def _guarded(action: Callable[[], int], debug: bool) -> int:
+    """The exit code of `action`; whatever it raises becomes a plain line or two on stderr."""
+    try:
+        code = action()
+        sys.stdout.flush()
+    except InspectError as error:
+        if debug:
+            raise
+        _complain(error.message, error.hint)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted", "")
+        code = 2
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; Python must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if debug:
+            raise
+        from inspector.checkpoint.text import printable
+
+        detail = printable(f"{type(error).__name__}: {error}", 300)
+        _complain(f"internal error: {detail}", "this is a bug; --debug shows where it happened")
+        code = 2
+    return code
+
+
+def _complain(message: str, hint: str) -> None:
+    from inspector.checkpoint.text import printable
+
+    lines = [f"hsdp-inspect: {' '.join(message.split())}"] + ([f"  hint: {hint}"] if hint else [])
+    try:
+        sys.stderr.write("".join(printable(line) + "\n" for line in lines))
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # Nobody is there to read it; the exit code still tells.
+
 
 if __name__ == "__main__":
     main()

@@ -6,22 +6,22 @@ code is 0 (done, nothing wrong), 1 (done, something is wrong) or 2 (could not be
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.__main__ import has_screen
 from inspector._version import __version__
-from inspector.errors import InspectError
+from inspector.errors import UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage import Storage
 
-__all__ = ["main"]
+__all__ = ["cli", "run_command"]
 
 # On a terminal a table stops here; piped, it never does.
 _MAX_TERMINAL_ROWS = 200
@@ -58,7 +58,7 @@ def cli() -> None:
 @click.option("--debug", is_flag=True, hidden=True)
 def open_command(path: str, tui: bool | None, debug: bool) -> int:
     """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
-    if not (_has_screen() if tui is None else tui):
+    if not (has_screen() if tui is None else tui):
         return _show(path, as_json=False, chunks=False, filter_text="")
     return _open_screen(path)
 
@@ -80,57 +80,22 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str, debug: bool) 
     return _show(path, as_json=as_json, chunks=chunks, filter_text=filter_text)
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit."""
-    arguments = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in arguments or bool(os.environ.get("HSDP_INSPECT_DEBUG"))
-    code = 2
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code.
+
+    Raises:
+        InspectError: What the command could not do, and mistakes in the command line.
+    """
     try:
-        if not arguments:
-            arguments = ["--help"]
-        result = cli.main(arguments, prog_name="hsdp-inspect", standalone_mode=False)
-        code = result if isinstance(result, int) else 0
-        sys.stdout.flush()
+        result = cli.main(
+            list(arguments) or ["--help"], prog_name="hsdp-inspect", standalone_mode=False
+        )
     except click.ClickException as error:
-        _complain(error.format_message(), "hsdp-inspect --help lists the commands")
-    except InspectError as error:
-        if debug:
-            raise
-        _complain(error.message, error.hint)
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted", "")
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone; Python must not complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except Exception as error:
-        if debug:
-            raise
-        from inspector.checkpoint.text import printable
-
-        detail = printable(f"{type(error).__name__}: {error}", 300)
-        _complain(f"internal error: {detail}", "this is a bug; --debug shows where it happened")
-    sys.exit(code)
-
-
-def _complain(message: str, hint: str) -> None:
-    from inspector.checkpoint.text import printable
-
-    lines = [f"hsdp-inspect: {' '.join(message.split())}"] + ([f"  hint: {hint}"] if hint else [])
-    try:
-        sys.stderr.write("".join(printable(line) + "\n" for line in lines))
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass  # Nobody is there to read it; the exit code still tells.
-
-
-def _has_screen() -> bool:
-    # Textual draws on stderr and reads stdin, and starts on a dumb terminal as well.
-    return (
-        all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-        and os.environ.get("TERM", "") not in ("", "dumb")
-    )
+        hint = "hsdp-inspect --help lists the commands"
+        raise UsageError(error.format_message(), hint) from error
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+    return result if isinstance(result, int) else 0
 
 
 def _width() -> int | None:
@@ -184,9 +149,7 @@ def _show_one(storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
     if as_json:
         from inspector.report.json import show_json
 
-        _print(
-            show_json(checkpoint, written_by, tensors=tensors, entries=entries, chunks=chunks)
-        )
+        _print(show_json(checkpoint, written_by, tensors=tensors, entries=entries, chunks=chunks))
         return 0
     from inspector.report.text import show_text
 

@@ -87,7 +87,9 @@ def _write(header: dict[str, Any], arrays: dict[str, Any]) -> None:
 
 def _fail(error: BaseException) -> NoReturn:
     cause = error.__cause__ or error
-    truncated = isinstance(cause, EOFError) or "truncated" in str(cause) or "exhausted" in str(cause)
+    truncated = (
+        isinstance(cause, EOFError) or "truncated" in str(cause) or "exhausted" in str(cause)
+    )
     name = type(cause).__name__
     if name == "NotMetadataError":
         code, message = "metadata-unreadable", str(cause)

@@ -127,10 +127,10 @@ def newest(found: list[Found]) -> Found | None:
 
 
 def _order(item: Found) -> tuple[int, list[int | str]]:
-    parts: list[int | str] = []
-    for text in re.split(r"(\d+)", item.path):
-        parts.append(int(text) if text.isdecimal() and text.isascii() else text)
-    return (item.step if item.step is not None else -1, parts)
+    # Digits as numbers, so that layer 10 comes after layer 9; odd places hold digits alone.
+    parts = re.split(r"([0-9]+)", item.path)
+    numbered = [int(text) if i % 2 else text for i, text in enumerate(parts)]
+    return (item.step if item.step is not None else -1, numbered)
 
 
 def _step(path: str) -> int | None:

@@ -166,7 +166,7 @@ class Extraction:
         if type(storage) is not dict:
             self._complain("", f"storage_data is {_describe(storage)}, not a dict")
             return places
-        files, no_transforms = self.files, ()
+        files = self.files
         for index, info in storage.items():
             try:
                 fqn, offset = index.fqn, index.offset
@@ -186,7 +186,7 @@ class Extraction:
                 ):
                     raise _BadEntry
                 file = files.setdefault(path, len(files))
-                transforms = no_transforms
+                transforms: tuple[str, ...] = ()
                 if info.get("transform_descriptors"):
                     transforms = _transforms(info.transform_descriptors)
                 places.setdefault(fqn, {})[offset] = (file, start, length, transforms)
@@ -277,7 +277,9 @@ class Extraction:
         self.box_start.append(len(self.offsets))
         if len(places) > len(offsets) or places.keys() - set(offsets) - {None}:
             wanted = set(offsets)
-            self._orphans(fqn, {o: p for o, p in places.items() if o not in wanted and o is not None})
+            self._orphans(
+                fqn, {o: p for o, p in places.items() if o not in wanted and o is not None}
+            )
         return index
 
     def _boxes(

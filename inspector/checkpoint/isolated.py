@@ -95,12 +95,37 @@ class Child:
             # Ctrl+C goes to the front end alone, which then ends the child.
             start_new_session=True,
         )
-        assert self._process.stdin  # noqa: S101 - a pipe, as asked for
+        self._deadline = time.monotonic() + self._limits.wall_s
+        self._output = bytearray()
+        self._num_done = 0
+        self._selector = selectors.DefaultSelector()
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None  # noqa: S101 - as asked for
+            self._selector.register(pipe, selectors.EVENT_READ)
+        assert self._process.stdin is not None  # noqa: S101 - as asked for
         try:
             self._process.stdin.write(json.dumps(request).encode())
             self._process.stdin.close()
         except BrokenPipeError:
             pass  # It died at once; its exit code says how.
+
+    def header(self, patience_s: float) -> dict[str, Any] | None:
+        """The header, if it is there within so many seconds; `result` gives it all the same.
+
+        The integer columns are lists under their names. None if the child is not done, or has
+        an error to tell.
+        """
+        until = time.monotonic() + patience_s
+        while self._selector.get_map():
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            self._take(left)
+        try:
+            header, columns = _split(self._output, 0)
+        except MetadataError:
+            return None
+        return {**header, **{name: column.tolist() for name, column in columns.items()}}
 
     def result(
         self, progress: Progress | None = None
@@ -115,11 +140,39 @@ class Child:
             Cancelled: `progress` said so.
         """
         try:
-            output = _converse(self._process, self._num_bytes, self._limits, progress)
+            while self._selector.get_map():
+                self._take(_POLL_S)
+                if progress is not None and progress(self._num_done, self._num_bytes):
+                    raise Cancelled("reading the metadata was cancelled")
+                if time.monotonic() > self._deadline:
+                    raise MetadataError(
+                        f"it was not read after {self._limits.wall_s:.0f} s, and given up",
+                        "a file that takes so long was not written by torch",
+                    )
         except BaseException:
             self.stop()
             raise
-        return _decode(output, self.stop(grace_s=5.0))
+        header, columns = _split(self._output, self.stop(grace_s=5.0))
+        import numpy as np
+
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, column in columns.items():
+            arrays[name] = np.asarray(column)
+            arrays[name].flags.writeable = False
+        return header, arrays
+
+    def _take(self, wait_s: float) -> None:
+        """Take over what the child has written by now."""
+        for key, _ in self._selector.select(wait_s):
+            data = os.read(key.fd, 1 << 20)
+            if not data:
+                self._selector.unregister(key.fileobj)
+            elif key.fileobj is self._process.stdout:
+                self._output += data
+            else:
+                lines = data.split()
+                if lines and lines[-1].isdigit():
+                    self._num_done = min(int(lines[-1]), self._num_bytes)
 
     def stop(self, grace_s: float = 0.0) -> int:
         """End the process, once it had `grace_s` seconds to end by itself; its exit code."""
@@ -127,64 +180,37 @@ class Child:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        self._selector.close()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
         return self._process.wait()
 
 
-def _converse(
-    child: subprocess.Popen[bytes], num_bytes: int, limits: Limits, progress: Progress | None
-) -> bytearray:
-    assert child.stdout and child.stderr  # noqa: S101 - pipes, as asked for
-    deadline = time.monotonic() + limits.wall_s
-    output = bytearray()
-    done = 0
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        selector.register(child.stderr, selectors.EVENT_READ)
-        while selector.get_map():
-            for key, _ in selector.select(_POLL_S):
-                data = os.read(key.fd, 1 << 20)
-                if not data:
-                    selector.unregister(key.fileobj)
-                elif key.fileobj is child.stdout:
-                    output += data
-                else:
-                    lines = data.split()
-                    done = int(lines[-1]) if lines and lines[-1].isdigit() else done
-            if progress is not None and progress(min(done, num_bytes), num_bytes):
-                raise Cancelled("reading the metadata was cancelled")
-            if time.monotonic() > deadline:
-                raise MetadataError(
-                    f"the metadata was not read after {limits.wall_s:.0f} s, so it was given up",
-                    "a file that takes so long was not written by torch",
-                )
-    return output
-
-
-def _decode(output: bytearray, code: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+def _split(output: bytearray, code: int) -> tuple[dict[str, Any], dict[str, memoryview]]:
+    """The child's output as its header and its columns (`memoryview`s of integers)."""
+    broken = f"the metadata cannot be read: {_death(code)}"
     if len(output) < 8:
-        raise MetadataError(f"the metadata cannot be read: {_death(code)}")
+        raise MetadataError(broken)
     (length,) = struct.unpack_from("<Q", output)
     if len(output) < 8 + length:
-        raise MetadataError(f"the metadata cannot be read: {_death(code)}")
+        raise MetadataError(broken)
     header = json.loads(bytes(output[8 : 8 + length]))
     if "error" in header:
         error = header["error"]
         raise _refusal(error["code"], error["message"], error["unsafe"])
-    import numpy as np
-
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    columns: dict[str, memoryview] = {}
     at = 8 + length
+    # A copy, so that no column keeps the header's text alive.
+    rest = memoryview(bytes(output[at:]))
+    at = 0
     for name, typecode, count in header["arrays"]:
-        dtype = np.dtype(np.int32 if typecode == "i" else np.int64)
-        if len(output) < at + count * dtype.itemsize:
-            raise MetadataError(f"the metadata cannot be read: {_death(code)}")
-        arrays[name] = np.frombuffer(output, dtype, count, at)
-        arrays[name].flags.writeable = False
-        at += count * dtype.itemsize
-    return header, arrays
+        end = at + count * struct.calcsize(typecode)
+        if len(rest) < end:
+            raise MetadataError(broken)
+        columns[name] = rest[at:end].cast(typecode)
+        at = end
+    return header, columns
 
 
 def _refusal(code: str, message: str, unsafe: list[str]) -> MetadataError:

@@ -10,6 +10,7 @@ Chunks are columns, not objects: a million chunks of 2-d tensors take about 55 M
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -219,7 +220,7 @@ class TensorColumns:
     def num_elements(self) -> list[int]:
         """Elements per tensor. Python integers: a product of sizes may pass 64 bits."""
         starts, shapes = self.dim_start.tolist(), self.shapes.tolist()
-        return [math.prod(shapes[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+        return [math.prod(shapes[a:b]) for a, b in itertools.pairwise(starts)]
 
     @cached_property
     def num_bytes(self) -> list[int]:
@@ -237,7 +238,8 @@ class TensorColumns:
         return tuple(self.shapes[self.dim_start[index] : self.dim_start[index + 1]].tolist())
 
     def dtype(self, index: int) -> str:
-        return self.properties[self.property_id[index]][0]
+        dtype, *_ = self.properties[int(self.property_id[index])]
+        return dtype
 
     def tensor(self, index: int) -> Tensor:
         """The tensor at `index`, its chunk columns as views."""
@@ -393,6 +395,8 @@ class Checkpoint:
         names a rank.
         """
         ranks = [
-            f.rank for f in self.files if f.rank is not None and (f.num_payloads or f.num_bytes == 0)
+            f.rank
+            for f in self.files
+            if f.rank is not None and (f.num_payloads or f.num_bytes == 0)
         ]
         return max(ranks) + 1 if ranks else None

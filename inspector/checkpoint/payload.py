@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from inspector.checkpoint.payload_pickle import PickleError, Scan, scan
+from inspector.checkpoint.payload_pickle import PickleError, scan
 from inspector.checkpoint.payload_source import (
     BLOCK_BYTES,
     MissingPackageError,
     PayloadError,
     Source,
-    ZstdSource,
     rechunk,
 )
 from inspector.checkpoint.payload_tensor import StoredTensor, describe, kind_of
+from inspector.checkpoint.payload_zstd import ZstdSource
 from inspector.checkpoint.safetensors_header import HeaderError, header_bytes
 from inspector.checkpoint.torch_zip import Record, read_directory
 
@@ -46,6 +46,7 @@ class Payload:
         byteorder: `little` or `big`.
         unknown, unsafe: Names in its pickle, as `payload_pickle.Scan` has them.
         not_scanned: Why its pickle was not scanned, or an empty string.
+        problem: Why its pickle cannot be read, though the records can, or an empty string.
     """
 
     container: Literal["zip", "legacy"]
@@ -56,6 +57,7 @@ class Payload:
     unknown: tuple[str, ...] = ()
     unsafe: tuple[str, ...] = ()
     not_scanned: str = ""
+    problem: str = ""
 
     @property
     def data(self) -> Record | None:
@@ -146,10 +148,16 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
     limit = _MAX_TENSOR_PICKLE_BYTES if is_tensor else _MAX_PICKLE_BYTES
     if pickled.num_bytes > limit:
         if is_tensor:
-            raise PayloadError("its pickle is far larger than any tensor's")
-        reason = f"its pickle has more than {limit >> 20} MiB"
-        return Payload("zip", records, None, "", byteorder, (), unsafe, reason)
-    found = _scan(_content(source, pickled, limit), 0, is_tensor, stop)
+            what = f"its pickle has {pickled.num_bytes:,} bytes, far more than any tensor's"
+            return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
+        what = f"its pickle has more than {limit >> 20} MiB"
+        return Payload("zip", records, None, "", byteorder, (), unsafe, not_scanned=what)
+    try:
+        found = scan(_content(source, pickled, limit), keep=is_tensor, stop=stop)
+    except PickleError as error:
+        unsafe = tuple(sorted({*error.unsafe, *unsafe}))
+        what = f"its pickle cannot be read: {error}"
+        return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
     tensor = describe(found.root) if is_tensor else None
     return Payload(
         "zip",
@@ -162,21 +170,17 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
     )
 
 
-def _scan(data: bytes, start: int, keep: bool, stop: Callable[[], bool] | None) -> Scan:
-    try:
-        return scan(data, start, keep=keep, stop=stop)
-    except PickleError as error:
-        raise PayloadError(f"its pickle cannot be read: {error}") from error
-
-
 def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
     """Five pickles (magic, version, system, the object, the storages' keys), then the storages."""
     data = source.read(0, _MAX_TENSOR_PICKLE_BYTES if is_tensor else _MAX_PICKLE_BYTES)
-    at = len(_LEGACY)
-    at = _scan(data, at, False, stop).end
-    system = _scan(data, at, True, stop)
-    found = _scan(data, system.end, is_tensor, stop)
-    keys = _scan(data, found.end, True, stop)
+    try:
+        version = scan(data, len(_LEGACY), stop=stop)
+        system = scan(data, version.end, keep=True, stop=stop)
+        found = scan(data, system.end, keep=is_tensor, stop=stop)
+        keys = scan(data, found.end, keep=True, stop=stop)
+    except PickleError as error:
+        what = f"its pickle cannot be read: {error}"
+        return Payload("legacy", (), None, unsafe=error.unsafe, problem=what)
     info = system.root if type(system.root) is dict else {}
     tensor = describe(found.root) if is_tensor else None
     records: tuple[Record, ...] = ()

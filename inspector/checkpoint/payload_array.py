@@ -107,7 +107,8 @@ def payload_array(source: Source, payload: Payload, box: Box | None = None) -> A
     """
     tensor, record = payload.tensor, payload.data
     if tensor is None or (record is None and tensor.num_elements):
-        raise PayloadError("it holds no tensor" if tensor is None else "it holds no elements")
+        what = "it holds no tensor" if tensor is None else "it holds no elements"
+        raise PayloadError(payload.problem or what)
     target = numpy_dtype(tensor.dtype)
     box = tuple(slice(0, n) for n in tensor.shape) if box is None else box
     ranges = [range(n)[s] for n, s in zip(tensor.shape, box, strict=True)]
@@ -144,11 +145,10 @@ def _read_into(
             _read_into(out[part], source, payload, record, inner)
         return
     data = _span(source, record, first * size, extent * size)
-    flat: Array = data.view(_stored_dtype(tensor.dtype, payload.byteorder))
-    unit = flat.dtype.itemsize
-    view = np.lib.stride_tricks.as_strided(
-        flat, out.shape, [s * unit for s in tensor.strides], writeable=False
-    )
+    stored = _stored_dtype(tensor.dtype, payload.byteorder)
+    strides = [s * stored.itemsize for s in tensor.strides]
+    # numpy checks that these strides stay inside the buffer.
+    view: Array = np.ndarray(out.shape, stored, data.data, 0, strides)
     if tensor.dtype == "complex32":
         out.real, out.imag = view["re"], view["im"]
     else:
@@ -219,7 +219,8 @@ def read_chunk(
             ranged.prefetch()
         source = unpacked(ranged, tensor.transforms, unpack_limit(tensor.dtype, sizes))
         payload = open_payload(source, is_tensor=True)
-        if payload.tensor is None or payload.tensor.shape != sizes:
+        tensor_differs = payload.tensor is None or payload.tensor.shape != sizes
+        if tensor_differs and not payload.problem:
             raise PayloadError(
                 "it holds another tensor than the metadata says", code="payload-mismatch"
             )

@@ -1,9 +1,8 @@
-"""Bytes of data files for whoever reads payloads: ranges, blocks, zstd frames.
+"""Bytes of data files for whoever reads payloads: ranges and blocks.
 
 A local file is read with plain reads into a reused buffer, not mapped: a file cut short while it
 is read would end the process with SIGBUS, and a mapping reads far ahead of a small header. A
-remote file is fetched in windows. `Source` is a stretch of such a file, or what a zstd frame
-unpacks to; memory stays a few MiB whatever its length.
+remote file is fetched in windows. Memory stays a few MiB whatever a payload's length.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from inspector.checkpoint.storage import Storage, why
 from inspector.checkpoint.text import printable
@@ -25,7 +24,6 @@ __all__ = [
     "PayloadError",
     "RangeSource",
     "Source",
-    "ZstdSource",
     "open_file",
     "rechunk",
 ]
@@ -35,7 +33,6 @@ BLOCK_BYTES = 1 << 20
 _WINDOW_BYTES = 8 << 20
 _SMALL_BYTES = 256 << 10
 _HEAD_BYTES = 4 << 10
-_UNPACKED_BYTES = 16 << 20
 
 
 class PayloadError(InspectError):
@@ -213,6 +210,11 @@ class RangeSource:
     def _remote(self) -> bool:
         return self._file.block_bytes > BLOCK_BYTES
 
+    def peek(self, num_bytes: int) -> bytes:
+        """The bytes from the stretch's start on, even past its end; fewer where the file ends."""
+        data = bytearray(num_bytes)
+        return bytes(data[: self._file.readinto(self._offset, memoryview(data))])
+
     def read(self, offset: int, num_bytes: int) -> bytes:
         num_bytes = max(min(num_bytes, self.length - offset), 0)
         for start, data in self._known:
@@ -250,96 +252,6 @@ class RangeSource:
     def _told(self, num_bytes: int) -> None:
         if self._tick is not None and self._tick(num_bytes):
             raise Cancelled("reading the payloads was cancelled")
-
-
-class _Feed:
-    """Blocks as something that can be read from."""
-
-    def __init__(self, blocks: Iterator[memoryview]) -> None:
-        self._blocks = blocks
-
-    def read(self, _num_bytes: int = -1) -> bytes:
-        return bytes(next(self._blocks, b""))
-
-
-class ZstdSource:
-    """What a zstd frame unpacks to (DCP's `stream.zstd/1` extension).
-
-    A zip's directory stands at its end and a zstd frame can only be read forwards. A payload that
-    unpacks to little is kept; a large one is unpacked twice, first for its head, tail and length.
-
-    Args:
-        packed: The frame.
-        limit: Most bytes it may unpack to; a frame of 10 kB can hold a terabyte.
-
-    Raises:
-        MissingPackageError: zstandard is not installed.
-        PayloadError: It is no zstd frame, a damaged one, or over the limit.
-    """
-
-    def __init__(self, packed: Source, limit: int) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingPackageError(
-                "zstd payloads need the zstandard package", "pip install zstandard"
-            ) from error
-        self._zstd: Any = zstandard
-        self._packed = packed
-        self._limit = limit
-        self._known: list[tuple[int, bytes]] = []
-        self.length = 0
-        self._measure()
-
-    def _measure(self) -> None:
-        kept = bytearray()
-        for data in self._unpack():
-            self.length += len(data)
-            if self.length > self._limit:
-                raise PayloadError(
-                    f"its zstd frame unpacks to more than {self._limit:,} bytes, "
-                    "more than the tensor can need"
-                )
-            kept += data
-            if len(kept) > _UNPACKED_BYTES:
-                if not self._known:
-                    self._known = [(0, bytes(kept[:_SMALL_BYTES]))]
-                del kept[:-_SMALL_BYTES]
-        self._known.append((self.length - len(kept), bytes(kept)))
-
-    def _unpack(self) -> Iterator[memoryview]:
-        # A bounded window, for a frame may ask for one of gigabytes; and output in steps of a
-        # size that we choose, for a few bytes may unpack to gigabytes.
-        decoder = self._zstd.ZstdDecompressor(max_window_size=1 << 26)
-        feed = _Feed(self._packed.blocks(0, self._packed.length))
-        buffer = bytearray(BLOCK_BYTES)
-        try:
-            with decoder.stream_reader(feed, read_size=BLOCK_BYTES, closefd=False) as reader:
-                while count := reader.readinto(buffer):
-                    yield memoryview(buffer)[:count]
-        except self._zstd.ZstdError as error:
-            raise PayloadError(f"its zstd frame is damaged ({error})") from error
-
-    def read(self, offset: int, num_bytes: int) -> bytes:
-        num_bytes = max(min(num_bytes, self.length - offset), 0)
-        return b"".join(bytes(block) for block in self.blocks(offset, num_bytes))
-
-    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
-        num_bytes = max(min(num_bytes, self.length - offset), 0)
-        for start, data in self._known:
-            if start <= offset and offset + num_bytes <= start + len(data):
-                yield memoryview(data)[offset - start : offset - start + num_bytes]
-                return
-        yield from rechunk(self._between(offset, offset + num_bytes))
-
-    def _between(self, first: int, last: int) -> Iterator[memoryview]:
-        at = 0
-        for data in self._unpack():
-            if at + len(data) > first:
-                yield data[max(first - at, 0) : last - at]
-            at += len(data)
-            if at >= last:
-                return
 
 
 def rechunk(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview]:

@@ -189,12 +189,23 @@ class _FsspecStorage:
         try:
             fs, base = url_to_fs(url)
         except ImportError as error:
-            extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
+            extra = {
+                "s3": "s3",
+                "s3a": "s3",
+                "gs": "gcs",
+                "gcs": "gcs",
+                "az": "azure",
+                "abfs": "azure",
+            }
             hint = f"pip install 'hsdp-inspect[{extra[scheme]}]'" if scheme in extra else str(error)
-            raise StorageError(f"{scheme}:// needs a package that is not installed", hint) from error
+            raise StorageError(
+                f"{scheme}:// needs a package that is not installed", hint
+            ) from error
         except ValueError as error:
             known = ", ".join(sorted(fsspec.available_protocols())[:40])
-            raise StorageError(f"{printable(scheme)}:// is not a known scheme", f"known: {known}") from error
+            raise StorageError(
+                f"{printable(scheme)}:// is not a known scheme", f"known: {known}"
+            ) from error
         return cls(url.rstrip("/"), fs, base)
 
     def _full(self, path: str) -> str:
@@ -234,8 +245,8 @@ class _FsspecStorage:
     def _entry(self, info: dict[str, Any], base: str) -> Entry:
         name = info["name"].rstrip("/").removeprefix(base).lstrip("/")
         kind = "folder" if info.get("type") == "directory" else "file"
-        modified = info.get("mtime") or info.get("LastModified") or info.get("created")
-        seconds = modified.timestamp() if hasattr(modified, "timestamp") else modified
+        modified: Any = info.get("mtime") or info.get("LastModified") or info.get("created")
+        seconds: Any = modified.timestamp() if hasattr(modified, "timestamp") else modified
         return Entry(
             name,
             kind,

@@ -36,8 +36,8 @@ class Layout(str):
 class Record:
     """Stand-in of a class that torch is known to write: attributes, no behaviour.
 
-    Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state that is
-    not what torch writes stays in `extra["__state__"]`, for the reader to complain about.
+    Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state
+    that is not what torch writes stays in `extra["__state__"]`, for the reader to complain about.
     """
 
     __slots__ = ("extra",)
@@ -129,7 +129,14 @@ class Stored(Record):
 class Meta(Record):
     """`Metadata` (and Megatron's `MCoreMetadata`). `state_keys` are the pickled fields in order."""
 
-    __slots__ = ("keys", "planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
+    __slots__ = (
+        "keys",
+        "planner_data",
+        "state_dict_metadata",
+        "storage_data",
+        "storage_meta",
+        "version",
+    )
     fields = ("planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
     keys: tuple[str, ...]
 
@@ -412,7 +419,7 @@ class _Gate(pickle.Unpickler):
     def _stand_in(self, module: str, name: str) -> type[Opaque]:
         full = f"{module}.{name}"
         if full not in self.opaque:
-            kind = _Called("Opaque", (Opaque,), {"name": full, "log": self.called})
+            kind: Any = _Called("Opaque", (Opaque,), {"name": full, "log": self.called})
             self.opaque[full] = kind
             if module.partition(".")[0] in _DANGEROUS:
                 self.dangerous.add(full)
@@ -428,7 +435,8 @@ class _Gate(pickle.Unpickler):
     def _reconstruct(self, kind: Any, _base: Any = None, _state: Any = None) -> Any:
         """`copyreg._reconstructor`, how protocols 0 and 1 make an object."""
         if isinstance(kind, type) and issubclass(kind, (Record, Opaque)):
-            return kind.__new__(kind)
+            new: Any = kind.__new__
+            return new(kind)
         raise pickle.UnpicklingError("an object of a class that is not one")
 
     def result(self, root: Any) -> Pickled:

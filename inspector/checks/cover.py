@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Box", "Cover", "Overlap", "analyse"]
+__all__ = ["MAX_WORK", "Box", "Cover", "Overlap", "analyse"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -30,17 +30,17 @@ Bools = npt.NDArray[np.bool_]
 _MAX_BOXES = 8
 # Sums of integers below this stay in 64 bits.
 _SAFE = 1 << 62
-# Corners of one tensor's boxes that are held at once. Past it, a tensor cut along many dims is
-# taken slab by slab; along a few, corners are twice to eight times the boxes, and are held.
-_MAX_CORNERS = 1 << 23
+# Coordinates of the corners of one tensor's boxes that are held at once. Past it, a tensor cut
+# along many dims is taken slab by slab; along a few, there are two to eight corners to a box.
+_MAX_CORNERS = 1 << 25
 _FEW_DIMS = 3
 # Cells of a grid of coordinates that are painted at once (or so many for each corner); past it,
 # the region is cut in two.
 _MIN_CELLS = 1 << 16
 _CELLS_PER_CORNER = 8
-# Corners looked at before a tensor is given up. Real faults need a few times the number of
-# corners; only boxes made to cross one another by the million come here.
-_MAX_WORK = 200_000_000
+# Numbers looked at before the search is given up: about a minute. A million chunks in a grid of
+# three dims need 24 million; only boxes made to cross one another by the million come here.
+MAX_WORK = 300_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Cover:
         outside: Numbers of the chunks that reach outside the tensor.
         num_outside: Elements of those that lie outside.
         complete: False if the search was given up; then the numbers are lower bounds.
+        work: Numbers that were looked at.
     """
 
     num_gap: int = 0
@@ -82,6 +83,7 @@ class Cover:
     outside: tuple[int, ...] = ()
     num_outside: int = 0
     complete: bool = True
+    work: int = 0
 
     @property
     def exact(self) -> bool:
@@ -100,11 +102,12 @@ class _Faults:
     gaps: list[Box] = field(default_factory=list)
     overlaps: list[Box] = field(default_factory=list)
     work: int = 0
+    max_work: int = MAX_WORK
 
     def spent(self, work: int) -> bool:
-        """True if there is no more time for this tensor."""
+        """True if there is no more time."""
         self.work += work
-        return self.work > _MAX_WORK
+        return self.work > self.max_work
 
 
 def analyse(
@@ -112,6 +115,8 @@ def analyse(
     sizes: Ints,
     shape: Sequence[int],
     owner: npt.NDArray[np.integer[Any]] | None = None,
+    *,
+    max_work: int = MAX_WORK,
 ) -> Cover:
     """How boxes cover a tensor, exactly.
 
@@ -121,6 +126,7 @@ def analyse(
         shape: The tensor's.
         owner: Who wrote each box (a rank, a file), shape (num_boxes,): the same box of two
             owners is no duplicate. None: of one.
+        max_work: Numbers to look at before the search is given up.
     """
     limits = np.asarray(shape, dtype=np.int64).reshape(len(shape))
     index = np.flatnonzero((sizes > 0).all(axis=1))
@@ -138,7 +144,7 @@ def analyse(
     )
     keep = first & (high_in > low_in).all(axis=1)
     index, low, high = index[keep], low_in[keep], high_in[keep]
-    faults = _Faults()
+    faults = _Faults(max_work=max_work)
     if math.prod(shape):
         _search(low, high, limits, faults)
     return Cover(
@@ -149,7 +155,8 @@ def analyse(
         duplicates=duplicate_of,
         outside=tuple(outside.tolist()),
         num_outside=num_outside,
-        complete=faults.work <= _MAX_WORK,
+        complete=faults.work <= max_work,
+        work=faults.work,
     )
 
 
@@ -187,13 +194,13 @@ def _search(low: Ints, high: Ints, limits: Ints, faults: _Faults) -> None:
     """
     dims = np.flatnonzero((low > 0).any(axis=0) | (high < limits).any(axis=0))
     rest = math.prod(np.delete(limits, dims).tolist())
-    found = _Faults(work=faults.work)
+    found = _Faults(work=faults.work, max_work=faults.max_work)
     if not len(dims):
         if not len(low):
             found.num_gap, found.gaps = 1, [Box((), ())]
         elif len(low) > 1:
             found.num_overlap, found.overlaps = 1, [Box((), ())]
-    elif len(dims) <= _FEW_DIMS or len(low) << len(dims) <= _MAX_CORNERS:
+    elif len(dims) <= _FEW_DIMS or len(low) * len(dims) << len(dims) <= _MAX_CORNERS:
         _by_corners(low[:, dims], high[:, dims], limits[dims], found)
     else:
         _by_slabs(low[:, dims], high[:, dims], limits[dims], found)
@@ -223,7 +230,7 @@ def _by_slabs(low: Ints, high: Ints, limits: Ints, faults: _Faults) -> None:
         active = (low[:, dim] <= a) & (high[:, dim] >= b)
         if faults.spent(len(low) * len(limits)):
             return
-        slab = _Faults(work=faults.work)
+        slab = _Faults(work=faults.work, max_work=faults.max_work)
         _search(low[active][:, others], high[active][:, others], limits[others], slab)
         faults.work = slab.work
         faults.num_gap += slab.num_gap * (b - a)
@@ -239,6 +246,8 @@ def _by_slabs(low: Ints, high: Ints, limits: Ints, faults: _Faults) -> None:
 def _by_corners(low: Ints, high: Ints, limits: Ints, faults: _Faults) -> None:
     """Sums up the corners that do not cancel: they are the corners of the faults."""
     num, ndim = low.shape
+    if faults.spent(num * ndim << ndim):
+        return
     points = np.empty(((num << ndim) + 1, ndim), dtype=np.int64)
     weights = np.empty(len(points), dtype=np.int64)
     for corner in range(1 << ndim):

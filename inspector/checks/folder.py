@@ -14,6 +14,7 @@ from inspector.errors import Cancelled, InspectError
 
 __all__ = ["Judged", "check_folder", "newest_sound"]
 
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One checkpoint of a run folder and its report."""

@@ -107,8 +107,8 @@ def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding(
             "metadata-unknown-class",
             "note",
-            f".metadata holds an object of {printable(full, _MAX_NAME)}, which is not known; it was "
-            "passed over",
+            f".metadata holds an object of {printable(full, _MAX_NAME)}, which is not known; it "
+            "was passed over",
             f"imports {printable(package, 60)}, and raises ModuleNotFoundError if it cannot",
             "install that package where you load the checkpoint",
         )

@@ -234,15 +234,23 @@ def _judge_payload(
     _judge_form(result, payload)
     for subject in subjects:
         _judge_names(result, subject, payload)
-        if subject.is_tensor:
+        if subject.is_tensor and not payload.problem:
             _judge_header(result, subject, payload)
-    _read_records(result, inner, payload, subjects, values, has_checksums=True)
+    damaged = _read_records(result, inner, payload, subjects, values, has_checksums=True)
+    # A pickle whose bytes are damaged has been told of.
+    if payload.problem and "data.pkl" not in damaged:
+        raise PayloadError(payload.problem)
 
 
-def _is_blob(source: Source) -> bool:
-    """True for the safetensors blob of `FileSystemWriter(serialization_format=SAFETENSORS)`."""
+def _is_blob(source: RangeSource) -> bool:
+    """True for the safetensors blob of `FileSystemWriter(serialization_format=SAFETENSORS)`.
+
+    Its entries all begin where the blob does, each as long as its own tensor's elements.
+    """
+    if source.read(0, 2) == b"PK":
+        return False
     try:
-        header_bytes(source.read(0, 16))
+        header_bytes(source.peek(16))
     except HeaderError:
         return False
     return True
@@ -338,7 +346,8 @@ def _read_records(
     subjects: list[Subject],
     values: bool,
     has_checksums: bool,
-) -> None:
+) -> set[str]:
+    """Read every record once; returns the short names of those that are damaged."""
     tensor, data, first = payload.tensor, payload.data, subjects[0]
     scan = None
     if values and tensor is not None and data is not None and tensor.num_elements:
@@ -348,6 +357,7 @@ def _read_records(
             if scan is None:
                 result.not_checked = "its strides overlap, so NaN and infinities were not counted"
     is_unsummed = False
+    damaged = set()
     for record in payload.records:
         crc = 0
         is_data = record is data
@@ -361,12 +371,14 @@ def _read_records(
         if not expected and record.num_bytes:
             is_unsummed = True
         elif crc != expected or crc != record.crc32:
+            damaged.add(record.short_name)
             for subject in subjects:
                 _corrupt(result, subject, record, crc, is_data)
     if is_unsummed:
         result.notes.append(_NO_CHECKSUM)
     if scan is not None and (scan.found.num_nan or scan.found.num_inf):
         result.values = scan.found
+    return damaged
 
 
 def _corrupt(result: Judgement, subject: Subject, record: Record, crc: int, is_data: bool) -> None:

@@ -343,7 +343,7 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
         "error",
         f"{plural(count, 'chunk')} of {printable(path, 120)} lie in one safetensors blob at byte "
         f"{offset:,} (written with SerializationFormat.SAFETENSORS), where payloads should be",
-        "raises UnpicklingError (Weights only load failed): no torch can load such a checkpoint",
+        "raises an error while unpickling: no torch can load such a checkpoint",
         "the values are there: cut the file at that byte and open the rest with safetensors",
         file=path,
     )

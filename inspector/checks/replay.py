@@ -45,9 +45,9 @@ def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) ->
             Finding(
                 "file-newer",
                 "warning",
-                f"{printable(path, 120)}: it holds {plural(num, 'item')} that DCP's writer, replayed "
-                f"on {written_by.mesh}, puts into another rank's file: {named or 'not listed'}; "
-                f"the other {written_by.num_placed:,} are where it puts them",
+                f"{printable(path, 120)}: it holds {plural(num, 'item')} that DCP's writer, "
+                f"replayed on {written_by.mesh}, puts into another rank's file: "
+                f"{named or 'not listed'}; the other {written_by.num_placed:,} lie as it says",
                 "loads silently; if entries were swapped, with values in the wrong place",
                 "no fault if a planner of your own wrote it; else compare these items with another "
                 "checkpoint",

@@ -13,7 +13,7 @@ import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Orphan, Tensor
 from inspector.checkpoint.text import format_box, format_bytes, plural, printable
-from inspector.checks.cover import Box, Cover, analyse
+from inspector.checks.cover import MAX_WORK, Box, Cover, analyse
 from inspector.checks.entries import Entries, Ints, total
 from inspector.checks.findings import Finding
 from inspector.checks.tiling import unproven
@@ -56,12 +56,14 @@ def check_structure(checkpoint: Checkpoint, entries: Entries) -> list[Finding]:
 
 def _covers(checkpoint: Checkpoint, entries: Entries) -> Iterator[Finding]:
     per_rank = checkpoint.per_rank_metadata
-    for index in unproven(checkpoint.columns, same_box_is_fine=per_rank).tolist():
+    work = MAX_WORK
+    for index in unproven(checkpoint.columns, by_file=per_rank).tolist():
         tensor = checkpoint.columns.tensor(index)
         # With metadata of its own, every rank stores what it holds: the same box once a rank.
-        cover = analyse(
-            tensor.offsets, tensor.sizes, tensor.shape, tensor.file if per_rank else None
-        )
+        owner = tensor.file if per_rank else None
+        cover = analyse(tensor.offsets, tensor.sizes, tensor.shape, owner, max_work=work)
+        # What is hostile enough to be given up takes the time of all that follow, not its own.
+        work = max(work - cover.work, 0)
         first = int(checkpoint.columns.chunk_start[index])
         yield from _cover_findings(tensor, cover, entries.volume[first : first + tensor.num_chunks])
 
@@ -136,8 +138,8 @@ def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Fin
         yield Finding(
             "chunk-overlap",
             "error",
-            f"{shown}: its {tensor.num_chunks:,} chunks do not tile it; they cross one another so "
-            "often that the elements were not counted",
+            f"{shown}: its {tensor.num_chunks:,} chunks could not be shown to tile it; they cross "
+            "one another so often that the search was given up",
             "loads silently, with elements left uninitialised or overwritten",
             _FROM_ANOTHER,
             fqn=tensor.fqn,
@@ -210,9 +212,9 @@ def _raw_rows(entries: Entries) -> Ints:
 def _byte_ranges(entries: Entries) -> Iterator[Finding]:
     sweep, files = entries.sweep, entries.checkpoint.files
     raw = set(np.unique(entries.file[_raw_rows(entries)]).tolist())
+    partner = dict(zip(sweep.overlapping.tolist(), sweep.partner.tolist(), strict=True))
     for number, rows in entries.by_file(sweep.overlapping):
         file = files[number].path
-        partner = dict(zip(sweep.overlapping.tolist(), sweep.partner.tolist(), strict=True))
         if number in raw:
             continue  # `_lengths` says what such a file is.
         for _, members in entries.by_entry(rows):

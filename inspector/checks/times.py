@@ -79,7 +79,7 @@ def _after(timed: list[tuple[float, DataFile]], metadata_s: float) -> Split | No
     allowed = max(_MIN_GAP_S, 3 * _spread(older), 3 * _spread(newer), _num_bytes(newer) / pace)
     if gaps[widest] <= allowed:
         return None
-    return Split(tuple(f for _, f in older), tuple(f for _, f in newer), gaps[widest], True)
+    return Split(_files(older), _files(newer), gaps[widest], True)
 
 
 def _before(timed: list[tuple[float, DataFile]], metadata_s: float) -> Split | None:
@@ -93,7 +93,13 @@ def _before(timed: list[tuple[float, DataFile]], metadata_s: float) -> Split | N
     spread = max(_spread(older), _spread(newer))
     if gaps[widest] <= max(_MIN_GAP_BEFORE_S, 10 * spread, _num_bytes(newer) / _SLOW):
         return None
-    return Split(tuple(f for _, f in older), tuple(f for _, f in newer), gaps[widest], False)
+    return Split(_files(older), _files(newer), gaps[widest], False)
+
+
+def _files(timed: list[tuple[float, DataFile]]) -> tuple[DataFile, ...]:
+    """The files by rank and name."""
+    files = [file for _, file in timed]
+    return tuple(sorted(files, key=lambda f: (-1 if f.rank is None else f.rank, f.path)))
 
 
 def _spread(timed: list[tuple[float, DataFile]]) -> float:

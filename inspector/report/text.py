@@ -49,22 +49,20 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
     ranks = "" if written_by.world_size is None else f", {plural(written_by.world_size, 'rank')}"
     facts.append(("written by", mesh + ranks + sure))
     facts += [("", printable(line)) for line in written_by.evidence]
-    facts.append(
-        (
-            "tensors",
-            f"{plural(checkpoint.num_tensors, 'tensor')} in {plural(checkpoint.num_chunks, 'chunk')}"
-            f", {plural(checkpoint.num_elements, 'element')}, {format_bytes(checkpoint.tensor_bytes)}"
-            f"; {plural(len(checkpoint.bytes_entries), 'bytes entry', 'bytes entries')}",
-        )
-    )
-    facts.append(
-        (
-            "files",
-            f"{plural(len(checkpoint.files), 'data file')}, {format_bytes(checkpoint.stored_bytes)}"
-            f"; .metadata {format_bytes(checkpoint.metadata_bytes)}"
-            f", {format_time(checkpoint.metadata_modified_s)}",
-        )
-    )
+    counts = [
+        f"{plural(checkpoint.num_tensors, 'tensor')} in {plural(checkpoint.num_chunks, 'chunk')}",
+        plural(checkpoint.num_elements, "element"),
+        format_bytes(checkpoint.tensor_bytes),
+        plural(len(checkpoint.bytes_entries), "bytes entry", "bytes entries"),
+    ]
+    facts.append(("tensors", ", ".join(counts)))
+    stored = [
+        plural(len(checkpoint.files), "data file"),
+        format_bytes(checkpoint.stored_bytes),
+        f".metadata of {format_bytes(checkpoint.metadata_bytes)}",
+        format_time(checkpoint.metadata_modified_s),
+    ]
+    facts.append(("files", ", ".join(stored)))
     if checkpoint.malformed:
         count = plural(len(checkpoint.malformed), "malformed entry", "malformed entries")
         facts.append(("left out", f"{count} (hsdp-inspect check says which)"))
@@ -103,7 +101,9 @@ def show_text(
     if chunks:
         yield from _chunk_sections(checkpoint, written_by, selected[:max_rows])
     else:
-        yield from _section(_TENSOR_COLUMNS, _tensor_rows(checkpoint, written_by, selected[:max_rows]), width)
+        yield from _section(
+            _TENSOR_COLUMNS, _tensor_rows(checkpoint, written_by, selected[:max_rows]), width
+        )
     yield from _more(len(selected), max_rows, "tensors")
     yield from _section(_BYTES_COLUMNS, _bytes_rows(checkpoint, chosen[:max_rows]), width)
     yield from _more(len(chosen), max_rows, "bytes entries")
@@ -111,7 +111,9 @@ def show_text(
     yield from _more(len(checkpoint.files), max_rows, "files")
 
 
-def _section(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+def _section(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None
+) -> Iterator[str]:
     lines = render_table(columns, rows, width)
     if lines:
         yield ""
@@ -121,7 +123,7 @@ def _section(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: in
 def _more(count: int, max_rows: int | None, what: str) -> Iterator[str]:
     if max_rows is not None and count > max_rows:
         left = format_count(count - max_rows)
-        yield f"... {left} more {what}: narrow them with --filter, or pipe this to a file to get all"
+        yield f"... {left} more {what}: narrow them with --filter, or send this to a file"
 
 
 _TENSOR_COLUMNS = (
@@ -137,8 +139,8 @@ _TENSOR_COLUMNS = (
 
 def _tensor_rows(
     checkpoint: Checkpoint, written_by: WrittenBy, selected: Sequence[int]
-) -> list[tuple[str, ...]]:
-    rows = []
+) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
     for index in selected:
         tensor = checkpoint.tensors[index]
         rows.append(
@@ -205,8 +207,8 @@ _BYTES_COLUMNS = (
 )
 
 
-def _bytes_rows(checkpoint: Checkpoint, chosen: Sequence[int]) -> list[tuple[str, ...]]:
-    rows = []
+def _bytes_rows(checkpoint: Checkpoint, chosen: Sequence[int]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
     for index in chosen:
         entry = checkpoint.bytes_entries[index]
         stored = entry.file >= 0
@@ -230,7 +232,7 @@ _FILE_COLUMNS = (
 )
 
 
-def _file_rows(checkpoint: Checkpoint, max_rows: int | None) -> list[tuple[str, ...]]:
+def _file_rows(checkpoint: Checkpoint, max_rows: int | None) -> list[Sequence[str]]:
     return [
         (
             printable(file.path),
@@ -254,9 +256,7 @@ _FOUND_COLUMNS = (
 )
 
 
-def checkpoints_text(
-    path: str, found: Sequence[Found], width: int | None = None
-) -> Iterator[str]:
+def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None) -> Iterator[str]:
     """The lines for a folder with several checkpoints."""
     yield f"{printable(path)}: {plural(len(found), 'checkpoint')}"
     rows = [

@@ -2,48 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.commands import COMMANDS, bindings
+from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.session import Folder, Loaded, Loading
 from inspector.tui.theme import DARK, LIGHT, THEMES
 
+if TYPE_CHECKING:
+    from inspector.checkpoint.isolated import Child
+    from inspector.tui.preview import Preview
+    from inspector.tui.session import Loading
+
 __all__ = ["InspectApp"]
+
+_POLL_S = 0.01
 
 
 class InspectApp(App[int]):
     """The terminal UI. Its return value is the exit code.
 
     Args:
-        loading: The path, already being read.
+        path: What the user gave.
+        preview: The first frame, where there is one already.
+        prefetched: The child process that already reads the metadata, or None.
     """
 
     TITLE = "hsdp-inspect"
     CSS_PATH = "inspector.tcss"
     BINDINGS = bindings("app")
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
 
-    def __init__(self, loading: Loading) -> None:
+    def __init__(
+        self, path: str, *, preview: Preview | None = None, prefetched: Child | None = None
+    ) -> None:
         super().__init__()
-        self._loading = loading
+        self._path = path
+        self._preview = preview
+        self._prefetched = prefetched
+        self._loading: Loading | None = None
+        self._failed = False
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DARK.name
 
-    def on_mount(self) -> None:
-        if self._loading.outcome is not None:
-            self._show(self._loading.outcome)
-        else:
-            from inspector.tui.screens.loading import LoadingScreen
+    def get_default_screen(self) -> Screen[object]:
+        """The checkpoint itself, if there is something of it to show already."""
+        if self._preview is None:
+            return Screen(id="_default")
+        return MainScreen(self._preview)
 
-            self.push_screen(LoadingScreen(self._loading), self._show)
+    def on_mount(self) -> None:
+        if self._preview is None:
+            gc.enable()
+            self._open()
+
+    def on_screen_complete(self, event: ScreenComplete) -> None:
+        # Only after the first frame: what is imported now would have held it up.
+        event.stop()
+        gc.enable()
+        screen = self.screen_stack[0]
+        if isinstance(screen, MainScreen) and screen.loaded is None and self._loading is None:
+            self._loading = self._start_loading()
+            self._poll()
+
+    def _start_loading(self) -> Loading:
+        from inspector.tui.session import Loading
+
+        prefetched, self._prefetched = self._prefetched, None
+        return Loading(self._path, prefetched=prefetched).start()
+
+    def _poll(self) -> None:
+        """Wait for what the preview promised."""
+        if self._loading is None:
+            return
+        if self._loading.outcome is None:
+            self.set_timer(_POLL_S, self._poll)
+            return
+        from inspector.tui.session import Loaded
+
+        outcome = self._loading.outcome
+        screen = self.screen_stack[0]
+        if isinstance(outcome, Loaded) and isinstance(screen, MainScreen):
+            screen.show(outcome)
+        else:
+            self._show(outcome)
+
+    def _open(self) -> None:
+        from inspector.tui.screens.loading import LoadingScreen
+
+        self.push_screen(LoadingScreen(self._start_loading()), self._show)
 
     def _show(self, outcome: object) -> None:
+        from inspector.tui.session import Folder, Loaded
+
         if isinstance(outcome, Loaded):
             self.push_screen(MainScreen(outcome))
         elif isinstance(outcome, Folder):
@@ -58,14 +115,10 @@ class InspectApp(App[int]):
             self._failed = True
             self.push_screen(ErrorScreen(outcome, can_go_back=False), self._after_error)
 
-    _failed = False
-
     def _after_error(self, answer: str | None) -> None:
         if answer == "again":
-            from inspector.tui.screens.loading import LoadingScreen
-
             self._failed = False
-            self.push_screen(LoadingScreen.of(self._loading.path), self._show)
+            self._open()
 
     async def action_quit(self) -> None:
         self.exit(2 if self._failed else 0)
@@ -81,26 +134,17 @@ class InspectApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every command of the table that the open screen has, then Textual's own."""
+        here = {"app", type(screen).__name__.removesuffix("Screen").lower()}
         for command in COMMANDS:
-            owner: object = self if command.scope == "app" else screen
-            if command.id == "command_palette" or not hasattr(owner, f"action_{command.id}"):
-                continue
-            if (
-                command.scope in ("picker", "error")
-                and command.scope not in type(screen).__name__.lower()
-            ):
-                continue
-            if command.scope == "main" and not isinstance(screen, MainScreen):
-                continue
-            title = f"{command.title}  ({command.shown_key})"
-            yield SystemCommand(title, command.help, _runner(self, command.action))
+            if command.scope in here and command.id != "command_palette":
+                title = f"{command.title}  ({command.shown_key})"
+                yield SystemCommand(title, command.help, self._runner(command.action))
         for own in super().get_system_commands(screen):
             if own.title in ("Theme", "Keys"):
                 yield own
 
+    def _runner(self, action: str) -> Callable[[], Awaitable[object]]:
+        async def run() -> None:
+            await self.run_action(action)
 
-def _runner(app: InspectApp, action: str):  # type: ignore[no-untyped-def]
-    async def run() -> None:
-        await app.run_action(action)
-
-    return run
+        return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 from pathlib import Path
@@ -10,32 +11,38 @@ from inspector.checkpoint.isolated import Child
 
 __all__ = ["run"]
 
-# A checkpoint that is read within this time is on the very first frame.
+# A checkpoint that is read by the time Textual is imported is on the very first frame.
 _PATIENCE_S = 0.1
+# Metadata larger than this takes longer to read than it takes to import Textual.
+_MAX_PREVIEW_BYTES = 4 << 20
 
 
 def run(path: str) -> int:
     """Open the screen on `path`; the exit code when it is left."""
-    # The child unpickles on one core while this process imports Textual and numpy on another.
-    # A thread could not: importing holds the interpreter's lock.
+    # Importing makes a hundred thousand objects that stay: the collector only looks at them in
+    # vain. The app turns it on when its screen is complete.
+    gc.disable()
+    # The child unpickles on one core while this process imports Textual on another. A thread
+    # could not: importing holds the interpreter's lock.
     prefetched = _prefetch(path)
     from inspector.tui.app import InspectApp
-    from inspector.tui.session import Loading
+    from inspector.tui.preview import Preview
 
-    loading = Loading(path, prefetched=prefetched).start()
-    loading.wait(_PATIENCE_S)
-    code = InspectApp(loading).run()
+    preview = None
+    if prefetched is not None:
+        preview = Preview.of(path, prefetched.header(_PATIENCE_S))
+    code = InspectApp(path, preview=preview, prefetched=prefetched).run()
     return 2 if code is None else code
 
 
 def _prefetch(path: str) -> Child | None:
-    """A child that reads the metadata of a local checkpoint; None if there is none to read."""
+    """A child that reads the metadata of a local checkpoint; None if there is little to read."""
+    # As `LocalStorage.local_path` writes it, so that the reader knows the child for its own.
     metadata = str(Path(path, ".metadata"))
     try:
         info = os.stat(metadata)
     except (OSError, ValueError):
         return None
-    if not stat.S_ISREG(info.st_mode) or not info.st_size:
+    if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= _MAX_PREVIEW_BYTES:
         return None
-
     return Child([metadata], [None], info.st_size)

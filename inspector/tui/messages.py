@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from inspector.layout.written_by import WrittenBy
     from inspector.tui.session import Loaded
 
-__all__ = ["WriterFound"]
+__all__ = ["ScreenComplete", "WriterFound"]
+
+
+class ScreenComplete(Message):
+    """The main screen has all of its parts; what it waited for may begin."""
 
 
 class WriterFound(Message):

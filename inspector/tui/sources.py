@@ -22,7 +22,7 @@ from inspector.checkpoint.text import (
 from inspector.tui.widgets.bar import bar
 from inspector.tui.widgets.cell_text import Cell
 from inspector.tui.widgets.columns import Column
-from inspector.tui.widgets.row_order import SortKeys
+from inspector.tui.widgets.row_order import SortKeys, natural_keys
 from inspector.tui.widgets.virtual_table import TableSource
 
 if TYPE_CHECKING:
@@ -39,41 +39,9 @@ __all__ = [
     "EntrySource",
     "FileSource",
     "FoundSource",
-    "entry_columns",
 ]
 
 _BAR_CELLS = 24
-
-# Rows that are looked at to choose the widths of a table's columns.
-_SAMPLE_ROWS = 300
-
-
-def entry_columns(source: EntrySource) -> tuple[Column, ...]:
-    """The columns of the entries' table, as wide as what stands in them (by a sample)."""
-    step = max(1, source.num_rows // _SAMPLE_ROWS)
-
-    def width(key: str, least: int, most: int) -> int:
-        cells = (source.cell(row, key) for row in range(0, source.num_rows, step))
-        texts = (cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells)
-        return max(least, min(most, max(map(len, texts), default=0)))
-
-    # Until placements are known their column is as wide as most are.
-    placements = width("placements", 10 if source.written_by is not None else 24, 44)
-    return (
-        Column("name", "Tensor", min_width=20, flex=3, cut="middle"),
-        Column("dtype", "Dtype", width=width("dtype", 5, 18), priority=3),
-        Column("shape", "Shape", width=width("shape", 5, 22), cut="middle", priority=1),
-        Column(
-            "placements",
-            "Placements",
-            min_width=min(24, placements),
-            max_width=placements,
-            priority=2,
-        ),
-        Column("chunks", "Chunks", width=6, align="right", priority=4, descending_first=True),
-        Column("bytes", "Bytes", width=9, align="right", descending_first=True),
-        Column("ranks", "Ranks", width=width("ranks", 5, 12), priority=5, sortable=False),
-    )
 
 
 class EntrySource(TableSource):
@@ -149,7 +117,7 @@ class EntrySource(TableSource):
         columns, entries = self.checkpoint.columns, self.entries
         bytes_entries = self.checkpoint.bytes_entries
         if column_key == "name":
-            return self.row_names
+            return natural_keys(self.row_names)
         if column_key == "chunks":
             keys = np.concatenate([columns.num_chunks_of, np.zeros(len(bytes_entries), np.int64)])
             return keys[entries]

@@ -48,9 +48,7 @@ def facts(folder: Path) -> Any:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("sample", ["hsdp_2x2", "fsdp2_adamw_4", "names_hostile_1"])
-def test_every_pickle_protocol_reads_the_same(
-    sample: str, protocol: int, tmp_path: Path
-) -> None:
+def test_every_pickle_protocol_reads_the_same(sample: str, protocol: int, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLES / sample, tmp_path / "ckpt"))
     expected = facts(folder)
     rewrite(folder, torch_load(folder), protocol)
@@ -191,7 +189,8 @@ def test_a_bomb_ends_in_one_line_soon_and_with_bounded_memory(name: str, tmp_pat
     started = time.monotonic()
     script = (
         "import resource, subprocess, sys\n"
-        "code = subprocess.run([sys.executable, '-m', 'inspector', 'show', sys.argv[1]]).returncode\n"
+        "command = [sys.executable, '-m', 'inspector', 'show', sys.argv[1]]\n"
+        "code = subprocess.run(command).returncode\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
         "sys.exit(code)"
     )

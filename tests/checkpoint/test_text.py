@@ -50,7 +50,10 @@ def test_no_text_brings_a_control_character_through(raw: str) -> None:
     shown.encode()  # No lone surrogate is left.
 
 
-@given(st.text(alphabet="ab\\nx0\x1b\n\u202e", max_size=12), st.text(alphabet="ab\\nx0\x1b\n\u202e", max_size=12))
+@given(
+    st.text(alphabet="ab\\nx0\x1b\n\u202e", max_size=12),
+    st.text(alphabet="ab\\nx0\x1b\n\u202e", max_size=12),
+)
 def test_an_escape_is_never_mistaken_for_the_text_that_looks_like_it(one: str, other: str) -> None:
     """Among texts with something hidden, two different ones never look the same."""
     if one != other and not is_printable(one) and not is_printable(other):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,7 +189,12 @@ def test_the_same_box_of_two_owners_is_no_duplicate(
         assert not found.duplicates
         if not found.exact:
             wrong.append(i)
-    assert unproven(columns_of(cases), same_box_is_fine=True).tolist() == wrong
+    columns = columns_of(cases)
+    assert (
+        unproven(replace(columns, file=np.arange(columns.num_chunks)), by_file=True).tolist()
+        == wrong
+    )
+    assert unproven(columns, by_file=True).tolist() == unproven(columns).tolist()
 
 
 def test_equal_volume_is_no_cover() -> None:
@@ -268,13 +274,20 @@ def test_a_million_chunks_take_seconds(pieces: tuple[int, ...]) -> None:
     assert len(found.gaps) == 2
 
 
-def test_boxes_made_to_cross_one_another_are_given_up_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(cover, "_MAX_WORK", 100_000)
+def test_boxes_made_to_cross_one_another_are_given_up_in_time() -> None:
     rng = np.random.default_rng(0)
     offsets = rng.integers(0, 1 << 20, (5000, 2))
     sizes = rng.integers(1, 1 << 19, (5000, 2))
-    found = analyse(offsets, sizes, (1 << 21, 1 << 21))
+    found = analyse(offsets, sizes, (1 << 21, 1 << 21), max_work=100_000)
     assert not found.complete
     assert not found.exact
+
+
+def test_boxes_of_many_dims_are_bounded_too() -> None:
+    rng = np.random.default_rng(0)
+    offsets = rng.integers(0, 1 << 10, (200, 30))
+    sizes = rng.integers(1, 1 << 10, (200, 30))
+    start = time.process_time()
+    found = analyse(offsets, sizes, (1 << 11,) * 30, max_work=20_000_000)
+    assert time.process_time() - start < 30
+    assert not found.complete

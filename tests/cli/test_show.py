@@ -98,7 +98,9 @@ def test_a_filter_takes_words_and_leaves_words_out() -> None:
     sample = SAMPLES / "hsdp_2x4"
 
     def names(text: str) -> list[str]:
-        return [t["fqn"] for t in run_cli("show", sample, "--json", "--filter", text).json()["tensors"]]
+        return [
+            t["fqn"] for t in run_cli("show", sample, "--json", "--filter", text).json()["tensors"]
+        ]
 
     assert names("net1") == ["model.net1.weight", "model.net1.bias"]
     assert names("NET WEIGHT !net2") == ["model.net1.weight", "model.net3.weight"]
@@ -112,8 +114,8 @@ def test_chunks_are_listed_with_file_and_bytes() -> None:
     document = run_cli("show", SAMPLES / "hsdp_uneven_2x4", "--json", "--chunks").json()
     for tensor in document["tensors"]:
         for chunk in tensor["chunks"]:
-            pattern = rf"{chunk['rank']} +{re.escape(chunk['file'])} +{chunk['offset']} +{chunk['length']}"
-            assert re.search(pattern, text)
+            cells = [str(chunk[key]) for key in ("rank", "file", "offset", "length")]
+            assert re.search(" +".join(map(re.escape, cells)), text)
 
 
 def test_a_folder_of_checkpoints_is_a_list() -> None:
@@ -151,16 +153,20 @@ def test_a_dumb_terminal_gets_text() -> None:
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    command = f"{sys.executable} -m inspector show {GOLDEN / '2.10.0' / 'fsdp4_opt'} --chunks | head -1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    command = (
+        f"{sys.executable} -m inspector show {GOLDEN / '2.10.0' / 'fsdp4_opt'} --chunks | head -1"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["show", "open"])
 def test_neither_torch_nor_textual_is_imported_by_show(name: str) -> None:
     script = (
-        "import sys, inspector.cli\n"
-        "try:\n    inspector.cli.main(sys.argv[1:])\n"
+        "import sys, inspector.__main__\n"
+        "try:\n    inspector.__main__.main(sys.argv[1:])\n"
         "except SystemExit as done:\n    assert done.code == 0, done.code\n"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'textual', 'fsspec'}\n"
         "assert not bad, bad\n"
@@ -179,10 +185,11 @@ def test_neither_torch_nor_textual_is_imported_by_show(name: str) -> None:
 
 def test_a_url_is_read_through_fsspec(tmp_path: Path) -> None:
     script = (
-        "import sys, fsspec, pathlib, inspector.cli\n"
+        "import sys, fsspec, pathlib, inspector.__main__\n"
         "fs = fsspec.filesystem('memory')\n"
-        "for p in pathlib.Path(sys.argv[1]).iterdir(): fs.pipe('/bucket/ckpt/' + p.name, p.read_bytes())\n"
-        "inspector.cli.main(['show', 'memory://bucket/ckpt', '--json'])\n"
+        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "    fs.pipe('/bucket/ckpt/' + path.name, path.read_bytes())\n"
+        "inspector.__main__.main(['show', 'memory://bucket/ckpt', '--json'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(SAMPLES / "hsdp_2x4")],

@@ -6,15 +6,15 @@ tensors; the rest of the screen; who wrote the checkpoint, which a thread works 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
 from inspector.tui.commands import bindings
-from inspector.tui.messages import WriterFound
-from inspector.tui.session import Loaded
+from inspector.tui.messages import ScreenComplete, WriterFound
+from inspector.tui.preview import Preview
 from inspector.tui.views.base import View
 from inspector.tui.views.tensors import TensorsView
 from inspector.tui.widgets.checkpoint_header import CheckpointHeader
@@ -22,6 +22,7 @@ from inspector.tui.widgets.view_bar import ViewBar
 
 if TYPE_CHECKING:
     from inspector.layout.written_by import WrittenBy
+    from inspector.tui.session import Loaded
 
 __all__ = ["MainScreen"]
 
@@ -36,9 +37,11 @@ class MainScreen(Screen[None]):
 
     DEFAULT_CSS = "MainScreen #footer-place { dock: bottom; height: 1; background: $panel; }"
 
-    def __init__(self, loaded: Loaded, *, from_picker: bool = False) -> None:
+    def __init__(self, opened: Loaded | Preview, *, from_picker: bool = False) -> None:
+        """Args: `opened` is the checkpoint, or a preview until `show` gives it."""
         super().__init__()
-        self.loaded = loaded
+        self.opened = opened
+        self.loaded: Loaded | None = None
         self.written_by: WrittenBy | None = None
         self._from_picker = from_picker
         self._completed = False
@@ -50,7 +53,11 @@ class MainScreen(Screen[None]):
             yield TensorsView()
 
     def on_mount(self) -> None:
-        self.show(self.loaded)
+        if isinstance(self.opened, Preview):
+            self.query_one(CheckpointHeader).show_preview(self.opened.path, self.opened.facts)
+            self.query_one(TensorsView).show_preview(self.opened)
+        else:
+            self.show(self.opened)
         self.action_show_view("tensors")
         self.call_after_refresh(self._complete)
 
@@ -63,9 +70,14 @@ class MainScreen(Screen[None]):
         files.display = False
         await self.mount(Footer(show_command_palette=False))
         await self.query_one(ContentSwitcher).mount(files)
-        files.show(self.loaded)
         self.view.complete()
         self._completed = True
+        if self.loaded is not None:
+            files.show(self.loaded)
+            self._start_finding_writer()
+        self.post_message(ScreenComplete())
+
+    def _start_finding_writer(self) -> None:
         self.run_worker(self._find_writer, thread=True, exit_on_error=False, group="writer")
 
     def show(self, loaded: Loaded) -> None:
@@ -76,13 +88,14 @@ class MainScreen(Screen[None]):
         for view in self.query(View):
             view.show(loaded)
         if self._completed:
-            self.run_worker(self._find_writer, thread=True, exit_on_error=False, group="writer")
+            self._start_finding_writer()
 
     def _find_writer(self) -> None:
         from inspector.layout.written_by import infer
 
         loaded = self.loaded
-        self.post_message(WriterFound(loaded, infer(loaded.checkpoint)))
+        if loaded is not None:
+            self.post_message(WriterFound(loaded, infer(loaded.checkpoint)))
 
     def on_writer_found(self, event: WriterFound) -> None:
         event.stop()
@@ -139,7 +152,7 @@ class MainScreen(Screen[None]):
     def action_info(self) -> None:
         from inspector.tui.screens.info import InfoScreen
 
-        if self.written_by is None:
+        if self.loaded is None or self.written_by is None:
             self.notify("Who wrote it is still being worked out.")
         else:
             self.app.push_screen(InfoScreen(self.loaded.checkpoint, self.written_by))
@@ -156,12 +169,14 @@ class MainScreen(Screen[None]):
     def action_reload(self) -> None:
         from inspector.tui.screens.loading import LoadingScreen
 
+        if self.loaded is None:
+            return
         path = self.loaded.checkpoint.path
         self.app.push_screen(LoadingScreen.of(path, whole_folder=False), self._reloaded)
 
     def _reloaded(self, outcome: object) -> None:
-        if isinstance(outcome, Loaded):
-            self.show(outcome)
-            self.notify("Read anew.")
-        elif isinstance(outcome, Exception):
+        if isinstance(outcome, Exception):
             self.notify(str(outcome), title="It could not be read", severity="error", markup=False)
+        elif outcome is not None:
+            self.show(cast("Loaded", outcome))
+            self.notify("Read anew.")

@@ -11,16 +11,16 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widget import Widget
 
-from inspector.checkpoint.model import Ints
-from inspector.checkpoint.select import matching
 from inspector.checkpoint.text import format_count
-from inspector.tui.session import Loaded
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
     from textual.widgets import Input
 
+    from inspector.checkpoint.model import Ints
+
     from inspector.layout.written_by import WrittenBy
+    from inspector.tui.session import Loaded
     from inspector.tui.widgets.filter_line import FilterLine
 
 __all__ = ["View"]
@@ -108,11 +108,15 @@ class View(Widget):
 
     def refilter(self) -> None:
         """Show the rows that the filter and `narrowed` leave."""
-        import numpy as np
-
         text = self._line.value if self._line is not None else ""
         names = self.names
-        found = np.asarray(matching(names, text), np.int64) if text.strip() else None
+        found = None
+        if text.strip():
+            import numpy as np
+
+            from inspector.checkpoint.select import matching
+
+            found = np.asarray(matching(names, text), np.int64)
         rows = self.narrowed(found)
         self.table.set_filter(rows)
         count = format_count(len(names))

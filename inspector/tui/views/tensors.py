@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
-from inspector.checkpoint.model import Ints
 from inspector.checkpoint.text import printable
-from inspector.tui.session import Loaded
-from inspector.tui.sources import EntrySource, entry_columns
+from inspector.tui.entry_columns import entry_columns
 from inspector.tui.views.base import View
 from inspector.tui.widgets.columns import Column
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.model import Ints
     from inspector.layout.written_by import WrittenBy
+    from inspector.tui.preview import Preview
+    from inspector.tui.session import Loaded
+    from inspector.tui.sources import EntrySource
     from inspector.tui.widgets.tensor_detail import TensorDetail
     from inspector.tui.widgets.tensor_tree import TensorTree
 
@@ -74,7 +76,14 @@ class TensorsView(View):
     def names(self) -> list[str]:
         return [] if self._source is None else self._source.row_names
 
+    def show_preview(self, preview: Preview) -> None:
+        """Show what is known before the checkpoint is loaded."""
+        self.table.set_columns(entry_columns(preview, placements_known=False))
+        self.table.set_source(preview)
+
     def show(self, loaded: Loaded) -> None:
+        from inspector.tui.sources import EntrySource
+
         kept = self._current_name()
         self.loaded = loaded
         source = self._source = EntrySource(loaded.checkpoint)
@@ -98,7 +107,8 @@ class TensorsView(View):
 
     def _show_columns(self) -> None:
         if self._source is not None:
-            self._columns = entry_columns(self._source)
+            known = self._source.written_by is not None
+            self._columns = entry_columns(self._source, placements_known=known)
             self.table.set_columns(self._columns)
 
     def _fill_tree(self) -> None:
@@ -109,7 +119,10 @@ class TensorsView(View):
 
     def _current_name(self) -> str | None:
         row = self.table.cursor_row
-        return self._source.name(row) if self._source is not None and row is not None else None
+        if row is None:
+            return None
+        name = self.table.source.cell(row, "name")
+        return name if isinstance(name, str) else None
 
     # Filter and subtree.
 

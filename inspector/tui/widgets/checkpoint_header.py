@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from textual.widgets import Static
 
-from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, plural, printable
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
     from inspector.layout.written_by import WrittenBy
 
 __all__ = ["CheckpointHeader", "header_lines"]
@@ -68,6 +68,12 @@ class CheckpointHeader(Static):
         self._checkpoint: Checkpoint | None = None
         self._facts: tuple[list[str], list[str]] = ([], [])
         self._badge: tuple[str, str] = ("", "")
+
+    def show_preview(self, path: str, facts: list[str]) -> None:
+        """Say what is known before the checkpoint is loaded; `path` is printable."""
+        self._path = path
+        self._facts = ([], ["...", *facts])
+        self._draw()
 
     def show_writer(self, written_by: WrittenBy) -> None:
         """Say who wrote it."""

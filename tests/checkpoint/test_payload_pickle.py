@@ -1,0 +1,152 @@
+"""The scanner of payload pickles: names what a pickle would run, and runs nothing."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import enum
+import os
+import pathlib
+import pickle
+import random
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from inspector.checkpoint.payload_pickle import PickleError, scan
+
+
+class Evil:
+    def __init__(self, func: object, *args: object) -> None:
+        self.func, self.args = func, args
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.func, self.args
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+HARMLESS = [
+    1, 1.5, "text", b"bytes", None, True, 10**100, -1, (1, (2, 3)), [1, [2]], {"a": {1, 2}},
+    frozenset({1}), bytearray(b"x"), 1 + 2j, slice(1, 2), collections.OrderedDict(a=1),
+    collections.Counter("aab"), collections.deque([1]), collections.defaultdict(list),
+    datetime.datetime(2024, 1, 1), datetime.timedelta(1), pathlib.PurePosixPath("a/b"),
+    np.arange(6).reshape(2, 3), np.float32(1.5), np.random.RandomState(0), random.getstate(),
+    np.random.default_rng(0), SimpleNamespace(a=1), ["x" * 5000] * 3, list(range(5000)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_values_are_harmless_in_every_protocol(protocol: int) -> None:
+    for value in HARMLESS:
+        data = pickle.dumps(value, protocol)
+        for keep in (False, True):
+            found = scan(data, keep=keep)
+            assert (found.unsafe, found.unknown, found.end) == ((), (), len(data)), value
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_code_is_named_and_not_run(protocol: int, tmp_path: pathlib.Path) -> None:
+    marker = tmp_path / "marker"
+    for func, args, name in [
+        (os.system, (f"touch {marker}",), "posix.system"),
+        (exec, (f"open({str(marker)!r}, 'w')",), "exec"),
+        (getattr, (os, "system"), "getattr"),
+        (pathlib.Path.touch, (marker,), "getattr" if protocol < 4 else "Path.touch"),
+    ]:
+        if args[0] is os:
+            data = b"cbuiltins\ngetattr\n(cposix\nerrno\nVsystem\ntR."
+        else:
+            data = pickle.dumps({"lr": 0.1, "x": [Evil(func, *args)]}, protocol)
+        for keep in (False, True):
+            assert any(name in n for n in scan(data, keep=keep).unsafe), (func, protocol)
+    assert not marker.exists()
+
+
+TRICKS = {
+    "inst": b"(S'ls'\nios\nsystem\n.",
+    "obj": b"(cos\nsystem\nVls\no.",
+    "computed name": b"\x80\x04\x8c\x06builtinsX\x02\x00\x00\x00ab\x93.",
+    "stack global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.",
+    "from memo": b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93\x8c\x02ls\x85R.",
+    "both memos": b"\x80\x04\x8c\x02os\x94\x8c\x06systemq\x050h\x00h\x05\x93\x8c\x02ls\x85R.",
+    "string escapes": b"\x80\x02S'o\\x73'\nS'system'\n\x93(S'ls'\ntR.",
+    "unicode escapes": b"\x80\x04Vo\\u0073\nVsystem\n\x93(S'ls'\ntR.",
+    "dotted through torch": b"ctorch.utils.collect_env\nsubprocess.Popen\n(S'ls'\ntR.",
+    "capital in torch": b"ctorch._inductor.compile_worker.subproc_pool\nSubprocPool\n(K\x02tR.",
+    "load from bytes": b"ctorch.storage\n_load_from_bytes\n(S'x'\ntR.",
+    "extension": b"\x82\x01.",
+    "call of a call": b"ccollections\nOrderedDict\n)R)R.",
+    "change of a name": b"ccollections\nOrderedDict\n}(S'x'\nK\x01ub.",
+    "class called": b"cmypackage.thing\nRunner\n(S'ls'\ntR.",
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_tricks_are_unsafe(name: str) -> None:
+    for keep in (False, True):
+        try:
+            assert scan(TRICKS[name], keep=keep).unsafe
+        except PickleError:
+            assert name == "computed name"
+
+
+def test_an_unknown_class_is_only_unknown() -> None:
+    assert scan(b"cmypackage\nConfig\n)\x81.").unknown == ("mypackage.Config",)
+
+
+def test_enum_members_by_getattr() -> None:
+    data = b"cbuiltins\ngetattr\n(cmypackage\nColour\nVRED\ntR."
+    assert scan(data).unsafe == ()
+    assert scan(pickle.dumps(Colour.RED, 2)).unsafe  # a call of a class that is not known
+
+
+BOMBS = {
+    "memo index": b"\x80\x02Nr\xff\xff\xff\xff.",
+    "declared bytes": b"\x80\x04\x8e" + (1 << 60).to_bytes(8, "little") + b".",
+    "declared text": b"\x80\x04\x8d" + (1 << 60).to_bytes(8, "little") + b".",
+    "declared int": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "frame": b"\x80\x04\x95" + b"\xff" * 8 + b"N.",
+    "nested": b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
+    "nested tuples": b"\x80\x02)" + b"\x85" * 1_000_000 + b".",
+    "doubling": b"\x80\x02)" + b"q\x00h\x00\x86" * 100 + b"}h\x00K\x01s.",
+    "int text": b"I" + b"9" * 1_000_000 + b"\n.",
+    "memoize": b"\x80\x04)" + b"\x94" * 3_000_000 + b".",
+    "lists": b"\x80\x02" + b"]" * 3_000_000 + b".",
+    "marks": b"\x80\x02" + b"(" * 3_000_000 + b".",
+    "names": b"\x80\x04" + b"\x8c\x02ab\x94" * 700_000 + b".",
+    "no end": b"\x80\x02" + b"N" * 1000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_cost_little(name: str) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    try:
+        scan(BOMBS[name], keep=len(BOMBS[name]) < 200_000)
+    except PickleError:
+        pass
+    assert time.process_time() - start < 10
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 400 << 20
+
+
+def test_random_bytes_give_an_answer_or_our_error() -> None:
+    rng = random.Random(7)  # noqa: S311
+    base = pickle.dumps({"a": [1, 2.5, ("x", b"y")], "b": np.arange(3)}, 2)
+    for _ in range(20_000):
+        data = bytearray(base)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        for keep in (False, True):
+            try:
+                scan(bytes(data), keep=keep)
+            except PickleError:
+                pass

@@ -1,0 +1,210 @@
+"""Each fault of the files, made in a copy of a real checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from inspector.checks import files as files_module
+from inspector.checks.judge import check
+from tests.checks.editing import codes, copy_of, edited, found, key, only, stored
+from tests.conftest import SAMPLES
+
+T = 1_700_000_000
+
+
+def test_missing(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "__2_0.distcp").unlink()
+    finding = only(folder, "file-missing")
+    assert finding.file == "__2_0.distcp"
+    assert finding.num_elements == 256 + 12 + 48 + 256 + 12 + 48 + 1
+    assert "FileNotFoundError" in finding.torch_does
+
+
+def test_a_dangling_link_is_missing(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "__2_0.distcp").unlink()
+    (folder / "__2_0.distcp").symlink_to("gone")
+    assert "gone" in only(folder, "file-missing").message
+
+
+@pytest.mark.parametrize(("keep", "num"), [(-1, 48), (12519, 49), (0, 633)])
+def test_truncated(tmp_path: Path, keep: int, num: int) -> None:
+    folder = copy_of(tmp_path)
+    path = folder / "__2_0.distcp"
+    path.write_bytes(path.read_bytes()[:keep])
+    os.utime(path, (T, T))
+    finding = only(folder, "file-truncated")
+    assert finding.file == "__2_0.distcp"
+    assert ("EOFError" in finding.torch_does) == (keep == 0)
+    assert finding.num_elements == num
+
+
+def test_not_a_regular_file(tmp_path: Path) -> None:
+    for i, make in enumerate((os.mkdir, os.mkfifo, lambda p: os.symlink(p, p))):
+        folder = copy_of(tmp_path / str(i))
+        path = folder / "__2_0.distcp"
+        path.unlink()
+        make(path)
+        assert only(folder, "file-unreadable").file == "__2_0.distcp"
+
+
+def test_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "__2_0.distcp").chmod(0)
+    if os.geteuid() == 0:  # root may read everything
+        monkeypatch.setattr(files_module.os, "access", lambda p, _: "__2_" not in str(p))
+    finding = only(folder, "file-unreadable")
+    assert "permission" in finding.message
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/__2_0.distcp", "C:\\x", "a\0b"])
+def test_escapes(tmp_path: Path, path: str) -> None:
+    folder = edited(copy_of(tmp_path), lambda m: stored(m, "none", relative_path=path))
+    report = check(str(folder))
+    assert [f.file for f in found(report, "path-escapes")] == [path]
+    assert report.verdict == "suspicious"
+    assert not found(report, "file-missing")
+
+
+def test_a_link_that_leads_outside(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    shutil.move(folder / "__2_0.distcp", tmp_path / "elsewhere")
+    (folder / "__2_0.distcp").symlink_to(tmp_path / "elsewhere")
+    assert only(folder, "path-escapes", "warning").file == "__2_0.distcp"
+    assert check(str(folder)).verdict == "sound"
+
+
+def test_a_link_within_the_folder_is_fine(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "data").mkdir()
+    shutil.move(folder / "__2_0.distcp", folder / "data" / "two")
+    (folder / "__2_0.distcp").symlink_to("data/two")
+    assert not codes(folder)
+
+
+def test_links_of_a_hugging_face_cache_are_fine(tmp_path: Path) -> None:
+    original = copy_of(tmp_path)
+    repo = tmp_path / "models--x--y"
+    snapshot, blobs = repo / "snapshots" / "abc" / "ckpt", repo / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(original.iterdir())):
+        shutil.move(path, blobs / f"hash{i}")
+        (snapshot / path.name).symlink_to(f"../../../blobs/hash{i}")
+    assert not codes(snapshot)
+
+
+def test_data_files_in_a_folder_below(tmp_path: Path) -> None:
+    def edit(metadata: object) -> None:
+        for info in metadata.storage_data.values():  # type: ignore[attr-defined]
+            info.relative_path = f"data/{info.relative_path}"
+
+    folder = edited(copy_of(tmp_path), edit)
+    (folder / "data").mkdir()
+    for path in folder.glob("*.distcp"):
+        shutil.move(path, folder / "data" / path.name)
+    assert not codes(folder)
+    (folder / "data" / "__1_0.distcp").unlink()
+    assert only(folder, "file-missing").file == "data/__1_0.distcp"
+
+
+def test_files_of_an_earlier_save_with_more_ranks(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    for rank in (4, 5):
+        shutil.copy2(folder / "__1_0.distcp", folder / f"__{rank}_0.distcp")
+    report = check(str(folder))
+    assert [f.file for f in found(report, "file-unreferenced")] == ["__4_0.distcp", "__5_0.distcp"]
+    assert "more ranks" in found(report, "file-unreferenced")[0].message
+    assert not found(report, "rank-missing")
+    assert report.verdict == "sound"
+
+
+def test_an_empty_file_of_a_rank_is_normal(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "__4_0.distcp").touch()
+    os.utime(folder / "__4_0.distcp", (T, T))
+    assert not codes(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".metadata.tmp", "x.tmp", "__1_0.distcp.part", ".nfs00000abcde", ".__1_0.distcp.aB3dE9"],
+)
+def test_leftover(tmp_path: Path, name: str) -> None:
+    folder = copy_of(tmp_path)
+    (folder / name).write_bytes(b"x")
+    report = check(str(folder))
+    assert [(f.code, f.file) for f in report.findings] == [("file-leftover", name)]
+
+
+@pytest.mark.parametrize("name", ["train.json", "meta.pt", "README.md", ".metadata.bck"])
+def test_other_files_are_no_leftover(tmp_path: Path, name: str) -> None:
+    folder = copy_of(tmp_path)
+    (folder / name).write_bytes(b"x")
+    assert not codes(folder)
+
+
+def test_an_overwrite_that_died(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    for rank in (0, 1, 3):
+        os.utime(folder / f"__{rank}_0.distcp", (T, T + 1.2 + rank / 100))
+    finding = only(folder, "file-newer", "warning")
+    assert finding.file == "__2_0.distcp"
+    assert "out of step: rank 2" in finding.message
+
+
+def test_a_copy_without_times(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for path in sorted(folder.iterdir()):
+        shutil.copyfile(path, copied / path.name)
+    assert not codes(copied)
+
+
+def test_a_rank_without_a_file(tmp_path: Path) -> None:
+    def edit(metadata: object) -> None:
+        for info in metadata.storage_data.values():  # type: ignore[attr-defined]
+            info.relative_path = info.relative_path.replace("__1_", "__7_")
+
+    folder = edited(copy_of(tmp_path), edit)
+    shutil.move(folder / "__1_0.distcp", folder / "__7_0.distcp")
+    found_ = found(check(str(folder)), "rank-missing")
+    assert [f.severity for f in found_] == ["warning"]
+    assert "1, 4, 5, 6" in found_[0].message
+
+
+def test_per_rank_metadata_of_a_rank_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "ckpt"
+    shutil.copytree(SAMPLES / "per_rank_metadata_2", folder)
+    assert not codes(folder)
+    (folder / "__1.metadata").unlink()
+    report = check(str(folder))
+    assert [(f.severity, f.file) for f in found(report, "rank-missing")] == [
+        ("error", "__1.metadata")
+    ]
+
+
+def test_bytes_that_no_entry_owns(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    path = folder / "__2_0.distcp"
+    path.write_bytes(path.read_bytes() + b"garbage")
+    os.utime(path, (T, T))
+    report = check(str(folder))
+    assert [(f.code, f.severity) for f in report.findings] == [("bytes-unreferenced", "note")]
+    assert "7 bytes" in report.findings[0].message
+    assert "at its end" in report.findings[0].message
+
+
+def test_a_hole_between_payloads(tmp_path: Path) -> None:
+    def edit(metadata: object) -> None:
+        del metadata.state_dict_metadata["none"]  # type: ignore[attr-defined]
+        del metadata.storage_data[key(metadata, "none")]  # type: ignore[attr-defined, arg-type]
+
+    report = check(str(edited(copy_of(tmp_path), edit)))
+    assert ["between payloads" in f.message for f in found(report, "bytes-unreferenced")] == [True]

@@ -1,0 +1,158 @@
+"""Findings of the metadata itself, and who can read it."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+
+from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.model import Provenance
+from inspector.checkpoint.storage import open_storage
+from inspector.checks.judge import check, judge
+from inspector.checks.metadata import reading_notes
+from tests.checks.editing import chunk, codes, copy_of, edited, found, only, stored
+from tests.conftest import GOLDEN, SAMPLES
+
+
+def test_malformed(tmp_path: Path) -> None:
+    def edit(metadata: Metadata) -> None:
+        metadata.state_dict_metadata["model.w"].chunks.append(chunk([0], [1]))
+
+    finding = only(edited(copy_of(tmp_path), edit), "entry-malformed")
+    assert finding.fqn == "model.w"
+    report = check(str(tmp_path / "ckpt"))
+    assert any("malformed" in n.what for n in report.checked.not_checked)
+
+
+def test_negative_byte_offset(tmp_path: Path) -> None:
+    folder = edited(copy_of(tmp_path), lambda m: stored(m, "model.w", 1, offset=-4))
+    report = check(str(folder))
+    assert {f.code for f in report.findings if f.severity == "error"} == {
+        "entry-malformed",
+        "chunk-unstored",
+    }
+
+
+def test_unprintable_names(tmp_path: Path) -> None:
+    report = check(str(SAMPLES / "names_hostile_1"))
+    assert {f.code for f in report.findings} == {"name-unprintable"}
+    assert report.verdict == "sound"
+    assert all("\x1b" not in f.message for f in report.findings)
+    folder = copy_of(tmp_path)
+    edited(folder, lambda m: stored(m, "none", relative_path="x\x1b[2J.distcp"))
+    assert found(check(str(folder)), "name-unprintable")[0].file == "x\x1b[2J.distcp"
+
+
+class Unknown:
+    """A harmless object in the metadata."""
+
+
+class Evil:
+    def __reduce__(self) -> object:
+        return (print, ("run!",))
+
+
+def test_unknown_class(tmp_path: Path) -> None:
+    def edit(metadata: Metadata) -> None:
+        metadata.planner_data["extra"] = Unknown()
+
+    folder = edited(copy_of(tmp_path), edit)
+    names = {f.code: f for f in check(str(folder)).findings}
+    assert set(names) == {"metadata-unknown-class"}
+    assert "Unknown" in names["metadata-unknown-class"].message
+
+
+def test_unsafe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def edit(metadata: Metadata) -> None:
+        metadata.planner_data["extra"] = Evil()
+
+    folder = edited(copy_of(tmp_path), edit)
+    report = check(str(folder))
+    assert report.verdict == "suspicious"
+    assert "print" in found(report, "metadata-unsafe")[0].message
+    assert "run!" not in capfd.readouterr().out
+
+
+def test_trailing_bytes(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    path = folder / ".metadata"
+    path.write_bytes(path.read_bytes() + b"more")
+    assert codes(folder) == {"metadata-trailing-bytes": "note"}
+
+
+@pytest.mark.parametrize(("version", "told"), [("1.0.0", 0), ("1.0.1", 1), ("2", 1), ("new", 1)])
+def test_version(tmp_path: Path, version: str, told: int) -> None:
+    folder = edited(copy_of(tmp_path), lambda m: setattr(m, "version", version))
+    assert len(found(check(str(folder)), "metadata-version")) == told
+
+
+@pytest.mark.parametrize(
+    ("golden", "torch_version", "told"),
+    [
+        ("2.15.0/fsdp4", "2.14.1", True),
+        ("2.15.0/fsdp4", "2.15.0", False),
+        ("2.15.0/fsdp4", "3.0", False),
+        ("1.13.1/st_flat", "2.13.0+cpu", True),
+        ("1.13.1/st_flat", "1.13.1", False),
+        ("2.10.0/fsdp4", "2.13.0", False),
+        ("2.0.1/st_flat", "2.15.0", False),
+    ],
+)
+def test_which_torch_reads_it(golden: str, torch_version: str, told: bool) -> None:
+    folder = str(GOLDEN / golden)
+    report = judge(open_checkpoint(folder), open_storage(folder), torch_version=torch_version)
+    assert [f.severity for f in found(report, "metadata-version")] == ["note"] * told
+    assert report.verdict == "sound"
+
+
+def test_the_note_agrees_with_the_installed_torch() -> None:
+    import torch.distributed.checkpoint as dcp
+
+    for golden in ("2.15.0/fsdp4", "1.13.1/st_flat", "2.10.0/fsdp4"):
+        folder = str(GOLDEN / golden)
+        noted = bool(found(check(folder), "metadata-version"))
+        tensor = open_checkpoint(folder).tensors[0]
+        dtype = getattr(torch, tensor.dtype)
+        target = {tensor.fqn: torch.zeros(tensor.shape, dtype=dtype)}
+        try:
+            dcp.load(target, checkpoint_id=folder, planner=dcp.DefaultLoadPlanner())
+            loaded = True
+        except BaseException:
+            loaded = False
+        assert loaded != noted, golden
+
+
+def test_paths_of_another_python_or_system(tmp_path: Path) -> None:
+    def notes(classes: tuple[str, ...], **where: object) -> list[str]:
+        return [f.message for f in reading_notes(Provenance(classes=classes), **where)]  # type: ignore[arg-type]
+
+    new = ("pathlib._local.PosixPath",)
+    assert notes(new, python_version=(3, 12), platform="linux")
+    assert not notes(new, python_version=(3, 13), platform="linux")
+    assert notes(("pathlib.WindowsPath",), platform="linux")
+    assert notes(("pathlib.PosixPath",), platform="win32")
+    assert not notes(("pathlib.PosixPath",), platform="linux")
+    assert notes(("no_such_package_xyz.Thing",))
+    assert not notes(("json.Thing",))
+
+
+def test_pathlib_of_python_3_13_in_a_pickle(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    path = folder / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    metadata.storage_meta.checkpoint_id = pathlib.PosixPath("/x")
+    # Unframed (protocol 3 has no frames), so that a name may change its length.
+    data = pickle.dumps(metadata, protocol=3)
+    data = data.replace(b"cpathlib\nPosixPath\n", b"cpathlib._local\nPosixPath\n")
+    assert b"pathlib._local" in data
+    path.write_bytes(data)
+    checkpoint = open_checkpoint(str(folder))
+    assert [f.code for f in reading_notes(checkpoint.provenance, python_version=(3, 11))] == [
+        "metadata-version"
+    ]
+    assert not reading_notes(checkpoint.provenance, python_version=(3, 14))

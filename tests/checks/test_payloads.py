@@ -1,0 +1,530 @@
+"""`check --deep`: every stored byte against its CRC, every header against the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.locate import folder_of
+from inspector.checks.payloads import PayloadProgress, PayloadReport, check_payloads
+from tests.conftest import GOLDEN, SAMPLES
+
+CHECKPOINTS = sorted(
+    p.parent
+    for root in (GOLDEN, SAMPLES)
+    for p in root.rglob(".metadata")
+    if "broken" not in p.parts
+)
+
+
+def deep(folder: Path, **options: Any) -> PayloadReport:
+    return check_payloads(open_checkpoint(str(folder)), folder_of(str(folder)), **options)
+
+
+def save(folder: Path, state: dict[str, Any], **options: Any) -> Path:
+    dcp.save(
+        state,
+        storage_writer=dcp.FileSystemWriter(folder, **options),
+        no_dist=True,
+    )
+    return folder
+
+
+def edit(folder: Path, change: Any) -> None:
+    """Change the metadata with torch's own classes."""
+    path = folder / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    change(metadata)
+    path.write_bytes(pickle.dumps(metadata))
+
+
+def place(folder: Path, fqn: str) -> tuple[Path, int, int]:
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    index = next(i for i in metadata.storage_data if i.fqn == fqn)
+    info = metadata.storage_data[index]
+    return folder / info.relative_path, info.offset, info.length
+
+
+def patch(folder: Path, fqn: str, change: Any) -> None:
+    """Replace one payload's bytes, in a file of its own."""
+    path, offset, length = place(folder, fqn)
+    data = change(path.read_bytes()[offset : offset + length])
+    (folder / "__9_0.distcp").write_bytes(data)
+
+    def move(metadata: Any) -> None:
+        info = next(v for k, v in metadata.storage_data.items() if k.fqn == fqn)
+        info.relative_path, info.offset, info.length = "__9_0.distcp", 0, len(data)
+
+    edit(folder, move)
+
+
+def saved(value: object, **options: Any) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+def codes(report: PayloadReport) -> list[str]:
+    return sorted(f.code for f in report.findings)
+
+
+STATE = {
+    "w": torch.arange(512.0).reshape(16, 32),
+    "b": torch.arange(16, dtype=torch.int64),
+    "step": torch.tensor(3.0),
+    "lr": 0.1,
+    "empty": torch.zeros(0, 4),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(tmp_path / "ck", STATE)
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: "/".join(p.parts[-2:]))
+def test_no_false_alarm(path: Path) -> None:
+    report = deep(path, values=True)
+    assert [f for f in report.findings if f.severity != "note" and f.code != "values-nan"] == []
+    checkpoint = open_checkpoint(str(path))
+    entries = checkpoint.num_chunks + len(checkpoint.bytes_entries)
+    assert report.checked.payloads == entries > 0
+    assert report.checked.chunks == checkpoint.num_chunks
+    assert report.checked.tensors == checkpoint.num_tensors
+    assert report.checked.payload_bytes == sum(f.referenced_bytes for f in checkpoint.files)
+    assert report.checked.not_checked == ()
+    assert not report.is_cancelled
+
+
+def test_every_flip_in_the_data_is_found(folder: Path) -> None:
+    path, offset, length = place(folder, "w")
+    good = path.read_bytes()
+    payload = good[offset : offset + length]
+    data = payload.find(STATE["w"].numpy().tobytes())
+    assert data > 0
+    checkpoint, storage = open_checkpoint(str(folder)), folder_of(str(folder))
+    rng = random.Random(1)  # noqa: S311
+    for _ in range(150):
+        at, bit = offset + data + rng.randrange(2048), rng.randrange(8)
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
+        report = check_payloads(checkpoint, storage)
+        (finding,) = report.findings
+        assert finding.code == "payload-corrupt"
+        assert (finding.fqn, finding.file) == ("w", path.name)
+        assert (finding.offsets, finding.sizes) == ((0, 0), (16, 32))
+        assert "data/0" in finding.message
+        assert "silently" in finding.torch_does
+    # Anywhere else: found, or a byte that means nothing (padding, times).
+    found = 0
+    for at in range(offset, offset + length):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        report = check_payloads(checkpoint, storage)
+        assert {f.fqn for f in report.findings} <= {"w"}
+        found += bool(report.findings)
+    assert found > 2048 + 300
+
+
+def test_a_flip_in_a_bytes_entry_is_found(folder: Path) -> None:
+    path, offset, _ = place(folder, "lr")
+    good = path.read_bytes()
+    at = good.index(b"G", offset) + 5
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    (finding,) = deep(folder).findings
+    assert (finding.code, finding.fqn, finding.offsets) == ("payload-corrupt", "lr", None)
+    target = {"lr": 0.0}
+    dcp.load(target, checkpoint_id=folder, no_dist=True)
+    assert target["lr"] not in (0.0, 0.1)
+
+
+def test_a_damaged_directory_is_told_from_damaged_bytes(folder: Path) -> None:
+    path, offset, length = place(folder, "w")
+    good = path.read_bytes()
+    entry = good.rindex(b"archive/data/0", offset, offset + length) - 46
+    path.write_bytes(good[: entry + 16] + bytes([good[entry + 16] ^ 1]) + good[entry + 17 :])
+    (finding,) = deep(folder).findings
+    assert finding.code == "payload-corrupt"
+    assert "as written" in finding.message
+
+
+MISMATCHES = {
+    "dtype": (saved(torch.zeros(16, 32, dtype=torch.bfloat16)), "bfloat16", "casts"),
+    "larger": (saved(torch.zeros(20, 32)), r"\[20, 32\]", "corner"),
+    "smaller": (saved(torch.zeros(8, 32)), r"\[8, 32\]", "AssertionError"),
+    "turned": (saved(torch.zeros(32, 16)), r"\[32, 16\]", "AssertionError"),
+    "no tensor": (saved({"a": 1}), "no tensor", "AttributeError"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_mismatch_and_what_torch_does(folder: Path, name: str) -> None:
+    data, says, fate = MISMATCHES[name]
+    patch(folder, "w", lambda _: data)
+    (finding,) = deep(folder).findings
+    assert finding.code == "payload-mismatch"
+    assert finding.fqn == "w"
+    import re
+
+    assert re.search(says, finding.message)
+    assert fate in finding.torch_does
+    target = {"w": torch.ones(16, 32)}
+    if "Error" in fate:
+        with pytest.raises(BaseException, match=fate.partition(" ")[0]):
+            dcp.load(target, checkpoint_id=folder, no_dist=True)
+    else:
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+        assert (target["w"] == 0).all()
+
+
+def test_too_few_stored_bytes(folder: Path) -> None:
+    from tests.checkpoint.test_payload import rezipped
+
+    patch(folder, "w", lambda data: rezipped(data, {"data/0": bytes(100)}))
+    (finding,) = deep(folder).findings
+    assert finding.code == "payload-mismatch"
+    assert "100 bytes" in finding.message
+    with pytest.raises(BaseException, match="does not match expected size"):
+        dcp.load({"w": torch.ones(16, 32)}, checkpoint_id=folder, no_dist=True)
+    patch(folder, "w", lambda data: rezipped(data, {"data/0": None}))
+    (finding,) = deep(folder).findings
+    assert finding.code == "payload-mismatch"
+    assert "missing" in finding.message
+
+
+UNREADABLE = {
+    "zeros": (lambda d: bytes(len(d)), "only zeros"),
+    "stale": (lambda d: d[4:] + bytes(4), "no payload starts there|inside of another"),
+    "cut": (lambda d: d[:-40], "no end"),
+    "text": (lambda d: b"hello" * 100, "no payload starts there"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable(folder: Path, name: str) -> None:
+    import re
+
+    change, says = UNREADABLE[name]
+    patch(folder, "w", change)
+    report = deep(folder)
+    (finding,) = report.findings
+    assert finding.code == "payload-unreadable"
+    assert re.search(says, finding.message)
+    assert report.checked.payloads == 5
+    with pytest.raises(BaseException, match=r"."):
+        dcp.load({"w": torch.ones(16, 32)}, checkpoint_id=folder, no_dist=True)
+
+
+def test_swapped_entries_are_mismatches(folder: Path) -> None:
+    def swap(metadata: Any) -> None:
+        a, b = (next(v for k, v in metadata.storage_data.items() if k.fqn == n) for n in ("w", "b"))
+        for name in ("offset", "length", "relative_path"):
+            x, y = getattr(a, name), getattr(b, name)
+            setattr(a, name, y)
+            setattr(b, name, x)
+
+    edit(folder, swap)
+    assert set(codes(deep(folder))) == {"payload-mismatch"}
+    assert {f.fqn for f in deep(folder).findings} == {"w", "b"}
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("fqn", ["lr", "w"])
+def test_a_malicious_payload_touches_nothing(folder: Path, tmp_path: Path, fqn: str) -> None:
+    marker = tmp_path / "marker"
+    patch(folder, fqn, lambda _: saved({"x": [Evil(marker)]}))
+    report = deep(folder, values=True)
+    assert "payload-unsafe" in codes(report)
+    finding = next(f for f in report.findings if f.code == "payload-unsafe")
+    assert finding.fqn == fqn
+    assert "posix.system" in finding.message
+    assert not marker.exists()
+    if fqn == "lr":
+        dcp.load({"lr": 0.0}, checkpoint_id=folder, no_dist=True)
+        assert marker.exists(), "torch runs it, as the finding says"
+
+
+def test_code_before_a_broken_end_is_named(folder: Path, tmp_path: Path) -> None:
+    """Such a pickle raises in the end, after torch has run what it names."""
+    from tests.checkpoint.test_payload import rezipped
+
+    marker = tmp_path / "marker"
+    evil = pickle.dumps(Evil(marker), 2)[:-1] + b"\xff"
+    patch(folder, "lr", lambda data: rezipped(data, {"data.pkl": evil}))
+    assert codes(deep(folder)) == ["payload-unreadable", "payload-unsafe"]
+    assert not marker.exists()
+    with pytest.raises(BaseException, match=r"."):
+        dcp.load({"lr": 0.0}, checkpoint_id=folder, no_dist=True)
+    assert marker.exists()
+
+
+def test_a_damaged_pickle_is_corrupt_and_the_rest_is_checked(folder: Path) -> None:
+    path, offset, _ = place(folder, "w")
+    good = path.read_bytes()
+    at = good.index(b"ctorch._utils", offset)
+    path.write_bytes(good[:at] + b"\xff" + good[at + 1 :])
+    (finding,) = deep(folder).findings
+    assert finding.code == "payload-corrupt"
+    assert "data.pkl" in finding.message
+
+
+def test_an_unknown_class_is_a_note(folder: Path) -> None:
+    module = types.ModuleType("their_package")
+    kind = type("Config", (), {"__module__": "their_package"})
+    module.Config = kind  # type: ignore[attr-defined]
+    sys.modules["their_package"] = module
+    try:
+        patch(folder, "lr", lambda _: saved(kind()))
+    finally:
+        del sys.modules["their_package"]
+    (finding,) = deep(folder).findings
+    assert (finding.code, finding.severity) == ("payload-format", "note")
+    assert "their_package.Config" in finding.message
+
+
+def test_no_checksum_is_one_note(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        folder = save(tmp_path / "ck", STATE)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    (finding,) = deep(folder).findings
+    assert (finding.code, finding.severity) == ("payload-no-checksum", "note")
+    assert "5 payloads" in finding.message
+
+
+def test_legacy_and_deflated_and_big_endian_are_notes(folder: Path) -> None:
+    import zipfile
+
+    from tests.checkpoint.test_payload import rezipped
+
+    patch(folder, "w", lambda _: saved(STATE["w"], _use_new_zipfile_serialization=False))
+    assert codes(deep(folder)) == ["payload-format", "payload-no-checksum"]
+    dcp.load({"w": torch.ones(16, 32)}, checkpoint_id=folder, no_dist=True)
+    patch(folder, "w", lambda _: rezipped(saved(STATE["w"]), {}, zipfile.ZIP_DEFLATED))
+    assert codes(deep(folder)) == ["payload-format"]
+    dcp.load({"w": torch.ones(16, 32)}, checkpoint_id=folder, no_dist=True)
+    patch(folder, "w", lambda _: rezipped(saved(STATE["w"]), {"byteorder": b"big"}))
+    assert codes(deep(folder)) == ["payload-format"]
+
+
+def test_zstd(tmp_path: Path) -> None:
+    pytest.importorskip("zstandard")
+    from torch.distributed.checkpoint._extension import ZStandard
+
+    state = {**STATE, "big": torch.randn(5_000_000)}
+    folder = save(tmp_path / "ck", state, _extensions=[ZStandard()])
+    report = deep(folder, values=True)
+    assert report.findings == ()
+    assert report.checked.payloads == 6
+    path, offset, length = place(folder, "w")
+    data = bytearray(path.read_bytes())
+    data[offset + length // 2] ^= 1
+    path.write_bytes(data)
+    assert {f.code for f in deep(folder).findings} <= {"payload-corrupt", "payload-unreadable"}
+    assert {f.fqn for f in deep(folder).findings} == {"w"}
+
+
+def test_without_zstandard_it_is_not_checked(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("zstandard")
+    from torch.distributed.checkpoint._extension import ZStandard
+
+    folder = save(tmp_path / "ck", STATE, _extensions=[ZStandard()])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    report = deep(folder)
+    assert report.findings == ()
+    assert report.checked.payloads == 0
+    assert report.checked.tensors == report.checked.files == 0
+    assert "zstandard" in report.checked.not_checked[0].why
+
+
+def _safetensors_save(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": metadata}
+    data = b""
+    for name, tensor in tensors.items():
+        raw = tensor.numpy().tobytes()
+        header[name] = {
+            "dtype": {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def test_a_safetensors_blob_is_one_finding(tmp_path: Path, monkeypatch: Any) -> None:
+    module = types.ModuleType("safetensors.torch")
+    module.save = _safetensors_save  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", module)
+    from torch.distributed.checkpoint.filesystem import SerializationFormat
+
+    state = {k: v for k, v in STATE.items() if k != "empty"}
+    folder = tmp_path / "ck"
+    save(folder, state, serialization_format=SerializationFormat.SAFETENSORS)
+    (finding,) = deep(folder).findings
+    assert finding.code == "payload-unreadable"
+    assert "safetensors blob" in finding.message
+    assert "3 chunks" in finding.message
+    with pytest.raises(BaseException, match=r"_weights_only_unpickler|Weights only"):
+        dcp.load({"w": torch.ones(16, 32)}, checkpoint_id=folder, no_dist=True)
+
+
+def test_missing_and_truncated_files_do_not_stop_the_rest(tmp_path: Path) -> None:
+    folder = tmp_path / "ck"
+    shutil.copytree(GOLDEN / "2.8.0" / "fsdp4", folder)
+    (folder / "__1_0.distcp").unlink()
+    data = (folder / "__2_0.distcp").read_bytes()
+    (folder / "__2_0.distcp").write_bytes(data[:-10])
+    report = deep(folder)
+    assert report.findings == ()
+    whole = deep(GOLDEN / "2.8.0" / "fsdp4")
+    assert report.checked.files == whole.checked.files - 2
+    assert 0 < report.checked.payloads < whole.checked.payloads
+    reasons = {n.what.rpartition(" ")[2]: n.why for n in report.checked.not_checked}
+    assert "not there" in reasons["__1_0.distcp"]
+    assert "past the end" in reasons["__2_0.distcp"]
+
+
+def test_an_escaping_path_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / "__0_0.distcp", tmp_path / "outside.distcp")
+
+    def move(metadata: Any) -> None:
+        for info in metadata.storage_data.values():
+            info.relative_path = "../outside.distcp"
+
+    edit(folder, move)
+    report = deep(folder)
+    assert report.checked.payloads == 0
+    assert "outside" in report.checked.not_checked[0].why
+
+
+def test_cancelling_says_what_was_covered(folder: Path) -> None:
+    seen: list[PayloadProgress] = []
+
+    def progress(now: PayloadProgress) -> bool:
+        seen.append(now)
+        return True
+
+    report = deep(folder, progress=progress)
+    assert seen[-1].payloads_total == 5
+    assert seen[-1].bytes_total == report.checked.payload_bytes or report.is_cancelled
+
+
+def test_cancelling_a_long_read(tmp_path: Path, monkeypatch: Any) -> None:
+    import inspector.checks.payload_judge as judging
+
+    folder = save(tmp_path / "ck", {f"w{i}": torch.zeros(300_000) for i in range(100)})
+    import threading
+
+    real, gate = judging.crc32, threading.Event()
+
+    def slow(data: Any, value: int) -> int:
+        gate.wait(0.05)
+        return real(data, value)
+
+    monkeypatch.setattr(judging, "crc32", slow)
+    report = deep(folder, progress=lambda now: now.payloads_done > 0)
+    assert report.is_cancelled
+    assert 0 < report.checked.payloads < 100
+    assert report.checked.not_checked[-1].why == "it was cancelled"
+    assert f"{100 - report.checked.payloads} of 100" in report.checked.not_checked[-1].what
+
+
+def test_ctrl_c_counts_as_cancelling(folder: Path) -> None:
+    def progress(now: PayloadProgress) -> bool:
+        raise KeyboardInterrupt
+
+    import inspector.checks.payloads as payloads
+
+    checkpoint, storage = open_checkpoint(str(folder)), folder_of(str(folder))
+    run = payloads._Run(checkpoint, storage, False)
+    run.join()
+    assert run.report().is_cancelled
+    assert run.report().checked.payloads == 0
+
+
+def test_many_entries_for_the_same_bytes_read_them_once(folder: Path) -> None:
+    """A metadata file that asks for one range a thousand times costs one reading, or two."""
+    _, offset, length = place(folder, "w")
+
+    def point(metadata: Any) -> None:
+        index = next(k for k in metadata.storage_data if k.fqn == "w")
+        meta, info = metadata.state_dict_metadata["w"], metadata.storage_data[index]
+        for n in range(1000):
+            name = f"copy{n}"
+            metadata.state_dict_metadata[name] = meta
+            shifted = n % 50
+            metadata.storage_data[type(index)(name, index.offset, 0)] = type(info)(
+                info.relative_path, offset - shifted, length + shifted
+            )
+
+    edit(folder, point)
+    report = deep(folder)
+    skipped = sum(int(n.what.split()[0].replace(",", "")) for n in report.checked.not_checked)
+    assert report.checked.chunks + skipped >= 1000
+    assert "claim" in report.checked.not_checked[0].why
+
+
+def test_memory_urls(folder: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/payload-test", recursive=True)
+    try:
+        report = check_payloads(
+            open_checkpoint("memory://payload-test"),
+            folder_of("memory://payload-test"),
+            values=True,
+        )
+    finally:
+        memory.rm("/payload-test", recursive=True)
+    assert report.findings == ()
+    assert report.checked.payloads == 5
+
+
+def test_a_safetensors_checkpoint_is_one_note(folder: Path, tmp_path: Path) -> None:
+    """A checkpoint of bare elements, as the Hugging Face reader gives it."""
+    import dataclasses
+
+    import numpy as np
+
+    checkpoint = open_checkpoint(str(folder))
+    index = checkpoint.columns.fqns.index("w")
+    bare = STATE["w"].clone()
+    bare[3, 5] = float("nan")
+    (folder / "__0_0.distcp").write_bytes(b"header!" + bare.numpy().tobytes())
+    columns = checkpoint.columns
+    chunk = int(columns.chunk_start[index])
+    file = np.full_like(columns.file, -1)
+    file[chunk] = 0
+    offset, length = columns.byte_offset.copy(), columns.byte_length.copy()
+    offset[chunk], length[chunk] = 7, 2048
+    moved = dataclasses.replace(columns, file=file, byte_offset=offset, byte_length=length)
+    size = dataclasses.replace(checkpoint.files[0], num_bytes=2055)
+    hugging = dataclasses.replace(
+        checkpoint, columns=moved, format="safetensors", bytes_entries=(), files=(size,)
+    )
+    report = check_payloads(hugging, folder_of(str(folder)), values=True)
+    assert codes(report) == ["payload-no-checksum", "values-nan"]
+    assert next(f for f in report.findings if f.code == "values-nan").offsets == (3, 5)
