@@ -1,0 +1,82 @@
+"""The wire protocol between the ranks and the front end: one JSON object a line.
+
+Every event has `schema`, `event`, `rank` (None for the launcher) and `t`, seconds since the
+epoch at the writer. A line is at most `MAX_LINE_BYTES` long and leaves in one `os.write`, so
+that lines of several writers never mix; long texts are cut, and say so. Each rank appends to a
+file of its own, which also works on a file system that several nodes share.
+
+Which events there are, and what each carries, is in the contract (`verify --json`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EVENTS", "MAX_LINE_BYTES", "SCHEMA", "EventWriter", "decode", "encode", "rank_file"]
+
+SCHEMA = 1
+MAX_LINE_BYTES = 4096
+
+EVENTS = frozenset("spec hello phase progress tensor log failed bye result heartbeat plan".split())
+
+
+def rank_file(events_dir: str | Path, rank: int | None) -> Path:
+    """The file that a rank (None: the launcher) appends its events to."""
+    return Path(events_dir, "launcher.jsonl" if rank is None else f"rank-{rank:05}.jsonl")
+
+
+def encode(event: dict[str, Any]) -> bytes:
+    """One line, at most `MAX_LINE_BYTES` long; the longest texts in it are cut to fit."""
+    line = (json.dumps(event, separators=(",", ":")) + "\n").encode()
+    while len(line) > MAX_LINE_BYTES:
+        key = max(event, key=lambda k: len(json.dumps(event[k])))
+        value = event[key]
+        if isinstance(value, str) and len(value) > 32:
+            event = {**event, key: value[: len(value) // 2] + " ...", "cut": True}
+        elif isinstance(value, (list, dict)) and value:
+            short: Any = (
+                value[: len(value) // 2]
+                if isinstance(value, list)
+                else dict(list(value.items())[: len(value) // 2])
+            )
+            event = {**event, key: short, "cut": True}
+        else:
+            event = {k: event[k] for k in ("schema", "event", "rank", "t") if k in event}
+        line = (json.dumps(event, separators=(",", ":")) + "\n").encode()
+    return line
+
+
+def decode(line: bytes | str) -> dict[str, Any] | None:
+    """The event of a line, or None for anything that is not one."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(event, dict) and event.get("schema") == SCHEMA and event.get("event") in EVENTS:
+        return event
+    return None
+
+
+class EventWriter:
+    """Appends one writer's events to its file."""
+
+    def __init__(self, events_dir: str | Path, rank: int | None) -> None:
+        self.rank = rank
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._fd = os.open(rank_file(events_dir, rank), flags, 0o644)
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one event; a full or vanished disk is not the job's failure."""
+        line = {"schema": SCHEMA, "event": event, "rank": self.rank, "t": time.time(), **fields}
+        try:
+            os.write(self._fd, encode(line))
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

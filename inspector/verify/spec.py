@@ -1,0 +1,115 @@
+"""`JobSpec`: what a verification is to do. A value that becomes JSON and comes back.
+
+The front end writes it beside the job's events; every rank reads it; a bug report carries it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inspector.errors import UsageError
+from inspector.layout.mesh import Mesh
+
+__all__ = ["DEVICES", "VIAS", "JobSpec", "default_then"]
+
+VIAS = ("dtensor", "fsdp2", "fsdp1")
+DEVICES = ("auto", "cpu", "cuda")
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A verification job.
+
+    Attributes:
+        path: The checkpoint, absolute or a URL.
+        mesh: Mesh it is loaded under, `fsdp:S` or `hsdp:RxS`.
+        then: Meshes it is saved under and loaded again with, in order; all of one world size.
+        via: `dtensor`, `fsdp2` or `fsdp1`.
+        device: `cpu` or `cuda` (resolved: never `auto`).
+        backend: `gloo` or `nccl`.
+        events_dir: Folder for the events: one file per rank, one of the launcher.
+        scratch_dir: Folder for what is saved, made and removed by the job.
+        filter: Only entries whose names it selects (`checkpoint.select`); empty for all.
+        sample: Share of the entries to take, more than 0 and at most 1.
+        memory_bytes: What one rank may hold of tensors at a time.
+        timeout_s: After so long without progress the job counts as hung.
+        python: Interpreter that runs the ranks.
+        inject: Faults to plant, by name, for the tests of the comparison itself.
+    """
+
+    path: str
+    mesh: str
+    then: tuple[str, ...] = ()
+    via: str = "dtensor"
+    device: str = "cpu"
+    backend: str = "gloo"
+    events_dir: str = ""
+    scratch_dir: str = ""
+    filter: str = ""
+    sample: float = 1.0
+    memory_bytes: int = 1 << 30
+    timeout_s: float = 600.0
+    python: str = ""
+    inject: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
+        for mesh in meshes:
+            if not mesh.can_launch:
+                raise UsageError(f"{mesh}: a job runs under fsdp:S or hsdp:RxS")
+            if mesh.world_size != meshes[0].world_size:
+                raise UsageError(
+                    f"{mesh} has {mesh.world_size} ranks, {meshes[0]} has {meshes[0].world_size}",
+                    "every mesh of one job needs the same number of ranks",
+                )
+        if self.via not in VIAS:
+            raise UsageError(f"--via {ascii(self.via)}: it is one of {', '.join(VIAS)}")
+        if not 0 < self.sample <= 1:
+            raise UsageError("--sample is more than 0 % and at most 100 %")
+
+    @property
+    def world_size(self) -> int:
+        return Mesh.parse(self.mesh).world_size
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON."""
+        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> JobSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UsageError: It is no spec, or one of a newer hsdp-inspect.
+        """
+        try:
+            values = json.loads(text)
+            version = values.pop("version")
+            if version != _VERSION:
+                raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
+            return cls(**{**values, "then": tuple(values["then"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError("this is no job of hsdp-inspect") from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> JobSpec:
+        """Read a spec from a file."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def default_then(mesh: Mesh) -> Mesh:
+    """The second mesh where none is given.
+
+    For HSDP the FSDP mesh of the same world size; for FSDP an HSDP mesh of two replicas where
+    the world size is even, otherwise the same mesh.
+    """
+    size = mesh.world_size
+    if mesh.family == "hsdp":
+        return Mesh("fsdp", (size,))
+    return Mesh("hsdp", (2, size // 2)) if size % 2 == 0 else mesh
