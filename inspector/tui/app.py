@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textual.app import App, SystemCommand
 from textual.screen import Screen
@@ -51,7 +51,7 @@ class InspectApp(App[int]):
             self.register_theme(theme)
         self.theme = DARK.name
 
-    def get_default_screen(self) -> Screen[object]:
+    def get_default_screen(self) -> Screen[Any]:
         """The checkpoint itself, if there is something of it to show already."""
         if self._preview is None:
             return Screen(id="_default")
@@ -132,7 +132,7 @@ class InspectApp(App[int]):
     def action_toggle_theme(self) -> None:
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every command of the table that the open screen has, then Textual's own."""
         here = {"app", type(screen).__name__.removesuffix("Screen").lower()}
         for command in COMMANDS:

@@ -59,7 +59,7 @@ class EntrySource(TableSource):
         )
         names = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
         #: Raw name of each row.
-        self.row_names = [names[entry] for entry in self.entries.tolist()]
+        self.row_names: list[str] = [names[entry] for entry in self.entries.tolist()]
         self.badges: dict[int, str] = {}
 
     @property
@@ -92,13 +92,13 @@ class EntrySource(TableSource):
             entry = self.checkpoint.bytes_entries[
                 int(self.entries[row]) - self.checkpoint.num_tensors
             ]
-            return {
+            rank = None if entry.file < 0 else self.checkpoint.files[entry.file].rank
+            cells: dict[str, Cell] = {
                 "dtype": ("bytes", "dim"),
                 "bytes": format_bytes(entry.byte_length if entry.file >= 0 else None),
-                "ranks": format_ranks(
-                    self.checkpoint.chunk_ranks(np.asarray([entry.file], np.int32)).tolist()
-                ),
-            }.get(column_key, "")
+                "ranks": format_ranks([-1 if rank is None else rank]),
+            }
+            return cells.get(column_key, "")
         if column_key == "dtype":
             return short_name(tensor.dtype)
         if column_key == "shape":
@@ -120,7 +120,7 @@ class EntrySource(TableSource):
             return natural_keys(self.row_names)
         if column_key == "chunks":
             keys = np.concatenate([columns.num_chunks_of, np.zeros(len(bytes_entries), np.int64)])
-            return keys[entries]
+            return np.asarray(keys[entries])
         if column_key == "bytes":
             return np.asarray(self.row_bytes, np.float64)
         if column_key == "dtype":
@@ -128,7 +128,7 @@ class EntrySource(TableSource):
             return [(names + ["~"] * len(bytes_entries))[i] for i in entries]
         if column_key == "shape":
             elements = columns.num_elements + [-1] * len(bytes_entries)
-            return np.asarray(elements, np.float64)[entries]
+            return np.asarray([float(elements[i]) for i in entries])
         if column_key == "placements":
             if self.written_by is None:
                 return None

@@ -69,7 +69,7 @@ class JobSpec:
                     "every mesh of one job needs the same number of ranks",
                 )
         if self.via not in VIAS:
-            raise UsageError(f"--via {ascii(self.via)}: it is one of {', '.join(VIAS)}")
+            raise UsageError(f"--via {self.via!a}: it is one of {', '.join(VIAS)}")
         if not 0 < self.sample <= 1:
             raise UsageError("--sample is more than 0 % and at most 100 %")
 
