@@ -48,6 +48,8 @@ def first_content_s(command: list[str], content: bytes, timeout_s: float = 30.0)
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+        # Installed packages have their bytecode; without this ours would be compiled each time.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.chdir(ROOT)
         os.execv(command[0], command)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))

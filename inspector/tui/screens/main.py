@@ -70,7 +70,7 @@ class MainScreen(Screen[None]):
         files.display = False
         await self.mount(Footer(show_command_palette=False))
         await self.query_one(ContentSwitcher).mount(files)
-        self.view.complete()
+        await self.view.complete()
         self._completed = True
         if self.loaded is not None:
             files.show(self.loaded)

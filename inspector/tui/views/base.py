@@ -69,7 +69,7 @@ class View(Widget):
     def show_writer(self, written_by: WrittenBy) -> None:
         """Show what was found out of who wrote it."""
 
-    def complete(self) -> None:
+    async def complete(self) -> None:
         """Make what the first frame could do without."""
 
     def copy_choices(self) -> list[tuple[str, str]]:

@@ -29,19 +29,19 @@ class FilesView(View):
 
     def __init__(self) -> None:
         super().__init__(id="files")
+        self._table = VirtualTable(
+            FILE_COLUMNS, id="files-table", empty_text="There is no data file"
+        )
+        self._contents = VirtualTable(CONTENT_COLUMNS, id="contents")
         self._names: list[str] = []
 
     def compose(self) -> ComposeResult:
-        yield VirtualTable(FILE_COLUMNS, id="files-table", empty_text="There is no data file")
-        yield VirtualTable(CONTENT_COLUMNS, id="contents")
+        yield self._table
+        yield self._contents
 
     @property
     def table(self) -> VirtualTable:
-        return self.query_one("#files-table", VirtualTable)
-
-    @property
-    def contents(self) -> VirtualTable:
-        return self.query_one("#contents", VirtualTable)
+        return self._table
 
     @property
     def names(self) -> list[str]:
@@ -65,19 +65,19 @@ class FilesView(View):
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
         if event.table is self.table:
-            self.contents.focus()
+            self._contents.focus()
 
     def _show_row(self, row: int | None) -> None:
         if self.loaded is None or row is None:
             return
         checkpoint = self.loaded.checkpoint
         empty = checkpoint.files[row].num_bytes == 0
-        self.contents.set_empty_text(
+        self._contents.set_empty_text(
             "An empty file: this rank had nothing to write, which is normal"
             if empty
             else "No entry of the metadata names this file: it is left from another save"
         )
-        self.contents.set_source(ContentSource(checkpoint, file_contents(checkpoint, row)))
+        self._contents.set_source(ContentSource(checkpoint, file_contents(checkpoint, row)))
 
     def copy_choices(self) -> list[tuple[str, str]]:
         row = self.table.cursor_row

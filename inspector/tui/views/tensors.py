@@ -44,6 +44,7 @@ class TensorsView(View):
 
     def __init__(self) -> None:
         super().__init__(id="tensors")
+        self._table = VirtualTable((), id="entries")
         self._source: EntrySource | None = None
         self._columns: tuple[Column, ...] = ()
         self._subtree: Ints | None = None
@@ -53,24 +54,27 @@ class TensorsView(View):
 
     def compose(self) -> ComposeResult:
         with Horizontal(), Vertical(id="entries-side"):
-            yield VirtualTable((), id="entries")
+            yield self._table
 
-    def complete(self) -> None:
+    async def complete(self) -> None:
         from inspector.tui.widgets.tensor_detail import TensorDetail
         from inspector.tui.widgets.tensor_tree import TensorTree
 
         side = self.query_one("#entries-side", Vertical)
-        self._tree = TensorTree(id="tree")
-        self._detail = TensorDetail(id="detail")
-        self.query_one(Horizontal).mount(self._tree, before=side)
-        side.mount(self._detail)
+        tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
+        # Hidden until it is known whether there is room for it: nothing should jump.
+        tree.display = False
+        await self.query_one(Horizontal).mount(tree, before=side)
+        await side.mount(detail)
+        tree.display = True
+        self._tree, self._detail = tree, detail
         self._arrange()
         self._fill_tree()
-        self.call_after_refresh(self._show_row, self.table.cursor_row)
+        self._show_row(self.table.cursor_row)
 
     @property
     def table(self) -> VirtualTable:
-        return self.query_one("#entries", VirtualTable)
+        return self._table
 
     @property
     def names(self) -> list[str]:
@@ -178,7 +182,7 @@ class TensorsView(View):
 
     def _show_row(self, row: int | None) -> None:
         detail, source = self._detail, self._source
-        if detail is None or source is None or not detail.is_mounted:
+        if detail is None or source is None:
             return
         checkpoint = source.checkpoint
         if row is None:

@@ -1,0 +1,55 @@
+"""Drive the real app in a test: open a path, press keys, read the screen as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from inspector.tui.app import InspectApp
+from inspector.tui.screens.main import MainScreen
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\ufeff]")
+
+
+def screen_text(app: InspectApp) -> str:
+    """What the screen shows, line by line."""
+    width, height = app.size
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line) for line in lines[:height])
+
+
+@asynccontextmanager
+async def opened(
+    path: Path | str, *keys: str, size: tuple[int, int] = (160, 50)
+) -> AsyncIterator[tuple[InspectApp, Pilot[int]]]:
+    """The app on `path`, loaded and settled, after `keys`."""
+    app = InspectApp(str(path))
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await settle(app, pilot)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        await settle(app, pilot)
+        yield app, pilot
+
+
+async def settle(app: InspectApp, pilot: Pilot[int]) -> None:
+    """Wait until nothing is being loaded or worked out."""
+    for _ in range(600):
+        await pilot.pause(0.02)
+        screen = app.screen
+        if type(screen).__name__ in ("Screen", "LoadingScreen"):
+            continue
+        if isinstance(screen, MainScreen) and screen.written_by is None:
+            continue
+        if not screen_text(app).strip():
+            continue  # Textual paints a new screen a moment after it came.
+        break
+    else:
+        raise AssertionError(f"still loading: {screen_text(app)}")
+    await pilot.pause(0.05)
+    await pilot.pause()

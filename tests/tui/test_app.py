@@ -1,0 +1,287 @@
+"""The app as a user sees it: opened on real checkpoints, driven by keys and mouse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from inspector.tui.commands import COMMANDS
+from inspector.tui.screens.error import ErrorScreen
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.screens.picker import PickerScreen
+from inspector.tui.views.tensors import TensorsView
+from inspector.tui.widgets.chunk_map import ChunkMap
+from inspector.tui.widgets.tensor_tree import TensorTree
+from inspector.tui.widgets.virtual_table import VirtualTable
+from tests.conftest import GOLDEN, SAMPLES
+from tests.tui.app_driver import CONTROL, opened, screen_text, settle
+
+SIZES = [(80, 24), (160, 50)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
+    async with opened(SAMPLES / "hsdp_2x4", size=size) as (app, _):
+        text = screen_text(app)
+        assert "hsdp:2x4 (certain)" in text
+        for name in ("net1.weight", "net1.bias", "net3.bias"):
+            assert f"model.{name}" in text
+        assert "[Replicate(), Shard(0)]" in text
+        assert "r0" in text and "r3" in text  # the chunk map
+        assert "by torch 2.9 to 2.14" in text
+
+
+@pytest.mark.parametrize("sample", sorted(p.parent.name for p in SAMPLES.glob("*/.metadata")))
+async def test_every_sample_opens_at_both_sizes(sample: str) -> None:
+    for size in SIZES:
+        async with opened(SAMPLES / sample, "2", "1", "z", size=size) as (app, _):
+            assert isinstance(app.screen, MainScreen)
+            assert not CONTROL.search(screen_text(app).replace("\n", ""))
+
+
+async def test_a_checkpoint_that_torch_cannot_read_opens() -> None:
+    for case in ("1.13.1/st_flat", "2.15.0/hsdp2x2"):
+        async with opened(GOLDEN / case) as (app, _):
+            assert "float32 [64, 16]" in screen_text(app)
+
+
+async def test_the_cursor_moves_by_vim_keys_and_the_detail_follows() -> None:
+    async with opened(SAMPLES / "hsdp_uneven_2x4", "j", "j") as (app, pilot):
+        table = app.screen.query_one("#entries", VirtualTable)
+        row = table.cursor_row
+        assert row == 2
+        name = table.source.cell(row, "name")
+        facts = str(app.screen.query_one("#detail-text").render())
+        assert facts.splitlines()[0] == name
+        await pilot.press("G")
+        assert table.cursor_row == table.num_lines - 1
+        await pilot.press("g")
+        assert table.cursor_row == 0
+
+
+async def test_the_filter_narrows_as_it_is_typed_and_escape_clears_it() -> None:
+    async with opened(SAMPLES / "fsdp2_adamw_4", "slash", *"exp_avg", "space", *"!sq") as (
+        app,
+        pilot,
+    ):
+        table = app.screen.query_one("#entries", VirtualTable)
+        names = [table.source.cell(int(row), "name") for row in table.rows]
+        assert names
+        assert all("exp_avg" in name and "sq" not in name for name in names)
+        assert f"{len(names)} of {table.source.num_rows}" in screen_text(app)
+        await pilot.press("enter")
+        assert table.has_focus
+        await pilot.press("escape")
+        assert table.num_lines == table.source.num_rows
+
+
+async def test_sorting_by_key_and_by_header_click() -> None:
+    async with opened(SAMPLES / "fsdp2_adamw_4") as (app, pilot):
+        table = app.screen.query_one("#entries", VirtualTable)
+        table.sort("bytes", reverse=True)
+        await pilot.pause()
+        sizes = [table.source.row_bytes[row] for row in table.rows]  # type: ignore[attr-defined]
+        assert sizes == sorted(sizes, reverse=True)
+        await pilot.click("#entries", offset=(8, 0))
+        assert table.sorted_by == ("name", False)
+
+
+async def test_the_tree_narrows_the_table_to_a_module() -> None:
+    async with opened(SAMPLES / "fsdp2_adamw_4") as (app, pilot):
+        tree = app.screen.query_one(TensorTree)
+        table = app.screen.query_one("#entries", VirtualTable)
+        everything = table.num_lines
+        tree.focus()
+        await pilot.press("j")
+        await pilot.pause(0.1)
+        narrowed = table.num_lines
+        assert 0 < narrowed < everything
+        names = {str(table.source.cell(int(row), "name")).split(".")[0] for row in table.rows}
+        assert len(names) == 1
+        await pilot.press("escape")
+        await pilot.pause(0.1)
+        assert table.num_lines == everything
+
+
+async def test_zoom_gives_the_screen_to_one_tensor_and_chunks_are_stepped_through() -> None:
+    async with opened(SAMPLES / "hsdp_2x4", "enter") as (app, pilot):
+        view = app.screen.query_one(TensorsView)
+        assert view.has_class("-zoomed")
+        chunks = app.screen.query_one("#detail-chunks", VirtualTable)
+        assert chunks.has_focus
+        assert chunks.num_lines == 4
+        await pilot.press("j", "j")
+        await pilot.pause(0.1)
+        chunk_map = app.screen.query_one(ChunkMap)
+        assert chunk_map.highlight == 2
+        assert "[4:6, 0:5]" in screen_text(app)
+        await pilot.press("escape")
+        assert not view.has_class("-zoomed")
+
+
+async def test_files_show_their_size_and_what_lies_in_them() -> None:
+    async with opened(SAMPLES / "fsdp2_hsdp_2x4_adamw", "2") as (app, pilot):
+        text = screen_text(app)
+        assert "__0_0.distcp" in text and "__7_0.distcp" in text
+        assert "█" in text
+        contents = app.screen.query_one("#contents", VirtualTable)
+        offsets = [int(str(contents.source.cell(row, "offset"))) for row in range(contents.num_lines)]
+        assert offsets == sorted(offsets) and offsets[0] == 0
+        first = str(contents.source.cell(0, "name"))
+        await pilot.press("j")
+        await pilot.pause(0.1)
+        other = [str(contents.source.cell(row, "name")) for row in range(contents.num_lines)]
+        assert other and other != [first]
+
+
+async def test_an_empty_rank_file_is_called_normal() -> None:
+    async with opened(GOLDEN / "2.1.2" / "ddp4", "2", "j") as (app, _):
+        assert "which is normal" in screen_text(app)
+
+
+async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() -> None:
+    async with opened(SAMPLES / "run") as (app, pilot):
+        assert isinstance(app.screen, PickerScreen)
+        text = screen_text(app)
+        assert "newest complete: step-200" in text
+        assert "unfinished" in text
+        await pilot.press("enter")
+        await settle(app, pilot)
+        assert isinstance(app.screen, MainScreen)
+        assert "step-200" in screen_text(app)
+        await pilot.press("escape")
+        await pilot.pause(0.1)
+        assert isinstance(app.screen, PickerScreen)
+        await pilot.press("j", "o")
+        await settle(app, pilot)
+        assert isinstance(app.screen, ErrorScreen)
+        assert "never finished" in screen_text(app)
+        await pilot.press("escape")
+        await pilot.pause(0.1)
+        assert isinstance(app.screen, PickerScreen)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+async def test_a_bad_path_is_told_on_the_screen_and_by_the_exit_code(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    async with opened(tmp_path / "nowhere", size=size) as (app, pilot):
+        assert "no such file" in screen_text(app)
+        await pilot.press("q")
+    assert app.return_value == 2
+
+
+async def test_try_again_after_the_checkpoint_was_repaired(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
+    (folder / ".metadata").rename(folder / ".metadata.tmp")
+    async with opened(folder) as (app, pilot):
+        assert "never finished" in screen_text(app)
+        (folder / ".metadata.tmp").rename(folder / ".metadata")
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert "hsdp:2x2 (certain)" in screen_text(app)
+        await pilot.press("q")
+    assert app.return_value == 0
+
+
+async def test_reload_reads_anew_and_keeps_the_cursor(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / "ckpt"))
+    async with opened(folder, "j", "j") as (app, pilot):
+        table = app.screen.query_one("#entries", VirtualTable)
+        name = table.source.cell(table.cursor_row or 0, "name")
+        shutil.rmtree(folder)
+        shutil.copytree(SAMPLES / "fsdp_4", folder)
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert "fsdp:4 (certain)" in screen_text(app)
+        assert table.source.cell(table.cursor_row or 0, "name") == name
+        shutil.rmtree(folder)
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert "could not be read" in screen_text(app)
+        assert isinstance(app.screen, MainScreen)
+
+
+async def test_a_checkpoint_can_be_copied_from_and_the_text_stays_visible() -> None:
+    async with opened(SAMPLES / "names_hostile_1", "y", "enter") as (app, _):
+        assert app.clipboard == r"colour.\x1b[31mred\x1b[0m" or "\x1b" not in app.clipboard
+        assert "OSC 52" in screen_text(app)
+        assert not CONTROL.search(app.clipboard)
+
+
+async def test_hostile_names_are_shown_and_never_obeyed() -> None:
+    for size in SIZES:
+        async with opened(SAMPLES / "names_hostile_1", size=size) as (app, pilot):
+            for _ in range(40):
+                text = screen_text(app)
+                assert not CONTROL.search(text.replace("\n", ""))
+                await pilot.press("j")
+            await pilot.press("g", "2")
+            await pilot.pause(0.1)
+            assert not CONTROL.search(screen_text(app).replace("\n", ""))
+
+
+async def test_every_command_is_in_help_and_palette() -> None:
+    async with opened(SAMPLES / "hsdp_2x2", "question_mark") as (app, pilot):
+        help_text = screen_text(app)
+        for command in COMMANDS:
+            if command.scope in ("main", "app"):
+                assert command.title in help_text, command
+        await pilot.press("escape")
+        offered = {command.title for command in app.get_system_commands(app.screen)}
+        for command in COMMANDS:
+            if command.scope in ("main", "app") and command.id != "command_palette":
+                assert f"{command.title}  ({command.shown_key})" in offered
+
+
+async def test_the_summary_has_the_evidence() -> None:
+    async with opened(SAMPLES / "hsdp_2x4", "i", size=(80, 24)) as (app, _):
+        assert "24 of 24 items" in screen_text(app)
+
+
+async def test_both_themes_and_no_colour() -> None:
+    async with opened(SAMPLES / "hsdp_2x4", "t") as (app, pilot):
+        assert app.theme == "hsdp-light"
+        await pilot.press("t")
+        assert app.theme == "hsdp-dark"
+
+
+async def test_without_colour_the_chunks_have_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened(SAMPLES / "hsdp_2x4") as (app, _):
+        text = screen_text(app)
+        assert "┌" in text and "r3" in text
+
+
+async def test_the_window_can_shrink_and_grow() -> None:
+    async with opened(SAMPLES / "fsdp2_adamw_4") as (app, pilot):
+        for size in [(40, 12), (20, 8), (200, 60), (80, 24), (5, 3), (160, 50)]:
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.1)
+        assert "fsdp:4 (certain)" in screen_text(app)
+
+
+async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inspector.tui import session
+    from inspector.tui.app import InspectApp
+    from inspector.tui.screens.loading import LoadingScreen
+
+    import time
+
+    real = session.Loading._load
+
+    def slow(self: session.Loading) -> session.Outcome:
+        while not self._progress(1, 2):
+            time.sleep(0.01)
+        return real(self)
+
+    monkeypatch.setattr(session.Loading, "_load", slow)
+    app = InspectApp(str(SAMPLES / "hsdp_2x4"))
+    async with app.run_test() as pilot:
+        await pilot.pause(0.3)
+        assert isinstance(app.screen, LoadingScreen)
+        await pilot.press("escape")
+        await pilot.pause(0.5)
+    assert app.return_value is None or app.return_value in (0, 2)
