@@ -16,7 +16,7 @@ from inspector.errors import InspectError
 __all__ = ["COMMANDS", "has_screen", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
-COMMANDS = frozenset({"open", "show"})
+COMMANDS = frozenset({"check", "open", "show"})
 
 
 def has_screen() -> bool:
@@ -39,11 +39,11 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    if len(arguments) == 1 and not arguments[0].startswith("-") and has_screen():
-        if arguments[0] not in COMMANDS:
-            from inspector.tui.launch import run
+    is_path = len(arguments) == 1 and arguments[0] not in COMMANDS
+    if is_path and not arguments[0].startswith("-") and has_screen():
+        from inspector.tui.launch import run
 
-            return run(arguments[0])
+        return run(arguments[0])
     from inspector.cli import run_command
 
     return run_command(arguments)

@@ -6,15 +6,15 @@ code is 0 (done, nothing wrong), 1 (done, something is wrong) or 2 (could not be
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from inspector.__main__ import has_screen
 from inspector._version import __version__
+from inspector.cli_output import print_pieces, terminal_width
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,30 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str, debug: bool) 
     return _show(path, as_json=as_json, chunks=chunks, filter_text=filter_text)
 
 
+@cli.command()
+@click.argument("path")
+@click.option("--deep", is_flag=True, help="Read every stored byte and compare its checksum.")
+@click.option("--values", is_flag=True, help="Also look for NaN and infinite values (reads all).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    help="github: annotations for GitHub Actions.",
+)
+@click.option("--debug", is_flag=True, hidden=True)
+def check(path: str, deep: bool, values: bool, as_json: bool, form: str, debug: bool) -> int:
+    """Say what is wrong with a checkpoint, and what torch would do about it.
+
+    From the metadata and the file sizes alone, in seconds; --deep reads every byte. For a folder
+    with checkpoints under it: the state of each, and the newest sound one.
+    """
+    from inspector.cli_check import run_check
+
+    return run_check(path, deep=deep, values=values, form="json" if as_json else form)
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code.
 
@@ -98,36 +122,18 @@ def run_command(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _width() -> int | None:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _print(pieces: Iterable[str], end: str = "") -> None:
-    # A name may hold what the terminal's encoding lacks; it is shown escaped, not a crash.
-    stream: Any = sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-    for piece in pieces:
-        stream.write(piece + end)
-
-
-def _locate(path: str) -> Storage | list[Any]:
-    """The storage of the one checkpoint at `path`, or what was found under it."""
+def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
     from inspector.checkpoint.locate import locate
 
-    return locate(path)
-
-
-def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
-    target = _locate(path)
+    target = locate(path)
     if isinstance(target, list):
         from inspector.report import json as report_json
         from inspector.report import text as report_text
 
         if as_json:
-            _print(report_json.checkpoints_json(path, target))
+            print_pieces(report_json.checkpoints_json(path, target))
         else:
-            _print(report_text.checkpoints_text(path, target, _width()), "\n")
+            print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
         return 0
     return _show_one(target, as_json=as_json, chunks=chunks, filter_text=filter_text)
 
@@ -149,13 +155,15 @@ def _show_one(storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
     if as_json:
         from inspector.report.json import show_json
 
-        _print(show_json(checkpoint, written_by, tensors=tensors, entries=entries, chunks=chunks))
+        print_pieces(
+            show_json(checkpoint, written_by, tensors=tensors, entries=entries, chunks=chunks)
+        )
         return 0
     from inspector.report.text import show_text
 
-    width = _width()
+    width = terminal_width()
     rows = None if width is None else _MAX_TERMINAL_ROWS
-    _print(
+    print_pieces(
         show_text(
             checkpoint,
             written_by,

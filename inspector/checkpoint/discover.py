@@ -20,8 +20,10 @@ _MAX_DEPTH = 5
 _MAX_FOLDERS = 20_000
 
 # `step-100`, `iter_0000100`, `global_step5`, `epoch=1-step=50`, `ep1-ba20`, `checkpoint-7`, `100`
-_STEP = re.compile(r"(?:step|iter|iteration|ba|checkpoint|ckpt)s?[-_=]?0*(\d{1,15})(?!\d)", re.I)
-_NUMBER = re.compile(r"(?:^|[-_=])0*(\d{1,15})\Z")
+_STEP = re.compile(
+    r"(?:step|iter|iteration|ba|checkpoint|ckpt|epoch|ep)s?[-_=]?0*(\d{1,15})(?!\d)", re.I
+)
+_NUMBER = re.compile(r"0*(\d{1,15})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,8 @@ def _step(path: str) -> int | None:
         matches = _STEP.findall(part)
         if matches:
             return int(matches[-1])
-        number = _NUMBER.search(part)
-        if number and not part.startswith(("pytorch_model_fsdp", "optimizer", "rank", "model")):
+        number = _NUMBER.match(part)
+        if number:
             return int(number[1])
     return None
 

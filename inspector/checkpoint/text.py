@@ -17,6 +17,7 @@ __all__ = [
     "format_count",
     "format_placements",
     "format_ranks",
+    "format_seconds",
     "format_shape",
     "format_time",
     "is_printable",
@@ -164,3 +165,15 @@ def format_ranks(ranks: Sequence[int]) -> str:
     if any(rank < 0 for rank in ranks):
         parts.append("?")
     return ",".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration: `0.4 s`, `42 s`, `3:20 min`, `2:05 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}:{rest:02} min"
+    return f"{minutes // 60}:{minutes % 60:02} h"

@@ -117,11 +117,24 @@ class Report:
     path: str
     findings: tuple[Finding, ...] = ()
     checked: Coverage = field(default_factory=Coverage)
+    num_bytes_entries: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there was nothing to check: an empty state dict."""
+        return not self.findings and not (self.checked.tensors or self.num_bytes_entries)
 
     @property
     def verdict(self) -> Verdict:
-        """The sum of the findings."""
-        return verdict(self.findings)
+        """The sum of the findings. What holds nothing is never sound: it is suspicious."""
+        return "suspicious" if self.is_empty else verdict(self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0 sound, 1 something is wrong, 2 it could not be read or there was nothing to check."""
+        if self.is_empty:
+            return 2
+        return {"sound": 0, "damaged": 1, "suspicious": 1, "unreadable": 2}[self.verdict]
 
     def count(self, severity: Severity) -> int:
         """How many findings are of a severity."""

@@ -144,7 +144,8 @@ def judge(
         files=sum(1 for f in checkpoint.files if f.num_bytes is not None),
         not_checked=(*_left_out(checkpoint), *not_checked),
     )
-    report = Report(checkpoint.path, _sorted(findings), checked)
+    num_bytes_entries = len(checkpoint.bytes_entries)
+    report = Report(checkpoint.path, _sorted(findings), checked, num_bytes_entries)
     if deep is not None:
         found = deep(checkpoint, storage)
         return merge(report, found.findings, found.checked)

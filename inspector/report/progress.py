@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from inspector.checkpoint.text import format_bytes
+from inspector.checkpoint.text import format_bytes, format_seconds
 
-__all__ = ["ReadingLine"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from inspector.checks.payloads import PayloadProgress
+
+__all__ = ["PayloadLine", "ReadingLine"]
 
 _QUIET_S = 0.5
+_BAR_CELLS = 24
 
 
-class ReadingLine:
-    """`reading the metadata: 45 % of 147.2 MiB`, from half a second on.
-
-    An instance is a `Progress` callback; as a context manager it clears its line at the end.
-    """
+class _Line:
+    """One line of a terminal, rewritten in place; as a context manager it is cleared at the end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -25,7 +29,7 @@ class ReadingLine:
         self._shown = False
         self._is_terminal = stream.isatty()
 
-    def __enter__(self) -> ReadingLine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -38,12 +42,41 @@ class ReadingLine:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 
-    def __call__(self, num_done: int, num_bytes: int) -> bool:
-        """Show how far the reading is; never cancels."""
-        if self._is_terminal and time.monotonic() - self._started > _QUIET_S:
-            share = 100 * num_done // max(num_bytes, 1)
-            text = f"reading the metadata: {share} % of {format_bytes(num_bytes)}"
-            self._stream.write(f"\r\x1b[K{text}")
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def draw(self, text: str) -> None:
+        """Show `text` instead of what was there, from half a second on."""
+        if self._is_terminal and self.elapsed_s > _QUIET_S:
+            width = shutil.get_terminal_size().columns
+            self._stream.write(f"\r\x1b[K{text[: width - 1]}")
             self._stream.flush()
             self._shown = True
+
+
+class ReadingLine(_Line):
+    """`reading the metadata: 45 % of 147.2 MiB`. A `Progress` callback that never cancels."""
+
+    def __call__(self, num_done: int, num_bytes: int) -> bool:
+        """Show how far the reading is."""
+        share = 100 * num_done // max(num_bytes, 1)
+        self.draw(f"reading the metadata: {share} % of {format_bytes(num_bytes)}")
+        return False
+
+
+class PayloadLine(_Line):
+    """A bar with bytes, rate and time left, for `check_payloads`; never cancels."""
+
+    def __call__(self, progress: PayloadProgress) -> bool:
+        """Show how far the reading is."""
+        done, total = progress.bytes_done, progress.bytes_total
+        share = done / total if total else 1.0
+        rate = done / max(self.elapsed_s, 1e-3)
+        left = format_seconds((total - done) / rate) if rate > 0 else "?"
+        filled = round(share * _BAR_CELLS)
+        bar = "#" * filled + "-" * (_BAR_CELLS - filled)
+        self.draw(
+            f"[{bar}] {share:.0%} of {format_bytes(total)}, {format_bytes(rate)}/s, {left} left"
+        )
         return False

@@ -30,7 +30,6 @@ class LineFollower:
         self.path = str(path)
         self._fd: int | None = None
         self._rest = b""
-        self._at_line_end = True
 
     def read(self, *, whole: bool = False) -> list[bytes]:
         """The lines completed since the last look.

@@ -98,12 +98,13 @@ def remove_scratch(path: str) -> None:
 def hello_pids(events_dir: str) -> list[int]:
     """The ranks' processes as their first events name them, for systems without /proc."""
     pids = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir(events_dir):
-            if name.startswith("rank-") and name.endswith(".jsonl"):
+    for name in os.listdir(events_dir) if os.path.isdir(events_dir) else ():
+        if name.startswith("rank-") and name.endswith(".jsonl"):
+            try:
                 with open(os.path.join(events_dir, name), "rb") as file:
-                    with contextlib.suppress(ValueError, KeyError, TypeError):
-                        pids.append(int(json.loads(file.readline())["pid"]))
+                    pids.append(int(json.loads(file.readline())["pid"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # It has not said hello yet.
     return pids
 
 
@@ -161,7 +162,7 @@ class _Guard:
                     cwd=self._job["cwd"],
                     start_new_session=True,
                     # SIGTERM, so that torchrun still ends its ranks when this process is killed.
-                    preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
+                    preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
                 )
             except OSError as error:
                 self._tell(state="ended", torchrun=None, error=str(error))

@@ -1,12 +1,12 @@
 """`RunFolder`: where one job's spec, events, logs and scratch lie.
 
-    ~/.local/state/hsdp-inspect/runs/20260131-142501-step-100-hsdp_2x4/
-      spec.json        the job, as every rank reads it
-      events.jsonl     every event in the order in which the front end saw it: the recording
-      events/          what the ranks write: one file per rank
-      logs/            torchrun's output, and each rank's
-      import/          the package, alone, for the interpreter that runs the ranks
-      guard.json       what the guard was told; guard.status.json: how it stands
+~/.local/state/hsdp-inspect/runs/20260131-142501-step-100-hsdp_2x4/
+  spec.json        the job, as every rank reads it
+  events.jsonl     every event in the order in which the front end saw it: the recording
+  events/          what the ranks write: one file per rank
+  logs/            torchrun's output, and each rank's
+  import/          the package, alone, for the interpreter that runs the ranks
+  guard.json       what the guard was told; guard.status.json: how it stands
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 
 from inspector.errors import StorageError
 from inspector.verify.guard import SCRATCH_PREFIX, job_pids, remove_scratch
-from inspector.verify.spec import JobSpec
 
 __all__ = ["RunFolder", "make_scratch", "recorded_runs", "remove_leftovers", "runs_dir"]
 

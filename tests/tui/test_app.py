@@ -127,7 +127,9 @@ async def test_files_show_their_size_and_what_lies_in_them() -> None:
         assert "__0_0.distcp" in text and "__7_0.distcp" in text
         assert "█" in text
         contents = app.screen.query_one("#contents", VirtualTable)
-        offsets = [int(str(contents.source.cell(row, "offset"))) for row in range(contents.num_lines)]
+        offsets = [
+            int(str(contents.source.cell(row, "offset"))) for row in range(contents.num_lines)
+        ]
         assert offsets == sorted(offsets) and offsets[0] == 0
         first = str(contents.source.cell(0, "name"))
         await pilot.press("j")

@@ -1,0 +1,73 @@
+"""The `check` command: what is run, what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from inspector.checkpoint.locate import locate
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage import Storage, open_storage
+from inspector.checks.folder import Judged, check_folder, newest_sound
+from inspector.checks.judge import check_storage
+from inspector.checks.payloads import PayloadReport, check_payloads
+from inspector.cli_output import print_pieces, terminal_width
+from inspector.report import check as reports
+from inspector.report.progress import PayloadLine, ReadingLine
+
+__all__ = ["run_check"]
+
+
+class _Deep:
+    """Reads the payloads, shows how far it is, and remembers whether it was stopped."""
+
+    def __init__(self, values: bool) -> None:
+        self.is_cancelled = False
+        self._values = values
+
+    def __call__(self, checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+        with PayloadLine(sys.stderr) as line:
+            report = check_payloads(checkpoint, storage, values=self._values, progress=line)
+        self.is_cancelled = self.is_cancelled or report.is_cancelled
+        return report
+
+
+def run_check(path: str, *, deep: bool, values: bool, form: str) -> int:
+    """Judge what is at `path`, print it, and give the exit code."""
+    target = locate(path)
+    reader = _Deep(values) if deep or values else None
+    if not isinstance(target, list):
+        return _check_one(target, reader, form)
+    judged: list[Judged] = []
+    with ReadingLine(sys.stderr) as line:
+        for item in check_folder(open_storage(path), found=target, deep=reader, progress=line):
+            judged.append(item)
+            if reader is not None and reader.is_cancelled:
+                break
+    if form == "json":
+        print_pieces(reports.folder_json(path, judged))
+    elif form == "github":
+        print_pieces(reports.folder_github(path, judged), "\n")
+    else:
+        print_pieces(reports.folder_text(path, judged, terminal_width()), "\n")
+    if reader is not None and reader.is_cancelled:
+        return _stopped()
+    return 0 if newest_sound(judged) is not None else 1
+
+
+def _check_one(storage: Storage, reader: _Deep | None, form: str) -> int:
+    with ReadingLine(sys.stderr) as line:
+        report = check_storage(storage, deep=reader, progress=line)
+    if form == "json":
+        print_pieces(reports.check_json(report))
+    elif form == "github":
+        print_pieces(reports.check_github(report), "\n")
+    else:
+        print_pieces(reports.check_text(report, terminal_width()), "\n")
+    if reader is not None and reader.is_cancelled:
+        return _stopped()
+    return report.exit_code
+
+
+def _stopped() -> int:
+    sys.stderr.write("hsdp-inspect: stopped before every byte was read\n")
+    return 2

@@ -1,0 +1,242 @@
+"""A `Report` -> text, JSON, and annotations for GitHub Actions."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checks.findings import Coverage, Finding, Report, Severity
+from inspector.checks.folder import Judged, newest_sound
+from inspector.report.json import SCHEMA
+from inspector.report.table import Column, render_table
+
+__all__ = [
+    "check_github",
+    "check_json",
+    "check_text",
+    "folder_github",
+    "folder_json",
+    "folder_text",
+    "verdict_sentence",
+]
+
+_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+def verdict_sentence(report: Report) -> str:
+    """The verdict and what it rests on: `damaged: 2 errors, 1 warning`."""
+    if report.is_empty:
+        return "nothing to check: the checkpoint is empty"
+    counts = [plural(n, severity) for severity in _SEVERITIES if (n := report.count(severity))]
+    return f"{report.verdict}: {', '.join(counts) if counts else 'nothing is wrong'}"
+
+
+def _checked_sentence(checked: Coverage) -> str:
+    parts = [
+        plural(checked.tensors, "tensor"),
+        plural(checked.chunks, "chunk"),
+        plural(checked.files, "file"),
+    ]
+    if checked.payloads:
+        size = format_bytes(checked.payload_bytes)
+        parts.append(f"every byte of {plural(checked.payloads, 'payload')} ({size})")
+    return ", ".join(parts)
+
+
+# Text.
+
+
+def check_text(report: Report, width: int | None = None) -> Iterator[str]:
+    """The lines of `check`.
+
+    Args:
+        report: The judgement.
+        width: Cells of the terminal; None if there is none.
+    """
+    yield f"{printable(report.path)}: {verdict_sentence(report)}"
+    yield f"  checked      {_checked_sentence(report.checked)}"
+    for left in report.checked.not_checked:
+        yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
+    for finding in report.findings:
+        yield ""
+        yield from _finding_lines(finding, width)
+
+
+def _finding_lines(finding: Finding, width: int | None) -> Iterator[str]:
+    yield f"{finding.severity.upper()} {finding.code}"
+    for label, text in (
+        ("", finding.message),
+        ("torch: ", finding.torch_does),
+        ("do: ", finding.hint),
+    ):
+        if text:
+            yield from _wrapped(label + printable(text), width)
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    if width is None:
+        return [f"  {text}"]
+    return textwrap.wrap(
+        text, max(20, width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+_FOLDER_COLUMNS = (
+    Column("CHECKPOINT", min_width=16),
+    Column("STEP", "right"),
+    Column("STATE", priority=2),
+    Column("VERDICT"),
+    Column("FINDINGS", min_width=20, priority=1),
+)
+
+
+def folder_text(path: str, judged: Sequence[Judged], width: int | None = None) -> Iterator[str]:
+    """The lines of `check` for a folder of checkpoints."""
+    yield f"{printable(path)}: {plural(len(judged), 'checkpoint')}"
+    rows = [
+        (
+            printable(item.found.path or "."),
+            "" if item.found.step is None else str(item.found.step),
+            item.found.state,
+            _verdict(item),
+            _codes(item.report),
+        )
+        for item in judged
+    ]
+    yield ""
+    yield from render_table(_FOLDER_COLUMNS, rows, width)
+    for item in judged:
+        if item.report.findings:
+            yield ""
+            yield from check_text(item.report, width)
+    yield ""
+    sound = newest_sound(judged)
+    if sound is None:
+        yield "No checkpoint here is sound."
+    else:
+        yield f"Newest sound checkpoint: {printable(sound.found.path or '.')}"
+
+
+def _verdict(item: Judged) -> str:
+    if item.found.format != "dcp":
+        return "not judged"
+    return "empty" if item.report.is_empty else item.report.verdict
+
+
+def _codes(report: Report) -> str:
+    counts: dict[str, int] = {}
+    for finding in report.findings:
+        counts[finding.code] = counts.get(finding.code, 0) + 1
+    return ", ".join(code if n == 1 else f"{code} x{n}" for code, n in counts.items())
+
+
+# JSON.
+
+
+def check_json(report: Report) -> Iterator[str]:
+    """The document of `check --json`."""
+    yield json.dumps({"schema": SCHEMA, **_report(report)})
+    yield "\n"
+
+
+def folder_json(path: str, judged: Sequence[Judged]) -> Iterator[str]:
+    """The document of `check --json` for a folder of checkpoints."""
+    sound = newest_sound(judged)
+    document = {
+        "schema": SCHEMA,
+        "path": path,
+        "newest_sound": None if sound is None else sound.found.path,
+        "newest_sound_step": None if sound is None else sound.found.step,
+        "checkpoints": [
+            {
+                "format": item.found.format,
+                "state": item.found.state,
+                "step": item.found.step,
+                **_report(item.report),
+                "path": item.found.path,
+            }
+            for item in judged
+        ],
+    }
+    yield json.dumps(document)
+    yield "\n"
+
+
+def _report(report: Report) -> dict[str, Any]:
+    checked = report.checked
+    return {
+        "path": report.path,
+        "verdict": report.verdict,
+        "checked": {
+            "tensors": checked.tensors,
+            "chunks": checked.chunks,
+            "files": checked.files,
+            "payloads": checked.payloads,
+            "payload_bytes": checked.payload_bytes,
+            "not_checked": [{"what": left.what, "why": left.why} for left in checked.not_checked],
+        },
+        "findings": [_finding(finding) for finding in report.findings],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "fqn": finding.fqn,
+        "file": finding.file,
+        "offsets": None if finding.offsets is None else list(finding.offsets),
+        "sizes": None if finding.sizes is None else list(finding.sizes),
+        "num_elements": finding.num_elements,
+        "message": finding.message,
+        "torch_does": finding.torch_does,
+        "hint": finding.hint,
+    }
+
+
+# GitHub Actions.
+
+_LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
+
+
+def check_github(report: Report) -> Iterator[str]:
+    """Workflow commands, one a finding, and the verdict.
+
+    Format: docs.github.com, "Workflow commands for GitHub Actions": `::error file=F,title=T::M`,
+    with %, CR and LF escaped in both, and colon and comma in properties.
+    """
+    for finding in report.findings:
+        folder = printable(report.path)
+        where = f"{folder}/{printable(finding.file)}" if finding.file is not None else folder
+        message = finding.message
+        if finding.torch_does:
+            message += f" | torch: {finding.torch_does}"
+        if finding.hint:
+            message += f" | do: {finding.hint}"
+        level = _LEVELS[finding.severity]
+        properties = f"file={_property(where)},title={_property(finding.code)}"
+        yield f"::{level} {properties}::{_data(printable(message))}"
+    yield f"{printable(report.path)}: {verdict_sentence(report)}"
+
+
+def folder_github(path: str, judged: Sequence[Judged]) -> Iterator[str]:
+    """Workflow commands for a folder of checkpoints."""
+    for item in judged:
+        yield from check_github(item.report)
+    sound = newest_sound(judged)
+    if sound is None:
+        where = _property(printable(path))
+        yield f"::error file={where},title=no sound checkpoint::No checkpoint here is sound."
+    else:
+        yield f"Newest sound checkpoint: {printable(sound.found.path or '.')}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,223 @@
+"""Loaded bytes against stored bytes, bit for bit: one rank's part of one entry.
+
+The rule this module keeps: elements are compared as bit patterns, never as numbers, so that NaN,
+-0.0 and every element type are equal exactly if their bits are; and what was not compared is
+counted, not passed over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["POISON", "Local", "Region", "Tally", "bits_of"]
+
+#: What every byte of a target is filled with before it is loaded.
+POISON = 0xA5
+
+Bytes = npt.NDArray[np.uint8]
+_PIECE_BYTES = 1 << 20
+
+
+def _find_memcmp() -> Callable[[int, int, int], int] | None:
+    try:
+        found = ctypes.CDLL(None).memcmp
+    except (OSError, AttributeError, TypeError):  # Windows
+        return None
+    found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    found.restype = ctypes.c_int
+    result: Callable[[int, int, int], int] = found
+    return result
+
+
+_memcmp = _find_memcmp()
+
+
+def _same(a: Bytes, b: Bytes) -> bool:
+    if _memcmp is not None:
+        return _memcmp(a.ctypes.data, b.ctypes.data, len(a)) == 0
+    return bool(np.array_equal(a, b))
+
+
+def bits_of(element: bytes, byteorder: str = "little") -> str:
+    """The bit pattern of one element in hex: `0x3f800000`."""
+    if byteorder == "little":
+        element = element[::-1]
+    return "0x" + element.hex()
+
+
+@dataclass(slots=True)
+class Local:
+    """What one rank holds of an entry: a box of it, as bytes in C order.
+
+    Attributes:
+        data: Its bytes.
+        offsets: Where the box lies in the whole tensor.
+        sizes: Its extent.
+        itemsize: Bytes of one element.
+    """
+
+    data: Bytes
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.sizes)
+
+    def part(self, offsets: Sequence[int], sizes: Sequence[int]) -> Bytes:
+        """The bytes of a box (in the tensor's indices) in C order: a view if they lie together."""
+        where = tuple(
+            slice(o - mine, o - mine + n)
+            for o, mine, n in zip(offsets, self.offsets, sizes, strict=True)
+        )
+        if all(n == m for n, m in zip(sizes[1:], self.sizes[1:], strict=True)):
+            row = math.prod(self.sizes[1:]) * self.itemsize
+            first, last = (where[0].start, where[0].stop) if where else (0, 1)
+            return self.data[first * row : last * row]
+        grid = self.data.reshape(*self.sizes, self.itemsize)
+        return np.ascontiguousarray(grid[where]).reshape(-1)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one rank found out about one entry.
+
+    Attributes:
+        fqn: Its raw name.
+        num_elements: Elements the rank holds (bytes, for a bytes entry).
+        num_compared: Of those, compared with a stored payload.
+        num_different: Of those, different; `is_partial` if there may be more.
+        num_unwritten: Of those, still as they were before loading.
+        num_uncovered: Elements that no stored chunk holds.
+        first_index: Least index, in the whole tensor, of an element that is wrong.
+        expected, found: Its bit patterns, as stored and as loaded.
+        file: Raw path of the data file concerned.
+        problems: (verdict, text) of whatever else is wrong.
+        bytes_read: Bytes the independent reader took from storage for it.
+    """
+
+    fqn: str
+    num_elements: int
+    num_compared: int = 0
+    num_different: int = 0
+    num_unwritten: int = 0
+    num_uncovered: int = 0
+    first_index: tuple[int, ...] | None = None
+    expected: str | None = None
+    found: str | None = None
+    file: str | None = None
+    is_partial: bool = False
+    bytes_read: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def differ(self, index: tuple[int, ...], expected: str, found: str, file: str | None) -> None:
+        """Note one wrong element; the one with the least index is kept."""
+        if self.first_index is None or index < self.first_index:
+            self.first_index, self.expected, self.found = index, expected, found
+            self.file = file
+
+    def problem(self, verdict: str, text: str, file: str | None = None) -> None:
+        """Note what is wrong besides differing elements; a text only once."""
+        if (verdict, text) not in self.problems:
+            self.problems.append((verdict, text))
+        self.file = self.file or file
+
+    @property
+    def verdict(self) -> str:
+        """The worst of what was found; EXACT only if every element was compared and is equal."""
+        found = {verdict for verdict, _ in self.problems}
+        for verdict in ("SHAPE", "DTYPE"):
+            if verdict in found:
+                return verdict
+        if self.num_uncovered or "MISSING" in found:
+            return "MISSING"
+        if "FAILED" in found:
+            return "FAILED"
+        if self.num_different or self.is_partial or "DIFFER" in found:
+            return "DIFFER"
+        if self.num_compared < self.num_elements:
+            return "FAILED"
+        return "EXACT" if self.num_elements else "EMPTY"
+
+    @property
+    def detail(self) -> str:
+        """What is wrong in words; empty if nothing is."""
+        parts = [text for _, text in self.problems]
+        if self.num_uncovered:
+            parts.append(f"no stored chunk holds {self.num_uncovered:,} of its elements here")
+        if self.num_unwritten:
+            parts.append(f"{self.num_unwritten:,} elements were never written by the load")
+        if not parts and self.num_compared < self.num_elements:
+            missed = self.num_elements - self.num_compared
+            parts.append(f"{missed:,} elements could not be compared")
+        return "; ".join(parts)
+
+
+class Region:
+    """The part of a local shard that one chunk covers; is fed the stored bytes in C order.
+
+    Args:
+        local: The shard.
+        offsets, sizes: The common box, in the tensor's indices.
+        tally: Where differences go.
+        file: Raw path of the chunk's file.
+    """
+
+    def __init__(
+        self,
+        local: Local,
+        offsets: tuple[int, ...],
+        sizes: tuple[int, ...],
+        tally: Tally,
+        file: str,
+    ) -> None:
+        self.offsets = offsets
+        self.sizes = sizes
+        self._itemsize = local.itemsize
+        self._tally = tally
+        self._file = file
+        self._data = local.part(offsets, sizes)
+        self._at = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.sizes) * self._itemsize
+
+    def feed(self, stored: Any) -> None:
+        """Compare the next bytes; whole elements."""
+        block = np.frombuffer(stored, np.uint8)
+        mine = self._data[self._at : self._at + len(block)]
+        if not _same(block, mine):
+            for begin in range(0, len(block), _PIECE_BYTES):
+                end = begin + _PIECE_BYTES
+                self._count(block[begin:end], mine[begin:end], self._at + begin)
+        self._at += len(block)
+        self._tally.num_compared += len(block) // self._itemsize
+
+    def _count(self, stored: Bytes, mine: Bytes, at: int) -> None:
+        size = self._itemsize
+        wrong = (stored != mine).reshape(-1, size).any(axis=1)
+        where = np.flatnonzero(wrong)
+        if not len(where):
+            return
+        self._tally.num_different += len(where)
+        rows = mine.reshape(-1, size)[where]
+        self._tally.num_unwritten += int((rows == POISON).all(axis=1).sum())
+        first = int(where[0])
+        inside = np.unravel_index(at // size + first, self.sizes) if self.sizes else ()
+        index = tuple(int(i) + o for i, o in zip(inside, self.offsets, strict=True))
+        begin = first * size
+        self._tally.differ(
+            index,
+            bits_of(stored[begin : begin + size].tobytes()),
+            bits_of(mine[begin : begin + size].tobytes()),
+            self._file,
+        )

@@ -1,0 +1,183 @@
+"""Which entries a job takes, what it leaves out and why, and in which waves they are loaded.
+
+The rule this module keeps: every rank computes the same from the same checkpoint and spec, and
+whatever is not verified has a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from inspector.checkpoint.dcp import is_escape
+from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.select import matching
+from inspector.checkpoint.text import format_bytes, printable
+from inspector.layout.mesh import Mesh
+from inspector.verify.spec import JobSpec
+
+__all__ = ["LeftOut", "Selection", "Wave", "local_bytes", "make_waves", "select"]
+
+_WAVE_ENTRIES = 8192
+_WAVE_CHUNKS = 100_000
+_QUANTIZED = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Entries that are not verified, all for one reason."""
+
+    why: str
+    fqns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is verified: tensor indices and bytes entry indices, in state dict order."""
+
+    tensors: tuple[int, ...]
+    entries: tuple[int, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(slots=True)
+class Wave:
+    """What is loaded at one time."""
+
+    tensors: list[int] = field(default_factory=list)
+    entries: list[int] = field(default_factory=list)
+    num_bytes: int = 0
+
+
+def select(
+    checkpoint: Checkpoint, spec: JobSpec, refuses: Callable[[Tensor], str] = lambda _: ""
+) -> Selection:
+    """The entries that a spec's filter and sample take, less those that cannot be loaded.
+
+    Args:
+        checkpoint: The checkpoint.
+        spec: The job.
+        refuses: Why a tensor cannot be verified by this torch, or an empty string.
+    """
+    columns, num_tensors = checkpoint.columns, checkpoint.num_tensors
+    names = [*columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+    order = checkpoint.order.tolist()
+    wanted = set(matching(names, spec.filter)) if spec.filter else set(range(len(names)))
+    filtered = [i for i in order if i not in wanted]
+    left = [i for i in order if i in wanted]
+    taken = left
+    if spec.sample < 1:
+        # Evenly over the state dict: sum of floors takes ceil(n * sample) of n, the first always.
+        taken = [i for k, i in enumerate(left) if _is_sampled(k, spec.sample)]
+    sampled = set(taken)
+    reasons: dict[str, list[str]] = {}
+    for i in filtered:
+        reasons.setdefault(f"left out by --filter {printable(spec.filter, 60)}", []).append(names[i])
+    for i in left:
+        if i not in sampled:
+            reasons.setdefault(f"left out by --sample {spec.sample:.3g}", []).append(names[i])
+    tensors, entries = [], []
+    for i in taken:
+        if i >= num_tensors:
+            entry = checkpoint.bytes_entries[i - num_tensors]
+            path = checkpoint.files[entry.file].path if entry.file >= 0 else ""
+            why = _ESCAPES if is_escape(path) else ""
+        else:
+            tensor = checkpoint.columns.tensor(i)
+            why = _unverifiable(checkpoint, tensor) or refuses(tensor)
+        if why:
+            reasons.setdefault(why, []).append(names[i])
+        elif i >= num_tensors:
+            entries.append(i - num_tensors)
+        else:
+            tensors.append(i)
+    for bad in checkpoint.malformed:
+        what = f"its metadata is malformed: {printable(bad.what, 200)}"
+        reasons.setdefault(what, []).append(bad.fqn)
+    left_out = tuple(LeftOut(why, tuple(fqns)) for why, fqns in reasons.items())
+    return Selection(tuple(tensors), tuple(entries), left_out)
+
+
+_ESCAPES = "its file lies outside the checkpoint folder, and is not opened"
+
+
+def _is_sampled(k: int, sample: float) -> bool:
+    return math.ceil((k + 1) * sample) > math.ceil(k * sample)
+
+
+def _unverifiable(checkpoint: Checkpoint, tensor: Tensor) -> str:
+    if tensor.layout != "strided":
+        return f"DCP loads no {printable(tensor.layout, 40)} tensors"
+    if tensor.dtype in _QUANTIZED:
+        return f"no DTensor can be made of quantised elements ({tensor.dtype})"
+    if itemsize(tensor.dtype) is None:
+        return f"its element type {printable(tensor.dtype, 40)} is not known"
+    files = np.unique(tensor.file[tensor.file >= 0]).tolist()
+    return _ESCAPES if any(is_escape(checkpoint.files[f].path) for f in files) else ""
+
+
+def local_bytes(shape: tuple[int, ...], dtype: str, mesh: Mesh) -> int:
+    """Bytes of the largest local shard of `Shard(0)` on a mesh; all of a 0-d tensor."""
+    size = itemsize(dtype) or 0
+    if not shape:
+        return size
+    return -(-shape[0] // mesh.num_shards) * math.prod(shape[1:]) * size
+
+
+def make_waves(
+    checkpoint: Checkpoint, selection: Selection, spec: JobSpec
+) -> tuple[list[Wave], list[LeftOut]]:
+    """Groups of entries that each fit in the memory of a rank, in the order of the state dict.
+
+    A wave costs a rank its local shards under the most costly of the job's meshes, and the
+    largest payload, which torch reads whole however little of it a rank needs. FSDP1 gathers
+    each tensor whole to cut it, so there a tensor costs its full size as well.
+
+    Returns:
+        The waves, and the entries that do not fit even alone.
+    """
+    meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
+    waves: list[Wave] = []
+    too_large: list[str] = []
+    wave = Wave()
+    payload = chunks = 0
+    for kind, index in _merged(checkpoint, selection):
+        if kind == "tensor":
+            tensor = checkpoint.columns.tensor(index)
+            cost = max(local_bytes(tensor.shape, tensor.dtype, mesh) for mesh in meshes)
+            cost += tensor.num_bytes if spec.via == "fsdp1" and tensor.shape else 0
+            largest, num = int(tensor.byte_length.max(initial=0)), tensor.num_chunks
+            name = tensor.fqn
+        else:
+            entry = checkpoint.bytes_entries[index]
+            # The loaded bytes, and ours beside them.
+            cost, largest, num, name = entry.byte_length, entry.byte_length, 1, entry.fqn
+        if cost + largest > spec.memory_bytes:
+            too_large.append(name)
+            continue
+        count = len(wave.tensors) + len(wave.entries)
+        is_full = wave.num_bytes + cost + max(payload, largest) > spec.memory_bytes
+        if count and (is_full or count >= _WAVE_ENTRIES or chunks + num > _WAVE_CHUNKS):
+            waves.append(wave)
+            wave, payload, chunks = Wave(), 0, 0
+        (wave.tensors if kind == "tensor" else wave.entries).append(index)
+        wave.num_bytes += cost
+        payload, chunks = max(payload, largest), chunks + num
+    if wave.tensors or wave.entries:
+        waves.append(wave)
+    why = f"it needs more memory on a rank than the {format_bytes(spec.memory_bytes)} allowed"
+    return waves, [LeftOut(why, tuple(too_large))] if too_large else []
+
+
+def _merged(checkpoint: Checkpoint, selection: Selection) -> Iterator[tuple[str, int]]:
+    """The selected entries, tensors and bytes mixed as in the state dict."""
+    tensors, entries = set(selection.tensors), set(selection.entries)
+    for i in checkpoint.order.tolist():
+        if i in tensors:
+            yield "tensor", i
+        elif i - checkpoint.num_tensors in entries:
+            yield "bytes", i - checkpoint.num_tensors

@@ -1,0 +1,180 @@
+"""The verdict on one entry, merged over the ranks that looked at it and the phases of the job.
+
+The rule this module keeps: the worst word wins, and EXACT is said only where every rank that is
+expected to look has looked and found no difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+__all__ = ["EXACT", "MAX_FAULTS", "Fault", "PhaseVerdict", "TensorView", "worst"]
+
+EXACT = "EXACT"
+#: Words that are no difference: the entry was not compared, and that is said.
+_UNCOMPARED = ("SKIPPED", "NOT_COMPARED", "NOT_VERIFIED")
+_SEVERITY = {
+    EXACT: 0,
+    "EMPTY": 0,
+    **dict.fromkeys(_UNCOMPARED, 1),
+    "DTYPE": 3,
+    "SHAPE": 3,
+    "DIFFER": 4,
+    "MISSING": 5,
+    "FAILED": 6,
+}
+#: Of one entry, so many faults are kept; the rest are only counted.
+MAX_FAULTS = 16
+
+
+def severity(verdict: str) -> int:
+    """How bad a word is: 0 equal, 1 not compared, more than 1 wrong. An unknown word is wrong."""
+    return _SEVERITY.get(verdict, 2)
+
+
+def worst(a: str, b: str) -> str:
+    """The worse of two words."""
+    return b if severity(b) > severity(a) else a
+
+
+class Fault(NamedTuple):
+    """What one rank found wrong with one entry in one phase; as the `tensor` event tells it."""
+
+    rank: int
+    leg: int
+    phase: str
+    verdict: str
+    num_elements: int | None
+    num_different: int | None
+    first_index: tuple[int, ...] | None
+    expected: str
+    found: str
+    file: str
+    detail: str
+
+
+class PhaseVerdict(NamedTuple):
+    """The verdict of one phase on one entry.
+
+    `verdict` is that of the ranks that have reported; `num_ranks` of `num_expected` have.
+    """
+
+    leg: int
+    phase: str
+    verdict: str
+    num_ranks: int
+    num_expected: int
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_ranks >= self.num_expected
+
+
+class TensorView(NamedTuple):
+    """Everything told of one entry so far.
+
+    Attributes:
+        fqn: Raw name.
+        verdict: The worst word; an empty string while no phase is complete and none is bad.
+        phases: By phase, in the order of their first report.
+        faults: What is wrong, at most `MAX_FAULTS`.
+        num_faults: How many reports were bad in all.
+        detail: What the first report that was no plain EXACT said.
+    """
+
+    fqn: str
+    verdict: str
+    phases: tuple[PhaseVerdict, ...]
+    faults: tuple[Fault, ...]
+    num_faults: int
+    detail: str
+
+    @property
+    def is_bad(self) -> bool:
+        return severity(self.verdict) > 1 if self.verdict else False
+
+
+@dataclass(slots=True)
+class _Phase:
+    verdict: str = EXACT
+    ranks: int = 0  # a bit per rank, so that a report told twice counts once
+    expected: int = 0
+
+
+@dataclass(slots=True)
+class TensorMerge:
+    """The reports on one entry; `view` gives what they come to."""
+
+    fqn: str
+    phases: dict[tuple[int, str], _Phase] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    num_faults: int = 0
+    detail: str = ""
+
+    def add(self, rank: int, leg: int, event: dict[str, Any], world_size: int) -> None:
+        """Take one `tensor` event."""
+        phase = str(event.get("phase", ""))
+        verdict = str(event.get("verdict", ""))
+        key = (leg, phase)
+        merge = self.phases.get(key)
+        if merge is None:
+            merge = self.phases[key] = _Phase()
+        expected = event.get("ranks")
+        merge.expected = expected if isinstance(expected, int) and expected > 0 else world_size
+        is_told = bool(merge.ranks >> rank & 1)
+        merge.ranks |= 1 << rank
+        if verdict == EXACT:
+            return
+        merge.verdict = worst(merge.verdict, verdict)
+        detail = event.get("detail")
+        if not self.detail and isinstance(detail, str):
+            self.detail = detail
+        if severity(verdict) > 1:
+            fault = _fault(rank, leg, phase, verdict, event)
+            if is_told and fault in self.faults:
+                return
+            self.num_faults += 1
+            if len(self.faults) < MAX_FAULTS:
+                self.faults.append(fault)
+
+    def view(self) -> TensorView:
+        """The value of it as of now."""
+        phases = tuple(
+            PhaseVerdict(leg, phase, merge.verdict, merge.ranks.bit_count(), merge.expected)
+            for (leg, phase), merge in self.phases.items()
+        )
+        told = EXACT
+        for phase in phases:
+            told = worst(told, phase.verdict)
+        # One bad report settles it; a good word needs the whole phase.
+        if severity(told) <= 1 and not any(phase.is_complete for phase in phases):
+            told = ""
+        return TensorView(self.fqn, told, phases, tuple(self.faults), self.num_faults, self.detail)
+
+
+def _fault(rank: int, leg: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:
+    index = event.get("first_index")
+    first = tuple(i for i in index if isinstance(i, int)) if isinstance(index, list) else None
+
+    def count(key: str) -> int | None:
+        value = event.get(key)
+        return value if isinstance(value, int) else None
+
+    def text(key: str) -> str:
+        value = event.get(key)
+        return "" if value is None else str(value)
+
+    return Fault(
+        rank,
+        leg,
+        phase,
+        verdict,
+        count("num_elements"),
+        count("num_different"),
+        first,
+        text("expected"),
+        text("found"),
+        text("file"),
+        text("detail"),
+    )
