@@ -113,7 +113,9 @@ class InspectApp(App[int]):
             from inspector.tui.screens.error import ErrorScreen
 
             self._failed = True
-            self.push_screen(ErrorScreen(outcome, can_go_back=False), self._after_error)
+            self.push_screen(
+                ErrorScreen(outcome, can_go_back=False, path=self._path), self._after_error
+            )
 
     def _after_error(self, answer: str | None) -> None:
         if answer == "again":

@@ -64,6 +64,13 @@ COMMANDS: tuple[Command, ...] = (
         args="('files')",
     ),
     Command(
+        "show_view",
+        "3",
+        "Findings",
+        "Everything that is wrong, and what torch would do about it.",
+        args="('findings')",
+    ),
+    Command(
         "filter",
         "slash",
         "Filter",
@@ -86,6 +93,15 @@ COMMANDS: tuple[Command, ...] = (
         footer=True,
     ),
     Command("copy", "y", "Copy", "Copy the name, the file's path or the whole row.", footer=True),
+    Command(
+        "check_bytes",
+        "c",
+        "Check every byte",
+        "Read every stored byte, compare its checksum, look for NaN; again to stop.",
+        footer=True,
+    ),
+    Command("next_finding", "n", "Next finding", "Go to the next finding, where it is."),
+    Command("previous_finding", "N", "Previous finding", "Go to the finding before."),
     Command("reload", "r", "Reload", "Read the checkpoint anew."),
     Command("back", "escape", "Back", "Leave what is open: the filter, the zoom, the checkpoint."),
     Command(

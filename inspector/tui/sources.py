@@ -26,6 +26,7 @@ from inspector.tui.widgets.row_order import SortKeys, natural_keys
 from inspector.tui.widgets.virtual_table import TableSource
 
 if TYPE_CHECKING:
+    from inspector.checks.findings import Finding
     from inspector.layout.contents import FileContents
     from inspector.layout.written_by import WrittenBy
 
@@ -33,11 +34,13 @@ __all__ = [
     "CHUNK_COLUMNS",
     "CONTENT_COLUMNS",
     "FILE_COLUMNS",
+    "FINDING_COLUMNS",
     "FOUND_COLUMNS",
     "ChunkSource",
     "ContentSource",
     "EntrySource",
     "FileSource",
+    "FindingSource",
     "FoundSource",
 ]
 
@@ -60,6 +63,7 @@ class EntrySource(TableSource):
         names = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
         #: Raw name of each row.
         self.row_names: list[str] = [names[entry] for entry in self.entries.tolist()]
+        #: Worst severity by row.
         self.badges: dict[int, str] = {}
 
     @property
@@ -140,7 +144,7 @@ class EntrySource(TableSource):
         return None
 
     def marker(self, row: int) -> str:
-        return self.badges.get(int(self.entries[row]), "")
+        return self.badges.get(row, "")
 
 
 CHUNK_COLUMNS = (
@@ -313,20 +317,81 @@ FOUND_COLUMNS = (
     Column("path", "Checkpoint", min_width=16, flex=1, cut="middle"),
     Column("step", "Step", min_width=6, max_width=12, align="right", descending_first=True),
     Column("state", "State", width=10),
+    Column("verdict", "Verdict", width=10),
     Column("size", "Size", width=10, align="right", descending_first=True),
     Column("files", "Files", width=6, align="right", priority=2, descending_first=True),
     Column("modified", "Modified", width=19, priority=1, descending_first=True),
     Column("detail", "", min_width=12, max_width=50, priority=3, sortable=False),
 )
 
+FINDING_COLUMNS = (
+    Column("severity", "Severity", width=8),
+    Column("code", "Code", min_width=12, max_width=20),
+    Column("subject", "Subject", min_width=14, max_width=40, flex=1, cut="middle", priority=1),
+    Column("elements", "Elements", width=10, align="right", priority=2, descending_first=True),
+    Column("message", "What is wrong", min_width=20, flex=3, sortable=False),
+)
+
+_SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+class FindingSource(TableSource):
+    """Findings, as a report has them: by severity, then by code."""
+
+    def __init__(self, findings: tuple[Finding, ...]) -> None:
+        self.findings = findings
+        #: What a filter looks at, per row.
+        self.searchable = [
+            f"{f.severity} {f.code} {f.fqn or ''} {f.file or ''} {f.message}" for f in findings
+        ]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.findings)
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        finding = self.findings[row]
+        if column_key == "severity":
+            return (finding.severity, finding.severity)
+        if column_key == "code":
+            return finding.code
+        if column_key == "subject":
+            return finding.fqn if finding.fqn is not None else finding.file or ""
+        if column_key == "elements":
+            return "" if finding.num_elements is None else format_count(finding.num_elements)
+        return finding.message
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        findings = self.findings
+        if column_key == "severity":
+            return [_SEVERITY_ORDER[f.severity] for f in findings]
+        if column_key == "code":
+            return [f.code for f in findings]
+        if column_key == "subject":
+            return natural_keys([f.fqn or f.file or "" for f in findings])
+        if column_key == "elements":
+            return [f.num_elements or 0 for f in findings]
+        return None
+
+    def marker(self, row: int) -> str:
+        return self.findings[row].severity
+
+
 _STATE_STYLES = {"complete": "ok", "unfinished": "warning", "unreadable": "error"}
+_VERDICT_STYLES = {
+    "sound": "ok",
+    "damaged": "error",
+    "suspicious": "error",
+    "unreadable": "error",
+}
 
 
 class FoundSource(TableSource):
-    """The checkpoints of a folder."""
+    """The checkpoints of a folder, and their verdicts as they come in."""
 
     def __init__(self, found: tuple[Found, ...]) -> None:
         self.found = found
+        self.verdicts: dict[int, str] = {}
 
     @property
     def num_rows(self) -> int:
@@ -338,6 +403,7 @@ class FoundSource(TableSource):
             "path": item.path or ".",
             "step": "" if item.step is None else str(item.step),
             "state": (item.state, _STATE_STYLES.get(item.state, "")),
+            "verdict": self._verdict(row),
             "size": format_bytes(item.num_bytes),
             "files": str(item.num_files),
             "modified": (format_time(item.modified_s), "dim"),
@@ -351,6 +417,8 @@ class FoundSource(TableSource):
             return [item.path for item in found]
         if column_key == "state":
             return [item.state for item in found]
+        if column_key == "verdict":
+            return [self.verdicts.get(row, "") for row in range(len(found))]
         numbers = {
             "step": [-1 if item.step is None else item.step for item in found],
             "size": [item.num_bytes for item in found],
@@ -359,5 +427,13 @@ class FoundSource(TableSource):
         }
         return np.asarray(numbers[column_key]) if column_key in numbers else None
 
+    def _verdict(self, row: int) -> Cell:
+        verdict = self.verdicts.get(row)
+        if verdict is None:
+            return ("...", "dim")
+        return (verdict, _VERDICT_STYLES.get(verdict, "dim"))
+
     def marker(self, row: int) -> str:
+        if self.verdicts.get(row) in ("damaged", "suspicious", "unreadable"):
+            return "error"
         return {"unfinished": "warning", "unreadable": "error"}.get(self.found[row].state, "")

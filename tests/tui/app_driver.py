@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +22,11 @@ def screen_text(app: InspectApp) -> str:
     return "\n".join("".join(segment.text for segment in line) for line in lines[:height])
 
 
+def words(app: InspectApp) -> str:
+    """What the screen says, whatever the line breaks and frames."""
+    return " ".join(re.sub(r"[│╭╮╰╯─▕▏▁▔▎▊]", " ", screen_text(app)).split())
+
+
 @asynccontextmanager
 async def opened(
     path: Path | str, *keys: str, size: tuple[int, int] = (160, 50)
@@ -35,6 +40,15 @@ async def opened(
             await pilot.pause()
         await settle(app, pilot)
         yield app, pilot
+
+
+async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait until something shows."""
+    for _ in range(int(timeout_s / 0.05)):
+        if condition():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError(f"it never came to be: {screen_text(pilot.app)}")  # type: ignore[arg-type]
 
 
 async def settle(app: InspectApp, pilot: Pilot[int]) -> None:

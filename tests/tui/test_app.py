@@ -16,7 +16,7 @@ from inspector.tui.widgets.chunk_map import ChunkMap
 from inspector.tui.widgets.tensor_tree import TensorTree
 from inspector.tui.widgets.virtual_table import VirtualTable
 from tests.conftest import GOLDEN, SAMPLES
-from tests.tui.app_driver import CONTROL, opened, screen_text, settle
+from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -146,9 +146,10 @@ async def test_an_empty_rank_file_is_called_normal() -> None:
 async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() -> None:
     async with opened(SAMPLES / "run") as (app, pilot):
         assert isinstance(app.screen, PickerScreen)
+        await pilot.pause(1.0)
         text = screen_text(app)
-        assert "newest complete: step-200" in text
-        assert "unfinished" in text
+        assert "newest sound: step-200" in text
+        assert "unfinished" in text and "unreadable" in text
         await pilot.press("enter")
         await settle(app, pilot)
         assert isinstance(app.screen, MainScreen)
@@ -179,7 +180,7 @@ async def test_try_again_after_the_checkpoint_was_repaired(tmp_path: Path) -> No
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
     (folder / ".metadata").rename(folder / ".metadata.tmp")
     async with opened(folder) as (app, pilot):
-        assert "never finished" in screen_text(app)
+        assert "never finished" in words(app)
         (folder / ".metadata.tmp").rename(folder / ".metadata")
         await pilot.press("r")
         await settle(app, pilot)
@@ -287,3 +288,71 @@ async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
         await pilot.press("escape")
         await pilot.pause(0.5)
     assert app.return_value is None or app.return_value in (0, 2)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A checkpoint with a gap, a missing file and a flipped bit."""
+    import pickle
+
+    from torch.distributed.checkpoint import FileSystemReader
+
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / "ckpt"))
+    metadata = FileSystemReader(folder).read_metadata()
+    metadata.state_dict_metadata["model.net1.weight"].chunks.pop()
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    (folder / "__3_0.distcp").unlink()
+    index = next(i for i in metadata.storage_data if i.fqn == "model.net3.weight")
+    place = metadata.storage_data[index]
+    data = bytearray((folder / place.relative_path).read_bytes())
+    data[place.offset + 710] ^= 1
+    (folder / place.relative_path).write_bytes(data)
+    return folder
+
+
+async def test_findings_are_listed_and_lead_to_where_they_are(damaged: Path) -> None:
+    async with opened(damaged, "3") as (app, pilot):
+        await until(pilot, lambda: "chunk-gap" in screen_text(app))
+        assert "DAMAGED" in screen_text(app)
+        assert "loads silently" in words(app)
+        table = app.screen.query_one("#findings-table", VirtualTable)
+        for row in range(table.num_lines):
+            if table.source.cell(row, "code") == "chunk-gap":
+                table.select_row(row)
+        await pilot.press("enter")
+        await pilot.pause(0.1)
+        entries = app.screen.query_one("#entries", VirtualTable)
+        assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
+        assert entries.source.marker(entries.cursor_row or 0) == "error"
+        assert "╳" in screen_text(app)
+        await pilot.press("n")
+        await pilot.pause(0.1)
+        files = app.screen.query_one("#files-table", VirtualTable)
+        assert files.source.cell(files.cursor_row or 0, "path") == "__3_0.distcp"
+        await pilot.press("N")
+        await pilot.pause(0.1)
+        assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
+
+
+async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged: Path) -> None:
+    async with opened(damaged) as (app, pilot):
+        await until(pilot, lambda: "DAMAGED" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "Every byte was read" in screen_text(app))
+        await pilot.press("3")
+        await pilot.pause(0.1)
+        assert "payload-corrupt" in screen_text(app)
+        assert "model.net3.weight" in screen_text(app)
+
+
+async def test_a_sound_checkpoint_says_so_and_what_was_read() -> None:
+    async with opened(SAMPLES / "hsdp_2x4") as (app, pilot):
+        await until(pilot, lambda: " sound " in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "sound, every byte read" in screen_text(app))
+        await pilot.press("3")
+        await pilot.pause(0.1)
+        assert "every byte of 24 payloads" in screen_text(app)
+        await pilot.press("n")
+        await pilot.pause(0.1)
+        assert "There is no finding" in screen_text(app)

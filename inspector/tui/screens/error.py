@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -9,8 +11,11 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from inspector.checkpoint.text import printable
-from inspector.errors import InspectError
+from inspector.errors import InspectError, MetadataError, NotACheckpointError
 from inspector.tui.commands import bindings
+
+if TYPE_CHECKING:
+    from inspector.checks.findings import Report
 
 __all__ = ["ErrorScreen"]
 
@@ -28,9 +33,10 @@ class ErrorScreen(Screen[str]):
 
     BINDINGS = bindings("error")
 
-    def __init__(self, error: InspectError, *, can_go_back: bool) -> None:
+    def __init__(self, error: InspectError, *, can_go_back: bool, path: str = "") -> None:
         super().__init__()
         self.error = error
+        self._path = path
         self._can_go_back = can_go_back
 
     def compose(self) -> ComposeResult:
@@ -39,7 +45,32 @@ class ErrorScreen(Screen[str]):
             text.append(f"\n\n{printable(self.error.hint)}", "dim")
         with Vertical():
             yield Static(text, markup=False)
+            yield Static("", markup=False, id="more")
         yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        if self._path and isinstance(self.error, (MetadataError, NotACheckpointError)):
+            self.run_worker(self._judge, thread=True, exit_on_error=False)
+
+    def _judge(self) -> None:
+        """In a thread: what the checks make of a folder that cannot be opened."""
+        from inspector.checks.judge import check
+
+        try:
+            report = check(self._path)
+        except InspectError:
+            return
+        self.app.call_from_thread(self._show, report)
+
+    def _show(self, report: Report) -> None:
+        text = Text()
+        for finding in report.findings:
+            text.append(f"\n\n{finding.code}  ", "bold")
+            text.append(printable(finding.message))
+            if finding.hint:
+                text.append(f"\ndo: {printable(finding.hint)}", "dim")
+        if self.is_mounted:
+            self.query_one("#more", Static).update(text)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return self._can_go_back if action == "back" else True

@@ -6,27 +6,38 @@ tensors; the rest of the screen; who wrote the checkpoint, which a thread works 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher
+from textual.worker import Worker, WorkerState
 
+from inspector.checkpoint.text import printable
 from inspector.tui.commands import bindings
-from inspector.tui.messages import ScreenComplete, WriterFound
+from inspector.tui.messages import ReportReady, ScreenComplete, WriterFound
 from inspector.tui.preview import Preview
 from inspector.tui.views.base import View
 from inspector.tui.views.tensors import TensorsView
 from inspector.tui.widgets.checkpoint_header import CheckpointHeader
+from inspector.tui.widgets.task_line import TaskLine
 from inspector.tui.widgets.view_bar import ViewBar
 
 if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
+    from inspector.checks.findings import Finding, Report
     from inspector.layout.written_by import WrittenBy
+    from inspector.tui.checking import DeepCheck
     from inspector.tui.session import Loaded
+    from inspector.tui.views.files import FilesView
+    from inspector.tui.views.findings import FindingsView
 
 __all__ = ["MainScreen"]
 
-_VIEWS = (("tensors", "1", "Tensors"), ("files", "2", "Files"))
+_VIEWS = (("tensors", "1", "Tensors"), ("files", "2", "Files"), ("findings", "3", "Findings"))
+_PAINT_S = 0.1
 
 
 class MainScreen(Screen[None]):
@@ -45,12 +56,16 @@ class MainScreen(Screen[None]):
         self.written_by: WrittenBy | None = None
         self._from_picker = from_picker
         self._completed = False
+        self._report: Report | None = None
+        self._deep: DeepCheck | None = None
+        self._stepped = False
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
         yield ViewBar(_VIEWS)
         with ContentSwitcher(initial="tensors"):
             yield TensorsView()
+        yield TaskLine()
 
     def on_mount(self) -> None:
         if isinstance(self.opened, Preview):
@@ -65,16 +80,20 @@ class MainScreen(Screen[None]):
         from textual.widgets import Footer
 
         from inspector.tui.views.files import FilesView
+        from inspector.tui.views.findings import FindingsView
 
-        files = FilesView()
-        files.display = False
+        others: list[View] = [FilesView(), FindingsView()]
+        for view in others:
+            view.display = False
         await self.mount(Footer(show_command_palette=False))
-        await self.query_one(ContentSwitcher).mount(files)
+        await self.query_one(ContentSwitcher).mount(*others)
         await self.view.complete()
         self._completed = True
         if self.loaded is not None:
-            files.show(self.loaded)
+            for view in others:
+                view.show(self.loaded)
             self._start_finding_writer()
+        self.set_interval(_PAINT_S, self._paint_task)
         self.post_message(ScreenComplete())
 
     def _start_finding_writer(self) -> None:
@@ -84,6 +103,9 @@ class MainScreen(Screen[None]):
         """Show a checkpoint; where the cursor's entry is in it too, the cursor stays on it."""
         self.loaded = loaded
         self.written_by = None
+        self._report = None
+        self._stepped = False
+        self._stop_deep()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
         for view in self.query(View):
             view.show(loaded)
@@ -92,10 +114,13 @@ class MainScreen(Screen[None]):
 
     def _find_writer(self) -> None:
         from inspector.layout.written_by import infer
+        from inspector.tui.checking import judge_loaded
 
         loaded = self.loaded
         if loaded is not None:
-            self.post_message(WriterFound(loaded, infer(loaded.checkpoint)))
+            written_by = infer(loaded.checkpoint)
+            self.post_message(WriterFound(loaded, written_by))
+            self.post_message(ReportReady(loaded, judge_loaded(loaded, written_by), False))
 
     def on_writer_found(self, event: WriterFound) -> None:
         event.stop()
@@ -105,6 +130,26 @@ class MainScreen(Screen[None]):
         self.query_one(CheckpointHeader).show_writer(event.written_by)
         for view in self.query(View):
             view.show_writer(event.written_by)
+
+    def on_report_ready(self, event: ReportReady) -> None:
+        event.stop()
+        if event.loaded is not self.loaded:
+            return
+        self._report = event.report
+        self.query_one(CheckpointHeader).show_report(event.report)
+        for view in self.query(View):
+            view.show_report(event.report)
+        if event.is_deep:
+            self._tell_deep(event.report)
+            self._deep = None
+
+    def _tell_deep(self, report: Report) -> None:
+        from inspector.report.check import verdict_sentence
+
+        stopped = self._deep is None or self._deep.is_stopping
+        severity: SeverityLevel = "information" if report.verdict == "sound" else "error"
+        title = "Stopped: not every byte was read" if stopped else "Every byte was read"
+        self.notify(verdict_sentence(report), title=title, severity=severity, markup=False)
 
     @property
     def view(self) -> View:
@@ -156,6 +201,89 @@ class MainScreen(Screen[None]):
             self.notify("Who wrote it is still being worked out.")
         else:
             self.app.push_screen(InfoScreen(self.loaded.checkpoint, self.written_by))
+
+    def action_check_bytes(self) -> None:
+        """Start reading every byte; while it runs, stop it."""
+        if self._deep is not None:
+            self._deep.stop()
+            return
+        if self.loaded is None or self._report is None:
+            self.notify("The checks of the metadata are still running.")
+            return
+        from inspector.tui.checking import DeepCheck
+
+        self._deep = DeepCheck(self.loaded, self._report)
+        self.run_worker(self._read_every_byte, thread=True, exit_on_error=False, group="deep")
+
+    def _read_every_byte(self) -> None:
+        deep = self._deep
+        if deep is not None:
+            self.post_message(ReportReady(deep.loaded, deep.run(), True))
+
+    def _stop_deep(self) -> None:
+        if self._deep is not None:
+            self._deep.stop()
+            self._deep = None
+
+    def _paint_task(self) -> None:
+        line, deep = self.query_one(TaskLine), self._deep
+        if deep is None:
+            line.hide()
+            return
+        done = deep.progress
+        line.show(
+            "checking every byte",
+            0 if done is None else done.bytes_done,
+            0 if done is None else done.bytes_total,
+            time.monotonic() - deep.started_s,
+            "stopping" if deep.is_stopping else "c stops",
+        )
+
+    def on_unmount(self) -> None:
+        self._stop_deep()
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.state is WorkerState.ERROR:
+            self._deep = None
+            error = event.worker.error
+            self.notify(
+                printable(f"{type(error).__name__}: {error}", 300),
+                title="A check failed; this is a bug",
+                severity="error",
+                markup=False,
+            )
+
+    def on_findings_view_chosen(self, event: FindingsView.Chosen) -> None:
+        event.stop()
+        self._go_to(event.finding)
+
+    def _go_to(self, finding: Finding) -> None:
+        """Show where a finding is: its tensor, its file, or else the finding itself."""
+        self._stepped = True
+        if self.query_one(TensorsView).go_to(finding):
+            self.action_show_view("tensors")
+        elif cast("FilesView", self.query_one("#files")).go_to(finding):
+            self.action_show_view("files")
+        else:
+            self.action_show_view("findings")
+
+    def action_next_finding(self) -> None:
+        self._step_finding(1)
+
+    def action_previous_finding(self) -> None:
+        self._step_finding(-1)
+
+    def _step_finding(self, steps: int) -> None:
+        found = self.query("#findings")
+        if not found:
+            return
+        findings = cast("FindingsView", found.first())
+        # The first step goes to the finding under the cursor, not past it.
+        finding = findings.step(steps if self._stepped else 0)
+        if finding is None:
+            self.notify("There is no finding." if self._report else "The checks are still running.")
+        else:
+            self._go_to(finding)
 
     def action_copy(self) -> None:
         from inspector.tui.screens.copy import CopyScreen

@@ -6,11 +6,14 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Footer, Static
+from textual.worker import get_current_worker
 
 from inspector.checkpoint.discover import newest
 from inspector.checkpoint.storage import is_url
 from inspector.checkpoint.text import plural, printable
+from inspector.checks.folder import Judged
 from inspector.tui.commands import bindings
+from inspector.tui.messages import CheckpointJudged
 from inspector.tui.session import Folder, Loaded
 from inspector.tui.sources import FOUND_COLUMNS, FoundSource
 from inspector.tui.widgets.virtual_table import VirtualTable
@@ -31,6 +34,9 @@ class PickerScreen(Screen[None]):
     def __init__(self, folder: Folder) -> None:
         super().__init__()
         self._folder = folder
+        self._source = FoundSource(folder.found)
+        self._judged: list[Judged] = []
+        self._opening = ""
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False, id="picker-head")
@@ -43,17 +49,56 @@ class PickerScreen(Screen[None]):
     def _show(self, folder: Folder) -> None:
         self._folder = folder
         latest = newest(list(folder.found))
-        said = f"newest complete: {printable(latest.path or '.')}" if latest else "none is complete"
-        self.query_one("#picker-head", Static).update(
-            Text.assemble(
-                (printable(folder.path), "bold"),
-                f"\n{plural(len(folder.found), 'checkpoint')} · {said}",
-            )
-        )
+        self._say(f"newest complete: {latest.path or '.'}" if latest else "none is complete")
         table = self.query_one(VirtualTable)
-        table.set_source(FoundSource(folder.found))
+        self._source = FoundSource(folder.found)
+        table.set_source(self._source)
         if latest is not None:
             table.select_row(folder.found.index(latest))
+        self._judged = []
+        self.run_worker(self._judge, thread=True, exit_on_error=False, exclusive=True)
+
+    def _judge(self) -> None:
+        """In a thread: judge every checkpoint by its metadata and file sizes."""
+        from inspector.checkpoint.storage import open_storage
+        from inspector.checks.folder import check_folder
+
+        worker, folder = get_current_worker(), self._folder
+        # The progress callback is also how a reading is stopped when the screen goes away.
+        judged = check_folder(
+            open_storage(folder.path),
+            found=folder.found,
+            progress=lambda done, total: worker.is_cancelled,
+        )
+        for item in judged:
+            if worker.is_cancelled:
+                return
+            self.post_message(CheckpointJudged(item))
+
+    def on_checkpoint_judged(self, event: CheckpointJudged) -> None:
+        from inspector.checks.folder import newest_sound
+
+        event.stop()
+        item = event.judged
+        if item.found not in self._folder.found:
+            return  # Of a folder that was read anew meanwhile.
+        self._judged.append(item)
+        verdict: str = "empty" if item.report.is_empty else item.report.verdict
+        if item.found.format != "dcp":
+            verdict = "not judged"
+        self._source.verdicts[self._folder.found.index(item.found)] = verdict
+        self.query_one(VirtualTable).refresh_rows()
+        if len(self._judged) == len(self._folder.found):
+            sound = newest_sound(self._judged)
+            said = "none is sound" if sound is None else f"newest sound: {sound.found.path or '.'}"
+            self._say(said)
+
+    def _say(self, said: str) -> None:
+        count = plural(len(self._folder.found), "checkpoint")
+        path = printable(self._folder.path)
+        self.query_one("#picker-head", Static).update(
+            Text.assemble((path, "bold"), f"\n{count} · {printable(said)}")
+        )
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
@@ -70,6 +115,7 @@ class PickerScreen(Screen[None]):
         item = self._folder.found[row]
         base = self._folder.path.rstrip("/") if is_url(self._folder.path) else self._folder.path
         path = f"{base.rstrip('/')}/{item.path}" if item.path else base
+        self._opening = path
         self.app.push_screen(LoadingScreen.of(path, whole_folder=False), self._opened)
 
     def _opened(self, outcome: object) -> None:
@@ -80,7 +126,8 @@ class PickerScreen(Screen[None]):
         if isinstance(outcome, Loaded):
             self.app.push_screen(MainScreen(outcome, from_picker=True))
         elif isinstance(outcome, InspectError) and not isinstance(outcome, Cancelled):
-            self.app.push_screen(ErrorScreen(outcome, can_go_back=True), self._after_error)
+            error = ErrorScreen(outcome, can_go_back=True, path=self._opening)
+            self.app.push_screen(error, self._after_error)
 
     def _after_error(self, answer: str | None) -> None:
         if answer == "again":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
     from inspector.checkpoint.model import Ints
-
+    from inspector.checks.findings import Report
     from inspector.layout.written_by import WrittenBy
     from inspector.tui.session import Loaded
     from inspector.tui.widgets.filter_line import FilterLine
@@ -68,6 +68,9 @@ class View(Widget):
 
     def show_writer(self, written_by: WrittenBy) -> None:
         """Show what was found out of who wrote it."""
+
+    def show_report(self, report: Report) -> None:
+        """Show what the checks found."""
 
     async def complete(self) -> None:
         """Make what the first frame could do without."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.app import ComposeResult
 
 from inspector.checkpoint.text import printable
@@ -15,6 +17,9 @@ from inspector.tui.sources import (
 )
 from inspector.tui.views.base import View
 from inspector.tui.widgets.virtual_table import VirtualTable
+
+if TYPE_CHECKING:
+    from inspector.checks.findings import Finding, Report
 
 __all__ = ["FilesView"]
 
@@ -56,6 +61,28 @@ class FilesView(View):
         if row is not None:
             self.table.select_row(row)
         self._show_row(self.table.cursor_row)
+
+    def show_report(self, report: Report) -> None:
+        source = self._table.source
+        if isinstance(source, FileSource):
+            rows = {path: row for row, path in enumerate(self._names)}
+            # Findings come by severity, so the first of a file is its worst.
+            badges: dict[int, str] = {}
+            for finding in report.findings:
+                if finding.file in rows:
+                    badges.setdefault(rows[finding.file], finding.severity)
+            source.badges = badges
+            self._table.refresh_rows()
+
+    def go_to(self, finding: Finding) -> bool:
+        """Put the cursor on a finding's file; False if it is none of these."""
+        if finding.file not in self._names:
+            return False
+        row = self._names.index(finding.file)
+        if not self._table.select_row(row):
+            self.back()
+            self._table.select_row(row)
+        return True
 
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
         event.stop()

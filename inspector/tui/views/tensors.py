@@ -15,6 +15,7 @@ from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints
+    from inspector.checks.findings import Finding, Report
     from inspector.layout.written_by import WrittenBy
     from inspector.tui.preview import Preview
     from inspector.tui.session import Loaded
@@ -44,9 +45,13 @@ class TensorsView(View):
 
     def __init__(self) -> None:
         super().__init__(id="tensors")
+        # Until it is known whether there is room for the tree: nothing should jump.
+        self.add_class("-no-tree")
         self._table = VirtualTable((), id="entries")
         self._source: EntrySource | None = None
         self._columns: tuple[Column, ...] = ()
+        self._findings: dict[str, list[Finding]] = {}
+        self._marked: Finding | None = None
         self._subtree: Ints | None = None
         self._tree_wanted: bool | None = None
         self._tree: TensorTree | None = None
@@ -62,11 +67,8 @@ class TensorsView(View):
 
         side = self.query_one("#entries-side", Vertical)
         tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
-        # Hidden until it is known whether there is room for it: nothing should jump.
-        tree.display = False
         await self.query_one(Horizontal).mount(tree, before=side)
         await side.mount(detail)
-        tree.display = True
         self._tree, self._detail = tree, detail
         self._arrange()
         self._fill_tree()
@@ -92,6 +94,7 @@ class TensorsView(View):
         self.loaded = loaded
         source = self._source = EntrySource(loaded.checkpoint)
         self._subtree = None
+        self._findings, self._marked = {}, None
         self._show_columns()
         self.table.set_source(source)
         self._fill_tree()
@@ -109,6 +112,48 @@ class TensorsView(View):
             self.table.refresh_rows()
             self._show_row(self.table.cursor_row)
 
+    def show_report(self, report: Report) -> None:
+        if self._source is None:
+            return
+        self._findings = {}
+        for finding in report.findings:
+            if finding.fqn is not None:
+                self._findings.setdefault(finding.fqn, []).append(finding)
+        self._show_badges()
+        self._show_row(self.table.cursor_row)
+
+    def _show_badges(self) -> None:
+        """Badges by row: the worst severity of each entry."""
+        if self._source is None:
+            return
+        # Findings come by severity, so the first of an entry is its worst.
+        worst = {fqn: findings[0].severity for fqn, findings in self._findings.items()}
+        badges: dict[int, str] = {}
+        if worst:
+            names = self._source.row_names
+            badges = {row: worst[name] for row, name in enumerate(names) if name in worst}
+        self._source.badges = badges
+        self.table.refresh_rows()
+        if self._tree is not None:
+            self._tree.set_badges(badges)
+
+    def go_to(self, finding: Finding) -> bool:
+        """Put the cursor on a finding's entry and mark its box; False if it has none here."""
+        if self._source is None or finding.fqn not in self._source.row_names:
+            return False
+        self._marked = finding
+        row = self._source.row_names.index(finding.fqn)
+        if not self.table.select_row(row):
+            # A filter or a module hides it.
+            self._subtree = None
+            if self._line is not None:
+                self._line.value = ""
+                self._line.display = False
+            self.refilter()
+            self.table.select_row(row)
+        self._show_row(row)
+        return True
+
     def _show_columns(self) -> None:
         if self._source is not None:
             known = self._source.written_by is not None
@@ -120,6 +165,7 @@ class TensorsView(View):
             from inspector.tui.widgets.module_trie import ModuleTrie
 
             self._tree.set_trie(ModuleTrie(self._source.row_names, self._source.row_bytes))
+            self._show_badges()
 
     def _current_name(self) -> str | None:
         row = self.table.cursor_row
@@ -189,11 +235,14 @@ class TensorsView(View):
             detail.show_nothing()
             return
         tensor = source.tensor(row)
+        name = source.name(row)
+        findings = self._findings.get(name, [])
         if tensor is not None:
-            detail.show_tensor(checkpoint, source.written_by, tensor)
+            marked = self._marked if self._marked and self._marked.fqn == name else None
+            detail.show_tensor(checkpoint, source.written_by, tensor, findings, marked)
         else:
             entry = int(source.entries[row]) - checkpoint.num_tensors
-            detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry])
+            detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry], findings)
 
     # Room.
 

@@ -11,6 +11,7 @@ from inspector.checkpoint.text import format_bytes, plural, printable
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
+    from inspector.checks.findings import Report
     from inspector.layout.written_by import WrittenBy
 
 __all__ = ["CheckpointHeader", "header_lines"]
@@ -94,9 +95,21 @@ class CheckpointHeader(Static):
             self._badge = ("", "")
         self._draw()
 
-    def set_badge(self, text: str, style: str) -> None:
-        """A word at the right end of the first line, such as a verdict."""
-        self._badge = (text, style)
+    def show_report(self, report: Report) -> None:
+        """Show the verdict at the right end of the first line."""
+        errors, warnings = report.count("error"), report.count("warning")
+        if report.is_empty:
+            self._badge = ("EMPTY", "bold black on yellow")
+        elif report.verdict != "sound":
+            self._badge = (
+                f"{report.verdict.upper()}: {plural(errors, 'error')}",
+                "bold white on red",
+            )
+        elif warnings:
+            self._badge = (f"sound, {plural(warnings, 'warning')}", "bold black on yellow")
+        else:
+            read = ", every byte read" if report.checked.payloads else ""
+            self._badge = (f"sound{read}", "bold black on green")
         self._draw()
 
     def on_resize(self) -> None:

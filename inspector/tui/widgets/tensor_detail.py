@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -19,9 +19,11 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
+from inspector.checks.findings import Finding
 from inspector.layout.written_by import WrittenBy
 from inspector.tui.sources import CHUNK_COLUMNS, ChunkSource
-from inspector.tui.widgets.chunk_map import ChunkBoxes, ChunkMap
+from inspector.tui.widgets.chunk_map import ChunkBoxes, ChunkMap, Mark
+from inspector.tui.widgets.table_source import NoRows
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 __all__ = ["TensorDetail"]
@@ -75,6 +77,20 @@ def _lines(rows: Iterable[tuple[str, str]]) -> Text:
     return Text("\n").join(Text(text, style=style) for text, style in rows)
 
 
+def _with_findings(facts: Text, findings: Sequence[Finding]) -> Text:
+    styles = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    lines = [
+        Text.assemble(
+            (f"{finding.severity} {finding.code}: ", styles[finding.severity]),
+            printable(finding.message),
+        )
+        for finding in findings
+    ]
+    # What is wrong comes right after the name: it must not scroll out of a small pane.
+    name, *rest = facts.split("\n")
+    return Text("\n").join([name, *lines, *rest])
+
+
 class TensorDetail(Widget):
     """One entry. `-zoomed` gives it room for everything at once."""
 
@@ -106,22 +122,43 @@ class TensorDetail(Widget):
             yield ChunkMap()
 
     def show_tensor(
-        self, checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor
+        self,
+        checkpoint: Checkpoint,
+        written_by: WrittenBy | None,
+        tensor: Tensor,
+        findings: Sequence[Finding] = (),
+        marked: Finding | None = None,
     ) -> None:
-        """Show a tensor; its placements if it is known who wrote it."""
+        """Show a tensor.
+
+        Args:
+            checkpoint: Where it is from.
+            written_by: Its placements, if it is known who wrote it.
+            tensor: The tensor.
+            findings: What is wrong with it.
+            marked: The finding among them whose box is drawn over the chunks.
+        """
         self._tensor = tensor
-        self.query_one("#detail-text", Static).update(tensor_facts(checkpoint, written_by, tensor))
+        facts = tensor_facts(checkpoint, written_by, tensor)
+        self.query_one("#detail-text", Static).update(_with_findings(facts, findings))
         source = ChunkSource(checkpoint, tensor)
         self.query_one("#detail-chunks", VirtualTable).set_source(source)
-        boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks)
+        marks: tuple[Mark, ...] = ()
+        if marked is not None and marked.offsets is not None and marked.sizes is not None:
+            kind = "gap" if marked.code == "chunk-gap" else "overlap"
+            marks = (Mark(marked.offsets, marked.sizes, kind),)
+        boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks, marks)
         self.query_one(ChunkMap).show(boxes)
         self.remove_class("-no-map")
 
-    def show_bytes(self, checkpoint: Checkpoint, entry: BytesEntry) -> None:
+    def show_bytes(
+        self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding] = ()
+    ) -> None:
         """Show a non-tensor entry."""
         self._tensor = None
-        self.query_one("#detail-text", Static).update(bytes_facts(checkpoint, entry))
-        self.query_one("#detail-chunks", VirtualTable).set_source(_NOTHING)
+        facts = bytes_facts(checkpoint, entry)
+        self.query_one("#detail-text", Static).update(_with_findings(facts, findings))
+        self.query_one("#detail-chunks", VirtualTable).set_source(NoRows())
         self.query_one(ChunkMap).show(None)
         self.add_class("-no-map")
 
@@ -129,7 +166,7 @@ class TensorDetail(Widget):
         """Nothing is under the cursor."""
         self._tensor = None
         self.query_one("#detail-text", Static).update("")
-        self.query_one("#detail-chunks", VirtualTable).set_source(_NOTHING)
+        self.query_one("#detail-chunks", VirtualTable).set_source(NoRows())
         self.query_one(ChunkMap).show(None)
 
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
@@ -144,6 +181,3 @@ class TensorDetail(Widget):
     def on_chunk_map_chunk_selected(self, event: ChunkMap.ChunkSelected) -> None:
         event.stop()
         self.query_one("#detail-chunks", VirtualTable).select_row(event.index)
-
-
-_NOTHING = VirtualTable((), None).source
