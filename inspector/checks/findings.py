@@ -121,8 +121,9 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """True if there was nothing to check: an empty state dict."""
-        return not self.findings and not (self.checked.tensors or self.num_bytes_entries)
+        """True if there was nothing to check: an empty state dict, whatever lies beside it."""
+        nothing = not (self.checked.tensors or self.num_bytes_entries)
+        return nothing and verdict(self.findings) == "sound"
 
     @property
     def verdict(self) -> Verdict:

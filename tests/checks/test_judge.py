@@ -136,11 +136,26 @@ def test_an_empty_state_dict_is_no_error_and_not_silent(tmp_path: Path) -> None:
         path.write_bytes(b"")
         os.utime(path, (1_700_000_000, 1_700_000_000))
     report = check(str(folder))
-    assert report.verdict == "sound"
+    assert (report.verdict, report.exit_code) == ("suspicious", 2)
     assert not report.findings
     assert [n.what for n in report.checked.not_checked] == ["everything"]
     judged = list(check_folder(open_storage(str(tmp_path))))
     assert newest_sound(judged) is None
+
+
+@pytest.mark.parametrize("beside", ["__9_0.distcp", "x.tmp", ".metadata"])
+def test_a_note_beside_an_empty_state_dict_makes_it_no_sounder(tmp_path: Path, beside: str) -> None:
+    def edit(metadata: object) -> None:
+        for name in ("state_dict_metadata", "storage_data", "planner_data"):
+            setattr(metadata, name, {})
+
+    folder = edited(copy_of(tmp_path), edit)
+    for path in folder.glob("*.distcp"):
+        path.write_bytes(b"")
+    (folder / beside).open("ab").write(b"more")
+    report = check(str(folder))
+    assert report.findings
+    assert (report.verdict, report.exit_code) == ("suspicious", 2)
 
 
 def test_a_deeper_check_is_merged(tmp_path: Path) -> None:
