@@ -1,0 +1,79 @@
+"""The project's own promises: imports, commands, README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from inspector.__main__ import COMMANDS
+from inspector.cli import cli
+from inspector.tui.commands import COMMANDS as TUI_COMMANDS
+from tests.conftest import ROOT
+
+
+def test_the_import_contracts_hold() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["checkpoint", "layout", "checks", "report", "errors"])
+def test_what_opens_a_checkpoint_imports_neither_torch_nor_textual(module: str) -> None:
+    script = (
+        "import importlib, pkgutil, sys\n"
+        f"root = importlib.import_module('inspector.{module}')\n"
+        "for m in pkgutil.walk_packages(getattr(root, '__path__', []), root.__name__ + '.'):\n"
+        "    if not m.name.endswith('.child'): importlib.import_module(m.name)\n"
+        "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'textual', 'fsspec'}\n"
+        "assert not bad, bad\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_the_child_process_needs_the_standard_library_alone() -> None:
+    package = ROOT / "inspector" / "checkpoint"
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import inspector.checkpoint.extract, inspector.checkpoint.unpickle\n"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", script, str(package.parents[1])], check=True)
+
+
+def test_the_fast_way_to_the_screen_knows_every_command() -> None:
+    assert frozenset(cli.commands) == COMMANDS
+
+
+def test_the_readme_names_every_command_and_only_pictures_that_are_there() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, command in cli.commands.items():
+        if not command.hidden:
+            assert f"hsdp-inspect {name}" in readme, name
+    pictures = re.findall(r"\]\((docs/[^)]+)\)", readme)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file(), picture
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    commands = re.findall(r"```sh\n(.*?)\n```", (ROOT / "README.md").read_text(), re.S)
+    assert any(
+        "pytest" in command and command in (ROOT / ".ci/run").read_text() for command in commands
+    )
+
+
+def test_no_key_means_two_things_on_one_screen() -> None:
+    for scope in ("main", "picker", "error"):
+        keys = [
+            key
+            for command in TUI_COMMANDS
+            if command.scope in (scope, "app")
+            for key in command.keys.split(",")
+        ]
+        assert len(keys) == len(set(keys)), scope
