@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
+from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.commands import COMMANDS, bindings
 from inspector.tui.messages import ScreenComplete
@@ -124,6 +127,19 @@ class InspectApp(App[int]):
 
     async def action_quit(self) -> None:
         self.exit(2 if self._failed else 0)
+
+    def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
+        """Save the screen beside whatever is worked on, but never into what is inspected."""
+        folder = Path.cwd()
+        inspected = Path(self._path).resolve()
+        if inspected in (folder, *folder.parents):
+            folder = Path(tempfile.gettempdir())
+        try:
+            saved = self.save_screenshot(filename, path or str(folder))
+        except OSError as error:
+            self.notify(f"The picture was not saved: {error.strerror}", severity="error")
+        else:
+            self.notify(printable(saved), title="The picture was saved", markup=False)
 
     def action_help(self) -> None:
         from inspector.tui.screens.help import HelpScreen

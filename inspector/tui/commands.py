@@ -139,6 +139,13 @@ COMMANDS: tuple[Command, ...] = (
         "Save the screen as an SVG picture in the current folder.",
         scope="app",
     ),
+    Command(
+        "suspend_process",
+        "ctrl+z",
+        "Suspend",
+        "Back to the shell for a while; fg returns.",
+        scope="app",
+    ),
     Command("quit", "q", "Quit", "Leave hsdp-inspect.", scope="app", footer=True),
 )
 
