@@ -47,6 +47,10 @@ _Place = tuple[int, int, int, tuple[str, ...]]  # file, byte offset, byte length
 _NOWHERE: _Place = (-1, -1, -1, ())
 
 
+#: What may be a key besides text; torch's own state dicts may have numbers for names.
+_PLAIN_KEYS = frozenset({int, float, bool, bytes, type(None)})
+
+
 class NotMetadataError(ValueError):
     """The pickle holds something, but not DCP metadata."""
 
@@ -87,7 +91,9 @@ def _name(key: Any) -> str:
     """An fqn as text. torch allows any key; what is no string is shown as Python writes it."""
     if type(key) is str:
         return key
-    if key is None or type(key) in (int, float, bool, bytes):
+    if type(key) is int:
+        return _short_int(key)
+    if type(key) in _PLAIN_KEYS:
         return repr(key)[:200]
     return f"<{type(key).__name__}>"
 
@@ -170,6 +176,8 @@ class Extraction:
         for index, info in storage.items():
             try:
                 fqn, offset = index.fqn, index.offset
+                if type(fqn) in _PLAIN_KEYS:
+                    fqn = _name(fqn)
                 path, start, length = info.relative_path, info.offset, info.length
                 if not (
                     type(fqn) is str
@@ -205,7 +213,7 @@ class Extraction:
             return
         path = info.get("relative_path")
         try:
-            if type(index.get("fqn")) is not str:
+            if type(index.get("fqn")) is not str and type(index.get("fqn")) not in _PLAIN_KEYS:
                 raise _BadEntry("its storage entry's name is not text")
             if type(path) is not str or not path:
                 raise _BadEntry(f"its file is {_describe(path)}, not a path")

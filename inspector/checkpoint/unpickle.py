@@ -386,7 +386,7 @@ class _Gate(pickle.Unpickler):
     def __init__(self, file: Any) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self.names: dict[str, str] = {}
-        self.opaque: dict[str, type[Opaque]] = {}
+        self.opaque: dict[tuple[str, str], type[Opaque]] = {}
         self.called: set[str] = set()
         self.dangerous: set[str] = set()
 
@@ -417,13 +417,11 @@ class _Gate(pickle.Unpickler):
         raise pickle.UnpicklingError("a persistent id, as torch.save writes")
 
     def _stand_in(self, module: str, name: str) -> type[Opaque]:
-        full = f"{module}.{name}"
-        if full not in self.opaque:
+        if (module, name) not in self.opaque:
+            full = f"{module}.{name}"
             kind: Any = _Called("Opaque", (Opaque,), {"name": full, "log": self.called})
-            self.opaque[full] = kind
-            if module.partition(".")[0] in _DANGEROUS:
-                self.dangerous.add(full)
-        return self.opaque[full]
+            self.opaque[module, name] = kind
+        return self.opaque[module, name]
 
     def _getattr(self, owner: Any, name: Any = "?", *_default: Any) -> Any:
         """Python 3.11 pickles an enum's member as `getattr(Enum, "NAME")`; nothing else may."""
@@ -440,18 +438,14 @@ class _Gate(pickle.Unpickler):
         raise pickle.UnpicklingError("an object of a class that is not one")
 
     def result(self, root: Any) -> Pickled:
-        """Sort the names that are not known into unsafe and merely unknown.
-
-        A name is unsafe if its module is one of those that run things, or if the pickle has it
-        called and it is no class (by its capital) of a package that writes checkpoints.
-        """
-        unsafe = set(self.dangerous)
-        for full in self.called:
-            last = full.rpartition(".")[2].lstrip("_")
-            known_writer = full.partition(".")[0] in _WRITERS
-            if not (known_writer and last[:1].isupper()):
-                unsafe.add(full)
-        unknown = self.opaque.keys() - unsafe
+        """Sort the names that are not known into unsafe and merely unknown."""
+        unsafe, unknown = set(self.dangerous), set()
+        for (module, name), kind in self.opaque.items():
+            verdict = judge_global(module, name, called=kind.name in self.called)
+            if verdict == "unsafe":
+                unsafe.add(kind.name)
+            elif verdict == "unknown":
+                unknown.add(kind.name)
         return Pickled(root, self.names, tuple(sorted(unknown)), tuple(sorted(unsafe)))
 
 
@@ -516,7 +510,10 @@ _TORCH_VALUES = re.compile(
 
 
 def judge_global(module: str, name: str, *, called: bool) -> str:
-    """What to think of a name in a payload's pickle: `known`, `unknown` or `unsafe`.
+    """What to think of a name in a pickle: `known`, `unknown` or `unsafe`.
+
+    It is unsafe if its module is one of those that run things, or if the pickle has it called
+    and it is no class (by its capital) of a package that writes checkpoints.
 
     Args:
         module: As the pickle gives it.
