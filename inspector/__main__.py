@@ -16,7 +16,7 @@ from inspector.errors import InspectError
 __all__ = ["COMMANDS", "has_screen", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
-COMMANDS = frozenset({"check", "open", "show"})
+COMMANDS = frozenset({"check", "open", "replay", "show", "verify"})
 
 
 def has_screen() -> bool:

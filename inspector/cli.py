@@ -15,6 +15,7 @@ import click
 from inspector.__main__ import has_screen
 from inspector._version import __version__
 from inspector.cli_output import print_pieces, terminal_width
+from inspector.cli_verify import commands as verify_commands
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ def check(path: str, deep: bool, values: bool, as_json: bool, form: str, debug: 
     from inspector.cli_check import run_check
 
     return run_check(path, deep=deep, values=values, form="json" if as_json else form)
+
+
+for _command in verify_commands:
+    cli.add_command(_command)
 
 
 def run_command(arguments: Sequence[str]) -> int:

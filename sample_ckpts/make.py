@@ -1,10 +1,12 @@
 """Writes the sample checkpoints afresh, each with real torchrun over gloo on the CPU.
 
     python sample_ckpts/make.py [--only NAME ...] [--out DIR]    rewrite
+    python sample_ckpts/make.py --only broken                    rewrite the broken samples alone
     python sample_ckpts/make.py --check [--only NAME ...]        load with dcp.load and compare
 
 There is one torchrun job for each world size. Tensors come from fixed seeds: a second run gives the
 same values (a save's id, a uuid, differs). What is true of each sample goes to `expected.json`.
+The broken samples are copies of good ones, edited, and are rewritten with them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from maker.broken import BROKEN, FOLDER, check_broken, write_broken
 from maker.cases import CASES
 from maker.check import check_sample, check_size
 
@@ -29,7 +32,7 @@ ATTEMPTS = 2
 def main() -> int:
     """Returns the exit code: 0 if all was written, or all that was checked is as recorded."""
     args = _arguments()
-    names = args.only or list(CASES)
+    names = args.only or [*CASES, FOLDER]
     if args.check:
         return check(args.out, names)
     return make(args.out, names)
@@ -39,15 +42,26 @@ def make(out: Path, names: list[str]) -> int:
     """Writes the named samples under `out` and updates its `expected.json`."""
     out.mkdir(parents=True, exist_ok=True)
     truths: dict[str, Any] = {}
-    for num_ranks in sorted({CASES[name].num_ranks for name in names}):
-        group = [name for name in names if CASES[name].num_ranks == num_ranks]
+    good = [name for name in names if name in CASES]
+    for num_ranks in sorted({CASES[name].num_ranks for name in good}):
+        group = [name for name in good if CASES[name].num_ranks == num_ranks]
         print(f"{num_ranks} ranks", file=sys.stderr)
         written = run_job(out, num_ranks, group)
         if written is None:
             print(f"torchrun with {num_ranks} ranks failed: {', '.join(group)}", file=sys.stderr)
             return 1
         truths.update(written)
-    record(out / "expected.json", truths)
+    if truths:
+        record(out / "expected.json", truths)
+    write_broken(
+        out,
+        out / FOLDER,
+        [
+            name
+            for name, case in BROKEN.items()
+            if FOLDER in names or case.base.partition("/")[0] in good
+        ],
+    )
     return 0
 
 
@@ -84,9 +98,13 @@ def check(out: Path, names: list[str]) -> int:
     """Loads the named samples and reports on each; returns 1 if anything is wrong or unrecorded."""
     known: dict[str, Any] = json.loads((out / "expected.json").read_text())
     truths = {path: truth for path, truth in known.items() if truth["sample"] in names}
-    missing = sorted(set(names) - {truth["sample"] for truth in truths.values()})
+    missing = sorted(
+        {name for name in names if name in CASES} - {truth["sample"] for truth in truths.values()}
+    )
     problems = {path: check_sample(out / path, truth) for path, truth in truths.items()}
     problems |= {name: ["not recorded"] for name in missing} | {"all samples": check_size(out)}
+    if FOLDER in names:
+        problems[FOLDER] = check_broken(out / FOLDER)
     for path, lines in problems.items():
         print(f"{'bad' if lines else 'ok':4}{path}")
         for line in lines:
@@ -116,7 +134,7 @@ def _environment() -> dict[str, str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--only", nargs="+", metavar="NAME", choices=list(CASES), help=f"of {', '.join(CASES)}")
+    add("--only", nargs="+", metavar="NAME", choices=[*CASES, FOLDER])
     add("--out", type=Path, default=HERE, help="where the samples go (default: this folder)")
     add("--check", action="store_true", help="load and compare instead of writing")
     args = parser.parse_args()

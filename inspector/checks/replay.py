@@ -26,6 +26,9 @@ def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) ->
     """
     if checkpoint.per_rank_metadata or checkpoint.format != "dcp":
         return []
+    if not checkpoint.state_paths:
+        # Without the planner's data the order in which items were dealt out is not known.
+        return []
     written_by = infer(checkpoint) if written_by is None else written_by
     if written_by.mesh is None or not written_by.deviating:
         return []

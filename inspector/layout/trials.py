@@ -86,7 +86,8 @@ def try_meshes(walk: Walk) -> list[Trial]:
         outcome = None
         bound = assignment.num_possible / max(1, walk.num_items)
         second = sorted(scores)[-2] if len(scores) > 1 else 0.0
-        if len(scores) < _MAX_REPLAYS and bound > second:
+        # The best bound is replayed in any case, though it may be that it explains nothing.
+        if not scores or (len(scores) < _MAX_REPLAYS and bound > second):
             outcome = walk.replay(assignment, rules)
             scores.append(outcome.score)
         results.append(Trial(assignment, outcome))

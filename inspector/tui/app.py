@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inspector.checkpoint.isolated import Child
     from inspector.tui.preview import Preview
     from inspector.tui.session import Loading
+    from inspector.tui.verify_run import Verification
 
 __all__ = ["InspectApp"]
 
@@ -50,6 +51,8 @@ class InspectApp(App[int]):
         self._prefetched = prefetched
         self._loading: Loading | None = None
         self._failed = False
+        #: The latest verification; it outlives the screen that started it.
+        self.verification: Verification | None = None
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DARK.name
@@ -126,7 +129,21 @@ class InspectApp(App[int]):
             self._open()
 
     async def action_quit(self) -> None:
-        self.exit(2 if self._failed else 0)
+        run, code = self.verification, 2 if self._failed else 0
+        if run is None or not run.is_alive:
+            self.exit(code)
+            return
+        from inspector.tui.screens.verify_ask import AskScreen
+        from inspector.tui.verify_control import ask_to_leave
+
+        if not isinstance(self.screen, AskScreen):
+            ask_to_leave(self, run, lambda: self.exit(code))
+
+    def on_unmount(self) -> None:
+        if self.verification is not None:
+            from inspector.tui.verify_control import close
+
+            close(self.verification)
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen beside whatever is worked on, but never into what is inspected."""

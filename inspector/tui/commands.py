@@ -22,7 +22,7 @@ class Command:
         keys: Keys, the first of them shown in footer and help.
         title: Two or three words, for the palette and the footer.
         help: One sentence.
-        scope: `app`, `main`, `picker`, or `error`: the screen that has the action.
+        scope: `app`, `main`, `picker`, `replay` or `error`: the screen that has the action.
         footer: Whether the footer shows it.
         args: Arguments of the action, as Textual writes them: `('files')`.
     """
@@ -44,6 +44,7 @@ class Command:
     def shown_key(self) -> str:
         """The first key as a person types it."""
         names = {"question_mark": "?", "slash": "/", "colon": ":", "escape": "esc"}
+        names |= {"plus": "+", "minus": "-", "right": "→", "left": "←"}
         first = self.keys.partition(",")[0]
         return names.get(first, first.replace("ctrl+", "^"))
 
@@ -69,6 +70,13 @@ COMMANDS: tuple[Command, ...] = (
         "Findings",
         "Everything that is wrong, and what torch would do about it.",
         args="('findings')",
+    ),
+    Command(
+        "show_view",
+        "4",
+        "Verify",
+        "The verification: each rank and each tensor as it happens.",
+        args="('verify')",
     ),
     Command(
         "filter",
@@ -99,6 +107,16 @@ COMMANDS: tuple[Command, ...] = (
         "Read every stored byte, compare its checksum, look for NaN; again to stop.",
         footer=True,
     ),
+    Command(
+        "verify",
+        "v",
+        "Verify",
+        "Load it under a mesh with torchrun, and compare every bit; asks first.",
+        footer=True,
+    ),
+    Command("pause", "space", "Pause", "Hold the display; the job runs on.", footer=True),
+    Command("cancel_job", "x", "Stop job", "Stop the verification; asks first.", footer=True),
+    Command("output", "o", "Ranks", "The ranks one by one, and what they printed.", footer=True),
     Command("next_finding", "n", "Next finding", "Go to the next finding, where it is."),
     Command("previous_finding", "N", "Previous finding", "Go to the finding before."),
     Command("reload", "r", "Reload", "Read the checkpoint anew."),
@@ -116,6 +134,25 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "back", "escape", "Back", "Back to the folder's checkpoints.", scope="error", footer=True
     ),
+    Command("play", "space", "Pause", "Hold the recording, or go on.", scope="replay", footer=True),
+    Command(
+        "speed",
+        "plus,equals_sign",
+        "Faster",
+        "Play it faster.",
+        scope="replay",
+        footer=True,
+        args="(1)",
+    ),
+    Command("speed", "minus", "Slower", "Play it slower.", "replay", args="(-1)"),
+    Command("seek", "right", "Forward", "Go on by a twentieth.", "replay", args="(1)"),
+    Command("seek", "left", "Back", "Go back by a twentieth.", "replay", args="(-1)"),
+    Command("jump", "end", "End", "Go to the end.", "replay", footer=True, args="(True)"),
+    Command("jump", "home", "Start", "Go to the start.", "replay", args="(False)"),
+    Command("output", "o", "Ranks", "The ranks, and what they printed.", "replay", footer=True),
+    Command("filter", "slash", "Filter", "Show only some names.", "replay", footer=True),
+    Command("copy", "y", "Copy", "Copy the name or the verdict.", "replay"),
+    Command("back", "escape", "Back", "Leave what is open.", "replay"),
     Command(
         "toggle_theme",
         "t",

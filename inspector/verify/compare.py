@@ -102,6 +102,7 @@ class Tally:
         file: Raw path of the data file concerned.
         problems: (verdict, text) of whatever else is wrong.
         bytes_read: Bytes the independent reader took from storage for it.
+        entry: Its position in the checkpoint, bytes entries after the tensors; -1 if not known.
     """
 
     fqn: str
@@ -116,9 +117,12 @@ class Tally:
     file: str | None = None
     is_partial: bool = False
     bytes_read: int = 0
+    entry: int = -1
     problems: list[tuple[str, str]] = field(default_factory=list)
 
-    def differ(self, index: tuple[int, ...], expected: str, found: str, file: str | None) -> None:
+    def differ(
+        self, index: tuple[int, ...], expected: str | None, found: str | None, file: str | None
+    ) -> None:
         """Note one wrong element; the one with the least index is kept."""
         if self.first_index is None or index < self.first_index:
             self.first_index, self.expected, self.found = index, expected, found
@@ -143,7 +147,7 @@ class Tally:
             return "FAILED"
         if self.num_different or self.is_partial or "DIFFER" in found:
             return "DIFFER"
-        if self.num_compared < self.num_elements:
+        if self.num_compared < self.num_elements - self.num_uncovered:
             return "FAILED"
         return "EXACT" if self.num_elements else "EMPTY"
 

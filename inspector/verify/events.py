@@ -5,14 +5,10 @@ epoch at the writer. A line is at most `MAX_LINE_BYTES` long and leaves in one `
 that lines of several writers never mix; long texts are cut, and say so. Each rank appends to a
 file of its own, which also works on a file system that several nodes share.
 
-Which events there are, and what each carries, is in the contract (`verify --json`). Beyond it:
-
-    plan       num_entries, num_bytes: what this rank will verify, told once before the load
-    heartbeat  rss: sent each second; it counts as progress only with a `done` that rises
-    tensor     leg: for phases save, reload and recheck the position in `JobSpec.then` (absent: 0);
-               ranks: how many ranks report this entry in this phase (absent: all)
-
-A rank that gets SIGUSR1 writes the stacks of its threads to `stack_file` (faulthandler).
+Which events there are, and what each carries, is in the contract (`verify --json`). Beyond it,
+`tensor` may carry `hop` (position in `JobSpec.then`; absent: 0) and `ranks` (how many ranks report
+this entry in this phase; absent: all), and `failed` may carry `root` (what the other failures came
+of) or `is_echo` (it only came of another).
 """
 
 from __future__ import annotations
@@ -23,16 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "EVENTS",
-    "MAX_LINE_BYTES",
-    "SCHEMA",
-    "EventWriter",
-    "decode",
-    "encode",
-    "rank_file",
-    "stack_file",
-]
+__all__ = ["EVENTS", "MAX_LINE_BYTES", "SCHEMA", "EventWriter", "decode", "encode", "rank_file"]
 
 SCHEMA = 1
 MAX_LINE_BYTES = 4096
@@ -43,11 +30,6 @@ EVENTS = frozenset("spec hello phase progress tensor log failed bye result heart
 def rank_file(events_dir: str | Path, rank: int | None) -> Path:
     """The file that a rank (None: the launcher) appends its events to."""
     return Path(events_dir, "launcher.jsonl" if rank is None else f"rank-{rank:05}.jsonl")
-
-
-def stack_file(events_dir: str | Path, rank: int) -> Path:
-    """The file that a rank writes its stacks to when it is asked with SIGUSR1."""
-    return Path(events_dir, f"rank-{rank:05}.stack")
 
 
 def encode(event: dict[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ __all__ = ["PHASES", "JobState", "apply"]
 
 Event = dict[str, Any]
 
-#: The phases in the order in which a rank goes through them; the last three once for each leg.
+#: The phases in the order in which a wave of tensors goes through them.
 PHASES = ("load", "compare", "replicas", "save", "reload", "recheck")
 _MAX_RANKS = 65_536
 _MAX_LOG_LINES = 2000
@@ -38,18 +38,21 @@ class _Rank:
     host: str = ""
     device: str = ""
     phase: str = ""
-    leg: int = 0
+    hop: int = 0
+    mesh: str = ""
+    phase_t: float = 0.0
     rss: int | None = None
     num_bad: int = 0
     last_t: float = 0.0
     has_failed: bool = False
     has_left: bool = False
-    # (bytes done, bytes in all, tensors done, tensors in all) by (leg, phase).
-    progress: dict[tuple[int, str], tuple[int, int, int, int]] = field(default_factory=dict)
+    # (bytes done, bytes in all, tensors done, tensors in all) by phase, over the whole job.
+    progress: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    elapsed_s: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def view(self) -> RankView:
-        now = self.progress.get((self.leg, self.phase), (0, 0, 0, 0))
+        now = self.progress.get(self.phase, (0, 0, 0, 0))
         status = "running" if self.last_t else "waiting"
         if self.has_left or self.has_failed:
             status = "failed" if self.has_failed else "done"
@@ -60,7 +63,8 @@ class _Rank:
             self.host,
             self.device,
             self.phase,
-            self.leg,
+            self.hop,
+            self.mesh,
             *now,
             self.rss,
             self.num_bad,
@@ -87,7 +91,6 @@ class JobState:
         self._changed: dict[str, None] = {}  # in order of arrival, which the views keep
         self._shown: dict[str, TensorView] = {}
         self._num_exact = self._num_bad = 0
-        self._phases: dict[tuple[int, str], list[float]] = {}
         self._failures: dict[tuple[int | None, str, str], Failure] = {}
         self._logs: dict[int | None, deque[LogLine]] = {}
         self._all_logs: deque[LogLine] = deque(maxlen=_MAX_LOG_LINES)
@@ -156,7 +159,7 @@ class JobState:
             self._num_exact,
             self._num_bad,
             self.num_entries,
-            tuple(PhaseTime(*key, *times) for key, times in self._phases.items()),
+            self._phase_times(),
             tuple(sorted(self._failures.values(), key=_by_cause)),
             self._num_log_lines,
             self.first_t,
@@ -164,6 +167,17 @@ class JobState:
             self.result,
             self.version,
         )
+
+    def _phase_times(self) -> tuple[PhaseTime, ...]:
+        """By the first rank's clock: the ranks go through the phases together."""
+        rank = self._ranks.get(min(self._ranks, default=0))
+        if rank is None:
+            return ()
+        times = dict(rank.elapsed_s)
+        if rank.phase:
+            since = max(rank.last_t - rank.phase_t, 0.0)
+            times[rank.phase] = times.get(rank.phase, 0.0) + since
+        return tuple(PhaseTime(phase, elapsed_s) for phase, elapsed_s in times.items())
 
     def _renew_tensors(self) -> None:
         if not self._changed:
@@ -187,67 +201,59 @@ class JobState:
             rank.pid = _int(event.get("pid"))
             rank.host = str(event.get("host", ""))
             rank.device = str(event.get("device", ""))
+            self._extra(event, rank)
 
     def _plan(self, event: Event, rank: _Rank | None, t: float) -> None:
+        tensors, entries = _int(event.get("tensors")), _int(event.get("entries"))
         number = _int(event.get("num_entries"))
+        if tensors is not None and entries is not None and self.num_entries is None:
+            number = tensors + entries
         if number is not None:
-            # A rank knows it from what it will load; the front end had to reckon.
-            is_first = self.num_entries is None
-            self.num_entries = number if is_first or rank is not None else self.num_entries
+            self.num_entries = number
 
     def _phase(self, event: Event, rank: _Rank | None, t: float) -> None:
         phase = str(event.get("phase", ""))
         if rank is None or not phase:
             return
-        leg = _int(event.get("leg"))
-        if leg is None:
-            # A leg begins with its save; one that is told twice is still the same.
-            began = phase == "save" and rank.phase in ("reload", "recheck")
-            leg = rank.leg + began
-        self._touch_phase(leg, phase, t)
-        if _position(leg, phase) >= _position(rank.leg, rank.phase):
-            rank.leg, rank.phase = leg, phase
-
-    def _touch_phase(self, leg: int, phase: str, t: float) -> None:
-        times = self._phases.get((leg, phase))
-        if times is None:
-            self._phases[leg, phase] = [t, t]
-        else:
-            times[0] = min(times[0], t)
-            times[1] = max(times[1], t)
+        # Waves of tensors go through the same phases again and again: only time orders them.
+        if t < rank.phase_t:
+            return
+        if rank.phase:
+            spent = rank.elapsed_s.get(rank.phase, 0.0)
+            rank.elapsed_s[rank.phase] = spent + t - rank.phase_t
+        rank.phase, rank.phase_t = phase, t
+        rank.hop = _int(event.get("hop")) or 0
+        rank.mesh = str(event.get("mesh", ""))
 
     def _progress(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is None:
             return
-        rss = _int(event.get("rss"))
+        rss = _int(event.get("rss_bytes"))
         rank.rss = rank.rss if rss is None else rss
-        for name, value in event.items():
-            if name not in _KNOWN and isinstance(value, (int, float, str)):
-                rank.extra[name] = value
+        self._extra(event, rank)
         phase = str(event.get("phase") or rank.phase)
-        leg = _int(event.get("leg"))
-        key = (rank.leg if leg is None else leg, phase)
         told = [_int(event.get(name)) or 0 for name in _COUNTS]
         if any(told):
-            before = rank.progress.get(key, (0, 0, 0, 0))
-            a, b, c, d = map(max, before, told)
-            rank.progress[key] = (a, b, c, d)
-            self._touch_phase(*key, t)
+            before = rank.progress.get(phase, (0, 0, 0, 0))
+            done, total, tensors, num_tensors = map(max, before, told)
+            rank.progress[phase] = (done, total, tensors, num_tensors)
+
+    def _extra(self, event: Event, rank: _Rank) -> None:
+        for name, value in event.items():
+            if name not in _KNOWN and isinstance(value, (int, float, str, dict)):
+                rank.extra[name] = value
 
     def _tensor(self, event: Event, rank: _Rank | None, t: float) -> None:
         fqn = event.get("fqn")
         if rank is None or not isinstance(fqn, str):
             return
-        leg = _int(event.get("leg"))
-        leg = rank.leg if leg is None else leg
         merge = self._tensors.get(fqn)
         if merge is None:
             merge = self._tensors[fqn] = TensorMerge(fqn)
         num_faults = merge.num_faults
-        merge.add(rank.rank, leg, event, self.world_size)
+        merge.add(rank.rank, _int(event.get("hop")) or 0, event, self.world_size)
         rank.num_bad += merge.num_faults - num_faults
         self._changed[fqn] = None
-        self._touch_phase(leg, str(event.get("phase", "")), t)
 
     def _log(self, event: Event, rank: _Rank | None, t: float) -> None:
         number = None if rank is None else rank.rank
@@ -265,14 +271,14 @@ class JobState:
         kind, message = str(event.get("kind", "exception")), str(event.get("message", ""))
         key = (number, kind, message)
         if key not in self._failures and len(self._failures) < _MAX_FAILURES:
-            is_root = event.get("root") is True
-            self._failures[key] = Failure(
-                number, kind, message, str(event.get("stack") or ""), t, is_root
-            )
+            stack = str(event.get("stack") or "")
+            is_root, is_echo = event.get("root") is True, event.get("is_echo") is True
+            self._failures[key] = Failure(number, kind, message, stack, t, is_root, is_echo)
 
     def _bye(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is not None:
             rank.has_left = True
+            self._extra(event, rank)
 
     def _result(self, event: Event, rank: _Rank | None, t: float) -> None:
         self.result = event
@@ -285,20 +291,14 @@ def apply(state: JobState, event: Event) -> JobState:
 
 
 _COUNTS = ("bytes_done", "bytes_total", "tensors_done", "tensors_total")
-_KNOWN = frozenset(("schema", "event", "rank", "t", "phase", "leg", "rss", "cut", *_COUNTS))
-_ORDER = {phase: i for i, phase in enumerate(PHASES)}
+_KNOWN = frozenset(("schema", "event", "rank", "t", "phase", "hop", "mesh", "cut", "pid", *_COUNTS))
 _KINDS = {"out-of-memory": 0, "timeout": 1, "killed": 2, "launch": 3}
 
 
-def _position(leg: int, phase: str) -> int:
-    # The first three phases come once, before every leg.
-    order = _ORDER.get(phase, -1)
-    return order if order < 3 else leg * 3 + order
-
-
-def _by_cause(failure: Failure) -> tuple[bool, int, float]:
+def _by_cause(failure: Failure) -> tuple[bool, bool, int, float]:
     # A rank that was killed is why the others lost their connection to it.
-    return (not failure.is_root, _KINDS.get(failure.kind, 4), failure.t)
+    order = _KINDS.get(failure.kind, len(_KINDS))
+    return (not failure.is_root, failure.is_echo, order, failure.t)
 
 
 def _int(value: Any) -> int | None:

@@ -19,18 +19,34 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from inspector.errors import StorageError
+from inspector.errors import StorageError, UsageError
 from inspector.verify.guard import SCRATCH_PREFIX, job_pids, remove_scratch
 
-__all__ = ["RunFolder", "make_scratch", "recorded_runs", "remove_leftovers", "runs_dir"]
+__all__ = [
+    "RunFolder",
+    "make_scratch",
+    "recorded_runs",
+    "remove_leftovers",
+    "runs_dir",
+    "scratch_dir",
+]
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 def runs_dir() -> Path:
     """The folder of all runs, under the user's state directory."""
+    return _state_dir() / "runs"
+
+
+def scratch_dir() -> Path:
+    """Where scratch folders are made if nothing else is better."""
+    return _state_dir() / "scratch"
+
+
+def _state_dir() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state, "hsdp-inspect", "runs")
+    return Path(state, "hsdp-inspect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +78,10 @@ class RunFolder:
                 folder.events.mkdir()
             else:
                 Path(events_dir).mkdir(parents=True, exist_ok=True)
+                if any(Path(events_dir).glob("rank-*.jsonl")):
+                    raise UsageError(
+                        f"{events_dir} holds the events of another job", "give an empty folder"
+                    )
                 folder.events.symlink_to(Path(events_dir).absolute())
             # The package alone: a whole site-packages on the ranks' path would put our torch and
             # numpy before those of the interpreter that the user chose.
@@ -146,7 +166,7 @@ def make_scratch(parent: str | Path) -> str:
 def recorded_runs() -> list[Path]:
     """The folders of all recorded runs, newest first."""
     try:
-        return sorted((p for p in runs_dir().iterdir() if p.is_dir()), reverse=True)
+        return sorted((p for p in runs_dir().iterdir() if (p / "spec.json").exists()), reverse=True)
     except OSError:
         return []
 

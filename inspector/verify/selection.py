@@ -76,7 +76,9 @@ def select(
     sampled = set(taken)
     reasons: dict[str, list[str]] = {}
     for i in filtered:
-        reasons.setdefault(f"left out by --filter {printable(spec.filter, 60)}", []).append(names[i])
+        reasons.setdefault(f"left out by --filter {printable(spec.filter, 60)}", []).append(
+            names[i]
+        )
     for i in left:
         if i not in sampled:
             reasons.setdefault(f"left out by --sample {spec.sample:.3g}", []).append(names[i])

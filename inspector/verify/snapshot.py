@@ -17,11 +17,14 @@ class RankView:
 
     Attributes:
         status: `waiting` (not heard of yet), `running`, `failed` or `done` (it said `bye`).
-        phase, leg: Where it is; an empty phase before the first.
-        bytes_done, bytes_total, tensors_done, tensors_total: Of the present phase.
+        phase, hop, mesh: Where it is; an empty phase before the first. `hop` is the position of
+            the mesh in `JobSpec.then`.
+        bytes_done, bytes_total, tensors_done, tensors_total: Of the present phase, over all waves
+            of tensors and all hops.
         rss: Memory it holds, or None if it did not say.
-        done: Bytes done and bytes in all of every phase so far, by (leg, phase).
-        extra: Whatever else it told in `progress` and `heartbeat` (memory of the GPU ...).
+        done: Bytes done and bytes in all of every phase so far.
+        extra: Whatever else it told in `hello`, `progress`, `heartbeat` and `bye`
+            (`anon_bytes`, `cuda_bytes`, `payloads_checked` ...).
         last_t: When it last told something, seconds since the epoch.
     """
 
@@ -31,7 +34,8 @@ class RankView:
     host: str = ""
     device: str = ""
     phase: str = ""
-    leg: int = 0
+    hop: int = 0
+    mesh: str = ""
     bytes_done: int = 0
     bytes_total: int = 0
     tensors_done: int = 0
@@ -39,13 +43,16 @@ class RankView:
     rss: int | None = None
     num_bad: int = 0
     last_t: float = 0.0
-    done: Mapping[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    done: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A `failed` event. `is_root` marks the one that the others came of, where that is known."""
+    """A `failed` event.
+
+    `is_root` marks what the others came of, `is_echo` what only came of another.
+    """
 
     rank: int | None
     kind: str
@@ -53,6 +60,7 @@ class Failure:
     stack: str
     t: float
     is_root: bool
+    is_echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +75,10 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class PhaseTime:
-    """When a phase began on the first rank, and when it was last heard of on any."""
+    """How long a phase has taken so far, all waves together."""
 
-    leg: int
     phase: str
-    start_t: float
-    end_t: float
+    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class Snapshot:
         tensors: Every entry told of, in the order of the first report.
         num_exact, num_bad: Entries whose verdict so far is EXACT, or wrong.
         num_entries: Entries that the job is to verify, or None if nobody said.
-        phases: Times of the phases, in the order in which they began.
+        phases: Times of the phases, in the order in which they first ended.
         failures: Ranks that failed, and why, the root first.
         num_log_lines: Lines printed in all.
         first_t, last_t: Time of the first and of the latest event; 0 before any.

@@ -42,7 +42,7 @@ class Fault(NamedTuple):
     """What one rank found wrong with one entry in one phase; as the `tensor` event tells it."""
 
     rank: int
-    leg: int
+    hop: int
     phase: str
     verdict: str
     num_elements: int | None
@@ -60,7 +60,7 @@ class PhaseVerdict(NamedTuple):
     `verdict` is that of the ranks that have reported; `num_ranks` of `num_expected` have.
     """
 
-    leg: int
+    hop: int
     phase: str
     verdict: str
     num_ranks: int
@@ -112,11 +112,11 @@ class TensorMerge:
     num_faults: int = 0
     detail: str = ""
 
-    def add(self, rank: int, leg: int, event: dict[str, Any], world_size: int) -> None:
+    def add(self, rank: int, hop: int, event: dict[str, Any], world_size: int) -> None:
         """Take one `tensor` event."""
         phase = str(event.get("phase", ""))
         verdict = str(event.get("verdict", ""))
-        key = (leg, phase)
+        key = (hop, phase)
         merge = self.phases.get(key)
         if merge is None:
             merge = self.phases[key] = _Phase()
@@ -131,7 +131,7 @@ class TensorMerge:
         if not self.detail and isinstance(detail, str):
             self.detail = detail
         if severity(verdict) > 1:
-            fault = _fault(rank, leg, phase, verdict, event)
+            fault = _fault(rank, hop, phase, verdict, event)
             if is_told and fault in self.faults:
                 return
             self.num_faults += 1
@@ -141,19 +141,19 @@ class TensorMerge:
     def view(self) -> TensorView:
         """The value of it as of now."""
         phases = tuple(
-            PhaseVerdict(leg, phase, merge.verdict, merge.ranks.bit_count(), merge.expected)
-            for (leg, phase), merge in self.phases.items()
+            PhaseVerdict(hop, phase, merge.verdict, merge.ranks.bit_count(), merge.expected)
+            for (hop, phase), merge in self.phases.items()
         )
         told = EXACT
         for phase in phases:
             told = worst(told, phase.verdict)
-        # One bad report settles it; a good word needs the whole phase.
-        if severity(told) <= 1 and not any(phase.is_complete for phase in phases):
+        # One bad report settles it; a good word needs every rank's.
+        if severity(told) == 0 and not any(phase.is_complete for phase in phases):
             told = ""
         return TensorView(self.fqn, told, phases, tuple(self.faults), self.num_faults, self.detail)
 
 
-def _fault(rank: int, leg: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:
+def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:
     index = event.get("first_index")
     first = tuple(i for i in index if isinstance(i, int)) if isinstance(index, list) else None
 
@@ -167,7 +167,7 @@ def _fault(rank: int, leg: int, phase: str, verdict: str, event: dict[str, Any])
 
     return Fault(
         rank,
-        leg,
+        hop,
         phase,
         verdict,
         count("num_elements"),

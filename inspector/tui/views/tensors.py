@@ -14,6 +14,8 @@ from inspector.tui.widgets.columns import Column
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inspector.checkpoint.model import Ints
     from inspector.checks.findings import Finding, Report
     from inspector.layout.written_by import WrittenBy
@@ -51,6 +53,8 @@ class TensorsView(View):
         self._source: EntrySource | None = None
         self._columns: tuple[Column, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
+        self._report: Report | None = None
+        self._verified: Sequence[Finding] = ()
         self._marked: Finding | None = None
         self._subtree: Ints | None = None
         self._tree_wanted: bool | None = None
@@ -95,6 +99,7 @@ class TensorsView(View):
         source = self._source = EntrySource(loaded.checkpoint)
         self._subtree = None
         self._findings, self._marked = {}, None
+        self._report, self._verified = None, ()
         self._show_columns()
         self.table.set_source(source)
         self._fill_tree()
@@ -113,10 +118,20 @@ class TensorsView(View):
             self._show_row(self.table.cursor_row)
 
     def show_report(self, report: Report) -> None:
+        self._report = report
+        self._show_findings()
+
+    def show_verified(self, findings: Sequence[Finding]) -> None:
+        """Mark the entries that a verification found wrong."""
+        self._verified = findings
+        self._show_findings()
+
+    def _show_findings(self) -> None:
         if self._source is None:
             return
         self._findings = {}
-        for finding in report.findings:
+        found = () if self._report is None else self._report.findings
+        for finding in (*self._verified, *found):
             if finding.fqn is not None:
                 self._findings.setdefault(finding.fqn, []).append(finding)
         self._show_badges()

@@ -1,0 +1,249 @@
+"""A verification as text: one line while it runs, and a summary at its end.
+
+Both are made of the same snapshot that the screen shows. Every name and every line of a rank
+passes the display gate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from inspector.checkpoint.text import (
+    format_bytes,
+    format_count,
+    format_ranks,
+    format_shape,
+    plural,
+    printable,
+)
+from inspector.verify.preflight import Preflight
+from inspector.verify.snapshot import Failure, RankView, Snapshot
+from inspector.verify.verdicts import Fault, TensorView
+
+__all__ = ["plan_text", "progress_line", "report_json", "summary_sentence", "verify_text"]
+
+_MAX_LISTED = 20
+_FIGURES = (
+    ("payloads_checked", "payload checksums verified"),
+    ("payloads_unsummed", "payloads without a checksum"),
+    ("payload_faults", "payload faults"),
+    ("peak_anon_bytes", ""),
+)
+_MAX_STACK_LINES = 12
+
+
+def plan_text(plan: Preflight) -> Iterator[str]:
+    """What is about to run, in a few lines."""
+    spec = plan.spec
+    meshes = " then ".join((spec.mesh, *spec.then))
+    yield (
+        f"{plural(len(plan.expected.names), 'entry', 'entries')} ({format_bytes(plan.num_bytes)}) "
+        f"under {meshes}, {plural(spec.world_size, 'rank')}, {spec.device}, {spec.backend}"
+    )
+    yield (
+        f"reads about {format_bytes(plan.read_bytes)}; "
+        f"up to {format_bytes(spec.memory_bytes)} of tensors on a rank; "
+        f"scratch {format_bytes(plan.scratch_bytes)} in {printable(plan.scratch_parent, 200)}"
+    )
+    for note in plan.notes:
+        yield printable(note, 400)
+
+
+def progress_line(snapshot: Snapshot, now_t: float, width: int | None = None) -> str:
+    """How a running job stands, in one line.
+
+    Args:
+        snapshot: The job.
+        now_t: The time, seconds since the epoch.
+        width: Cells it may take.
+    """
+    ranks = snapshot.ranks
+    elapsed = f"{max(0.0, now_t - snapshot.first_t):.0f} s" if snapshot.first_t else ""
+    up = [rank for rank in ranks if rank.status != "waiting"]
+    if len(up) < len(ranks) or not ranks:
+        text = f"starting {plural(len(ranks), 'rank')}: {len(up)} up"
+    else:
+        # The slowest rank says where the job is.
+        slowest = min(ranks, key=lambda r: (_share(r.bytes_done, r.bytes_total), r.rank))
+        text = _where(slowest)
+        total = sum(rank.bytes_total for rank in ranks if rank.phase == slowest.phase)
+        done = sum(rank.bytes_done for rank in ranks if rank.phase == slowest.phase)
+        if total:
+            text += f" {100 * done // total} % of {format_bytes(total)}"
+    counts = f"{format_count(snapshot.num_exact)} exact"
+    if snapshot.num_entries:
+        counts = f"{format_count(snapshot.num_exact)} of {format_count(snapshot.num_entries)} exact"
+    parts = [text, counts]
+    if snapshot.num_bad:
+        parts.append(f"{format_count(snapshot.num_bad)} WRONG")
+    if snapshot.failures:
+        parts.append(f"{plural(len(snapshot.failures), 'failure')}")
+    line = ", ".join([*parts, elapsed] if elapsed else parts)
+    return line if width is None else printable(line, max(width - 1, 10))
+
+
+def _share(done: int, total: int) -> float:
+    return done / total if total else 0.0
+
+
+def _where(rank: RankView) -> str:
+    if not rank.phase:
+        return "preparing"
+    under = f" under {printable(rank.mesh, 40)}" if rank.mesh else ""
+    return printable(rank.phase, 40) + under
+
+
+def summary_sentence(result: Mapping[str, Any]) -> str:
+    """The whole result in one sentence."""
+    tensors: Mapping[str, Any] = result.get("tensors") or {}
+    exact, total = int(tensors.get("exact") or 0), int(tensors.get("total") or 0)
+    different = tensors.get("different") or []
+    meshes = " then ".join([str(result.get("mesh")), *map(str, result.get("then") or ())])
+    under = (
+        f"under {printable(meshes, 120)} ({plural(int(result.get('world_size') or 0), 'rank')}, "
+        f"{printable(str(result.get('device')), 20)}, {printable(str(result.get('backend')), 20)})"
+    )
+    verdict = result.get("verdict")
+    took = f"{float(result.get('elapsed_s') or 0):.1f} s"
+    if verdict == "exact":
+        entries = f"all {total:,} entries are" if exact == total else f"{exact:,} of {total:,} are"
+        return f"EXACT: {entries} bit for bit as stored {under}; {took}"
+    if verdict == "differs":
+        return f"DIFFERS: {plural(len(different), 'entry', 'entries')} of {total:,} {under}; {took}"
+    so_far = f"{exact:,} of {total:,} entries were exact"
+    if different:
+        so_far += f", {len(different):,} were not"
+    why = printable(str(result.get("why") or "it did not say why"), 600)
+    if verdict == "cancelled":
+        return f"CANCELLED {under} after {took}: {so_far}"
+    return f"FAILED {under} after {took}: {why}; {so_far}"
+
+
+def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """The lines of a finished verification, the sentence that sums it up first.
+
+    Args:
+        snapshot: The job after its last event.
+        result: Its `result` event (default: the snapshot's).
+    """
+    result = snapshot.result if result is None else result
+    if result is None:
+        yield "The recording ends before the job did."
+        yield f"{format_count(snapshot.num_exact)} entries were exact by then"
+        result = {}
+    else:
+        yield summary_sentence(result)
+    tensors: Mapping[str, Any] = result.get("tensors") or {}
+    wrong = [view for view in snapshot.tensors.values() if view.is_bad]
+    for view in wrong[:_MAX_LISTED]:
+        yield from _wrong(view)
+    if len(wrong) > _MAX_LISTED:
+        yield f"... {format_count(len(wrong) - _MAX_LISTED)} more (--json names them all)"
+    yield from _failures(snapshot.failures)
+    yield from _unverified(tensors)
+    if result:
+        yield from _figures(snapshot, result)
+
+
+def report_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The report as one JSON document: the result, and all that was wrong."""
+    return {
+        "schema": 1,
+        "result": dict(snapshot.result or {}),
+        "ranks": [
+            {
+                "rank": rank.rank,
+                "status": rank.status,
+                "pid": rank.pid,
+                "host": rank.host,
+                "device": rank.device,
+                **dict(rank.extra),
+            }
+            for rank in snapshot.ranks
+        ],
+        "wrong": [
+            {
+                "fqn": view.fqn,
+                "verdict": view.verdict,
+                "num_faults": view.num_faults,
+                "faults": [fault._asdict() for fault in view.faults],
+            }
+            for view in snapshot.tensors.values()
+            if view.is_bad
+        ],
+        "failures": [dataclasses.asdict(failure) for failure in snapshot.failures],
+    }
+
+
+def _wrong(view: TensorView) -> Iterator[str]:
+    yield f"  {view.verdict}  {printable(view.fqn, 200)}"
+    for fault in view.faults[:4]:
+        yield f"      {_fault(fault)}"
+    if view.num_faults > 4:
+        yield f"      ... {view.num_faults - 4} more reports like these"
+
+
+def _fault(fault: Fault) -> str:
+    parts = [f"rank {fault.rank}, {printable(fault.phase, 40)}"]
+    if fault.num_different is not None and fault.num_elements is not None:
+        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements")
+    if fault.first_index is not None:
+        parts.append(f"first at {format_shape(fault.first_index)}")
+    if fault.expected or fault.found:
+        expected, found = printable(fault.expected, 60), printable(fault.found, 60)
+        parts.append(f"expected {expected}, found {found}")
+    if fault.file:
+        parts.append(printable(fault.file, 120))
+    line = ", ".join(parts)
+    return f"{line}: {printable(fault.detail, 300)}" if fault.detail else line
+
+
+def _failures(failures: Sequence[Failure]) -> Iterator[str]:
+    for i, failure in enumerate(failures[:8]):
+        who = "the job" if failure.rank is None else f"rank {failure.rank}"
+        yield f"  {failure.kind}  {who}: {printable(failure.message, 600)}"
+        if i == 0 or failure.kind == "timeout":
+            lines = [line for line in failure.stack.splitlines() if line.strip()]
+            # Of a hang's stack the innermost call comes first, of a traceback last.
+            is_hang = failure.kind == "timeout"
+            shown = lines[:_MAX_STACK_LINES] if is_hang else lines[-_MAX_STACK_LINES:]
+            for line in shown:
+                yield f"      {printable(line, 200)}"
+    if len(failures) > 8:
+        yield f"  ... {len(failures) - 8} more failures"
+
+
+def _unverified(tensors: Mapping[str, Any]) -> Iterator[str]:
+    count = int(tensors.get("num_not_verified") or 0)
+    if not count:
+        return
+    yield f"  {plural(count, 'entry', 'entries')} not verified:"
+    reasons: dict[str, list[str]] = {}
+    for item in tensors.get("not_verified") or ():
+        reasons.setdefault(str(item.get("why")), []).append(str(item.get("fqn")))
+    for why, names in list(reasons.items())[:8]:
+        shown = ", ".join(printable(name, 80) for name in names[:3])
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        yield f"      {printable(why, 300)}: {shown}{more}"
+
+
+def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
+    if snapshot.phases:
+        took = [f"{printable(p.phase, 40)} {p.elapsed_s:.1f} s" for p in snapshot.phases]
+        yield "  phases: " + ", ".join(took)
+    figures = [f"{format_bytes(int(result.get('bytes_read') or 0))} read by all ranks together"]
+    for name, what in _FIGURES:
+        told = [rank.extra.get(name) for rank in snapshot.ranks]
+        numbers = [n for n in told if isinstance(n, int)]
+        if numbers and name == "peak_anon_bytes":
+            figures.append(f"at most {format_bytes(max(numbers))} of memory on a rank")
+        elif sum(numbers):
+            figures.append(f"{format_count(sum(numbers))} {what}")
+    done = [rank.rank for rank in snapshot.ranks if rank.status == "done"]
+    if len(done) < len(snapshot.ranks):
+        figures.append(f"ranks that ended well: {format_ranks(done) or 'none'}")
+    yield "  " + ", ".join(figures)
+    if result.get("run_folder"):
+        yield f"  recorded in {printable(str(result['run_folder']), 400)}"

@@ -1,0 +1,128 @@
+"""Starting, stopping and telling of a verification: what app and main screen share.
+
+The rule this module keeps: the job is the app's, not a screen's; leaving a view or a checkpoint
+does not stop it, leaving the app does, after asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checks.findings import Finding
+from inspector.report.verify_text import summary_sentence
+from inspector.tui.screens.verify_ask import AskScreen
+from inspector.tui.verify_run import Run, Verification
+from inspector.verify.snapshot import Snapshot
+from inspector.verify.verdicts import TensorView
+
+if TYPE_CHECKING:
+    from textual.app import App
+    from textual.notifications import SeverityLevel
+    from textual.timer import Timer
+
+    from inspector.verify.preflight import Preflight
+
+__all__ = ["ask_to_cancel", "ask_to_leave", "begin", "close", "findings_of"]
+
+_POLL_S = 0.2
+#: How long the app waits for the job's end when it is left: longer than the job's own bounds.
+_CLOSE_S = 25.0
+
+
+def begin(app: App[int], plan: Preflight) -> Verification:
+    """Start a job; when it ends, a toast says how, whatever screen is open."""
+    run = Verification(plan)
+    run.start()
+    timers: list[Timer] = []
+
+    def look() -> None:
+        if run.is_over:
+            timers[0].stop()
+            _tell(app, run)
+
+    timers.append(app.set_interval(_POLL_S, look))
+    return run
+
+
+def _tell(app: App[int], run: Run) -> None:
+    if run.error is not None:
+        text = f"{run.error.message}\n{run.error.hint}".strip()
+        app.notify(printable(text, 400), title="It could not run", severity="error", markup=False)
+        return
+    result = run.moment.snapshot.result or {}
+    verdict = str(result.get("verdict"))
+    severity: SeverityLevel = "error"
+    if verdict in ("exact", "cancelled"):
+        severity = "information" if verdict == "exact" else "warning"
+    titles = {
+        "exact": "Verified",
+        "differs": "It differs",
+        "failed": "The verification failed",
+        "cancelled": "The verification was cancelled",
+    }
+    title = titles.get(verdict, "Verified")
+    app.notify(summary_sentence(result), title=title, severity=severity, markup=False, timeout=12)
+
+
+def ask_to_cancel(app: App[int], run: Verification) -> None:
+    """Ask, and stop the job if so; what it has found by then is kept."""
+
+    def answered(answer: str | None) -> None:
+        if answer == "stop":
+            run.stop()
+
+    question = "Stop the verification? What it has compared so far is reported."
+    app.push_screen(AskScreen(question, [("stop", "Stop it"), ("stay", "Let it run")]), answered)
+
+
+def ask_to_leave(app: App[int], run: Verification, leave: Callable[[], None]) -> None:
+    """Ask, stop the job if so, and leave once it has ended."""
+
+    def answered(answer: str | None) -> None:
+        if answer != "stop":
+            return
+        run.stop()
+        app.notify("Stopping the ranks ...", title="Verification", timeout=_CLOSE_S)
+        timers.append(app.set_interval(_POLL_S, look))
+
+    def look() -> None:
+        if not run.is_alive:
+            timers[0].stop()
+            leave()
+
+    timers: list[Timer] = []
+    num_ranks = plural(run.plan.spec.world_size, "rank")
+    question = f"A verification is running ({num_ranks}). Leaving ends it."
+    answers = [("stop", "Stop it and quit"), ("stay", "Stay")]
+    app.push_screen(AskScreen(question, answers), answered)
+
+
+def close(run: Verification | None) -> None:
+    """The app is gone: no rank survives it. The job's guard sees to it, too, if this is killed."""
+    if run is not None and run.is_alive:
+        run.kill()
+        run.join(_CLOSE_S)
+
+
+def findings_of(snapshot: Snapshot) -> list[Finding]:
+    """What a verification found, as findings on the entries concerned."""
+    return [finding for view in snapshot.tensors.values() for finding in _finding(view)]
+
+
+def _finding(view: TensorView) -> Iterator[Finding]:
+    if not view.is_bad:
+        return
+    if not view.faults:
+        yield Finding("verify", "error", f"{printable(view.verdict, 40)}", fqn=view.fqn)
+        return
+    fault = view.faults[0]
+    parts = [f"{printable(fault.verdict, 40)} in {printable(fault.phase, 40)} on rank {fault.rank}"]
+    if fault.num_different is not None and fault.num_elements is not None:
+        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements")
+    if fault.first_index is not None:
+        parts.append(f"first at {format_shape(fault.first_index)}")
+    if fault.detail:
+        parts.append(printable(fault.detail, 300))
+    yield Finding("verify", "error", ", ".join(parts), fqn=view.fqn, file=fault.file or None)

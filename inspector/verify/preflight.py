@@ -1,0 +1,254 @@
+"""What a job will do, and whether it can: everything that is known before torchrun starts.
+
+The same value is the confirm screen's, the command line's and `--print-command`'s. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage import is_url
+from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.errors import UsageError
+from inspector.layout.mesh import Mesh
+from inspector.verify import machine
+from inspector.verify.interpreter import Interpreter, examine
+from inspector.verify.reads import Reads, loading, reloading
+from inspector.verify.result import Expected
+from inspector.verify.run_folder import scratch_dir
+from inspector.verify.selection import make_waves, select
+from inspector.verify.spec import DEVICES, JobSpec, default_then
+
+__all__ = ["NO_SECOND_MESH", "Preflight", "prepare"]
+
+#: As `then`: load and compare only, write nothing.
+NO_SECOND_MESH = ("none",)
+
+#: Memory of a rank before it holds a tensor: Python and torch.
+_RANK_BASE_BYTES = 250 << 20
+_LEAST_BYTES = 64 << 20
+#: Of the memory that is free, so much is the ranks' to hold tensors in.
+_SHARE = 0.5
+#: Payload headers and the scratch's own metadata.
+_SCRATCH_MARGIN = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """A job, resolved, and what it takes.
+
+    Attributes:
+        spec: The job; device, backend, memory, second mesh and interpreter are decided.
+        interpreter: What runs the ranks.
+        expected: The entries it will verify, and those it leaves out.
+        num_bytes: Their bytes, each tensor once.
+        reads: What loading reads, for each mesh in turn; comparing reads as much as is needed
+            once more, mostly from the page cache.
+        scratch_parent: Where the scratch folder will be made.
+        scratch_bytes: What the saved copy takes there; 0 if nothing is saved.
+        scratch_free: What is free there, or None.
+        memory_free: What is free on this machine.
+        notes: What the user should know, in sentences.
+        problems: Why it cannot run here; pairs of the reason and a hint.
+    """
+
+    spec: JobSpec
+    interpreter: Interpreter
+    expected: Expected
+    num_bytes: int
+    reads: tuple[Reads, ...]
+    scratch_parent: str
+    scratch_bytes: int
+    scratch_free: int | None
+    memory_free: int
+    notes: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
+
+    @property
+    def read_bytes(self) -> int:
+        """All that torch will read."""
+        return sum(reads.read_bytes for reads in self.reads)
+
+    def check(self) -> None:
+        """Raise the first problem, if there is one.
+
+        Raises:
+            UsageError: The job cannot run here.
+        """
+        for message, hint in self.problems:
+            raise UsageError(message, hint)
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    mesh: str,
+    *,
+    then: Sequence[str] = (),
+    via: str = "dtensor",
+    device: str = "auto",
+    memory_bytes: int | None = None,
+    filter_text: str = "",
+    sample: float = 1.0,
+    scratch: str = "",
+    python: str = "",
+    timeout_s: float = 600.0,
+) -> Preflight:
+    """Resolve a job for this machine.
+
+    Args:
+        checkpoint: The checkpoint, read.
+        mesh: `fsdp:S` or `hsdp:RxS`.
+        then: Second meshes; empty for the default one, `NO_SECOND_MESH` for none.
+        via: As in `JobSpec`.
+        device: `auto`, `cpu` or `cuda`.
+        memory_bytes: What a rank may hold (default: a share of what is free).
+        filter_text: As in `JobSpec.filter`.
+        sample: As in `JobSpec`.
+        scratch: Folder for the scratch folder (default: where there is room).
+        python: Interpreter of the ranks (default: this one).
+        timeout_s: As in `JobSpec`.
+
+    Raises:
+        UsageError: Arguments that cannot be meant, or an interpreter that cannot run it.
+    """
+    parsed = Mesh.parse(mesh)
+    if device not in DEVICES:
+        raise UsageError(f"--device {printable(device)}: it is one of {', '.join(DEVICES)}")
+    if timeout_s <= 0:
+        raise UsageError("--timeout is more than 0 seconds")
+    if tuple(then) == NO_SECOND_MESH:
+        second: tuple[str, ...] = ()
+    else:
+        second = tuple(then) or (str(default_then(parsed)),)
+    path = checkpoint.path
+    spec = JobSpec(
+        path=path if is_url(path) else os.path.abspath(path),
+        mesh=str(parsed),
+        then=tuple(str(Mesh.parse(text)) for text in second),
+        via=via,
+        filter=filter_text,
+        sample=sample,
+        timeout_s=timeout_s,
+    )
+    interpreter = examine(python)
+    device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)
+    free = machine.free_memory()
+    memory = memory_bytes or _memory_share(free, gpus, spec.world_size)
+    spec = dataclasses.replace(
+        spec, device=device, backend=backend, memory_bytes=memory, python=interpreter.path
+    )
+    expected, tensors, num_bytes, wave_bytes = _expect(checkpoint, spec)
+    meshes = [parsed, *map(Mesh.parse, spec.then)]
+    reads = [loading(checkpoint, tensors, parsed)]
+    reads += [reloading(num_bytes, a, b) for a, b in itertools.pairwise(meshes)]
+    parent = scratch or machine.roomiest(scratch_dir())
+    # A wave at a time, but while it is loaded under one mesh it is saved for the next.
+    copies = min(len(spec.then), 2)
+    needed = int(wave_bytes * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
+    room = machine.free_disk(parent)
+    problems = list(_problems(spec, expected, free, parent, needed, room))
+    for why, fqns in expected.left_out:
+        notes.append(f"{plural(len(fqns), 'entry', 'entries')} not verified: {why}")
+    return Preflight(
+        spec=spec,
+        interpreter=interpreter,
+        expected=expected,
+        num_bytes=num_bytes,
+        reads=tuple(reads),
+        scratch_parent=parent,
+        scratch_bytes=needed,
+        scratch_free=room,
+        memory_free=free,
+        notes=tuple(notes),
+        problems=tuple(problems),
+    )
+
+
+def _resolve_device(
+    device: str, world_size: int, interpreter: Interpreter
+) -> tuple[str, str, list[machine.Gpu], list[str]]:
+    """Device, backend, the GPUs that are used, and what to say of it."""
+    if device == "cpu":
+        return "cpu", "gloo", [], []
+    found = machine.gpus()
+    if not found or not interpreter.has_cuda:
+        why = "there is no NVIDIA GPU here"
+        if found:
+            why = f"the torch of {printable(interpreter.path, 200)} was built without CUDA"
+        if device == "cuda":
+            raise UsageError(f"--device cuda: {why}", "--device cpu runs the ranks on the CPU")
+        return "cpu", "gloo", [], [f"{why}: the ranks run on the CPU"] if found else []
+    if len(found) >= world_size:
+        return "cuda", "nccl", found[:world_size], []
+    shared = f"{plural(world_size, 'rank')} share {plural(len(found), 'GPU')}, over gloo"
+    return "cuda", "gloo", found, [f"{shared}: nccl needs a GPU for each rank"]
+
+
+def _memory_share(free: int, gpus: list[machine.Gpu], world_size: int) -> int:
+    share = int((free - world_size * _RANK_BASE_BYTES) * _SHARE) // world_size
+    known = [gpu.free_bytes for gpu in gpus if gpu.free_bytes is not None]
+    if known:
+        ranks_per_gpu = -(-world_size // len(gpus))
+        share = min(share, int(min(known) * _SHARE) // ranks_per_gpu)
+    return max(share, _LEAST_BYTES)
+
+
+def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int], int, int]:
+    """The entries of the job, the tensors among them, their bytes, and those of a wave."""
+    selection = select(checkpoint, spec)
+    waves, too_large = make_waves(checkpoint, selection, spec)
+    tensors = [i for wave in waves for i in wave.tensors]
+    entries = [checkpoint.bytes_entries[i] for wave in waves for i in wave.entries]
+    names = (*(checkpoint.columns.fqns[i] for i in tensors), *(entry.fqn for entry in entries))
+    sizes = checkpoint.columns.num_bytes
+    lengths = [max(entry.byte_length, 0) for entry in checkpoint.bytes_entries]
+    waves_bytes = [
+        sum(sizes[i] for i in wave.tensors) + sum(lengths[i] for i in wave.entries)
+        for wave in waves
+    ]
+    left_out = tuple((item.why, item.fqns) for item in (*selection.left_out, *too_large))
+    return Expected(names, left_out), tensors, sum(waves_bytes), max(waves_bytes, default=0)
+
+
+def _problems(
+    spec: JobSpec,
+    expected: Expected,
+    free: int,
+    scratch: str,
+    needed: int,
+    room: int | None,
+) -> list[tuple[str, str]]:
+    found = []
+    if not expected.names:
+        why = "no name matches the filter" if spec.filter else "there is nothing in it to verify"
+        found.append((why, "hsdp-inspect show lists what is in it"))
+    base = spec.world_size * _RANK_BASE_BYTES
+    if base > free:
+        why = (
+            f"{plural(spec.world_size, 'rank')} need about {format_bytes(base)} of memory before "
+            f"they load anything; {format_bytes(free)} is free"
+        )
+        found.append((why, "take a smaller mesh, or run it on several nodes: --print-command"))
+    if needed and room is not None and needed > room:
+        why = (
+            f"the saved copy needs {format_bytes(needed)} of scratch space; "
+            f"{printable(scratch, 200)} has {format_bytes(room)} free"
+        )
+        found.append((why, "--scratch DIR takes another disk, --then none saves nothing"))
+    elif needed and not _is_writable(scratch):
+        why = f"{printable(scratch, 200)} cannot be written to"
+        found.append((why, "--scratch DIR takes another place"))
+    return found
+
+
+def _is_writable(folder: str) -> bool:
+    path = os.path.abspath(folder)
+    while not os.path.exists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)

@@ -1,0 +1,182 @@
+"""The last event of a job: `result`, which says what was proved and what was not.
+
+The rule this module keeps: EXACT is earned. A job in which a rank failed or did not say bye, an
+entry that not every rank reported in every phase, and a job that checked nothing are never exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inspector.verify.events import SCHEMA
+from inspector.verify.snapshot import Snapshot
+from inspector.verify.spec import JobSpec
+from inspector.verify.verdicts import TensorView, severity
+
+__all__ = ["EXIT_CODES", "Expected", "exit_code", "result_event"]
+
+#: Exit code of each verdict.
+EXIT_CODES = {"exact": 0, "differs": 1, "failed": 2, "cancelled": 2}
+
+#: Names listed under `not_verified`; `num_not_verified` counts all.
+_MAX_NAMES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the front end expects to hear of.
+
+    Attributes:
+        names: Entries that the job is to verify.
+        left_out: Entries that it will not, with the reason: pairs of reason and names.
+    """
+
+    names: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+def result_event(
+    snapshot: Snapshot,
+    spec: JobSpec,
+    elapsed_s: float,
+    cancelled: bool,
+    expected: Expected | None = None,
+) -> dict[str, Any]:
+    """The `result` event of a job that has ended.
+
+    Args:
+        snapshot: All that was told, after the last event.
+        spec: The job.
+        elapsed_s: How long it took.
+        cancelled: Whether the user stopped it.
+        expected: What should have been told; without it, entries never heard of are only
+            counted, by the number in the ranks' `plan`.
+    """
+    expected = expected or Expected()
+    exact, different, unverified = _sort(snapshot, spec)
+    left_out = {fqn: why for why, fqns in expected.left_out for fqn in fqns}
+    left_out |= _not_compared(snapshot)
+    heard = snapshot.tensors
+    names = dict.fromkeys(expected.names)
+    unverified += [(fqn, "no rank reported it") for fqn in names if fqn not in heard]
+    num_told = len(exact) + len(different) + len(unverified)
+    # Entries that only the ranks' own count knows of.
+    num_unnamed = 0 if names else max((snapshot.num_entries or 0) - num_told, 0)
+    num_unverified = len(unverified) + num_unnamed
+    verdict, why = _verdict(snapshot, cancelled, len(exact), different, num_unverified)
+    missing = [*unverified, *left_out.items()]
+    return {
+        "schema": SCHEMA,
+        "event": "result",
+        "rank": None,
+        "t": snapshot.last_t,
+        "verdict": verdict,
+        "why": why,
+        "path": spec.path,
+        "mesh": spec.mesh,
+        "then": list(spec.then),
+        "via": spec.via,
+        "device": spec.device,
+        "backend": spec.backend,
+        "world_size": spec.world_size,
+        "elapsed_s": round(elapsed_s, 3),
+        "bytes_read": _bytes_read(snapshot),
+        "phases": [{"phase": p.phase, "elapsed_s": round(p.elapsed_s, 3)} for p in snapshot.phases],
+        "failures": [
+            {"rank": f.rank, "kind": f.kind, "message": f.message} for f in snapshot.failures[:100]
+        ],
+        "tensors": {
+            "total": len(exact) + len(different) + len(missing) + num_unnamed,
+            "verified": len(exact) + len(different),
+            "exact": len(exact),
+            "different": different,
+            "num_not_verified": len(missing) + num_unnamed,
+            "not_verified": [{"fqn": fqn, "why": why} for fqn, why in missing[:_MAX_NAMES]],
+        },
+    }
+
+
+def _sort(snapshot: Snapshot, spec: JobSpec) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """The entries that are exact, those that are not, and those not fully looked at, with why."""
+    exact: list[str] = []
+    different: list[str] = []
+    unverified: list[tuple[str, str]] = []
+    needed = [(0, "compare")] + [(hop, "recheck") for hop in range(len(spec.then))]
+    for fqn, view in snapshot.tensors.items():
+        worst = max((severity(p.verdict) for p in view.phases), default=0)
+        if worst > 1:
+            different.append(fqn)
+        elif worst == 0:
+            why = _unfinished(view, needed)
+            if why:
+                unverified.append((fqn, why))
+            else:
+                exact.append(fqn)
+    return exact, different, unverified
+
+
+def _not_compared(snapshot: Snapshot) -> dict[str, str]:
+    """Entries that a rank says cannot be compared, with its reason."""
+    return {
+        fqn: view.detail or "it was not compared"
+        for fqn, view in snapshot.tensors.items()
+        if max((severity(p.verdict) for p in view.phases), default=0) == 1
+    }
+
+
+def _unfinished(view: TensorView, needed: Sequence[tuple[int, str]]) -> str:
+    """Why an entry without a fault is not verified yet, or an empty string.
+
+    Every rank reports every entry in each comparing phase; in the others only what is wrong.
+    """
+    told = {(p.hop, p.phase): p for p in view.phases}
+    for key in needed:
+        p = told.get(key)
+        if p is None:
+            return f"no rank reported it in {key[1]}"
+        if not p.is_complete:
+            return f"only {p.num_ranks} of {p.num_expected} ranks reported it in {p.phase}"
+    return ""
+
+
+def _verdict(
+    snapshot: Snapshot, cancelled: bool, num_exact: int, different: list[str], num_unverified: int
+) -> tuple[str, str]:
+    """The verdict and, unless it is exact, the reason in a few words."""
+    gone = [r.rank for r in snapshot.ranks if r.status != "done"]
+    is_whole = not gone and bool(snapshot.ranks) and not snapshot.failures
+    if cancelled and not (is_whole and not num_unverified):
+        return "cancelled", "it was stopped before it was done"
+    if snapshot.failures:
+        first = snapshot.failures[0]
+        where = "" if first.rank is None else f"rank {first.rank}: "
+        return "failed", where + first.message
+    if not is_whole:
+        named = ", ".join(map(str, gone[:8])) + (" ..." if len(gone) > 8 else "")
+        return "failed", f"no end was heard of rank {named}" if gone else "no rank was heard of"
+    if different:
+        return "differs", ""
+    if num_unverified:
+        return "failed", f"{num_unverified} entries were not reported by every rank"
+    if not num_exact:
+        return "failed", "nothing was checked"
+    return "exact", ""
+
+
+def _bytes_read(snapshot: Snapshot) -> int:
+    """What was loaded through torch, and what was read beside it to compare."""
+    loaded = sum(
+        done
+        for rank in snapshot.ranks
+        for phase, (done, _) in rank.done.items()
+        if phase in ("load", "reload")
+    )
+    compared = [rank.extra.get("bytes_read") for rank in snapshot.ranks]
+    return loaded + sum(n for n in compared if isinstance(n, int))
+
+
+def exit_code(result: Mapping[str, Any]) -> int:
+    """The exit code for a `result` event."""
+    return EXIT_CODES.get(str(result.get("verdict")), 2)

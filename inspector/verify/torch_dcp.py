@@ -1,0 +1,235 @@
+"""DCP's own reader, writer and planners, with the hooks that verification needs.
+
+Only what torchrun runs imports this module. Loading and saving run torch's code as it is; added
+are: metadata rebuilt from ours (torch would unpickle `.metadata` with plain `pickle.load`), bytes
+entries kept as bytes (torch would unpickle them with `weights_only=False`), progress, and a second
+try item by item where one bad payload ends the whole read. Hooks take `(self, *args, **kwargs)`:
+their signatures changed in torch 2.9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan
+from torch.futures import Future
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.verify.failures import is_out_of_memory
+
+__all__ = [
+    "LoadPlanner",
+    "RawBytes",
+    "SavePlanner",
+    "make_reader",
+    "refuses",
+    "torch_dtype",
+    "torch_metadata",
+]
+
+
+@dataclass(slots=True)
+class RawBytes:
+    """A bytes entry as it is stored: the file's bytes, never unpickled."""
+
+    data: bytes | None = None
+
+
+def torch_dtype(name: str) -> torch.dtype | None:
+    """The dtype of this name, or None if this torch has none."""
+    found = getattr(torch, name, None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def refuses(tensor: Tensor) -> str:
+    """Why this torch cannot load a tensor at all, or an empty string."""
+    if torch_dtype(tensor.dtype) is None:
+        return f"torch {torch.__version__} has no element type {tensor.dtype}"
+    return ""
+
+
+def torch_metadata(
+    checkpoint: Checkpoint, tensors: list[Tensor], entries: list[BytesEntry]
+) -> Metadata:
+    """What `FileSystemReader.read_metadata` would return, for some entries only."""
+    state: dict[str, Any] = {}
+    storage: dict[MetadataIndex, _StorageInfo] = {}
+    for tensor in tensors:
+        chunks = []
+        columns = (
+            tensor.offsets.tolist(),
+            tensor.sizes.tolist(),
+            tensor.file.tolist(),
+            tensor.byte_offset.tolist(),
+            tensor.byte_length.tolist(),
+        )
+        for offsets, sizes, file, begin, length in zip(*columns, strict=True):
+            index = MetadataIndex(tensor.fqn, torch.Size(offsets))
+            if index in storage:
+                continue  # Per-rank metadata: each replica wrote the same box.
+            chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
+            if file >= 0:
+                path = checkpoint.files[file].path
+                storage[index] = _info(path, begin, length, tensor.transforms)
+        properties = TensorProperties(
+            dtype=torch_dtype(tensor.dtype) or torch.uint8, requires_grad=tensor.requires_grad
+        )
+        state[tensor.fqn] = TensorStorageMetadata(properties, torch.Size(tensor.shape), chunks)
+    for entry in entries:
+        state[entry.fqn] = BytesStorageMetadata()
+        if entry.file >= 0:
+            path = checkpoint.files[entry.file].path
+            storage[MetadataIndex(entry.fqn)] = _info(
+                path, entry.byte_offset, entry.byte_length, entry.transforms
+            )
+    return Metadata(state, storage_data=storage, storage_meta=StorageMeta())
+
+
+def _info(path: str, offset: int, length: int, transforms: tuple[str, ...]) -> _StorageInfo:
+    info = _StorageInfo(path, offset, length)
+    if transforms:
+        info.transform_descriptors = list(transforms)
+    return info
+
+
+class LoadPlanner(DefaultLoadPlanner):
+    """DCP's planner, watched.
+
+    Args:
+        on_read: Told the bytes of every region that was written.
+        edit_plan: A fault to plant in the local plan (tests).
+
+    Attributes:
+        raw: Bytes entries as they came.
+        failures: What went wrong by fqn; the others were read all the same.
+    """
+
+    def __init__(
+        self,
+        on_read: Callable[[int], None] = lambda _: None,
+        edit_plan: Callable[[LoadPlan], LoadPlan] | None = None,
+    ) -> None:
+        super().__init__()
+        self.raw: dict[str, bytes] = {}
+        self.failures: dict[str, BaseException] = {}
+        self.done: set[int] = set()
+        self._on_read = on_read
+        self._edit_plan = edit_plan
+
+    def create_local_plan(self) -> LoadPlan:
+        """The stock plan."""
+        plan = super().create_local_plan()
+        return plan if self._edit_plan is None else self._edit_plan(plan)
+
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
+        """Keep the bytes; the stock planner would unpickle them."""
+        data = value.getvalue() if isinstance(value, io.BytesIO) else value.read()
+        self.raw[read_item.dest_index.fqn] = data
+        self.done.add(id(read_item))
+        self._on_read(len(data))
+
+    def commit_tensor(self, read_item: Any, tensor: torch.Tensor) -> None:
+        """Count a region that was written."""
+        super().commit_tensor(read_item, tensor)
+        self.done.add(id(read_item))
+        self._on_read(tensor.numel() * tensor.element_size())
+
+
+class _Salvage:
+    """Mixed into a reader: our metadata, and no item lost for another's fault."""
+
+    metadata: Metadata | None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self.metadata is not None:
+            return self.metadata
+        found: Metadata = super().read_metadata(*args, **kwargs)  # type: ignore[misc]
+        return found
+
+    def read_data(self, plan: LoadPlan, planner: Any) -> Any:
+        stock: Callable[[LoadPlan, Any], Any] = super().read_data  # type: ignore[misc]
+        try:
+            return stock(plan, planner)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            first: BaseException = error
+        for item in plan.items:
+            if id(item) in planner.done:
+                continue
+            try:
+                stock(dataclasses.replace(plan, items=[item]), planner)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                planner.failures.setdefault(item.dest_index.fqn, error)
+        if not planner.failures and len(planner.done) < len(plan.items):
+            raise first
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+
+class _Reader(_Salvage, FileSystemReader):  # type: ignore[misc,unused-ignore]
+    """torch's reader of a folder."""
+
+
+def make_reader(path: str, metadata: Metadata | None) -> Any:
+    """DCP's reader of a folder or a URL.
+
+    Args:
+        path: The checkpoint.
+        metadata: What it hands to DCP; None leaves that to torch, for what the job itself saved.
+    """
+    if "://" not in path:
+        reader: Any = _Reader(path)
+    else:
+        from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
+
+        class _UrlReader(_Salvage, FsspecReader):
+            """torch's reader of whatever fsspec knows."""
+
+        reader = _UrlReader(path)
+    reader.metadata = metadata
+    return reader
+
+
+class SavePlanner(DefaultSavePlanner):
+    """DCP's planner; bytes entries leave as they came.
+
+    Args:
+        edit_plan: A fault to plant in the global plan and its metadata (tests).
+    """
+
+    def __init__(self, edit_plan: Callable[[Any, Metadata], Any] | None = None) -> None:
+        super().__init__()
+        self._edit_plan = edit_plan
+
+    def create_global_plan(self, all_plans: Any) -> Any:
+        """The stock plan."""
+        plans, metadata = super().create_global_plan(all_plans)
+        if self._edit_plan is not None:
+            plans, metadata = self._edit_plan(plans, metadata)
+        return plans, metadata
+
+    def transform_object(self, write_item: Any, object: Any) -> Any:  # noqa: A002 - torch's name
+        """The bytes themselves; the stock planner would pickle them once more."""
+        if isinstance(object, RawBytes):
+            return io.BytesIO(object.data or b"")
+        return super().transform_object(write_item, object)

@@ -1,0 +1,133 @@
+"""How a rank tells how it is: events, progress, heartbeats; and how it ends with its parent.
+
+Imports no torch: it runs before torch is there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inspector.verify.events import EventWriter
+
+__all__ = ["Reporter", "die_with_parent", "memory", "register_stacks", "stacks_file"]
+
+_HEARTBEAT_S = 1.0
+_PROGRESS_S = 0.1
+_PR_SET_PDEATHSIG = 1
+_COUNTS = ("bytes_done", "bytes_total", "tensors_done", "tensors_total")
+
+
+def die_with_parent() -> None:
+    """Be killed when torchrun ends, however it ends (Linux; elsewhere nothing).
+
+    A rank leads a session of its own, so nothing else would end it after SIGKILL on torchrun.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent == 1 or os.getppid() != parent:  # It ended before we asked.
+        os._exit(75)
+
+
+def stacks_file(events_dir: str | Path, rank: int) -> Path:
+    """Where a rank writes the stacks of its threads on SIGUSR1."""
+    return Path(events_dir, f"rank-{rank:05}.stacks")
+
+
+def register_stacks(events_dir: str | Path, rank: int) -> None:
+    """Write all threads' stacks to a file on SIGUSR1, and on a fatal signal."""
+    file = open(stacks_file(events_dir, rank), "a", encoding="utf-8")  # noqa: SIM115 - for good
+    faulthandler.enable(file)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1, file, all_threads=True)
+
+
+def memory() -> dict[str, int]:
+    """Resident bytes of this process: all (`rss_bytes`), and its own (`anon_bytes`) on Linux."""
+    found = {}
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name in ("VmRSS", "RssAnon", "VmHWM"):
+                    found[name] = int(value.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return {}
+    names = {"VmRSS": "rss_bytes", "RssAnon": "anon_bytes", "VmHWM": "peak_rss_bytes"}
+    return {names[name]: value for name, value in found.items()}
+
+
+class Reporter:
+    """One rank's events: the phase it is in, how far it is, and that it lives.
+
+    Args:
+        events_dir: Folder for the events.
+        rank: This rank.
+    """
+
+    def __init__(self, events_dir: str, rank: int) -> None:
+        self.writer = EventWriter(events_dir, rank)
+        self.rank = rank
+        self.name = ""
+        self.peak_anon_bytes = 0
+        self.extra: Callable[[], dict[str, Any]] = dict
+        self._hop = 0
+        self._phases: dict[tuple[str, int], list[int]] = {}
+        self._last_s = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send a heartbeat every second."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the heartbeat."""
+        self._stop.set()
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Send one event."""
+        self.writer.send(event, **fields)
+
+    def expect(self, phase: str, num_bytes: int, num_tensors: int, hop: int = 0) -> None:
+        """Set how much a phase has to do over the whole job."""
+        self._phases[phase, hop] = [0, num_bytes, 0, num_tensors]
+
+    def phase(self, name: str, *, hop: int = 0, **fields: Any) -> None:
+        """Enter a phase."""
+        self.progress(force=True)
+        self.name, self._hop = name, hop
+        self._phases.setdefault((name, hop), [0, 0, 0, 0])
+        self.send("phase", phase=name, hop=hop, **fields)
+
+    def advance(self, num_bytes: int = 0, num_tensors: int = 0) -> None:
+        """Note work done in the current phase; tells it at most ten times a second."""
+        done = self._phases[self.name, self._hop]
+        done[0] += num_bytes
+        done[2] += num_tensors
+        self.progress()
+
+    def progress(self, *, force: bool = False) -> None:
+        """Send how far the current phase is, unless that was told a moment ago."""
+        now = time.monotonic()
+        done = self._phases.get((self.name, self._hop))
+        if done is not None and (force or now - self._last_s >= _PROGRESS_S):
+            self._last_s = now
+            told = dict(zip(_COUNTS, done, strict=True))
+            self.send("progress", phase=self.name, hop=self._hop, **told)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_HEARTBEAT_S):
+            found = memory()
+            self.peak_anon_bytes = max(self.peak_anon_bytes, found.get("anon_bytes", 0))
+            self.send("heartbeat", phase=self.name, **found, **self.extra())

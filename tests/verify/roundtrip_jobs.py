@@ -1,0 +1,190 @@
+"""Verification jobs as tests run them: one of its own, or many in one torchrun (imports cost most).
+
+Run by torchrun, this file is the test's worker: `roundtrip_jobs.py SPECS.json` verifies one spec
+after the other in one process group, as `inspector.verify.worker` does one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.model import Checkpoint
+from inspector.layout.mesh import Mesh
+from inspector.verify.spec import JobSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job that has ended: its spec and its events."""
+
+    spec: JobSpec
+    events: list[dict[str, Any]]
+    code: int = 0
+    stderr: str = ""
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == event]
+
+    @property
+    def bad(self) -> list[dict[str, Any]]:
+        """The `tensor` events that are neither equal nor empty."""
+        return [e for e in self.of("tensor") if e["verdict"] not in ("EXACT", "EMPTY")]
+
+    @property
+    def words(self) -> Counter[tuple[str, str]]:
+        return Counter((e["phase"], e["verdict"]) for e in self.of("tensor"))
+
+    @property
+    def names(self) -> set[str]:
+        return {e["fqn"] for e in self.bad}
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self.spec.path)
+
+    def assert_whole(self) -> None:
+        """No rank failed, all said bye, and every payload had its CRC looked at once."""
+        assert not self.of("failed"), self.of("failed")
+        assert len(self.of("bye")) == self.spec.world_size
+        num_payloads = [e["num_payloads"] for e in self.of("plan") if "num_payloads" in e]
+        byes = self.of("bye")
+        seen = sum(e["payloads_checked"] + e["payloads_unsummed"] for e in byes)
+        assert [seen] == num_payloads
+        left = [p for p in Path(self.spec.scratch_dir).rglob("*") if p.is_file()]
+        assert not left, left
+
+    def assert_exact(self, without: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        """Every element of every entry but some was compared, after each load, and is equal."""
+        self.assert_whole()
+        checkpoint = self.checkpoint
+        wanted = {i: t.fqn for i, t in enumerate(checkpoint.tensors)}
+        first: dict[str, int] = {}
+        for i, entry in enumerate(checkpoint.bytes_entries):
+            first.setdefault(entry.fqn, checkpoint.num_tensors + i)
+        wanted |= {i: fqn for fqn, i in first.items()}
+        wanted = {i: fqn for i, fqn in wanted.items() if fqn not in without}
+        meshes = [Mesh.parse(self.spec.mesh), *map(Mesh.parse, self.spec.then)]
+        for hop, mesh in enumerate(meshes, -1):
+            phase = "compare" if hop < 0 else "recheck"
+            told = [
+                e
+                for e in self.of("tensor")
+                if e["phase"] == phase and e.get("hop", -1) == hop and e["fqn"] not in without
+            ]
+            words = Counter(e["verdict"] for e in told)
+            assert set(words) <= {"EXACT", "EMPTY"}, (phase, words, self.bad[:3])
+            reports = Counter(e["entry"] for e in told)
+            assert reports == dict.fromkeys(wanted, mesh.world_size), (phase, reports)
+            compared = Counter[int]()
+            for e in told:
+                assert e["mesh"] == str(mesh)
+                assert (e["verdict"] == "EMPTY") == (e["num_elements"] == 0)
+                compared[e["entry"]] += e["num_compared"]
+            for i in wanted:
+                if i < checkpoint.num_tensors:
+                    tensor = checkpoint.tensors[i]
+                    copies = mesh.num_replicas if tensor.shape else mesh.world_size
+                    chunks = tensor.num_elements * copies
+                    # Per-rank metadata holds a chunk of a replicated tensor once for each rank.
+                    assert compared[i] == chunks or checkpoint.per_rank_metadata, tensor.fqn
+                    assert compared[i] >= chunks
+                else:
+                    assert compared[i] > 0
+
+
+def make_spec(folder: Path, path: Path | str, mesh: str, *then: str, **fields: Any) -> JobSpec:
+    """A spec with an events and a scratch folder of its own under `folder`."""
+    for name in ("events", "scratch"):
+        (folder / name).mkdir(parents=True)
+    return JobSpec(
+        path=str(path),
+        mesh=mesh,
+        then=then,
+        events_dir=str(folder / "events"),
+        scratch_dir=str(folder / "scratch"),
+        timeout_s=120,
+        **fields,
+    )
+
+
+def run_job(spec: JobSpec) -> Outcome:
+    """One job as `hsdp-inspect verify` starts it."""
+    file = Path(spec.events_dir).parent / "spec.json"
+    file.write_text(spec.to_json())
+    done = _torchrun(spec.world_size, "-m", "inspector.verify.worker", str(file))
+    return dataclasses.replace(_read(spec), code=done.returncode, stderr=done.stderr)
+
+
+def run_batch(folder: Path, specs: Mapping[str, JobSpec]) -> dict[str, Outcome]:
+    """Many jobs of one world size in one process group, one after the other."""
+    (world,) = {spec.world_size for spec in specs.values()}
+    file = folder / f"specs-{world}.json"
+    file.write_text(json.dumps([spec.to_json() for spec in specs.values()]))
+    done = _torchrun(world, __file__, str(file))
+    assert done.returncode == 0, done.stderr[-6000:]
+    return {name: _read(spec) for name, spec in specs.items()}
+
+
+def _torchrun(world: int, *command: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if sys.platform == "linux":
+        environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*torchrun, "--nproc-per-node", str(world), *command],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=240,
+        cwd=ROOT,
+    )
+
+
+def _read(spec: JobSpec) -> Outcome:
+    events = []
+    for file in sorted(Path(spec.events_dir).glob("rank-*.jsonl")):
+        events += [json.loads(line) for line in file.read_text().splitlines()]
+    return Outcome(spec, events)
+
+
+def _main() -> None:
+    from functools import cache
+
+    import torch
+    import torch.distributed as dist
+
+    from inspector.verify import targets
+    from inspector.verify.vitals import Reporter, die_with_parent
+    from inspector.verify.worker import Opening, verify
+
+    die_with_parent()
+    specs = [JobSpec.from_json(text) for text in json.loads(Path(sys.argv[1]).read_text())]
+    dist.init_process_group("gloo")
+    # A mesh costs sockets, and there would be hundreds.
+    targets.make_grid = cache(targets.make_grid)
+    rank = dist.get_rank()
+    for spec in specs:
+        opening = Opening(spec.path) if rank == 0 else None
+        reporter = Reporter(spec.events_dir, rank)
+        verify(spec, rank, torch.device("cpu"), reporter, opening)
+        reporter.writer.close()
+    dist.barrier()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,128 @@
+"""A job that goes well: what is streamed, recorded and folded."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from inspector.errors import StorageError, UsageError
+from inspector.verify.launcher import run
+from inspector.verify.progress import JobState
+from inspector.verify.recording import read_events
+from inspector.verify.result import Expected
+from inspector.verify.run_folder import RunFolder
+from inspector.verify.spec import JobSpec
+from tests.conftest import ROOT
+from tests.verify.jobs import (
+    NAMES,
+    WORKER,
+    assert_nothing_is_left,
+    make_job,
+    run_job,
+    wait_for,
+)
+
+pytestmark = pytest.mark.torchrun
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_job_that_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_RANK_1", "print")
+    job = make_job()
+    events = run_job(job)
+    assert_nothing_is_left(job)
+    assert [events[0]["event"], events[-1]["event"]] == ["spec", "result"]
+    assert events[0]["command"][1:3] == ["-m", "torch.distributed.run"]
+    result = events[-1]
+    assert result["verdict"] == "exact"
+    assert result["tensors"] == {
+        "total": 3,
+        "verified": 3,
+        "exact": 3,
+        "different": [],
+        "num_not_verified": 0,
+        "not_verified": [],
+    }
+    lines = [(e["rank"], e["stream"], e["text"]) for e in events if e["event"] == "log"]
+    assert (1, "stdout", "rank 1 says \x1b[31mred") in lines
+    assert (1, "stderr", "a warning") in lines
+    # The recording is the stream, and its fold the same state.
+    assert [json.loads(line) for line in job.folder.recording.open()] == events
+    again = JobState()
+    for event in read_events(str(job.folder.path)):
+        if event is not None:
+            again.apply(event)
+    assert again.snapshot() == job.snapshot()
+    assert JobSpec.read(job.folder.spec) == job.spec
+
+
+def test_differences_are_an_answer_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_RANK_1", "differ")
+    seen = []
+    result = run(
+        JobSpec("/x", "fsdp:2", then=("fsdp:2",)),
+        seen.append,
+        worker=WORKER,
+        expected=Expected(NAMES),
+    )
+    assert seen[-1] == result
+    assert result["verdict"] == "differs"
+    assert result["tensors"]["different"] == ["step"]
+    assert result["tensors"]["exact"] == 2
+
+
+def test_a_flood_of_lines_is_cut_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_RANK_0", "noisy")
+    job = make_job()
+    run_job(job)
+    assert job.result["verdict"] == "exact"
+    assert job.log_lines(0)[-1].text == "line 19999"
+    assert len(job.log_lines(0, limit=10**6)) <= 2000
+
+
+def test_a_job_driven_in_a_thread_and_watched_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKE_RANK", "hang")
+    job = make_job().start()
+    thread = threading.Thread(target=lambda: [None for _ in job.events()])
+    thread.start()
+    wait_for(lambda: job.snapshot().ranks and all(r.phase for r in job.snapshot().ranks))
+    began = time.monotonic()
+    job.stop()
+    thread.join(15)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 10
+    assert job.snapshot().result["verdict"] == "cancelled"
+    assert_nothing_is_left(job)
+
+
+def test_events_of_another_job_are_not_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "rank-00000.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="another job"):
+        RunFolder.create("x", tmp_path)
+
+
+def test_a_name_that_is_no_file_name() -> None:
+    folder = RunFolder.create("../../\x1b[31m weird\n" + "n" * 500)
+    assert folder.path.parent.name == "runs"
+    assert "\x1b" not in folder.path.name
+    assert len(folder.path.name) < 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc cannot be written to")
+def test_no_scratch_folder() -> None:
+    job = make_job(scratch_parent="/proc/nowhere")
+    with pytest.raises(StorageError, match="scratch"):
+        job.start()
+    assert job.pids == []

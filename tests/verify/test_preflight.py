@@ -1,0 +1,175 @@
+"""What is known before a job starts: device, memory, bytes to read, scratch, command lines."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inspector.checkpoint.dcp import read_dcp
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage import open_storage
+from inspector.errors import UsageError
+from inspector.layout.geometry import torch_chunk_bounds
+from inspector.layout.mesh import Mesh
+from inspector.report.verify_text import plan_text
+from inspector.verify import interpreter, machine, preflight
+from inspector.verify.machine import Gpu
+from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
+from inspector.verify.reads import loading, reloading
+from tests.conftest import SAMPLES
+
+CUDA = interpreter.Interpreter("/python", "2.9", True)
+CPU = interpreter.Interpreter("/python", "2.9", False)
+
+
+def _open(name: str) -> Checkpoint:
+    return read_dcp(open_storage(str(SAMPLES / name)))
+
+
+def _prepare(monkeypatch: pytest.MonkeyPatch, mesh: str, **options: Any) -> Preflight:
+    found = options.pop("interpreter", CUDA)
+    monkeypatch.setattr(preflight, "examine", lambda python: found)
+    gpus = options.pop("gpus", [])
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    free = options.pop("free", 64 << 30)
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    return prepare(_open("hsdp_2x2"), mesh, **options)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "num_gpus", "device", "expected"),
+    [
+        ("fsdp:4", 0, "auto", ("cpu", "gloo")),
+        ("fsdp:4", 1, "auto", ("cuda", "gloo")),
+        ("fsdp:4", 4, "auto", ("cuda", "nccl")),
+        ("fsdp:4", 8, "cuda", ("cuda", "nccl")),
+        ("fsdp:4", 8, "cpu", ("cpu", "gloo")),
+    ],
+)
+def test_device_and_backend(
+    monkeypatch: pytest.MonkeyPatch,
+    mesh: str,
+    num_gpus: int,
+    device: str,
+    expected: tuple[str, str],
+) -> None:
+    plan = _prepare(monkeypatch, mesh, gpus=[Gpu("H", 80 << 30)] * num_gpus, device=device)
+    assert (plan.spec.device, plan.spec.backend) == expected
+    if expected == ("cuda", "gloo"):
+        assert "4 ranks share 1 GPU, over gloo" in plan.notes[0]
+        assert plan.spec.memory_bytes <= (80 << 30) // 8
+    assert all(line.isprintable() for line in plan_text(plan))
+
+
+def test_gpus_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [Gpu("H", None)]
+    plan = _prepare(monkeypatch, "fsdp:2", gpus=gpus, interpreter=CPU)
+    assert plan.spec.device == "cpu"
+    assert "without CUDA" in plan.notes[0]
+    with pytest.raises(UsageError, match="without CUDA"):
+        _prepare(monkeypatch, "fsdp:2", gpus=gpus, interpreter=CPU, device="cuda")
+    with pytest.raises(UsageError, match="no NVIDIA GPU"):
+        _prepare(monkeypatch, "fsdp:2", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("0,7,1", 1)]
+)
+def test_hidden_gpus_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(machine, "_asked", lambda: [Gpu("a", 1), Gpu("b", 2)])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert len(machine.gpus()) == expected
+
+
+def test_nvidia_smi_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143000'\necho 'Odd, Name, [N/A]'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.gpus() == [Gpu("NVIDIA H200", 143000 << 20), Gpu("Odd, Name", None)]
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _prepare(monkeypatch, "hsdp:2x2")
+    assert plan.spec.then == ("fsdp:4",)
+    assert plan.problems == ()
+    assert plan.num_bytes == plan.spec.sample * sum(_open("hsdp_2x2").columns.num_bytes)
+    assert set(plan.expected.names) == set(_open("hsdp_2x2").columns.fqns)
+    assert 0 < plan.spec.memory_bytes < (64 << 30) / 4
+    assert _prepare(monkeypatch, "fsdp:4").spec.then == ("hsdp:2x2",)
+    assert _prepare(monkeypatch, "fsdp:3").spec.then == ("fsdp:3",)
+    plan = _prepare(monkeypatch, "fsdp:3", then=NO_SECOND_MESH)
+    assert (plan.spec.then, plan.scratch_bytes) == ((), 0)
+
+
+def test_no_scratch_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "free_disk", lambda folder: 1000)
+    plan = _prepare(monkeypatch, "fsdp:2", scratch=str(tmp_path))
+    with pytest.raises(UsageError, match="of scratch space"):
+        plan.check()
+    _prepare(monkeypatch, "fsdp:2", then=NO_SECOND_MESH).check()
+
+
+def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="before they load anything"):
+        _prepare(monkeypatch, "fsdp:64", free=1 << 30).check()
+
+
+def _by_hand(checkpoint: Checkpoint, mesh: Mesh) -> int:
+    """Bytes of every payload that shares an element with a rank's shard, rank by rank."""
+    total = 0
+    for tensor in checkpoint.tensors:
+        for chunk in range(tensor.num_chunks):
+            length = int(tensor.byte_length[chunk])
+            if not tensor.shape:
+                total += length * mesh.world_size
+                continue
+            starts, lengths = torch_chunk_bounds(tensor.shape[0], mesh.num_shards)
+            low, size = int(tensor.offsets[chunk][0]), int(tensor.sizes[chunk][0])
+            for start, count in zip(starts.tolist(), lengths.tolist(), strict=True):
+                if max(low, start) < min(low + size, start + count):
+                    total += length * mesh.num_replicas
+    return total
+
+
+@pytest.mark.parametrize("name", ["fsdp_4", "hsdp_uneven_2x4", "fsdp2_adamw_4", "dtypes_4"])
+@pytest.mark.parametrize("mesh", ["fsdp:1", "fsdp:2", "fsdp:3", "hsdp:2x4", "fsdp:64"])
+def test_bytes_to_read(name: str, mesh: str) -> None:
+    checkpoint = _open(name)
+    reads = loading(checkpoint, range(checkpoint.num_tensors), Mesh.parse(mesh))
+    assert reads.read_bytes == _by_hand(checkpoint, Mesh.parse(mesh))
+    assert reads.needed_bytes >= checkpoint.tensor_bytes * Mesh.parse(mesh).num_replicas
+
+
+def test_bytes_to_read_again() -> None:
+    for old, new in ((2, 4), (4, 2), (3, 4), (6, 4), (5, 5)):
+        height = math.lcm(old, new) * 10
+        pairs = 0
+        for a in np.split(np.arange(height), old):
+            for b in np.split(np.arange(height), new):
+                pairs += bool(len(np.intersect1d(a, b)))
+        reads = reloading(height * old, Mesh("fsdp", (old,)), Mesh("hsdp", (2, new)))
+        assert reads.read_bytes == 2 * height * pairs
+        assert reads.needed_bytes == 2 * height * old
+
+
+def test_the_interpreter_of_this_very_test() -> None:
+    found = interpreter.examine()
+    assert found.torch[0].isdigit()
+    assert Path(found.path).exists()
+
+
+def test_the_roomiest_folder_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_in_memory", lambda folder: folder == "/b")
+    monkeypatch.setattr(machine, "free_disk", {"/a": 5, "/b": 50, "/tmp": 1}.get)
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/tmp")
+    assert machine.roomiest("/a", "/b") == "/a"

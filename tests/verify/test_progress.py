@@ -1,0 +1,250 @@
+"""The fold: any order across ranks, any number of repetitions, anything that JSON can hold."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inspector.report.verify_text import progress_line, report_json, verify_text
+from inspector.verify.progress import JobState, apply
+from inspector.verify.result import Expected, exit_code, result_event
+from inspector.verify.snapshot import Snapshot
+from inspector.verify.spec import JobSpec
+
+SPEC = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",))
+NAMES = ("a", "b")
+
+Event = dict[str, Any]
+
+
+def _event(event: str, rank: int | None, t: float, **fields: Any) -> Event:
+    return {"schema": 1, "event": event, "rank": rank, "t": t, **fields}
+
+
+def _spec() -> Event:
+    return _event("spec", None, 0.5, mesh="hsdp:1x2", then=["fsdp:2"], world_size=2)
+
+
+def _rank(rank: int, verdicts: dict[tuple[str, str], str] | None = None) -> list[Event]:
+    """The events of a rank that goes well, but for some verdicts by (phase, name)."""
+    clock = itertools.count(1)
+    events = [_event("hello", rank, next(clock), pid=100 + rank, host="h", device="cpu")]
+    events.append(_event("plan", rank, next(clock), tensors=2, entries=0))
+    for phase in ("load", "compare", "replicas", "save", "reload", "recheck"):
+        events.append(_event("phase", rank, next(clock), phase=phase, mesh="hsdp:1x2"))
+        if phase in ("compare", "recheck"):
+            for name in NAMES:
+                verdict = (verdicts or {}).get((phase, name), "EXACT")
+                fields = {"num_elements": 4, "num_different": int(verdict != "EXACT")}
+                events.append(
+                    _event("tensor", rank, next(clock), phase=phase, fqn=name, verdict=verdict)
+                    | fields
+                )
+        counts = {"bytes_done": 10, "bytes_total": 10, "tensors_done": 2, "tensors_total": 2}
+        events.append(_event("progress", rank, next(clock), phase=phase, **counts))
+    events.append(_event("heartbeat", rank, next(clock), rss_bytes=7, anon_bytes=5))
+    events.append(_event("bye", rank, next(clock), bytes_read=20, payloads_checked=3))
+    return events
+
+
+def _fold(events: list[Event]) -> Snapshot:
+    state = JobState()
+    for event in events:
+        assert apply(state, event) is state
+    return state.snapshot()
+
+
+def _result(snapshot: Snapshot, cancelled: bool = False, names: tuple[str, ...] = NAMES) -> Event:
+    return result_event(snapshot, SPEC, 1.0, cancelled, Expected(names))
+
+
+def test_a_whole_job() -> None:
+    snapshot = _fold([_spec(), *_rank(0), *_rank(1)])
+    assert [rank.status for rank in snapshot.ranks] == ["done", "done"]
+    assert snapshot.ranks[0].rss == 7
+    assert snapshot.ranks[1].extra["payloads_checked"] == 3
+    assert snapshot.num_exact == 2
+    assert snapshot.num_entries == 2
+    assert [p.phase for p in snapshot.phases][:2] == ["load", "compare"]
+    result = _result(snapshot)
+    assert result["verdict"] == "exact"
+    assert result["bytes_read"] == 2 * (10 + 10 + 20)
+    assert exit_code(result) == 0
+    assert json.loads(json.dumps(result)) == result
+    text = list(verify_text(snapshot, result))
+    assert text[0].startswith("EXACT: all 2 entries are bit for bit as stored under hsdp:1x2")
+    assert "2 of 2 exact" in progress_line(snapshot, 100.0, 80)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_the_order_of_the_ranks_and_repetition_change_nothing(
+    order: random.Random, repeat: bool
+) -> None:
+    streams = [_rank(0), _rank(1, {("recheck", "b"): "DIFFER"})]
+    plain = _fold([_spec(), *streams[0], *streams[1]])
+    mixed = [_spec()]
+    while any(streams):
+        stream = order.choice([stream for stream in streams if stream])
+        mixed.append(stream.pop(0))
+        if repeat and order.random() < 0.5:
+            mixed.append(mixed[-1])
+    snapshot = _fold(mixed)
+    assert snapshot.ranks == plain.ranks
+    assert dict(snapshot.tensors) == dict(plain.tensors)
+    assert (snapshot.num_exact, snapshot.num_bad) == (1, 1)
+    assert _result(snapshot) == _result(plain)
+
+
+def test_any_order_at_all_gives_the_same_verdicts() -> None:
+    events = [*_rank(0), *_rank(1, {("compare", "a"): "MISSING"})]
+    random.Random(3).shuffle(events)  # noqa: S311 - no secret
+    snapshot = _fold([_spec(), *events])
+    assert snapshot.tensors["a"].verdict == "MISSING"
+    assert snapshot.tensors["b"].verdict == "EXACT"
+    assert _result(snapshot)["verdict"] == "differs"
+
+
+@pytest.mark.parametrize("gone", range(2))
+def test_a_rank_without_bye_is_never_exact(gone: int) -> None:
+    streams = [_rank(0), _rank(1)]
+    streams[gone] = streams[gone][:-1]
+    result = _result(_fold([_spec(), *streams[0], *streams[1]]))
+    assert result["verdict"] == "failed"
+    assert result["why"] == f"no end was heard of rank {gone}"
+    assert exit_code(result) == 2
+
+
+def test_an_entry_that_one_rank_did_not_report_is_never_exact() -> None:
+    lost = [e for e in _rank(1) if not (e.get("fqn") == "b" and e.get("phase") == "recheck")]
+    result = _result(_fold([_spec(), *_rank(0), *lost]))
+    assert result["verdict"] == "failed"
+    assert result["tensors"]["exact"] == 1
+    assert result["tensors"]["not_verified"] == [
+        {"fqn": "b", "why": "only 1 of 2 ranks reported it in recheck"}
+    ]
+
+
+def test_an_entry_that_nobody_reported_is_never_exact() -> None:
+    result = _result(_fold([_spec(), *_rank(0), *_rank(1)]), names=("a", "b", "c"))
+    assert result["verdict"] == "failed"
+    assert {"fqn": "c", "why": "no rank reported it"} in result["tensors"]["not_verified"]
+
+
+def test_nothing_was_checked_is_never_exact() -> None:
+    silent = [e for rank in (0, 1) for e in _rank(rank) if e["event"] not in ("tensor", "plan")]
+    result = _result(_fold([_spec(), *silent]), names=())
+    assert result["verdict"] == "failed"
+    assert result["why"] == "nothing was checked"
+    assert _result(_fold([]), names=())["verdict"] == "failed"
+
+
+def test_what_is_left_out_is_said_and_does_no_harm() -> None:
+    left_out = _event(
+        "tensor", 0, 3.5, phase="load", fqn="q", verdict="NOT_VERIFIED", detail="quantised"
+    )
+    snapshot = _fold([_spec(), *_rank(0), *_rank(1), left_out])
+    result = result_event(
+        snapshot, SPEC, 1.0, False, Expected(NAMES, (("quantised", ("q",)), ("filter", ("z",))))
+    )
+    assert result["verdict"] == "exact"
+    assert result["tensors"]["total"] == 4
+    assert result["tensors"]["num_not_verified"] == 2
+    assert "2 of 4" in next(verify_text(snapshot, result))
+
+
+def test_a_failure_outweighs_a_difference_and_both_are_told() -> None:
+    failed = _event("failed", 1, 9.0, kind="killed", message="gone", stack="")
+    echo = _event("failed", 0, 8.0, kind="exception", message="peer", stack="", is_echo=True)
+    events = [*_rank(0, {("compare", "a"): "DIFFER"})[:-1], *_rank(1)[:-1], echo, failed]
+    snapshot = _fold([_spec(), *events])
+    assert [f.message for f in snapshot.failures] == ["gone", "peer"]
+    result = _result(snapshot)
+    assert result["verdict"] == "failed"
+    assert result["why"] == "rank 1: gone"
+    assert result["tensors"]["different"] == ["a"]
+
+
+def test_cancelled() -> None:
+    snapshot = _fold([_spec(), *_rank(0)[:6], *_rank(1)[:6]])
+    result = _result(snapshot, cancelled=True)
+    assert result["verdict"] == "cancelled"
+    assert exit_code(result) == 2
+    # A stop that comes when all is done takes nothing away.
+    assert _result(_fold([_spec(), *_rank(0), *_rank(1)]), True)["verdict"] == "exact"
+
+
+def test_replicas_report_only_what_is_wrong() -> None:
+    torn = _event("tensor", 1, 5.5, phase="replicas", fqn="b", verdict="DIFFER", detail="torn")
+    intact = _event("tensor", 0, 5.5, phase="replicas", fqn="b", verdict="EXACT", detail="torn")
+    snapshot = _fold([_spec(), *_rank(0), intact, *_rank(1), torn])
+    assert snapshot.tensors["b"].verdict == "DIFFER"
+    [fault] = snapshot.tensors["b"].faults
+    assert (fault.rank, fault.phase, fault.detail) == (1, "replicas", "torn")
+    assert report_json(snapshot)["wrong"][0]["fqn"] == "b"
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+_KEYS = (
+    "rank t pid host device phase hop mesh fqn verdict num_elements num_different first_index "
+    "expected found file detail kind message stack stream text tensors entries bytes_done "
+    "bytes_total rss_bytes world_size ranks num_entries root"
+).split()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("spec hello plan phase progress tensor log failed bye".split()),
+            st.dictionaries(st.sampled_from(_KEYS), _ANY, max_size=8),
+        ),
+        max_size=12,
+    )
+)
+def test_nonsense_is_survived(events: list[tuple[str, Event]]) -> None:
+    snapshot = _fold([{**fields, "schema": 1, "event": name} for name, fields in events])
+    result = result_event(snapshot, SPEC, 1.0, False)
+    assert result["verdict"] != "exact"
+    assert all(line.isprintable() for line in verify_text(snapshot, result))
+    assert progress_line(snapshot, 1.0, 80).isprintable()
+
+
+def test_snapshots_do_not_change() -> None:
+    state = JobState()
+    for event in [_spec(), *_rank(0)]:
+        state.apply(event)
+    before = state.snapshot()
+    copy = (before.ranks, dict(before.tensors), before.num_exact, before.phases)
+    for event in _rank(1, {("compare", "a"): "DIFFER"}):
+        state.apply(event)
+    assert (before.ranks, dict(before.tensors), before.num_exact, before.phases) == copy
+    assert state.snapshot().num_bad == 1
+
+
+def test_twenty_thousand_events_a_second_are_cheap() -> None:
+    events = [_spec()]
+    for i in range(5000):
+        for rank in range(4):
+            fields = {"phase": "compare", "fqn": f"layer.{i}.weight", "verdict": "EXACT"}
+            events.append(_event("tensor", rank, 1.0 + i, **fields))
+    state = JobState()
+    began = time.process_time()
+    for number, event in enumerate(events):
+        state.apply(event)
+        if number % 2000 == 0:
+            state.snapshot()
+    spent = time.process_time() - began
+    assert state.snapshot().num_exact == 5000
+    assert spent < 0.5, f"{len(events)} events took {spent:.2f} s of CPU"

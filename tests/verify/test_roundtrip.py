@@ -1,0 +1,138 @@
+"""Real torchrun jobs on the samples: the seed's cases by every way, and every sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inspector.verify.spec import VIAS
+from tests.conftest import SAMPLES
+from tests.verify.roundtrip_jobs import make_spec, run_batch, run_job
+
+pytestmark = pytest.mark.torchrun
+
+
+def _samples() -> list[Path]:
+    found = {p.parent for p in SAMPLES.rglob(".metadata")}
+    found |= {p.parent for p in SAMPLES.rglob("__0.metadata")}
+    return sorted(p for p in found if "broken" not in p.parts)
+
+
+@pytest.mark.parametrize(("size", "fsdp"), [("2x2", "fsdp:4"), ("2x4", "fsdp:8")])
+def test_the_seeds_cases_pass_by_every_way(tmp_path: Path, size: str, fsdp: str) -> None:
+    """HSDP -> HSDP and HSDP -> FSDP, even and uneven."""
+    specs = {
+        f"{model}_{size}-{via}": make_spec(
+            tmp_path / f"{model}-{via}",
+            SAMPLES / f"{model}_{size}",
+            f"hsdp:{size}",
+            f"hsdp:{size}",
+            fsdp,
+            via=via,
+        )
+        for model in ("hsdp", "hsdp_uneven")
+        for via in VIAS
+    }
+    for name, outcome in run_batch(tmp_path, specs).items():
+        outcome.assert_exact()
+        ways = {e["via"] for e in outcome.of("tensor")}
+        assert ways == {outcome.spec.via}, name
+
+
+@pytest.mark.parametrize(
+    ("mesh", "then"),
+    [("fsdp:2", "fsdp:2"), ("fsdp:3", "fsdp:3"), ("fsdp:4", "hsdp:2x2"), ("hsdp:2x2", "fsdp:4")],
+)
+def test_every_sample_under_every_mesh(tmp_path: Path, mesh: str, then: str) -> None:
+    samples = _samples()
+    assert len(samples) > 20
+    specs = {
+        str(path): make_spec(tmp_path / str(i), path, mesh, then) for i, path in enumerate(samples)
+    }
+    for path, outcome in run_batch(tmp_path, specs).items():
+        without = set()
+        if outcome.checkpoint.per_rank_metadata:
+            # Each rank's `step` is compared, but a joint save can only keep one.
+            without = {e.fqn for e in outcome.checkpoint.bytes_entries}
+            assert outcome.names == without, path
+        outcome.assert_exact(without)
+
+
+def test_fsdp_ways_on_every_dtype(tmp_path: Path) -> None:
+    """What cannot be a parameter goes the DTensor way, and says so."""
+    names = ("dtypes_4", "fsdp2_hsdp_2x2_adamw")
+    specs = {
+        f"{name}-{via}": make_spec(
+            tmp_path / f"{name}-{via}", SAMPLES / name, "hsdp:2x2", "fsdp:4", via=via
+        )
+        for name in names
+        for via in ("fsdp2", "fsdp1")
+    }
+    for outcome in run_batch(tmp_path, specs).values():
+        outcome.assert_exact()
+        by_name = {e["fqn"]: e["via"] for e in outcome.of("tensor")}
+        assert set(by_name.values()) == {"dtensor", outcome.spec.via}
+        for tensor in outcome.checkpoint.tensors:
+            if not tensor.shape or ".state." in tensor.fqn:
+                assert by_name[tensor.fqn] == "dtensor"
+            elif tensor.dtype in ("float32", "bfloat16") and tensor.num_elements:
+                assert by_name[tensor.fqn] == outcome.spec.via
+
+
+def test_a_job_of_its_own_in_waves(tmp_path: Path) -> None:
+    """The real worker, with so little memory that the checkpoint goes in many waves."""
+    path = SAMPLES / "fsdp2_adamw_4"
+    spec = make_spec(tmp_path, path, "fsdp:2", "hsdp:2x1", "fsdp:2", memory_bytes=24_000)
+    outcome = run_job(spec)
+    assert outcome.code == 0, outcome.stderr
+    outcome.assert_exact()
+    (waves,) = {e["waves"] for e in outcome.of("plan")}
+    assert waves > 3
+    hello = outcome.of("hello")
+    assert {e["rank"] for e in hello} == {0, 1}
+    assert all(e["device"] == "cpu" for e in hello)
+    phases = [e["phase"] for e in outcome.of("phase") if e["rank"] == 1]
+    once = ["load", "compare", "replicas"]
+    hop = ["save", "reload", "recheck", "replicas"]
+    assert phases == (once + hop + hop) * waves
+    # Rank 0 judges every folder it saved.
+    checked = [e["checked"] for e in outcome.of("phase") if "checked" in e]
+    assert checked == ["sound"] * 2 * waves
+    for phase in ("load", "compare", "save", "reload", "recheck"):
+        for rank in (0, 1):
+            last = [e for e in outcome.of("progress") if e["phase"] == phase and e["rank"] == rank][
+                -1
+            ]
+            assert last["bytes_done"] == last["bytes_total"] > 0, last
+            assert last["tensors_done"] == last["tensors_total"] > 0, last
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    path = SAMPLES / "fsdp2_adamw_4"
+    specs = {
+        "filter": make_spec(tmp_path / "a", path, "fsdp:2", filter="exp_avg !exp_avg_sq"),
+        "sample": make_spec(tmp_path / "b", path, "fsdp:2", sample=0.1),
+        "memory": make_spec(tmp_path / "c", path, "fsdp:2", memory_bytes=4000),
+    }
+    for name, outcome in run_batch(tmp_path, specs).items():
+        outcome.assert_whole()
+        told = outcome.of("tensor")
+        left = {e["fqn"] for e in told if e["verdict"] == "NOT_VERIFIED"}
+        seen = {e["fqn"] for e in told if e["verdict"] == "EXACT"}
+        names = {
+            *outcome.checkpoint.columns.fqns,
+            *(e.fqn for e in outcome.checkpoint.bytes_entries),
+        }
+        assert left, name
+        assert seen, name
+        assert left | seen == names, name
+        assert not left & seen, name
+        (groups,) = [e["left_out"] for e in outcome.of("plan") if "left_out" in e]
+        assert sum(g["count"] for g in groups) == len(left)
+        if name == "filter":
+            assert all("exp_avg" in fqn and "exp_avg_sq" not in fqn for fqn in seen)
+        if name == "sample":
+            assert len(seen) == -(-len(names) // 10)
+        if name == "memory":
+            assert "more memory" in groups[0]["why"]

@@ -1,0 +1,351 @@
+"""Faults planted in the checkpoint, in the job's own seams, and in a rank: each is found."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+
+from inspector.checkpoint import open_checkpoint
+from tests.checks.editing import edited, key, stored
+from tests.conftest import SAMPLES
+from tests.verify.roundtrip_jobs import Outcome, make_spec, run_batch, run_job
+
+pytestmark = pytest.mark.torchrun
+
+SOURCE = SAMPLES / "hsdp_uneven_2x2"
+FQN = "model.net3.weight"  # (30, 15) float32, in two chunks of 15 rows
+MESH = "hsdp:2x2"
+
+
+def _place(folder: Path, fqn: str, chunk: int) -> tuple[Path, int, int]:
+    checkpoint = open_checkpoint(str(folder))
+    (tensor,) = [t for t in checkpoint.tensors if t.fqn == fqn]
+    # By offset: chunks are listed in the order of the ranks that wrote them.
+    number = sorted(range(tensor.num_chunks), key=lambda i: tensor.offsets[i].tolist())[chunk]
+    path = folder / checkpoint.files[int(tensor.file[number])].path
+    return path, int(tensor.byte_offset[number]), int(tensor.byte_length[number])
+
+
+def _change(path: Path, at: int, change: Callable[[int], int], count: int = 1) -> None:
+    data = bytearray(path.read_bytes())
+    for i in range(at, at + count):
+        data[i] = change(data[i])
+    path.write_bytes(data)
+
+
+def _data_start(path: Path, at: int, length: int) -> int:
+    """Where the elements begin in a payload, as Python's own zip reader sees it."""
+    blob = path.read_bytes()[at : at + length]
+    start = zipfile.ZipFile(io.BytesIO(blob)).getinfo("archive/data/0").header_offset
+    name, extra = struct.unpack_from("<HH", blob, start + 26)
+    return at + start + 30 + int(name) + int(extra)
+
+
+def _flip(folder: Path) -> None:
+    path, at, length = _place(folder, FQN, 1)
+    _change(path, _data_start(path, at, length) + 4 * (15 * 3 + 2), lambda b: b ^ 4)
+
+
+def _flip_many(folder: Path) -> None:
+    path, at, length = _place(folder, FQN, 1)
+    _change(path, _data_start(path, at, length), lambda b: b ^ 0x55, 9)
+
+
+def _flip_pickle(folder: Path) -> None:
+    path, at, _ = _place(folder, FQN, 0)
+    # A byte of data.pkl that is none of its values: the archive says so, torch does not look.
+    blob = path.read_bytes()
+    _change(path, blob.index(b"_rebuild_tensor_v2", at) - 14, lambda b: b)
+    begin = blob.index(b"collections", at)
+    _change(path, begin + 3, lambda b: b ^ 1)
+
+
+def _zero(folder: Path) -> None:
+    path, at, length = _place(folder, FQN, 1)
+    _change(path, at, lambda _: 0, length)
+
+
+def _cut(folder: Path) -> None:
+    path, at, length = _place(folder, FQN, 1)
+    path.write_bytes(path.read_bytes()[: at + length // 2])
+
+
+def _remove(folder: Path) -> None:
+    path, _, _ = _place(folder, FQN, 1)
+    path.unlink()
+
+
+def _gap(metadata: Metadata) -> None:
+    chunks: Any = metadata.state_dict_metadata[FQN]
+    chunks.chunks = [c for c in chunks.chunks if c.offsets[0] == 0]
+
+
+def _no_chunks(metadata: Metadata) -> None:
+    entry: Any = metadata.state_dict_metadata[FQN]
+    entry.chunks = []
+
+
+def _unstored(metadata: Metadata) -> None:
+    del metadata.storage_data[key(metadata, FQN)]
+
+
+def _dtype(metadata: Metadata) -> None:
+    entry: Any = metadata.state_dict_metadata[FQN]
+    entry.properties.dtype = torch.int32
+
+
+def _short_chunk(metadata: Metadata) -> None:
+    entry: Any = metadata.state_dict_metadata[FQN]
+    for chunk in entry.chunks:
+        if chunk.offsets[0] == 15:
+            chunk.sizes = torch.Size((14, 15))
+
+
+def _outside(metadata: Metadata) -> None:
+    stored(metadata, FQN, relative_path="../elsewhere.distcp")
+
+
+IN_FILES: dict[str, Callable[[Path], None]] = {
+    "flip": _flip,
+    "flip-many": _flip_many,
+    "flip-pickle": _flip_pickle,
+    "zero": _zero,
+    "cut": _cut,
+    "remove": _remove,
+}
+IN_METADATA = {
+    "gap": _gap,
+    "no-chunks": _no_chunks,
+    "unstored": _unstored,
+    "dtype": _dtype,
+    "short-chunk": _short_chunk,
+    "outside": _outside,
+}
+SEAMS: dict[str, dict[str, Any]] = {
+    "misplace": {"misplace": {"rank": 3, "fqn": FQN, "index": [29, 1]}},
+    "skip-region": {"skip_region": {"rank": 1, "fqn": FQN}},
+    "diverge": {"diverge_replica": {"rank": 2, "fqn": FQN}},
+    "drop-chunk": {"drop_chunk_on_save": {"fqn": FQN}},
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """All of them, in one torchrun."""
+    folder = tmp_path_factory.mktemp("faults")
+    specs = {}
+    for name in (*IN_FILES, *IN_METADATA):
+        copy = folder / name / "checkpoint"
+        shutil.copytree(SOURCE, copy)
+        if name in IN_FILES:
+            IN_FILES[name](copy)
+        else:
+            edited(copy, IN_METADATA[name])
+        specs[name] = make_spec(folder / name, copy, MESH, "fsdp:4")
+    for name, inject in SEAMS.items():
+        specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", inject=inject)
+    for via in ("fsdp2", "fsdp1"):
+        name = f"misplace-{via}"
+        inject = SEAMS["misplace"]
+        specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", via=via, inject=inject)
+    copy = folder / "entry" / "checkpoint"
+    shutil.copytree(SAMPLES / "fsdp2_adamw_4", copy)
+    checkpoint = open_checkpoint(str(copy))
+    entry = checkpoint.bytes_entries[0]
+    path = copy / checkpoint.files[entry.file].path
+    begin = path.read_bytes().index(b"data.pkl", entry.byte_offset)
+    _change(path, -(-begin // 64) * 64 + 20, lambda b: b ^ 1)
+    specs["entry"] = make_spec(folder / "entry", copy, MESH, "fsdp:4")
+    return run_batch(folder, specs)
+
+
+def _one(outcome: Outcome, phase: str, rank: int) -> dict[str, Any]:
+    (event,) = [e for e in outcome.bad if e["phase"] == phase and e["rank"] == rank]
+    return event
+
+
+def _ranks(outcome: Outcome, phase: str) -> set[int]:
+    return {e["rank"] for e in outcome.bad if e["phase"] == phase}
+
+
+def _rest_is_exact(outcome: Outcome, but: set[str] = frozenset({FQN})) -> None:  # type: ignore[assignment]
+    assert not outcome.of("failed")
+    assert outcome.names == but
+    assert len(outcome.of("bye")) == 4
+    fqns = set(outcome.checkpoint.columns.fqns) - but
+    for phase in ("compare", "recheck"):
+        told = [e for e in outcome.of("tensor") if e["phase"] == phase and e["fqn"] in fqns]
+        assert len(told) == 4 * len(fqns)
+        assert {e["verdict"] for e in told} <= {"EXACT", "EMPTY"}
+    # What was found wrong is not saved, so that it is told once.
+    assert not [e for e in outcome.of("tensor") if e["phase"] == "recheck" and e["fqn"] in but]
+
+
+def test_one_flipped_bit(outcomes: dict[str, Outcome]) -> None:
+    """Both reads see the wrong byte; the CRC32 tells, and which bit it was."""
+    outcome = outcomes["flip"]
+    _rest_is_exact(outcome)
+    assert _ranks(outcome, "compare") == {1, 3}
+    event = _one(outcome, "compare", 1)
+    assert event["verdict"] == "DIFFER"
+    assert event["first_index"] == [18, 2]
+    assert event["num_different"] == 1
+    assert int(event["expected"], 16) ^ int(event["found"], 16) == 4
+    assert event["file"].endswith(".distcp")
+    assert "CRC32" in event["detail"]
+    assert sum(e["payload_faults"] for e in outcome.of("bye")) == 1
+
+
+def test_many_flipped_bits(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["flip-many"]
+    _rest_is_exact(outcome)
+    assert _ranks(outcome, "compare") == {1, 3}
+    event = _one(outcome, "compare", 3)
+    assert event["verdict"] == "DIFFER"
+    assert event["is_partial"]
+
+
+def test_a_flipped_bit_of_a_pickle(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["flip-pickle"]
+    _rest_is_exact(outcome)
+    assert _ranks(outcome, "compare") == {0, 2}
+
+
+def test_a_flipped_bit_of_a_bytes_entry(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["entry"]
+    fqn = outcome.checkpoint.bytes_entries[0].fqn
+    assert outcome.names == {fqn}
+    assert {e["verdict"] for e in outcome.bad} == {"DIFFER"}
+    assert _ranks(outcome, "compare") == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["zero", "cut", "remove"])
+def test_payloads_that_cannot_be_read(outcomes: dict[str, Outcome], name: str) -> None:
+    """`dcp.load` alone would stop at the first of them."""
+    outcome = outcomes[name]
+    path, _, _ = _place(SOURCE, FQN, 1)
+    lost = {FQN}
+    if name != "zero":
+        checkpoint = outcome.checkpoint
+        for tensor in checkpoint.tensors:
+            files = {checkpoint.files[f].path for f in tensor.file.tolist()}
+            if path.name in files and name == "remove":
+                lost.add(tensor.fqn)
+        lost = outcome.names if name == "cut" else lost
+        assert FQN in lost
+    _rest_is_exact(outcome, lost)
+    (event,) = [e for e in outcome.bad if e["rank"] == 1 and e["fqn"] == FQN]
+    assert event["verdict"] == "FAILED"
+    assert "dcp.load raises" in event["detail"]
+    assert event["file"] == path.name
+    assert event["first_index"] == [15, 0]
+    assert len(lost) < len(outcome.checkpoint.columns.fqns)
+
+
+def test_a_gap(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["gap"]
+    _rest_is_exact(outcome)
+    assert _ranks(outcome, "compare") == {1, 3}
+    event = _one(outcome, "compare", 1)
+    assert event["verdict"] == "MISSING"
+    assert event["num_uncovered"] == event["num_unwritten"] == 225
+    assert event["first_index"] == [15, 0]
+
+
+def test_no_chunks_and_a_chunk_stored_nowhere(outcomes: dict[str, Outcome]) -> None:
+    for name, ranks in (("no-chunks", {0, 1, 2, 3}), ("unstored", None)):
+        outcome = outcomes[name]
+        _rest_is_exact(outcome)
+        assert {e["verdict"] for e in outcome.bad} == {"MISSING"}
+        assert ranks is None or _ranks(outcome, "compare") == ranks
+
+
+def test_other_dtype_and_other_shape(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["dtype"]
+    _rest_is_exact(outcome)
+    assert {e["verdict"] for e in outcome.bad} == {"DTYPE"}
+    outcome = outcomes["short-chunk"]
+    _rest_is_exact(outcome)
+    event = _one(outcome, "compare", 1)
+    assert event["verdict"] == "SHAPE"
+    assert event["num_uncovered"] == 15
+
+
+def test_a_file_outside_the_folder_is_not_opened(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["outside"]
+    (event,) = outcome.bad
+    assert (event["fqn"], event["verdict"]) == (FQN, "NOT_VERIFIED")
+    assert "outside" in event["detail"]
+
+
+@pytest.mark.parametrize("name", ["misplace", "misplace-fsdp2", "misplace-fsdp1"])
+def test_an_element_in_the_wrong_place(outcomes: dict[str, Outcome], name: str) -> None:
+    outcome = outcomes[name]
+    _rest_is_exact(outcome)
+    event = _one(outcome, "compare", 3)
+    assert _ranks(outcome, "compare") == {3}
+    assert event["verdict"] == "DIFFER"
+    assert event["num_different"] == 2
+    assert event["first_index"] == [29, 1]
+    assert event["via"] == outcome.spec.via
+    # The two copies of this shard disagree now, and it is this one that is wrong.
+    assert _ranks(outcome, "replicas") == {3}
+
+
+def test_a_region_that_is_not_written(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["skip-region"]
+    _rest_is_exact(outcome)
+    event = _one(outcome, "compare", 1)
+    assert event["verdict"] == "DIFFER"
+    assert event["num_different"] == event["num_unwritten"] == 8 * 15
+    assert event["first_index"] == [22, 0]
+    assert event["found"] == "0xa5a5a5a5"
+
+
+def test_a_replica_that_differs(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["diverge"]
+    _rest_is_exact(outcome)
+    assert not _ranks(outcome, "compare")
+    event = _one(outcome, "replicas", 2)
+    assert _ranks(outcome, "replicas") == {2}
+    assert event["verdict"] == "DIFFER"
+    assert event["first_index"] == [14, 14]
+
+
+def test_a_save_that_drops_a_chunk(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["drop-chunk"]
+    assert outcome.names == {FQN}
+    event = _one(outcome, "save", 0)
+    assert event["verdict"] == "MISSING"
+    assert event["first_index"] == [15, 0]
+    assert _ranks(outcome, "recheck") == {1, 2, 3}
+    event = _one(outcome, "recheck", 1)
+    assert event["verdict"] == "DIFFER"
+    assert event["first_index"] == [15, 0]
+    assert event["num_unwritten"] == 15
+    assert not outcome.of("failed")
+
+
+@pytest.mark.parametrize(
+    ("inject", "kind"),
+    [({"raise": 1}, "exception"), ({"oom": {"rank": 1, "phase": "save"}}, "out-of-memory")],
+)
+def test_a_rank_that_fails(tmp_path: Path, inject: dict[str, Any], kind: str) -> None:
+    outcome = run_job(make_spec(tmp_path, SOURCE, "fsdp:2", "fsdp:2", inject=inject))
+    assert outcome.code == 1
+    assert not outcome.of("bye")
+    failed = {e["rank"]: e for e in outcome.of("failed")}
+    assert failed[1]["kind"] == kind
+    assert failed[1]["stack"]
+    assert not failed[1]["is_echo"]
+    # The other one may have been ended by torchrun before it could say a word.
+    assert 0 not in failed or failed[0]["is_echo"]
