@@ -313,15 +313,19 @@ def replay(events: str, as_json: bool, follow: bool, debug: bool) -> int:
     from inspector.verify.result import exit_code
 
     state = JobState()
-    with _Line() as progress:
-        for event in read_events(events, follow=follow):
-            if event is not None:
-                state.apply(event)
-                if as_json:
-                    sys.stdout.write(json.dumps(event) + "\n")
-            elif as_json:
-                sys.stdout.flush()
-            progress.show(state.snapshot)
+    try:
+        with _Line() as progress:
+            for event in read_events(events, follow=follow):
+                if event is not None:
+                    state.apply(event)
+                    if as_json:
+                        sys.stdout.write(json.dumps(event) + "\n")
+                elif as_json:
+                    sys.stdout.flush()
+                progress.show(state.snapshot)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
     snapshot = state.snapshot()
     if not snapshot.version:
         raise UsageError(f"there are no events in {events!a}", "give a run's events.jsonl")

@@ -187,9 +187,10 @@ def _wrong(view: TensorView) -> Iterator[str]:
 
 def _fault(fault: Fault) -> str:
     parts = [f"rank {fault.rank}, {printable(fault.phase, 40)}"]
-    if fault.num_different is not None and fault.num_elements is not None:
-        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements")
-    if fault.first_index is not None:
+    if fault.num_different:
+        of = "" if fault.num_elements is None else f" of {fault.num_elements:,}"
+        parts.append(f"{fault.num_different:,}{of} elements")
+    if fault.num_different and fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     if fault.expected or fault.found:
         expected, found = printable(fault.expected, 60), printable(fault.found, 60)

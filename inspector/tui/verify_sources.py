@@ -12,7 +12,7 @@ from inspector.checkpoint.text import format_bytes, format_count, format_shape
 from inspector.tui.verify_figures import RankFigures
 from inspector.tui.widgets.cell_text import Cell
 from inspector.tui.widgets.columns import Column
-from inspector.tui.widgets.mesh_paint import GLYPHS
+from inspector.tui.widgets.mesh_paint import GLYPHS, word
 from inspector.tui.widgets.row_order import SortKeys, natural_keys
 from inspector.tui.widgets.table_source import TableSource
 from inspector.verify.snapshot import Snapshot
@@ -145,12 +145,6 @@ class VerdictSource(TableSource):
             return [sum(fault.num_different or 0 for fault in view.faults) for view in views]
         return None
 
-    def marker(self, row: int) -> str:
-        view = self.view(row)
-        if view.is_bad:
-            return "error"
-        return "note" if view.verdict and severity(view.verdict) == 1 else ""
-
 
 def _first(view: TensorView) -> Fault | None:
     """The worst fault of an entry: the one to tell of in a line."""
@@ -198,7 +192,7 @@ class RankSource(TableSource):
         cells: dict[str, Cell] = {
             "rank": str(rank.rank),
             "state": (GLYPHS[rank.state], style),
-            "phase": (rank.phase or rank.state) if rank.state == "running" else (rank.state, style),
+            "phase": word(rank) if rank.state == "running" else (word(rank), style),
             "share": f"{int(rank.share * 100)}%",
             "bytes": format_bytes(rank.num_bytes),
             "rate": f"{format_bytes(rank.rate)}/s" if rank.rate >= 1 else "",

@@ -6,6 +6,7 @@ bounded piece of a file, so that a rank that prints without end costs time and n
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -76,8 +77,8 @@ class EventFollower:
         self._folder = Path(events_dir)
         self._files: dict[str, LineFollower] = {}
 
-    def read(self, *, whole: bool = False) -> list[Event]:
-        """The events since the last look; lines that are none are told as log."""
+    def read(self, *, whole: bool = False) -> list[tuple[Event, bytes]]:
+        """The events since the last look, each with its line; lines that are none become logs."""
         try:
             names = os.listdir(self._folder)
         except OSError:
@@ -85,15 +86,15 @@ class EventFollower:
         for name in names:
             if name.endswith(".jsonl") and name not in self._files:
                 self._files[name] = LineFollower(self._folder / name)
-        events: list[Event] = []
+        events: list[tuple[Event, bytes]] = []
         for name, file in self._files.items():
             for line in file.read(whole=whole):
                 event = decode(line)
                 if event is not None:
-                    events.append(event)
+                    events.append((event, line))
                 elif line.strip():
-                    text = line.decode("utf-8", "replace")
-                    events.append(_log(None, name, text))
+                    event = _log(None, name, line.decode("utf-8", "replace"))
+                    events.append((event, json.dumps(event).encode()))
         events.sort(key=_time)
         return events
 
@@ -148,6 +149,6 @@ def _log(rank: int | None, stream: str, text: str) -> Event:
     return {**event, "stream": stream, "text": text}
 
 
-def _time(event: Event) -> float:
-    t = event.get("t")
+def _time(told: tuple[Event, bytes]) -> float:
+    t = told[0].get("t")
     return t if isinstance(t, (int, float)) else 0.0

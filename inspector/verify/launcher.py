@@ -89,6 +89,7 @@ class Job:
         self._pending: list[Event] = []
         self._stop_by: float | None = None
         self._is_cancelled = False
+        self._reason = ""
         self._hung_at: float | None = None
         self._io_bytes: int | None = None
 
@@ -126,7 +127,7 @@ class Job:
         self._logs = LogFollower(self.folder.logs)
         known: dict[str, Any] = {"command": self.command, "run_folder": str(self.folder.path)}
         if self._expected is not None:
-            known["num_entries"] = len(set(self._expected.names))
+            known["num_entries"] = len(self._expected.names)
         self._pending.append(spec_event(self.spec, time.time(), **known))
         return self
 
@@ -149,19 +150,16 @@ class Job:
         # Looked at before the files are, so that what was written before its end is read.
         has_ended = self._guard.poll() is not None
         events, self._pending = self._pending, []
-        events += self._ranks.read(whole=has_ended)
-        events += self._logs.read(whole=has_ended)
         self._take(events, now)
+        events += self._read(now, whole=has_ended)
         if has_ended:
+            events += self._clean_up(now)
             last = self._diagnose()
             self._take(last, now)
-            events += last
-            events.append(self._finish())
-        else:
-            late = self._watch(now)
-            self._take(late, now)
-            events += late
-        return events
+            return [*events, *last, self._finish()]
+        late = self._watch(now)
+        self._take(late, now)
+        return events + late
 
     def events(self) -> Iterator[Event]:
         """Every event as it comes, until the `result`."""
@@ -171,8 +169,13 @@ class Job:
             if not events:
                 time.sleep(_POLL_S)
 
-    def stop(self, reason: str = "cancelled") -> None:
-        """Ask the job to end; its last events, and the result, still come. From any thread."""
+    def stop(self, reason: str = "") -> None:
+        """Ask the job to end; its last events, and the result, still come. From any thread.
+
+        Args:
+            reason: Why, for the result; by default that it was stopped before it was done.
+        """
+        self._reason = self._reason or reason
         self._is_cancelled = True
         self._tell_guard(b"s", self._grace_s)
 
@@ -239,15 +242,24 @@ class Job:
         except (OSError, ValueError):
             pass  # It has ended already.
 
-    def _take(self, events: list[Event], now: float) -> None:
-        """Fold and record events."""
+    def _read(self, now: float, *, whole: bool) -> list[Event]:
+        """What the ranks and their logs have told since the last look, folded and recorded."""
+        told = self._ranks.read(whole=whole)
+        events = [event for event, _ in told]
+        self._take(events, now, b"".join(line + b"\n" for _, line in told))
+        logs = self._logs.read(whole=whole)
+        self._take(logs, now)
+        return events + logs
+
+    def _take(self, events: list[Event], now: float, lines: bytes = b"") -> None:
+        """Fold and record events; `lines` are theirs, if they are known."""
         if not events:
             return
         with self._lock:
             for event in events:
                 self._watchdog.feed(event, now)
                 self._state.apply(event)
-        lines = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+        lines = lines or b"".join(json.dumps(event).encode() + b"\n" for event in events)
         try:
             self._recording.write(lines)
             self._recording.flush()
@@ -303,18 +315,23 @@ class Job:
             events.append({**_event("failed", rank), **fields, "root": is_root})
         return events
 
+    def _clean_up(self, now: float) -> list[Event]:
+        """What the guard would have done, had it not been killed itself; the last events."""
+        late = []
+        if self._guard_status().get("state") != "ended":
+            kill_all(self._mark, hello_pids(self.spec.events_dir))
+            late = self._read(now, whole=True)
+        remove_scratch(self.spec.scratch_dir)
+        return late
+
     def _diagnose(self) -> list[Event]:
         """The failures that nobody could tell, once the guard has ended."""
         status = self._guard_status()
-        if status.get("state") != "ended":
-            # The guard itself was killed: what it would have done is done here.
-            kill_all(self._mark, hello_pids(self.spec.events_dir))
-            late = self._ranks.read(whole=True) + self._logs.read(whole=True)
-            self._take(late, time.monotonic())
-            self._pending += late
-        remove_scratch(self.spec.scratch_dir)
         if self._is_cancelled:
             return []
+        if status.get("stopped") == "SIGTERM":
+            fields = {"kind": "killed", "message": "the job was stopped from outside", "stack": ""}
+            return [{**_event("failed", None), **fields}]
         found = post_mortem.diagnose(
             self.snapshot(),
             exit_code=status.get("exit") if status.get("state") == "ended" else None,
@@ -346,6 +363,8 @@ class Job:
             self.snapshot(), self.spec, elapsed_s, self._is_cancelled, self._expected
         )
         result |= {"t": time.time(), "run_folder": str(self.folder.path)}
+        if self._reason and result["verdict"] == "cancelled":
+            result["why"] = self._reason
         self._take([result], time.monotonic())
         for follower in (self._ranks, self._logs, self._recording):
             follower.close()

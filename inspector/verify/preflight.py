@@ -205,7 +205,10 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int],
     waves, too_large = make_waves(checkpoint, selection, spec)
     tensors = [i for wave in waves for i in wave.tensors]
     entries = [checkpoint.bytes_entries[i] for wave in waves for i in wave.entries]
-    names = (*(checkpoint.columns.fqns[i] for i in tensors), *(entry.fqn for entry in entries))
+    # A bytes entry of per-rank metadata is there once for each rank.
+    names = dict.fromkeys(
+        [*(checkpoint.columns.fqns[i] for i in tensors), *(entry.fqn for entry in entries)]
+    )
     sizes = checkpoint.columns.num_bytes
     lengths = [max(entry.byte_length, 0) for entry in checkpoint.bytes_entries]
     waves_bytes = [
@@ -213,7 +216,7 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int],
         for wave in waves
     ]
     left_out = tuple((item.why, item.fqns) for item in (*selection.left_out, *too_large))
-    return Expected(names, left_out), tensors, sum(waves_bytes), max(waves_bytes, default=0)
+    return Expected(tuple(names), left_out), tensors, sum(waves_bytes), max(waves_bytes, default=0)
 
 
 def _problems(

@@ -221,9 +221,10 @@ class JobState:
         if rank.phase:
             spent = rank.elapsed_s.get(rank.phase, 0.0)
             rank.elapsed_s[rank.phase] = spent + t - rank.phase_t
+        if phase != rank.phase or event.get("mesh"):
+            rank.hop = _int(event.get("hop")) or 0
+            rank.mesh = str(event.get("mesh", ""))
         rank.phase, rank.phase_t = phase, t
-        rank.hop = _int(event.get("hop")) or 0
-        rank.mesh = str(event.get("mesh", ""))
 
     def _progress(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is None:

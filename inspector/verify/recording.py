@@ -92,7 +92,7 @@ def _of_ranks(folder: Path, follow: bool) -> Iterator[Event | None]:
     try:
         while True:
             events = files.read(whole=not follow)
-            for event in events:
+            for event, _ in events:
                 state.apply(event)
                 yield event
             if not follow or _has_ended(state):

@@ -267,11 +267,11 @@ async def test_the_window_can_shrink_and_grow() -> None:
 
 
 async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
     from inspector.tui import session
     from inspector.tui.app import InspectApp
     from inspector.tui.screens.loading import LoadingScreen
-
-    import time
 
     real = session.Loading._load
 

@@ -99,12 +99,22 @@ def test_a_job_driven_in_a_thread_and_watched_from_another(
     thread.start()
     wait_for(lambda: job.snapshot().ranks and all(r.phase for r in job.snapshot().ranks))
     began = time.monotonic()
-    job.stop()
+    job.stop("the app was closed")
     thread.join(15)
     assert not thread.is_alive()
     assert time.monotonic() - began < 10
-    assert job.snapshot().result["verdict"] == "cancelled"
+    result = job.snapshot().result
+    assert result is not None
+    assert (result["verdict"], result["why"]) == ("cancelled", "the app was closed")
     assert_nothing_is_left(job)
+
+
+def test_events_in_a_folder_of_the_users(tmp_path: Path) -> None:
+    folder = RunFolder.create("x", tmp_path / "shared" / "events")
+    (folder.events / "rank-00000.jsonl").touch()
+    assert (tmp_path / "shared" / "events" / "rank-00000.jsonl").exists()
+    assert (folder.imports / "inspector" / "__init__.py").exists()
+    assert len(list(folder.imports.iterdir())) == 1
 
 
 def test_events_of_another_job_are_not_mixed_in(tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def _change(path: Path, at: int, change: Callable[[int], int], count: int = 1) -
     path.write_bytes(data)
 
 
-def _data_start(path: Path, at: int, length: int) -> int:
+def _data_start(path: Path, at: int, length: int, record: str = "data/0") -> int:
     """Where the elements begin in a payload, as Python's own zip reader sees it."""
     blob = path.read_bytes()[at : at + length]
-    start = zipfile.ZipFile(io.BytesIO(blob)).getinfo("archive/data/0").header_offset
+    start = zipfile.ZipFile(io.BytesIO(blob)).getinfo(f"archive/{record}").header_offset
     name, extra = struct.unpack_from("<HH", blob, start + 26)
     return at + start + 30 + int(name) + int(extra)
 
@@ -162,8 +162,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     checkpoint = open_checkpoint(str(copy))
     entry = checkpoint.bytes_entries[0]
     path = copy / checkpoint.files[entry.file].path
-    begin = path.read_bytes().index(b"data.pkl", entry.byte_offset)
-    _change(path, -(-begin // 64) * 64 + 20, lambda b: b ^ 1)
+    begin = _data_start(path, entry.byte_offset, entry.byte_length, "data.pkl")
+    _change(path, begin + 4, lambda b: b ^ 1)
     specs["entry"] = make_spec(folder / "entry", copy, MESH, "fsdp:4")
     return run_batch(folder, specs)
 

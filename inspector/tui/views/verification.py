@@ -56,7 +56,8 @@ class VerificationView(View):
     DEFAULT_CSS = """
     VerificationView MeshGrid { margin: 1 1 0 1; }
     VerificationView #verify-lower { height: 1fr; margin-top: 1; }
-    VerificationView #verify-left, VerificationView #verify-right { width: 1fr; height: 1fr; }
+    VerificationView #verify-left { width: 3fr; height: 1fr; }
+    VerificationView #verify-right { width: 2fr; height: 1fr; }
     VerificationView #verify-table { height: 1fr; min-height: 3; }
     VerificationView #verify-ranks { height: 1fr; min-height: 4; }
     VerificationView #verify-log { height: 1fr; }

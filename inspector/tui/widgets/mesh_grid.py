@@ -238,10 +238,12 @@ class MeshGrid(Widget, can_focus=True):
         cell = band * layout.num_shards + shard // layout.per_cell
         x, y = layout.origin(cell)
         step_x = right * (layout.cell_width + layout.gap)
-        step_y = down * layout.cell_height
-        found = layout.cell_at(x + step_x, y + step_y)
-        if found is None and down:
-            found = layout.cell_at(x, y + step_y + down * layout.band_gap)
+        found = layout.cell_at(x + step_x, y)
+        if down:
+            lines = range(y + down, y + down * (layout.height + 1), down)
+            found = next(
+                (c for line in lines if (c := layout.cell_at(x, line)) not in (None, cell)), None
+            )
         if found is not None and (ranks := self.ranks_of(layout, found)):
             self._go(ranks[0].rank)
 

@@ -25,7 +25,8 @@ class MeshLayout:
         gap: Blank columns between cells.
         left: Columns for the names of the bands; 0 for none.
         top: Lines for the names of the shards; 0 or 1.
-        band_gap: Blank lines between bands.
+        line_gap: Blank lines between the lines of cells.
+        band_gap: Blank lines between bands, besides.
         per_cell: Ranks in one cell.
         is_flat: The bands are not kept apart: there are more of them than lines.
     """
@@ -38,6 +39,7 @@ class MeshLayout:
     gap: int
     left: int
     top: int
+    line_gap: int
     band_gap: int
     per_cell: int
     is_flat: bool
@@ -50,13 +52,21 @@ class MeshLayout:
     @property
     def band_height(self) -> int:
         """Lines of a band, without the gap below it."""
-        return self.band_lines * self.cell_height
+        return self.band_lines * self._step - self.line_gap
+
+    @property
+    def _step(self) -> int:
+        """From a line of cells to the next."""
+        return self.cell_height + self.line_gap
+
+    @property
+    def _band_step(self) -> int:
+        return self.band_height + self.line_gap + self.band_gap
 
     @property
     def height(self) -> int:
         """Lines of the grid."""
-        gaps = self.band_gap * (self.num_replicas - 1)
-        return self.top + self.num_replicas * self.band_height + gaps
+        return self.top + (self.num_replicas - 1) * self._band_step + self.band_height
 
     @property
     def num_cells(self) -> int:
@@ -66,26 +76,28 @@ class MeshLayout:
         """Column and line of a cell's first character."""
         band, shard = divmod(cell, self.num_shards)
         line, col = divmod(shard, self.cols)
-        y = self.top + band * (self.band_height + self.band_gap) + line * self.cell_height
+        y = self.top + band * self._band_step + line * self._step
         return self.left + col * (self.cell_width + self.gap), y
 
     def cell_at(self, x: int, y: int) -> int | None:
         """The cell at a character, or None."""
-        band, rest = divmod(y - self.top, self.band_height + self.band_gap)
+        place = self.line_at(y)
         col, beyond = divmod(x - self.left, self.cell_width + self.gap)
-        if y < self.top or x < self.left or rest >= self.band_height or col >= self.cols:
+        if place is None or x < self.left or col >= self.cols or beyond >= self.cell_width:
             return None
-        shard = rest // self.cell_height * self.cols + col
-        if beyond >= self.cell_width or shard >= self.num_shards or band >= self.num_replicas:
-            return None
-        return band * self.num_shards + shard
+        band, line, _ = place
+        shard = line * self.cols + col
+        return band * self.num_shards + shard if shard < self.num_shards else None
 
     def line_at(self, y: int) -> tuple[int, int, int] | None:
         """Band, line of cells in it, and line within those cells; None on headers and gaps."""
-        band, rest = divmod(y - self.top, self.band_height + self.band_gap)
-        if y < self.top or rest >= self.band_height or band >= self.num_replicas:
+        band, rest = divmod(y - self.top, self._band_step)
+        line, part = divmod(rest, self._step)
+        if y < self.top or band >= self.num_replicas:
             return None
-        return band, rest // self.cell_height, rest % self.cell_height
+        if line >= self.band_lines or part >= self.cell_height:
+            return None
+        return band, line, part
 
     def cells_on(self, band: int, line: int) -> range:
         """The cells on a line of a band."""
@@ -110,11 +122,11 @@ def mesh_layout(num_replicas: int, num_shards: int, width: int, height: int) -> 
         per_cell = -(-num_shards // (width * lines))
         cells = -(-num_shards // per_cell)
         cols = min(cells, width)
-        return MeshLayout(num_replicas, cells, cols, 1, 1, 0, 0, 0, 0, per_cell, False)
+        return MeshLayout(num_replicas, cells, cols, 1, 1, 0, 0, 0, 0, 0, per_cell, False)
     world = num_replicas * num_shards
     per_cell = -(-world // (width * height))
     cells = -(-world // per_cell)
-    return MeshLayout(1, cells, min(cells, width), 1, 1, 0, 0, 0, 0, per_cell, True)
+    return MeshLayout(1, cells, min(cells, width), 1, 1, 0, 0, 0, 0, 0, per_cell, True)
 
 
 def _fit(
@@ -138,17 +150,30 @@ def _fit(
     needed = num_replicas * lines * cell_height
     if needed > height:
         return None
-    spare = height - needed
-    gaps = num_replicas - 1 if cell_height > 1 else 0
-    if lines == 1 and spare < gaps:
-        return None  # Without a gap between them, two bands of tiles run into each other.
-    band_gap = int(gaps > 0 and spare >= gaps)
+    # Without a gap between them, tiles of several lines run into each other.
+    line_gap = int(cell_height > 1)
+    spare = height - needed - line_gap * (num_replicas * lines - 1)
+    if spare < 0:
+        return None
+    gaps = num_replicas - 1 if lines > 1 else 0
+    band_gap = int(0 < gaps <= spare)
     spare -= gaps * band_gap
     # The header says something only where each column is one shard.
     top = int(least > 5 and lines == 1 and num_replicas > 1 and spare > 0)
     wide = min(most, (width - left + gap) // cols - gap)
     return MeshLayout(
-        num_replicas, num_shards, cols, wide, cell_height, gap, left, top, band_gap, 1, False
+        num_replicas,
+        num_shards,
+        cols,
+        wide,
+        cell_height,
+        gap,
+        left,
+        top,
+        line_gap,
+        band_gap,
+        1,
+        False,
     )
 
 

@@ -14,7 +14,7 @@ from inspector.checkpoint.text import format_bytes
 from inspector.tui.verify_figures import RankFigures
 from inspector.tui.widgets.cell_text import fit, shown
 
-__all__ = ["GLYPHS", "Run", "cell_lines", "merged", "stage_bar"]
+__all__ = ["GLYPHS", "Run", "cell_lines", "merged", "stage_bar", "word"]
 
 Run: TypeAlias = "tuple[str, str]"
 """Text, and the name of its style: empty for the cell's own, or `mark`, `bar`, `rest`, `dim`."""
@@ -113,8 +113,11 @@ def _one_line(rank: RankFigures, width: int) -> list[Run]:
         moving = rank.state == "running"
         return _exactly([(step if moving and rank.phase else glyph, "mark")], width)
     if width < 11:
-        tail = step if is_moving else " "
-        return _exactly([(glyph, "mark"), (fit(number, width - 2), "name"), (tail, "mark")], width)
+        percent = _percent(rank.share) if is_moving else ""
+        tail = percent if len(number) + len(percent) + 2 <= width else step if is_moving else ""
+        room = width - 1 - len(tail)
+        style = "mark" if tail == step else ""
+        return _exactly([(glyph, "mark"), (fit(number, room), "name"), (tail, style)], width)
     percent = _percent(rank.share) if is_moving else ""
     room = width - 2 - len(number) - 1 - (len(percent) + 1 if percent else 0)
     what = fit(shown(word(rank), max(room, 0)), max(room, 0))
