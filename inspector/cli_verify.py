@@ -9,13 +9,16 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.__main__ import has_screen
+from inspector.cli_output import print_pieces
 from inspector.errors import InspectError, UsageError
+from inspector.report.progress import TerminalLine
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -63,48 +66,22 @@ def parse_share(text: str) -> float:
     return share
 
 
-def _print(lines: Iterable[str]) -> None:
-    # A name may hold what the terminal's encoding lacks; it is shown escaped, not a crash.
-    stream: Any = sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-    for line in lines:
-        stream.write(line + "\n")
-
-
-class _Line:
-    """One line on a terminal's stderr, rewritten in place; nothing where there is no terminal."""
+class _JobLine(TerminalLine):
+    """How a job stands, on one line of a terminal."""
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
+        super().__init__(sys.stderr)
         self._next = 0.0
-        self._is_shown = False
-
-    def __enter__(self) -> _Line:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._is_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
     def show(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Show how a job stands, at most ten times a second."""
+        """Show it, at most ten times a second; a snapshot is only made where it is shown."""
         now = time.monotonic()
-        if not self._is_terminal or now < self._next:
+        if not self.is_terminal or now < self._next:
             return
         from inspector.report.verify_text import progress_line
 
         self._next = now + _LINE_S
-        self._is_shown = True
-        width = shutil.get_terminal_size().columns
-        sys.stderr.write("\r\x1b[K" + progress_line(snapshot(), time.time(), width))
-        sys.stderr.flush()
+        self.draw(progress_line(snapshot(), time.time(), shutil.get_terminal_size().columns))
 
 
 class _Interrupts:
@@ -250,7 +227,7 @@ def _read(path: str) -> Checkpoint:
 def _print_commands(plan: Preflight, events: str, scratch: str, device: str) -> int:
     from inspector.verify.commands import print_lines
 
-    _print(print_lines(plan.spec, events, scratch, device))
+    print_pieces(print_lines(plan.spec, events, scratch, device), "\n")
     return 0
 
 
@@ -264,7 +241,7 @@ def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
             sys.stderr.write(f"hsdp-inspect: {line}\n")
     spec = dataclasses.replace(plan.spec, events_dir=os.path.abspath(events) if events else "")
     job = Job(spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
-    with job.start(), _Interrupts(job), _Line() as progress:
+    with job.start(), _Interrupts(job), _JobLine() as progress:
         while job.result is None:
             told = job.step()
             if as_json:
@@ -276,7 +253,7 @@ def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
     assert job.result is not None  # noqa: S101 - the loop ends with it
     snapshot = job.snapshot()
     if not as_json:
-        _print(verify_text(snapshot))
+        print_pieces(verify_text(snapshot), "\n")
     if report:
         _write_report(report, snapshot)
     return exit_code(job.result)
@@ -304,9 +281,17 @@ def _write_report(path: str, snapshot: Snapshot) -> None:
 @click.argument("events")
 @click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
 @click.option("--follow", is_flag=True, help="Wait for more until every rank has ended.")
+@click.option("--tui/--no-tui", default=None, help="Show it on the screen, or print the end.")
 @click.option("--debug", is_flag=True, hidden=True)
-def replay(events: str, as_json: bool, follow: bool, debug: bool) -> int:
-    """Show a recorded verification: its events.jsonl, run folder, or a folder of ranks' events."""
+def replay(events: str, as_json: bool, follow: bool, tui: bool | None, debug: bool) -> int:
+    """Show a recorded verification: its events.jsonl, run folder, or a folder of ranks' events.
+
+    On a terminal it plays as it ran; otherwise its end is printed.
+    """
+    if not as_json and (has_screen() if tui is None else tui):
+        from inspector.tui.launch_replay import run
+
+        return run(events, follow=follow)
     from inspector.report.verify_text import verify_text
     from inspector.verify.progress import JobState
     from inspector.verify.recording import read_events
@@ -314,7 +299,7 @@ def replay(events: str, as_json: bool, follow: bool, debug: bool) -> int:
 
     state = JobState()
     try:
-        with _Line() as progress:
+        with _JobLine() as progress:
             for event in read_events(events, follow=follow):
                 if event is not None:
                     state.apply(event)
@@ -330,7 +315,7 @@ def replay(events: str, as_json: bool, follow: bool, debug: bool) -> int:
     if not snapshot.version:
         raise UsageError(f"there are no events in {events!a}", "give a run's events.jsonl")
     if not as_json:
-        _print(verify_text(snapshot))
+        print_pieces(verify_text(snapshot), "\n")
     return exit_code(snapshot.result or {})
 
 

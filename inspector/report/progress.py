@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
     from inspector.checks.payloads import PayloadProgress
 
-__all__ = ["PayloadLine", "ReadingLine"]
+__all__ = ["PayloadLine", "ReadingLine", "TerminalLine"]
 
 _QUIET_S = 0.5
 _BAR_CELLS = 24
 
 
-class _Line:
+class TerminalLine:
     """One line of a terminal, rewritten in place; as a context manager it is cleared at the end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._started = time.monotonic()
         self._shown = False
-        self._is_terminal = stream.isatty()
+        self.is_terminal = stream.isatty()
 
     def __enter__(self) -> Self:
         return self
@@ -48,14 +48,14 @@ class _Line:
 
     def draw(self, text: str) -> None:
         """Show `text` instead of what was there, from half a second on."""
-        if self._is_terminal and self.elapsed_s > _QUIET_S:
+        if self.is_terminal and self.elapsed_s > _QUIET_S:
             width = shutil.get_terminal_size().columns
             self._stream.write(f"\r\x1b[K{text[: width - 1]}")
             self._stream.flush()
             self._shown = True
 
 
-class ReadingLine(_Line):
+class ReadingLine(TerminalLine):
     """`reading the metadata: 45 % of 147.2 MiB`. A `Progress` callback that never cancels."""
 
     def __call__(self, num_done: int, num_bytes: int) -> bool:
@@ -65,7 +65,7 @@ class ReadingLine(_Line):
         return False
 
 
-class PayloadLine(_Line):
+class PayloadLine(TerminalLine):
     """A bar with bytes, rate and time left, for `check_payloads`; never cancels."""
 
     def __call__(self, progress: PayloadProgress) -> bool:
