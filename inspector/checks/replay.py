@@ -34,8 +34,12 @@ def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) ->
         return []
     files = {f.rank: f.path for f in reversed(checkpoint.files) if f.num_payloads}
     findings = []
-    for rank, num in sorted(written_by.deviating_by_rank.items()):
-        here = [d for d in written_by.deviating if d.actual == rank]
+    # What another rank might have written as well is no evidence: planners of one's own, and
+    # entries that only one rank has, move the balance of all that come after them.
+    impossible = [d for d in written_by.deviating if not d.possible]
+    for rank in sorted({d.actual for d in impossible}):
+        here = [d for d in impossible if d.actual == rank]
+        num = len(here)
         named = ", ".join(
             f"{printable(d.fqn, 60)}"
             + (f" at {format_shape(d.offsets)}" if d.offsets else "")

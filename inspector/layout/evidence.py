@@ -73,6 +73,11 @@ def judgement(
             "the replay says: the files may be of different saves, or the writer was not DCP's "
             "default planner."
         )
+    if outcome.num_owned:
+        result.append(
+            f"{outcome.num_owned} whole tensors or bytes entries were not compared: they lie as "
+            "if they existed on one rank alone, as per-rank RNG or data loader states do."
+        )
     if outcome.sampled or walk.partial:
         whole = walk.num_items if not walk.partial else walk.checkpoint.num_chunks
         result.append(

@@ -94,6 +94,7 @@ def balance(
     weights: Sequence[int],
     members: Sequence[tuple[int, ...]],
     world_size: int,
+    written: Sequence[int] | None = None,
 ) -> list[int]:
     """Gives each item to the offering rank with the fewest bytes so far.
 
@@ -102,6 +103,8 @@ def balance(
         weights: Bytes of each item's full tensor; 0 counts as 1.
         members: Ranks of each group, in `set_order`.
         world_size: Number of ranks.
+        written: The rank that really wrote each item (-1: not known), whose bytes count then
+            for that rank whatever is predicted.
 
     Returns:
         The rank that writes each item.
@@ -109,7 +112,7 @@ def balance(
     load = [0] * world_size
     heaps: dict[int, list[tuple[int, int, int]]] = {}
     result = []
-    for group, weight in zip(groups, weights, strict=True):
+    for item, (group, weight) in enumerate(zip(groups, weights, strict=True)):
         ranks = members[group]
         if len(ranks) == 1:
             rank = ranks[0]
@@ -129,6 +132,8 @@ def balance(
             while bytes_then != load[rank]:
                 heapq.heapreplace(heap, (load[rank], place, rank))
                 bytes_then, place, rank = heap[0]
-        load[rank] += weight or 1
         result.append(rank)
+        if written is not None and written[item] >= 0:
+            rank = written[item]
+        load[rank] += weight or 1
     return result

@@ -17,6 +17,8 @@ __all__ = ["Trial", "try_meshes"]
 
 _MAX_REPLAYS = 24
 _LOOK_AT = 8
+_TRY_OWNED = 4
+_MAX_OWNED_ITEMS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ def try_meshes(walk: Walk) -> list[Trial]:
             outcome = walk.replay(assignment, rules)
             scores.append(outcome.score)
         results.append(Trial(assignment, outcome))
+    if not any(trial.proven() for trial in results):
+        results = _with_owned(walk, results, rules)
     place = {id(a): i for i, a in enumerate(assignments)}
     results.sort(
         key=lambda r: (
@@ -101,6 +105,21 @@ def try_meshes(walk: Walk) -> list[Trial]:
         )
     )
     return results
+
+
+def _with_owned(walk: Walk, results: list[Trial], rules: tuple[Rule, ...]) -> list[Trial]:
+    """The best few again, allowing for items that exist on one rank alone."""
+    order = sorted(results, key=lambda t: -(t.outcome.score if t.outcome else 0.0))
+    again = {id(t) for t in order[:_TRY_OWNED] if walk.num_items <= _MAX_OWNED_ITEMS}
+    refined = []
+    for trial in results:
+        found = None
+        if id(trial) in again and trial.outcome is not None:
+            alone = trial.outcome.one_row_alone
+            replays = (walk.replay_owned(trial.assignment, rule, alone) for rule in rules)
+            found = next((outcome for outcome in replays if outcome is not None), None)
+        refined.append(trial if found is None else Trial(trial.assignment, found))
+    return refined
 
 
 def _rules(checkpoint: Checkpoint) -> tuple[Rule, ...]:

@@ -6,6 +6,7 @@ an item is explained only if the rank in its file's name is the very rank that t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -21,6 +22,11 @@ from inspector.layout.survey import Assignment, Bools, Survey, is_one_row
 __all__ = ["Items", "Outcome", "Rule", "Walk"]
 
 _Part = tuple[Ints, Ints, Ints, Ints, Ints, Bools]
+
+
+_NUMBER = re.compile(r"[0-9]+")
+_MAX_OWNED_ROUNDS = 12
+_MAX_OWNED_SHARE = 0.25
 
 
 class Rule(Enum):
@@ -45,6 +51,7 @@ class Outcome:
         predicted: Rank the replay gives to each of those.
         one_row_alone: Tensors of one row were taken for ShardedTensors, which only the first
             shard holds: they record no empty chunk, so nothing shows that they are cut.
+        num_owned: Whole items that were taken to exist on one rank alone, and not compared.
     """
 
     rule: Rule
@@ -54,6 +61,7 @@ class Outcome:
     wrong: Ints
     predicted: Ints
     one_row_alone: bool = False
+    num_owned: int = 0
 
     @property
     def score(self) -> float:
@@ -87,6 +95,60 @@ class Walk(Survey):
                     break
         assert best is not None  # noqa: S101  (there is at least one rule)
         return best
+
+    def replay_owned(
+        self, assignment: Assignment, rule: Rule, one_row_alone: bool
+    ) -> Outcome | None:
+        """A replay in which whole items that exist on one rank alone are found out.
+
+        Per-rank RNG or data loader states are offered by their own rank only, and by nothing in
+        the metadata do they differ from what every rank holds. Each whole item that lies
+        elsewhere than the replay says is taken for one, until all the others lie as it says.
+
+        Returns:
+            An outcome that explains every item it compares; None if there is none with at most
+            a quarter of the items taken so.
+        """
+        items = self.items(assignment, one_row_alone=one_row_alone)
+        whole = items.group == self.table.everyone
+        owned = np.zeros(len(whole), dtype=bool)
+        for _ in range(_MAX_OWNED_ROUNDS):
+            # The first rounds keep to what was really written, so that one item in a place of
+            # its own does not move all that come after it.
+            group, first, actual = items.group.copy(), items.first.copy(), items.actual.copy()
+            for row in np.flatnonzero(owned).tolist():
+                group[row] = self.table.alone(int(items.actual[row]))
+                first[row] = items.actual[row]
+            actual[owned] = -1
+            tried = replace(items, group=group, first=first, actual=actual)
+            outcome = self._compare(tried, rule)
+            if not len(outcome.wrong):
+                found = replace(outcome, one_row_alone=one_row_alone)
+                return replace(found, num_owned=int(owned.sum()))
+            wrong = self._compare(tried, rule, written=items.actual).wrong
+            wrong = wrong[whole[wrong] & ~owned[wrong]]
+            if not len(wrong):
+                wrong = outcome.wrong[whole[outcome.wrong] & ~owned[outcome.wrong]]
+            owned[wrong] = True
+            owned |= self._siblings(items, whole, owned)
+            if not len(wrong) or owned.sum() > len(owned) * _MAX_OWNED_SHARE:
+                return None
+        return None
+
+    def _siblings(self, items: Items, whole: Bools, owned: Bools) -> Bools:
+        """Whole items named as the owned ones are, but for a number that is their rank's.
+
+        Of `rng.rank0` to `rng.rank3` some may lie by chance where the replay would put them.
+        """
+        rows = np.flatnonzero(whole & (items.actual >= 0))
+        names = [fqn for fqn, _ in self.item_names(items, rows)]
+        patterns = [_NUMBER.sub("#", name) for name in names]
+        wanted = {p for p, row in zip(patterns, rows.tolist(), strict=True) if owned[row]}
+        result = np.zeros(len(owned), dtype=bool)
+        for name, pattern, row in zip(names, patterns, rows.tolist(), strict=True):
+            rank = int(items.actual[row])
+            result[row] = pattern in wanted and str(rank) in _NUMBER.findall(name)
+        return result
 
     def item_names(self, items: Items, rows: Ints) -> list[tuple[str, tuple[int, ...] | None]]:
         """(fqn, offset) of some rows of the items; the offset of a bytes entry is None."""
@@ -180,7 +242,7 @@ class Walk(Survey):
         inside = np.zeros(num, dtype=bool)
         return np.full(num, tensor), nothing, nothing, part.first, part.group, inside
 
-    def _compare(self, items: Items, rule: Rule) -> Outcome:
+    def _compare(self, items: Items, rule: Rule, written: Ints | None = None) -> Outcome:
         counted = items.actual >= 0
         if rule is Rule.ALL:
             wrong = np.flatnonzero(counted & ~items.inside)
@@ -192,7 +254,7 @@ class Walk(Survey):
         if rule is Rule.LOWEST:
             predicted, known = items.first, np.ones(len(counted), dtype=bool)
         else:
-            predicted, known = self._balanced(items, rule)
+            predicted, known = self._balanced(items, rule, written)
         counted &= known
         wrong = np.flatnonzero(counted & (predicted != items.actual))
         num = int(counted.sum())
@@ -205,8 +267,14 @@ class Walk(Survey):
             predicted[wrong],
         )
 
-    def _balanced(self, items: Items, rule: Rule) -> tuple[Ints, Bools]:
-        """The rank of each item, and which items the walk reached."""
+    def _balanced(
+        self, items: Items, rule: Rule, written: Ints | None = None
+    ) -> tuple[Ints, Bools]:
+        """The rank of each item, and which items the walk reached.
+
+        With `written` (rank by item, -1 if unknown) each is told where those before it really
+        lie, whatever was predicted for them.
+        """
         group = items.group
         if rule is Rule.BALANCED_BYTES_ON_0:
             alone = self.table.alone(0)
@@ -235,6 +303,7 @@ class Walk(Survey):
             [weights[t] if t < num_tensors else 1 for t in items.tensor[walk].tolist()],
             self.table.members,
             self.world_size,
+            None if written is None else written[walk].tolist(),
         )
         predicted[walk] = ranks
         known[walk] = True

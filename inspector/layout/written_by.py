@@ -54,13 +54,15 @@ class Candidate:
 class Deviation:
     """An item that lies in another rank's file than the replay says.
 
-    `offsets` is None for a bytes entry. `fqn` is raw.
+    `offsets` is None for a bytes entry. `fqn` is raw. `possible` tells whether that rank holds
+    the item at all on the mesh: if not, its place cannot come of how the work was shared out.
     """
 
     fqn: str
     offsets: tuple[int, ...] | None
     predicted: int
     actual: int
+    possible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ def _deviations(walk: Walk, items: Items, outcome: Outcome) -> tuple[Deviation, 
         walk.item_names(items, rows),
         outcome.predicted[: len(rows)].tolist(),
         items.actual[rows].tolist(),
+        items.inside[rows].tolist(),
         strict=True,
     )
-    return tuple(Deviation(*name, predicted, actual) for name, predicted, actual in found)
+    return tuple(Deviation(*name, *values) for name, *values in found)
