@@ -6,6 +6,7 @@ which takes longer to import than a small checkpoint takes to read. Everything e
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -25,7 +26,9 @@ def has_screen() -> bool:
     Textual draws on stderr, reads stdin, and starts on a dumb terminal as well.
     """
     streams = (sys.stdin, sys.stdout, sys.stderr)
-    return all(stream.isatty() for stream in streams) and os.environ.get("TERM", "") not in (
+    return all(stream and stream.isatty() for stream in streams) and os.environ.get(
+        "TERM", ""
+    ) not in (
         "",
         "dumb",
     )
@@ -35,6 +38,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     arguments = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in arguments or bool(os.environ.get("HSDP_INSPECT_DEBUG"))
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    # A stream that the shell closed (`2>&-`) is none at all for Python.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     sys.exit(_guarded(lambda: _run(arguments), debug))
 
 
@@ -66,15 +73,28 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
         # The reader of a pipe (`| head`) has gone; Python must not complain of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if debug:
+            raise
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            return _internal(error)
+        _complain(f"the answer could not be written: {error.strerror}", "")
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 2
     except Exception as error:
         if debug:
             raise
-        from inspector.checkpoint.text import printable
-
-        detail = printable(f"{type(error).__name__}: {error}", 300)
-        _complain(f"internal error: {detail}", "this is a bug; --debug shows where it happened")
-        code = 2
+        return _internal(error)
     return code
+
+
+def _internal(error: Exception) -> int:
+    from inspector.checkpoint.text import printable
+
+    detail = printable(f"{type(error).__name__}: {error}", 300)
+    _complain(f"internal error: {detail}", "this is a bug; --debug shows where it happened")
+    return 2
 
 
 def _complain(message: str, hint: str) -> None:

@@ -41,7 +41,10 @@ class _DefaultToOpen(click.Group):
 @click.group(
     cls=_DefaultToOpen,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 nothing is wrong, 1 something is wrong, 2 it could not be done.",
+    epilog=(
+        "Exit codes: 0 nothing is wrong, 1 something is wrong, 2 it could not be done. "
+        "--debug shows where an error came from."
+    ),
 )
 @click.version_option(__version__, "-V", "--version", prog_name="hsdp-inspect")
 def cli() -> None:
@@ -56,8 +59,7 @@ def cli() -> None:
 @cli.command("open", hidden=True)
 @click.argument("path")
 @click.option("--tui/--no-tui", default=None, help="Open the screen, or print text.")
-@click.option("--debug", is_flag=True, hidden=True)
-def open_command(path: str, tui: bool | None, debug: bool) -> int:
+def open_command(path: str, tui: bool | None) -> int:
     """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
     if not (has_screen() if tui is None else tui):
         return _show(path, as_json=False, chunks=False, filter_text="")
@@ -75,8 +77,7 @@ def open_command(path: str, tui: bool | None, debug: bool) -> int:
     metavar="TEXT",
     help="Only names that hold every word of TEXT; a word after ! must not occur.",
 )
-@click.option("--debug", is_flag=True, hidden=True)
-def show(path: str, as_json: bool, chunks: bool, filter_text: str, debug: bool) -> int:
+def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     """Print what is in a checkpoint: tensors, placements, chunks, files."""
     return _show(path, as_json=as_json, chunks=chunks, filter_text=filter_text)
 
@@ -93,8 +94,7 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str, debug: bool) 
     default="text",
     help="github: annotations for GitHub Actions.",
 )
-@click.option("--debug", is_flag=True, hidden=True)
-def check(path: str, deep: bool, values: bool, as_json: bool, form: str, debug: bool) -> int:
+def check(path: str, deep: bool, values: bool, as_json: bool, form: str) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
     From the metadata and the file sizes alone, in seconds; --deep reads every byte. For a folder

@@ -12,7 +12,7 @@ from inspector.checks.judge import check_storage
 from inspector.checks.payloads import PayloadReport, check_payloads
 from inspector.cli_output import print_pieces, terminal_width
 from inspector.report import check as reports
-from inspector.report.progress import PayloadLine, ReadingLine
+from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 __all__ = ["run_check"]
 
@@ -38,9 +38,10 @@ def run_check(path: str, *, deep: bool, values: bool, form: str) -> int:
     if not isinstance(target, list):
         return _check_one(target, reader, form)
     judged: list[Judged] = []
-    with ReadingLine(sys.stderr) as line:
-        for item in check_folder(open_storage(path), found=target, deep=reader, progress=line):
+    with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
+        for item in check_folder(open_storage(path), found=target, deep=reader):
             judged.append(item)
+            line.show(len(judged))
             if reader is not None and reader.is_cancelled:
                 break
     if form == "json":
@@ -62,7 +63,9 @@ def _check_one(storage: Storage, reader: _Deep | None, form: str) -> int:
     elif form == "github":
         print_pieces(reports.check_github(report), "\n")
     else:
-        print_pieces(reports.check_text(report, terminal_width()), "\n")
+        stopped = reader is not None and reader.is_cancelled
+        text = reports.check_text(report, terminal_width(), is_stopped=stopped)
+        print_pieces(text, "\n")
     if reader is not None and reader.is_cancelled:
         return _stopped()
     return report.exit_code

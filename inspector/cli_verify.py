@@ -152,7 +152,6 @@ class _Interrupts:
     "--report", default="", metavar="FILE", help="Write the report there (.json or text)."
 )
 @click.option("--print-command", is_flag=True, help="Print the command lines, run nothing.")
-@click.option("--debug", is_flag=True, hidden=True)
 def verify(
     path: str,
     mesh: str,
@@ -169,7 +168,6 @@ def verify(
     as_json: bool,
     report: str,
     print_command: bool,
-    debug: bool,
 ) -> int:
     """Load a checkpoint under a mesh with torchrun, and compare every bit with what is stored.
 
@@ -282,8 +280,7 @@ def _write_report(path: str, snapshot: Snapshot) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
 @click.option("--follow", is_flag=True, help="Wait for more until every rank has ended.")
 @click.option("--tui/--no-tui", default=None, help="Show it on the screen, or print the end.")
-@click.option("--debug", is_flag=True, hidden=True)
-def replay(events: str, as_json: bool, follow: bool, tui: bool | None, debug: bool) -> int:
+def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     """Show a recorded verification: its events.jsonl, run folder, or a folder of ranks' events.
 
     On a terminal it plays as it ran; otherwise its end is printed.

@@ -7,17 +7,20 @@ every step of a long run would take minutes.
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from dataclasses import dataclass
 
-from inspector.checkpoint.dcp import METADATA, rank_metadata
+from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.storage import Entry, Storage
-from inspector.errors import StorageError
+from inspector.checkpoint.text import printable
+from inspector.errors import InspectError, StorageError
 
 __all__ = ["Found", "discover", "identify", "newest"]
 
 _MAX_DEPTH = 5
 _MAX_FOLDERS = 20_000
+_MAX_SECONDS = 20.0
 
 # `step-100`, `iter_0000100`, `global_step5`, `epoch=1-step=50`, `ep1-ba20`, `checkpoint-7`, `100`
 _STEP = re.compile(
@@ -88,23 +91,36 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> Found | 
 def discover(storage: Storage) -> list[Found]:
     """Every checkpoint at or under a folder, by step and then by name.
 
-    Folders whose name begins with a dot are passed over, unreadable ones too; links are
-    followed, at most five levels deep.
+    Folders whose name begins with a dot are passed over; links are followed, at most five
+    levels deep. A step's folder that cannot be listed is `unreadable`.
 
     Raises:
-        StorageError: The folder itself cannot be listed.
+        StorageError: The folder itself cannot be listed, or so much lies under it that looking
+            through it was given up before any checkpoint was found.
     """
+    give_up = time.monotonic() + _MAX_SECONDS
     found: list[Found] = []
     pending: deque[tuple[str, int]] = deque([("", 0)])
     visited = 0
-    while pending and visited < _MAX_FOLDERS:
+    while pending:
+        if visited >= _MAX_FOLDERS or time.monotonic() > give_up:
+            if found:
+                break
+            raise StorageError(
+                f"{printable(storage.root)}: no checkpoint in the first {visited:,} folders, "
+                "so looking was given up",
+                "give a folder nearer to the checkpoint",
+            )
         path, depth = pending.popleft()
         visited += 1
         try:
             listing = storage.list(path)
-        except StorageError:
+        except StorageError as error:
             if not path:
                 raise
+            step = _step(path.rpartition("/")[2])
+            if step is not None:
+                found.append(Found(path, "dcp", "unreadable", step, 0, 0, None, error.message))
             continue
         here = identify(storage.join(path) if path else storage, listing, path)
         if here is not None:
@@ -166,5 +182,13 @@ def _metadata_problem(storage: Storage, entry: Entry) -> str:
         return error.message
     if first not in (b"\x80", b"(", b"c"):
         return f"{entry.name} is no pickle"
-    # A pickle ends with its STOP opcode; bytes after it are rare, and told by `check`.
-    return "" if last == b"." else f"{entry.name} ends too early"
+    # A pickle ends with its STOP opcode; bytes after it are rare, so only then is it read.
+    return "" if last == b"." else _reading_problem(storage)
+
+
+def _reading_problem(storage: Storage) -> str:
+    try:
+        read_dcp(storage)
+    except InspectError as error:
+        return error.message
+    return ""

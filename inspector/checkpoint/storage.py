@@ -103,7 +103,7 @@ class LocalStorage:
     """A folder of the local file system."""
 
     def __init__(self, root: str) -> None:
-        self.root = root
+        self.root = root.rstrip("/") or root[:1]
 
     def list(self, folder: str = "") -> list[Entry]:
         path = Path(self.root, folder)

@@ -27,6 +27,12 @@ _LOCATOR = struct.Struct("<4sIQI")
 _DESCRIPTOR = struct.Struct("<4s3I")
 _DESCRIPTOR64 = struct.Struct("<4sI2Q")
 
+# Flags with which torch's reader (miniz) refuses a record: encryption, and patches.
+_ENCRYPTED = 0x01 | 0x20 | 0x40 | 0x2000
+# The attribute with which it takes a record for a folder: it reads nothing, and says all is well.
+_IS_FOLDER = 0x10
+_LEFT_OUT = "loads silently whatever was in memory before, or raises an error"
+
 # The end record is looked for in as many bytes as a comment can take, as torch's reader does.
 _TAIL_BYTES = (1 << 16) + _END.size
 _FIRST_TAIL_BYTES = 4 << 10
@@ -121,7 +127,7 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
 def _read_entry(source: Source, data: bytes, at: int, directory: int) -> tuple[Record, int]:
     (
         signature, _, _, flags, method, _, _, crc, stored, size,
-        name_bytes, extra_bytes, comment_bytes, _, _, _, where,
+        name_bytes, extra_bytes, comment_bytes, disk, _, attributes, where,
     ) = _ENTRY.unpack_from(data, at)  # fmt: skip
     at += _ENTRY.size
     end = at + name_bytes + extra_bytes + comment_bytes
@@ -132,8 +138,12 @@ def _read_entry(source: Source, data: bytes, at: int, directory: int) -> tuple[R
     name = raw.decode("utf-8", "surrogateescape")
     shown = printable(name, 60)
     size, stored, where = _zip64(extra, size, stored, where)
-    if flags & 1:
+    if flags & _ENCRYPTED:
         raise PayloadError(f"its record {shown} is encrypted")
+    if disk > 1:
+        raise PayloadError("the zip directory is damaged (it claims several disks)")
+    if attributes & _IS_FOLDER:
+        raise PayloadError(f"its record {shown} is marked as a folder", fate=_LEFT_OUT)
     if method not in (0, 8) or (method == 0 and size != stored):
         raise PayloadError(f"the zip directory is damaged (the entry of {shown})")
     header = source.read(where, _LOCAL.size) if where < directory else b""

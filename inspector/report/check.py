@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,12 +27,20 @@ __all__ = [
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
-def verdict_sentence(report: Report) -> str:
-    """The verdict and what it rests on: `damaged: 2 errors, 1 warning`."""
+def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
+    """The verdict and what it rests on: `damaged: 2 errors, 1 warning`.
+
+    A sound checkpoint of which not every byte was read is sound as far as was looked.
+    """
     if report.is_empty:
         return "nothing to check: the checkpoint is empty"
     counts = [plural(n, severity) for severity in _SEVERITIES if (n := report.count(severity))]
-    return f"{report.verdict}: {', '.join(counts) if counts else 'nothing is wrong'}"
+    said = ", ".join(counts) if counts else "nothing is wrong"
+    if is_stopped:
+        return f"stopped before every byte was read; so far {report.verdict}, {said}"
+    if report.verdict == "sound" and not report.checked.payloads:
+        return f"sound as far as metadata and file sizes tell: {said}"
+    return f"{report.verdict}: {said}"
 
 
 def _checked_sentence(checked: Coverage) -> str:
@@ -42,27 +51,42 @@ def _checked_sentence(checked: Coverage) -> str:
     ]
     if checked.payloads:
         size = format_bytes(checked.payload_bytes)
-        parts.append(f"every byte of {plural(checked.payloads, 'payload')} ({size})")
+        # What is left out is named after it: then it was not every payload's.
+        every = "" if checked.not_checked else "every byte of "
+        parts.append(f"{every}{plural(checked.payloads, 'payload')} ({size} read)")
     return ", ".join(parts)
 
 
 # Text.
 
+# On a terminal, findings of one code beyond this many are only counted.
+_MAX_ALIKE = 8
 
-def check_text(report: Report, width: int | None = None) -> Iterator[str]:
+
+def check_text(
+    report: Report, width: int | None = None, *, is_stopped: bool = False
+) -> Iterator[str]:
     """The lines of `check`.
 
     Args:
         report: The judgement.
         width: Cells of the terminal; None if there is none.
+        is_stopped: Whether reading the payloads was broken off.
     """
-    yield f"{printable(report.path)}: {verdict_sentence(report)}"
+    yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {_checked_sentence(report.checked)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
+    seen: Counter[str] = Counter()
     for finding in report.findings:
-        yield ""
-        yield from _finding_lines(finding, width)
+        seen[finding.code] += 1
+        if width is None or seen[finding.code] <= _MAX_ALIKE:
+            yield ""
+            yield from _finding_lines(finding, width)
+    for code, count in seen.items():
+        if width is not None and count > _MAX_ALIKE:
+            yield ""
+            yield f"... and {count - _MAX_ALIKE:,} more {code}: send this to a file to see all"
 
 
 def _finding_lines(finding: Finding, width: int | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from inspector.checks.payloads import PayloadProgress
 
-__all__ = ["PayloadLine", "ReadingLine", "TerminalLine"]
+__all__ = ["CountLine", "PayloadLine", "ReadingLine", "TerminalLine"]
 
 _QUIET_S = 0.5
 _BAR_CELLS = 24
@@ -80,3 +80,16 @@ class PayloadLine(TerminalLine):
             f"[{bar}] {share:.0%} of {format_bytes(total)}, {format_bytes(rate)}/s, {left} left"
         )
         return False
+
+
+class CountLine(TerminalLine):
+    """`checking checkpoint 417 of 1,000`."""
+
+    def __init__(self, stream: TextIO, what: str, total: int) -> None:
+        super().__init__(stream)
+        self._what = what
+        self._total = total
+
+    def show(self, num_done: int) -> None:
+        """Show how many are done; the next one is under way."""
+        self.draw(f"{self._what} {min(num_done + 1, self._total):,} of {self._total:,}")

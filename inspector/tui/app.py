@@ -128,6 +128,30 @@ class InspectApp(App[int]):
             self._failed = False
             self._open()
 
+    def _fatal_error(self) -> None:
+        # Textual would print a traceback with every local variable; `run_to_end` raises it.
+        self._close_messages_no_wait()
+
+    def run_to_end(self) -> int | None:
+        """Run until the user leaves; the exit code.
+
+        Raises:
+            Exception: A bug; the terminal is as it was before.
+        """
+        code = self.run()
+        if self._exception is not None:
+            raise self._exception
+        return code
+
+    def action_suspend_process(self) -> None:
+        """Back to the shell; when it comes back, everything is drawn anew."""
+        super().action_suspend_process()
+        self.call_later(self._redraw)
+
+    def _redraw(self) -> None:
+        self.screen.refresh(layout=True, repaint=True)
+        self.refresh(layout=True, repaint=True)
+
     async def action_quit(self) -> None:
         run, code = self.verification, 2 if self._failed else 0
         if run is None or not run.is_alive:

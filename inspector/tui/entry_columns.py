@@ -24,7 +24,8 @@ def entry_columns(source: TableSource, *, placements_known: bool) -> tuple[Colum
 
     placements = width("placements", 10 if placements_known else _USUAL_PLACEMENTS, 44)
     return (
-        Column("name", "Tensor", min_width=20, flex=3, cut="middle"),
+        # Other columns go before the names lose what tells them apart.
+        Column("name", "Tensor", min_width=width("name", 20, 48), flex=3, cut="middle"),
         Column("dtype", "Dtype", width=width("dtype", 5, 18), priority=3),
         Column("shape", "Shape", width=width("shape", 5, 22), cut="middle", priority=1),
         Column(

@@ -31,7 +31,7 @@ def run(path: str) -> int:
     preview = None
     if prefetched is not None:
         preview = Preview.of(path, prefetched.header(_PATIENCE_S))
-    code = InspectApp(path, preview=preview, prefetched=prefetched).run()
+    code = InspectApp(path, preview=preview, prefetched=prefetched).run_to_end()
     return 2 if code is None else code
 
 

@@ -38,7 +38,7 @@ def run(path: str, *, at_end: bool = False, follow: bool = False) -> int:
         shown = Playback(read_recording(path))
         if at_end:
             shown.seek(shown.end_s)
-    code = ReplayApp(shown, path).run()
+    code = ReplayApp(shown, path).run_to_end()
     if shown.error is not None:
         raise shown.error
     if code:

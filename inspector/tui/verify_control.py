@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.report.verify_text import summary_sentence
 from inspector.tui.screens.verify_ask import AskScreen
 from inspector.tui.verify_run import Run, Verification
+from inspector.tui.widgets.verify_head import sentence_of
 from inspector.verify.snapshot import Snapshot
 from inspector.verify.verdicts import TensorView
 
@@ -63,7 +63,7 @@ def _tell(app: App[int], run: Run) -> None:
         "cancelled": "The verification was cancelled",
     }
     title = titles.get(verdict, "Verified")
-    app.notify(summary_sentence(result), title=title, severity=severity, markup=False, timeout=12)
+    app.notify(sentence_of(result), title=title, severity=severity, markup=False, timeout=12)
 
 
 def ask_to_cancel(app: App[int], run: Verification) -> None:

@@ -16,6 +16,7 @@ __all__ = ["RankFigures", "Rates", "Totals", "rank_figures", "stages", "totals",
 _WINDOW_S = 3.0
 #: Before so much is done, what is left is anybody's guess.
 _LEAST_SHARE = 0.03
+_MOST_BYTES = 1 << 60
 
 
 def stages(snapshot: Snapshot) -> tuple[str, ...]:
@@ -54,8 +55,13 @@ class RankFigures:
         return sum(self.shares) / len(self.shares) if self.shares else 0.0
 
 
+def _clamp(number: int) -> int:
+    """A size, whatever a rank says it is."""
+    return max(0, min(number, _MOST_BYTES))
+
+
 def _num_bytes(rank: RankView) -> int:
-    return sum(done for done, _ in rank.done.values())
+    return sum(_clamp(done) for done, _ in rank.done.values())
 
 
 class Rates:
@@ -107,8 +113,8 @@ def _rank_figures(rank: RankView, names: tuple[str, ...], rate: float, ended: bo
         shares,
         _num_bytes(rank),
         rate,
-        rank.rss,
-        gpu if isinstance(gpu, int) else None,
+        None if rank.rss is None else _clamp(rank.rss),
+        _clamp(gpu) if isinstance(gpu, int) else None,
     )
 
 
@@ -116,7 +122,7 @@ def _share(done: tuple[int, int] | None) -> float:
     if done is None:
         return 0.0
     # A phase that was told of and holds no byte (an empty shard) is through.
-    return min(1.0, done[0] / done[1]) if done[1] > 0 else 1.0
+    return min(1.0, _clamp(done[0]) / _clamp(done[1])) if done[1] > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.table import Table
 from rich.text import Text
 
 from inspector.checkpoint.text import format_bytes, plural, printable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.verify.preflight import Preflight
 
-__all__ = ["DEFAULT", "NONE", "Wishes", "first_mesh", "plan_text", "presets", "resolve"]
+__all__ = ["DEFAULT", "NONE", "Wishes", "first_mesh", "plan_table", "presets", "resolve"]
 
 #: Words for the second mesh.
 DEFAULT, NONE = "default", "none"
@@ -77,12 +78,17 @@ def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
         return error
 
 
-def plan_text(plan: Preflight) -> Text:
+def plan_table(plan: Preflight) -> Table:
     """What will run, what it reads and needs, and what stands against it."""
-    return Text("\n").join(_lines(plan))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, min_width=8)
+    table.add_column(ratio=1)
+    for label, text, style in _rows(plan):
+        table.add_row(Text(label, "dim"), Text(text, style))
+    return table
 
 
-def _lines(plan: Preflight) -> Iterator[Text]:
+def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
     from inspector.verify.commands import local_argv, shell
 
     spec = plan.spec
@@ -115,5 +121,5 @@ def _lines(plan: Preflight) -> Iterator[Text]:
             yield _row("", printable(hint, 200))
 
 
-def _row(label: str, text: str, style: str = "") -> Text:
-    return Text.assemble((f"{label:<9}", "dim"), (text, style))
+def _row(label: str, text: str, style: str = "") -> tuple[str, str, str]:
+    return label, text, style

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.verify.compare import Local, Region, Tally
-from inspector.verify.stored import Corrupt, StoredReader
+from inspector.verify.corrupt import Corrupt
+from inspector.verify.stored import StoredReader
 from inspector.verify.tasks import (
     ChunkTask,
     chunk_tasks,

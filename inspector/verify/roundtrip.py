@@ -12,7 +12,6 @@ before it changes what comes next, or they would wait for each other for ever.
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,27 +23,24 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.storage import Storage
-from inspector.checkpoint.text import format_bytes
 from inspector.verify.compare import Tally
 from inspector.verify.comparison import Comparison, tell
-from inspector.verify.failures import describe_failure, is_out_of_memory, reason
+from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.inject import Seams
 from inspector.verify.replicas import disagreeing
-from inspector.verify.saved_check import check_saved
+from inspector.verify.saving import save
 from inspector.verify.selection import Wave
 from inspector.verify.spec import JobSpec
 from inspector.verify.stored import StoredReader
 from inspector.verify.targets import Grid, Targets
 from inspector.verify.tasks import entry_of
-from inspector.verify.torch_dcp import LoadPlanner, SavePlanner, make_reader, torch_metadata
+from inspector.verify.torch_dcp import LoadPlanner, make_reader, torch_metadata
 from inspector.verify.vitals import Reporter
 
 __all__ = ["Job", "run_waves"]
 
 # Its stubs do not export what it exports.
 dcp: Any = _dcp
-
-_OVERHEAD_BYTES = 4096
 
 
 @dataclass
@@ -106,7 +102,8 @@ class _Wave:
             if not targets.state or job.broken_saves:
                 return
             folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", _name(hop, targets.grid))
-            if not self._save(targets, folder, hop):
+            self._phase("save", targets.grid, hop=hop, folder=str(folder))
+            if not save(job.reporter, job.seams, targets, folder, hop, self._tensors):
                 job.broken_saves += 1
                 self._remove(folder)
                 return
@@ -279,64 +276,6 @@ class _Wave:
         job.reporter.advance(0, len(targets.state))
         job.reporter.progress(force=True)
         return torn, deviating
-
-    # --- save
-
-    def _save(self, targets: Targets, folder: Path, hop: int) -> bool:
-        """`dcp.save`, and our own check of the folder; whether there is one to reload."""
-        job = self._job
-        self._phase("save", targets.grid, hop=hop, folder=str(folder))
-        lack = self._lack_of_space(targets, folder) if job.rank == 0 else ""
-        told = [lack]
-        dist.broadcast_object_list(told, src=0)
-        if told[0]:
-            if job.rank == 0:
-                job.reporter.send(
-                    "failed", kind="exception", message=told[0], stack="", phase="save"
-                )
-            return False
-        try:
-            writer = dcp.FileSystemWriter(folder, sync_files=False)
-            planner = SavePlanner(job.seams.save_plan())
-            dcp.save(targets.state, storage_writer=writer, planner=planner)
-        except BaseException as error:
-            if not isinstance(error, CheckpointException) or is_out_of_memory(error):
-                raise
-            if job.rank == 0:
-                job.reporter.send("failed", **describe_failure(error), phase="save")
-            return False
-        num_bytes = sum(self._held(targets, fqn) for fqn in targets.state)
-        job.reporter.advance(num_bytes, len(targets.state))
-        job.reporter.progress(force=True)
-        if job.rank == 0:
-            check_saved(job.reporter, folder, set(targets.state), targets, hop)
-        return True
-
-    def _held(self, targets: Targets, fqn: str) -> int:
-        if fqn in self._tensors:
-            tensor = self._tensors[fqn]
-            _, sizes = targets.grid.box(tensor.shape)
-            return math.prod(sizes) * (tensor.num_bytes // max(tensor.num_elements, 1))
-        return len(targets.local_bytes(fqn) or b"")
-
-    def _lack_of_space(self, targets: Targets, folder: Path) -> str:
-        """What is missing for the save, or an empty string."""
-        need = 0
-        for fqn in targets.state:
-            tensor = self._tensors.get(fqn)
-            need += tensor.num_bytes if tensor else len(targets.local_bytes(fqn) or b"")
-            need += _OVERHEAD_BYTES * (targets.grid.mesh.num_shards if tensor else 1)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(folder.parent).free
-        except OSError as error:
-            return f"the scratch folder cannot be used: {error.strerror}"
-        if free >= need:
-            return ""
-        return (
-            f"no room to save: {format_bytes(need)} are needed in {folder.parent.parent}, "
-            f"{format_bytes(free)} are free; --scratch DIR takes another place"
-        )
 
 
 def _name(hop: int, grid: Grid) -> str:

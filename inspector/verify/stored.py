@@ -7,15 +7,8 @@ Where a chunk lies in a tensor, what its payload's header says and what its byte
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload_array import unpack_limit
@@ -27,45 +20,21 @@ from inspector.checkpoint.payload_source import (
     Source,
     open_file,
 )
-from inspector.checkpoint.payload_tensor import StoredTensor
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import format_shape, printable
-from inspector.checkpoint.torch_zip import Record
 from inspector.errors import InspectError
-from inspector.verify.compare import Bytes, Region, Tally, bits_of
-from inspector.verify.flipped_bit import flipped_bit
+from inspector.verify.compare import Region, Tally
+from inspector.verify.corrupt import Corrupt, explain
+from inspector.verify.stored_feed import Feed
 
 try:
     from isal.isal_zlib import crc32
 except ImportError:  # Slower, and as right.
     from zlib import crc32
 
-__all__ = ["Corrupt", "StoredReader"]
+__all__ = ["StoredReader"]
 
 _MAX_ENTRY_BYTES = 1 << 40
-
-
-@dataclass(frozen=True, slots=True)
-class Corrupt:
-    """A payload whose bytes are not as they were written.
-
-    Attributes:
-        fqn: Raw name of the entry.
-        offsets, sizes: The chunk's box (empty for a bytes entry).
-        index: Element that one flipped bit would explain, in the whole tensor, or None.
-        expected, found: Its bit patterns, as written and as stored now.
-        file: Raw path of the data file.
-        text: What is wrong, in words.
-    """
-
-    fqn: str
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-    index: tuple[int, ...] | None
-    expected: str | None
-    found: str | None
-    file: str
-    text: str
 
 
 class StoredReader:
@@ -169,12 +138,12 @@ class StoredReader:
         path: str,
     ) -> None:
         tensor, record = payload.tensor, payload.data
-        feed: _Feed | None = None
+        feed: Feed | None = None
         if region is not None and tensor is not None and region.num_bytes:
             if record is None or tensor.needed_bytes > record.num_bytes:
                 raise PayloadError("it holds fewer bytes than its shape needs")
             start = [o - c for o, c in zip(region.offsets, offsets, strict=True)]
-            feed = _Feed(payload, tensor, region, start)
+            feed = Feed(payload, tensor, region, start)
         if is_checker:
             self._check(payload, feed, source, fqn, offsets, sizes, path)
         elif feed is not None and record is not None:
@@ -189,7 +158,7 @@ class StoredReader:
     def _check(
         self,
         payload: Payload,
-        feed: _Feed | None,
+        feed: Feed | None,
         source: Source,
         fqn: str,
         offsets: tuple[int, ...],
@@ -212,7 +181,7 @@ class StoredReader:
             if not expected and record.num_bytes:
                 is_unsummed = True
             elif crc != expected or crc != record.crc32:
-                found = _explain(source, payload, record, crc, fqn, offsets, sizes, path)
+                found = explain(source, payload, record, crc, fqn, offsets, sizes, path)
                 self.corrupt.append(found)
                 self.num_corrupt += 1
         self.num_checked += not is_unsummed
@@ -234,91 +203,6 @@ class _Counted:
 
     def close(self) -> None:
         self._file.close()
-
-
-class _Feed:
-    """Brings a payload's bytes to a region in the region's order.
-
-    Contiguous elements go straight through, block by block. Others (strided, big-endian,
-    conjugated, negated) are put together first, which takes as much memory as the payload.
-    """
-
-    def __init__(
-        self, payload: Payload, tensor: StoredTensor, region: Region, start: list[int]
-    ) -> None:
-        self._tensor = tensor
-        self._region = region
-        self._start = start
-        self._size = itemsize(tensor.dtype) or 1
-        self._is_big = payload.byteorder == "big" and self._size > 1
-        row = math.prod(tensor.shape[1:])
-        self._is_plain = (
-            tensor.is_contiguous
-            and not (self._is_big or tensor.is_conj or tensor.is_neg)
-            # A loaded shard is cut along dim 0 only, so this holds for every sound chunk.
-            and region.sizes[1:] == tensor.shape[1:]
-        )
-        if self._is_plain:
-            first = tensor.first + (start[0] * row if start else 0)
-            self._begin = first * self._size
-            self._end = self._begin + region.num_bytes
-        else:
-            self._begin, self._end = 0, tensor.needed_bytes
-            self._whole: Bytes = np.empty(tensor.needed_bytes, np.uint8)
-
-    def range(self, record: Record) -> tuple[int, int]:
-        """The bytes of the record that are needed."""
-        return self._begin, min(self._end, record.num_bytes)
-
-    def take_all(self, blocks: Iterator[memoryview], at: int) -> None:
-        for block in blocks:
-            self.take(block, at)
-            at += len(block)
-            if at >= self._end:
-                return
-
-    def take(self, block: memoryview, at: int) -> None:
-        """The bytes that stand at `at` in the record."""
-        first, last = max(self._begin - at, 0), min(self._end - at, len(block))
-        if first >= last:
-            return
-        if self._is_plain:
-            self._region.feed(block[first:last])
-        else:
-            self._whole[at + first : at + last] = np.frombuffer(block[first:last], np.uint8)
-
-    def finish(self) -> None:
-        """All bytes were given."""
-        if not self._is_plain:
-            self._region.feed(self._put_together())
-
-    def _put_together(self) -> Any:
-        tensor, size = self._tensor, self._size
-        is_complex = tensor.dtype.startswith("complex")
-        width = size // 2 if is_complex else size
-        # Complex elements as pairs of their parts.
-        words: npt.NDArray[Any] = np.frombuffer(
-            self._whole, f"{'>' if self._is_big else '<'}u{width}"
-        )
-        parts = size // width
-        strides = tuple(s * size for s in tensor.strides) + (width,)
-        first = [
-            tensor.first + sum(i * s for i, s in zip(self._start, tensor.strides, strict=True))
-        ]
-        # numpy checks that these strides stay inside the buffer.
-        view: npt.NDArray[Any] = np.ndarray(
-            (*self._region.sizes, parts), words.dtype, self._whole.data, first[0] * size, strides
-        )
-        result = view.astype(f"<u{width}", order="C")
-        sign = np.array(1 << (8 * width - 1), result.dtype)
-        if tensor.is_conj and is_complex:
-            result[..., 1] ^= sign
-        if tensor.is_neg:
-            if tensor.dtype.startswith(("complex", "float", "bfloat")):
-                result ^= sign
-            else:
-                result[...] = ~result + np.array(1, result.dtype)
-        return result.reshape(-1).view(np.uint8)
 
 
 def _box(tensor: Tensor, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -356,49 +240,3 @@ def _compare_bytes(source: Source, loaded: bytes, tally: Tally, path: str) -> No
     if at != len(mine):
         what = f"{len(mine):,} bytes were loaded, {at:,} are stored"
         tally.problem("DIFFER", what, path)
-
-
-def _explain(
-    source: Source,
-    payload: Payload,
-    record: Record,
-    crc: int,
-    fqn: str,
-    offsets: tuple[int, ...],
-    sizes: tuple[int, ...],
-    path: str,
-) -> Corrupt:
-    """A wrong CRC in words, and the one flipped bit that would explain it."""
-    name = printable(record.short_name, 60)
-    expected = record.crc32 or record.confirmed_crc32 or 0
-    what = f"CRC32 {crc:08x}, not {expected:08x}"
-    text = f"the stored bytes of {name} are not as they were written ({what})"
-    if record.confirmed_crc32 == crc:
-        text = f"one of the two stored checksums of {name} is damaged, not the bytes ({what})"
-    plain = Corrupt(fqn, offsets, sizes, None, None, None, path, text)
-    tensor = payload.tensor
-    place = flipped_bit(record.num_bytes, expected, crc)
-    if place is None or record is not payload.data or tensor is None or record.deflated:
-        return plain
-    size = itemsize(tensor.dtype) or 1
-    byte, bit = place
-    flat = byte // size - tensor.first
-    if not tensor.is_contiguous or not 0 <= flat < tensor.num_elements:
-        return plain
-    stored = source.read(record.data_offset + byte // size * size, size)
-    written = bytearray(stored)
-    written[byte % size] ^= 1 << bit
-    order = payload.byteorder
-    inside = np.unravel_index(flat, tensor.shape) if tensor.shape else ()
-    index = tuple(int(i) + o for i, o in zip(inside, offsets, strict=True))
-    text += f"; one flipped bit explains it: bit {bit} of byte {byte:,} of {name}"
-    return Corrupt(
-        fqn,
-        offsets,
-        sizes,
-        index,
-        bits_of(bytes(written), order),
-        bits_of(stored, order),
-        path,
-        text,
-    )

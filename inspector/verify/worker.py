@@ -20,7 +20,8 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
     heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
     failed     kind, message, stack; is_echo if it only says that another rank is gone
     bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, verdicts by word,
-               peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish, whatever its exit code
+               peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
+               whatever its exit code
 
 The exit code is 0 if the job ran to its end, whatever it found; 1 if this rank failed. SIGUSR1
 writes the stacks of all threads to `events_dir/rank-NNNNN.stacks`.
@@ -28,6 +29,7 @@ writes the stacks of all threads to `events_dir/rank-NNNNN.stacks`.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -132,6 +134,8 @@ def verify(
     from inspector.verify.torch_dcp import refuses
 
     begin = time.monotonic()
+    # What torch's modules hold need not be looked through between waves (half a second each).
+    gc.freeze()
     checkpoint = _share(opening)
     selection = select(checkpoint, spec, refuses)
     waves, too_large = make_waves(checkpoint, selection, spec)

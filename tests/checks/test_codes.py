@@ -285,6 +285,55 @@ def test_a_file_that_may_not_be_read(option: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# -- fields of a payload's zip, found by comparing the fuzzer's sound ones with torch ------------
+
+#: Of a directory entry: offset and value.
+ZIP_FIELDS = {
+    "marked as a folder": (38, 0x10),
+    "of a second disk": (34, 7),
+    "encrypted": (8, 0x09),
+    "strongly encrypted": (8, 0x48),
+    "with a masked header": (9, 0x28),
+    "a patch": (8, 0x28),
+}
+
+
+@pytest.mark.parametrize("record", ["data.pkl", "data/0"])
+@pytest.mark.parametrize("what", ZIP_FIELDS)
+def test_a_zip_field_that_torch_minds(good: Path, what: str, record: str) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    at, value = ZIP_FIELDS[what]
+    path = good / "__0_0.distcp"
+    data = bytearray(path.read_bytes())
+    # The first directory entry with this name, whose name comes 46 bytes after its signature.
+    name = f"archive/{record}".encode()
+    entry = data.index(b"PK\x01\x02")
+    while data[entry + 46 : entry + 46 + len(name)] != name:
+        entry = data.index(b"PK\x01\x02", entry + 4)
+    data[entry + at] = value
+    path.write_bytes(data)
+    set_times(good)
+    report = judged(good, "--deep")
+    (finding,) = report.findings
+    assert finding.code == "payload-unreadable"
+    assert finding.fqn == "model.net1.weight"
+    # torch raises, or leaves what was there before.
+    import torch
+
+    target = torch.full((8, 5), 12345.0)
+    try:
+        dcp.load({"model.net1.weight": target}, checkpoint_id=good, no_dist=True)
+    except BaseException as error:  # CheckpointException is no Exception
+        assert type(error).__name__ == "CheckpointException"
+    else:
+        whole = torch.full((8, 5), 12345.0)
+        sample = SAMPLES / "hsdp_2x2"
+        dcp.load({"model.net1.weight": whole}, checkpoint_id=sample, no_dist=True)
+        assert not torch.equal(target, whole)
+        assert "silently" in finding.torch_does
+
+
 # -- what is fine ------------------------------------------------------------------------------
 
 GOOD = [
@@ -380,6 +429,15 @@ def renamed(name: object) -> Callable[[Path], None]:
     return make
 
 
+def no_planner_data(folder: Path) -> None:
+    """As `DefaultSavePlanner(flatten_state_dict=False)` saves, whose order is the ranks'."""
+    import pickle
+
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    metadata.planner_data = None
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
 HARMLESS: dict[str, Callable[[Path], object]] = {
     **{f"protocol {n}": odd_protocol(n) for n in (0, 1, 2, 3, 4, 5)},
     "a name of a million characters": renamed("w." + "x" * 1_000_000),
@@ -389,6 +447,7 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
     "an empty name": renamed(""),
     "a number as name": renamed(7),
     "nothing as name": renamed(None),
+    "no planner data": no_planner_data,
     "other files beside it": lambda f: (f / "config.json").write_text("{}"),
     "a folder beside it": lambda f: (f / "__9_0.distcp").mkdir(),
     "an empty file of another rank": lambda f: (f / "__4_0.distcp").touch(),
@@ -403,3 +462,5 @@ def test_harmless_oddities_are_no_errors(good: Path, what: str) -> None:
     assert [f for f in report.findings if f.severity == "error"] == []
     assert report.verdict == "sound"
     assert report.checked.tensors == 6
+    if "name" not in what:
+        assert report.findings == ()

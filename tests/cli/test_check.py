@@ -164,11 +164,17 @@ def rename(folder: Path, old: str, new: str) -> None:
     from torch.distributed.checkpoint.metadata import MetadataIndex
 
     metadata = pickle.loads((folder / ".metadata").read_bytes())
-    for mapping in (metadata.state_dict_metadata, metadata.planner_data):
-        mapping[new] = mapping.pop(old)
-    for index in [i for i in metadata.storage_data if i.fqn == old]:
-        info = metadata.storage_data.pop(index)
-        metadata.storage_data[MetadataIndex(new, index.offset, index.index)] = info
+
+    def renamed(fqn: str) -> str:
+        return new if fqn == old else fqn
+
+    for name in ("state_dict_metadata", "planner_data"):
+        entries = getattr(metadata, name).items()
+        setattr(metadata, name, {renamed(fqn): value for fqn, value in entries})
+    metadata.storage_data = {
+        MetadataIndex(renamed(i.fqn), i.offset, i.index): info
+        for i, info in metadata.storage_data.items()
+    }
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 

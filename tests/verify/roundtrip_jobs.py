@@ -124,7 +124,7 @@ def run_job(spec: JobSpec) -> Outcome:
     """One job as `hsdp-inspect verify` starts it."""
     file = Path(spec.events_dir).parent / "spec.json"
     file.write_text(spec.to_json())
-    done = _torchrun(spec.world_size, "-m", "inspector.verify.worker", str(file))
+    done = _torchrun(file.parent, spec.world_size, "-m", "inspector.verify.worker", str(file))
     return dataclasses.replace(_read(spec), code=done.returncode, stderr=done.stderr)
 
 
@@ -133,16 +133,52 @@ def run_batch(folder: Path, specs: Mapping[str, JobSpec]) -> dict[str, Outcome]:
     (world,) = {spec.world_size for spec in specs.values()}
     file = folder / f"specs-{world}.json"
     file.write_text(json.dumps([spec.to_json() for spec in specs.values()]))
-    done = _torchrun(world, __file__, str(file))
+    done = _torchrun(folder, world, __file__, str(file))
     assert done.returncode == 0, done.stderr[-6000:]
     return {name: _read(spec) for name, spec in specs.items()}
 
 
-def _torchrun(world: int, *command: str) -> subprocess.CompletedProcess[str]:
+def odd_tensors() -> dict[str, Any]:
+    """Tensors whose payloads are stored in every odd way that torch knows."""
+    import torch
+
+    torch.manual_seed(0)
+    base = torch.randn(8, 6)
+    odd = torch.zeros(5, dtype=torch.float32)
+    odd[1:] = torch.tensor([float("nan"), -0.0, float("inf"), float("-inf")])
+    tensors = {
+        "transposed": base.t(),
+        "sliced": base[1:7:2, ::2],
+        "expanded": torch.arange(6.0).expand(4, 6),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "offset": torch.randn(100)[37:],
+        "non_finite": odd,
+        "scalar": torch.tensor(3, dtype=torch.int64),
+        "conj": torch.randn(5, 3, dtype=torch.complex64).conj(),
+        "conj_t": torch.randn(5, 3, dtype=torch.complex128).t().conj(),
+        "neg": torch.randn(7, dtype=torch.complex64).conj().imag,
+        "odd_complex": torch.randn(7, dtype=torch.complex128),
+        "empty": torch.empty(0, 5),
+        "no_columns": torch.empty(5, 0),
+    }
+    raw = torch.arange(96, dtype=torch.uint8).view(12, 8)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn_x2", "complex32", "uint16"):
+        dtype = getattr(torch, name, None)
+        if dtype is not None:
+            tensors[name] = raw.view(dtype)
+    for name in ("uint32", "uint64", "bfloat16", "float16", "int16"):
+        tensors[name] = raw.view(getattr(torch, name))
+    tensors["bool"] = torch.tensor([True, False, True])
+    return tensors
+
+
+def _torchrun(folder: Path, world: int, *command: str) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     if sys.platform == "linux":
         environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # By default it leaves a folder in the temporary one.
+    torchrun += ["--log-dir", str(folder / "logs")]
     return subprocess.run(
         [*torchrun, "--nproc-per-node", str(world), *command],
         capture_output=True,

@@ -163,7 +163,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     entry = checkpoint.bytes_entries[0]
     path = copy / checkpoint.files[entry.file].path
     begin = _data_start(path, entry.byte_offset, entry.byte_length, "data.pkl")
-    _change(path, begin + 4, lambda b: b ^ 1)
+    _change(path, begin + 2, lambda b: b ^ 1)  # False becomes True
     specs["entry"] = make_spec(folder / "entry", copy, MESH, "fsdp:4")
     return run_batch(folder, specs)
 

@@ -65,6 +65,8 @@ class ErrorScreen(Screen[str]):
     def _show(self, report: Report) -> None:
         text = Text()
         for finding in report.findings:
+            if finding.message == self.error.message:
+                continue
             text.append(f"\n\n{finding.code}  ", "bold")
             text.append(printable(finding.message))
             if finding.hint:

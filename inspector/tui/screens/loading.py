@@ -24,7 +24,7 @@ class LoadingScreen(Screen[Outcome]):
     LoadingScreen ProgressBar Bar { width: 1fr; }
     """
 
-    BINDINGS = [("escape", "cancel", "Stop reading")]
+    BINDINGS = [("escape,ctrl+c", "cancel", "Stop reading")]
 
     def __init__(self, loading: Loading) -> None:
         super().__init__()
@@ -47,6 +47,8 @@ class LoadingScreen(Screen[Outcome]):
         self.set_interval(0.1, self._poll)
 
     def _poll(self) -> None:
+        if not self.is_attached:
+            return  # The app is on its way out.
         loading = self._loading
         if loading.outcome is not None:
             self.dismiss(loading.outcome)

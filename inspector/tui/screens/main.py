@@ -162,6 +162,8 @@ class MainScreen(Screen[None]):
         stopped = self._deep is None or self._deep.is_stopping
         severity: SeverityLevel = "information" if report.verdict == "sound" else "error"
         title = "Stopped: not every byte was read" if stopped else "Every byte was read"
+        if report.checked.not_checked and not stopped:
+            title = "What could be read was read, which is not every byte"
         self.notify(verdict_sentence(report), title=title, severity=severity, markup=False)
 
     @property
@@ -202,7 +204,8 @@ class MainScreen(Screen[None]):
         if action in ("zoom", "toggle_tree"):
             return not self.is_mounted or isinstance(self.view, TensorsView)
         if action in ("pause", "cancel_job", "output"):
-            return self.is_mounted and self.view.id == "verify" and self._run is not None
+            run = self._run if self.is_mounted and self.view.id == "verify" else None
+            return run is not None and (action == "output" or not run.is_over)
         return True
 
     def action_back(self) -> None:
@@ -389,6 +392,7 @@ class MainScreen(Screen[None]):
 
     def _reloaded(self, outcome: object) -> None:
         if isinstance(outcome, Exception):
+            self.query_one(CheckpointHeader).show_stale()
             self.notify(str(outcome), title="It could not be read", severity="error", markup=False)
         elif outcome is not None:
             self.show(cast("Loaded", outcome))

@@ -20,7 +20,7 @@ from inspector.tui.verify_setup import (
     NONE,
     Wishes,
     first_mesh,
-    plan_text,
+    plan_table,
     presets,
     resolve,
 )
@@ -191,7 +191,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             said.update(_refusal(outcome))
             return
         self._plan = outcome
-        said.update(plan_text(outcome))
+        said.update(plan_table(outcome))
         self.query_one("#setup-start", Button).disabled = bool(outcome.problems)
         if self._starts:
             self._start()

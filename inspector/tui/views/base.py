@@ -93,7 +93,9 @@ class View(Widget):
             self._line = FilterLine()
             self.table.parent.mount(self._line, before=self.table)  # type: ignore[union-attr]
         self._line.display = True
-        self._line.focus()
+        # At once, not with the next message: the keys that come in the same burst (a paste, a
+        # slow line) belong to the filter already.
+        self.screen.set_focus(self._line)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -16,6 +16,7 @@ from inspector.tui.sources import (
     FileSource,
 )
 from inspector.tui.views.base import View
+from inspector.tui.widgets.table_source import NoRows
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class FilesView(View):
         row = self.table.cursor_row
         self.loaded = loaded
         self._names = [file.path for file in loaded.checkpoint.files]
+        self._table.set_empty_text(
+            "No file name matches the filter" if self._names else "There is no data file"
+        )
         self.table.set_source(FileSource(loaded.checkpoint))
         self.refilter()
         if row is not None:
@@ -95,7 +99,11 @@ class FilesView(View):
             self._contents.focus()
 
     def _show_row(self, row: int | None) -> None:
-        if self.loaded is None or row is None:
+        if self.loaded is None:
+            return
+        if row is None:
+            self._contents.set_empty_text("")
+            self._contents.set_source(NoRows())
             return
         checkpoint = self.loaded.checkpoint
         empty = checkpoint.files[row].num_bytes == 0

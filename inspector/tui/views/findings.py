@@ -154,7 +154,8 @@ def _coverage_text(report: Report) -> Text:
     ]
     if checked.payloads:
         size = format_bytes(checked.payload_bytes)
-        parts.append(f"every byte of {plural(checked.payloads, 'payload')} ({size})")
+        every = "" if checked.not_checked else "every byte of "
+        parts.append(f"{every}{plural(checked.payloads, 'payload')} ({size} read)")
     text = Text.assemble(("checked      ", "dim"), ", ".join(parts))
     for left in checked.not_checked:
         text.append("\nnot checked  ", "dim")

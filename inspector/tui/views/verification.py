@@ -227,9 +227,17 @@ class VerificationView(View):
             self.refilter()
             if at_top:
                 table.move_cursor(0)
-        else:
+        elif before is None or self._has_changed(moment, before):
             table.refresh_rows()
         self._paint_detail(table.cursor_row)
+
+    def _has_changed(self, moment: Moment, before: Moment) -> bool:
+        """Whether a row that shows has news: the others need not be drawn."""
+        table, names = self._table, self._source.row_names
+        top = round(table.scroll_y)
+        now, then = moment.snapshot.tensors, before.snapshot.tensors
+        rows = table.rows[top : top + table.page_lines + 1]
+        return any(now[names[row]] is not then.get(names[row]) for row in rows)
 
     def narrowed(self, rows: Ints | None) -> Ints | None:
         return self._source.order(rows)

@@ -112,6 +112,11 @@ class CheckpointHeader(Static):
             self._badge = (f"sound{read}", "bold black on green")
         self._draw()
 
+    def show_stale(self) -> None:
+        """Say that what is shown could not be read anew."""
+        self._badge = ("NOT THERE ANY MORE, OR NOT READABLE", "bold white on red")
+        self._draw()
+
     def on_resize(self) -> None:
         self._draw()
 

@@ -20,6 +20,7 @@ from inspector.tui.widgets.cell_text import fit, shown
 __all__ = ["LogPane"]
 
 _MAX_WIDTH = 400
+_MAX_DRAWN = 500
 
 
 class LogPane(ScrollView, can_focus=True, inherit_bindings=False):
@@ -57,6 +58,8 @@ class LogPane(ScrollView, can_focus=True, inherit_bindings=False):
         self._title = ""
         self._empty_text = ""
         self._lines: list[tuple[str, str, bool]] = []
+        self._styles: dict[str, Style] = {}
+        self._drawn: dict[tuple[str, str, bool], Strip] = {}
 
     @property
     def num_lines(self) -> int:
@@ -86,7 +89,7 @@ class LogPane(ScrollView, can_focus=True, inherit_bindings=False):
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
-        base = self.rich_style
+        base = self._style("")
         if y == 0:
             style = self.get_component_rich_style("log--title")
             return Strip([Segment(fit(f" {self._title}", width), style)])
@@ -96,15 +99,31 @@ class LogPane(ScrollView, can_focus=True, inherit_bindings=False):
             return Strip([Segment(fit(f"   {self._empty_text}", width), who)])
         if not 0 <= index < len(self._lines):
             return Strip.blank(width, base)
-        said_by, text, is_error = self._lines[index]
-        style = self._style("error") if is_error else base
-        head = f" {said_by}  " if said_by else " "
-        line = fit(shown(text[:_MAX_WIDTH], _MAX_WIDTH), _MAX_WIDTH)
-        strip = Strip([Segment(head, self._style("who")), Segment(line, style)])
+        said_by, text, is_error = key = self._lines[index]
+        strip = self._drawn.get(key)
+        if strip is None:
+            style = self._style("error") if is_error else base
+            head = f" {said_by}  " if said_by else " "
+            line = fit(shown(text[:_MAX_WIDTH], _MAX_WIDTH), _MAX_WIDTH)
+            strip = Strip([Segment(head, self._style("who")), Segment(line, style)])
+            if len(self._drawn) > _MAX_DRAWN:
+                self._drawn.clear()
+            self._drawn[key] = strip
         left = self.scroll_offset.x
         return strip.crop_extend(left, left + width, base)
 
     def _style(self, name: str) -> Style:
-        partial = self.get_component_rich_style(f"log--{name}", partial=True)
-        full = self.get_component_rich_style(f"log--{name}")
-        return self.rich_style + partial + Style(color=full.color)
+        """A line's style; worked out once, as it is asked for at every line of every frame."""
+        if (known := self._styles.get(name)) is not None:
+            return known
+        style = self.rich_style
+        if name:
+            style += self.get_component_rich_style(f"log--{name}", partial=True)
+            style += Style(color=self.get_component_rich_style(f"log--{name}").color)
+        self._styles[name] = style
+        return style
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._styles.clear()
+        self._drawn.clear()

@@ -96,6 +96,7 @@ class MeshGrid(Widget, can_focus=True):
         self._chosen: int | None = None
         self._placed: MeshLayout | None = None
         self._cells: dict[int, list[list[Run]]] = {}
+        self._styles: dict[tuple[str, bool, bool], dict[str, Style]] = {}
 
     # Values in.
 
@@ -196,30 +197,44 @@ class MeshGrid(Widget, can_focus=True):
             lines = cell_lines(rank, layout.cell_width, layout.cell_height)
             self._cells[cell] = lines
         is_chosen = any(one.rank == self._chosen for one in ranks)
-        state = self._style(rank.state)
-        base = Style(color=self.rich_style.color, bgcolor=state.bgcolor)
-        if is_chosen:
-            fill = self._style(f"{rank.state}-fill")
-            base += Style(bgcolor=fill.bgcolor, underline=part == 0, bold=True)
-        mark = base + Style(color=state.color, bold=True)
-        styles = {
-            "mark": mark,
-            "bar": mark,
-            "name": base + Style(bold=True),
-            "rest": base + Style(color=self._style("rest").color),
-            "dim": base + Style(color=self._style("dim").color),
-        }
+        styles = self._cell_styles(rank.state, is_chosen, part == 0)
+        base = styles[""]
         segments = [Segment(text, styles.get(name, base)) for text, name in lines[part]]
         if layout.cell_height == 1 and layout.cell_width >= 5 and rank.state == "running":
             return self._filled(segments, rank, layout.cell_width)
         return segments
 
+    def _cell_styles(self, state: str, is_chosen: bool, is_first: bool) -> dict[str, Style]:
+        """The styles of a cell's runs, by name; worked out once, as ten times a second is often."""
+        key = (state, is_chosen, is_first)
+        if (known := self._styles.get(key)) is not None:
+            return known
+        look = self._style(state)
+        fill = self._style(f"{state}-fill")
+        base = Style(color=self.rich_style.color, bgcolor=look.bgcolor)
+        if is_chosen:
+            base += Style(bgcolor=fill.bgcolor, underline=is_first, bold=True)
+        mark = base + Style(color=look.color, bold=True)
+        styles = self._styles[key] = {
+            "": base,
+            "mark": mark,
+            "bar": mark,
+            "name": base + Style(bold=True),
+            "rest": base + Style(color=self._style("rest").color),
+            "dim": base + Style(color=self._style("dim").color),
+            "fill": Style(bgcolor=fill.bgcolor, reverse=fill.reverse),
+        }
+        return styles
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._styles.clear()
+
     def _filled(self, segments: list[Segment], rank: RankFigures, width: int) -> list[Segment]:
         """A cell of one line has no bar: its ground is filled instead."""
-        fill = self._style(f"{rank.state}-fill")
+        over = self._cell_styles(rank.state, False, False)["fill"]
         part = min(width, int(rank.share * width))
         strip = Strip(segments)
-        over = Style(bgcolor=fill.bgcolor, reverse=fill.reverse)
         done = [Segment(s.text, (s.style or Style()) + over) for s in strip.crop(0, part)]
         return [*done, *strip.crop(part, width)]
 

@@ -15,7 +15,7 @@ from inspector.tui.verify_figures import Totals, stages
 from inspector.tui.widgets.mesh_paint import stage_bar
 from inspector.verify.snapshot import Snapshot
 
-__all__ = ["VerifyHead", "head_text", "seconds"]
+__all__ = ["VerifyHead", "head_text", "seconds", "sentence_of"]
 
 _BADGES = {
     "starting": "bold black on cyan",
@@ -64,7 +64,7 @@ def head_text(
 def _sentence(snapshot: Snapshot, now: Totals, result: Mapping[str, Any] | None) -> str:
     if result is not None:
         # The badge has said the first word.
-        sentence = summary_sentence(result)
+        sentence = sentence_of(result)
         head, colon, tail = sentence.partition(": ")
         return tail if colon and head.isupper() else sentence
     ranks = len(snapshot.ranks)
@@ -144,6 +144,14 @@ def _last(snapshot: Snapshot, report: str, width: int) -> Text:
     if spec.get("filter"):
         parts.append(f"only names with {spec['filter']}")
     return Text(" · ".join(printable(part, 120) for part in parts if part), "dim")
+
+
+def sentence_of(result: Mapping[str, Any]) -> str:
+    """The result in a sentence, also where a recording holds one that makes no sense."""
+    try:
+        return summary_sentence(result)
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        return "the result in the recording makes no sense"
 
 
 class VerifyHead(Static):

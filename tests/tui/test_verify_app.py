@@ -1,0 +1,302 @@
+"""A verification in the app: asked for, started, watched, left, stopped; and one for real."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from textual.widgets import Button, Input
+
+from inspector.checkpoint import open_checkpoint
+from inspector.errors import UsageError
+from inspector.layout.mesh import Mesh
+from inspector.tui import verify_control
+from inspector.tui.app import InspectApp
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.screens.verify_ask import AskScreen
+from inspector.tui.screens.verify_setup import VerifySetupScreen
+from inspector.tui.verify_run import Verification
+from inspector.tui.verify_setup import Wishes, first_mesh, presets, resolve
+from inspector.tui.views.tensors import TensorsView
+from inspector.tui.widgets.choice_line import ChoiceLine
+from inspector.tui.widgets.virtual_table import VirtualTable
+from inspector.verify.preflight import Preflight
+from tests.conftest import SAMPLES
+from tests.tui.app_driver import opened, screen_text, until, words
+from tests.tui.verify_driver import Event, StubJob, job_events
+
+SAMPLE = SAMPLES / "hsdp_2x4"
+NAMES = [f"model.net{i}.{part}" for i in (1, 2, 3) for part in ("weight", "bias")]
+
+
+def stub_events(**options: object) -> list[Event]:
+    return job_events(
+        "fsdp:2",
+        2,
+        names=NAMES,
+        path=os.path.abspath(SAMPLE),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StubJob:
+    """Every verification is this job."""
+    job = StubJob(stub_events(differs=[("model.net2.bias", 1)]), tmp_path)
+
+    def begin(plan: Preflight, _: object = None) -> Verification:
+        return Verification(plan, job)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verify_control, "Verification", begin)
+    return job
+
+
+def setup_screen(app: InspectApp) -> VerifySetupScreen:
+    assert isinstance(app.screen, VerifySetupScreen)
+    return app.screen
+
+
+def is_ready(app: InspectApp) -> bool:
+    return not setup_screen(app).query_one("#setup-start", Button).disabled
+
+
+# What is offered and what it comes to.
+
+
+def test_the_first_mesh_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert first_mesh(Mesh.parse("hsdp:2x4"), 0) == "fsdp:2"
+    assert first_mesh(Mesh.parse("hsdp:2x4"), 8) == "hsdp:2x4"
+    assert first_mesh(Mesh.parse("hsdp:2x4"), 4) == "hsdp:2x2"
+    assert first_mesh(Mesh.parse("fsdp_tp:2x2"), 0) == "fsdp:2"
+    assert first_mesh(None, 0) == "fsdp:2"
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert first_mesh(Mesh.parse("fsdp:64"), 0) == "fsdp:2"
+    assert presets(Mesh.parse("hsdp:3x5"))[0] == "hsdp:3x5"
+    assert "ddp:4" not in presets(Mesh.parse("ddp:4"))
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        Wishes("hsdp:2by2"),
+        Wishes("ddp:4"),
+        Wishes("fsdp:0"),
+        Wishes("fsdp:2", then="fsdp:4"),
+        Wishes("fsdp:2", then="\x1b[2J"),
+        Wishes("fsdp:2", then="hsdp"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_said(wishes: Wishes) -> None:
+    outcome = resolve(open_checkpoint(str(SAMPLE)), wishes)
+    assert isinstance(outcome, UsageError)
+
+
+def test_a_form_becomes_a_job() -> None:
+    checkpoint = open_checkpoint(str(SAMPLE))
+    plan = resolve(checkpoint, Wishes("fsdp:2", "none", "fsdp2", "cpu", "net1"))
+    assert isinstance(plan, Preflight)
+    assert (plan.spec.mesh, plan.spec.then, plan.spec.via) == ("fsdp:2", (), "fsdp2")
+    assert plan.spec.filter == "net1" and len(plan.expected.names) == 2
+    plan = resolve(checkpoint, Wishes("hsdp:2x1", "fsdp:2, hsdp:1x2"))
+    assert isinstance(plan, Preflight) and plan.spec.then == ("fsdp:2", "hsdp:1x2")
+
+
+# The confirm screen.
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
+async def test_v_says_what_will_run_before_it_runs(size: tuple[int, int]) -> None:
+    async with opened(SAMPLE, "v", size=size) as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        await pilot.pause(0.2)
+        said = words(app)
+        mesh = setup_screen(app).query_one("#setup-mesh", Input).value
+        assert f"6 entries, 576 B, under {mesh} then" in said
+        assert "reads about" in said
+        assert "scratch" in said and "free in" in said
+        assert "of tensors on each rank" in said
+        assert "torch.distributed.run" in said
+        assert "Start" in said and "Cancel" in said
+        await pilot.press("escape")
+        await pilot.pause(0.2)
+        assert isinstance(app.screen, MainScreen)
+        assert app.verification is None
+
+
+async def test_a_mesh_that_is_none_is_said_where_it_was_typed() -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        setup_screen(app).query_one("#setup-mesh", Input).value = "hsdp:2by2"
+        await until(pilot, lambda: "'hsdp:2by2' is not a mesh" in words(app))
+        assert not is_ready(app)
+        await pilot.press("enter")
+        await pilot.pause(0.4)
+        assert isinstance(app.screen, VerifySetupScreen)
+        assert app.verification is None
+
+
+async def test_everything_can_be_chosen_by_keys_alone(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        screen = setup_screen(app)
+        meshes = screen.query_one("#setup-meshes", ChoiceLine)
+        await pilot.press("tab", "left", "left", "left", "left", "left", "right", "right")
+        assert meshes.value == meshes.words[2]
+        assert screen.query_one("#setup-mesh", Input).value == meshes.words[2]
+        meshes.focus()
+        while meshes.value != "fsdp:2":
+            await pilot.press("left")
+        await pilot.press("tab", "tab", "right")
+        assert screen.wishes.then == "none"
+        await pilot.press("tab", "right")
+        assert screen.wishes.via == "fsdp2"
+        await pilot.press("tab", "right")
+        assert screen.wishes.device == "cpu"
+        await pilot.press("tab", *"net", "enter")
+        # It starts as soon as it is known what that comes to.
+        await until(pilot, lambda: app.verification is not None)
+        assert app.verification is not None
+        spec = app.verification.plan.spec
+        assert (spec.mesh, spec.then, spec.via, spec.filter) == ("fsdp:2", (), "fsdp2", "net")
+        stub.let()
+        await until(pilot, lambda: app.verification is not None and app.verification.is_over)
+
+
+# While it runs.
+
+
+async def started(app: InspectApp, pilot: object) -> Verification:
+    await until(pilot, lambda: is_ready(app))  # type: ignore[arg-type]
+    setup_screen(app).query_one("#setup-mesh", Input).value = "fsdp:2"
+    await pilot.press("enter")  # type: ignore[attr-defined]
+    await until(pilot, lambda: app.verification is not None)  # type: ignore[arg-type]
+    assert app.verification is not None
+    return app.verification
+
+
+async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_path: Path) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        await until(pilot, lambda: "starting torchrun" in words(app))
+        stub.let(30)
+        await until(pilot, lambda: "RUNNING" in screen_text(app))
+        await pilot.press("1")  # leaving the view does not stop it
+        stub.let()
+        await until(pilot, lambda: run.is_over)
+        await until(pilot, lambda: "It differs" in screen_text(app))  # the toast
+        entries = app.screen.query_one("#entries", VirtualTable)
+        bad = [row for row in range(6) if entries.source.marker(row) == "error"]
+        assert [entries.source.cell(row, "name") for row in bad] == ["model.net2.bias"]
+        entries.select_row(bad[0])
+        await until(pilot, lambda: "DIFFER in compare on rank 1" in words(app))
+        await pilot.press("4")
+        await pilot.pause(0.3)
+        said = words(app)
+        assert "DIFFERS 1 entry of 6" in said
+        assert "recorded in" in said
+        assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "differs"
+        assert "model.net2.bias" in (tmp_path / "report.txt").read_text()
+        await pilot.press("r")  # read anew: the marks stay, as it is the same checkpoint
+        await until(pilot, lambda: isinstance(app.screen, MainScreen))
+        await until(pilot, lambda: entries.source.marker(bad[0]) == "error")
+
+
+async def test_space_holds_the_display_and_x_asks_and_stops(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        stub.let(10)
+        await pilot.press("space")
+        await until(pilot, lambda: "PAUSED" in screen_text(app))
+        await pilot.press("space")
+        await until(pilot, lambda: "PAUSED" not in screen_text(app))
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("enter")  # the answer that changes nothing has the focus
+        await pilot.pause(0.2)
+        assert not stub.was_stopped
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("y")
+        await until(pilot, lambda: stub.was_stopped and run.is_over)
+        await until(pilot, lambda: "CANCELLED" in screen_text(app))
+
+
+async def test_a_second_v_goes_to_the_job_that_runs(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        stub.let(10)
+        await pilot.press("1", "v")
+        await pilot.pause(0.2)
+        assert isinstance(app.screen, MainScreen) and app.screen.view.id == "verify"
+        assert app.verification is run
+        stub.let()
+        await until(pilot, lambda: not run.is_alive)
+
+
+async def test_leaving_the_app_asks_and_stops_the_job(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        stub.let(10)
+        await pilot.press("q")
+        await until(pilot, lambda: "Leaving ends it" in words(app))
+        await pilot.press("escape")
+        await pilot.pause(0.2)
+        assert not stub.was_stopped and app.is_running
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("y")
+        await until(pilot, lambda: not run.is_alive)
+        assert stub.was_stopped
+        await until(pilot, lambda: app.return_value == 0)
+
+
+async def test_the_verdicts_go_when_another_job_begins(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        stub.let()
+        await until(pilot, lambda: not run.is_alive)
+        tensors = app.screen.query_one(TensorsView)
+        await until(pilot, lambda: bool(tensors._verified))
+        stub.__init__(stub_events(), stub.folder.path)  # type: ignore[misc]
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(app.screen, VerifySetupScreen))
+        again = await started(app, pilot)
+        assert again is not run
+        assert not tensors._verified
+        stub.let()
+        await until(pilot, lambda: not again.is_alive)
+        await until(pilot, lambda: "EXACT" in screen_text(app))
+        assert not tensors._verified
+
+
+# For real.
+
+
+@pytest.mark.torchrun
+async def test_two_ranks_verify_the_sample_for_real() -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        await until(pilot, lambda: "RUNNING" in screen_text(app), 120)
+        await until(pilot, lambda: not run.is_alive, 120)
+        await until(pilot, lambda: "EXACT all 6 entries are bit for bit as stored" in words(app))
+        assert "✓ 0 exact" in screen_text(app) and "✓ 1 exact" in screen_text(app)
+        folder = Path(run.folder)
+        assert json.loads((folder / "report.json").read_text())["verdict"] == "exact"
+        assert (folder / "events.jsonl").read_text().splitlines()
+
+
+@pytest.mark.torchrun
+async def test_no_rank_survives_the_app() -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        run = await started(app, pilot)
+        await until(pilot, lambda: any(r.pid for r in run.moment.snapshot.ranks), 120)
+        pids = [rank.pid for rank in run.moment.snapshot.ranks if rank.pid is not None]
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen))
+        await pilot.press("y")
+        await until(pilot, lambda: not run.is_alive, 60)
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
