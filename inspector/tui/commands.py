@@ -213,5 +213,8 @@ def _bindings(commands: Iterable[Command]) -> Iterator[Binding]:
             show=command.footer,
             key_display=command.shown_key,
             tooltip=command.help,
+            # The keys after it may come in the same burst (a paste, a slow line): it must have
+            # moved the focus before they are handed out.
+            priority=command.id == "filter",
             id=f"{command.scope}.{command.id}{command.args}",
         )

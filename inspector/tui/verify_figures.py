@@ -9,9 +9,20 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from inspector.errors import UsageError
+from inspector.layout.mesh import Mesh
 from inspector.verify.snapshot import RankView, Snapshot
 
-__all__ = ["RankFigures", "Rates", "Totals", "rank_figures", "stages", "totals", "where"]
+__all__ = [
+    "RankFigures",
+    "Rates",
+    "Totals",
+    "mesh_shape",
+    "rank_figures",
+    "stages",
+    "totals",
+    "where",
+]
 
 _WINDOW_S = 3.0
 #: Before so much is done, what is left is anybody's guess.
@@ -197,3 +208,15 @@ def where(snapshot: Snapshot, ranks: tuple[RankFigures, ...]) -> str:
     view = snapshot.ranks[slowest.rank]
     mesh = view.mesh or str(snapshot.spec.get("mesh", ""))
     return f"{view.phase} under {mesh}" if view.phase and mesh else view.phase
+
+
+def mesh_shape(snapshot: Snapshot) -> tuple[int, int]:
+    """Replicas and shards of the mesh; one row where the ranks do not fit it."""
+    num_ranks = len(snapshot.ranks)
+    try:
+        mesh = Mesh.parse(str(snapshot.spec.get("mesh", "")))
+    except UsageError:
+        return 1, num_ranks
+    if mesh.world_size != num_ranks:
+        return 1, num_ranks
+    return mesh.num_replicas, num_ranks // mesh.num_replicas

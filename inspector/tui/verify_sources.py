@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from inspector.checkpoint.text import format_bytes, format_count, format_shape
 from inspector.tui.verify_figures import RankFigures
+from inspector.tui.verify_run import ALL, Moment
 from inspector.tui.widgets.cell_text import Cell
 from inspector.tui.widgets.columns import Column
 from inspector.tui.widgets.mesh_paint import GLYPHS, word
@@ -21,7 +22,14 @@ from inspector.verify.verdicts import Fault, TensorView, severity
 if TYPE_CHECKING:
     from inspector.tui.widgets.row_order import Ints
 
-__all__ = ["RANK_COLUMNS", "VERDICT_COLUMNS", "RankSource", "VerdictSource", "state_style"]
+__all__ = [
+    "RANK_COLUMNS",
+    "VERDICT_COLUMNS",
+    "RankSource",
+    "VerdictSource",
+    "log_lines",
+    "state_style",
+]
 
 VERDICT_COLUMNS = (
     Column("verdict", "Verdict", width=13),
@@ -221,3 +229,18 @@ class RankSource(TableSource):
 
     def row_style(self, row: int) -> str:
         return "dim" if row and self._ranks[row - 1].state == "waiting" else ""
+
+
+def log_lines(moment: Moment, watched: int | str | None) -> Iterator[tuple[str, str, bool]]:
+    """Who said it, the raw line, and whether it tells of an error; failures come last."""
+    for line in moment.lines:
+        who = "torchrun" if line.rank is None else f"r{line.rank}"
+        yield (who if watched == ALL else "", line.text, False)
+    for failure in moment.snapshot.failures:
+        if watched not in (ALL, failure.rank):
+            continue
+        who = "job" if failure.rank is None else f"r{failure.rank}"
+        yield who, f"✗ {failure.kind}: {failure.message}", True
+        if watched != ALL or failure is moment.snapshot.failures[0]:
+            for text in failure.stack.splitlines()[-200:]:
+                yield who, f"    {text}", True

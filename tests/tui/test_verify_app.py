@@ -189,6 +189,7 @@ async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_pat
         await until(pilot, lambda: run.is_over)
         await until(pilot, lambda: "It differs" in screen_text(app))  # the toast
         entries = app.screen.query_one("#entries", VirtualTable)
+        await until(pilot, lambda: any(entries.source.marker(row) for row in range(6)))
         bad = [row for row in range(6) if entries.source.marker(row) == "error"]
         assert [entries.source.cell(row, "name") for row in bad] == ["model.net2.bias"]
         entries.select_row(bad[0])

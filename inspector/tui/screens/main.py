@@ -6,19 +6,18 @@ tensors; the rest of the screen; who wrote the checkpoint, which a thread works 
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
-from textual.screen import Screen
-from textual.widgets import ContentSwitcher
+from textual.widgets import ContentSwitcher, Input
 from textual.worker import Worker, WorkerState
 
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import bindings
 from inspector.tui.messages import ReportReady, ScreenComplete, WriterFound
 from inspector.tui.preview import Preview
+from inspector.tui.screens.verifying import VerifyingScreen
 from inspector.tui.views.base import View
 from inspector.tui.views.tensors import TensorsView
 from inspector.tui.widgets.checkpoint_header import CheckpointHeader
@@ -30,14 +29,10 @@ if TYPE_CHECKING:
 
     from inspector.checks.findings import Finding, Report
     from inspector.layout.written_by import WrittenBy
-    from inspector.tui.app import InspectApp
     from inspector.tui.checking import DeepCheck
     from inspector.tui.session import Loaded
-    from inspector.tui.verify_run import Run, Verification
     from inspector.tui.views.files import FilesView
     from inspector.tui.views.findings import FindingsView
-    from inspector.tui.views.verification import VerificationView
-    from inspector.verify.preflight import Preflight
 
 __all__ = ["MainScreen"]
 
@@ -50,7 +45,7 @@ _VIEWS = (
 _PAINT_S = 0.1
 
 
-class MainScreen(Screen[None]):
+class MainScreen(VerifyingScreen):
     """One checkpoint, open."""
 
     BINDINGS = bindings("main")
@@ -99,11 +94,13 @@ class MainScreen(Screen[None]):
         await self.mount(Footer(show_command_palette=False))
         await self.query_one(ContentSwitcher).mount(*others)
         await self.view.complete()
+        for view in self.query(View):
+            await view.prepare_filter()
         self._completed = True
         if self.loaded is not None:
             for view in others:
                 view.show(self.loaded)
-            self._show_verification()
+            self.show_verification()
             self._start_finding_writer()
         self.set_interval(_PAINT_S, self._paint_task)
         self.post_message(ScreenComplete())
@@ -122,7 +119,7 @@ class MainScreen(Screen[None]):
         for view in self.query(View):
             view.show(loaded)
         if self._completed:
-            self._show_verification()
+            self.show_verification()
             self._start_finding_writer()
 
     def _find_writer(self) -> None:
@@ -167,6 +164,10 @@ class MainScreen(Screen[None]):
         self.notify(verdict_sentence(report), title=title, severity=severity, markup=False)
 
     @property
+    def is_complete(self) -> bool:
+        return self._completed
+
+    @property
     def view(self) -> View:
         """The open view."""
         return self.query_one(f"#{self.query_one(ContentSwitcher).current}", View)
@@ -201,11 +202,13 @@ class MainScreen(Screen[None]):
             self.view.toggle_tree()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "filter":
+            # While a line is being typed, the key is a character of it.
+            return not isinstance(self.focused, Input)
         if action in ("zoom", "toggle_tree"):
             return not self.is_mounted or isinstance(self.view, TensorsView)
         if action in ("pause", "cancel_job", "output"):
-            run = self._run if self.is_mounted and self.view.id == "verify" else None
-            return run is not None and (action == "output" or not run.is_over)
+            return self.is_mounted and self.view.id == "verify" and self.can_verify(action)
         return True
 
     def action_back(self) -> None:
@@ -259,76 +262,6 @@ class MainScreen(Screen[None]):
 
     def on_unmount(self) -> None:
         self._stop_deep()
-
-    # The verification, which belongs to the app.
-
-    @property
-    def _run(self) -> Verification | None:
-        """The app's verification, if it is of this checkpoint."""
-        run = cast("InspectApp", self.app).verification
-        if run is None or self.loaded is None:
-            return None
-        from inspector.checkpoint.storage import is_url
-
-        path = self.loaded.checkpoint.path
-        return run if run.path == (path if is_url(path) else os.path.abspath(path)) else None
-
-    def _show_verification(self) -> None:
-        view = cast("VerificationView", self.query_one("#verify"))
-        run = self._run
-        if run is not view.run:
-            view.show_run(run)
-        if run is not None and run.is_over:
-            self._mark_verified(run)
-
-    def _mark_verified(self, run: Run) -> None:
-        from inspector.tui.verify_control import findings_of
-
-        self.query_one(TensorsView).show_verified(findings_of(run.moment.snapshot))
-
-    def on_verification_view_ended(self, event: VerificationView.Ended) -> None:
-        event.stop()
-        self._mark_verified(event.run)
-        self.refresh_bindings()
-
-    def action_verify(self) -> None:
-        app = cast("InspectApp", self.app)
-        if app.verification is not None and app.verification.is_alive:
-            self.action_show_view("verify")
-            self.notify("A verification is running; x stops it.")
-            return
-        if self.loaded is None or not self._completed:
-            return
-        from inspector.tui.screens.verify_setup import VerifySetupScreen
-
-        written = None if self.written_by is None else self.written_by.mesh
-        app.push_screen(VerifySetupScreen(self.loaded.checkpoint, written), self._verify)
-
-    def _verify(self, plan: Preflight | None) -> None:
-        if plan is None:
-            return
-        from inspector.tui.verify_control import begin
-
-        app = cast("InspectApp", self.app)
-        app.verification = begin(app, plan)
-        self.query_one(TensorsView).show_verified(())
-        self._show_verification()
-        self.action_show_view("verify")
-
-    def action_pause(self) -> None:
-        cast("VerificationView", self.view).toggle_pause()
-
-    def action_output(self) -> None:
-        cast("VerificationView", self.view).toggle_output()
-
-    def action_cancel_job(self) -> None:
-        from inspector.tui.verify_control import ask_to_cancel
-
-        run = self._run
-        if run is not None and run.is_alive:
-            ask_to_cancel(cast("InspectApp", self.app), run)
-        else:
-            self.notify("No verification is running.")
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR:

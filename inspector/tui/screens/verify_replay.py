@@ -93,6 +93,8 @@ class ReplayScreen(Screen[None]):
         event.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "filter":
+            return not isinstance(self.focused, Input)
         if action in ("play", "speed", "seek", "jump"):
             # Where a name is typed, the keys are its letters.
             return self.playback is not None and not isinstance(self.focused, Input)

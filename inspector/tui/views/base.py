@@ -85,13 +85,19 @@ class View(Widget):
 
     # The filter.
 
-    def begin_filter(self) -> None:
-        """Open the filter's line, above the table."""
+    async def prepare_filter(self) -> None:
+        """Make the filter's line, hidden above the table: it must be there when it is called."""
         from inspector.tui.widgets.filter_line import FilterLine
 
+        line = FilterLine()
+        line.display = False
+        await self.table.parent.mount(line, before=self.table)  # type: ignore[union-attr]
+        self._line = line
+
+    def begin_filter(self) -> None:
+        """Open the filter's line."""
         if self._line is None:
-            self._line = FilterLine()
-            self.table.parent.mount(self._line, before=self.table)  # type: ignore[union-attr]
+            return
         self._line.display = True
         # At once, not with the next message: the keys that come in the same burst (a paste, a
         # slow line) belong to the filter already.

@@ -6,7 +6,6 @@ one, and never waits for it. What is not on the screen is not drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
@@ -15,15 +14,14 @@ from textual.message import Message
 from textual.widgets import Static
 
 from inspector.checkpoint.text import printable
-from inspector.errors import UsageError
-from inspector.layout.mesh import Mesh
-from inspector.tui.verify_figures import RankFigures, Rates, rank_figures, totals
+from inspector.tui.verify_figures import RankFigures, Rates, mesh_shape, rank_figures, totals
 from inspector.tui.verify_run import ALL, Moment, Run, Verification
 from inspector.tui.verify_sources import (
     RANK_COLUMNS,
     VERDICT_COLUMNS,
     RankSource,
     VerdictSource,
+    log_lines,
 )
 from inspector.tui.views.base import View
 from inspector.tui.widgets.log_pane import LogPane
@@ -41,6 +39,9 @@ __all__ = ["VerificationView"]
 _PAINT_S = 0.1
 _WIDE_CELLS = 120
 _ROOMY_LINES = 34
+_HEAD_LINES = 4
+#: What the tables below the mesh get at least.
+_LEAST_LINES = 6
 _EMPTY = (
     "Nothing was verified yet.\n\n"
     "v  loads this checkpoint with torchrun under a mesh you choose, compares every bit with what\n"
@@ -180,7 +181,7 @@ class VerificationView(View):
         self._ranks = rank_figures(snapshot, self._rates.feed(snapshot))
         self._paint_head(moment)
         grid = self.query_one(MeshGrid)
-        grid.show(*_shape(moment), self._ranks)
+        grid.show(*mesh_shape(snapshot), self._ranks)
         self._paint_ranks(moment)
         if before is None or before.snapshot.tensors is not snapshot.tensors:
             self._paint_table(moment, before)
@@ -252,7 +253,7 @@ class VerificationView(View):
         else:
             title = "what torchrun and the ranks printed"
         self.query_one(LogPane).show(
-            title, list(_log_lines(moment, watched)), "nothing so far, which is a good sign"
+            title, list(log_lines(moment, watched)), "nothing so far, which is a good sign"
         )
 
     # What is chosen.
@@ -333,8 +334,9 @@ class VerificationView(View):
         # On a large screen the detail is always there; enter takes it away.
         self.set_class(self._wants_detail is not roomy, "-detail")
         if height:
-            lower = 6 if height < _ROOMY_LINES else height // 2
-            self.query_one(MeshGrid).max_lines = max(1, height - 4 - lower)
+            room = height - _HEAD_LINES
+            lines = max(8, room // 2) if height < _ROOMY_LINES else room - height // 2
+            self.query_one(MeshGrid).max_lines = max(1, min(lines, room - _LEAST_LINES))
 
     def copy_choices(self) -> list[tuple[str, str]]:
         choices = []
@@ -351,30 +353,3 @@ class VerificationView(View):
             if self.run.folder:
                 choices.append(("run folder", printable(self.run.folder)))
         return choices
-
-
-def _shape(moment: Moment) -> tuple[int, int]:
-    """Replicas and shards of the mesh; one row where the ranks do not fit it."""
-    num_ranks = len(moment.snapshot.ranks)
-    try:
-        mesh = Mesh.parse(str(moment.snapshot.spec.get("mesh", "")))
-    except UsageError:
-        return 1, num_ranks
-    if mesh.world_size != num_ranks:
-        return 1, num_ranks
-    return mesh.num_replicas, num_ranks // mesh.num_replicas
-
-
-def _log_lines(moment: Moment, watched: int | str | None) -> Iterator[tuple[str, str, bool]]:
-    """Who said it, the raw line, and whether it tells of an error; failures come last."""
-    for line in moment.lines:
-        who = "torchrun" if line.rank is None else f"r{line.rank}"
-        yield (who if watched == ALL else "", line.text, False)
-    for failure in moment.snapshot.failures:
-        if watched not in (ALL, failure.rank):
-            continue
-        who = "job" if failure.rank is None else f"r{failure.rank}"
-        yield who, f"✗ {failure.kind}: {failure.message}", True
-        if watched != ALL or failure is moment.snapshot.failures[0]:
-            for text in failure.stack.splitlines()[-200:]:
-                yield who, f"    {text}", True
