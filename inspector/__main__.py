@@ -12,26 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from inspector.cli_output import has_screen
 from inspector.errors import InspectError
 
-__all__ = ["COMMANDS", "has_screen", "main"]
+__all__ = ["COMMANDS", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
 COMMANDS = frozenset({"check", "open", "replay", "show", "verify"})
-
-
-def has_screen() -> bool:
-    """Whether there is a terminal that can show the screen.
-
-    Textual draws on stderr, reads stdin, and starts on a dumb terminal as well.
-    """
-    streams = (sys.stdin, sys.stdout, sys.stderr)
-    return all(stream and stream.isatty() for stream in streams) and os.environ.get(
-        "TERM", ""
-    ) not in (
-        "",
-        "dumb",
-    )
 
 
 def main(args: list[str] | None = None) -> NoReturn:

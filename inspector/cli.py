@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inspector.__main__ import has_screen
 from inspector._version import __version__
-from inspector.cli_output import print_pieces, terminal_width
+from inspector.cli_output import has_screen, print_pieces, terminal_width
 from inspector.cli_verify import commands as verify_commands
 from inspector.errors import UsageError
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["print_pieces", "terminal_width"]
+__all__ = ["has_screen", "print_pieces", "terminal_width"]
+
+
+def has_screen() -> bool:
+    """Whether there is a terminal that can show the screen.
+
+    Textual draws on stderr, reads stdin, and starts on a dumb terminal as well.
+    """
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return all(stream and stream.isatty() for stream in streams) and os.environ.get(
+        "TERM", ""
+    ) not in (
+        "",
+        "dumb",
+    )
 
 
 def terminal_width() -> int | None:

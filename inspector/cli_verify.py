@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.__main__ import has_screen
-from inspector.cli_output import print_pieces
+from inspector.cli_output import has_screen, print_pieces
 from inspector.errors import InspectError, UsageError
 from inspector.report.progress import TerminalLine
 

@@ -11,7 +11,6 @@ before it changes what comes next, or they would wait for each other for ever.
 
 from __future__ import annotations
 
-import gc
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ from inspector.verify.stored import StoredReader
 from inspector.verify.targets import Grid, Targets
 from inspector.verify.tasks import entry_of
 from inspector.verify.torch_dcp import LoadPlanner, make_reader, torch_metadata
-from inspector.verify.vitals import Reporter
+from inspector.verify.vitals import Reporter, give_back_memory
 
 __all__ = ["Job", "run_waves"]
 
@@ -66,7 +65,7 @@ def run_waves(job: Job, waves: list[Wave]) -> None:
     """Verify every wave, and tell what came out."""
     for number, wave in enumerate(waves):
         _Wave(job, wave, number, len(waves)).run()
-        gc.collect()
+        give_back_memory()
 
 
 class _Wave:
@@ -91,8 +90,8 @@ class _Wave:
 
     def run(self) -> None:
         job = self._job
-        targets = self._targets(job.grids[0])
         self._phase("load", job.grids[0])
+        targets = self._targets(job.grids[0])
         failures = self._load(targets, job.checkpoint.path, is_original=True)
         bad = self._compare("compare", targets, failures, check_crc=True)
         if len(job.grids) > 1:
@@ -110,9 +109,9 @@ class _Wave:
             names = set(targets.state)
             # The shards of one mesh at a time.
             del targets
-            gc.collect()
-            targets = self._targets(grid, names)
+            give_back_memory()
             self._phase("reload", grid, hop=hop)
+            targets = self._targets(grid, names)
             failures = self._load(targets, str(folder), is_original=False)
             self._remove(folder)
             bad = self._compare("recheck", targets, failures, check_crc=False, hop=hop)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -18,7 +19,14 @@ from typing import Any
 
 from inspector.verify.events import EventWriter
 
-__all__ = ["Reporter", "die_with_parent", "memory", "register_stacks", "stacks_file"]
+__all__ = [
+    "Reporter",
+    "die_with_parent",
+    "give_back_memory",
+    "memory",
+    "register_stacks",
+    "stacks_file",
+]
 
 _HEARTBEAT_S = 1.0
 _PROGRESS_S = 0.1
@@ -65,6 +73,14 @@ def memory() -> dict[str, int]:
         return {}
     names = {"VmRSS": "rss_bytes", "RssAnon": "anon_bytes", "VmHWM": "peak_rss_bytes"}
     return {names[name]: value for name, value in found.items()}
+
+
+def give_back_memory() -> None:
+    """Let go of what the collector and the allocator still hold of the last wave (glibc)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class Reporter:

@@ -85,7 +85,11 @@ FINDING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in BROKEN.iterdir() if p.is_dir()))
+# The bomb takes ten seconds, and is set off below.
+NAMES = sorted(p.name for p in BROKEN.iterdir() if p.is_dir() and p.name != "metadata_bomb")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_document_is_as_the_contract_has_it(name: str) -> None:
     ran = check(BROKEN / name, "--deep", "--values", "--format", "json")
     document = ran.json()
@@ -152,7 +156,7 @@ def test_a_sound_checkpoint_gets_a_short_answer() -> None:
     ran = check(SAMPLES / "hsdp_2x4", "--deep")
     assert ran.out.splitlines() == [
         f"{SAMPLES / 'hsdp_2x4'}: sound: nothing is wrong",
-        "  checked      6 tensors, 24 chunks, 8 files, every byte of 24 payloads (37.0 KiB)",
+        "  checked      6 tensors, 24 chunks, 8 files, every byte of 24 payloads (37.0 KiB read)",
     ]
 
 
@@ -338,8 +342,9 @@ def test_ctrl_c_stops_at_once_and_says_what_was_covered(tmp_path: Path, form: st
     assert process.returncode == 2, (out, err)
     assert err.splitlines() == ["hsdp-inspect: stopped before every byte was read"]
     if form == "text":
+        assert "stopped before every byte was read" in out.splitlines()[0]
         assert "cancelled" in out
-        assert "every byte of" in out
+        assert "every byte of" not in out
         return
     checked = json.loads(out)["checked"]
     assert 0 < checked["payloads"] < num

@@ -42,7 +42,10 @@ class HelpScreen(ModalScreen[None]):
             yield Static(Group(*self._parts()), markup=False)
 
     def _parts(self) -> Iterator[RenderableType]:
+        here = {type(s).__name__.removesuffix("Screen").lower() for s in self.app.screen_stack}
         for scope, title in _SCOPES.items():
+            if scope not in here | {"app"}:
+                continue  # Keys that mean nothing in this session.
             yield Text(title, "bold")
             table = Table.grid(padding=(0, 2))
             table.add_column(no_wrap=True, min_width=4)

@@ -54,8 +54,10 @@ class ReplayScreen(Screen[None]):
         yield VerificationView()
         yield Footer(show_command_palette=False)
 
-    def on_mount(self) -> None:
-        self.query_one(VerificationView).show_run(self._run)
+    async def on_mount(self) -> None:
+        view = self.query_one(VerificationView)
+        await view.prepare_filter()
+        view.show_run(self._run)
         self.set_interval(_PAINT_S, self._paint)
         self._paint()
 
