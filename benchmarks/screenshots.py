@@ -13,10 +13,12 @@ import html
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.cells import cell_len
+
+from inspector.tui.app import InspectApp
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +34,7 @@ class Shot:
     keys: tuple[str, ...] = ()
     size: tuple[int, int] = (160, 50)
     wait_for: str = " sound "
-    then: tuple[str, ...] = field(default=())
+    moment: float = 1.0
 
 
 SHOTS = (
@@ -40,6 +42,12 @@ SHOTS = (
     Shot("files", "sample_ckpts/fsdp2_hsdp_2x4_adamw", ("2", "j", "j")),
     Shot("narrow", "sample_ckpts/hsdp_2x4", size=(80, 24)),
     Shot("picker", "sample_ckpts/run", size=(100, 20), wait_for="newest sound"),
+    Shot(
+        "verify",
+        "tests/data/runs/hsdp_2x4/events.jsonl",
+        wait_for="exact",
+        moment=0.93,
+    ),
     Shot("findings", "sample_ckpts/broken/chunk_gap", ("n",), wait_for="DAMAGED"),
 )
 
@@ -52,10 +60,21 @@ async def until(pause: Callable[[float], object], ready: Callable[[], bool]) -> 
     raise TimeoutError("the screen never showed what was waited for")
 
 
-async def take(shot: Shot, out: Path) -> None:
-    from inspector.tui.app import InspectApp
+def open_app(shot: Shot) -> InspectApp:
+    """The app on a checkpoint, or on the recording of a verification at its middle."""
+    if not shot.path.endswith("events.jsonl"):
+        return InspectApp(shot.path)
+    from inspector.tui.launch_replay import ReplayApp
+    from inspector.tui.verify_playback import Playback, read_recording
 
-    app = InspectApp(shot.path)
+    playback = Playback(read_recording(shot.path))
+    playback.is_paused = True
+    playback.seek(playback.end_s * shot.moment)
+    return ReplayApp(playback, shot.path)
+
+
+async def take(shot: Shot, out: Path) -> None:
+    app = open_app(shot)
 
     def text() -> str:
         strips = app.screen._compositor.render_strips()

@@ -42,7 +42,7 @@ async def opened(
         yield app, pilot
 
 
-async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait until something shows."""
     for _ in range(int(timeout_s / 0.05)):
         if condition():
@@ -53,7 +53,7 @@ async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: flo
 
 async def settle(app: InspectApp, pilot: Pilot[int]) -> None:
     """Wait until nothing is being loaded or worked out."""
-    for _ in range(600):
+    for _ in range(3000):
         await pilot.pause(0.02)
         screen = app.screen
         if type(screen).__name__ in ("Screen", "LoadingScreen"):

@@ -29,6 +29,7 @@ class LoadingScreen(Screen[Outcome]):
     def __init__(self, loading: Loading) -> None:
         super().__init__()
         self._loading = loading
+        self._is_dismissed = False
 
     @classmethod
     def of(cls, path: str, *, whole_folder: bool = True) -> LoadingScreen:
@@ -43,15 +44,18 @@ class LoadingScreen(Screen[Outcome]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self._poll()
-        self.set_interval(0.1, self._poll)
+        self._timer = self.set_interval(0.05, self._poll)
 
     def _poll(self) -> None:
-        if not self.is_attached:
-            return  # The app is on its way out.
         loading = self._loading
+        if not self.query("#stage"):
+            return  # The app is on its way out.
         if loading.outcome is not None:
-            self.dismiss(loading.outcome)
+            # Once only: a second dismissal would take away the screen below.
+            self._timer.stop()
+            if not self._is_dismissed:
+                self._is_dismissed = True
+                self.dismiss(loading.outcome)
             return
         if loading.num_bytes:
             self.query_one(ProgressBar).update(total=loading.num_bytes, progress=loading.num_done)
