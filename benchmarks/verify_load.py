@@ -225,6 +225,7 @@ def main() -> None:
         },
         "machine": {
             "cores": os.cpu_count(),
+            "load_average": [round(n, 1) for n in os.getloadavg()],
             "system": platform.system(),
             "machine": platform.machine(),
             "python": platform.python_version(),

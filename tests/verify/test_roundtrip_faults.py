@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 import struct
@@ -157,6 +158,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         name = f"misplace-{via}"
         inject = SEAMS["misplace"]
         specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", via=via, inject=inject)
+    no_scratch = make_spec(folder / "no-scratch", SOURCE, MESH, "fsdp:4", "hsdp:2x2")
+    specs["no-scratch"] = dataclasses.replace(no_scratch, scratch_dir="/proc/none")
     copy = folder / "entry" / "checkpoint"
     shutil.copytree(SAMPLES / "fsdp2_adamw_4", copy)
     checkpoint = open_checkpoint(str(copy))
@@ -333,6 +336,16 @@ def test_a_save_that_drops_a_chunk(outcomes: dict[str, Outcome]) -> None:
     assert event["first_index"] == [15, 0]
     assert event["num_unwritten"] == 15
     assert not outcome.of("failed")
+
+
+def test_no_scratch_space(outcomes: dict[str, Outcome]) -> None:
+    """What was loaded is still proved; the save leg says what is missing."""
+    outcome = outcomes["no-scratch"]
+    (failed,) = outcome.of("failed")
+    assert "scratch" in failed["message"]
+    assert failed["phase"] == "save"
+    assert outcome.words.keys() == {("compare", "EXACT")}
+    assert len(outcome.of("bye")) == 4
 
 
 @pytest.mark.parametrize(
