@@ -6,6 +6,7 @@ code is 0 (done, nothing wrong), 1 (done, something is wrong) or 2 (could not be
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from inspector.cli_verify import commands as verify_commands
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.isolated import Child
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage import Storage
 
@@ -99,9 +101,11 @@ def check(path: str, deep: bool, values: bool, as_json: bool, form: str) -> int:
     From the metadata and the file sizes alone, in seconds; --deep reads every byte. For a folder
     with checkpoints under it: the state of each, and the newest sound one.
     """
-    from inspector.cli_check import run_check
+    with _Prefetched(path) as prefetched:
+        from inspector.cli_check import run_check
 
-    return run_check(path, deep=deep, values=values, form="json" if as_json else form)
+        form = "json" if as_json else form
+        return run_check(path, deep=deep, values=values, form=form, prefetched=prefetched)
 
 
 for _command in verify_commands:
@@ -121,12 +125,47 @@ def run_command(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         hint = "hsdp-inspect --help lists the commands"
         raise UsageError(error.format_message(), hint) from error
+    except SystemExit as error:
+        # How click ends when the reader of a pipe has gone; its exit code would mean "damaged".
+        raise BrokenPipeError from error
     except click.Abort as error:
         raise KeyboardInterrupt from error
     return result if isinstance(result, int) else 0
 
 
+class _Prefetched:
+    """Metadata on its way while the rest is imported; whatever happens, its child ends.
+
+    The collector rests meanwhile: importing makes what stays, and it would look at it in vain.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._child: Child | None = None
+
+    def __enter__(self) -> Child | None:
+        from inspector.checkpoint.isolated import prefetch
+
+        gc.disable()
+        self._child = prefetch(self._path)
+        return self._child
+
+    def __exit__(self, *error: object) -> None:
+        gc.enable()
+        if self._child is not None:
+            self._child.stop()
+
+
 def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
+    with _Prefetched(path) as prefetched:
+        return _show_found(
+            path, prefetched, as_json=as_json, chunks=chunks, filter_text=filter_text
+        )
+
+
+def _show_found(
+    path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
+) -> int:
     from inspector.checkpoint.locate import locate
 
     target = locate(path)
@@ -139,14 +178,14 @@ def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
         else:
             print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
         return 0
-    return _show_one(target, as_json=as_json, chunks=chunks, filter_text=filter_text)
+    checkpoint = _read(target, prefetched)
+    return _show_one(checkpoint, as_json=as_json, chunks=chunks, filter_text=filter_text)
 
 
-def _show_one(storage: Storage, *, as_json: bool, chunks: bool, filter_text: str) -> int:
+def _show_one(checkpoint: Checkpoint, *, as_json: bool, chunks: bool, filter_text: str) -> int:
     from inspector.checkpoint.select import matching
     from inspector.layout.written_by import infer
 
-    checkpoint = _read(storage)
     written_by = infer(checkpoint)
     tensors = entries = None
     if filter_text:
@@ -182,13 +221,13 @@ def _show_one(storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
     return 0
 
 
-def _read(storage: Storage) -> Checkpoint:
+def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
     """Read a checkpoint, with a line of progress on a terminal if it takes long."""
     from inspector.checkpoint.dcp import read_dcp
     from inspector.report.progress import ReadingLine
 
     with ReadingLine(sys.stderr) as line:
-        return read_dcp(storage, progress=line)
+        return read_dcp(storage, progress=line, prefetched=prefetched)
 
 
 def _open_screen(path: str) -> int:

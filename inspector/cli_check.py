@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from inspector.checkpoint.isolated import Child
 from inspector.checkpoint.locate import locate
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Storage, open_storage
@@ -31,12 +32,14 @@ class _Deep:
         return report
 
 
-def run_check(path: str, *, deep: bool, values: bool, form: str) -> int:
+def run_check(
+    path: str, *, deep: bool, values: bool, form: str, prefetched: Child | None = None
+) -> int:
     """Judge what is at `path`, print it, and give the exit code."""
     target = locate(path)
     reader = _Deep(values) if deep or values else None
     if not isinstance(target, list):
-        return _check_one(target, reader, form)
+        return _check_one(target, reader, form, prefetched)
     judged: list[Judged] = []
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
         for item in check_folder(open_storage(path), found=target, deep=reader):
@@ -55,9 +58,9 @@ def run_check(path: str, *, deep: bool, values: bool, form: str) -> int:
     return 0 if newest_sound(judged) is not None else 1
 
 
-def _check_one(storage: Storage, reader: _Deep | None, form: str) -> int:
+def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None) -> int:
     with ReadingLine(sys.stderr) as line:
-        report = check_storage(storage, deep=reader, progress=line)
+        report = check_storage(storage, deep=reader, progress=line, prefetched=prefetched)
     if form == "json":
         print_pieces(reports.check_json(report))
     elif form == "github":

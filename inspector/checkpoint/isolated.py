@@ -10,6 +10,7 @@ import json
 import os
 import selectors
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from inspector.errors import Cancelled, MetadataError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Child", "Limits", "Progress"]
+__all__ = ["Child", "Limits", "Progress", "prefetch"]
 
 #: Called with (bytes done, bytes in all); return True to cancel.
 Progress = Callable[[int, int], bool]
@@ -185,6 +186,25 @@ class Child:
             if pipe is not None:
                 pipe.close()
         return self._process.wait()
+
+
+def prefetch(path: str, max_bytes: int | None = None) -> Child | None:
+    """A child that reads the metadata of a local checkpoint while its starter goes on importing.
+
+    None if there is nothing to read at `path`, or more than `max_bytes`. Whoever gets one gives
+    it to `read_dcp`, or stops it.
+    """
+    # As `LocalStorage.local_path` writes it, so that the reader knows the child for its own.
+    metadata = str(Path(path, ".metadata"))
+    try:
+        info = os.stat(metadata)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(info.st_mode) or not info.st_size:
+        return None
+    if max_bytes is not None and info.st_size > max_bytes:
+        return None
+    return Child([metadata], [None], info.st_size)
 
 
 def _split(output: bytearray, code: int) -> tuple[dict[str, Any], dict[str, memoryview]]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.isolated import Limits, Progress
+from inspector.checkpoint.isolated import Child, Limits, Progress
 from inspector.checkpoint.locate import folder_of
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Entry, Storage
@@ -106,11 +106,12 @@ def check_storage(
     deep: Deep | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
+    prefetched: Child | None = None,
 ) -> Report:
-    """As `check`, for a folder that is open already."""
+    """As `check`, for a folder that is open already (and its metadata perhaps being read)."""
     listing = storage.list()
     try:
-        checkpoint = read_dcp(storage, limits=limits, progress=progress)
+        checkpoint = read_dcp(storage, limits=limits, progress=progress, prefetched=prefetched)
     except NotACheckpointError as error:
         findings = _without_metadata(storage, listing, error, limits)
     except MetadataError as error:

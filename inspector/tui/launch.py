@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
-import stat
-from pathlib import Path
 
-from inspector.checkpoint.isolated import Child
+from inspector.checkpoint.isolated import prefetch
 
 __all__ = ["run"]
 
@@ -24,7 +21,7 @@ def run(path: str) -> int:
     gc.disable()
     # The child unpickles on one core while this process imports Textual on another. A thread
     # could not: importing holds the interpreter's lock.
-    prefetched = _prefetch(path)
+    prefetched = prefetch(path, _MAX_PREVIEW_BYTES)
     from inspector.tui.app import InspectApp
     from inspector.tui.preview import Preview
 
@@ -33,16 +30,3 @@ def run(path: str) -> int:
         preview = Preview.of(path, prefetched.header(_PATIENCE_S))
     code = InspectApp(path, preview=preview, prefetched=prefetched).run_to_end()
     return 2 if code is None else code
-
-
-def _prefetch(path: str) -> Child | None:
-    """A child that reads the metadata of a local checkpoint; None if there is little to read."""
-    # As `LocalStorage.local_path` writes it, so that the reader knows the child for its own.
-    metadata = str(Path(path, ".metadata"))
-    try:
-        info = os.stat(metadata)
-    except (OSError, ValueError):
-        return None
-    if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= _MAX_PREVIEW_BYTES:
-        return None
-    return Child([metadata], [None], info.st_size)

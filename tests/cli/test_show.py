@@ -160,6 +160,7 @@ def test_a_closed_pipe_is_no_error() -> None:
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stderr == ""
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["show", "open"])
