@@ -18,6 +18,7 @@ __all__ = [
     "check_github",
     "check_json",
     "check_text",
+    "checked_sentence",
     "folder_github",
     "folder_json",
     "folder_text",
@@ -43,7 +44,8 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     return f"{report.verdict}: {said}"
 
 
-def _checked_sentence(checked: Coverage) -> str:
+def checked_sentence(checked: Coverage) -> str:
+    """What was looked at: `6 tensors, 24 chunks, 8 files`."""
     parts = [
         plural(checked.tensors, "tensor"),
         plural(checked.chunks, "chunk"),
@@ -74,7 +76,7 @@ def check_text(
         is_stopped: Whether reading the payloads was broken off.
     """
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
-    yield f"  checked      {_checked_sentence(report.checked)}"
+    yield f"  checked      {checked_sentence(report.checked)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
     seen: Counter[str] = Counter()

@@ -10,9 +10,9 @@ from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
-from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding, Report
-from inspector.report.check import verdict_sentence
+from inspector.report.check import checked_sentence, verdict_sentence
 from inspector.tui.sources import FINDING_COLUMNS, FindingSource
 from inspector.tui.views.base import View
 from inspector.tui.widgets.virtual_table import VirtualTable
@@ -147,16 +147,7 @@ def _finding_text(finding: Finding) -> Text:
 
 def _coverage_text(report: Report) -> Text:
     checked = report.checked
-    parts = [
-        plural(checked.tensors, "tensor"),
-        plural(checked.chunks, "chunk"),
-        plural(checked.files, "file"),
-    ]
-    if checked.payloads:
-        size = format_bytes(checked.payload_bytes)
-        every = "" if checked.not_checked else "every byte of "
-        parts.append(f"{every}{plural(checked.payloads, 'payload')} ({size} read)")
-    text = Text.assemble(("checked      ", "dim"), ", ".join(parts))
+    text = Text.assemble(("checked      ", "dim"), checked_sentence(checked))
     for left in checked.not_checked:
         text.append("\nnot checked  ", "dim")
         text.append(f"{printable(left.what)}: {printable(left.why)}")
