@@ -8,6 +8,7 @@ in turn and each in a fresh process:
     read   every data file once, in 8 MiB blocks: `while f.read(8 << 20)`
     deep   `open_checkpoint` and `check_payloads`: what `check --deep` adds to `check`
     values the same with `values=True`
+    command `hsdp-inspect check --deep`, as it is typed: every check, and its answer as JSON
 
 `warm`: the files are in the page cache, the hardest case for a check, as nothing waits for the
 disk. `cold`: they are evicted before each run (posix_fadvise). `median_s` is the work inside the
@@ -83,6 +84,18 @@ elapsed = time.perf_counter() - begin
 assert not report.findings and not report.checked.not_checked, report
 print(json.dumps({"s": elapsed, "bytes": report.checked.payload_bytes,
                   "payloads": report.checked.payloads}))
+"""
+
+# The command itself, as it is typed: with its start, every other check, and its answer.
+COMMAND = """
+import sys, time, json
+begin = time.perf_counter()
+from inspector.__main__ import main
+try:
+    main(["check", "--deep", sys.argv[1], "--json"])
+except SystemExit as done:
+    assert not done.code, done.code
+print(json.dumps({"s": time.perf_counter() - begin}))
 """
 
 
@@ -190,12 +203,13 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, floa
 
 
 def measure(checkpoint: Path, rounds: int) -> dict[str, object]:
-    """All three, in turn, `rounds` times after one that only warms the page cache."""
+    """All four, in turn, `rounds` times after one that only warms the page cache."""
     files = sorted(str(p) for p in checkpoint.glob("*.distcp"))
     jobs = {
         "read": (READ, files),
         "deep": (DEEP, [str(checkpoint), "deep"]),
         "values": (DEEP, [str(checkpoint), "values"]),
+        "command": (COMMAND, [str(checkpoint)]),
     }
     warm: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     cold: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}

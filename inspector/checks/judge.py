@@ -109,13 +109,12 @@ def check_storage(
     prefetched: Child | None = None,
 ) -> Report:
     """As `check`, for a folder that is open already (and its metadata perhaps being read)."""
-    listing = storage.list()
     try:
         checkpoint = read_dcp(storage, limits=limits, progress=progress, prefetched=prefetched)
     except NotACheckpointError as error:
-        findings = _without_metadata(storage, listing, error, limits)
+        findings = _without_metadata(storage, storage.list(), error, limits)
     except MetadataError as error:
-        findings = [_unreadable(error, listing)]
+        findings = [_unreadable(error, storage.list())]
     else:
         return judge(checkpoint, storage, deep=deep)
     nothing = NotChecked("everything", "the metadata could not be read")

@@ -65,11 +65,6 @@ class Loading:
         self._thread.start()
         return self
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until it is done, at most so long; True if it is done."""
-        self._thread.join(seconds)
-        return self.outcome is not None
-
     def cancel(self) -> None:
         """Stop it soon; the outcome becomes `errors.Cancelled`."""
         self._cancelled.set()
