@@ -18,7 +18,7 @@ from inspector.errors import InspectError
 __all__ = ["COMMANDS", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
-COMMANDS = frozenset({"check", "open", "replay", "show", "verify"})
+COMMANDS = frozenset({"check", "diff", "open", "plan", "replay", "seal", "show", "stats", "verify"})
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 from inspector._version import __version__
+from inspector.cli_diff import commands as diff_commands
 from inspector.cli_output import has_screen, print_pieces, terminal_width
+from inspector.cli_plan import commands as plan_commands
+from inspector.cli_stats import commands as stats_commands
 from inspector.cli_verify import commands as verify_commands
 from inspector.errors import UsageError
 
@@ -108,7 +111,7 @@ def check(path: str, deep: bool, values: bool, as_json: bool, form: str) -> int:
         return run_check(path, deep=deep, values=values, form=form, prefetched=prefetched)
 
 
-for _command in verify_commands:
+for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
     cli.add_command(_command)
 
 

@@ -1,0 +1,1 @@
+"""Two checkpoints, whatever their sharding: what differs, in structure and in values."""
