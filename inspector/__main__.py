@@ -20,6 +20,9 @@ __all__ = ["COMMANDS", "main"]
 #: Words that are commands, not paths (a path of that name is given as `./show`).
 COMMANDS = frozenset({"check", "diff", "open", "plan", "replay", "seal", "show", "stats", "verify"})
 
+#: Commands that leave nothing behind to be put away: no screen, no job.
+_PLAIN = frozenset({"check", "plan", "show", "stats"})
+
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
@@ -29,7 +32,24 @@ def main(args: list[str] | None = None) -> NoReturn:
     # A stream that the shell closed (`2>&-`) is none at all for Python.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    sys.exit(_guarded(lambda: _run(arguments), debug))
+    is_plain = args is None and arguments[:1] and arguments[0] in _PLAIN
+    if is_plain:
+        # Nothing here multiplies matrices; on a machine of 100 cores its threads take a while.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    code = _guarded(lambda: _run(arguments), debug)
+    if is_plain:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once: taking numpy down takes longer than a small check."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody is there to read it
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.isolated import Child
 from inspector.checkpoint.locate import locate
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Storage, open_storage
-from inspector.checks.folder import Judged, check_folder, newest_sound
 from inspector.checks.judge import check_storage
-from inspector.checks.payloads import PayloadReport, check_payloads
 from inspector.cli_output import print_pieces, terminal_width
-from inspector.report import check as reports
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
+
+if TYPE_CHECKING:
+    from inspector.checks.payloads import PayloadReport
 
 __all__ = ["run_check"]
 
@@ -26,6 +27,8 @@ class _Deep:
         self._values = values
 
     def __call__(self, checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+        from inspector.checks.payloads import check_payloads
+
         with PayloadLine(sys.stderr) as line:
             report = check_payloads(checkpoint, storage, values=self._values, progress=line)
         self.is_cancelled = self.is_cancelled or report.is_cancelled
@@ -40,6 +43,9 @@ def run_check(
     reader = _Deep(values) if deep or values else None
     if not isinstance(target, list):
         return _check_one(target, reader, form, prefetched)
+    from inspector.checks.folder import Judged, check_folder, newest_sound
+    from inspector.report import check as reports
+
     judged: list[Judged] = []
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
         for item in check_folder(open_storage(path), found=target, deep=reader):
@@ -61,6 +67,8 @@ def run_check(
 def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None) -> int:
     with ReadingLine(sys.stderr) as line:
         report = check_storage(storage, deep=reader, progress=line, prefetched=prefetched)
+    from inspector.report import check as reports
+
     if form == "json":
         print_pieces(reports.check_json(report))
     elif form == "github":

@@ -6,56 +6,27 @@ not there, may not be listed, or is no folder at all is an error instead of a re
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
+from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.isolated import Child, Limits, Progress
 from inspector.checkpoint.locate import folder_of
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import Entry, Storage
-from inspector.checkpoint.text import format_bytes, plural, printable
-from inspector.checks.entries import entries_of
-from inspector.checks.files import check_files
+from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.text import plural
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
-from inspector.checks.lookalike import lookalike
-from inspector.checks.metadata import check_metadata, reading_notes
-from inspector.checks.optimizer import check_optimizer
-from inspector.checks.replay import check_replay
-from inspector.checks.structure import check_structure
-from inspector.errors import InspectError, MetadataError, NotACheckpointError
-from inspector.layout.written_by import WrittenBy
+from inspector.errors import MetadataError, NotACheckpointError
+
+if TYPE_CHECKING:
+    from inspector.layout.written_by import WrittenBy
 
 __all__ = ["Checked", "Deep", "check", "check_storage", "judge", "merge"]
 
-_TMP = METADATA + ".tmp"
 _SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 _ORDER = {code: i for i, code in enumerate(CODES)}
-
-# With these the metadata lists other items than were saved, so that replaying the writer on them
-# would put innocent ones elsewhere.
-_OTHER_ITEMS = frozenset(
-    {
-        "entry-malformed",
-        "chunk-gap",
-        "chunk-overlap",
-        "chunk-duplicate",
-        "chunk-out-of-bounds",
-        "storage-orphan",
-    }
-)
-
-_NO_METADATA = (
-    "raises AssertionError: metadata is None; global metadata read failed; rank local metadata "
-    "read failed"
-)
-_READ_FAILS = {
-    "metadata-truncated": "raises AssertionError: metadata is None; ... Ran out of input, or "
-    "pickle data was truncated",
-    "metadata-unreadable": "raises AssertionError: metadata is None; global metadata read failed",
-    "metadata-unsafe": "runs that code while reading the metadata",
-}
 
 
 class Checked(Protocol):
@@ -72,7 +43,7 @@ class Checked(Protocol):
         ...
 
 
-#: A check that reads payloads; it runs after the others.
+#: A check that reads payloads; the others run beside it.
 Deep = Callable[[Checkpoint, Storage], Checked]
 
 
@@ -111,10 +82,10 @@ def check_storage(
     """As `check`, for a folder that is open already (and its metadata perhaps being read)."""
     try:
         checkpoint = read_dcp(storage, limits=limits, progress=progress, prefetched=prefetched)
-    except NotACheckpointError as error:
-        findings = _without_metadata(storage, storage.list(), error, limits)
-    except MetadataError as error:
-        findings = [_unreadable(error, storage.list())]
+    except (NotACheckpointError, MetadataError) as error:
+        from inspector.checks.unread import check_unread
+
+        findings = check_unread(storage, error, limits)
     else:
         return judge(checkpoint, storage, deep=deep)
     nothing = NotChecked("everything", "the metadata could not be read")
@@ -141,17 +112,59 @@ def judge(
     Raises:
         StorageError: The folder cannot be listed.
     """
-    entries = entries_of(checkpoint)
-    from_files, not_checked = check_files(checkpoint, storage, entries)
-    findings = [
-        *check_metadata(checkpoint),
-        *reading_notes(checkpoint.provenance, torch_version=torch_version),
-        *check_structure(checkpoint, entries),
-        *check_optimizer(checkpoint),
-        *from_files,
-    ]
-    if not any(finding.code in _OTHER_ITEMS for finding in findings):
-        findings += check_replay(checkpoint, written_by)
+    if deep is None:
+        report = _judged(checkpoint, storage, written_by, torch_version)
+        num_payloads = checkpoint.num_chunks + len(checkpoint.bytes_entries)
+        if not num_payloads:
+            return report
+        what = f"the bytes of {plural(num_payloads, 'payload')}"
+        why = "without --deep only sizes are compared; a flipped bit shows only in the bytes"
+        return merge(report, (), Coverage(not_checked=(NotChecked(what, why),)))
+    # Reading runs outside the interpreter's lock: the other checks, and what they import, cost
+    # no time beside it.
+    others = _Aside(lambda: _judged(checkpoint, storage, written_by, torch_version))
+    try:
+        found = deep(checkpoint, storage)
+    finally:
+        others.wait()
+    return merge(others.result(), found.findings, found.checked)
+
+
+class _Aside:
+    """A report being made in another thread."""
+
+    def __init__(self, make: Callable[[], Report]) -> None:
+        self._make = make
+        self._report: Report | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="checks")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._report = self._make()
+        except BaseException as error:  # raised again by `result`
+            self._error = error
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    def result(self) -> Report:
+        if self._report is None:
+            raise self._error or RuntimeError("the checks did not run")
+        return self._report
+
+
+def _judged(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    written_by: WrittenBy | None,
+    torch_version: str | None,
+) -> Report:
+    """The report of every check that reads no payload."""
+    from inspector.checks.shallow import check_all
+
+    findings, not_checked = check_all(checkpoint, storage, written_by, torch_version)
     checked = Coverage(
         tensors=checkpoint.num_tensors,
         chunks=checkpoint.num_chunks,
@@ -159,15 +172,7 @@ def judge(
         not_checked=(*_left_out(checkpoint), *not_checked),
     )
     num_bytes_entries = len(checkpoint.bytes_entries)
-    report = Report(checkpoint.path, _sorted(findings), checked, num_bytes_entries)
-    if deep is not None:
-        found = deep(checkpoint, storage)
-        return merge(report, found.findings, found.checked)
-    if len(entries.file):
-        what = f"the bytes of {plural(len(entries.file), 'payload')}"
-        why = "without --deep only sizes are compared; a flipped bit shows only in the bytes"
-        return merge(report, (), Coverage(not_checked=(NotChecked(what, why),)))
-    return report
+    return Report(checkpoint.path, _sorted(findings), checked, num_bytes_entries)
 
 
 def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Report:
@@ -202,83 +207,3 @@ def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
         what = plural(len(checkpoint.malformed), "malformed part")
         left.append(NotChecked(f"{what} of the metadata", "no value could be made of them"))
     return left
-
-
-# -- a checkpoint that cannot be read ----------------------------------------------------------
-
-
-def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
-    is_global = any(entry.name == METADATA for entry in listing)
-    return Finding(
-        error.code,
-        "error",
-        error.message,
-        _READ_FAILS.get(error.code, "raises an error"),
-        error.hint
-        or "fetch .metadata again from where it was written, or load an earlier checkpoint",
-        file=METADATA if is_global else next(iter(rank_metadata(listing).values())).name,
-    )
-
-
-def _without_metadata(
-    storage: Storage, listing: list[Entry], error: NotACheckpointError, limits: Limits | None
-) -> list[Finding]:
-    where = printable(storage.root)
-    if any(entry.name == _TMP for entry in listing):
-        finding = _unfinished(storage, limits)
-        missing = f"{where}: there is no {METADATA}, only {_TMP}"
-        return [_missing(missing, finding.hint), finding]
-    other = lookalike(listing)
-    if other is not None:
-        return [_missing(f"{where}: no {METADATA}; this is {other.what}", other.hint)]
-    findings = [_missing(error.message, error.hint)]
-    temporary = [e.name for e in listing if e.name.endswith(".metadata.tmp")]
-    name = storage.root.rstrip("/").rpartition("/")[2]
-    if temporary or name.endswith((".tmp", "-tmp", "_tmp", ".incomplete")):
-        what = f"only {printable(temporary[0], 60)} is there" if temporary else "its name says so"
-        findings.append(
-            Finding(
-                "save-unfinished",
-                "error",
-                f"{where}: a folder of a save that did not finish ({what})",
-                _NO_METADATA,
-                "load the checkpoint before it",
-            )
-        )
-    return findings
-
-
-def _missing(message: str, hint: str) -> Finding:
-    return Finding("metadata-missing", "error", message, _NO_METADATA, hint, file=METADATA)
-
-
-def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
-    """Is `.metadata.tmp` complete? It is read through the same gate as `.metadata`.
-
-    torch writes it, syncs it, removes the old `.metadata` and renames it
-    (`FileSystemWriter.finish`); a job that dies between leaves it complete.
-    """
-    where = f"{printable(storage.root)}: the save did not finish"
-    try:
-        checkpoint = read_dcp(storage, limits=limits, metadata=_TMP)
-        entries = entries_of(checkpoint)
-        found, _ = check_files(checkpoint, storage, entries)
-        found += [*check_metadata(checkpoint), *check_structure(checkpoint, entries)]
-    except InspectError as error:
-        message = f"{where}, and its {_TMP} is not complete ({error.message})"
-        hint = "it cannot be repaired from this folder: load an earlier checkpoint"
-        return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
-    errors = [f for f in _sorted(found) if f.severity == "error"]
-    if errors:
-        message = (
-            f"{where}; {_TMP} is complete, but what it describes is not sound: {errors[0].message}"
-        )
-        hint = "renaming it would not repair the checkpoint: load an earlier one"
-    else:
-        size = format_bytes(checkpoint.stored_bytes)
-        message = (
-            f"{where}, but {_TMP} is complete, and the {size} of data files are as it says: "
-            f"{plural(checkpoint.num_tensors, 'tensor')}, {plural(len(entries.file), 'payload')}"
-        )
-        hint = f"rename {_TMP} to {METADATA}, which repairs the checkpoint, and check it again"
-    return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from inspector.checkpoint.model import Checkpoint, Provenance
@@ -27,6 +26,9 @@ _AT_HOME = frozenset({"torch", "builtins", "__builtin__", "pathlib", "collection
 
 def installed_torch() -> str | None:
     """The version of the torch package in this environment, or None; torch is not imported."""
+    # Imported here: it takes 10 ms, and few checkpoints need to know.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("torch")
     except PackageNotFoundError:
@@ -157,7 +159,6 @@ def reading_notes(
         python_version: The Python it runs in; by default this one.
         platform: As `sys.platform`; by default this one.
     """
-    torch_version = torch_version or installed_torch()
     python_version = python_version or sys.version_info[:2]
     on_windows = (platform or sys.platform) == "win32"
     found = [
@@ -173,8 +174,11 @@ def _note(message: str, torch_does: str, hint: str) -> Finding:
 
 
 def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | None:
-    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", torch_version or "")
     band = provenance.torch_band or ""
+    if not band.startswith(("1.13", "2.15")):
+        return None
+    torch_version = torch_version or installed_torch()
+    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", torch_version or "")
     if numbers is None or torch_version is None:
         return None
     release = (int(numbers[1]), int(numbers[2]))
