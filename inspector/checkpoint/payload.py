@@ -24,7 +24,7 @@ from inspector.checkpoint.payload_source import (
 from inspector.checkpoint.payload_tensor import StoredTensor, describe, kind_of
 from inspector.checkpoint.payload_zstd import ZstdSource
 from inspector.checkpoint.safetensors_header import HeaderError, header_bytes
-from inspector.checkpoint.torch_zip import Record, read_directory
+from inspector.checkpoint.torch_zip import Record, has_directory, read_directory
 
 __all__ = ["Payload", "looks_like", "open_payload", "record_blocks", "unpacked"]
 
@@ -124,6 +124,11 @@ def looks_like(source: Source) -> str:
         pass
     if start[:4] == b"\x28\xb5\x2f\xfd":
         return "a zstd frame is there, which the metadata does not mention"
+    if has_directory(source):
+        return (
+            "its first bytes are damaged; the zip directory at its end is in place, so the entry's "
+            "byte range is right"
+        )
     found = start.find(b"PK\x03\x04")
     if found > 0 and (b"data.pkl" in start[found : found + 200]):
         return (

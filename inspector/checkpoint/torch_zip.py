@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from inspector.checkpoint.payload_source import PayloadError, Source
 from inspector.checkpoint.text import printable
 
-__all__ = ["Record", "read_directory"]
+__all__ = ["Record", "has_directory", "read_directory"]
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
@@ -74,7 +74,7 @@ def read_directory(source: Source) -> tuple[Record, ...]:
         PayloadError: It is no such archive, or a damaged one.
         StorageError: It cannot be read.
     """
-    start, size, count = _find_directory(source)
+    start, size, count, _ = _find_directory(source)
     data = source.read(start, size)
     records: list[Record] = []
     at = 0
@@ -94,8 +94,20 @@ def read_directory(source: Source) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def _find_directory(source: Source) -> tuple[int, int, int]:
-    """Where the directory starts, its size in bytes, its number of records."""
+def has_directory(source: Source) -> bool:
+    """Whether a zip archive that begins where `source` does ends in it.
+
+    Its directory tells how far from the archive's first byte it lies.
+    """
+    try:
+        start, size, count, end = _find_directory(source)
+    except PayloadError:
+        return False
+    return count > 0 and start + size == end and source.read(start, 4) == b"PK\x01\x02"
+
+
+def _find_directory(source: Source) -> tuple[int, int, int, int]:
+    """Where the directory starts, its size in bytes, its number of records, where it may end."""
     tail_bytes = min(_FIRST_TAIL_BYTES, source.length)
     tail = source.read(source.length - tail_bytes, tail_bytes)
     found = tail.rfind(b"PK\x05\x06")
@@ -121,7 +133,7 @@ def _find_directory(source: Source) -> tuple[int, int, int]:
         raise PayloadError("the zip directory does not lie where the archive says")
     if size > _MAX_DIRECTORY_BYTES:
         raise PayloadError("the zip directory is larger than any checkpoint's should be")
-    return start, size, count
+    return start, size, count, limit
 
 
 def _read_entry(source: Source, data: bytes, at: int, directory: int) -> tuple[Record, int]:

@@ -171,12 +171,20 @@ def _escape(path: str) -> Finding:
     return Finding(
         "path-escapes",
         "error",
-        f"{printable(path, 120)}: entries of the metadata lie in this file, outside the checkpoint "
-        "folder; it was not looked at",
+        f"{printable(path, 120)}: entries of the metadata lie in this file, {_way_out(path)}; it "
+        "was not looked at",
         "follows the path and reads that file",
         "do not load this checkpoint unless you know who wrote it and why",
         file=path,
     )
+
+
+def _way_out(path: str) -> str:
+    if path.startswith(("/", "\\")):
+        return "named by an absolute path, where torch names them inside the checkpoint folder"
+    if ".." in re.split(r"[/\\]", path):
+        return "whose path has `..` in it and may lead outside the checkpoint folder"
+    return "outside the checkpoint folder"
 
 
 def _target_outside(storage: Storage, path: str) -> str | None:
@@ -356,10 +364,12 @@ def _out_of_step(split: Split) -> Finding:
 
 
 def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f} days"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _unowned(entries: Entries, found: list[Entry | None], truncated: set[int]) -> Iterator[Finding]:

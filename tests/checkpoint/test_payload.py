@@ -233,6 +233,7 @@ def test_deflate_bomb_is_stopped() -> None:
         (b"", "empty"),
         (saved(torch.zeros(400))[704 + 100 :], "inside of another payload"),
         (bytes(7) + saved(torch.zeros(4)), "starts 7 bytes later"),
+        (b"Q" + saved(torch.zeros(4))[1:], "first bytes are damaged"),
         (saved(torch.zeros(400))[:-30], "no end"),
         (b"<html>" * 100, "no payload starts there"),
         ((20).to_bytes(8, "little") + b'{"a": {}}' + bytes(50), "safetensors"),
