@@ -107,7 +107,9 @@ def _internal(error: Exception) -> int:
 def _complain(message: str, hint: str) -> None:
     from inspector.checkpoint.text import printable
 
-    lines = [f"hsdp-inspect: {' '.join(message.split())}"] + ([f"  hint: {hint}"] if hint else [])
+    # A path of thousands of characters must not bury what is wrong with it.
+    words = [w if len(w) <= 500 else f"{w[:200]}[...]{w[-100:]}" for w in message.split()]
+    lines = [f"hsdp-inspect: {' '.join(words)}"] + ([f"  hint: {hint}"] if hint else [])
     try:
         sys.stderr.write("".join(printable(line) + "\n" for line in lines))
         sys.stderr.flush()

@@ -36,7 +36,7 @@ class _DefaultToOpen(click.Group):
     """`hsdp-inspect PATH` is `hsdp-inspect open PATH`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        first = next((arg for arg in args if not arg.startswith("-")), None)
+        first = next((arg for arg in args if arg == "--" or not arg.startswith("-")), None)
         if first is not None and first not in self.commands:
             args.insert(0, "open")
         return super().parse_args(ctx, args)
@@ -95,19 +95,20 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     "--format",
     "form",
     type=click.Choice(["text", "json", "github"]),
-    default="text",
     help="github: annotations for GitHub Actions.",
 )
-def check(path: str, deep: bool, values: bool, as_json: bool, form: str) -> int:
+def check(path: str, deep: bool, values: bool, as_json: bool, form: str | None) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
     From the metadata and the file sizes alone, in seconds; --deep reads every byte. For a folder
     with checkpoints under it: the state of each, and the newest sound one.
     """
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other", "give one of them")
     with _Prefetched(path) as prefetched:
         from inspector.cli_check import run_check
 
-        form = "json" if as_json else form
+        form = "json" if as_json else form or "text"
         return run_check(path, deep=deep, values=values, form=form, prefetched=prefetched)
 
 
@@ -127,6 +128,8 @@ def run_command(arguments: Sequence[str]) -> int:
         )
     except click.ClickException as error:
         hint = "hsdp-inspect --help lists the commands"
+        if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "open":
+            hint = "for text and JSON: hsdp-inspect show PATH; for what is wrong: check PATH"
         raise UsageError(error.format_message(), hint) from error
     except SystemExit as error:
         # How click ends when the reader of a pipe has gone; its exit code would mean "damaged".
@@ -170,9 +173,17 @@ def _show_found(
     path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
     from inspector.checkpoint.locate import locate
+    from inspector.checkpoint.text import plural, printable
 
     target = locate(path)
     if isinstance(target, list):
+        if chunks or filter_text:
+            newest = printable(target[-1].path, 200)
+            raise UsageError(
+                f"{printable(path, 500)}: a folder of {plural(len(target), 'checkpoint')}; "
+                "--chunks and --filter are for one",
+                f"give one of them, such as {newest}",
+            )
         from inspector.report import json as report_json
         from inspector.report import text as report_text
 

@@ -80,7 +80,7 @@ def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Fin
             "error",
             f"{shown}: {none}{about}{num:,} of {plural(size, 'element')} lie in no chunk, "
             f"at {where}",
-            f"loads silently, {num} elements left uninitialised",
+            f"loads silently, {num} elements left uninitialised{_if_smaller(tensor)}",
             "their values are not in this checkpoint: " + _FROM_ANOTHER,
             fqn=tensor.fqn,
             offsets=cover.gaps[0].offsets,
@@ -144,6 +144,16 @@ def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Fin
             _FROM_ANOTHER,
             fqn=tensor.fqn,
         )
+
+
+def _if_smaller(tensor: Tensor) -> str:
+    """What torch does if the size in the metadata, not the set of chunks, is what is wrong."""
+    if not tensor.num_chunks or not tensor.shape:
+        return ""
+    reach = tuple((tensor.offsets + tensor.sizes).max(axis=0).tolist())
+    if reach == tensor.shape or any(a > b for a, b in zip(reach, tensor.shape, strict=True)):
+        return ""
+    return f"; raises ValueError: Size mismatch if the model's tensor is {list(reach)}"
 
 
 def _boxes(boxes: Sequence[Box]) -> str:

@@ -180,3 +180,26 @@ def test_help_and_version_are_answers() -> None:
         assert ran.code == 0, ran.err
         assert ran.out
         assert ran.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check", str(SAMPLES / "fsdp_4"), "--json", "--format", "github"], "exclude each other"),
+        ([str(SAMPLES / "fsdp_4"), "--json"], "hsdp-inspect show PATH"),
+        (["show", str(SAMPLES / "run"), "--filter", "net1"], "a folder of 3 checkpoints"),
+        (["--", "-dash"], "-dash: there is no such file"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant_is_explained(arguments: list[str], says: str) -> None:
+    done = run_cli(*arguments)
+    assert done.code == 2
+    assert not done.out
+    assert says in done.err
+
+
+def test_a_long_path_does_not_bury_what_is_wrong_with_it() -> None:
+    done = run_cli("show", "a" * 5000)
+    assert done.code == 2
+    assert done.err.strip().endswith("the name is too long")
+    assert len(done.err) < 500
