@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.tui.commands import COMMANDS
+from inspector.tui.commands import COMMANDS, KEYS
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.screens.picker import PickerScreen
@@ -237,6 +237,16 @@ async def test_every_command_is_in_help_and_palette() -> None:
         for command in COMMANDS:
             if command.scope in ("main", "app") and command.id != "command_palette":
                 assert f"{command.title}  ({command.shown_key})" in offered
+
+
+async def test_the_help_scrolls_with_the_keys_of_the_lists() -> None:
+    async with opened(SAMPLES / "hsdp_2x2", "question_mark", size=(80, 24)) as (app, pilot):
+        last = KEYS[-1][1]
+        assert last not in screen_text(app)
+        await pilot.press("G")
+        await until(pilot, lambda: last in screen_text(app))
+        await pilot.press("g")
+        await until(pilot, lambda: last not in screen_text(app))
 
 
 async def test_the_summary_has_the_evidence() -> None:

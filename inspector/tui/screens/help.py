@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from inspector.tui.commands import COMMANDS, KEYS
+from inspector.tui.widgets.reader import Reader
 
 __all__ = ["HelpScreen"]
 
@@ -29,7 +29,7 @@ class HelpScreen(ModalScreen[None]):
 
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
-    HelpScreen > VerticalScroll {
+    HelpScreen > Reader {
         width: 90%; max-width: 96; height: auto; max-height: 90%;
         padding: 1 2; background: $surface; border: round $primary;
     }
@@ -38,7 +38,7 @@ class HelpScreen(ModalScreen[None]):
     BINDINGS = [("escape,q,question_mark,f1", "dismiss", "Close")]
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll():
+        with Reader():
             yield Static(Group(*self._parts()), markup=False)
 
     def _parts(self) -> Iterator[RenderableType]:

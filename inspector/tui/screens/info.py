@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
@@ -13,6 +12,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.layout.written_by import WrittenBy
 from inspector.report.text import summary_facts
+from inspector.tui.widgets.reader import Reader
 
 __all__ = ["InfoScreen"]
 
@@ -22,7 +22,7 @@ class InfoScreen(ModalScreen[None]):
 
     DEFAULT_CSS = """
     InfoScreen { align: center middle; }
-    InfoScreen > VerticalScroll {
+    InfoScreen > Reader {
         width: 90%; max-width: 120; height: auto; max-height: 90%;
         padding: 1 2; background: $surface; border: round $primary;
     }
@@ -43,5 +43,5 @@ class InfoScreen(ModalScreen[None]):
         table.add_row(Text("path", "bold"), Text(printable(checkpoint.path)))
         for label, text in summary_facts(checkpoint, self._written_by):
             table.add_row(Text(label, "bold"), Text(text))
-        with VerticalScroll():
+        with Reader():
             yield Static(table, markup=False)
