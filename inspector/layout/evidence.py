@@ -70,6 +70,10 @@ def judgement(
     if believed and not best.proven():
         result.append(
             f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than "
+            "the replay says: safetensors files do not keep the order of the state dict, by which "
+            "DCP's writer shares out the work."
+            if walk.checkpoint.format == "safetensors"
+            else f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than "
             "the replay says: the files may be of different saves, or the writer was not DCP's "
             "default planner."
         )

@@ -8,17 +8,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from inspector.checkpoint.text import format_bytes, plural, printable
-from inspector.checks.findings import Coverage, Finding, Report, Severity
+from inspector.checkpoint.storage import Used
+from inspector.checkpoint.text import format_bytes, plural, printable, redact
+from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
 from inspector.checks.folder import Judged, newest_sound
 from inspector.report.json import SCHEMA
 from inspector.report.table import Column, render_table
 
 __all__ = [
+    "against_sentence",
     "check_github",
     "check_json",
     "check_text",
     "checked_sentence",
+    "finding_json",
+    "finding_lines",
     "folder_github",
     "folder_json",
     "folder_text",
@@ -59,6 +63,13 @@ def checked_sentence(checked: Coverage) -> str:
     return ", ".join(parts)
 
 
+def against_sentence(against: Against) -> str:
+    """What was compared with digests kept elsewhere: `6 of 6 ... are as a.seal.json says`."""
+    nouns = "tensors and bytes entries" if against.kind == "seal" else "files"
+    counts = f"{against.num_matching:,} of {against.num_compared:,} {nouns}"
+    return f"{counts} are as {printable(against.path)} says"
+
+
 # Text.
 
 # On a terminal, findings of one code beyond this many are only counted.
@@ -77,6 +88,8 @@ def check_text(
     """
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {checked_sentence(report.checked)}"
+    for against in report.checked.against:
+        yield f"  compared     {against_sentence(against)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
     seen: Counter[str] = Counter()
@@ -84,14 +97,15 @@ def check_text(
         seen[finding.code] += 1
         if width is None or seen[finding.code] <= _MAX_ALIKE:
             yield ""
-            yield from _finding_lines(finding, width)
+            yield from finding_lines(finding, width)
     for code, count in seen.items():
         if width is not None and count > _MAX_ALIKE:
             yield ""
             yield f"... and {count - _MAX_ALIKE:,} more {code}: send this to a file to see all"
 
 
-def _finding_lines(finding: Finding, width: int | None) -> Iterator[str]:
+def finding_lines(finding: Finding, width: int | None) -> Iterator[str]:
+    """The lines of one finding: code, message, what torch does, what to do."""
     yield f"{finding.severity.upper()} {finding.code}"
     for label, text in (
         ("", finding.message),
@@ -147,8 +161,6 @@ def folder_text(path: str, judged: Sequence[Judged], width: int | None = None) -
 
 
 def _verdict(item: Judged) -> str:
-    if item.found.format != "dcp":
-        return "not judged"
     return "empty" if item.report.is_empty else item.report.verdict
 
 
@@ -162,18 +174,33 @@ def _codes(report: Report) -> str:
 # JSON.
 
 
-def check_json(report: Report) -> Iterator[str]:
-    """The document of `check --json`."""
-    yield json.dumps({"schema": SCHEMA, **_report(report)})
+def check_json(report: Report, used: Used | None = None) -> Iterator[str]:
+    """The document of `check --json`.
+
+    Args:
+        report: The judgement.
+        used: What a remote storage was asked for it.
+    """
+    document = {"schema": SCHEMA, **_report(report)}
+    if used is not None:
+        document["checked"]["storage"] = _used(used)
+    yield json.dumps(document)
     yield "\n"
 
 
-def folder_json(path: str, judged: Sequence[Judged]) -> Iterator[str]:
+def _used(used: Used) -> dict[str, int]:
+    return {"requests": used.requests, "bytes": used.num_bytes, "failed": used.num_failed}
+
+
+def folder_json(
+    path: str, judged: Sequence[Judged], used: Used | None = None
+) -> Iterator[str]:
     """The document of `check --json` for a folder of checkpoints."""
     sound = newest_sound(judged)
     document = {
         "schema": SCHEMA,
-        "path": path,
+        "path": redact(path),
+        **({} if used is None else {"storage": _used(used)}),
         "newest_sound": None if sound is None else sound.found.path,
         "newest_sound_step": None if sound is None else sound.found.step,
         "checkpoints": [
@@ -203,12 +230,22 @@ def _report(report: Report) -> dict[str, Any]:
             "payloads": checked.payloads,
             "payload_bytes": checked.payload_bytes,
             "not_checked": [{"what": left.what, "why": left.why} for left in checked.not_checked],
+            "against": [
+                {
+                    "kind": against.kind,
+                    "path": against.path,
+                    "compared": against.num_compared,
+                    "matching": against.num_matching,
+                }
+                for against in checked.against
+            ],
         },
-        "findings": [_finding(finding) for finding in report.findings],
+        "findings": [finding_json(finding) for finding in report.findings],
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """One finding as an object of the contract."""
     return {
         "code": finding.code,
         "severity": finding.severity,

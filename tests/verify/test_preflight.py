@@ -133,6 +133,8 @@ def _by_hand(checkpoint: Checkpoint, mesh: Mesh) -> int:
             if not tensor.shape:
                 total += length * mesh.world_size
                 continue
+            if not tensor.sizes[chunk].all():
+                continue
             starts, lengths = torch_chunk_bounds(tensor.shape[0], mesh.num_shards)
             low, size = int(tensor.offsets[chunk][0]), int(tensor.sizes[chunk][0])
             for start, count in zip(starts.tolist(), lengths.tolist(), strict=True):
