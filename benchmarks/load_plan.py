@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=5, help="ranks that are timed")
     parser.add_argument("--side", choices=("make", "torch", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "load_plan.json")
     options = parser.parse_args()
     if options.side == "make":
         make_checkpoint(options.folder, options.tensors, options.chunks)
@@ -246,7 +247,7 @@ def run(options: argparse.Namespace) -> None:
             f"{row['ratio_with_every_read']:>9.0f}x{row['ratio_to_one_rank']:>10.1f}x"
         )
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "load_plan.json").write_text(json.dumps(document, indent=1) + "\n")
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,348 @@
+"""What results/*.json say, as rows of a table: one function a subject, one row a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["ROWS", "Row", "page", "table"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured promise.
+
+    Attributes:
+        what: What was done.
+        script: The script that measured it.
+        beside: What it is compared with; empty if with nothing.
+        result: The figures, in words.
+        spread: Least and most of the main figure, in words.
+        aim: What was aimed at, in words; empty if nothing was.
+        holds: Whether the aim was met; None without one.
+    """
+
+    what: str
+    script: str
+    beside: str
+    result: str
+    spread: str = ""
+    aim: str = ""
+    holds: bool | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_line(self) -> str:
+        aim = f" (aim {self.aim}: {'met' if self.holds else 'NOT MET'})" if self.aim else ""
+        return f"{self.what} | {self.beside} | {self.result} | {self.spread}{aim}"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The README's table."""
+    lines = ["| what | beside | result |", "|---|---|---|"]
+    for row in rows:
+        script = f"[{row.script}.py](benchmarks/{row.script}.py)"
+        missed = f"; **aim missed** ({row.aim})" if row.holds is False else ""
+        lines.append(f"| {row.what} ({script}) | {row.beside} | {row.result}{missed} |")
+    return "\n".join(lines)
+
+
+def page(rows: Iterable[Row], machine: dict[str, Any]) -> str:
+    """results/README.md."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    size = f"{machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
+    lines = [
+        "# Results",
+        "",
+        "Written by `python benchmarks/all.py`; do not edit. All figures are of one machine:",
+        f"{size}, {machine['system']}, Python {machine['python']}, {versions}.",
+        "",
+        "| what | beside | result | spread | aim | met |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        met = "" if row.holds is None else "yes" if row.holds else "**no**"
+        what = f"{row.what} ([{row.script}](../{row.script}.py))"
+        lines.append(f"| {what} | {row.beside} | {row.result} | {row.spread} | {row.aim} | {met} |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(low: float, high: float, unit: str, digits: int = 2) -> str:
+    return f"{low:.{digits}f} to {high:.{digits}f} {unit}"
+
+
+def _first_frame(found: dict[str, Any]) -> list[Row]:
+    ours, empty = found["hsdp-inspect"], found["empty Textual app"]
+    return [
+        Row(
+            "first frame with content on a sample",
+            "first_frame",
+            "an empty Textual app",
+            f"{found['ratio']:.2f}x ({ours * 1e3:.0f} ms against {empty * 1e3:.0f} ms)",
+            _range(*found["spread"]["hsdp-inspect"], "s"),
+        )
+    ]
+
+
+def _open(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    aims = {"first": (1 / 5, "1/5"), "second": (1 / 30, "1/30")}
+    for shape, figures in found["shapes"].items():
+        torch = figures["torch"]
+        for name, (aim, words) in aims.items():
+            ours = figures[name]
+            ratio, memory = ours["process_s_ratio"], ours["peak_mb_ratio"]
+            rows.append(
+                Row(
+                    f"opening {shape} tensors x ranks ({figures['metadata_bytes'] / 1e6:.0f} MB of "
+                    f"metadata), {name} time, until the summary",
+                    "open",
+                    "torch's process for `read_metadata()`",
+                    f"1/{1 / ratio:.1f} ({ours['process_s']['median']:.2f} s against "
+                    f"{torch['process_s']['median']:.1f} s); {memory:.2f}x the memory of the "
+                    f"whole process tree, front end {ours['front_mb']['median']:.0f} MB",
+                    _range(*ours["process_s"]["spread"], "s"),
+                    f"at most {words} of the time, no more memory, front end under 300 MB",
+                    ratio <= aim and memory <= 1 and ours["front_mb"]["median"] < 300,
+                )
+            )
+    return rows
+
+
+def _screen(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    limit = found["limit_ms"]
+    for shape, figures in found["shapes"].items():
+        keys, waits = figures["keys_ms"], figures["keys_while_loading"]
+        slowest = max(keys, key=keys.__getitem__)
+        rows.append(
+            Row(
+                f"the screen on {shape} tensors x ranks, from a key to the end of its repaint",
+                "screen",
+                "",
+                f"table after {figures['first_table_s']:.1f} s; page down "
+                f"{keys['page down']:.0f} ms, a letter of the filter "
+                f"{keys['filter: first letter']:.0f} ms, sort "
+                f"{keys['sort by the next column']:.0f} ms; slowest of {len(keys)} keys: "
+                f"{keys[slowest]:.0f} ms ({slowest}); front end "
+                f"{figures['resident_after_opening_mb']:.0f} MB",
+                f"largest of a single press {max(figures['keys_largest_ms'].values()):.0f} ms",
+                f"no key above {limit} ms",
+                keys[slowest] <= limit,
+            )
+        )
+        if waits["pressed"]:
+            rows.append(
+                Row(
+                    f"the same while it loads: the help, asked for {waits['pressed']} times",
+                    "screen",
+                    "",
+                    f"median {waits['median_ms']:.0f} ms, largest {waits['largest_ms']:.0f} ms",
+                    "",
+                    f"none above {limit} ms",
+                    waits["largest_ms"] <= limit,
+                )
+            )
+    return rows
+
+
+def _deep_check(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for state, where in (("cold", "files not in the page cache"), ("warm", "files in it")):
+        runs = found[state]
+        whole, read, deep = runs["command"], runs["read"], runs["deep"]
+        rows.append(
+            Row(
+                f"`check --deep` of {found['bytes'] / 1e9:.1f} GB, the whole command, {where}",
+                "deep_check",
+                "a process that reads the same files once, 8 MiB at a time",
+                f"{whole['process_ratio']:.2f}x ({whole['median_process_s']:.2f} s against "
+                f"{read['median_process_s']:.2f} s), {whole['peak_mb']:.0f} MB; of it, reading and "
+                f"checking the payloads {deep['ratio_to_read']:.2f}x of reading them",
+                f"least {whole['least_s']:.2f} s",
+                "at most 1.25x, under 300 MB",
+                whole["process_ratio"] <= 1.25 and whole["peak_mb"] < 300,
+            )
+        )
+    return rows
+
+
+def _load_plan(found: dict[str, Any]) -> list[Row]:
+    return [
+        Row(
+            f"the load plan of all {row['ranks']:,} ranks, {found['tensors']:,} tensors of "
+            f"{found['chunks'] // found['tensors']:,} chunks",
+            "load_plan",
+            "torch's planner, a few ranks timed, times the ranks",
+            f"{row['ratio_plan']:,.0f} times as fast ({row['prepare_and_plan_s']:.2f} s against "
+            f"{row['torch_all_ranks_s']:,.0f} s); with every read listed "
+            f"{row['ratio_with_every_read']:.0f} times; one rank of torch alone takes "
+            f"{row['torch_one_rank_s']:.2f} s",
+            _range(*row["plan_spread_s"], "s"),
+            "50 times",
+            row["ratio_plan"] >= 50,
+        )
+        for row in found["rows"]
+    ]
+
+
+def _stats(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        runs, ratios = found[dtype]["runs"], found[dtype]["ratios"]["torch"]
+        narrow = found[dtype]["ratios"]["torch32"]
+        time, memory = ratios["process"], ratios["peak"]
+        rows.append(
+            Row(
+                f"`stats` of {found[dtype]['bytes'] / 1e9:.1f} GB of {dtype}",
+                "stats",
+                "`dcp.load` into full tensors and torch's reductions in float64",
+                f"{time['median']:.2f}x the time ({runs['command']['median_process_s']:.2f} s "
+                f"against {runs['torch']['median_process_s']:.2f} s), {memory['median']:.3f}x the "
+                f"memory ({runs['command']['peak_mb']:.0f} MB); "
+                f"{narrow['process']['median']:.2f}x the time of the same in the tensors' own type "
+                "and without a histogram",
+                _range(time["least"], time["most"], "x"),
+                "under 400 MB",
+                runs["command"]["peak_mb"] < 400,
+            )
+        )
+    return rows
+
+
+def _diff(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for case in found["diff"].values():
+        ratio = case["ratio"]
+        rows.append(
+            Row(
+                f"`diff --values` of two checkpoints of {found['bytes_a_side'] / 1e9:.1f} GB: "
+                f"{case['what']}",
+                "diff",
+                "`dcp.load` of both into full tensors, and torch's comparison",
+                f"{ratio['time']:.2f}x the time ({case['ours']['median_s']:.2f} s against "
+                f"{case['torch']['median_s']:.2f} s), {ratio['peak_memory']:.3f}x the memory "
+                f"({case['ours']['peak_mb']:.0f} MB)",
+                _range(ratio["time_least"], ratio["time_most"], "x"),
+            )
+        )
+    seal = found["seal"]
+    rows.append(
+        Row(
+            "`seal` of the same: SHA-256 of every tensor",
+            "diff",
+            "`dcp.load` and `hashlib.sha256` of each tensor",
+            f"{seal['ratio']['time']:.2f}x the time ({seal['gb_per_s']:.2f} GB/s), "
+            f"{seal['ratio']['peak_memory']:.3f}x the memory; "
+            f"{seal['ratio_to_sha256sum']['time']:.2f}x of hashing the files in one thread",
+            _range(seal["ratio"]["time_least"], seal["ratio"]["time_most"], "x"),
+        )
+    )
+    return rows
+
+
+def _remote(found: dict[str, Any]) -> list[Row]:
+    rows = []
+    for name in ("show", "check", "check --deep", "stats of a tensor"):
+        row = found["commands"][name]
+        rival = found["commands"][row["rival"]]
+        rows.append(
+            Row(
+                f"`{name}` on `s3://`, {found['checkpoint_bytes'] / 1e6:.0f} MB, "
+                f"{found['latency_ms']:.0f} ms a request",
+                "remote",
+                f"{row['rival']} through FsspecReader",
+                f"{row['requests']} requests (least possible {row['least_requests']}), "
+                f"{row['bytes'] / 1e6:.2f} MB (least {row['least_bytes'] / 1e6:.2f}); "
+                f"{row['ratio']:.2f}x the time ({row['median_s']:.2f} s; its {rival['requests']} "
+                f"requests and {rival['bytes'] / 1e6:.2f} MB take {rival['median_s']:.2f} s)",
+                _range(*row["spread_s"], "s"),
+            )
+        )
+    return rows
+
+
+def _verify_load(found: dict[str, Any]) -> list[Row]:
+    target = found["target"]
+    return [
+        Row(
+            f"`verify`'s load and compare under {mesh['mesh']}, {found['bytes'] / 1e9:.1f} GB",
+            "verify_load",
+            "plain torchrun and `dcp.load`",
+            f"{mesh['ratio']['median_s']:.2f}x wall "
+            f"({mesh['runs']['verify']['median_s']:.1f} s against "
+            f"{mesh['runs']['plain']['median_s']:.1f} s), "
+            f"{mesh['ratio']['peak_rss_mb']:.2f}x memory per rank",
+            f"least against least {mesh['ratio']['least_s']:.2f}x",
+            f"{target['wall_ratio']}x wall, {target['peak_ratio']}x memory",
+            mesh["ratio"]["median_s"] <= target["wall_ratio"]
+            and mesh["ratio"]["peak_rss_mb"] <= target["peak_ratio"],
+        )
+        for mesh in found["meshes"]
+    ]
+
+
+def _event_flood(found: dict[str, Any]) -> list[Row]:
+    flood = found["flood"]
+    late = flood["late_ms"]
+    how = ", real-time priority" if found["real_time_priority"] else ""
+    return [
+        Row(
+            f"{flood['events_per_s_asked']:,} events a second on the live view{how}",
+            "event_flood",
+            "",
+            f"{flood['events_per_s_taken']:,} taken; the loop is late by {late['median']:.1f} ms "
+            f"(median), {late['p99']:.0f} ms (99 %)",
+            f"largest {late['max']:.0f} ms",
+        )
+    ]
+
+
+def _faults(found: dict[str, Any]) -> list[Row]:
+    summary = found["summary"]
+    silent = summary["torch_is_silent"]
+    deep = silent["deep"]
+    return [
+        Row(
+            f"{summary['faults']} planted faults",
+            "faults",
+            "`dcp.load`",
+            f"torch loads {silent['faults']} of them silently and wrong; of these `check --deep` "
+            f"fails {deep['fails']}, warns of {deep['warns']}, and cannot see {deep['passes']}",
+        )
+    ]
+
+
+def _fuzz(found: dict[str, Any]) -> list[Row]:
+    return [
+        Row(
+            f"{found['mutations']:,} damaged checkpoints judged",
+            "fuzz",
+            "",
+            f"{len(found['failures'])} without a verdict; median {found['median_s']:.2f} s, "
+            f"slowest {found['slowest'][0]['s']:.1f} s, largest memory "
+            f"{max(found['largest_memory_mb'].values()):.0f} MB",
+            "",
+            "a verdict for each",
+            not found["failures"],
+        )
+    ]
+
+
+#: The rows of each subject's results.
+ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+    "first_frame": _first_frame,
+    "open": _open,
+    "screen": _screen,
+    "deep_check": _deep_check,
+    "load_plan": _load_plan,
+    "stats": _stats,
+    "diff": _diff,
+    "remote": _remote,
+    "verify_load": _verify_load,
+    "event_flood": _event_flood,
+    "faults": _faults,
+    "fuzz": _fuzz,
+}
