@@ -1,9 +1,137 @@
-"""`hsdp-inspect stats`."""
+"""`hsdp-inspect stats`: what the numbers in a checkpoint are."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import click
+
+from inspector.errors import UsageError
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.isolated import Child
+    from inspector.checkpoint.model import Checkpoint
+    from inspector.values.stats import NotRead
 
 __all__ = ["commands"]
 
-commands: list[click.Command] = []
+# On a terminal a table stops here; piped, it never does.
+_MAX_TERMINAL_ROWS = 200
+
+
+@click.command()
+@click.argument("path")
+@click.option(
+    "--filter",
+    "filter_text",
+    default="",
+    metavar="TEXT",
+    help="Only tensors whose names hold every word of TEXT; a word after ! must not occur.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option(
+    "--histogram",
+    "histograms",
+    type=click.Choice(["linear", "log"]),
+    default=None,
+    help="Draw every tensor's histogram: of the values, or of |value| over powers of two.",
+)
+def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) -> int:
+    """Say what the numbers in a checkpoint are: range, mean, norm, zeros, NaN.
+
+    What is oddest comes first: NaN, infinities, tensors that are all zero, and norms unlike those
+    of the same parameter in other layers. All figures but the counts are of the finite elements;
+    of complex ones, of absolute values. NaN and infinities are told, and are no error (exit code
+    0), as with `check --values`; 1 means that some elements could not be read.
+    """
+    from inspector.checkpoint.isolated import prefetch
+
+    child = prefetch(path)
+    try:
+        return _stats(path, filter_text, as_json, histograms or "", child)
+    finally:
+        if child is not None:
+            child.stop()
+
+
+def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: Child | None) -> int:
+    from inspector.checkpoint.locate import locate
+    from inspector.checkpoint.reading import read_checkpoint
+    from inspector.checkpoint.text import printable
+    from inspector.cli_output import print_pieces, terminal_width
+    from inspector.report.progress import PayloadLine, ReadingLine
+    from inspector.report.stats import stats_json, stats_text
+    from inspector.values.ranking import rank
+    from inspector.values.stats import collect_stats
+
+    target = locate(path)
+    if isinstance(target, list):
+        raise UsageError(
+            f"{printable(path)} holds {len(target):,} checkpoints",
+            f"give one of them: {printable(path.rstrip('/'))}/{printable(target[-1].path)}",
+        )
+    with ReadingLine(sys.stderr) as reading:
+        checkpoint = read_checkpoint(target, progress=reading, prefetched=child)
+    wanted = _wanted(checkpoint, filter_text)
+    with PayloadLine(sys.stderr) as line:
+        report = collect_stats(checkpoint, target, wanted, progress=line)
+    report = replace(report, not_read=report.not_read + _malformed(checkpoint, filter_text))
+    ranked = rank(report.tensors)
+    if as_json:
+        print_pieces(stats_json(report, ranked, histograms=histograms))
+    else:
+        width = terminal_width()
+        pieces = stats_text(
+            report,
+            ranked,
+            path=path,
+            histograms=histograms,
+            width=width,
+            max_rows=None if width is None else _MAX_TERMINAL_ROWS,
+            is_unicode="utf" in (sys.stdout.encoding or "").lower(),
+        )
+        print_pieces(pieces, "\n")
+    if report.is_cancelled:
+        sys.stderr.write("hsdp-inspect: stopped before every byte was read\n")
+        return 2
+    if not report.tensors:
+        sys.stderr.write("hsdp-inspect: nothing could be read\n")
+        return 2
+    return 1 if report.not_read else 0
+
+
+def _wanted(checkpoint: Checkpoint, filter_text: str) -> list[int]:
+    """The tensors that a filter selects, in the checkpoint's order.
+
+    Raises:
+        UsageError: There are none.
+    """
+    from inspector.checkpoint.select import matching
+
+    if not checkpoint.num_tensors and not checkpoint.malformed:
+        raise UsageError("there is no tensor in this checkpoint, so there are no statistics")
+    kept = set(matching(checkpoint.columns.fqns, filter_text))
+    wanted = [index for index in checkpoint.tensor_order.tolist() if index in kept]
+    if not wanted and not _malformed(checkpoint, filter_text):
+        raise UsageError("no tensor's name matches the filter", "hsdp-inspect show lists the names")
+    return wanted
+
+
+def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
+    """Entries that could not even become tensors, of which the filter selects the name."""
+    from inspector.checkpoint.select import matching
+    from inspector.checkpoint.text import printable
+    from inspector.values.stats import NotRead
+
+    known = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    entries = {item.fqn: item for item in checkpoint.malformed if item.fqn not in known}
+    names = list(entries)
+    return tuple(
+        NotRead(-1, names[i], 0, printable(entries[names[i]].what, 300))
+        for i in matching(names, filter_text)
+    )
+
+
+commands: list[click.Command] = [stats]

@@ -16,6 +16,7 @@ from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload import Payload, open_payload, record_blocks, unpacked
+from inspector.checkpoint.payload_blob import in_blob
 from inspector.checkpoint.payload_source import (
     MissingPackageError,
     PayloadError,
@@ -212,10 +213,17 @@ def read_chunk(
     length = int(tensor.byte_length[chunk])
     file = open_file(storage, path)
     try:
+        if box is None or all(range(n)[s] == range(n) for s, n in zip(box, sizes, strict=True)):
+            file.announce([(int(tensor.byte_offset[chunk]), length)])
         ranged = RangeSource(file, int(tensor.byte_offset[chunk]), length)
         if checkpoint.format == "safetensors":
             return payload_array(ranged, raw_payload(tensor.dtype, sizes, length), box)
         if not tensor.transforms:
+            blob = in_blob(
+                file, int(tensor.byte_offset[chunk]), length, tensor.fqn, tensor.dtype, sizes
+            )
+            if blob is not None:
+                return payload_array(blob, raw_payload(tensor.dtype, sizes, length), box)
             ranged.prefetch()
         source = unpacked(ranged, tensor.transforms, unpack_limit(tensor.dtype, sizes))
         payload = open_payload(source, is_tensor=True)

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint, Ints
 
-__all__ = ["PayloadPlan", "Task", "plan_payloads"]
+__all__ = ["PayloadPlan", "Task", "chunk_problems", "plan_payloads"]
 
 _TASK_BYTES = 64 << 20
 _TASK_PAYLOADS = 2048
+_PAST = "they reach past the end of the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,16 @@ class PayloadPlan:
             yield Task(files[start], start, len(files))
 
 
-def plan_payloads(checkpoint: Checkpoint) -> PayloadPlan:
+def plan_payloads(
+    checkpoint: Checkpoint, *, chunks: npt.NDArray[np.bool_] | None = None
+) -> PayloadPlan:
     """The payloads of all chunks and bytes entries that lie wholly in a file that is there.
 
     Payloads that the metadata stores nowhere are the structure checks' business and not in it.
+
+    Args:
+        checkpoint: The checkpoint.
+        chunks: Only these chunks, and no bytes entry; shape (num_chunks,).
     """
     columns, entries = checkpoint.columns, checkpoint.bytes_entries
     extra = np.array([(e.file, e.byte_offset, e.byte_length) for e in entries], np.int64)
@@ -81,7 +88,11 @@ def plan_payloads(checkpoint: Checkpoint) -> PayloadPlan:
     file = np.concatenate([columns.file.astype(np.int64), extra[:, 0]])
     offset = np.concatenate([columns.byte_offset, extra[:, 1]])
     length = np.concatenate([columns.byte_length, extra[:, 2]])
-    owner = np.flatnonzero(file >= 0)
+    wanted = file >= 0
+    if chunks is not None:
+        wanted[: len(chunks)] &= chunks
+        wanted[len(chunks) :] = False
+    owner = np.flatnonzero(wanted)
     reasons = [_why_not(checkpoint, i) for i in range(len(checkpoint.files))]
     left_out: dict[tuple[str, str], int] = {}
     bad = np.array([bool(r) for r in reasons] or [False])
@@ -95,7 +106,7 @@ def plan_payloads(checkpoint: Checkpoint) -> PayloadPlan:
     past = length[owner] > ends[file[owner]] - offset[owner]
     for i, count in enumerate(np.bincount(file[owner[past]], minlength=0).tolist()):
         if count:
-            left_out[checkpoint.files[i].path, "they reach past the end of the file"] = count
+            left_out[checkpoint.files[i].path, _PAST] = count
     owner = owner[~past]
     owner = owner[np.lexsort((owner, length[owner], offset[owner], file[owner]))]
     where = np.stack([file[owner], offset[owner], length[owner]])
@@ -110,6 +121,29 @@ def plan_payloads(checkpoint: Checkpoint) -> PayloadPlan:
     return PayloadPlan(
         file, offset, length, owner, np.append(starts, len(owner)), overlaps, left_out
     )
+
+
+def chunk_problems(checkpoint: Checkpoint) -> tuple[npt.NDArray[np.int16], list[str]]:
+    """Why chunks cannot be read: a number for each, shape (num_chunks,), and what it means.
+
+    0 is an empty reason: it can be read.
+    """
+    columns = checkpoint.columns
+    meanings = ["", "the metadata stores it nowhere", "it reaches past the end of its file"]
+    number = np.zeros(columns.num_chunks, np.int16)
+    of_file = [0] * len(checkpoint.files)
+    for i in range(len(checkpoint.files)):
+        if reason := _why_not(checkpoint, i):
+            if reason not in meanings:
+                meanings.append(reason)
+            of_file[i] = meanings.index(reason)
+    stored = columns.file >= 0
+    ends = np.array([f.num_bytes or 0 for f in checkpoint.files] or [0], np.int64)
+    number[columns.byte_length > ends[columns.file] - columns.byte_offset] = 2
+    bad = np.array(of_file or [0], np.int16)[columns.file]
+    number[bad > 0] = bad[bad > 0]
+    number[~stored] = 1
+    return number, meanings
 
 
 def _why_not(checkpoint: Checkpoint, index: int) -> str:

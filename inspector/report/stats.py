@@ -1,0 +1,311 @@
+"""A `StatsReport` -> text with histograms, and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from inspector.checkpoint.dtypes import short_name
+from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
+from inspector.report.json import SCHEMA
+from inspector.report.table import Column, render_table
+from inspector.values.histogram import Bars
+from inspector.values.ranking import Ranked
+from inspector.values.stats import STOPPED, StatsReport, TensorStats
+
+__all__ = ["format_number", "histogram_lines", "stats_facts", "stats_json", "stats_text"]
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LABEL_CELLS = 14
+_MAX_NOT_READ = 20
+
+
+def format_number(number: float | int | None, digits: int = 4) -> str:
+    """A figure as people read it: integers whole, others to so many digits; `-` for none."""
+    if number is None or number != number:
+        return "-"
+    return f"{number:,}" if isinstance(number, int) else f"{number:.{digits}g}"
+
+
+# Text.
+
+
+def stats_text(
+    report: StatsReport,
+    ranked: Sequence[Ranked],
+    *,
+    path: str,
+    histograms: str = "",
+    width: int | None = None,
+    max_rows: int | None = None,
+    is_unicode: bool = True,
+) -> Iterator[str]:
+    """The lines of `stats`.
+
+    Args:
+        report: What was read.
+        ranked: Its tensors, what is oddest first.
+        path: What was given, raw.
+        histograms: Scale of the histograms (`linear` or `log`), or empty for none.
+        width: Cells of the terminal; None if there is none.
+        max_rows: Rows a table may have, and tensors that are drawn; None for all.
+        is_unicode: Whether what reads the text can show block characters.
+    """
+    yield f"{printable(path)}: {_summary(report, ranked)}"
+    shown = ranked[:max_rows]
+    if len(ranked) == 1:
+        yield from _one(ranked[0], histograms or "linear", width, is_unicode)
+    else:
+        lines = _table(shown, width)
+        if lines:
+            yield ""
+            yield from lines
+        if any(item.stats.is_complex for item in shown):
+            yield "|z|: figures of complex tensors are of absolute values"
+        if len(ranked) > len(shown):
+            left = len(ranked) - len(shown)
+            yield f"... {left:,} more tensors: narrow them with --filter, or send this to a file"
+        for item in shown if histograms else ():
+            yield from _one(item, histograms, width, is_unicode)
+    yield from _not_read_lines(report, width)
+
+
+def _summary(report: StatsReport, ranked: Sequence[Ranked]) -> str:
+    num_elements = sum(item.stats.num_read for item in ranked)
+    counts = f"{plural(len(ranked), 'tensor')}, {plural(num_elements, 'element')}"
+    parts = [f"{counts} ({format_bytes(report.payload_bytes)} read)"]
+    for kind, what in (
+        ("nan", "with NaN"),
+        ("inf", "with infinities"),
+        ("zero", "all zero"),
+        ("odd", "of an odd norm"),
+    ):
+        count = sum(item.kind == kind for item in ranked)
+        if count:
+            parts.append(f"{count:,} {what}")
+    if report.not_read:
+        parts.append(f"{len(report.not_read):,} not read in full")
+    said = "; ".join(parts)
+    return f"stopped before every byte was read; so far {said}" if report.is_cancelled else said
+
+
+_COLUMNS = (
+    Column("TENSOR", min_width=34),
+    Column("DTYPE", priority=5),
+    Column("SHAPE", min_width=8, priority=7),
+    Column("MIN", "right", priority=3),
+    Column("MAX", "right", priority=3),
+    Column("MEAN", "right", priority=4),
+    Column("STD", "right", priority=2),
+    Column("L2", "right", priority=6),
+    Column("ZEROS", "right", priority=8),
+    Column("NOTE", min_width=20, priority=1),
+)
+
+
+def _table(shown: Sequence[Ranked], width: int | None) -> list[str]:
+    rows = [_row(item) for item in shown]
+    if width is None or any(row[-1] for row in rows):
+        return render_table(_COLUMNS, rows, width)
+    # Notes without a word would take the room of figures.
+    return render_table(_COLUMNS[:-1], [row[:-1] for row in rows], width)
+
+
+def _row(item: Ranked) -> tuple[str, ...]:
+    stats = item.stats
+    mark = "|z| " if stats.is_complex else ""
+    return (
+        printable(stats.fqn, 200) or "''",
+        mark + short_name(stats.dtype),
+        format_shape(stats.shape),
+        format_number(stats.low),
+        format_number(stats.high),
+        format_number(stats.mean),
+        format_number(stats.std),
+        format_number(stats.l2),
+        format_number(stats.num_zero),
+        item.reason,
+    )
+
+
+def stats_facts(item: Ranked) -> list[tuple[str, str]]:
+    """One tensor's figures as labels and printable text."""
+    stats = item.stats
+    size = plural(stats.num_elements, "element")
+    if stats.num_read < stats.num_elements:
+        size += f", {stats.num_read:,} of them read"
+    facts = [("tensor", f"{stats.dtype} {format_shape(stats.shape)}, {size}")]
+    if stats.is_complex:
+        facts.append(("figures", "of absolute values"))
+    facts += [
+        ("min, max", f"{format_number(stats.low, 6)}, {format_number(stats.high, 6)}"),
+        ("mean, std", f"{format_number(stats.mean, 6)}, {format_number(stats.std, 6)}"),
+        ("L2 norm", f"{format_number(stats.l2, 6)} (rms {format_number(stats.rms, 6)})"),
+        ("zeros", f"{stats.num_zero:,}{_share(stats.num_zero, stats.num_read)}"),
+    ]
+    for label, count, first in (
+        ("NaN", stats.num_nan, stats.first_nan),
+        ("infinite", stats.num_inf, stats.first_inf),
+    ):
+        where = f"{_share(count, stats.num_read)}, the first at {format_shape(first or ())}"
+        facts.append((label, f"{count:,}{where if count else ''}"))
+    if item.reason and item.factor is not None and not stats.num_non_finite:
+        facts.append(("siblings", f"{item.reason} ({printable(item.group, 120)})"))
+    if stats.num_non_finite and stats.num_finite:
+        facts.append(("", "min, max, mean, std and L2 norm are of the finite elements"))
+    return facts
+
+
+def _share(count: int, total: int) -> str:
+    return f" ({count / total:.3g} of all)" if count and total else ""
+
+
+def _one(item: Ranked, scale: str, width: int | None, is_unicode: bool) -> Iterator[str]:
+    yield ""
+    yield printable(item.stats.fqn) or "''"
+    for label, text in stats_facts(item):
+        yield f"  {label:<{_LABEL_CELLS}}{text}"
+    if not item.stats.num_finite:
+        return
+    yield ""
+    num_bars = 20
+    bars = item.stats.log(num_bars) if scale == "log" else item.stats.linear(num_bars)
+    for line in histogram_lines(bars, (width or 80) - 2, is_unicode=is_unicode):
+        yield f"  {line}"
+
+
+def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[str]:
+    """A histogram, one line for each bar: where it begins, the bar, how many elements.
+
+    Args:
+        bars: What to draw.
+        width: Cells of a line.
+        is_unicode: False draws with `#` instead of block characters.
+    """
+    total = float(bars.counts.max()) if len(bars.counts) else 0.0
+    edges = bars.edges.tolist()
+    labels = [_edge(a, abs(edges[-1] - edges[0])) for a in edges[:-1]]
+    counts = [f"{round(count):,}" for count in bars.counts.tolist()]
+    if bars.scale == "log" and bars.num_zero:
+        labels.insert(0, "0")
+        counts.insert(0, f"{bars.num_zero:,}")
+        total = max(total, float(bars.num_zero))
+    values = [float(bars.num_zero)] if len(labels) > len(bars.counts) else []
+    values += bars.counts.tolist()
+    left, right = max(map(len, labels), default=0), max(map(len, counts), default=0)
+    room = max(width - left - right - 4, 1)
+    lines = []
+    for label, value, count in zip(labels, values, counts, strict=True):
+        bar = _bar(value / total if total else 0.0, room, is_unicode)
+        lines.append(f"{label:>{left}}  {bar:<{room}}  {count:>{right}}")
+    name = "|value|" if bars.scale == "log" else "value"
+    last = _edge(edges[-1], abs(edges[-1] - edges[0]))
+    lines.append(f"{last:>{left}}  (each line: elements from this {name} to the next, which are")
+    lines.append(f"{'':>{left}}  counted by bins of 1/16 of a power of two and shared out)")
+    return lines
+
+
+def _edge(value: float, extent: float) -> str:
+    # What is 0 but for rounding says 0.
+    return "0" if abs(value) < extent * 1e-12 else f"{value:.3g}"
+
+
+def _bar(share: float, room: int, is_unicode: bool) -> str:
+    if not is_unicode:
+        return "#" * max(round(share * room), int(share > 0))
+    eighths = max(round(share * room * 8), int(share > 0))
+    full, rest = divmod(min(eighths, room * 8), 8)
+    return "█" * full + (_EIGHTHS[rest] if rest else "")
+
+
+def _not_read_lines(report: StatsReport, width: int | None) -> Iterator[str]:
+    left = [item for item in report.not_read if not (report.is_cancelled and item.why == STOPPED)]
+    if report.not_read:
+        yield ""
+        yield "NOT READ"
+    for item in left[: None if width is None else _MAX_NOT_READ]:
+        count = f"{plural(item.num_elements, 'element')}: " if item.num_elements else ""
+        line = f"{printable(item.fqn, 200) or repr('')}: {count}{item.why}"
+        if width is None:
+            yield f"  {line}"
+        else:
+            yield from textwrap.wrap(
+                line, max(20, width), initial_indent="  ", subsequent_indent="    "
+            )
+    if width is not None and len(left) > _MAX_NOT_READ:
+        yield f"  ... and {len(left) - _MAX_NOT_READ:,} more"
+    num_stopped = len(report.not_read) - len(left)
+    if num_stopped:
+        yield f"  {plural(num_stopped, 'tensor')}, or a part of each: {STOPPED}"
+
+
+# JSON.
+
+
+def stats_json(
+    report: StatsReport, ranked: Sequence[Ranked], *, histograms: str = ""
+) -> Iterator[str]:
+    """The document of `stats --json`, in pieces; tensors in the checkpoint's order."""
+    by_index = {item.stats.index: item for item in ranked}
+    yield '{"schema": ' + str(SCHEMA) + ', "complete": ' + _dump(not report.is_cancelled)
+    yield ', "tensors": ['
+    for n, stats in enumerate(report.tensors):
+        document = _tensor(stats, by_index[stats.index])
+        if histograms and stats.num_finite:
+            bars = stats.log(64) if histograms == "log" else stats.linear(64)
+            document["histogram"] = {
+                "scale": bars.scale,
+                "edges": [_number(x) for x in bars.edges.tolist()],
+                "counts": bars.counts.tolist(),
+                "num_zero": bars.num_zero,
+            }
+        yield ("," if n else "") + "\n" + _dump(document)
+    yield '], "not_read": ['
+    for n, item in enumerate(report.not_read):
+        entry = {"fqn": item.fqn, "num_elements": item.num_elements, "why": item.why}
+        yield ("," if n else "") + "\n" + _dump(entry)
+    yield "]}\n"
+
+
+def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
+    first = stats.first_non_finite
+    return {
+        "fqn": stats.fqn,
+        "dtype": stats.dtype,
+        "shape": list(stats.shape),
+        "num_elements": stats.num_elements,
+        "num_read": stats.num_read,
+        "of": "absolute values" if stats.is_complex else "values",
+        "min": _number(stats.low),
+        "max": _number(stats.high),
+        "mean": _number(stats.mean),
+        "std": _number(stats.std),
+        "l2": _number(stats.l2),
+        "rms": _number(stats.rms),
+        "num_zero": stats.num_zero,
+        "num_nan": stats.num_nan,
+        "num_inf": stats.num_inf,
+        "first_non_finite": None if first is None else list(first),
+        "first_nan": None if stats.first_nan is None else list(stats.first_nan),
+        "first_inf": None if stats.first_inf is None else list(stats.first_inf),
+        "kind": item.kind or None,
+        "reason": item.reason or None,
+        "group": item.group,
+        "factor": None if item.factor is None else _number(item.factor),
+    }
+
+
+def _number(number: float | int | None) -> float | int | str:
+    """A number as the contract writes it: NaN and infinities as strings."""
+    if number is None or number != number:
+        return "nan"
+    if isinstance(number, float) and math.isinf(number):
+        return "inf" if number > 0 else "-inf"
+    return number
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,286 @@
+"""A tensor's elements as bits: its little-endian bytes in row-major order, block by block.
+
+The rule this module keeps: however a tensor is cut and packed, a block holds the same bytes, and
+no block is put together from more than it holds. A block of a `BlockPlan` is a run of elements in
+row-major order (one index in the dims before `BlockPlan.dim`, a range in it, all of the dims after
+it), so that what it needs of any chunk is again a run: it is read straight into place, a few rows
+of every chunk at a time, whether the tensor was cut along its first dim or its last.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.payload import Payload, open_payload, unpacked
+from inspector.checkpoint.payload_array import raw_payload, unpack_limit
+from inspector.checkpoint.payload_source import PayloadError
+from inspector.checkpoint.payload_tensor import StoredTensor
+from inspector.checkpoint.text import format_box, format_shape, printable
+from inspector.errors import StorageError
+from inspector.layout.geometry import grid_cuts
+from inspector.values.open_files import OpenFiles
+
+__all__ = ["TensorBits"]
+
+Bytes = npt.NDArray[np.uint8]
+
+# Bytes of a strided storage that are read for a byte that is wanted, before it is read in parts.
+_MAX_WASTE = 4
+_SMALL_SPAN_BYTES = 64 << 10
+
+# Halves of a complex number are swapped and signed one by one.
+_PARTS = {"complex32": 2, "complex64": 2, "complex128": 2}
+_SIGNED = ("float", "bfloat", "complex")
+# Quantised tensors: what their integers mean stands in the pickle, as calls that are not made.
+_QUANTIZED = ("qint", "quint")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where the elements of a chunk are: from `begin` in its file, or in the temporary file."""
+
+    tensor: StoredTensor
+    path: str | None
+    begin: int
+    byteorder: str
+
+
+class TensorBits:
+    """The bits of one tensor of a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        tensor: The tensor.
+        files: Its open files; of one thread.
+
+    Raises:
+        PayloadError: Its elements have no known size, or their bits alone do not tell their
+            value (quantised types).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, tensor: Tensor, files: OpenFiles) -> None:
+        size = itemsize(tensor.dtype)
+        if size is None:
+            raise PayloadError(f"elements of {printable(tensor.dtype, 60)} have no known size")
+        if tensor.dtype.startswith(_QUANTIZED):
+            raise PayloadError(
+                f"{tensor.dtype}: scale and zero point of quantised tensors are not read"
+            )
+        self.tensor = tensor
+        self.itemsize = size
+        self._checkpoint = checkpoint
+        self._files = files
+        self._stored: dict[int, _Stored] = {}
+        self._temporary = np.empty(0, np.uint8)
+        self._block = np.empty(0, np.uint8)
+        self._is_tiled = grid_cuts(tensor.offsets, tensor.sizes, tensor.shape) is not None
+        # Chunks by where they begin along the first dim, and how far those up to one reach: the
+        # chunks that a block meets lie side by side.
+        self._order = np.arange(tensor.num_chunks)
+        if tensor.shape and tensor.num_chunks:
+            self._order = np.argsort(tensor.offsets[:, 0], kind="stable")
+            self._first = tensor.offsets[self._order, 0]
+            self._reach = np.maximum.accumulate(self._first + tensor.sizes[self._order, 0])
+
+    def read(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
+        """The bytes of a box in row-major order, valid until the next call.
+
+        Raises:
+            PayloadError: A chunk cannot be read as the metadata says, no chunk holds some
+                element, or several do and do not agree.
+            MissingPackageError: A package is needed that is not installed.
+            StorageError: A file cannot be read.
+        """
+        num_bytes = math.prod(sizes) * self.itemsize
+        if len(self._block) < num_bytes:
+            self._block = np.empty(num_bytes, np.uint8)
+        block = self._block[:num_bytes]
+        whole = block.reshape(*sizes, self.itemsize)
+        filled = None if self._is_tiled else np.zeros(sizes, np.bool_)
+        for chunk in self._chunks_at(offsets, sizes):
+            self._take(chunk, offsets, sizes, whole, filled)
+        if filled is not None and not filled.all():
+            gap = np.argwhere(~filled)[0] if sizes else np.zeros(0, np.int64)
+            index = [int(i) + o for i, o in zip(gap, offsets, strict=True)]
+            raise PayloadError(f"no chunk holds element {format_shape(index)}", code="chunk-gap")
+        return block
+
+    def _chunks_at(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+        """Chunks that share an element with a box."""
+        tensor, order = self.tensor, self._order
+        if not sizes or not len(order):
+            return [int(i) for i in order]
+        low = np.array(offsets, np.int64)
+        high = low + np.array(sizes, np.int64)
+        first = int(np.searchsorted(self._reach, low[0], "right"))
+        near = order[first : int(np.searchsorted(self._first, high[0], "left"))]
+        begin = tensor.offsets[near]
+        hits = ((begin < high) & (begin + tensor.sizes[near] > low)).all(axis=1)
+        hits &= (tensor.sizes[near] > 0).all(axis=1)
+        return [int(i) for i in near[hits]]
+
+    def _take(
+        self,
+        chunk: int,
+        offsets: tuple[int, ...],
+        sizes: tuple[int, ...],
+        whole: Bytes,
+        filled: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        """Put into the box `whole` what a chunk holds of it."""
+        origin, extent = self.tensor.offsets[chunk].tolist(), self.tensor.sizes[chunk].tolist()
+        low = [max(a, b) for a, b in zip(origin, offsets, strict=True)]
+        high = [
+            min(a + n, b + m) for a, n, b, m in zip(origin, extent, offsets, sizes, strict=True)
+        ]
+        target = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offsets, strict=True))
+        start = [a - o for a, o in zip(low, origin, strict=True)]
+        place = whole[target]
+        taken = None if filled is None else filled[target]
+        if place.flags.c_contiguous and (taken is None or not taken.any()):
+            self._fill(chunk, start, place)
+        else:
+            if len(self._temporary) < place.size:
+                self._temporary = np.empty(place.size, np.uint8)
+            part = self._temporary[: place.size].reshape(place.shape)
+            self._fill(chunk, start, part)
+            if taken is not None and (part[taken] != place[taken]).any():
+                box = format_box(origin, extent)
+                raise PayloadError(
+                    f"chunk {box} and another hold different values for the same elements",
+                    code="chunk-overlap",
+                )
+            place[...] = part
+        if taken is not None:
+            taken[...] = True
+
+    def _fill(self, chunk: int, start: list[int], out: Bytes) -> None:
+        """Read the box of a chunk that begins at `start` into `out`, C-contiguous."""
+        stored = self._stored.get(chunk)
+        if stored is None:
+            stored = self._stored[chunk] = self._open(chunk)
+        tensor, shape = stored.tensor, out.shape[:-1]
+        first = tensor.first + sum(i * s for i, s in zip(start, tensor.strides, strict=True))
+        self._gather(stored, first, tensor.strides, out, _is_run(shape, tensor.strides))
+        if stored.byteorder == "big" or tensor.is_conj or tensor.is_neg:
+            _normalise(out, stored, _PARTS.get(tensor.dtype, 1))
+
+    def _gather(
+        self, stored: _Stored, first: int, strides: tuple[int, ...], out: Bytes, is_run: bool
+    ) -> None:
+        if is_run:
+            self._readinto(stored, first, out.reshape(-1).data)
+            return
+        shape = out.shape[:-1]
+        extent = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
+        num_bytes = extent * self.itemsize
+        if num_bytes <= max(_MAX_WASTE * out.size, _SMALL_SPAN_BYTES):
+            span = np.empty(num_bytes, np.uint8)
+            self._readinto(stored, first, span.data)
+            steps = [s * self.itemsize for s in strides]
+            out[...] = np.ndarray(out.shape, np.uint8, span.data, 0, [*steps, 1])
+            return
+        widest = max(range(len(shape)), key=lambda d: strides[d] if shape[d] > 1 else -1)
+        for i in range(shape[widest]):
+            part = out[(slice(None),) * widest + (slice(i, i + 1),)]
+            small = np.empty(part.shape, np.uint8)
+            at = first + i * strides[widest]
+            self._gather(stored, at, strides, small, _is_run(small.shape[:-1], strides))
+            part[...] = small
+
+    def _readinto(self, stored: _Stored, first: int, out: memoryview) -> None:
+        begin = stored.begin + first * self.itemsize
+        if stored.path is None:
+            count = self._files.readinto_spooled(begin, out)
+        else:
+            count = self._files.get(stored.path).readinto(begin, out)
+        if count < len(out):
+            raise StorageError("the file ends before the payload does: it was cut short meanwhile")
+
+    def _open(self, chunk: int) -> _Stored:
+        """Read a chunk's header, and unpack it if it is packed."""
+        tensor, checkpoint = self.tensor, self._checkpoint
+        sizes = tuple(tensor.sizes[chunk].tolist())
+        where = format_box(tensor.offsets[chunk].tolist(), sizes)
+        index = int(tensor.file[chunk])
+        if index < 0:
+            raise PayloadError(f"the metadata stores chunk {where} nowhere", code="chunk-unstored")
+        path = checkpoint.files[index].path
+        offset, length = int(tensor.byte_offset[chunk]), int(tensor.byte_length[chunk])
+        source = self._files.source(path, offset, length)
+        try:
+            if checkpoint.format == "safetensors":
+                return _checked(
+                    raw_payload(tensor.dtype, sizes, length), tensor, sizes, path, offset
+                )
+            if not tensor.transforms:
+                source.prefetch()
+            limit = unpack_limit(tensor.dtype, sizes)
+            inner = unpacked(source, tensor.transforms, limit)
+            payload = open_payload(inner, is_tensor=True)
+            stored = _checked(payload, tensor, sizes, path, offset)
+            record = payload.data
+            if record is None or not (record.deflated or tensor.transforms):
+                return stored
+            if record.num_bytes > limit:
+                raise PayloadError("a deflated record claims more bytes than it can need")
+            begin = self._files.spool(inner, record)
+            return _Stored(stored.tensor, None, begin, stored.byteorder)
+        except PayloadError as error:
+            what = f"{where} in {printable(path, 120)}: {error.message}"
+            raise PayloadError(what, code=error.code, fate=error.fate) from error
+        except StorageError as error:
+            raise StorageError(f"{where} in {printable(path, 120)}: {error.message}") from error
+
+
+def _checked(
+    payload: Payload, tensor: Tensor, sizes: tuple[int, ...], path: str, offset: int
+) -> _Stored:
+    """Where a payload's elements are, if it is what the metadata says."""
+    found, record = payload.tensor, payload.data
+    if payload.problem or found is None:
+        raise PayloadError(payload.problem or f"it holds no tensor but {payload.kind[:80]}")
+    if found.dtype != tensor.dtype or found.shape != sizes:
+        raise PayloadError(
+            f"it holds {found.dtype} {format_shape(found.shape)}, "
+            f"{tensor.dtype} {format_shape(sizes)} by the metadata",
+            code="payload-mismatch",
+        )
+    if record is None:
+        raise PayloadError("it holds no elements", code="payload-mismatch")
+    if (found.is_neg or found.is_conj) and not found.dtype.startswith(_SIGNED):
+        raise PayloadError(f"it asks for {found.dtype} to be conjugated or negated lazily")
+    if found.needed_bytes > record.num_bytes:
+        raise PayloadError("it holds fewer bytes than its shape needs", code="payload-mismatch")
+    return _Stored(found, path, offset + record.data_offset, payload.byteorder)
+
+
+def _is_run(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """True if elements of this shape, so far apart, lie one after the other."""
+    expected = 1
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n != 1 and stride != expected:
+            return False
+        expected *= n
+    return True
+
+
+def _normalise(out: Bytes, stored: _Stored, num_parts: int) -> None:
+    """Make little-endian, conjugated, negated elements of those that were stored."""
+    size = out.shape[-1] // num_parts
+    parts: npt.NDArray[Any] = out.reshape(-1, num_parts, size)
+    if stored.byteorder == "big" and size > 1:
+        parts[...] = parts[..., ::-1].copy()
+    # torch's lazy conjugation and negation flip the sign of one part or of all.
+    sign = np.uint8(0x80)
+    if stored.tensor.is_neg:
+        parts[..., -1] ^= sign
+    if stored.tensor.is_conj and num_parts == 2:
+        parts[:, 1, -1] ^= sign
