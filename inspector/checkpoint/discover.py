@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
+from inspector.checkpoint.safetensors_sets import FileSet, OneSet, file_sets, main_set, set_of
 from inspector.checkpoint.storage import Entry, Storage
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, StorageError
 
-__all__ = ["Found", "discover", "identify", "newest"]
+__all__ = ["Found", "are_parts", "discover", "identify", "newest", "open_found"]
 
 _MAX_DEPTH = 5
 _MAX_FOLDERS = 20_000
@@ -26,6 +28,7 @@ _MAX_SECONDS = 20.0
 _STEP = re.compile(
     r"(?:step|iter|iteration|ba|checkpoint|ckpt|epoch|ep)s?[-_=]?0*(\d{1,15})(?!\d)", re.I
 )
+_PART_NAME = re.compile(r"(pytorch_model_fsdp|optimizer)_\d+")
 _NUMBER = re.compile(r"0*(\d{1,15})\Z")
 
 
@@ -34,7 +37,8 @@ class Found:
     """A checkpoint that a folder holds.
 
     Attributes:
-        path: Relative to the folder that was searched; empty for that folder itself.
+        path: Relative to the folder that was searched; empty for that folder itself. A file, if
+            the folder holds several safetensors checkpoints side by side.
         format: `dcp` or `safetensors`.
         state: `complete`, `unfinished` or `unreadable`.
         step: Training step, as the path tells it, or None.
@@ -42,6 +46,7 @@ class Found:
         num_files: How many.
         modified_s: Newest modification time in it, seconds since the epoch, or None.
         detail: Why it is not complete; empty if it is.
+        is_file: `path` is a file: the set of safetensors files that it belongs to.
     """
 
     path: str
@@ -52,15 +57,64 @@ class Found:
     num_files: int
     modified_s: float | None
     detail: str = ""
+    is_file: bool = False
 
 
-def identify(storage: Storage, listing: list[Entry], path: str = "") -> Found | None:
-    """What checkpoint a listed folder is, or None."""
+def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Found]:
+    """The checkpoints that a listed folder itself is: none or one, mostly.
+
+    Only safetensors files may make several, as a folder of adapters does.
+    """
+    found = _identify_dcp(storage, listing, path)
+    if found is not None:
+        return [found]
+    files = [entry for entry in listing if entry.kind == "file"]
+    sets = file_sets(entry.name for entry in files)
+    chosen = main_set(sets)
+    if chosen is not None:
+        return [_found_set(chosen, files, path)]
+    return [
+        _found_set(item, files, f"{path}/{item.name}" if path else item.name, is_file=True)
+        for item in sets
+    ]
+
+
+def _found_set(found: FileSet, files: list[Entry], path: str, *, is_file: bool = False) -> Found:
+    mine = [entry for entry in files if entry.name in found.names]
+    times = [entry.modified_s for entry in mine if entry.modified_s is not None]
+    num_all = len(found.files) + len(found.missing)
+    detail = f"{len(found.missing)} of its {num_all} files are missing" if found.missing else ""
+    return Found(
+        path=path,
+        format="safetensors",
+        state="unfinished" if found.missing else "complete",
+        step=_step(path.rpartition("/")[0] if is_file else path),
+        num_bytes=sum(entry.num_bytes or 0 for entry in mine),
+        num_files=len(mine),
+        modified_s=max(times, default=None),
+        detail=detail,
+        is_file=is_file,
+    )
+
+
+def open_found(storage: Storage, found: Found) -> Storage:
+    """The storage of a checkpoint that `discover` found under a folder."""
+    if not found.is_file:
+        return storage.join(found.path) if found.path else storage
+    folder, _, name = found.path.rpartition("/")
+    here = storage.join(folder) if folder else storage
+    chosen = set_of(file_sets(entry.name for entry in here.list()), name)
+    if chosen is None:
+        raise StorageError(f"{printable(found.path)} is not there any more")
+    return OneSet(here, chosen)
+
+
+def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | None:
     files = [entry for entry in listing if entry.kind == "file"]
     names = {entry.name: entry for entry in listing}
     per_rank = rank_metadata(listing)
     data = [entry for entry in files if entry.name.endswith(".distcp")]
-    state, detail, kind = "complete", "", "dcp"
+    state, detail = "complete", ""
     if METADATA in names or per_rank:
         metadata = names.get(METADATA) or next(iter(per_rank.values()))
         detail = _metadata_problem(storage, metadata)
@@ -71,14 +125,12 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> Found | 
         state, detail = "unfinished", "only .metadata.tmp: the save did not finish"
     elif data:
         state, detail = "unfinished", "data files without .metadata"
-    elif any(entry.name.endswith(".safetensors") for entry in files):
-        kind = "safetensors"
     else:
         return None
     times = [entry.modified_s for entry in files if entry.modified_s is not None]
     return Found(
         path=path,
-        format=kind,
+        format="dcp",
         state=state,
         step=_step(path),
         num_bytes=sum(entry.num_bytes or 0 for entry in files),
@@ -88,10 +140,11 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> Found | 
     )
 
 
-def discover(storage: Storage) -> list[Found]:
+def discover(storage: Storage, *, max_depth: int = _MAX_DEPTH) -> list[Found]:
     """Every checkpoint at or under a folder, by step and then by name.
 
-    Folders whose name begins with a dot are passed over; links are followed, at most five
+    Folders whose name begins with a dot are passed over, and `sharded` in a safetensors
+    checkpoint, which holds what that was put together from; links are followed, at most five
     levels deep. A step's folder that cannot be listed is `unreadable`.
 
     Raises:
@@ -123,11 +176,12 @@ def discover(storage: Storage) -> list[Found]:
                 found.append(Found(path, "dcp", "unreadable", step, 0, 0, None, error.message))
             continue
         here = identify(storage.join(path) if path else storage, listing, path)
-        if here is not None:
-            found.append(here)
-        if depth < _MAX_DEPTH:
+        found += here
+        passed = {"sharded"} if any(item.format == "safetensors" for item in here) else set()
+        if depth < max_depth:
             for entry in listing:
-                if entry.kind == "folder" and not entry.name.startswith("."):
+                is_below = entry.kind == "folder" and not entry.name.startswith(".")
+                if is_below and entry.name not in passed:
                     below = f"{path}/{entry.name}" if path else entry.name
                     pending.append((below, depth + 1))
     return sorted(found, key=_order)
@@ -142,6 +196,13 @@ def newest(found: list[Found]) -> Found | None:
     if with_step:
         return max(with_step, key=lambda item: (item.step or 0, item.modified_s or 0.0))
     return max(complete, key=lambda item: item.modified_s or 0.0)
+
+
+def are_parts(found: Sequence[Found]) -> bool:
+    """True for the folders in which Accelerate saves model and optimizer of one step."""
+    folders = {item.path.rpartition("/")[0] for item in found}
+    names = [item.path.rpartition("/")[2] for item in found]
+    return len(found) > 1 and len(folders) == 1 and all(map(_PART_NAME.fullmatch, names))
 
 
 def _order(item: Found) -> tuple[int, list[int | str]]:
@@ -175,6 +236,8 @@ def _metadata_problem(storage: Storage, entry: Entry) -> str:
         return f"{entry.name}: {entry.problem or 'it is a folder'}"
     if not entry.num_bytes:
         return f"{entry.name} is empty"
+    if storage.local_path("") is None:
+        return ""  # Two requests for every step of a run; reading one of them tells as much.
     try:
         first = storage.read(entry.name, 0, 1)
         last = storage.read(entry.name, entry.num_bytes - 1, 1)

@@ -1,13 +1,19 @@
 """The header of a safetensors file or blob: names, dtypes, shapes and ranges.
 
 Format: 8 bytes little endian with the header's length, the header as JSON (at most 100 MB), the
-elements. https://github.com/huggingface/safetensors, safetensors/src/tensor.rs. Standard library.
+elements. https://github.com/huggingface/safetensors, safetensors/src/tensor.rs. What the package
+refuses was run with its version 0.8.0. Standard library alone.
+
+The rule this module keeps: the JSON is untrusted. What it may cost is bounded before it is
+parsed, and one bad entry does not hide the others.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +25,19 @@ __all__ = [
     "Header",
     "HeaderError",
     "SafeTensor",
+    "bounded_json",
     "header_bytes",
+    "naturals",
     "parse_header",
 ]
 
 MAX_HEADER_BYTES = 100_000_000
+# A tensor's entry has six commas or more: room for more tensors than any model has, and an end
+# to a hundred megabytes of `[],[],[],`, of which Python would make gigabytes.
+_MAX_COMMAS = 4_000_000
+_MAX_DIMS = 64
+# As for numbers in `.metadata`: no tensor reaches 4 EiB.
+_ABSURD = 1 << 62
 
 #: torch's dtype name by safetensors' own.
 DTYPES: dict[str, str] = {
@@ -46,7 +60,10 @@ DTYPES: dict[str, str] = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn_x2",
 }
+#: Types of the format that torch has no name for.
+_NOT_TORCH = frozenset({"F6_E2M3", "F6_E3M2"})
 
 
 class HeaderError(Exception):
@@ -66,11 +83,19 @@ class SafeTensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header: its tensors, its `__metadata__`, and where the elements begin."""
+    """A header.
+
+    Attributes:
+        tensors: Its tensors, in the order of the JSON.
+        metadata: Its `__metadata__`.
+        data_offset: Where the elements begin.
+        faults: (name, what is wrong) of entries that are no tensor, or no tensor of torch's.
+    """
 
     tensors: tuple[SafeTensor, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     data_offset: int = 8
+    faults: tuple[tuple[str, str], ...] = ()
 
 
 def header_bytes(start: bytes) -> int:
@@ -85,50 +110,100 @@ def header_bytes(start: bytes) -> int:
     return length
 
 
-def parse_header(text: bytes, *, total_bytes: int | None = None) -> Header:
-    """The header from its JSON.
+def bounded_json(text: bytes, repeated: list[str] | None = None) -> Any:
+    """The value of a JSON text from a stranger.
 
     Args:
-        text: The JSON, without the eight bytes before it.
-        total_bytes: Length of the elements if known; ranges past it are an error.
+        text: UTF-8.
+        repeated: Gets the names that occur twice in one object.
 
     Raises:
-        HeaderError: It is damaged, or its ranges do not fit its shapes.
+        HeaderError: It is none, or larger or deeper than a header can be.
     """
+    if text.count(b",") > _MAX_COMMAS:
+        raise HeaderError(f"it lists more than {_MAX_COMMAS:,} values, more than a model can have")
     try:
-        fields = json.loads(text)
+        decoded = text.decode()
+    except UnicodeDecodeError as error:
+        raise HeaderError("it is not UTF-8") from error
+    decoder = None if repeated is None else _noting(repeated)
+    try:
+        return json.loads(decoded, object_pairs_hook=decoder)
     except (ValueError, RecursionError) as error:
-        raise HeaderError("its safetensors header is no JSON") from error
+        raise HeaderError("it is no JSON") from error
+
+
+def _noting(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) < len(items):
+            counts = Counter(name for name, _ in items)
+            repeated.extend(name for name, count in counts.items() if count > 1)
+        return found
+
+    return pairs
+
+
+def parse_header(text: bytes) -> Header:
+    """The header from its JSON, without the eight bytes before it.
+
+    Raises:
+        HeaderError: It is damaged as a whole.
+    """
+    repeated: list[str] = []
+    try:
+        fields = bounded_json(text, repeated)
+    except HeaderError as error:
+        raise HeaderError(f"its safetensors header is damaged: {error}") from error
     if type(fields) is not dict:
         raise HeaderError("its safetensors header is no JSON object")
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError as error:
+        raise HeaderError("its safetensors header holds a name that is no Unicode") from error
     metadata = fields.pop("__metadata__", {})
-    if type(metadata) is not dict:
+    faults = [(name, "it is listed twice in one header") for name in dict.fromkeys(repeated)]
+    if type(metadata) is not dict or any(type(v) is not str for v in metadata.values()):
+        faults.append(("__metadata__", "it holds something else than text"))
         metadata = {}
-    tensors = tuple(_tensor(name, value, total_bytes) for name, value in fields.items())
-    strings = {k: v for k, v in metadata.items() if type(v) is str}
-    return Header(tensors, strings, 8 + len(text))
+    tensors = []
+    for name, value in fields.items():
+        try:
+            tensors.append(_tensor(name, value))
+        except HeaderError as error:
+            faults.append((name, str(error)))
+    return Header(tuple(tensors), metadata, 8 + len(text), tuple(faults))
 
 
-def _tensor(name: str, value: Any, total_bytes: int | None) -> SafeTensor:
+def _tensor(name: str, value: Any) -> SafeTensor:
     if type(value) is not dict:
-        raise HeaderError("its safetensors header holds no tensor description")
+        raise HeaderError("its entry in the header is no object")
     dtype = value.get("dtype")
-    shape, place = _naturals(value.get("shape")), _naturals(value.get("data_offsets"))
+    shape, place = naturals(value.get("shape")), naturals(value.get("data_offsets"))
     if type(dtype) is not str or shape is None or place is None or len(place) != 2:
-        raise HeaderError("its safetensors header holds a damaged tensor description")
+        raise HeaderError("its dtype, shape or data_offsets are missing or damaged")
     begin, end = place
+    if begin > end:
+        raise HeaderError(f"it ends at byte {end:,}, before it begins ({begin:,})")
     known = DTYPES.get(dtype)
     size = itemsize(known) if known else None
-    if begin > end or (total_bytes is not None and end > total_bytes):
-        raise HeaderError("its safetensors header places a tensor outside the file")
-    if size is not None and end - begin != math.prod(shape) * size:
+    if known is None or size is None:
+        what = "torch does not have" if dtype in _NOT_TORCH else "safetensors does not know"
+        raise HeaderError(f"it is of dtype {dtype[:40]!r}, which {what}")
+    if known == "float4_e2m1fn_x2":
+        # The format counts values, torch elements of two.
+        if not shape or shape[-1] % 2:
+            raise HeaderError("it is of F4 with an odd number of values in a row")
+        shape[-1] //= 2
+    if math.prod(shape) * size != end - begin:
         raise HeaderError(
-            "its safetensors header gives a tensor bytes that its shape does not need"
+            f"it has {end - begin:,} bytes, {math.prod(shape) * size:,} by its dtype and shape"
         )
-    return SafeTensor(name, known or dtype.lower(), tuple(shape), begin, end)
+    return SafeTensor(name, known, tuple(shape), begin, end)
 
 
-def _naturals(values: Any) -> list[int] | None:
-    if type(values) is not list or len(values) > 64:
+def naturals(values: Any) -> list[int] | None:
+    """A JSON list of sizes or offsets; None if it is no such list."""
+    if type(values) is not list or len(values) > _MAX_DIMS:
         return None
-    return values if all(type(v) is int and 0 <= v < 1 << 63 for v in values) else None
+    return values if all(type(v) is int and 0 <= v < _ABSURD for v in values) else None

@@ -67,8 +67,11 @@ def check_files(
     if checkpoint.format == "dcp" and any(f.modified_s is None for f in there):
         why = f"{printable(storage.root, 80)} tells no modification times"
         not_checked.append(NotChecked("whether all data files are of one save", why))
+    if not storage.has_listing:
+        why = f"{printable(storage.root, 80)} lists no folder"
+        not_checked.append(NotChecked("what else lies beside the files that are named", why))
     if storage.local_path("") is None and there:
-        why = "permissions of a remote storage show only when a file is read"
+        why = "permissions of a remote storage show only when a file is read, as --deep does"
         not_checked.append(NotChecked("whether the data files may be read", why))
     return findings, not_checked
 
@@ -225,9 +228,11 @@ def _truncated(
             Finding(
                 "file-truncated",
                 "error",
-                f"{printable(path, 120)}: {num_bytes:,} bytes, but the metadata needs {end:,}; "
+                f"{printable(path, 120)}: {num_bytes:,} bytes, but {_what(entries)} needs {end:,}; "
                 f"{_holds(entries, members)} past its end",
-                "raises EOFError"
+                "raises SafetensorError: incomplete metadata, file not fully covered"
+                if entries.checkpoint.format != "dcp"
+                else "raises EOFError"
                 if num_bytes == 0
                 else "raises RuntimeError: PytorchStreamReader failed reading zip archive",
                 "the write or the copy was cut short: " + _FROM_ANOTHER,
@@ -238,6 +243,10 @@ def _truncated(
         yield number
 
 
+def _what(entries: Entries) -> str:
+    return "the metadata" if entries.checkpoint.format == "dcp" else "its header"
+
+
 # -- the folder as a whole ---------------------------------------------------------------------
 
 
@@ -245,6 +254,10 @@ def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
     world_size = checkpoint.world_size
     for file in checkpoint.files:
         if file.num_payloads or not file.num_bytes:
+            continue
+        if checkpoint.stored is not None:
+            if file.path not in checkpoint.stored.paths:
+                yield _of_another_set(file)
             continue
         if file.rank is not None and world_size is not None and file.rank >= world_size:
             why = (
@@ -262,6 +275,19 @@ def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
             "remove it once you are sure that nothing needs it",
             file=file.path,
         )
+
+
+def _of_another_set(file: DataFile) -> Finding:
+    return Finding(
+        "file-unreferenced",
+        "note",
+        f"{printable(file.path, 120)}: {format_bytes(file.num_bytes)} that are no part of this "
+        "checkpoint, by the index or by the name",
+        "transformers ignores it; HuggingFaceStorageReader reads every .safetensors file of a "
+        "folder, and this one's tensors too",
+        "load from a folder of its own if you load with DCP",
+        file=file.path,
+    )
 
 
 def _leftovers(listing: list[Entry]) -> Iterator[Finding]:
@@ -301,6 +327,8 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
                 file=f"__{rank}.metadata",
             )
         return
+    if checkpoint.format != "dcp":
+        return  # `stored` tells of them.
     # Megatron-Core and OLMo-core create no file for a rank without an item.
     if any(re.search(r"megatron|olmo", note) for note in checkpoint.provenance.notes):
         return

@@ -10,7 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["CODES", "Coverage", "Finding", "NotChecked", "Report", "Severity", "Verdict", "verdict"]
+__all__ = [
+    "CODES",
+    "Against",
+    "Coverage",
+    "Finding",
+    "NotChecked",
+    "Report",
+    "Severity",
+    "Verdict",
+    "verdict",
+]
 
 Severity = Literal["error", "warning", "note"]
 Verdict = Literal["sound", "damaged", "suspicious", "unreadable"]
@@ -45,6 +55,7 @@ CODES: dict[str, Severity] = {
     "file-leftover": "note",
     "file-newer": "warning",
     "bytes-unreferenced": "note",
+    "index-mismatch": "warning",
     "payload-unreadable": "error",
     "payload-mismatch": "error",
     "payload-corrupt": "error",
@@ -53,6 +64,11 @@ CODES: dict[str, Severity] = {
     "payload-no-checksum": "note",
     "values-nan": "warning",
     "values-inf": "warning",
+    "seal-mismatch": "error",
+    "seal-missing": "error",
+    "seal-extra": "warning",
+    "integrity-mismatch": "error",
+    "integrity-unreadable": "warning",
 }
 
 _SUSPICIOUS = frozenset({"metadata-unsafe", "payload-unsafe", "path-escapes"})
@@ -99,8 +115,25 @@ class NotChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class Against:
+    """Digests that were kept elsewhere, and compared.
+
+    Attributes:
+        kind: `seal`, or `integrity.json`.
+        path: Where they are, raw.
+        num_compared: How many tensors and bytes entries (of `integrity.json`: files) it has.
+        num_matching: How many of them are as it says.
+    """
+
+    kind: str
+    path: str
+    num_compared: int
+    num_matching: int
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was looked at: counts, and what was not looked at."""
+    """What was looked at: counts, what it was compared with, and what was not looked at."""
 
     tensors: int = 0
     chunks: int = 0
@@ -108,6 +141,7 @@ class Coverage:
     payloads: int = 0
     payload_bytes: int = 0
     not_checked: tuple[NotChecked, ...] = ()
+    against: tuple[Against, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

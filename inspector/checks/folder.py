@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from inspector.checkpoint.discover import Found, discover
+from inspector.checkpoint.child_server import Server
+from inspector.checkpoint.discover import Found, discover, open_found
 from inspector.checkpoint.isolated import Limits, Progress
 from inspector.checkpoint.storage import Storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
@@ -46,16 +47,15 @@ def check_folder(
         progress: Told the bytes of each metadata read; may cancel.
 
     Yields:
-        Each checkpoint with its report, as soon as it is judged. A safetensors folder is not
-        judged, and its report says so.
+        Each checkpoint with its report, as soon as it is judged.
 
     Raises:
         StorageError: The folder itself cannot be listed.
         Cancelled: `progress` said so.
     """
-    for item in discover(storage) if found is None else found:
-        here = storage.join(item.path) if item.path else storage
-        yield Judged(item, _report(item, here, deep, limits, progress))
+    with Server():
+        for item in discover(storage) if found is None else found:
+            yield Judged(item, _report(item, storage, deep, limits, progress))
 
 
 def _report(
@@ -65,11 +65,9 @@ def _report(
     limits: Limits | None,
     progress: Progress | None,
 ) -> Report:
-    if item.format != "dcp":
-        why = "it is a safetensors folder, not a DCP checkpoint"
-        return Report(storage.root, (), Coverage(not_checked=(NotChecked("everything", why),)))
     try:
-        return check_storage(storage, deep=deep, limits=limits, progress=progress)
+        here = open_found(storage, item)
+        return check_storage(here, deep=deep, limits=limits, progress=progress)
     except Cancelled:
         raise
     except InspectError as error:
@@ -82,7 +80,8 @@ def _report(
             error.hint or "see who changes the folder while it is read",
         )
         nothing = NotChecked("everything", "the folder could not be read")
-        return Report(storage.root, (finding,), Coverage(not_checked=(nothing,)))
+        where = f"{storage.root.rstrip('/')}/{item.path}" if item.path else storage.root
+        return Report(where, (finding,), Coverage(not_checked=(nothing,)))
 
 
 def newest_sound(judged: Iterable[Judged]) -> Judged | None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.isolated import Child, Limits, Progress
 from inspector.checkpoint.locate import folder_of
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.reading import read_checkpoint
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
@@ -81,7 +81,9 @@ def check_storage(
 ) -> Report:
     """As `check`, for a folder that is open already (and its metadata perhaps being read)."""
     try:
-        checkpoint = read_dcp(storage, limits=limits, progress=progress, prefetched=prefetched)
+        checkpoint = read_checkpoint(
+            storage, limits=limits, progress=progress, prefetched=prefetched
+        )
     except (NotACheckpointError, MetadataError) as error:
         from inspector.checks.unread import check_unread
 
@@ -127,7 +129,10 @@ def judge(
         found = deep(checkpoint, storage)
     finally:
         others.wait()
-    return merge(others.result(), found.findings, found.checked)
+    report = others.result()
+    left = tuple(n for n in report.checked.not_checked if "--deep" not in n.why)
+    report = replace(report, checked=replace(report.checked, not_checked=left))
+    return merge(report, found.findings, found.checked)
 
 
 class _Aside:
@@ -188,6 +193,7 @@ def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Rep
         payloads=mine.payloads + checked.payloads,
         payload_bytes=mine.payload_bytes + checked.payload_bytes,
         not_checked=tuple(dict.fromkeys((*mine.not_checked, *checked.not_checked))),
+        against=(*mine.against, *checked.against),
     )
     return replace(report, findings=_sorted([*report.findings, *findings]), checked=both)
 

@@ -72,8 +72,12 @@ def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
             "entry-malformed",
             "error",
             f"{subject}{printable(whats[0], 300)}{more}; it was left out",
-            "depends on the value: a negative size loads silently and wrong, others raise",
-            "no torch writes this: take .metadata from the original, or load an earlier checkpoint",
+            "depends on the value: a negative size loads silently and wrong, others raise"
+            if checkpoint.format == "dcp"
+            else "raises SafetensorError or KeyError",
+            "no torch writes this: take .metadata from the original, or load an earlier checkpoint"
+            if checkpoint.format == "dcp"
+            else "fetch the file again from where it was written",
             fqn=fqn or None,
         )
 

@@ -10,6 +10,7 @@ from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.metadata import check_metadata, reading_notes
 from inspector.checks.optimizer import check_optimizer
 from inspector.checks.replay import check_replay
+from inspector.checks.stored import check_stored, left_unchecked
 from inspector.checks.structure import check_structure
 from inspector.layout.written_by import WrittenBy
 
@@ -54,7 +55,8 @@ def check_all(
         *check_structure(checkpoint, entries),
         *check_optimizer(checkpoint),
         *from_files,
+        *check_stored(checkpoint, entries),
     ]
     if not any(finding.code in _OTHER_ITEMS for finding in findings):
         findings += check_replay(checkpoint, written_by)
-    return findings, list(not_checked)
+    return findings, [*not_checked, *left_unchecked(checkpoint)]

@@ -239,7 +239,9 @@ def _byte_ranges(entries: Entries) -> Iterator[Finding]:
                 f"{name(fqn)}: {plural(len(members), 'payload')} in {name(file)} overlapping "
                 f"another; the first takes bytes {start:,} to {end:,}, of which "
                 f"{name(entries.fqn(other))} owns some",
-                "loads silently, with the other's values in one of them"
+                "raises SafetensorError: invalid offset for tensor"
+                if entries.checkpoint.format != "dcp"
+                else "loads silently, with the other's values in one of them"
                 if same
                 else "raises RuntimeError or UnpicklingError: one of the payloads cannot be there",
                 "the metadata does not belong to this file, or was edited: " + _FROM_ANOTHER,

@@ -49,7 +49,11 @@ def check_unread(
 
 
 def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
-    is_global = any(entry.name == METADATA for entry in listing)
+    names = {entry.name for entry in listing}
+    per_rank = next((entry.name for entry in rank_metadata(listing).values()), None)
+    if METADATA not in names and per_rank is None:
+        what = "raises SafetensorError, HuggingFaceStorageReader as well as transformers"
+        return Finding(error.code, "error", error.message, what, error.hint)
     return Finding(
         error.code,
         "error",
@@ -57,7 +61,7 @@ def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
         _READ_FAILS.get(error.code, "raises an error"),
         error.hint
         or "fetch .metadata again from where it was written, or load an earlier checkpoint",
-        file=METADATA if is_global else next(iter(rank_metadata(listing).values())).name,
+        file=METADATA if METADATA in names else per_rank,
     )
 
 

@@ -8,7 +8,7 @@ so that a million chunks are looked at with a few numpy calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,8 +210,8 @@ def _box_hashes(columns: TensorColumns) -> npt.NDArray[np.uint64]:
     result = np.zeros(columns.num_tensors, dtype=np.uint64)
     for ndim in np.unique(ndims).tolist():
         members = np.flatnonzero(ndims == ndim)
-        dims = columns.dim_start[members][:, None] + np.arange(ndim)
-        total = _mix(columns.shapes[dims], 3)
+        dims = columns.dim_start[members]
+        total = _mix([columns.shapes[dims + dim] for dim in range(ndim)], len(members), 3)
         total += (counts[members].astype(np.uint64) + np.uint64(7)) * _FACTORS[-1]
         filled = members[counts[members] > 0]
         if len(filled):
@@ -219,20 +219,22 @@ def _box_hashes(columns: TensorColumns) -> npt.NDArray[np.uint64]:
             begin = np.cumsum(num) - num
             within = np.arange(int(num.sum())) - np.repeat(begin, num)
             rows = np.repeat(columns.box_start[filled], num) + within * ndim
-            index = rows[:, None] + np.arange(ndim)
-            boxes = np.hstack([columns.offsets[index], columns.sizes[index]])
-            sums = np.add.reduceat(_mix(boxes, 5), begin)
+            boxes = (
+                numbers[rows + dim]
+                for numbers in (columns.offsets, columns.sizes)
+                for dim in range(ndim)
+            )
+            sums = np.add.reduceat(_mix(boxes, len(rows), 5), begin)
             total[counts[members] > 0] += sums
         result[members] = total
     return result
 
 
-def _mix(rows: Ints, seed: int) -> npt.NDArray[np.uint64]:
-    """A hash of each row; wraps in 64 bits (the finisher is splitmix64's)."""
-    bits = rows.astype(np.uint64)
-    value = np.full(len(rows), seed, dtype=np.uint64)
-    for column in range(rows.shape[1]):
-        value += bits[:, column] * _FACTORS[column % len(_FACTORS)]
+def _mix(columns: Iterable[Ints], num_rows: int, seed: int) -> npt.NDArray[np.uint64]:
+    """A hash of each row, given column by column; wraps in 64 bits (splitmix64's finisher)."""
+    value = np.full(num_rows, seed, dtype=np.uint64)
+    for number, column in enumerate(columns):
+        value += column.view(np.uint64) * _FACTORS[number % len(_FACTORS)]
         value ^= value >> np.uint64(30)
         value *= np.uint64(0xBF58476D1CE4E5B9)
     value ^= value >> np.uint64(27)

@@ -28,7 +28,9 @@ def writer(checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | N
     DTensor records one empty chunk for the ranks past a tensor's end, ShardedTensor none;
     ShardedTensor knows no replicas; FSDP1's LOCAL_STATE_DICT names its tensors `_flat_param`.
     """
-    if any(fqn.endswith("_flat_param") for fqn in checkpoint.columns.fqns):
+    fqns = checkpoint.columns.fqns
+    # Looked for in all names at once first: there may be a hundred thousand.
+    if "_flat_param" in "\n".join(fqns) and any(fqn.endswith("_flat_param") for fqn in fqns):
         return "FSDP1 flat parameters"
     if walk is None or not walk.touched:
         return "plain"

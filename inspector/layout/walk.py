@@ -178,7 +178,7 @@ class Walk(Survey):
                 holders = apply(votes[0][0], members.cut.shape, assignment.mesh.sizes)
             part = self.table.partition(holders)
             cells, ranks = members.cells[rows], self.ranks[number][rows]
-            where = np.searchsorted(part.cells, cells.ravel())
+            where = _positions(part.cells, cells.ravel())
             tensors = np.repeat(members.tensors[rows], cells.shape[1])
             parts.append(
                 (
@@ -308,6 +308,18 @@ class Walk(Survey):
         predicted[walk] = ranks
         known[walk] = True
         return predicted, known
+
+
+def _positions(known: Ints, values: Ints) -> Ints:
+    """Where each value stands in the ascending known ones, or would stand.
+
+    Found by a table where that is small.
+    """
+    most = int(known[-1]) if len(known) else 0
+    if not len(values) or most >= len(values) or known[0] < 0 or values.min() < 0:
+        return np.searchsorted(known, values)
+    table = np.searchsorted(known, np.arange(most + 2))
+    return table[np.minimum(values, most + 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from inspector.layout import evidence as say
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.placer import Placer
+from inspector.layout.survey import Assignment
 from inspector.layout.trials import Trial, try_meshes
-from inspector.layout.walk import Items, Outcome, Walk
+from inspector.layout.walk import Outcome, Walk
 
 __all__ = ["Candidate", "Deviation", "WrittenBy", "infer"]
 
@@ -152,9 +153,7 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     believed = best.support() >= _WORTH_NAMING
     rivals = [t for t in others if t.proven()] if best.proven() else []
     assignment = best.assignment if believed else None
-    items = walk.items(best.assignment, one_row_alone=outcome.one_row_alone)
-    wrong = items.actual[outcome.wrong]
-    ranks, counts = np.unique(wrong, return_counts=True)
+    deviating, by_rank = _deviations(walk, best.assignment, outcome)
     return WrittenBy(
         mesh=best.assignment.mesh if believed else None,
         world_size=walk.world_size,
@@ -166,8 +165,8 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         num_items=outcome.num_items,
         num_placed=outcome.num_placed,
         sampled=outcome.sampled or walk.partial,
-        deviating=_deviations(walk, items, outcome),
-        deviating_by_rank=dict(zip(ranks.tolist(), counts.tolist(), strict=True)),
+        deviating=deviating,
+        deviating_by_rank=by_rank,
     )
 
 
@@ -178,7 +177,14 @@ def _candidate(trial: Trial, walk: Walk) -> Candidate:
     return Candidate(mesh, outcome.num_placed, outcome.num_items)
 
 
-def _deviations(walk: Walk, items: Items, outcome: Outcome) -> tuple[Deviation, ...]:
+def _deviations(
+    walk: Walk, assignment: Assignment, outcome: Outcome
+) -> tuple[tuple[Deviation, ...], dict[int, int]]:
+    """The items that lie elsewhere, and how many of them each rank's file holds."""
+    if not len(outcome.wrong):
+        return (), {}
+    items = walk.items(assignment, one_row_alone=outcome.one_row_alone)
+    ranks, counts = np.unique(items.actual[outcome.wrong], return_counts=True)
     rows = outcome.wrong[:_MAX_DEVIATIONS]
     found = zip(
         walk.item_names(items, rows),
@@ -187,4 +193,5 @@ def _deviations(walk: Walk, items: Items, outcome: Outcome) -> tuple[Deviation, 
         items.inside[rows].tolist(),
         strict=True,
     )
-    return tuple(Deviation(*name, *values) for name, *values in found)
+    deviations = tuple(Deviation(*name, *values) for name, *values in found)
+    return deviations, dict(zip(ranks.tolist(), counts.tolist(), strict=True))

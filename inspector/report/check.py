@@ -192,9 +192,7 @@ def _used(used: Used) -> dict[str, int]:
     return {"requests": used.requests, "bytes": used.num_bytes, "failed": used.num_failed}
 
 
-def folder_json(
-    path: str, judged: Sequence[Judged], used: Used | None = None
-) -> Iterator[str]:
+def folder_json(path: str, judged: Sequence[Judged], used: Used | None = None) -> Iterator[str]:
     """The document of `check --json` for a folder of checkpoints."""
     sound = newest_sound(judged)
     document = {

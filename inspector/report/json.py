@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.discover import Found, newest
 from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import redact
 from inspector.layout.written_by import WrittenBy
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.framework import Framework
 
 __all__ = ["SCHEMA", "checkpoints_json", "show_json"]
 
@@ -74,6 +78,7 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> dict[str, Any]:
         "stored_bytes": checkpoint.stored_bytes,
         "metadata_bytes": checkpoint.metadata_bytes,
         "num_files": len(checkpoint.files),
+        "framework": _framework(checkpoint.framework),
         "written_by": {
             "mesh": str(written_by.mesh) if written_by.mesh is not None else None,
             "world_size": written_by.world_size,
@@ -85,6 +90,16 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> dict[str, Any]:
         "unknown_globals": list(checkpoint.unknown_globals),
         "unsafe_globals": list(checkpoint.unsafe_globals),
         "notes": list(provenance.notes),
+    }
+
+
+def _framework(framework: Framework | None) -> dict[str, Any] | None:
+    if framework is None:
+        return None
+    return {
+        "name": framework.name,
+        "certain": framework.certain,
+        "evidence": list(framework.evidence),
     }
 
 
@@ -153,7 +168,7 @@ def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     yield _dump(
         {
             "schema": SCHEMA,
-            "path": path,
+            "path": redact(path),
             "newest": latest.path if latest is not None else None,
             "checkpoints": [
                 {

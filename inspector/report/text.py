@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.discover import Found, newest
+from inspector.checkpoint.discover import Found, are_parts, newest
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import (
     format_box,
@@ -25,6 +25,7 @@ from inspector.checkpoint.text import (
 from inspector.report.table import Column, render_table
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.safetensors_facts import Stored
     from inspector.layout.written_by import WrittenBy
 
 __all__ = ["checkpoints_text", "show_text", "summary_facts"]
@@ -40,7 +41,14 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
         layout += f", metadata version {printable(provenance.metadata_version, 40)}"
     if checkpoint.per_rank_metadata:
         layout += ", metadata per rank (use_collectives=False)"
+    if checkpoint.stored is not None:
+        layout += _stored_words(checkpoint.stored)
     facts = [("format", layout)]
+    framework = checkpoint.framework
+    if framework is not None:
+        sure = "certain" if framework.certain else "not certain"
+        facts.append(("framework", f"{framework.name}, {sure}"))
+        facts += [("", line) for line in framework.evidence]
     if provenance.torch_band:
         facts.append(("torch", f"{provenance.torch_band} ({provenance.torch_evidence})"))
     facts += [("", printable(note, 200)) for note in provenance.notes]
@@ -56,11 +64,12 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
         plural(len(checkpoint.bytes_entries), "bytes entry", "bytes entries"),
     ]
     facts.append(("tensors", ", ".join(counts)))
+    described = ".metadata" if checkpoint.format == "dcp" else "headers"
     stored = [
         plural(len(checkpoint.files), "data file"),
         format_bytes(checkpoint.stored_bytes),
-        f".metadata of {format_bytes(checkpoint.metadata_bytes)}",
-        format_time(checkpoint.metadata_modified_s),
+        f"{described} of {format_bytes(checkpoint.metadata_bytes)}",
+        format_time(_written_s(checkpoint)),
     ]
     facts.append(("files", ", ".join(stored)))
     if checkpoint.malformed:
@@ -70,6 +79,24 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
         named = ", ".join(printable(name, 80) for name in checkpoint.unsafe_globals[:3])
         facts.append(("UNSAFE", f"the metadata names code to be run: {named} (it was not run)"))
     return facts
+
+
+def _stored_words(stored: Stored) -> str:
+    """What kind of safetensors checkpoint it is, to follow that word."""
+    words = ", one file a rank" if stored.is_sharded and not stored.index else ""
+    if stored.index:
+        words += f", index {printable(stored.index, 60)}"
+    if stored.missing:
+        words += f", {plural(len(stored.missing), 'file')} missing"
+    return words
+
+
+def _written_s(checkpoint: Checkpoint) -> float | None:
+    """When it was written: its metadata, or the newest of its files where it has none."""
+    if checkpoint.stored is None:
+        return checkpoint.metadata_modified_s
+    times = [f.modified_s for f in checkpoint.files if f.num_payloads and f.modified_s is not None]
+    return max(times, default=None)
 
 
 def show_text(
@@ -274,6 +301,9 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
     yield from _section(_FOUND_COLUMNS, rows, width)
     latest = newest(list(found))
     yield ""
+    if are_parts(found):
+        yield "They are the parts of one checkpoint; each opens by its own path."
+        return
     if latest is None:
         yield "None of them is complete."
     else:

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from maker import editing as ed
 
@@ -225,19 +228,29 @@ def as_paddle(folder: Path) -> None:
 
 
 def as_safetensors(folder: Path) -> None:
-    """What `FileSystemWriter(serialization_format=SAFETENSORS)` does to a file of one rank."""
-    names = [(W1, 0), (B2, 0), (B3, 0)]
-    tensors = [ed.load_payload(folder, *which) for which in names]
-    header, blob = {}, b""
-    for (fqn, _), tensor in zip(names, tensors, strict=True):
-        data = tensor.numpy().tobytes()
-        ends = [len(blob), len(blob) + len(data)]
-        header[fqn] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": ends}
-        blob += data
-    text = json.dumps(header).encode()
-    (folder / "__0_0.distcp").write_bytes(len(text).to_bytes(8, "little") + text + blob)
-    for (fqn, number), tensor in zip(names, tensors, strict=True):
-        ed.set_stored(folder, fqn, number, offset=0, length=tensor.nbytes)
+    """Saves the tensors again, in one process, with `SerializationFormat.SAFETENSORS`."""
+    state = {
+        fqn: torch.empty(entry.size)
+        for fqn, entry in ed.metadata_of(folder).state_dict_metadata.items()
+    }
+    load(state, checkpoint_id=folder, no_dist=True)
+    for path in list(folder.iterdir()):
+        path.unlink()
+    writer = FileSystemWriter(folder, serialization_format=SerializationFormat.SAFETENSORS)
+    save(state, storage_writer=writer, no_dist=True)
+    ed.edit(folder, anonymous)
+    # The package writes `__metadata__` in another order every time.
+    file = folder / "__0_0.distcp"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"))
+    file.write_bytes(data[:8] + header.encode().ljust(length) + data[8 + length :])
+
+
+def anonymous(metadata: Metadata) -> None:
+    """Takes out what a save makes up anew every time, and where it was made."""
+    metadata.storage_meta.save_id = "0" * 8
+    metadata.storage_meta.checkpoint_id = None
 
 
 def wrong_dtype(metadata: Metadata) -> None:
@@ -288,6 +301,59 @@ LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
     b"oid sha256:" + b"0123456789abcdef" * 4 + b"\nsize 2645\n"
 )
+
+
+# -- edits of safetensors files ----------------------------------------------------------------
+
+
+def with_header(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    """Changes the header of a safetensors file; the elements stay as they are."""
+
+    def make(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        change(header)
+        text = json.dumps(header).encode()
+        (folder / name).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+    return make
+
+
+def with_index(change: Callable[[dict[str, str]], object]) -> Callable[[Path], object]:
+    """Changes the weight map of the index."""
+
+    def make(folder: Path) -> None:
+        file = folder / "model.safetensors.index.json"
+        index = json.loads(file.read_text())
+        change(index["weight_map"])
+        file.write_text(json.dumps(index, indent=2))
+
+    return make
+
+
+def overlapping(header: dict[str, Any]) -> None:
+    """Lets one tensor begin where another does."""
+    header["net1.bias"]["data_offsets"] = header["net4.bias"]["data_offsets"][:1] + [
+        header["net4.bias"]["data_offsets"][0] + 40
+    ]
+
+
+def huge_header(folder: Path) -> None:
+    """A header said to be of a terabyte."""
+    file = folder / WHOLE
+    file.write_bytes((1 << 40).to_bytes(8, "little") + file.read_bytes()[8:])
+
+
+def bytes_first(folder: Path) -> None:
+    """What `HuggingFaceStorageWriter` does with an entry that is no tensor, such as a step."""
+    file = folder / SHARD_2
+    file.write_bytes(ed.saved(5) + file.read_bytes())
+
+
+WHOLE = "model-00001-of-00001.safetensors"
+SHARD_2 = "shard-00002-model-00001-of-00001.safetensors"
+INDEX_ALONE = {"model.embed_tokens.weight": "../../hsdp_2x2/model.safetensors"}
 
 
 # -- the samples -------------------------------------------------------------------------------
@@ -639,6 +705,72 @@ BROKEN: dict[str, Broken] = {
             must=(),
             verdict="suspicious",
             exit=2,
+        ),
+        Broken(
+            name="st_shard_missing",
+            about="safetensors shards: the file of the second rank is gone",
+            base="hf_dcp_sharded_4",
+            make=remove(SHARD_2),
+            must=("chunk-gap", "rank-missing"),
+        ),
+        Broken(
+            name="st_shard_unreadable",
+            about="a bytes entry saved with HuggingFaceStorageWriter, before the header",
+            base="hf_dcp_sharded_4",
+            make=bytes_first,
+            must=("file-unreadable", "chunk-gap"),
+        ),
+        Broken(
+            name="st_file_missing",
+            about="a safetensors file that the index names is gone",
+            base="transformers_1",
+            make=remove("model-00002-of-00002.safetensors"),
+            must=("file-missing",),
+        ),
+        Broken(
+            name="st_cut",
+            about="the last byte of a safetensors file is gone",
+            base="hf_dcp_whole_1",
+            make=cut(WHOLE, 0.9999),
+            must=("file-truncated",),
+        ),
+        Broken(
+            name="st_trailing",
+            about="bytes after the last tensor, with which safetensors opens no file",
+            base="hf_dcp_whole_1",
+            make=grow(WHOLE, bytes(8)),
+            must=("bytes-unreferenced",),
+        ),
+        Broken(
+            name="st_overlap",
+            about="two tensors of a safetensors file share bytes",
+            base="hf_dcp_whole_1",
+            make=with_header(WHOLE, overlapping),
+            must=("byte-range-overlap", "bytes-unreferenced"),
+        ),
+        Broken(
+            name="st_index_stale",
+            about="the index lists a tensor that no file has, and lacks one",
+            base="transformers_1",
+            make=with_index(lambda m: m.update({"model.extra.weight": m.pop("lm_head.weight")})),
+            must=("index-mismatch",),
+        ),
+        Broken(
+            name="st_index_escapes",
+            about="the index places a tensor in `../../hsdp_2x2`",
+            base="transformers_1",
+            make=with_index(lambda m: m.update(INDEX_ALONE)),
+            must=("path-escapes",),
+            may=("index-mismatch",),
+            verdict="suspicious",
+        ),
+        Broken(
+            name="st_header_huge",
+            about="a safetensors header said to be of a terabyte",
+            base="hf_dcp_whole_1",
+            make=huge_header,
+            must=("metadata-unreadable",),
+            verdict="unreadable",
         ),
         Broken(
             name="paddle",

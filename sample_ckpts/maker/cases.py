@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch.distributed.fsdp import StateDictType
 
+from maker import frameworks, layouts
 from maker.models import SimpleModel, SimpleModelUneven
 from maker.writers import (
     Saved,
-    accelerate,
     adamw,
     ddp,
     dtypes,
@@ -55,12 +56,36 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A sample: its name and folder, the ranks of its job, and the function that writes it."""
+    """A sample.
+
+    Attributes:
+        name: Its name and folder.
+        num_ranks: The ranks of its job.
+        write: Writes it.
+        origin: What it was saved under.
+        framework: Whose layout it is, as the product names it.
+        needs: Packages that write it, besides torch; they are no dependencies of the project.
+    """
 
     name: str
     num_ranks: int
     write: Callable[[str], Iterator[Saved]]
     origin: Origin
+    framework: str = "torch.distributed.checkpoint"
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name in self.needs if not _is_installed(name)]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 REPLAY = "which rank wrote which chunk fits DCP's deduplication under this mesh alone"
@@ -159,12 +184,59 @@ def other_cases() -> Iterator[Case]:
     alone = unnamed_origin(None, 1, "one rank saved plain tensors")
     yield Case("names_hostile_1", 1, hostile_names, alone)
     yield Case("per_rank_metadata_2", 2, per_rank_metadata, fsdp_origin(2))
-    yield Case("accelerate_fsdp", 2, accelerate, fsdp_origin(2))
-    yield Case("run", 2, run_folder, fsdp_origin(2))
+    yield Case("run", 2, run_folder, fsdp_origin(2), "torchtitan")
+    yield Case("zstd_2", 2, layouts.zstd, fsdp_origin(2), needs=("zstandard",))
+    yield Case("file_per_item_2", 2, layouts.file_per_item, fsdp_origin(2))
+
+
+def safetensors_cases() -> Iterator[Case]:
+    """Hugging Face's layout, by DCP and by others."""
+    hf, needs = "DCP's HuggingFaceStorageWriter", ("safetensors",)
+    why = "no file names a rank"
+    whole = unnamed_origin(None, 1, why)
+    sharded = partial(layouts.hugging_face_sharded, axes={"shard": 4})
+    yield Case("hf_dcp_sharded_4", 4, sharded, fsdp_origin(4), hf, needs)
+    hybrid = partial(layouts.hugging_face_sharded, axes={"replicate": 2, "shard": 2})
+    why = "the order of the state dict, by which replicas share the work, is not stored"
+    origin = dataclasses.replace(hsdp_origin(2, 2, why), inferable=False, looks_like=None)
+    yield Case("hf_dcp_sharded_hsdp_2x2", 4, hybrid, origin, hf, needs)
+    two = unnamed_origin("shard", 2, "put together: file names tell of ranks in `sharded` alone")
+    yield Case("hf_dcp_consolidated_2", 2, layouts.hugging_face_consolidated, two, hf, needs)
+    yield Case("hf_dcp_whole_1", 1, layouts.hugging_face_whole, whole, hf, needs)
+    yield Case("safetensors_1", 1, layouts.safetensors_dtypes, whole, "safetensors", needs)
+    needs = ("transformers", "safetensors")
+    yield Case("transformers_1", 1, frameworks.transformers, whole, "Transformers", needs)
+
+
+def framework_cases() -> Iterator[Case]:
+    """What frameworks write."""
+    two = fsdp_origin(2)
+    make = frameworks.accelerate
+    yield Case("accelerate_fsdp", 2, make, two, "Accelerate", ("accelerate",))
+    needs = ("transformers", "accelerate")
+    yield Case("trainer_2", 2, frameworks.trainer, two, "Transformers (Accelerate)", needs)
+    yield Case("lightning_2", 2, frameworks.lightning, two, "Lightning", ("lightning",))
+    why = "two ranks, each with one half of every tensor, whatever they call their axis"
+    mcore = dataclasses.replace(unnamed_origin(None, 2, why), looks_like="fsdp:2")
+    needs = ("megatron-core",)
+    yield Case("megatron_2", 2, frameworks.megatron, mcore, "Megatron-Core", needs)
+    yield Case("nemo_2", 2, frameworks.nemo, mcore, "NeMo (Megatron-Core)", needs)
+    needs = ("torchtitan", "safetensors")
+    yield Case("torchtitan_2", 2, frameworks.torchtitan, two, "torchtitan", needs)
+    yield Case("olmo_core_2", 2, frameworks.olmo, two, "OLMo-core", ("ai2-olmo-core",))
+    yield Case("composer_2", 2, frameworks.composer, two, "Composer")
 
 
 CASES: dict[str, Case] = {
     case.name: case
-    for cases in (simple_cases, fsdp1_cases, adamw_cases, tensor_parallel_cases, other_cases)
+    for cases in (
+        simple_cases,
+        fsdp1_cases,
+        adamw_cases,
+        tensor_parallel_cases,
+        other_cases,
+        safetensors_cases,
+        framework_cases,
+    )
     for case in cases()
 }

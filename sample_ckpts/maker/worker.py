@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import multiprocessing
 import os
 import sys
 import traceback
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,9 +58,14 @@ def write(case: Case) -> dict[str, dict[str, Any]]:
             "sample": case.name,
             "torch": torch.__version__,
             "metadata": list(saved.metadata),
+            "format": saved.format,
+            "framework": saved.framework or case.framework,
+            "written_with": [f"{package} {version(package)}" for package in case.needs],
             **case.origin.as_json(),
             **describe(saved.state, saved.reference),
         }
+        if not saved.has_bytes:
+            truths[saved.path]["bytes"] = None
     dist.barrier()
     if dist.get_rank() == 0:
         print(f"  {case.name}", file=sys.stderr, flush=True)
@@ -66,6 +73,9 @@ def write(case: Case) -> dict[str, dict[str, Any]]:
 
 
 def _leave(code: int) -> NoReturn:
+    # Megatron-Core starts a process for its queue, which would outlive us.
+    for child in multiprocessing.active_children():
+        child.terminate()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

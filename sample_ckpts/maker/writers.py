@@ -57,12 +57,19 @@ class Saved:
         reference: Whole tensors by flattened name, where the case knows them better than the
             sharded ones do.
         metadata: The names of its metadata files.
+        format: `dcp` or `safetensors`.
+        has_bytes: Whether the entries of `state` that are no tensors are all that there are; a
+            framework may add its own.
+        framework: Whose layout it is, if not its case's.
     """
 
     path: str
     state: Mapping[str, Any]
     reference: Mapping[str, Tensor] | None = None
     metadata: tuple[str, ...] = GLOBAL_METADATA
+    format: str = "dcp"
+    has_bytes: bool = True
+    framework: str = ""
 
 
 # Meshes and whole tensors
@@ -221,25 +228,6 @@ def ddp(path: str) -> Iterator[Saved]:
     state = {"model": get_model_state_dict(model), "step": 0}
     save(state, checkpoint_id=path)
     yield Saved(path, state)
-
-
-def accelerate(path: str) -> Iterator[Saved]:
-    """The folder that Accelerate's FSDP plugin leaves: two checkpoints, and torch.save files."""
-    model = fsdp2_wrapped(TinyTransformer(num_layers=1, affine=True), mesh_of(shard=2))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    training = Training(model, optimizer, StepLR(optimizer, step_size=1), [])
-    training.run(token_batches(1))
-    parts: dict[str, dict[str, Any]] = {
-        "pytorch_model_fsdp_0": {"model": get_model_state_dict(model)},
-        "optimizer_0": {"optimizer": get_optimizer_state_dict(model, optimizer)},
-    }
-    for folder, state in parts.items():
-        save(state, checkpoint_id=f"{path}/{folder}")
-        yield Saved(f"{path}/{folder}", state)
-    random_state = {"step": 1, "torch_manual_seed": torch.tensor([SEED, dist.get_rank()])}
-    torch.save(random_state, f"{path}/random_states_{dist.get_rank()}.pkl")
-    if dist.get_rank() == 0:
-        torch.save(training.scheduler.state_dict(), f"{path}/scheduler.bin")
 
 
 def run_folder(path: str) -> Iterator[Saved]:

@@ -1,0 +1,300 @@
+"""Which framework wrote a checkpoint: a name, and the evidence that a person can check.
+
+The rule this module keeps: a framework is certain only by what it alone writes (its classes in
+the pickle, its own metadata file, its version in a file); names of folders and keys are evidence,
+and said to be no more. What lies beside the folder, and small files in it, are looked at on a
+local disk alone, so that a remote checkpoint costs no request more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage import Entry, LocalStorage, Storage
+from inspector.checkpoint.text import printable
+from inspector.errors import StorageError
+
+__all__ = ["Framework", "recognise"]
+
+_MAX_SMALL_FILE = 1 << 20
+_MAX_VERSION = 40
+# Names that are looked at where all begin alike.
+_LOOK_AT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """Who wrote a checkpoint.
+
+    Attributes:
+        name: The framework, as it writes its own name.
+        evidence: What speaks for it, as printable sentences.
+        certain: Nothing else writes so.
+    """
+
+    name: str
+    evidence: tuple[str, ...]
+    certain: bool
+
+
+class _Traces:
+    """What a checkpoint's folder and names show; looked at only when asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
+        self.checkpoint = checkpoint
+        self.stored = checkpoint.stored
+        self._storage = storage
+        path = storage.local_path("")
+        # Made absolute, and its links not followed: it is the name the user sees that tells.
+        self._path = None if path is None else os.path.abspath(path)
+        self.folder = re.split(r"[/\\]", (self._path or storage.root).rstrip("/\\"))[-1]
+        self.files = checkpoint.folder_files.keys()
+        provenance = checkpoint.provenance
+        self.classes = (*provenance.classes, *checkpoint.unknown_globals)
+        self.fields = provenance.fields
+
+    @property
+    def is_local(self) -> bool:
+        return self._path is not None
+
+    @cached_property
+    def heads(self) -> frozenset[str]:
+        """What stands before the first dot of the entries' names."""
+        entries = (entry.fqn for entry in self.checkpoint.bytes_entries)
+        fqns = (*self.checkpoint.columns.fqns, *entries)
+        return frozenset(fqn.partition(".")[0] for fqn in fqns)
+
+    @cached_property
+    def beside(self) -> dict[str, Entry]:
+        """What lies beside the folder, by name."""
+        if self._path is None:
+            return {}
+        try:
+            return {e.name: e for e in LocalStorage(os.path.dirname(self._path)).list()}
+        except StorageError:
+            return {}
+
+    def has_beside(self, pattern: str) -> str:
+        """A name beside the folder that a pattern matches, or an empty string."""
+        return next((name for name in sorted(self.beside) if re.fullmatch(pattern, name)), "")
+
+    def class_of(self, package: str) -> str:
+        """A class of a package in the pickle, or an empty string."""
+        names = (c for c in self.classes if c.partition(".")[0] == package)
+        return next(names, "")
+
+    def content(self, name: str) -> bytes:
+        """A small file of the folder, or nothing."""
+        size = self.checkpoint.folder_files.get(name)
+        if not self.is_local or size is None or size > _MAX_SMALL_FILE:
+            return b""
+        try:
+            return self._storage.read(name, 0, _MAX_SMALL_FILE)
+        except StorageError:
+            return b""
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A small JSON object of the folder; an empty one if it is none."""
+        try:
+            value = json.loads(self.content(name).decode() or "{}")
+        except (ValueError, RecursionError):
+            return {}
+        return value if type(value) is dict else {}
+
+
+def recognise(checkpoint: Checkpoint, storage: Storage) -> Framework:
+    """Who wrote a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+    """
+    traces = _Traces(checkpoint, storage)
+    rules = _SAFETENSORS if checkpoint.format == "safetensors" else _DCP
+    for rule in rules:
+        found = rule(traces)
+        if found is not None:
+            return found
+    raise AssertionError("the last rule always holds")
+
+
+# -- DCP ---------------------------------------------------------------------------------------
+
+
+def _megatron(traces: _Traces) -> Framework | None:
+    evidence, certain = [], False
+    known = traces.class_of("megatron")
+    if known:
+        evidence.append(f"the metadata holds {printable(known, 120)}")
+        certain = True
+    for name in ("mcore_data", "all_local_plans"):
+        if name in traces.fields:
+            evidence.append(f"the metadata has the field {name}, which Megatron-Core adds")
+            certain = True
+    about = traces.json("metadata.json")
+    backend = about.get("sharded_backend")
+    if type(backend) is str:
+        version = str(about.get("sharded_backend_version", "?"))[:8]
+        shown = printable(f"{backend[:40]}, version {version}")
+        evidence.append(f"metadata.json names its sharded backend: {shown}")
+        certain = True
+    elif not evidence and not {"metadata.json", "common.pt"} <= traces.files:
+        return None
+    evidence += [f"{n} is there" for n in ("common.pt", ".metadata.bck") if n in traces.files]
+    if re.fullmatch(r"iter_\d{7,}", traces.folder):
+        evidence.append(f"its folder is called {traces.folder}")
+    if "latest_checkpointed_iteration.txt" in traces.beside:
+        evidence.append("latest_checkpointed_iteration.txt lies beside its folder")
+    if traces.folder == "weights" and "context" in traces.beside:
+        evidence.insert(0, "its folder is called weights, and context lies beside it")
+        return Framework("NeMo (Megatron-Core)", tuple(evidence), certain)
+    return Framework("Megatron-Core", tuple(evidence), certain)
+
+
+def _olmo(traces: _Traces) -> Framework | None:
+    known = traces.class_of("olmo_core")
+    evidence = [f"the metadata holds {printable(known, 120)}"] if known else []
+    inner = traces.folder == "model_and_optim"
+    if inner:
+        evidence.append("its folder is called model_and_optim")
+    if inner and "train" in traces.beside:
+        evidence.append("train lies beside it")
+    if inner and ".metadata.json" in traces.beside:
+        evidence.append(".metadata.json lies beside it")
+    return Framework("OLMo-core", tuple(evidence), bool(known)) if evidence else None
+
+
+def _lightning(traces: _Traces) -> Framework | None:
+    if "meta.pt" not in traces.files:
+        return None
+    evidence = ["meta.pt lies beside .metadata, by which Lightning knows its sharded checkpoints"]
+    content = traces.content("meta.pt")
+    if b"pytorch-lightning_version" in content:
+        evidence.append("meta.pt names a pytorch-lightning_version, as the Trainer writes it")
+    return Framework("Lightning", tuple(evidence), True)
+
+
+def _accelerate(traces: _Traces) -> Framework | None:
+    part = re.fullmatch(r"(pytorch_model_fsdp|optimizer)_\d+", traces.folder)
+    if part is None:
+        return None
+    evidence = [f"its folder is called {traces.folder}"]
+    head = "model" if part[1] == "pytorch_model_fsdp" else "optimizer"
+    fits = traces.heads == {head}
+    if fits:
+        evidence.append(f"every name begins with {head}.")
+    other = "optimizer" if head == "model" else "pytorch_model_fsdp"
+    sibling = traces.has_beside(rf"{other}_\d+")
+    if sibling:
+        evidence.append(f"{sibling} lies beside it")
+    if "trainer_state.json" in traces.beside:
+        evidence.append("trainer_state.json lies beside it, as the Trainer writes it")
+        return Framework("Transformers (Accelerate)", tuple(evidence), fits)
+    state = traces.has_beside(r"random_states_\d+\.pkl")
+    if state:
+        evidence.append(f"{state} lies beside it")
+    return Framework("Accelerate", tuple(evidence), fits and bool(state))
+
+
+def _torchtitan(traces: _Traces) -> Framework | None:
+    if not re.fullmatch(r"step-\d+", traces.folder):
+        return None
+    own = sorted(traces.heads & {"train_state", "lr_scheduler", "dataloader"})
+    if not own or "model" in traces.heads:
+        return None
+    evidence = [
+        f"its folder is called {traces.folder}",
+        f"{', '.join(own)} and optimizer stand beside the model's own names"
+        if "optimizer" in traces.heads
+        else f"{', '.join(own)} stand beside the model's own names",
+    ]
+    certain = {"train_state", "optimizer"} <= traces.heads and len(own) > 1
+    return Framework("torchtitan", tuple(evidence), certain)
+
+
+def _composer(traces: _Traces) -> Framework | None:
+    is_named = bool(re.fullmatch(r"ep\d+-ba\d+(-rank\d+)?", traces.folder))
+    fqns = traces.checkpoint.columns.fqns[:_LOOK_AT]
+    is_keyed = any(fqn.startswith("state.model.") for fqn in fqns)
+    if not (is_named or is_keyed):
+        return None
+    evidence = [f"its folder is called {traces.folder}"] if is_named else []
+    if is_keyed:
+        evidence.append("its parameters are called state.model.*")
+    return Framework("Composer", tuple(evidence), is_named and is_keyed)
+
+
+def _plain(traces: _Traces) -> Framework:
+    where = "name" if traces.is_local else "name (what lies beside the folder was not looked at)"
+    evidence = (f"no other framework's file, folder or {where} is there",)
+    return Framework("torch.distributed.checkpoint", evidence, False)
+
+
+# -- safetensors -------------------------------------------------------------------------------
+
+
+def _by_dcp(traces: _Traces) -> Framework | None:
+    stored = traces.stored
+    if stored is None:
+        return None
+    evidence = []
+    if stored.is_sharded or "DCP_VERSION" in stored.metadata:
+        version = printable(stored.metadata.get("DCP_VERSION", "?"), _MAX_VERSION)
+        evidence.append(f"the headers hold DCP_SHARDING_INFO, DCP_VERSION {version}")
+    elif stored.has_shards_below and not stored.metadata:
+        evidence.append("the folder sharded lies in it, whose files it was put together from")
+        evidence.append("its headers have no __metadata__, which consolidation drops")
+    else:
+        return None
+    name = "DCP's HuggingFaceStorageWriter"
+    is_step = re.fullmatch(r"step-\d+", traces.folder)
+    if is_step:
+        evidence.append(f"its folder is called {traces.folder}, as torchtitan's are")
+    return Framework(name, tuple(evidence), "DCP_VERSION" in stored.metadata)
+
+
+def _hugging_face(traces: _Traces) -> Framework | None:
+    adapter = "adapter_config.json" in traces.files
+    for name, key, framework in (
+        ("config.json", "_diffusers_version", "Diffusers"),
+        ("config.json", "transformers_version", "Transformers"),
+    ):
+        version = traces.json(name).get(key)
+        if type(version) is str and not adapter:
+            evidence = [f"{name} names {key} {printable(version, _MAX_VERSION)}"]
+            if traces.stored and traces.stored.metadata.get("format") == "pt":
+                evidence.append("the headers say format: pt")
+            return Framework(framework, tuple(evidence), True)
+    if adapter:
+        return Framework("PEFT", ("adapter_config.json is there",), False)
+    if traces.stored and traces.stored.metadata.get("format") == "pt":
+        evidence = ["the headers say format: pt, as transformers and others write it"]
+        if "config.json" in traces.files:
+            evidence.append("config.json is there")
+        return Framework("Hugging Face", tuple(evidence), False)
+    return None
+
+
+def _plain_safetensors(traces: _Traces) -> Framework:
+    evidence = ("neither the headers nor the files beside them name a framework",)
+    return Framework("safetensors", evidence, False)
+
+
+Rule = Callable[[_Traces], "Framework | None"]
+_DCP: tuple[Rule, ...] = (
+    _megatron,
+    _olmo,
+    _lightning,
+    _accelerate,
+    _torchtitan,
+    _composer,
+    _plain,
+)
+_SAFETENSORS: tuple[Rule, ...] = (_by_dcp, _hugging_face, _plain_safetensors)
