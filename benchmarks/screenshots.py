@@ -48,6 +48,11 @@ SHOTS = (
         wait_for="exact",
         moment=0.93,
     ),
+    Shot(
+        "plan",
+        "sample_ckpts/fsdp2_hsdp_2x4_adamw",
+        ("5", "m", *"hsdp", "colon", *"2x16", "enter", "j", "j", "j"),
+    ),
     Shot("findings", "sample_ckpts/broken/chunk_gap", ("n",), wait_for="DAMAGED"),
 )
 

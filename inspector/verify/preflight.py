@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import is_url
-from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify import machine
@@ -25,7 +25,7 @@ from inspector.verify.run_folder import scratch_dir
 from inspector.verify.selection import make_waves, select
 from inspector.verify.spec import DEVICES, JobSpec, default_then
 
-__all__ = ["NO_SECOND_MESH", "Preflight", "prepare"]
+__all__ = ["NO_SECOND_MESH", "Preflight", "prepare", "too_many_ranks"]
 
 #: As `then`: load and compare only, write nothing.
 NO_SECOND_MESH = ("none",)
@@ -115,9 +115,15 @@ def prepare(
         timeout_s: As in `JobSpec`.
 
     Raises:
-        UsageError: Arguments that cannot be meant, or an interpreter that cannot run it.
+        UsageError: Arguments that cannot be meant, an interpreter that cannot run it, or a
+            checkpoint that is not DCP's.
     """
     parsed = Mesh.parse(mesh)
+    if checkpoint.format != "dcp":
+        raise UsageError(
+            f"{printable(checkpoint.path)}: it is {checkpoint.format}; a job loads DCP alone",
+            "hsdp-inspect check --deep reads all of it, and plan says who would read what",
+        )
     if device not in DEVICES:
         raise UsageError(f"--device {printable(device)}: it is one of {', '.join(DEVICES)}")
     if timeout_s <= 0:
@@ -127,6 +133,11 @@ def prepare(
     else:
         second = tuple(then) or (str(default_then(parsed)),)
     path = checkpoint.path
+    if is_url(path) and HIDDEN in path:
+        raise UsageError(
+            "a job records what it ran, so an address with a password in it is not handed to it",
+            "give the credentials as the storage's own tools take them, not in the address",
+        )
     spec = JobSpec(
         path=path if is_url(path) else os.path.abspath(path),
         mesh=str(parsed),
@@ -231,12 +242,7 @@ def _problems(
     if not expected.names:
         why = "no name matches the filter" if spec.filter else "there is nothing in it to verify"
         found.append((why, "hsdp-inspect show lists what is in it"))
-    base = spec.world_size * _RANK_BASE_BYTES
-    if base > free:
-        why = (
-            f"{plural(spec.world_size, 'rank')} need about {format_bytes(base)} of memory before "
-            f"they load anything; {format_bytes(free)} is free"
-        )
+    if why := too_many_ranks(spec.world_size, free):
         found.append((why, "take a smaller mesh, or run it on several nodes: --print-command"))
     if needed and room is not None and needed > room:
         why = (
@@ -248,6 +254,23 @@ def _problems(
         why = f"{printable(scratch, 200)} cannot be written to"
         found.append((why, "--scratch DIR takes another place"))
     return found
+
+
+def too_many_ranks(world_size: int, free: int | None = None) -> str:
+    """Why so many ranks cannot run on this machine, or nothing.
+
+    Args:
+        world_size: How many.
+        free: Memory that is free (default: look).
+    """
+    free = machine.free_memory() if free is None else free
+    base = world_size * _RANK_BASE_BYTES
+    if base <= free:
+        return ""
+    return (
+        f"{plural(world_size, 'rank')} need about {format_bytes(base)} of memory before "
+        f"they load anything; {format_bytes(free)} is free"
+    )
 
 
 def _is_writable(folder: str) -> bool:

@@ -227,7 +227,8 @@ async def test_hostile_names_are_shown_and_never_obeyed() -> None:
 
 
 async def test_every_command_is_in_help_and_palette() -> None:
-    async with opened(SAMPLES / "hsdp_2x2", "question_mark") as (app, pilot):
+    # The help scrolls; here all of it is to be seen.
+    async with opened(SAMPLES / "hsdp_2x2", "question_mark", size=(160, 120)) as (app, pilot):
         help_text = screen_text(app)
         for command in COMMANDS:
             if command.scope in ("main", "app"):

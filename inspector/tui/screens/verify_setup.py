@@ -81,11 +81,25 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             self.wishes = wishes
             self.outcome = outcome
 
-    def __init__(self, checkpoint: Checkpoint, written: Mesh | None) -> None:
-        """Args: `written` is the mesh that the checkpoint was written by, if that is known."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        written: Mesh | None,
+        mesh: str = "",
+        filter_text: str = "",
+    ) -> None:
+        """Put a mesh and a filter into the form.
+
+        Args:
+            checkpoint: What is to be verified.
+            written: The mesh that it was written by, if that is known.
+            mesh: The mesh to begin with (default: one that fits this machine).
+            filter_text: The filter to begin with.
+        """
         super().__init__()
         self._checkpoint = checkpoint
         self._written = written
+        self._first = (mesh, filter_text)
         self._plan: Preflight | None = None
         self._pause: Timer | None = None
         self._starts = False
@@ -121,7 +135,10 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
 
     def on_mount(self) -> None:
         self.query_one("#setup-start", Button).disabled = True
-        self.query_one("#setup-mesh", Input).focus()
+        field = self.query_one("#setup-mesh", Input)
+        field.value, self.query_one("#setup-filter", Input).value = self._first
+        field.cursor_position = len(field.value)
+        field.focus()
         self.run_worker(self._survey, thread=True, exit_on_error=False, group="survey")
 
     def _survey(self) -> None:

@@ -79,6 +79,12 @@ class VerifyingScreen(Screen[None]):
         self._mark_verified(event.run)
         self.refresh_bindings()
 
+    @property
+    def is_verifying(self) -> bool:
+        """Whether a job runs, of this checkpoint or another."""
+        run = cast("InspectApp", self.app).verification
+        return run is not None and run.is_alive
+
     def action_verify(self) -> None:
         app = cast("InspectApp", self.app)
         if app.verification is not None and app.verification.is_alive:
@@ -89,12 +95,19 @@ class VerifyingScreen(Screen[None]):
                 self.action_show_view("verify")
                 self.notify("A verification is running; x stops it.")
             return
+        self.ask_to_verify()
+
+    def ask_to_verify(self, mesh: str = "", filter_text: str = "") -> None:
+        """Show what will run, to be changed or started; `mesh` stands in the form already."""
         if self.loaded is None or not self.is_complete:
             return
         from inspector.tui.screens.verify_setup import VerifySetupScreen
 
         written = None if self.written_by is None else self.written_by.mesh
-        app.push_screen(VerifySetupScreen(self.loaded.checkpoint, written), self._verify)
+        checkpoint = self.loaded.checkpoint
+        self.app.push_screen(
+            VerifySetupScreen(checkpoint, written, mesh, filter_text), self._verify
+        )
 
     def _verify(self, plan: Preflight | None) -> None:
         if plan is None:

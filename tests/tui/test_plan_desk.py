@@ -1,0 +1,172 @@
+"""What stands behind the load plan's view: meshes to offer, plans to order, answers to drop."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+from rich.console import Console
+
+from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.select import matching
+from inspector.errors import InspectError
+from inspector.layout.load_plan import Planner
+from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
+from inspector.layout.written_by import infer
+from inspector.report.plan import headline
+from inspector.tui.latest import Latest
+from inspector.tui.plan_desk import Order, PlanDesk, Planned
+from inspector.tui.plan_meshes import even_sizes, first_mesh, other_kind, presets, with_step
+from inspector.tui.plan_words import facts_text, short_text
+from tests.conftest import SAMPLES
+
+
+def walk(mesh: str, axis: str, steps: int, count: int, even: tuple[int, ...] = ()) -> list[str]:
+    found, here = [], Mesh.parse(mesh)
+    for _ in range(count):
+        here = with_step(here, axis, steps, even)
+        found.append(str(here))
+    return found
+
+
+def test_shards_go_by_even_sizes_and_past_them_by_powers_of_two() -> None:
+    even = (1, 2, 3, 6)
+    assert walk("fsdp:1", "shard", 1, 5, even) == [
+        "fsdp:2",
+        "fsdp:3",
+        "fsdp:6",
+        "fsdp:8",
+        "fsdp:16",
+    ]
+    assert walk("fsdp:16", "shard", -1, 5, even) == [
+        "fsdp:8",
+        "fsdp:6",
+        "fsdp:3",
+        "fsdp:2",
+        "fsdp:1",
+    ]
+    assert walk("fsdp:1", "shard", -1, 1, even) == ["fsdp:1"]
+    assert walk("hsdp:2x5", "shard", 1, 2) == ["hsdp:2x8", "hsdp:2x16"]
+    assert walk("hsdp:2x5", "shard", -1, 3) == ["hsdp:2x4", "hsdp:2x2", "hsdp:2x1"]
+
+
+def test_replicas_go_by_powers_of_two_and_one_is_fsdp() -> None:
+    assert walk("fsdp:8", "replicate", 1, 3) == ["hsdp:2x8", "hsdp:4x8", "hsdp:8x8"]
+    assert walk("hsdp:3x8", "replicate", 1, 1) == ["hsdp:4x8"]
+    assert walk("hsdp:3x8", "replicate", -1, 3) == ["hsdp:2x8", "fsdp:8", "fsdp:8"]
+
+
+@pytest.mark.parametrize("axis", ["shard", "replicate"])
+def test_no_step_leaves_what_a_mesh_may_be(axis: str) -> None:
+    for start in ("fsdp:1", "hsdp:64x1024", "fsdp:65536", "fsdp:40000", "hsdp:3x20000"):
+        for steps in (1, -1):
+            mesh = Mesh.parse(walk(start, axis, steps, 40)[-1])
+            assert mesh.can_launch and mesh.world_size <= MAX_WORLD_SIZE
+
+
+def test_the_other_kind_has_the_same_ranks() -> None:
+    for text in ("fsdp:1", "fsdp:8", "fsdp:7", "hsdp:2x4", "hsdp:3x5"):
+        mesh = Mesh.parse(text)
+        other = other_kind(mesh)
+        assert other.world_size == mesh.world_size and other.family != mesh.family
+
+
+def test_even_sizes_leave_no_rank_short() -> None:
+    for sample in ("fsdp2_hsdp_2x4_adamw", "hsdp_uneven_2x4", "hsdp_2x4", "hf_dcp_sharded_4"):
+        checkpoint = open_checkpoint(str(SAMPLES / sample))
+        planner = Planner(checkpoint)
+        even = even_sizes(planner.plan(Mesh.parse("fsdp:1")).items.tensors)
+        assert even.sizes[0] == 1
+        heights = [t.shape[0] for t in checkpoint.tensors if t.shape and t.num_elements]
+        dividing = tuple(n for n in range(1, max(heights) + 1) if all(h % n == 0 for h in heights))
+        assert even.of_all is (len(dividing) > 1)
+        assert len(even.offered) > 1 and even.label in ("even", "even*", "sizes")
+        if even.of_all:
+            assert even.sizes == dividing
+        for size in even.sizes[1:4] if even.of_all else ():
+            figures = planner.plan(Mesh("fsdp", (size,))).ranks
+            assert len(set(figures.bytes_needed.tolist())) == 1
+
+
+@pytest.mark.parametrize("room", [10, 40, 72, 140, 500])
+def test_presets_fit_and_hold_the_writer_and_the_mesh_itself(room: int) -> None:
+    even = tuple(1 << n for n in range(13))
+    written = Mesh.parse("hsdp:2x4")
+    for text in ("fsdp:1", "fsdp:64", "hsdp:8x512", "hsdp:64x1024", "fsdp:96", "hsdp:2x4"):
+        words = presets(Mesh.parse(text), even, written, room)
+        assert words[0] == "hsdp:2x4" and len(set(words)) == len(words)
+        for word in words:
+            assert Mesh.parse(word).can_launch
+        if room >= 40:
+            assert sum(len(word) + 2 for word in words) <= room
+            assert text in words or text == "fsdp:96"
+    assert presets(Mesh.parse("fsdp:2"), (1,), None, room) == ["fsdp:1"]
+
+
+def test_the_first_mesh_is_the_writers_or_as_many_shards_as_ranks() -> None:
+    checkpoint = open_checkpoint(str(SAMPLES / "fsdp_8"))
+    assert str(first_mesh(checkpoint, None)) == "fsdp:8"
+
+
+@pytest.mark.parametrize("sample", sorted(p.parent.name for p in SAMPLES.glob("*/.metadata")))
+def test_every_sample_is_planned_and_put_in_words(sample: str) -> None:
+    checkpoint = open_checkpoint(str(SAMPLES / sample))
+    written_by = infer(checkpoint)
+    desk = PlanDesk(checkpoint)
+    names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+    for filter_text in ("", "weight", "!weight"):
+        chosen = matching(names, filter_text)
+        tensors = [i for i in chosen if i < checkpoint.num_tensors]
+        entries = [i - checkpoint.num_tensors for i in chosen if i >= checkpoint.num_tensors]
+        for mesh in (first_mesh(checkpoint, written_by), Mesh.parse("hsdp:3x7")):
+            made = desk.make(Order(mesh, filter_text, written_by))
+            if not chosen:
+                assert isinstance(made, InspectError)
+                continue
+            assert isinstance(made, Planned)
+            alone = Planner(checkpoint, tensors, entries).plan(mesh)
+            for figure in ("bytes_needed", "bytes_read", "num_files", "num_reads", "peak_bytes"):
+                mine, its = getattr(made.plan.ranks, figure), getattr(alone.ranks, figure)
+                assert mine.tolist() == its.tolist()
+            assert made.num_entries == len(chosen)
+            assert headline(made.plan) in short_text(made).plain
+            console = Console(width=100, record=True, file=io.StringIO())
+            console.print(facts_text(made))
+            said = " ".join(console.export_text().split())
+            assert f"{mesh}: {mesh.world_size}" in said and "goes wrong" in said
+
+
+def test_a_bug_in_a_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = PlanDesk(open_checkpoint(str(SAMPLES / "fsdp_8")))
+    monkeypatch.setattr(Planner, "plan", lambda *_: 1 // 0)
+    made = desk.make(Order(Mesh.parse("fsdp:2")))
+    assert isinstance(made, InspectError) and "ZeroDivisionError" in made.message
+
+
+def test_only_the_latest_answer_is_given_and_one_piece_of_work_is_done_at_a_time() -> None:
+    answers: list[int] = []
+    done, go = threading.Event(), threading.Event()
+    worked: list[int] = []
+
+    def answered(number: int) -> None:
+        answers.append(number)
+        done.set()
+
+    latest: Latest[int] = Latest(answered)
+
+    def work(number: int) -> int:
+        assert go.wait(10)
+        worked.append(number)
+        return number
+
+    for number in range(5):
+        latest.ask(lambda number=number: work(number))  # type: ignore[misc]
+    go.set()
+    assert done.wait(10)
+    assert answers == [4]
+    # What waited was replaced, and never begun; the first had begun already.
+    assert worked in ([4], [0, 4])
+    done.clear()
+    latest.ask(lambda: 7)
+    assert done.wait(10) and answers == [4, 7]
