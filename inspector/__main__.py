@@ -37,6 +37,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         # Nothing here multiplies matrices; on a machine of 100 cores its threads take a while.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = _guarded(lambda: _run(arguments), debug)
+    if debug:
+        _tell_requests()
     if is_plain:
         _leave(code)
     sys.exit(code)
@@ -70,7 +72,7 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
         sys.stdout.flush()
     except InspectError as error:
         if debug:
-            raise
+            return _traced(error)
         _complain(error.message, error.hint)
         code = error.exit_code
     except KeyboardInterrupt:
@@ -82,7 +84,7 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
         code = 0
     except OSError as error:
         if debug:
-            raise
+            return _traced(error)
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
             return _internal(error)
         _complain(f"the answer could not be written: {error.strerror}", "")
@@ -91,9 +93,29 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
         code = 2
     except Exception as error:
         if debug:
-            raise
+            return _traced(error)
         return _internal(error)
     return code
+
+
+def _traced(error: Exception) -> int:
+    """Where an error came from; passwords in addresses are hidden here too."""
+    import traceback
+
+    from inspector.checkpoint.text import redact
+
+    sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    return 2
+
+
+def _tell_requests() -> None:
+    """What a remote storage was asked, if any was."""
+    calls = sys.modules.get("inspector.checkpoint.storage_calls")
+    if calls is not None:
+        used = calls.total()
+        sys.stderr.write(
+            f"hsdp-inspect: {used.requests:,} requests, {used.num_bytes:,} bytes fetched\n"
+        )
 
 
 def _internal(error: Exception) -> int:

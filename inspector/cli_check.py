@@ -11,10 +11,11 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Storage, open_storage
 from inspector.checks.judge import check_storage
 from inspector.cli_output import print_pieces, terminal_width
+from inspector.errors import UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
-    from inspector.checks.payloads import PayloadReport
+    from inspector.checks.deep import DeepReport
 
 __all__ = ["run_check"]
 
@@ -22,45 +23,62 @@ __all__ = ["run_check"]
 class _Deep:
     """Reads the payloads, shows how far it is, and remembers whether it was stopped."""
 
-    def __init__(self, values: bool) -> None:
+    def __init__(self, *, deep: bool, values: bool, manifest: str | None) -> None:
+        from inspector.checks.deep import Wanted, read_wanted
+
         self.is_cancelled = False
-        self._values = values
+        self._wanted: Wanted = read_wanted(deep=deep, values=values, manifest=manifest)
 
-    def __call__(self, checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
-        from inspector.checks.payloads import check_payloads
+    def __call__(self, checkpoint: Checkpoint, storage: Storage) -> DeepReport:
+        from inspector.checks.deep import check_deep
 
-        with PayloadLine(sys.stderr) as line:
-            report = check_payloads(checkpoint, storage, values=self._values, progress=line)
+        report = check_deep(checkpoint, storage, self._wanted, lambda: PayloadLine(sys.stderr))
         self.is_cancelled = self.is_cancelled or report.is_cancelled
         return report
 
 
 def run_check(
-    path: str, *, deep: bool, values: bool, form: str, prefetched: Child | None = None
+    path: str,
+    *,
+    deep: bool,
+    values: bool,
+    form: str,
+    manifest: str | None = None,
+    prefetched: Child | None = None,
 ) -> int:
     """Judge what is at `path`, print it, and give the exit code."""
     target = locate(path)
-    reader = _Deep(values) if deep or values else None
+    if manifest is not None and isinstance(target, list):
+        raise UsageError(
+            f"a seal is of one checkpoint, and there are {len(target):,}",
+            "give the path of the one that was sealed",
+        )
+    reader = None
+    if deep or values or manifest is not None:
+        reader = _Deep(deep=deep, values=values, manifest=manifest)
     if not isinstance(target, list):
         return _check_one(target, reader, form, prefetched)
     from inspector.checks.folder import Judged, check_folder, newest_sound
     from inspector.report import check as reports
 
     judged: list[Judged] = []
+    storage = open_storage(path)
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
-        for item in check_folder(open_storage(path), found=target, deep=reader):
+        for item in check_folder(storage, found=target, deep=reader):
             judged.append(item)
             line.show(len(judged))
             if reader is not None and reader.is_cancelled:
                 break
     if form == "json":
-        print_pieces(reports.folder_json(path, judged))
+        print_pieces(reports.folder_json(path, judged, storage.used))
     elif form == "github":
         print_pieces(reports.folder_github(path, judged), "\n")
     else:
         print_pieces(reports.folder_text(path, judged, terminal_width()), "\n")
     if reader is not None and reader.is_cancelled:
         return _stopped()
+    if storage.used is not None and storage.used.num_failed:
+        return _unreached()
     return 0 if newest_sound(judged) is not None else 1
 
 
@@ -70,7 +88,7 @@ def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Ch
     from inspector.report import check as reports
 
     if form == "json":
-        print_pieces(reports.check_json(report))
+        print_pieces(reports.check_json(report, storage.used))
     elif form == "github":
         print_pieces(reports.check_github(report), "\n")
     else:
@@ -79,7 +97,14 @@ def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Ch
         print_pieces(text, "\n")
     if reader is not None and reader.is_cancelled:
         return _stopped()
+    if storage.used is not None and storage.used.num_failed:
+        return _unreached()
     return report.exit_code
+
+
+def _unreached() -> int:
+    sys.stderr.write("hsdp-inspect: the storage did not answer for everything; run it again\n")
+    return 2
 
 
 def _stopped() -> int:

@@ -2,6 +2,7 @@
 
     InspectError                 base; `hint` says what to do next, `exit_code` what a shell sees
       StorageError               a path or URL that cannot be listed, opened or read
+        UnreachableError         a remote storage that did not answer, though asked several times
       NotACheckpointError        the path is readable, but no checkpoint lies there
       MetadataError              `.metadata` is there and cannot be read; `code` is the finding code
       UsageError                 arguments that cannot be meant
@@ -18,6 +19,7 @@ __all__ = [
     "MetadataError",
     "NotACheckpointError",
     "StorageError",
+    "UnreachableError",
     "UsageError",
 ]
 
@@ -40,6 +42,13 @@ class InspectError(Exception):
 
 class StorageError(InspectError):
     """A path or URL that cannot be listed, opened or read."""
+
+
+class UnreachableError(StorageError):
+    """A remote storage that did not answer, though it was asked several times.
+
+    It says nothing of the checkpoint.
+    """
 
 
 class NotACheckpointError(InspectError):

@@ -2,7 +2,8 @@
 
 A local file is read with plain reads into a reused buffer, not mapped: a file cut short while it
 is read would end the process with SIGBUS, and a mapping reads far ahead of a small header. A
-remote file is fetched in windows. Memory stays a few MiB whatever a payload's length.
+remote file is fetched in windows, ahead of its reader where it says what it will read. Memory
+stays a few MiB whatever a payload's length.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inspector.checkpoint.storage import Storage, why
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.storage_ahead import ReadAhead
 
 __all__ = [
     "BLOCK_BYTES",
@@ -24,6 +28,7 @@ __all__ = [
     "PayloadError",
     "RangeSource",
     "Source",
+    "num_readers",
     "open_file",
     "rechunk",
 ]
@@ -32,6 +37,10 @@ __all__ = [
 BLOCK_BYTES = 1 << 20
 _WINDOW_BYTES = 8 << 20
 _SMALL_BYTES = 256 << 10
+# A request to a remote file takes as long as a MiB or more.
+_SMALL_REMOTE_BYTES = 1 << 20
+#: Threads that read a remote storage; each has three segments in memory or on their way.
+_REMOTE_READERS = 6
 _HEAD_BYTES = 4 << 10
 
 
@@ -57,6 +66,13 @@ class DataHandle(Protocol):
 
     block_bytes: int
 
+    def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Say which ranges (offset, length) will be read next, in this order.
+
+        Of no use for a local file, where `ranges` is not even looked at.
+        """
+        ...
+
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill a buffer from an offset; fewer bytes only where the file ends."""
         ...
@@ -76,6 +92,9 @@ class _LocalFile:
             self._file = io.FileIO(path, opener=_open)
         except OSError as error:
             raise StorageError(f"cannot read {shown}: {why(error)}") from error
+
+    def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
+        pass
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         done = 0
@@ -108,7 +127,12 @@ def _open(path: str, flags: int) -> int:
 
 
 class _RemoteFile:
-    """A file behind fsspec, fetched in windows so that small payloads share a request."""
+    """A file behind a URL.
+
+    What was announced comes in large segments, ahead of its reader. Else a window is fetched,
+    no larger than what is asked for, and twice as large each time the reader reads on: looking
+    at a header costs a header, and reading all of a payload few requests.
+    """
 
     block_bytes = _WINDOW_BYTES
 
@@ -117,26 +141,43 @@ class _RemoteFile:
         self._path = path
         self._start = 0
         self._window = b""
+        self._ahead: ReadAhead | None = None
+
+    def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
+        from inspector.checkpoint.storage_ahead import read_ahead
+
+        self.close()
+        named = ((self._path, offset, length) for offset, length in ranges)
+        self._ahead = read_ahead(self._storage, named, num_ahead=1)
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         want = len(buffer)
+        if self._ahead is not None:
+            data = self._ahead.read(self._path, offset, want)
+            buffer[: len(data)] = data
+            return len(data)
         at = offset - self._start
         if not 0 <= at <= at + want <= len(self._window):
-            # A small read far from the last one is a payload's tail, looked at before its head:
-            # it is fetched alone, so that it does not cost a window.
-            alone = want <= _HEAD_BYTES * 16 and offset > self._start + 2 * _WINDOW_BYTES
-            length = want if alone else max(want, _WINDOW_BYTES)
-            data = self._storage.read(self._path, offset, length)
-            if alone:
-                buffer[: len(data)] = data
-                return len(data)
-            self._start, self._window, at = offset, data, 0
+            reads_on = 0 < at <= len(self._window) + _HEAD_BYTES
+            twice = 2 * len(self._window) if reads_on else 0
+            self._window = self._storage.read(
+                self._path, offset, max(want, min(twice, _WINDOW_BYTES))
+            )
+            self._start, at = offset, 0
         found = self._window[at : at + want]
         buffer[: len(found)] = found
         return len(found)
 
     def close(self) -> None:
         self._window = b""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+
+def num_readers(storage: Storage, local: int) -> int:
+    """How many threads read a storage: `local`, or more if a read waits for the network."""
+    return local if storage.local_path("") is not None else max(local, _REMOTE_READERS)
 
 
 def open_file(storage: Storage, path: str) -> DataHandle:
@@ -199,7 +240,7 @@ class RangeSource:
 
     def prefetch(self) -> None:
         """Read head and tail (all, if it is small) so that the header costs two reads."""
-        if self.length <= max(_SMALL_BYTES, self._file.block_bytes if self._remote else 0):
+        if self.length <= (_SMALL_REMOTE_BYTES if self._remote else _SMALL_BYTES):
             self._known = [(0, self._fetch(0, self.length))]
         else:
             tail = self.length - _HEAD_BYTES

@@ -128,6 +128,7 @@ class OneSet:
         self.root = storage.root
         self.has_listing = storage.has_listing
         self.name = chosen.name
+        self.whole = storage
         self._storage = storage
         self._names = chosen.names
 

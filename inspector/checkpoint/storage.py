@@ -1,7 +1,7 @@
 """Where a checkpoint lies: list, stat and read ranges of a folder or a URL.
 
 Local paths go straight to the operating system; anything with a scheme (`s3://`, `memory://`)
-goes through fsspec, which is imported only then. Nothing here writes.
+is `storage_remote`'s, which is imported only then. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,24 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 
-__all__ = ["Entry", "LocalStorage", "Storage", "is_url", "open_storage"]
+__all__ = [
+    "Entry",
+    "LocalStorage",
+    "Storage",
+    "Used",
+    "fetch_files",
+    "is_url",
+    "open_storage",
+    "parent_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +50,36 @@ class Entry:
     problem: str = ""
 
 
+@dataclass(slots=True)
+class Used:
+    """What a remote storage was asked.
+
+    Attributes:
+        requests: Requests, with those tried again; counted as they are sent where the library
+            tells (S3, http), else as they are asked for.
+        num_bytes: Bytes of files' contents that came; a listing's are not among them.
+        num_failed: Requests that were given up, since nothing answered.
+    """
+
+    requests: int = 0
+    num_bytes: int = 0
+    num_failed: int = 0
+
+
 class Storage(Protocol):
-    """A folder that can be listed and whose files can be read in ranges."""
+    """A folder that can be listed and whose files can be read in ranges.
+
+    Attributes:
+        root: Its path or URL as it may be shown: passwords and signatures are hidden in it.
+        has_listing: False where a file is found by its name alone (http).
+        used: Requests and bytes so far, or None if it is local.
+    """
 
     root: str
+    has_listing: bool
+
+    @property
+    def used(self) -> Used | None: ...
 
     def list(self, folder: str = "") -> list[Entry]:
         """Entries of a folder, by name; an empty list if it is empty."""
@@ -52,6 +87,10 @@ class Storage(Protocol):
 
     def stat(self, path: str) -> Entry | None:
         """One entry, or None if nothing is there."""
+        ...
+
+    def stat_all(self, paths: Iterable[str]) -> Sequence[Entry | None]:
+        """As `stat` for each, at once; an entry of kind `other` for one that cannot be told."""
         ...
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -73,15 +112,54 @@ def is_url(path: str) -> bool:
     return bool(separator) and scheme.replace("+", "").isalnum()
 
 
+def parent_of(path: str) -> str:
+    """The folder in which a file lies; of a path or a URL."""
+    if not is_url(path):
+        return str(Path(path).parent)
+    path, mark, query = path.partition("?")
+    return path.rstrip("/").rpartition("/")[0] + mark + query
+
+
 def open_storage(path: str) -> Storage:
     """The storage at a path or URL. Does not look whether anything is there.
 
     Raises:
-        StorageError: A URL whose file system is not installed.
+        StorageError: A URL whose file system is not installed, or that cannot be meant.
     """
     if path.startswith("file://"):
         path = path.removeprefix("file://")
-    return _FsspecStorage.open(path) if is_url(path) else LocalStorage(path)
+    if not is_url(path):
+        return LocalStorage(path)
+    from inspector.checkpoint.storage_remote import open_remote
+
+    return open_remote(path)
+
+
+def fetch_files(storage: Storage, files: Sequence[Entry], paths: Sequence[str]) -> None:
+    """Copy files of a remote storage to new local files, with many requests at a time.
+
+    Args:
+        storage: Where they lie.
+        files: Entries of its listing.
+        paths: Where each goes.
+
+    Raises:
+        StorageError: One cannot be read.
+    """
+    from inspector.checkpoint.storage_ahead import SEGMENT_BYTES, read_ahead
+
+    ranges = ((file.name, 0, file.num_bytes or 0) for file in files)
+    ahead = read_ahead(storage, ranges, num_ahead=8)
+    read = storage.read if ahead is None else ahead.read
+    try:
+        for file, path in zip(files, paths, strict=True):
+            size = file.num_bytes or 0
+            with open(path, "xb") as copy:
+                for at in range(0, size, SEGMENT_BYTES):
+                    copy.write(read(file.name, at, min(SEGMENT_BYTES, size - at)))
+    finally:
+        if ahead is not None:
+            ahead.close()
 
 
 def why(error: OSError) -> str:
@@ -101,6 +179,9 @@ def why(error: OSError) -> str:
 
 class LocalStorage:
     """A folder of the local file system."""
+
+    has_listing = True
+    used: Used | None = None
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/") or root[:1]
@@ -123,6 +204,15 @@ class LocalStorage:
         except (OSError, ValueError) as error:
             raise _unreadable(full, error) from error
         return _local_entry(path, full)
+
+    def stat_all(self, paths: Iterable[str]) -> Sequence[Entry | None]:
+        found = []
+        for path in paths:
+            try:
+                found.append(self.stat(path))
+            except StorageError as error:
+                found.append(Entry(path, "other", problem=error.message))
+        return found
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         full = str(Path(self.root, path))
@@ -170,91 +260,3 @@ def _local_entry(name: str, path: str) -> Entry:
     if not stat.S_ISREG(info.st_mode):
         return Entry(name, "other", None, info.st_mtime, is_link, "it is not a regular file")
     return Entry(name, "file", info.st_size, info.st_mtime, is_link)
-
-
-class _FsspecStorage:
-    """A folder of any file system that fsspec knows."""
-
-    def __init__(self, root: str, fs: Any, base: str) -> None:
-        self.root = root
-        self._fs = fs
-        self._base = base.rstrip("/")
-
-    @classmethod
-    def open(cls, url: str) -> _FsspecStorage:
-        import fsspec
-        from fsspec.core import url_to_fs
-
-        scheme = url.partition("://")[0]
-        try:
-            fs, base = url_to_fs(url)
-        except ImportError as error:
-            extra = {
-                "s3": "s3",
-                "s3a": "s3",
-                "gs": "gcs",
-                "gcs": "gcs",
-                "az": "azure",
-                "abfs": "azure",
-            }
-            hint = f"pip install 'hsdp-inspect[{extra[scheme]}]'" if scheme in extra else str(error)
-            raise StorageError(
-                f"{scheme}:// needs a package that is not installed", hint
-            ) from error
-        except ValueError as error:
-            known = ", ".join(sorted(fsspec.available_protocols())[:40])
-            raise StorageError(
-                f"{printable(scheme)}:// is not a known scheme", f"known: {known}"
-            ) from error
-        return cls(url.rstrip("/"), fs, base)
-
-    def _full(self, path: str) -> str:
-        return f"{self._base}/{path}" if path else self._base
-
-    def list(self, folder: str = "") -> list[Entry]:
-        base = self._full(folder)
-        try:
-            infos = self._fs.ls(base, detail=True)
-        except Exception as error:
-            raise self._unreadable(folder, error) from error
-        return sorted((self._entry(info, base) for info in infos), key=lambda entry: entry.name)
-
-    def stat(self, path: str) -> Entry | None:
-        try:
-            info = self._fs.info(self._full(path))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise self._unreadable(path, error) from error
-        return self._entry(info, self._base)
-
-    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
-        end = None if length is None else offset + length
-        try:
-            data: bytes = self._fs.cat_file(self._full(path), start=offset, end=end)
-        except Exception as error:
-            raise self._unreadable(path, error) from error
-        return data
-
-    def local_path(self, path: str) -> str | None:
-        return None
-
-    def join(self, folder: str) -> _FsspecStorage:
-        return _FsspecStorage(f"{self.root}/{folder}", self._fs, self._full(folder))
-
-    def _entry(self, info: dict[str, Any], base: str) -> Entry:
-        name = info["name"].rstrip("/").removeprefix(base).lstrip("/")
-        kind = "folder" if info.get("type") == "directory" else "file"
-        modified: Any = info.get("mtime") or info.get("LastModified") or info.get("created")
-        seconds: Any = modified.timestamp() if hasattr(modified, "timestamp") else modified
-        return Entry(
-            name,
-            kind,
-            info.get("size") if kind == "file" else None,
-            seconds if isinstance(seconds, (int, float)) else None,
-        )
-
-    def _unreadable(self, path: str, error: Exception) -> StorageError:
-        reason = why(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-        where = f"{self.root}/{path}" if path else self.root
-        return StorageError(f"cannot read {printable(where)}: {printable(reason, 300)}")

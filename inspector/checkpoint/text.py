@@ -7,11 +7,13 @@ clipboard; the raw text stays in the model, for look-ups and for JSON.
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "HIDDEN",
     "format_box",
     "format_bytes",
     "format_count",
@@ -23,6 +25,7 @@ __all__ = [
     "is_printable",
     "plural",
     "printable",
+    "redact",
     "shorten",
 ]
 
@@ -72,6 +75,8 @@ def printable(text: str, max_len: int | None = None) -> str:
     `\u202e` and the like; in such a text a backslash is doubled, so that the result can be read
     back. Wide and combining characters and markup brackets stay as they are.
 
+    Passwords and queries of URLs are hidden, see `redact`.
+
     Args:
         text: Raw text.
         max_len: Longest result in characters; a longer one is cut in the middle with an
@@ -86,11 +91,31 @@ def printable(text: str, max_len: int | None = None) -> str:
 
 
 def _printable(text: str) -> str:
+    if "://" in text:
+        text = redact(text)
     if is_printable(text):
         return text
     return "".join(
         "\\\\" if char == "\\" else _escape(char) if _hidden(char) else char for char in text
     )
+
+
+#: Stands for what `redact` takes out.
+HIDDEN = "***"
+# A secret key of S3 may hold a slash.
+_PASSWORD = re.compile(
+    r"(://)[^/?#@\s]*:[^/?#\s]*@|(\bhttps?://)[^/?#\s]*@|(\bs3a?://)[^@?#\s]*:[^@?#\s]*@"
+)
+_QUERY = re.compile(r"(://[^\s?#]*[?])[^\s'\"()]+")
+
+
+def redact(text: str) -> str:
+    """`text` with what may be a secret in its URLs hidden: passwords, and whole queries.
+
+    A query may be a signature (a presigned URL), a password stands before an `@`. The container
+    of `abfs://container@account/path` is no secret and stays.
+    """
+    return _QUERY.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1\2\3{HIDDEN}@", text))
 
 
 def shorten(text: str, max_len: int) -> str:

@@ -24,8 +24,8 @@ from inspector.checkpoint.safetensors_header import HeaderError, header_bytes
 from inspector.checkpoint.text import format_box, format_shape, plural, printable
 from inspector.checkpoint.torch_zip import Record
 from inspector.checks.findings import Finding
-from inspector.checks.values import NonFinite, has_non_finite, scan_of
-from inspector.errors import StorageError
+from inspector.errors import StorageError, UnreachableError
+from inspector.values.nonfinite import NonFinite, has_non_finite, scan_of
 
 try:
     from isal.isal_zlib import crc32
@@ -137,6 +137,7 @@ class Judgement:
         not_checked: Why (a part of) it was not looked at, or an empty string.
         is_read: False if it was not read at all.
         is_blob: True if it is part of a safetensors blob inside a DCP file.
+        is_unreached: True if a remote storage did not answer.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -199,6 +200,9 @@ def judge(
         fate = error.fate or _FATES.get(error.code, "raises an error")
         for subject in subjects:
             result.error(error.code, subject, error.message, fate, _STALE)
+    except UnreachableError as error:
+        # It says nothing of the payload.
+        result.not_checked, result.is_read = error.message, False
     except StorageError as error:
         for subject in subjects:
             what, hint = error.message, "check the disk or the network, then run this again"

@@ -16,28 +16,26 @@ import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload_plan import Task, plan_payloads
-from inspector.checkpoint.payload_source import BLOCK_BYTES, DataHandle, RangeSource, open_file
+from inspector.checkpoint.payload_source import (
+    BLOCK_BYTES,
+    DataHandle,
+    RangeSource,
+    num_readers,
+    open_file,
+)
+from inspector.checkpoint.payload_sweep import PayloadProgress
+from inspector.checkpoint.stopping import until
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload_judge import Judgement, Note, judge, subject_of
-from inspector.checks.values import NonFinite, value_findings
+from inspector.checks.values import value_findings
 from inspector.errors import Cancelled, StorageError
+from inspector.values.nonfinite import NonFinite
 
 __all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
 
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadProgress:
-    """How far the reading is. `file` is the raw path of a file that is being read."""
-
-    bytes_done: int
-    bytes_total: int
-    payloads_done: int
-    payloads_total: int
-    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +62,15 @@ def check_payloads(
         storage: Its folder.
         values: Also look for NaN and infinite values.
         progress: Called about ten times a second, in the calling thread; True cancels.
-        workers: Threads. Reading runs outside the interpreter's lock.
+        workers: Threads; more of them for a remote storage. Reading runs outside the
+            interpreter's lock.
 
     Returns:
         All findings, by file and offset; what was covered. Cancelling, by `progress` or by
         Ctrl+C, returns what was found until then, and says what was left out.
     """
     run = _Run(checkpoint, storage, values)
-    run.start(workers)
+    run.start(num_readers(storage, workers))
     try:
         while not run.ended.wait(_POLL_S):
             if progress is not None and progress(run.progress()):
@@ -134,12 +133,13 @@ class _Run:
 
     def _work(self, worker: _Worker) -> None:
         try:
-            while not self.stop.is_set():
-                with self._lock:
-                    task = next(self._next, None)
-                if task is None:
-                    break
-                worker.read(task)
+            with until(self.stop.is_set):
+                while not self.stop.is_set():
+                    with self._lock:
+                        task = next(self._next, None)
+                    if task is None:
+                        break
+                    worker.read(task)
         except Cancelled:
             pass
         except BaseException as error:  # a bug: raised again where the check was called
@@ -299,6 +299,10 @@ class _Worker:
                 self._advance(task.first, task.last)
                 return
             self._index, self.file = task.file, path
+        places = slice(task.first, task.last)
+        handle.announce(
+            zip(plan.offset[places].tolist(), plan.length[places].tolist(), strict=True)
+        )
         for place in range(task.first, task.last):
             if run.stop.is_set():
                 raise Cancelled("reading the payloads was cancelled")

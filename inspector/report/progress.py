@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from inspector.checkpoint.text import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from inspector.checks.payloads import PayloadProgress
 
 __all__ = ["CountLine", "PayloadLine", "ReadingLine", "TerminalLine"]
 
@@ -65,10 +63,20 @@ class ReadingLine(TerminalLine):
         return False
 
 
-class PayloadLine(TerminalLine):
-    """A bar with bytes, rate and time left, for `check_payloads`; never cancels."""
+class BytesProgress(Protocol):
+    """How far a reading of many bytes is."""
 
-    def __call__(self, progress: PayloadProgress) -> bool:
+    @property
+    def bytes_done(self) -> int: ...
+
+    @property
+    def bytes_total(self) -> int: ...
+
+
+class PayloadLine(TerminalLine):
+    """A bar with bytes, rate and time left, for whatever reads payloads; never cancels."""
+
+    def __call__(self, progress: BytesProgress) -> bool:
         """Show how far the reading is."""
         done, total = progress.bytes_done, progress.bytes_total
         share = done / total if total else 1.0

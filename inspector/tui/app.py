@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
+from inspector.checkpoint.stopping import leave
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.commands import COMMANDS, bindings
@@ -51,6 +52,7 @@ class InspectApp(App[int]):
         self._prefetched = prefetched
         self._loading: Loading | None = None
         self._failed = False
+        self._is_last = False
         #: The latest verification; it outlives the screen that started it.
         self.verification: Verification | None = None
         for theme in THEMES:
@@ -138,6 +140,7 @@ class InspectApp(App[int]):
         Raises:
             Exception: A bug; the terminal is as it was before.
         """
+        self._is_last = True
         code = self.run()
         if self._exception is not None:
             raise self._exception
@@ -164,6 +167,9 @@ class InspectApp(App[int]):
             ask_to_leave(self, run, lambda: self.exit(code))
 
     def on_unmount(self) -> None:
+        if self._is_last:
+            # Threads that wait for a remote storage would hold the process until it answers.
+            leave()
         if self.verification is not None:
             from inspector.tui.verify_control import close
 

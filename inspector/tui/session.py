@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.discover import Found
 from inspector.checkpoint.isolated import Child
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Storage
 from inspector.errors import InspectError
+
+if TYPE_CHECKING:
+    from inspector.tui.comparison import Comparison
 
 __all__ = ["Folder", "Loaded", "Loading", "Outcome"]
 
@@ -34,7 +37,7 @@ class Folder:
     found: tuple[Found, ...]
 
 
-Outcome: TypeAlias = "Loaded | Folder | InspectError"
+Outcome: TypeAlias = "Loaded | Folder | Comparison | InspectError"
 
 
 class Loading:
@@ -75,8 +78,11 @@ class Loading:
         return self._cancelled.is_set()
 
     def _run(self) -> None:
+        from inspector.checkpoint.stopping import until
+
         try:
-            self.outcome = self._load()
+            with until(self._cancelled.is_set):
+                self.outcome = self._load()
         except InspectError as error:
             self.outcome = error
         except Exception as error:
@@ -89,12 +95,13 @@ class Loading:
             )
 
     def _load(self) -> Outcome:
-        from inspector.checkpoint.dcp import read_dcp
         from inspector.checkpoint.locate import folder_of, locate
+        from inspector.checkpoint.reading import read_checkpoint
 
         target = locate(self.path) if self._whole_folder else folder_of(self.path)
         if isinstance(target, list):
             return Folder(self.path, tuple(target))
         return Loaded(
-            target, read_dcp(target, progress=self._progress, prefetched=self._prefetched)
+            target,
+            read_checkpoint(target, progress=self._progress, prefetched=self._prefetched),
         )

@@ -7,6 +7,8 @@ Where a chunk lies in a tensor, what its payload's header says and what its byte
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
@@ -195,6 +197,9 @@ class _Counted:
         self.block_bytes = file.block_bytes
         self._reader = reader
         self._file = file
+
+    def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
+        self._file.announce(ranges)
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         count = self._file.readinto(offset, buffer)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointHeader", "header_lines"]
 
 
+# What the format says already.
+_UNSAID = frozenset({"torch.distributed.checkpoint", "safetensors"})
+
+
 def header_lines(
     checkpoint: Checkpoint, written_by: WrittenBy | None
 ) -> tuple[list[str], list[str]]:
@@ -25,6 +29,8 @@ def header_lines(
     first = ["torch DCP" if checkpoint.format == "dcp" else checkpoint.format]
     if checkpoint.per_rank_metadata:
         first[0] += ", metadata per rank"
+    if checkpoint.framework is not None and checkpoint.framework.name not in _UNSAID:
+        first.append(f"by {checkpoint.framework.name}")
     if provenance.torch_band:
         first.append(f"by torch {provenance.torch_band}")
     if provenance.metadata_version:
@@ -131,11 +137,12 @@ class CheckpointHeader(Static):
         path = Text(self._path, style="bold")
         path_room = max(8, room - len(tail) - 2)
         if path.cell_len > path_room:
-            # The end of a path tells which checkpoint it is.
-            shown = self._path
-            while shown and Text("…" + shown).cell_len > path_room:
+            # The end of a path tells which checkpoint it is, a scheme that it is not here.
+            scheme, mark, shown = self._path.rpartition("://")
+            cut = f"{scheme}{mark}…"
+            while shown and Text(cut + shown).cell_len > path_room:
                 shown = shown[1:]
-            path = Text("…" + shown, style="bold")
+            path = Text(cut + shown, style="bold")
         gap = " " * max(2, room - path.cell_len - len(tail))
         first = Text.assemble(path, gap, (tail, "dim"))
         if badge:

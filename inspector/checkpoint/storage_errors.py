@@ -1,0 +1,160 @@
+"""What a remote file system's exceptions mean: whether to try again, and words for people.
+
+fsspec's file systems raise what their libraries raise (botocore, aiohttp, Google's, Azure's), and
+none of these is imported here: exceptions are told by status, code and class name.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from http.client import IncompleteRead
+
+from inspector.checkpoint.text import shorten
+
+__all__ = ["in_words", "is_past_end", "is_transient", "is_unreached", "status_of"]
+
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
+_TRANSIENT_CODES = frozenset(
+    "InternalError OperationAborted RequestTimeout ServiceUnavailable SlowDown Throttling".split()
+)
+# Of botocore and aiohttp; all mean that the connection failed or stalled.
+_TRANSIENT_CLASSES = frozenset(
+    "HTTPClientError ClientConnectionError ClientPayloadError ServiceRequestError "
+    "ServiceResponseError FSTimeoutError IncompleteReadError ResponseStreamingError".split()
+)
+_UNREACHED_CLASSES = frozenset(
+    "EndpointConnectionError ClientConnectorError ConnectTimeoutError ConnectionTimeoutError "
+    "ReadTimeoutError ServerTimeoutError ProxyConnectionError ServiceRequestError".split()
+)
+_NO_CREDENTIALS = frozenset(
+    "NoCredentialsError PartialCredentialsError ProfileNotFound CredentialRetrievalError "
+    "TokenRetrievalError UnauthorizedSSOTokenError SSOTokenLoadError DefaultCredentialsError "
+    "ClientAuthenticationError".split()
+)
+_REFUSED_CODES = {
+    "AccessDenied": "these credentials may not read it",
+    "AllAccessDisabled": "all access to it is disabled",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidAccessKeyId": "the access key is not known there",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen = 0
+    at: BaseException | None = error
+    while at is not None and seen < 8:
+        yield at
+        at, seen = at.__cause__ or at.__context__, seen + 1
+
+
+def _classes(error: BaseException) -> set[str]:
+    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an exception stands for, or None."""
+    for link in _chain(error):
+        response = getattr(link, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if isinstance(status, int):
+                return status
+        for name in ("status", "status_code", "code"):
+            status = getattr(link, name, None)
+            if isinstance(status, int) and 100 <= status < 600:
+                return status
+    return None
+
+
+def _code_of(error: BaseException) -> str:
+    """The error code of an S3 answer, or an empty string."""
+    for link in _chain(error):
+        response = getattr(link, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed in a moment."""
+    status = status_of(error)
+    if status in _TRANSIENT_STATUS or _code_of(error) in _TRANSIENT_CODES:
+        return True
+    if (status is not None and status >= 300) or _classes(error) & _NO_CREDENTIALS:
+        return False
+    kinds = (TimeoutError, ConnectionError, IncompleteRead)
+    if any(isinstance(link, kinds) for link in _chain(error)):
+        return True
+    return bool(_classes(error) & (_TRANSIENT_CLASSES | _UNREACHED_CLASSES | {"TimeoutError"}))
+
+
+def is_unreached(error: BaseException) -> bool:
+    """Whether nothing answered at all: a wrong address is likelier than a bad moment."""
+    return bool(_classes(error) & _UNREACHED_CLASSES) and status_of(error) is None
+
+
+def is_past_end(error: BaseException) -> bool:
+    """Whether a range begins after the file's end."""
+    return status_of(error) == 416 or _code_of(error) == "InvalidRange"
+
+
+def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str]:
+    """An exception as a reason and a hint (which may be empty), neither made printable yet.
+
+    Args:
+        error: What was raised.
+        scheme: Of the URL (`s3`).
+        endpoint: The server that was asked, if that is known.
+    """
+    server = endpoint or "the server"
+    classes, code, status = _classes(error), _code_of(error), status_of(error)
+    if classes & _NO_CREDENTIALS:
+        return f"no credentials for {scheme}:// ({_line(error)})", _credentials_hint(scheme)
+    if code == "NoSuchBucket":
+        return (
+            "there is no such bucket",
+            f"look at its name, and whether {server} is the right endpoint",
+        )
+    if code in _REFUSED_CODES or status in (401, 403):
+        why = _REFUSED_CODES.get(code, "permission denied")
+        return f"{why} ({code or status})", _credentials_hint(scheme)
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"):
+        return f"it lies in another region ({code})", "set AWS_DEFAULT_REGION to the bucket's"
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return "there is no such file or folder", ""
+    if "ParamValidationError" in classes:
+        return "no bucket or file can have such a name", "look at the spelling"
+    if status is not None and status >= 400:
+        hint = "try again later" if status >= 500 else "see whether that is the right server"
+        return f"{server} answers {status} {code}".rstrip(), hint
+    if {"ClientSSLError", "SSLError", "ClientConnectorCertificateError"} & classes:
+        return f"no secure connection to {server}: {_line(error)}", ""
+    if is_unreached(error) and not {"ReadTimeoutError", "SocketTimeoutError"} & classes:
+        hint = "set AWS_ENDPOINT_URL for another S3 server" if scheme in ("s3", "s3a") else ""
+        return f"no connection to {server}", hint or "look at the address and the network"
+    if "ResponseParserError" in classes:
+        return f"{server} does not answer as an S3 server does", "look at AWS_ENDPOINT_URL"
+    if isinstance(error, TimeoutError) or any("Timeout" in name for name in classes):
+        return f"{server} does not answer", "try again, or look at the network"
+    if is_transient(error):
+        return f"the connection to {server} breaks off", "try again, or look at the network"
+    if isinstance(error, PermissionError) or getattr(error, "errno", 0) == errno.EACCES:
+        return "permission denied", _credentials_hint(scheme)
+    return _line(error), ""
+
+
+def _line(error: BaseException) -> str:
+    return shorten(" ".join(str(error).split()), 300) or type(error).__name__
+
+
+def _credentials_hint(scheme: str) -> str:
+    if scheme in ("s3", "s3a"):
+        return "set AWS_PROFILE or AWS_ACCESS_KEY_ID; for a public bucket FSSPEC_S3_ANON=true"
+    if scheme in ("gs", "gcs"):
+        return "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
+    if scheme in ("az", "abfs", "abfss", "adl"):
+        return "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or az login"
+    return "see whether you may read it"

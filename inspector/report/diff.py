@@ -1,0 +1,339 @@
+"""A `Diff` -> text and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from inspector.checkpoint.text import (
+    format_bytes,
+    format_count,
+    format_placements,
+    format_shape,
+    plural,
+    printable,
+)
+from inspector.checks.manifest import Manifest
+from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
+from inspector.report.json import SCHEMA
+from inspector.report.table import Column, render_table
+
+__all__ = [
+    "counts",
+    "diff_json",
+    "diff_text",
+    "format_difference",
+    "seal_json",
+    "seal_text",
+    "verdict_sentence",
+]
+
+# On a terminal, a list stops here.
+_MAX_LISTED = 12
+_MAX_ROWS = 200
+
+
+def counts(diff: Diff) -> dict[str, int]:
+    """How many tensors have each verdict, the worst verdict first; none that no tensor has."""
+    found = Counter(tensor.verdict for tensor in diff.tensors)
+    return {verdict: found[verdict] for verdict in VERDICTS if found[verdict]}
+
+
+def format_difference(value: float | int | None) -> str:
+    """A difference in four digits: `1.192e-07`, `3`; `-` for None."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def verdict_sentence(diff: Diff) -> str:
+    """The verdict and what it rests on, in one line."""
+    what = [plural(len(diff.tensors), "tensor")]
+    if diff.num_entries:
+        what.append(plural(diff.num_entries, "bytes entry", "bytes entries"))
+    if diff.is_cancelled:
+        return f"stopped before everything was compared; so far {_said(diff)}"
+    if diff.verdict == "different":
+        return f"different: {_said(diff)}"
+    if diff.verdict == "unknown":
+        if not diff.num_compared and not diff.not_compared and not diff.unreadable:
+            return "unknown: there is nothing that both hold, so nothing was compared"
+        return f"unknown: not everything could be compared; {_said(diff)}"
+    if not diff.values_compared:
+        return f"same structure: {' and '.join(what)}; values were not compared (--values does)"
+    empty = sum(tensor.is_empty for tensor in diff.tensors)
+    rest = f" ({format_count(empty)} without elements)" if empty else ""
+    return f"same: {' and '.join(what)}, every bit{rest}"
+
+
+def _said(diff: Diff) -> str:
+    found = counts(diff)
+    if not diff.values_compared:
+        # What was not asked for is no fault of the tensors.
+        found.pop("NOT_COMPARED", None)
+    num_empty = sum(tensor.is_empty for tensor in diff.tensors)
+    if "NOT_COMPARED" in found:
+        found["NOT_COMPARED"] -= num_empty
+    parts = [f"{n:,} {verdict}" for verdict, n in found.items() if n]
+    for number, what in (
+        (num_empty if diff.values_compared else 0, "without elements"),
+        (len(diff.only_in_a), "only in A"),
+        (len(diff.only_in_b), "only in B"),
+        (len(diff.renamed), "renamed"),
+    ):
+        if number:
+            parts.append(f"{number:,} {what}")
+    for verdict in ("DIFFER", "NOT_COMPARED"):
+        number = sum(entry.verdict == verdict for entry in diff.entries)
+        if number:
+            parts.append(f"{plural(number, 'bytes entry', 'bytes entries')} {verdict}")
+    if not diff.values_compared:
+        parts.append("values were not compared (--values does)")
+    return ", ".join(parts) or "nothing differs"
+
+
+# Text.
+
+
+def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
+    """The lines of `diff`.
+
+    Args:
+        diff: The comparison.
+        width: Cells of the terminal; None if there is none, then everything is listed.
+    """
+    yield _side("A", diff.a)
+    yield _side("B", diff.b)
+    yield verdict_sentence(diff)
+    yield from _names("not whole, so nothing is called the same", diff.missing_parts, width)
+    yield from _names("only in A", diff.only_in_a, width)
+    yield from _names("only in B", diff.only_in_b, width)
+    yield from _pairs("renamed, the content is the same", diff.renamed, width)
+    yield from _pairs("likely renamed, by name, shape and dtype", diff.likely_renamed, width)
+    yield from _placements(diff, width)
+    yield from _tensors(diff, width)
+    listed = [entry for entry in diff.entries if entry.verdict != "EXACT"]
+    if listed:
+        yield ""
+        rows = [
+            (printable(entry.fqn), entry.verdict, printable(entry.detail))
+            for entry in _cut(listed, width)
+        ]
+        yield from render_table(_ENTRY_COLUMNS, rows, width)
+        yield from _more(len(listed), len(rows))
+
+
+def _side(name: str, side: MeshSide) -> str:
+    by = side.mesh or "mesh unknown"
+    entries = plural(side.num_bytes_entries, "bytes entry", "bytes entries")
+    return f"{name}  {printable(side.path)}: {by}, {plural(side.num_tensors, 'tensor')}, {entries}"
+
+
+def _cut(items: Sequence[Any], width: int | None, limit: int = _MAX_LISTED) -> Sequence[Any]:
+    return items if width is None else items[:limit]
+
+
+def _more(total: int, shown: int) -> Iterator[str]:
+    if total > shown:
+        yield f"  ... and {total - shown:,} more: send this to a file to see all"
+
+
+def _names(title: str, names: Sequence[str], width: int | None) -> Iterator[str]:
+    if not names:
+        return
+    yield ""
+    yield f"{title} ({len(names):,})"
+    shown = _cut(names, width)
+    for name in shown:
+        yield f"  {printable(name)}"
+    yield from _more(len(names), len(shown))
+
+
+def _pairs(title: str, pairs: Sequence[tuple[str, str]], width: int | None) -> Iterator[str]:
+    yield from _names(title, [f"{printable(a)} -> {printable(b)}" for a, b in pairs], width)
+
+
+def _placements(diff: Diff, width: int | None) -> Iterator[str]:
+    found = Counter((change.a, change.b) for change in diff.placements)
+    if not found:
+        return
+    yield ""
+    yield f"placed otherwise ({len(diff.placements):,}), which is no difference of content"
+    for (a, b), number in _cut(found.most_common(), width):
+        on_both = f"{format_placements(a)} in A, {format_placements(b)} in B"
+        yield f"  {plural(number, 'tensor')}: {on_both}"
+    yield from _more(len(found), len(_cut(list(found), width)))
+
+
+_COLUMNS = (
+    # A name cut short is no name: figures go first.
+    Column("TENSOR", min_width=36),
+    Column("VERDICT"),
+    Column("DIFFERENT", "right", priority=1),
+    Column("OF", "right", priority=5),
+    Column("FIRST", priority=2),
+    Column("MAX ABS", "right", priority=3),
+    Column("AT", priority=4),
+    Column("MAX REL", "right", priority=6),
+    Column("ULPS", "right", priority=7),
+    Column("DETAIL", min_width=12, priority=8),
+)
+_STRUCTURE_COLUMNS = (Column("TENSOR", min_width=16), Column("VERDICT"), Column("DETAIL"))
+_ENTRY_COLUMNS = (
+    Column("BYTES ENTRY", min_width=16),
+    Column("VERDICT"),
+    Column("DETAIL", min_width=20),
+)
+
+
+def _tensors(diff: Diff, width: int | None) -> Iterator[str]:
+    """The tensors that are not the same, the worst verdict first."""
+    unreadable = set(diff.unreadable)
+    listed = [
+        tensor
+        for tensor in diff.tensors
+        if tensor.verdict != "EXACT"
+        and not tensor.is_empty
+        and (diff.values_compared or tensor.verdict != "NOT_COMPARED" or tensor.fqn in unreadable)
+    ]
+    if not listed:
+        return
+    rank = {verdict: i for i, verdict in enumerate(VERDICTS)}
+    listed.sort(key=lambda tensor: rank[tensor.verdict])
+    yield ""
+    shown = _cut(listed, width, _MAX_ROWS)
+    if not any(tensor.num_compared for tensor in listed):
+        rows: Iterable[Sequence[str]] = [
+            (printable(tensor.fqn), tensor.verdict, printable(tensor.detail)) for tensor in shown
+        ]
+        yield from render_table(_STRUCTURE_COLUMNS, rows, width)
+    else:
+        yield from render_table(_COLUMNS, [_row(tensor) for tensor in shown], width)
+    yield from _more(len(listed), len(shown))
+
+
+def _row(tensor: TensorDiff) -> tuple[str, ...]:
+    is_compared = tensor.num_compared > 0
+    first = tensor.first_non_finite if tensor.verdict == "NON_FINITE" else tensor.first_index
+    return (
+        printable(tensor.fqn),
+        tensor.verdict,
+        f"{tensor.num_different:,}" if is_compared else "-",
+        f"{tensor.num_elements:,}",
+        "-" if first is None else format_shape(first),
+        format_difference(tensor.max_abs),
+        "-" if tensor.max_abs_index is None else format_shape(tensor.max_abs_index),
+        format_difference(tensor.max_rel),
+        "-" if tensor.max_ulps is None else f"{tensor.max_ulps:,}",
+        printable(tensor.detail),
+    )
+
+
+# JSON.
+
+
+def diff_json(diff: Diff) -> Iterator[str]:
+    """The document of `diff --json`, in pieces."""
+    head = {
+        "schema": SCHEMA,
+        "verdict": diff.verdict,
+        "values_compared": diff.values_compared,
+        "cancelled": diff.is_cancelled,
+        "a": _side_json(diff.a),
+        "b": _side_json(diff.b),
+        "counts": counts(diff),
+        "only_in_a": list(diff.only_in_a),
+        "only_in_b": list(diff.only_in_b),
+        "renamed": [list(pair) for pair in diff.renamed],
+        "missing_parts": list(diff.missing_parts),
+        "likely_renamed": [list(pair) for pair in diff.likely_renamed],
+        "placements_changed": [
+            {"fqn": change.fqn, "a": change.a, "b": change.b} for change in diff.placements
+        ],
+        "bytes": [
+            {
+                "fqn": entry.fqn,
+                "verdict": entry.verdict,
+                "num_bytes_a": entry.num_bytes_a,
+                "num_bytes_b": entry.num_bytes_b,
+                "detail": entry.detail,
+            }
+            for entry in diff.entries
+        ],
+    }
+    yield json.dumps(head, allow_nan=False)[:-1] + ', "tensors": ['
+    for n, tensor in enumerate(diff.tensors):
+        yield ("," if n else "") + "\n" + json.dumps(_tensor_json(tensor), allow_nan=False)
+    yield "]}\n"
+
+
+def _side_json(side: MeshSide) -> dict[str, Any]:
+    return {
+        "path": side.path,
+        "mesh": side.mesh,
+        "num_tensors": side.num_tensors,
+        "num_bytes_entries": side.num_bytes_entries,
+    }
+
+
+def _tensor_json(tensor: TensorDiff) -> dict[str, Any]:
+    return {
+        "fqn": tensor.fqn,
+        "verdict": tensor.verdict,
+        "dtype_a": tensor.dtype_a or None,
+        "dtype_b": tensor.dtype_b or None,
+        "shape_a": tensor.shape_a,
+        "shape_b": tensor.shape_b,
+        "num_elements": tensor.num_elements,
+        "num_compared": tensor.num_compared,
+        "num_different": tensor.num_different,
+        "first_index": tensor.first_index,
+        "max_abs": _number(tensor.max_abs),
+        "max_abs_index": tensor.max_abs_index,
+        "max_rel": _number(tensor.max_rel),
+        "max_ulps": tensor.max_ulps,
+        "num_not_close": tensor.num_not_close,
+        "num_non_finite": tensor.num_non_finite,
+        "first_non_finite": tensor.first_non_finite,
+        "num_nan_both": tensor.num_nan_both,
+        "detail": tensor.detail,
+    }
+
+
+def _number(value: float | int | None) -> float | int | str | None:
+    """As the contract writes it: infinity is the string `inf`."""
+    if value is None or math.isfinite(value):
+        return value
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
+# Seals.
+
+
+def seal_text(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]:
+    """The lines of `seal`."""
+    entries = plural(len(manifest.entries), "bytes entry", "bytes entries")
+    what = f"{plural(len(manifest.tensors), 'tensor')}, {entries}"
+    yield f"{printable(manifest.path)}: sealed {what} ({format_bytes(manifest.num_bytes)})"
+    yield f"  content  sha256 {manifest.content_sha256}"
+    how = "seal" if is_new else "seal, there already, and the same"
+    yield f"  {how}  {printable(output)}"
+
+
+def seal_json(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]:
+    """The document of `seal --json`."""
+    document = {
+        "schema": SCHEMA,
+        "path": manifest.path,
+        "manifest": output,
+        "written": is_new,
+        "content_sha256": manifest.content_sha256,
+        "tensors": len(manifest.tensors),
+        "bytes": len(manifest.entries),
+        "num_bytes": manifest.num_bytes,
+    }
+    yield json.dumps(document)
+    yield "\n"
