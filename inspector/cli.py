@@ -90,6 +90,7 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
 @click.argument("path")
 @click.option("--deep", is_flag=True, help="Read every stored byte and compare its checksum.")
 @click.option("--values", is_flag=True, help="Also look for NaN and infinite values (reads all).")
+@click.option("--manifest", metavar="FILE", help="Hold the content against a seal (reads all).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @click.option(
     "--format",
@@ -97,11 +98,14 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     type=click.Choice(["text", "json", "github"]),
     help="github: annotations for GitHub Actions.",
 )
-def check(path: str, deep: bool, values: bool, as_json: bool, form: str | None) -> int:
+def check(
+    path: str, deep: bool, values: bool, manifest: str | None, as_json: bool, form: str | None
+) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
-    From the metadata and the file sizes alone, in seconds; --deep reads every byte. For a folder
-    with checkpoints under it: the state of each, and the newest sound one.
+    From the metadata and the file sizes alone, in seconds; --deep reads every byte; --manifest
+    proves that nothing changed since `seal`. For a folder with checkpoints under it: the state
+    of each, and the newest sound one.
     """
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} exclude each other", "give one of them")
@@ -109,7 +113,9 @@ def check(path: str, deep: bool, values: bool, as_json: bool, form: str | None) 
         from inspector.cli_check import run_check
 
         form = "json" if as_json else form or "text"
-        return run_check(path, deep=deep, values=values, form=form, prefetched=prefetched)
+        return run_check(
+            path, deep=deep, values=values, manifest=manifest, form=form, prefetched=prefetched
+        )
 
 
 for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
@@ -237,11 +243,11 @@ def _show_one(checkpoint: Checkpoint, *, as_json: bool, chunks: bool, filter_tex
 
 def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
     """Read a checkpoint, with a line of progress on a terminal if it takes long."""
-    from inspector.checkpoint.dcp import read_dcp
+    from inspector.checkpoint.reading import read_checkpoint
     from inspector.report.progress import ReadingLine
 
     with ReadingLine(sys.stderr) as line:
-        return read_dcp(storage, progress=line, prefetched=prefetched)
+        return read_checkpoint(storage, progress=line, prefetched=prefetched)
 
 
 def _open_screen(path: str) -> int:

@@ -1,0 +1,216 @@
+"""A seal: what a checkpoint held, as digests, to prove later that nothing changed.
+
+The rule this module keeps: a seal speaks of content alone. A save of the same tensors under
+another sharding, or by another torch, has the same seal; two chunks that changed places, or one
+bit, have not. It is no signature: whoever can write the checkpoint and the seal can change both.
+
+The file is JSON: `schema`, `kind` ("hsdp-inspect seal"), `tool`, `created`, `path`, `format`,
+`hash`, and the tensors (`fqn`, `dtype`, `shape`, `num_bytes`, `sha256`) and bytes entries (`fqn`,
+`num_bytes`, `sha256`) by name. `content_sha256` is the SHA-256 of these two lists, as compact
+JSON with sorted keys: one digest for the whole checkpoint, and how damage of the seal is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.text import printable
+from inspector.errors import UsageError
+from inspector.values.fingerprint import Fingerprints
+
+__all__ = [
+    "KIND",
+    "Manifest",
+    "SealedEntry",
+    "SealedTensor",
+    "make_manifest",
+    "manifest_json",
+    "parse_manifest",
+]
+
+KIND = "hsdp-inspect seal"
+_SCHEMA = 1
+_HASH = "sha256 of the elements in row-major order, little-endian"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedTensor:
+    """What a seal says of a tensor."""
+
+    fqn: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealedEntry:
+    """What a seal says of a bytes entry; see `entry_fingerprint` for what is hashed."""
+
+    fqn: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A seal.
+
+    Attributes:
+        tensors, entries: By raw name, in the order of names.
+        path: The checkpoint's, as it was given; only told, never opened.
+        created: When, ISO 8601 in UTC.
+        tool: Who wrote it.
+        format: The checkpoint's.
+    """
+
+    tensors: Mapping[str, SealedTensor]
+    entries: Mapping[str, SealedEntry]
+    path: str = ""
+    created: str = ""
+    tool: str = ""
+    format: str = "dcp"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that were hashed."""
+        of_tensors = sum(sealed.num_bytes for sealed in self.tensors.values())
+        return of_tensors + sum(sealed.num_bytes for sealed in self.entries.values())
+
+    @property
+    def content_sha256(self) -> str:
+        """One digest of everything that is sealed; of the same content, the same."""
+        lists = {
+            "tensors": [asdict(sealed) for sealed in self.tensors.values()],
+            "bytes": [asdict(sealed) for sealed in self.entries.values()],
+        }
+        text = json.dumps(lists, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def make_manifest(
+    checkpoint: Checkpoint, found: Fingerprints, *, created: str, tool: str
+) -> Manifest:
+    """The seal of a checkpoint of which everything was hashed."""
+    columns = checkpoint.columns
+    tensors = {
+        columns.fqns[i]: SealedTensor(
+            columns.fqns[i], columns.dtype(i), columns.shape(i), digest.num_bytes, digest.sha256
+        )
+        for i, digest in found.tensors.items()
+    }
+    entries = {
+        checkpoint.bytes_entries[i].fqn: SealedEntry(
+            checkpoint.bytes_entries[i].fqn, digest.num_bytes, digest.sha256
+        )
+        for i, digest in found.entries.items()
+    }
+    return Manifest(
+        dict(sorted(tensors.items())),
+        dict(sorted(entries.items())),
+        checkpoint.path,
+        created,
+        tool,
+        checkpoint.format,
+    )
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The seal as its file has it: one line an entry, so that two can be compared by eye."""
+    head = {
+        "schema": _SCHEMA,
+        "kind": KIND,
+        "tool": manifest.tool,
+        "created": manifest.created,
+        "path": manifest.path,
+        "format": manifest.format,
+        "hash": _HASH,
+        "num_bytes": manifest.num_bytes,
+        "content_sha256": manifest.content_sha256,
+    }
+    lines = [json.dumps(head, indent=1)[:-2] + ",", ' "tensors": [']
+    lines += _listed(manifest.tensors.values())
+    lines += [' "bytes": [', *_listed(manifest.entries.values())]
+    lines[-1] = lines[-1].rstrip(",")
+    return "\n".join([*lines, "}", ""])
+
+
+def _listed(sealed: Iterable[SealedTensor | SealedEntry]) -> list[str]:
+    lines = [f"  {json.dumps(asdict(item))}," for item in sealed]
+    if lines:
+        lines[-1] = lines[-1][:-1]
+    return [*lines, " ],"]
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """A seal from its file.
+
+    Args:
+        text: What is in the file.
+        where: Its path, for messages; raw.
+
+    Raises:
+        UsageError: It is no seal, one of a later version, or a damaged one.
+    """
+    shown = printable(where)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{shown} is no seal: it is not JSON") from error
+    if type(document) is not dict or document.get("kind") != KIND:
+        hint = "hsdp-inspect seal PATH writes one"
+        raise UsageError(f"{shown} is no seal of hsdp-inspect", hint)
+    if document.get("schema") != _SCHEMA:
+        raise UsageError(
+            f"{shown} is a seal of another version", "use the hsdp-inspect of its tool"
+        )
+    try:
+        manifest = Manifest(
+            {t.fqn: t for t in map(_tensor, _list(document["tensors"]))},
+            {e.fqn: e for e in map(_entry, _list(document["bytes"]))},
+            *(_text(document.get(key, "")) for key in ("path", "created", "tool", "format")),
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{shown} is a damaged seal: it lacks {error}") from error
+    if manifest.content_sha256 != document.get("content_sha256"):
+        hint = "restore the seal from where it was written"
+        raise UsageError(f"{shown} is a damaged seal: it is not as it was written", hint)
+    return manifest
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    if type(value) is not list or not all(type(item) is dict for item in value):
+        raise TypeError("a list of objects")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError("a text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError("a count")
+    return value
+
+
+def _tensor(item: dict[str, Any]) -> SealedTensor:
+    if type(item["shape"]) is not list:
+        raise TypeError("a shape")
+    shape = tuple(map(_count, item["shape"]))
+    return SealedTensor(
+        _text(item["fqn"]), _text(item["dtype"]), shape, _count(item["num_bytes"]),
+        _text(item["sha256"]),
+    )  # fmt: skip
+
+
+def _entry(item: dict[str, Any]) -> SealedEntry:
+    return SealedEntry(_text(item["fqn"]), _count(item["num_bytes"]), _text(item["sha256"]))

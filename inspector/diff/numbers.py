@@ -1,0 +1,118 @@
+"""The bytes of elements as numbers: how far two are apart, in value and in ulps.
+
+One *ulp* is the step from a number to its neighbour: read as sign and magnitude, the bits of the
+numbers of an IEEE-like format are integers in the order of their values, so the number of steps
+between two is the difference of those integers. A zero and a negative zero are no step apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.payload_array import numpy_dtype
+from inspector.checkpoint.payload_source import PayloadError
+
+__all__ = ["UINTS", "both_nan", "distance", "magnitude", "reader_of", "steps"]
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+#: The unsigned integer of as many bytes, little-endian.
+UINTS: dict[int, np.dtype[Any]] = {n: np.dtype(f"<u{n}") for n in (1, 2, 4, 8)}
+
+
+def both_nan(x: Array, y: Array) -> Bools:
+    """Where both are NaN; of complex numbers, where what is not NaN in both is the same."""
+    result: Bools = np.isnan(x) & np.isnan(y)
+    if x.dtype.kind == "c" and y.dtype.kind == "c":
+        for p, q in ((x.real, y.real), (x.imag, y.imag)):
+            result &= (p == q) | (np.isnan(p) & np.isnan(q))
+    return result
+
+
+def reader_of(dtype: str) -> Any:
+    """What makes numbers of the bytes of elements: float64, complex128 or integers; or None."""
+    if dtype == "complex32":
+        return lambda data: data.view("<f2").astype(np.float64).view(np.complex128)
+    if dtype in ("complex64", "complex128"):
+        stored = np.dtype(dtype).newbyteorder("<")
+        return lambda data: data.view(stored).astype(np.complex128)
+    if dtype == "bool":
+        return lambda data: data != 0
+    try:
+        found = numpy_dtype(dtype)
+    except PayloadError:
+        return None
+    if found.kind in "iu":
+        return lambda data: data.view(found.newbyteorder("<"))
+    if found.isbuiltin == 1:
+        found = found.newbyteorder("<")
+    return lambda data: data.view(found).astype(np.float64)
+
+
+def distance(x: Array, y: Array) -> Array:
+    """|x - y|; exact, as uint64, for integers of one sign each."""
+    if x.dtype.kind == "b":
+        x = x.astype(np.uint8)
+    if y.dtype.kind == "b":
+        y = y.astype(np.uint8)
+    if x.dtype.kind in "iu" and y.dtype.kind in "iu":
+        if (x.dtype == np.uint64) == (y.dtype == np.uint64):
+            # Modulo 2**64 the larger minus the smaller is right, whatever overflowed before.
+            larger, smaller = np.maximum(x, y), np.minimum(x, y)
+            result: Array = _wrapped(larger) - _wrapped(smaller)
+            return result
+        x, y = x.astype(np.float64), y.astype(np.float64)
+    if "c" in (x.dtype.kind, y.dtype.kind):
+        gap: Array = np.abs(x - y)
+        return gap
+    difference: Array = np.abs(x.astype(np.float64) - y.astype(np.float64))
+    return difference
+
+
+def _wrapped(x: Array) -> Array:
+    result: Array = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64).view(np.uint64)
+    return result
+
+
+def magnitude(x: Array) -> Array:
+    """|x| as float64."""
+    if x.dtype.kind == "c":
+        size: Array = np.abs(x)
+        return size
+    result: Array = np.abs(x.astype(np.float64))
+    return result
+
+
+def steps(a: Bytes, b: Bytes, dtype: str, count: int) -> Array:
+    """Steps between the numbers of two blocks, uint64, shape (count,).
+
+    Args:
+        a: The bytes of the ones; of complex numbers, both parts.
+        b: The bytes of the others.
+        dtype: The float type of a part.
+        count: How many there are; of two parts of a complex number the larger one counts.
+    """
+    size = itemsize(dtype) or 1
+    x, y = _ranks(a.view(UINTS[size]), dtype), _ranks(b.view(UINTS[size]), dtype)
+    # Ranks of 64-bit floats are up to 2**63 apart from zero: their difference needs uint64.
+    steps = np.maximum(x, y).view(np.uint64) - np.minimum(x, y).view(np.uint64)
+    result: Array = steps.reshape(count, -1).max(axis=1)
+    return result
+
+
+def _ranks(bits: Array, dtype: str) -> npt.NDArray[np.int64]:
+    """The place of each number in the order of its format; 0 and -0 share one."""
+    if dtype == "float8_e8m0fnu":
+        # Exponents alone, without a sign.
+        return bits.astype(np.int64)
+    size = bits.dtype.itemsize
+    signed = bits.view(f"<i{size}").astype(np.int64)
+    magnitude = signed & np.int64((1 << (8 * size - 1)) - 1)
+    result: npt.NDArray[np.int64] = np.where(signed < 0, -magnitude, magnitude)
+    return result

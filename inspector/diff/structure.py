@@ -1,0 +1,319 @@
+"""Two checkpoints' metadata, compared: `Structure`. Reads no payload.
+
+The rule this module keeps: how a tensor is cut and where it lies is no difference of content; it
+is told beside it. A name is looked for on the other side as it is, byte for byte; what names
+alone suggest is in `likely_renamed` and believed by nobody.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.select import matching
+from inspector.checkpoint.text import format_shape, printable
+from inspector.diff.model import Diff, MeshSide, PlacementChange, Side, TensorDiff
+from inspector.layout.written_by import infer
+from inspector.values.incomplete import missing_parts
+
+__all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]
+
+#: What a tensor must share with another to be it under a new name: shape and dtype.
+Kind = tuple[tuple[int, ...], str]
+
+# Names that wrappers put into the path of a parameter: DDP and DataParallel, torch.compile,
+# FSDP1, activation checkpointing.
+_WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
+# Changes of prefix that are tried on every name.
+_MAX_CHANGES = 32
+_NOT_COMPARED = "values were not compared"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An entry that both sides name: its raw name, and its index on either side."""
+
+    fqn: str
+    index_a: int
+    index_b: int
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the metadata of two checkpoints have in common, and what not.
+
+    Attributes:
+        a, b: The two.
+        pairs: Tensors that both name, with the same shape (the dtype may differ), in A's order.
+        entries: Bytes entries that both name, in A's order.
+        diffs: What is known of every tensor that both name, in A's order; the verdict of those
+            in `pairs` is DTYPE or NOT_COMPARED until their values are compared.
+        only_in_a, only_in_b: Names of tensors and bytes entries that the other side lacks.
+        tensors_only_in_a, tensors_only_in_b: Indices of the tensors among them.
+        likely_renamed: Pairs of these names that shape, dtype and the names themselves suggest.
+        placements: Tensors that are placed otherwise.
+        unreadable: Names that a side's metadata holds, but not as a value that can be read.
+        sides: What A and B are.
+    """
+
+    a: Side
+    b: Side
+    pairs: tuple[Pair, ...]
+    entries: tuple[Pair, ...]
+    diffs: tuple[TensorDiff, ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+    tensors_only_in_a: tuple[int, ...]
+    tensors_only_in_b: tuple[int, ...]
+    likely_renamed: tuple[tuple[str, str], ...]
+    placements: tuple[PlacementChange, ...]
+    unreadable: tuple[str, ...]
+    sides: tuple[MeshSide, MeshSide]
+
+    def diff(self) -> Diff:
+        """The comparison, as far as the metadata goes."""
+        return Diff(
+            *self.sides,
+            tensors=self.diffs,
+            num_entries=len(self.entries),
+            only_in_a=self.only_in_a,
+            only_in_b=self.only_in_b,
+            likely_renamed=self.likely_renamed,
+            placements=self.placements,
+            unreadable=self.unreadable,
+            missing_parts=tuple(
+                f"{name}: {part}"
+                for name, side in (("A", self.a), ("B", self.b))
+                for part in missing_parts(side.checkpoint)
+            ),
+        )
+
+
+def compare_structure(a: Side, b: Side, filter_text: str = "") -> Structure:
+    """Compare what two checkpoints hold, without reading a payload.
+
+    Args:
+        a: The one.
+        b: The other.
+        filter_text: Only names that hold every word of it (a word after ! must not occur).
+    """
+    tensors_a, tensors_b = (_tensors(side.checkpoint, filter_text) for side in (a, b))
+    entries_a, entries_b = (_entries(side.checkpoint, filter_text) for side in (a, b))
+    bad = _malformed(a.checkpoint, filter_text) | _malformed(b.checkpoint, filter_text)
+    names_a, names_b = {**tensors_a, **entries_a}, {**tensors_b, **entries_b}
+    diffs, pairs = [], []
+    for fqn, index in tensors_a.items():
+        if fqn in tensors_b:
+            found = _compared(a.checkpoint, b.checkpoint, fqn, index, tensors_b[fqn])
+            diffs.append(found)
+            if found.verdict != "SHAPE":
+                pairs.append(Pair(fqn, index, tensors_b[fqn]))
+        elif fqn in entries_b:
+            diffs.append(_mixed(fqn, a.checkpoint, index, is_a=True))
+    diffs += [
+        _mixed(fqn, b.checkpoint, tensors_b[fqn], is_a=False)
+        for fqn in entries_a
+        if fqn in tensors_b
+    ]
+    unreadable = tuple(fqn for fqn in bad if fqn not in names_a or fqn not in names_b)
+    for fqn in unreadable:
+        detail = f"the metadata is damaged there: {printable(bad[fqn], 200)}"
+        diffs.append(TensorDiff(fqn, "NOT_COMPARED", detail=detail))
+    only_a = [fqn for fqn in names_a if fqn not in names_b and fqn not in bad]
+    only_b = [fqn for fqn in names_b if fqn not in names_a and fqn not in bad]
+    lone_a = {fqn: tensors_a[fqn] for fqn in only_a if fqn in tensors_a}
+    lone_b = {fqn: tensors_b[fqn] for fqn in only_b if fqn in tensors_b}
+    sides, placements = _placed(a.checkpoint, b.checkpoint, pairs)
+    return Structure(
+        a,
+        b,
+        tuple(pairs),
+        tuple(Pair(n, entries_a[n], entries_b[n]) for n in entries_a if n in entries_b),
+        tuple(diffs),
+        tuple(only_a),
+        tuple(only_b),
+        tuple(lone_a.values()),
+        tuple(lone_b.values()),
+        tuple(likely_renames(_kinds(a.checkpoint, lone_a), _kinds(b.checkpoint, lone_b))),
+        placements,
+        unreadable,
+        sides,
+    )
+
+
+def _tensors(checkpoint: Checkpoint, filter_text: str) -> dict[str, int]:
+    """Index by name, in the order of the state dict."""
+    fqns = checkpoint.columns.fqns
+    kept = set(matching(fqns, filter_text))
+    return {fqns[i]: i for i in checkpoint.tensor_order.tolist() if i in kept}
+
+
+def _entries(checkpoint: Checkpoint, filter_text: str) -> dict[str, int]:
+    fqns = [entry.fqn for entry in checkpoint.bytes_entries]
+    kept = set(matching(fqns, filter_text))
+    return {fqns[i]: i for i in checkpoint.bytes_order.tolist() if i in kept}
+
+
+def _malformed(checkpoint: Checkpoint, filter_text: str) -> dict[str, str]:
+    """What is wrong, by name."""
+    fqns = [part.fqn for part in checkpoint.malformed]
+    kept = set(matching(fqns, filter_text))
+    return {part.fqn: part.what for i, part in enumerate(checkpoint.malformed) if i in kept}
+
+
+def _compared(a: Checkpoint, b: Checkpoint, fqn: str, index_a: int, index_b: int) -> TensorDiff:
+    """A tensor's dtype and shape against the other's."""
+    shape_a, shape_b = a.columns.shape(index_a), b.columns.shape(index_b)
+    dtype_a, dtype_b = a.columns.dtype(index_a), b.columns.dtype(index_b)
+    num_elements = a.columns.num_elements[index_a]
+    detail, is_empty = _NOT_COMPARED, False
+    if shape_a != shape_b:
+        detail = f"{format_shape(shape_a)} in A, {format_shape(shape_b)} in B"
+        if dtype_a != dtype_b:
+            detail += f"; {dtype_a} in A, {dtype_b} in B"
+    elif dtype_a != dtype_b:
+        detail = f"{dtype_a} in A, {dtype_b} in B; {_NOT_COMPARED}"
+    elif not num_elements:
+        detail, is_empty = "it has no elements", True
+    return TensorDiff(
+        fqn,
+        "SHAPE" if shape_a != shape_b else "DTYPE" if dtype_a != dtype_b else "NOT_COMPARED",
+        index_a,
+        index_b,
+        dtype_a,
+        dtype_b,
+        shape_a,
+        shape_b,
+        num_elements,
+        detail=detail,
+        is_empty=is_empty,
+    )
+
+
+def _mixed(fqn: str, checkpoint: Checkpoint, index: int, *, is_a: bool) -> TensorDiff:
+    """A name that is a tensor on one side and a bytes entry on the other."""
+    dtype, shape = checkpoint.columns.dtype(index), checkpoint.columns.shape(index)
+    num_elements = checkpoint.columns.num_elements[index]
+    if is_a:
+        detail = "a tensor in A, a bytes entry in B"
+        return TensorDiff(
+            fqn, "DTYPE", index, -1, dtype, "", shape, None, num_elements, detail=detail
+        )
+    detail = "a bytes entry in A, a tensor in B"
+    return TensorDiff(fqn, "DTYPE", -1, index, "", dtype, None, shape, num_elements, detail=detail)
+
+
+def _placed(
+    a: Checkpoint, b: Checkpoint, pairs: Sequence[Pair]
+) -> tuple[tuple[MeshSide, MeshSide], tuple[PlacementChange, ...]]:
+    """The meshes of both sides, and the tensors whose placements differ."""
+    by_a, by_b = infer(a), infer(b)
+    changes = []
+    for pair in pairs:
+        on_a = by_a.placements(pair.index_a).placements
+        on_b = by_b.placements(pair.index_b).placements
+        if on_a != on_b:
+            changes.append(PlacementChange(pair.fqn, on_a, on_b))
+    sides = [
+        MeshSide(
+            checkpoint.path,
+            None if by.mesh is None else str(by.mesh),
+            checkpoint.num_tensors,
+            len(checkpoint.bytes_entries),
+        )
+        for checkpoint, by in ((a, by_a), (b, by_b))
+    ]
+    return (sides[0], sides[1]), tuple(changes)
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+def _kinds(checkpoint: Checkpoint, tensors: Mapping[str, int]) -> dict[str, Kind]:
+    columns = checkpoint.columns
+    return {fqn: (columns.shape(i), columns.dtype(i)) for fqn, i in tensors.items()}
+
+
+def likely_renames(a: Mapping[str, Kind], b: Mapping[str, Kind]) -> list[tuple[str, str]]:
+    """Names that seem to be the same tensor's: by their wrappers, then by a common prefix.
+
+    `module.layers.0.w` and `layers.0.w` are one name with and without a wrapper. Otherwise, the
+    change of prefix that explains most names (`model.` to `backbone.`) is taken first. Shape and
+    dtype must be the same, and no name is used twice.
+    """
+    left_a, left_b = dict(a), dict(b)
+    found: list[tuple[str, str]] = []
+
+    def take(name_a: str, name_b: str | None) -> None:
+        if name_b in left_b and left_a[name_a] == left_b[name_b]:
+            found.append((name_a, name_b))
+            del left_a[name_a], left_b[name_b]
+
+    bare_a, bare_b = _by_bare_name(left_a), _by_bare_name(left_b)
+    for bare, names in bare_a.items():
+        if len(names) == 1 and len(bare_b.get(bare, ())) == 1:
+            take(names[0], bare_b[bare][0])
+    votes, direct = _prefix_changes(left_a, left_b)
+    for (prefix_a, prefix_b), _ in votes.most_common(_MAX_CHANGES):
+        for name in [n for n in left_a if n.startswith(prefix_a)]:
+            take(name, prefix_b + name[len(prefix_a) :])
+    for name, other in direct:
+        if name in left_a:
+            take(name, other)
+    order = {name: i for i, name in enumerate(a)}
+    return sorted(found, key=lambda pair: order[pair[0]])
+
+
+def _by_bare_name(names: Mapping[str, Kind]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        found[bare].append(name)
+    return found
+
+
+def _prefix_changes(
+    a: Mapping[str, Kind], b: Mapping[str, Kind]
+) -> tuple[Counter[tuple[str, str]], list[tuple[str, str]]]:
+    """Prefixes that may have become one another, and how many names say so; and these names.
+
+    A name of A and one of B say so if they, and no others, end alike.
+    """
+    ends_a, ends_b = _unique_ends(a), _unique_ends(b)
+    votes: Counter[tuple[str, str]] = Counter()
+    pairs: dict[tuple[str, str], None] = {}
+    for end, name_a in ends_a.items():
+        name_b = ends_b.get(end)
+        if name_a is None or name_b is None or (name_a, name_b) in pairs:
+            continue
+        if a[name_a] == b[name_b]:
+            pairs[name_a, name_b] = None
+            votes[_without_common_end(name_a, name_b)] += 1
+    return votes, list(pairs)
+
+
+def _unique_ends(names: Mapping[str, Kind]) -> dict[str, str | None]:
+    """Every end of a dotted name, and the name that has it; None if several have."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        at = -1
+        for _ in range(64):
+            end = name[at + 1 :]
+            found[end] = None if end in found else name
+            at = name.find(".", at + 1)
+            if at < 0:
+                break
+    return found
+
+
+def _without_common_end(a: str, b: str) -> tuple[str, str]:
+    """What stands before the dotted parts that two names end with alike."""
+    parts_a, parts_b = a.split("."), b.split(".")
+    while parts_a and parts_b and parts_a[-1] == parts_b[-1]:
+        parts_a.pop()
+        parts_b.pop()
+    return tuple(".".join(p) + "." if p else "" for p in (parts_a, parts_b))  # type: ignore[return-value]
