@@ -392,6 +392,8 @@ class FoundSource(TableSource):
     def __init__(self, found: tuple[Found, ...]) -> None:
         self.found = found
         self.verdicts: dict[int, str] = {}
+        #: The row that another is to be compared with.
+        self.marked: int | None = None
 
     @property
     def num_rows(self) -> int:
@@ -400,7 +402,9 @@ class FoundSource(TableSource):
     def cell(self, row: int, column_key: str) -> Cell:
         item = self.found[row]
         cells: dict[str, Cell] = {
-            "path": item.path or ".",
+            "path": (f"[A] {item.path or '.'}", "accent")
+            if row == self.marked
+            else item.path or ".",
             "step": "" if item.step is None else str(item.step),
             "state": (item.state, _STATE_STYLES.get(item.state, "")),
             "verdict": self._verdict(row),

@@ -19,6 +19,7 @@ __all__ = ["HelpScreen"]
 _SCOPES = {
     "main": "In a checkpoint",
     "picker": "In a folder of checkpoints",
+    "diff": "In a comparison",
     "replay": "In a recorded verification",
     "app": "Everywhere",
 }

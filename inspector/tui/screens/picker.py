@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
 
 from inspector.checkpoint.discover import newest
@@ -14,11 +14,45 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checks.folder import Judged
 from inspector.tui.commands import bindings
 from inspector.tui.messages import CheckpointJudged
+from inspector.tui.screens.sorting import sort_table
 from inspector.tui.session import Folder, Loaded
 from inspector.tui.sources import FOUND_COLUMNS, FoundSource
+from inspector.tui.views.base import View
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 __all__ = ["PickerScreen"]
+
+
+class FoundView(View):
+    """The table, and its filter."""
+
+    def __init__(self) -> None:
+        super().__init__(id="found")
+        self._table = VirtualTable(
+            FOUND_COLUMNS,
+            empty_text="No checkpoint is under this folder, or none matches the filter",
+        )
+        self._names: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self._table
+
+    async def on_mount(self) -> None:
+        await self.prepare_filter()
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+    def show_found(self, source: FoundSource) -> None:
+        """Show the checkpoints of a folder, as far as the filter lets them."""
+        self._names = [item.path or "." for item in source.found]
+        self.table.set_source(source)
+        self.refilter()
 
 
 class PickerScreen(Screen[None]):
@@ -35,12 +69,14 @@ class PickerScreen(Screen[None]):
         super().__init__()
         self._folder = folder
         self._source = FoundSource(folder.found)
+        self._list = FoundView()
         self._judged: list[Judged] = []
         self._opening = ""
+        self._said = ""
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False, id="picker-head")
-        yield VirtualTable(FOUND_COLUMNS, empty_text="No checkpoint is under this folder")
+        yield self._list
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -52,7 +88,7 @@ class PickerScreen(Screen[None]):
         self._say(f"newest complete: {latest.path or '.'}" if latest else "none is complete")
         table = self.query_one(VirtualTable)
         self._source = FoundSource(folder.found)
-        table.set_source(self._source)
+        self._list.show_found(self._source)
         if latest is not None:
             table.select_row(folder.found.index(latest))
         self._judged = []
@@ -60,6 +96,7 @@ class PickerScreen(Screen[None]):
 
     def _judge(self) -> None:
         """In a thread: judge every checkpoint by its metadata and file sizes."""
+        from inspector.checkpoint.stopping import until
         from inspector.checkpoint.storage import open_storage
         from inspector.checks.folder import check_folder
 
@@ -70,10 +107,11 @@ class PickerScreen(Screen[None]):
             found=folder.found,
             progress=lambda done, total: worker.is_cancelled,
         )
-        for item in judged:
-            if worker.is_cancelled:
-                return
-            self.post_message(CheckpointJudged(item))
+        with until(lambda: worker.is_cancelled):
+            for item in judged:
+                if worker.is_cancelled:
+                    return
+                self.post_message(CheckpointJudged(item))
 
     def on_checkpoint_judged(self, event: CheckpointJudged) -> None:
         from inspector.checks.folder import newest_sound
@@ -84,8 +122,6 @@ class PickerScreen(Screen[None]):
             return  # Of a folder that was read anew meanwhile.
         self._judged.append(item)
         verdict: str = "empty" if item.report.is_empty else item.report.verdict
-        if item.found.format != "dcp":
-            verdict = "not judged"
         self._source.verdicts[self._folder.found.index(item.found)] = verdict
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
@@ -94,11 +130,71 @@ class PickerScreen(Screen[None]):
             self._say(said)
 
     def _say(self, said: str) -> None:
-        count = plural(len(self._folder.found), "checkpoint")
-        path = printable(self._folder.path)
-        self.query_one("#picker-head", Static).update(
-            Text.assemble((path, "bold"), f"\n{count} · {printable(said)}")
-        )
+        self._said = said
+        self._draw_head()
+
+    def _draw_head(self) -> None:
+        facts = [plural(len(self._folder.found), "checkpoint")]
+        if self._list.table.num_lines < len(self._folder.found):
+            facts[0] = f"{self._list.count_text} checkpoints"
+        marked = self._source.marked
+        if marked is None:
+            facts.append(printable(self._said))
+        else:
+            name = printable(self._folder.found[marked].path or ".", 80)
+            facts.append(f"A is {name}; d compares it with the one under the cursor, B")
+        path = Text(printable(self._folder.path), "bold")
+        text = Text("\n").join([path, Text(" · ".join(facts))])
+        self.query_one("#picker-head", Static).update(text)
+
+    def on_view_counted(self, event: View.Counted) -> None:
+        event.stop()
+        self._draw_head()
+
+    # Keys.
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "filter":
+            # While a line is being typed, the key is a character of it.
+            return not isinstance(self.focused, Input)
+        return True
+
+    def action_filter(self) -> None:
+        self._list.begin_filter()
+
+    def action_sort(self, reverse: bool) -> None:
+        sort_table(self, self._list.table, reverse=reverse)
+
+    def action_back(self) -> None:
+        if not self._list.back() and self._source.marked is not None:
+            self._mark(None)
+
+    def action_mark(self) -> None:
+        """Mark the checkpoint under the cursor as the one to compare others with, or not."""
+        row = self._list.table.cursor_row
+        self._mark(None if row == self._source.marked else row)
+
+    def _mark(self, row: int | None) -> None:
+        self._source.marked = row
+        self._list.table.refresh_rows()
+        self._draw_head()
+
+    def action_compare(self) -> None:
+        """Compare the marked checkpoint with the one under the cursor."""
+        marked, row = self._source.marked, self._list.table.cursor_row
+        if row is None:
+            return
+        if marked is None:
+            self._mark(row)
+            self.notify("It is marked as A: now go to another, and press d again.")
+            return
+        if marked == row:
+            self.notify("This is the marked one: go to another.")
+            return
+        from inspector.tui.comparing import PairOf
+        from inspector.tui.screens.diff import open_pair
+
+        open_pair(self.app, PairOf(self._path_of(marked), self._path_of(row)))
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
@@ -112,11 +208,13 @@ class PickerScreen(Screen[None]):
     def _open(self, row: int) -> None:
         from inspector.tui.screens.loading import LoadingScreen
 
+        path = self._opening = self._path_of(row)
+        self.app.push_screen(LoadingScreen.of(path, whole_folder=False), self._opened)
+
+    def _path_of(self, row: int) -> str:
         item = self._folder.found[row]
         base = self._folder.path.rstrip("/") if is_url(self._folder.path) else self._folder.path
-        path = f"{base.rstrip('/')}/{item.path}" if item.path else base
-        self._opening = path
-        self.app.push_screen(LoadingScreen.of(path, whole_folder=False), self._opened)
+        return f"{base.rstrip('/')}/{item.path}" if item.path else base
 
     def _opened(self, outcome: object) -> None:
         from inspector.errors import Cancelled, InspectError

@@ -10,14 +10,18 @@ from inspector.tui.widgets.bar import bar
 
 __all__ = ["TaskLine"]
 
-_BAR_CELLS = 24
+_LEAST_BAR_CELLS, _MOST_BAR_CELLS = 6, 24
+#: What the words beside the bar take.
+_WORD_CELLS = 74
 
 
 class TaskLine(Static):
     """One line above the footer; hidden while nothing runs."""
 
     DEFAULT_CSS = """
-    TaskLine { dock: bottom; height: 1; padding: 0 1; background: $panel; display: none; }
+    TaskLine {
+        dock: bottom; height: 1; margin-bottom: 1; padding: 0 1; background: $panel; display: none;
+    }
     TaskLine.-running { display: block; }
     """
 
@@ -29,14 +33,17 @@ class TaskLine(Static):
         share = num_done / num_bytes if num_bytes else 0.0
         rate = num_done / elapsed_s if elapsed_s > 0 else 0.0
         left = format_seconds((num_bytes - num_done) / rate) if rate > 0 else "?"
+        cells = self.size.width - _WORD_CELLS
+        cells = max(_LEAST_BAR_CELLS, min(_MOST_BAR_CELLS, cells))
         text = Text.assemble(
             (f"{title} ", "bold"),
-            bar(share, _BAR_CELLS),
+            bar(share, cells),
             f" {share:4.0%} of {format_bytes(num_bytes)}  {format_bytes(rate)}/s  {left} left  ",
             (hint, "dim"),
         )
         text.truncate(max(1, self.size.width - 2 if self.size.width else 200), overflow="ellipsis")
-        self.update(text)
+        # Of one line always: the rest of the screen need not be laid out anew.
+        self.update(text, layout=False)
         self.add_class("-running")
 
     def hide(self) -> None:

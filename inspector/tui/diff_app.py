@@ -1,0 +1,63 @@
+"""`DiffApp`: the app with one screen, a comparison."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from textual.screen import Screen
+
+from inspector.checkpoint.isolated import Child
+from inspector.tui.app import InspectApp
+from inspector.tui.comparing import OpeningPair, PairOf
+from inspector.tui.comparison import Comparison
+from inspector.tui.screens.diff import DiffScreen
+from inspector.tui.screens.loading import LoadingScreen
+
+__all__ = ["DiffApp"]
+
+
+class DiffApp(InspectApp):
+    """Two checkpoints, side by side.
+
+    Args:
+        pair: What is to be compared.
+        with_values: Whether to compare the values at once.
+        prefetched: The child processes that already read the metadata, or None.
+    """
+
+    def __init__(
+        self,
+        pair: PairOf,
+        *,
+        with_values: bool = False,
+        prefetched: tuple[Child | None, Child | None] | None = None,
+    ) -> None:
+        super().__init__(pair.paths[0])
+        self._pair = pair
+        self._with_values = with_values
+        self._children = prefetched
+
+    def get_default_screen(self) -> Screen[None]:
+        """Nothing, until both are read."""
+        return Screen(id="_default")
+
+    def _open(self) -> None:
+        children, self._children = self._children, None
+        opening = OpeningPair(self._pair, children)
+
+        def opened(outcome: object) -> None:
+            if isinstance(outcome, Comparison):
+                self.push_screen(DiffScreen(self._pair, outcome, with_values=self._with_values))
+            else:
+                self._path = opening.reading
+                self._show(outcome)
+
+        self.push_screen(LoadingScreen(opening.start()), opened)
+
+    def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
+        """Save the screen, but into neither of the two."""
+        here = Path.cwd()
+        if any(Path(side).resolve() in (here, *here.parents) for side in self._pair.paths):
+            path = tempfile.gettempdir()
+        super().action_screenshot(filename, path)

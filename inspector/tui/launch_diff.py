@@ -1,0 +1,30 @@
+"""Start the screen on two checkpoints: reading begins before Textual is even imported."""
+
+from __future__ import annotations
+
+import gc
+
+from inspector.checkpoint.isolated import prefetch
+from inspector.tui.comparing import PairOf
+
+__all__ = ["run"]
+
+
+def run(pair: PairOf, *, with_values: bool = False) -> int:
+    """Show how two checkpoints differ until the user leaves.
+
+    Args:
+        pair: What is to be compared; both as paths.
+        with_values: Whether to compare the values at once.
+
+    Returns:
+        0; 2 if they could not be read.
+    """
+    # As in `launch.run`: the app turns it on again.
+    gc.disable()
+    a, b = pair.paths
+    children = prefetch(a), prefetch(b)
+    from inspector.tui.diff_app import DiffApp
+
+    code = DiffApp(pair, with_values=with_values, prefetched=children).run_to_end()
+    return 2 if code is None else code
