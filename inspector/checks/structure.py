@@ -80,8 +80,8 @@ def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Fin
             "error",
             f"{shown}: {none}{about}{num:,} of {plural(size, 'element')} lie in no chunk, "
             f"at {where}",
-            f"loads silently, {num} elements left uninitialised{_if_smaller(tensor)}",
-            "their values are not in this checkpoint: " + _FROM_ANOTHER,
+            f"loads silently, {num} elements left uninitialised",
+            "their values are not in this checkpoint: " + _FROM_ANOTHER + _if_smaller(tensor),
             fqn=tensor.fqn,
             offsets=cover.gaps[0].offsets,
             sizes=cover.gaps[0].sizes,
@@ -147,13 +147,16 @@ def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Fin
 
 
 def _if_smaller(tensor: Tensor) -> str:
-    """What torch does if the size in the metadata, not the set of chunks, is what is wrong."""
+    """What else can be wrong: the size in the metadata, not the set of chunks."""
     if not tensor.num_chunks or not tensor.shape:
         return ""
     reach = tuple((tensor.offsets + tensor.sizes).max(axis=0).tolist())
     if reach == tensor.shape or any(a > b for a, b in zip(reach, tensor.shape, strict=True)):
         return ""
-    return f"; raises ValueError: Size mismatch if the model's tensor is {list(reach)}"
+    return (
+        f"; if the model's tensor is {list(reach)}, it is the size in the metadata that is wrong, and "
+        "torch raises ValueError: Size mismatch"
+    )
 
 
 def _boxes(boxes: Sequence[Box]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
@@ -34,7 +36,7 @@ class Placer:
     ) -> None:
         self._checkpoint = checkpoint
         self._assignment = assignment
-        self._kept: dict[tuple[int, int], TensorPlacement] = {}
+        self._kept: dict[Hashable, TensorPlacement] = {}
         self._walk = walk if assignment is not None else None
         num = checkpoint.num_tensors
         self._class = np.full(num if self._walk else 0, -1, dtype=np.int64)
@@ -47,11 +49,20 @@ class Placer:
     def placements(self, index: int) -> TensorPlacement:
         """The placements of the tensor at `index`, and why."""
         number = int(self._class[index]) if len(self._class) else -1
-        key = (number, int(self._choice[index])) if number >= 0 else (-1, index)
+        key = (number, int(self._choice[index])) if number >= 0 else self._looks(index)
         found = self._kept.get(key)
         if found is None:
             found = self._kept[key] = self._find(index, number)
         return found
+
+    def _looks(self, index: int) -> Hashable:
+        """What decides the placements of a tensor that the walk did not reach.
+
+        Most tensors of a checkpoint look like many others, so that 100,000 of them are few cases.
+        """
+        tensor = self._checkpoint.columns.tensor(index)
+        boxes = tensor.shape, tensor.offsets.tobytes(), tensor.sizes.tobytes()
+        return boxes if self._assignment is None else (*boxes, tensor.file.tobytes())
 
     def _find(self, index: int, number: int) -> TensorPlacement:
         if self._assignment is None:
