@@ -23,11 +23,13 @@ from inspector.tui.app import InspectApp
 ROOT = Path(__file__).parents[1]
 
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+# Without it the maps are drawn in shades, wherever this runs.
+os.environ.setdefault("COLORTERM", "truecolor")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: a path opened, keys pressed, what must then be on the screen."""
+    """One picture: a path (or two, to be compared) opened, keys pressed, what then shows."""
 
     name: str
     path: str
@@ -53,6 +55,17 @@ SHOTS = (
         "sample_ckpts/fsdp2_hsdp_2x4_adamw",
         ("5", "m", *"hsdp", "colon", *"2x16", "enter", "j", "j", "j"),
     ),
+    Shot(
+        "diff",
+        "sample_ckpts/fsdp2_adamw_4 sample_ckpts/fsdp2_hsdp_2x2_adamw",
+        ("j", "k"),
+        wait_for="different: ",
+    ),
+    Shot(
+        "values",
+        "sample_ckpts/fsdp2_hsdp_2x4_adamw",
+        ("slash", *"tok_emb", "enter", "6", "greater_than_sign"),
+    ),
     Shot("findings", "sample_ckpts/broken/chunk_gap", ("n",), wait_for="DAMAGED"),
 )
 
@@ -67,6 +80,12 @@ async def until(pause: Callable[[float], object], ready: Callable[[], bool]) -> 
 
 def open_app(shot: Shot) -> InspectApp:
     """The app on a checkpoint, or on the recording of a verification at its middle."""
+    a, _, b = shot.path.partition(" ")
+    if b:
+        from inspector.tui.comparing import PairOf
+        from inspector.tui.diff_app import DiffApp
+
+        return DiffApp(PairOf(a, b), with_values=True)
     if not shot.path.endswith("events.jsonl"):
         return InspectApp(shot.path)
     from inspector.tui.launch_replay import ReplayApp

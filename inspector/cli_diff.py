@@ -88,9 +88,9 @@ def seal(path: str, output: str | None, force: bool, as_json: bool) -> int:
     from inspector.report.progress import PayloadLine
 
     side = _side(path)
-    output = default_output(side.storage) if output is None else output
+    output = default_output(side.storage, path) if output is None else output
     # Before everything is read, and again before it is written.
-    refuse_output(side.storage, output)
+    refuse_output(side.storage, output, path)
     with PayloadLine(sys.stderr) as line:
         manifest = make_seal(side.checkpoint, side.storage, progress=line)
     is_new = write_seal(manifest, side.storage, output, force=force)

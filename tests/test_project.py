@@ -69,11 +69,14 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_no_key_means_two_things_on_one_screen() -> None:
-    for scope in ("main", "picker", "error"):
+    views = {view for command in TUI_COMMANDS for view in command.views.split()}
+    assert views
+    for scope, view in [*(("main", view) for view in views), ("picker", ""), ("error", "")]:
         keys = [
             key
             for command in TUI_COMMANDS
             if command.scope in (scope, "app")
+            and (not command.views or view in command.views.split())
             for key in command.keys.split(",")
         ]
-        assert len(keys) == len(set(keys)), scope
+        assert len(keys) == len(set(keys)), (scope, view)

@@ -28,13 +28,30 @@ _MAX_BYTES = 1 << 30
 _MAX_NAMED = 3
 
 
-def default_output(storage: Storage) -> str:
+def _outermost(storage: Storage, path: str) -> str | None:
+    """The folder that is sealed: the one named by `path`, if the checkpoint lies in it."""
+    local = storage.local_path("")
+    if local is None:
+        return None
+    given = os.path.abspath(path)
+    if path and os.path.isdir(given):
+        inner, outer = Path(os.path.realpath(local)), Path(os.path.realpath(given))
+        if inner.is_relative_to(outer):
+            return given
+    return str(local)
+
+
+def default_output(storage: Storage, path: str = "") -> str:
     """`PATH.seal.json`, in the folder in which the checkpoint lies.
+
+    Args:
+        storage: The checkpoint's folder.
+        path: The path that was given, where it is a folder around that (NeMo's, Megatron's run).
 
     Raises:
         UsageError: The checkpoint is remote, or is a whole file system.
     """
-    local = storage.local_path("")
+    local = _outermost(storage, path)
     if local is None:
         raise UsageError(
             f"{printable(storage.root)} is not on this machine, and nothing is written there",
@@ -47,13 +64,13 @@ def default_output(storage: Storage) -> str:
     return folder + _SUFFIX
 
 
-def refuse_output(storage: Storage, output: str) -> None:
+def refuse_output(storage: Storage, output: str, path: str = "") -> None:
     """Say no to a path in the checkpoint folder, however it is written.
 
     Raises:
         UsageError: It lies there, is one of the checkpoint's files, or is no path for a file.
     """
-    local = storage.local_path("")
+    local = _outermost(storage, path)
     shown = printable(output)
     try:
         if os.path.isdir(output):
@@ -92,7 +109,7 @@ def seal(
 
     Raises:
         InspectError: Something in it cannot be read, so that a seal would not stand for all of
-            it; or there is nothing in it. Its exit code is 1 if the checkpoint is damaged.
+            it; or there is nothing in it.
         Cancelled: `progress` said so, or Ctrl+C.
     """
     where = printable(checkpoint.path)
@@ -120,9 +137,7 @@ def seal(
 
 
 class _Damaged(InspectError):
-    """The checkpoint is damaged; that is found out, so the exit code is 1."""
-
-    exit_code = 1
+    """The checkpoint is damaged, so that a seal would not stand for all of it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "hsdp-inspect check --deep says what is wrong with it")

@@ -154,7 +154,7 @@ def _if_smaller(tensor: Tensor) -> str:
     if reach == tensor.shape or any(a > b for a, b in zip(reach, tensor.shape, strict=True)):
         return ""
     return (
-        f"; if the model's tensor is {list(reach)}, it is the size in the metadata that is wrong, and "
+        f"; if the model's tensor is {list(reach)}, the size in the metadata is what is wrong, and "
         "torch raises ValueError: Size mismatch"
     )
 

@@ -73,6 +73,8 @@ class InspectApp(App[int]):
     def on_screen_complete(self, event: ScreenComplete) -> None:
         # Only after the first frame: what is imported now would have held it up.
         event.stop()
+        # What lives now lives on: to look through it all takes longer than a key may wait.
+        gc.freeze()
         gc.enable()
         screen = self.screen_stack[0]
         if isinstance(screen, MainScreen) and screen.loaded is None and self._loading is None:
@@ -200,7 +202,10 @@ class InspectApp(App[int]):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every command of the table that the open screen has, then Textual's own."""
         here = {"app", type(screen).__name__.removesuffix("Screen").lower()}
+        view = screen.view.id if isinstance(screen, MainScreen) else None
         for command in COMMANDS:
+            if command.views and view not in command.views.split():
+                continue
             if command.scope in here and command.id != "command_palette":
                 title = f"{command.title}  ({command.shown_key})"
                 yield SystemCommand(title, command.help, self._runner(command.action))

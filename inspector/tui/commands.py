@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
 
-__all__ = ["COMMANDS", "KEYS", "Command", "bindings"]
+__all__ = ["COMMANDS", "KEYS", "VIEWS", "Command", "bindings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,11 @@ class Command:
         keys: Keys, the first of them shown in footer and help.
         title: Two or three words, for the palette and the footer.
         help: One sentence.
-        scope: `app`, `main`, `picker`, `replay` or `error`: the screen that has the action.
+        scope: `app`, `main`, `picker`, `diff`, `replay` or `error`: the screen that has the action.
         footer: Whether the footer shows it.
         args: Arguments of the action, as Textual writes them: `('files')`.
+        views: Views of the screen where the key has this meaning, with blanks between; empty for
+            all of them.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Command:
     scope: str = "main"
     footer: bool = False
     args: str = ""
+    views: str = ""
 
     @property
     def action(self) -> str:
@@ -45,6 +48,9 @@ class Command:
         """The first key as a person types it."""
         names = {"question_mark": "?", "slash": "/", "colon": ":", "escape": "esc"}
         names |= {"plus": "+", "minus": "-", "right": "→", "left": "←"}
+        names |= {"greater_than_sign": ">", "less_than_sign": "<"}
+        names |= {"left_square_bracket": "[", "right_square_bracket": "]"}
+        names |= {"comma": ",", "full_stop": "."}
         first = self.keys.partition(",")[0]
         return names.get(first, first.replace("ctrl+", "^"))
 
@@ -79,11 +85,141 @@ COMMANDS: tuple[Command, ...] = (
         args="('verify')",
     ),
     Command(
+        "show_view",
+        "5",
+        "Load plan",
+        "What every rank of a mesh would read, and how much memory that takes.",
+        args="('plan')",
+    ),
+    Command(
+        "show_view",
+        "6",
+        "Values",
+        "The numbers of the tensor under the cursor: figures, histogram, map, every element.",
+        args="('values')",
+    ),
+    Command(
+        "show_view",
+        "7",
+        "Statistics",
+        "All tensors that were read: those with NaN first, then odd norms.",
+        args="('stats')",
+    ),
+    Command(
         "filter",
         "slash",
         "Filter",
         "Show only names with every word you type; !word leaves names out.",
         footer=True,
+        views="tensors files findings verify plan stats",
+    ),
+    Command(
+        "values",
+        "slash",
+        "Go to",
+        "Values: type an index, such as 12, 0, 7.",
+        footer=True,
+        args="('goto')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "f",
+        "First NaN",
+        "Values: go to the first NaN; from there, to the first infinity.",
+        footer=True,
+        args="('bad')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "less_than_sign",
+        "Least",
+        "Values: go to the least number.",
+        args="('least')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "greater_than_sign",
+        "Largest",
+        "Values: go to the largest number.",
+        args="('largest')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "right_square_bracket",
+        "Next slice",
+        "Values: the next 2-d slice of a tensor of more dims.",
+        footer=True,
+        args="('slice')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "left_square_bracket",
+        "Slice before",
+        "Values: the 2-d slice before.",
+        args="('slice_back')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "d",
+        "Dims",
+        "Values: choose other dims as rows and columns.",
+        args="('dims')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "full_stop",
+        "Next tensor",
+        "Values: the next tensor of the list.",
+        args="('next')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "comma",
+        "Tensor before",
+        "Values: the tensor before.",
+        args="('previous')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "m",
+        "Map",
+        "Values: what the map shows: root mean square, largest |value|, mean.",
+        args="('quantity')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "a",
+        "Axis",
+        "Values: the histogram over the values, or over powers of two of |value|.",
+        args="('scale')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "z",
+        "Zoom",
+        "Values: give the view to the numbers or the map, whichever has the keys, and back.",
+        footer=True,
+        args="('zoom')",
+        views="values",
+    ),
+    Command(
+        "values",
+        "x",
+        "Stop or read",
+        "Values: stop what is being read; or read what was not.",
+        args="('stop')",
+        views="values",
     ),
     Command(
         "zoom",
@@ -91,8 +227,16 @@ COMMANDS: tuple[Command, ...] = (
         "Zoom",
         "Give the whole screen to the tensor under the cursor, and back.",
         footer=True,
+        views="tensors",
     ),
-    Command("toggle_tree", "b", "Module tree", "Show or hide the tree of modules.", footer=True),
+    Command(
+        "toggle_tree",
+        "b",
+        "Module tree",
+        "Show or hide the tree of modules.",
+        footer=True,
+        views="tensors",
+    ),
     Command(
         "info",
         "i",
@@ -115,8 +259,87 @@ COMMANDS: tuple[Command, ...] = (
         footer=True,
     ),
     Command("pause", "space", "Pause", "Hold the display; the job runs on.", footer=True),
-    Command("cancel_job", "x", "Stop job", "Stop the verification; asks first.", footer=True),
+    Command(
+        "cancel_job",
+        "x",
+        "Stop job",
+        "Stop the verification; asks first.",
+        footer=True,
+        views="verify",
+    ),
     Command("output", "o", "Ranks", "The ranks one by one, and what they printed.", footer=True),
+    Command(
+        "statistics",
+        "u",
+        "Statistics",
+        "Read the numbers of every tensor: NaN, norms, ranked; again to stop.",
+    ),
+    Command(
+        "plan_mesh",
+        "m",
+        "Mesh",
+        "Load plan: type a mesh, such as hsdp:8x64.",
+        footer=True,
+        views="plan",
+    ),
+    Command(
+        "plan_size",
+        "plus,equals_sign",
+        "More shards",
+        "Load plan: the next number of shards that divides evenly.",
+        args="('shard', 1)",
+        views="plan",
+    ),
+    Command(
+        "plan_size",
+        "minus",
+        "Fewer shards",
+        "Load plan: the number of shards before.",
+        args="('shard', -1)",
+        views="plan",
+    ),
+    Command(
+        "plan_size",
+        "greater_than_sign",
+        "More replicas",
+        "Load plan: twice as many replicas.",
+        args="('replicate', 1)",
+        views="plan",
+    ),
+    Command(
+        "plan_size",
+        "less_than_sign",
+        "Fewer replicas",
+        "Load plan: half as many replicas; one is FSDP.",
+        args="('replicate', -1)",
+        views="plan",
+    ),
+    Command(
+        "plan_kind",
+        "f",
+        "FSDP or HSDP",
+        "Load plan: the other kind, with the same ranks.",
+        views="plan",
+    ),
+    Command(
+        "plan_worst",
+        "w",
+        "Worst rank",
+        "Load plan: the rank that reads most.",
+        footer=True,
+        views="plan",
+    ),
+    Command(
+        "plan_empty",
+        "e",
+        "Empty",
+        "Load plan: the tensors that leave ranks without an element.",
+        footer=True,
+        views="plan",
+    ),
+    Command("sort", "s", "Sort", "Sort the table by its next column.", args="(False)"),
+    Command("sort", "S", "Turn order", "Turn the order of the table round.", args="(True)"),
+    Command("compare_with", "D", "Compare with", "Say how another checkpoint differs from this."),
     Command("next_finding", "n", "Next finding", "Go to the next finding, where it is."),
     Command("previous_finding", "N", "Previous finding", "Go to the finding before."),
     Command("reload", "r", "Reload", "Read the checkpoint anew."),
@@ -129,7 +352,71 @@ COMMANDS: tuple[Command, ...] = (
         scope="picker",
         footer=True,
     ),
+    Command("filter", "slash", "Filter", "Show only some paths.", scope="picker", footer=True),
+    Command("mark", "m", "Mark", "Mark a checkpoint, to compare another.", "picker", footer=True),
+    Command(
+        "compare",
+        "d",
+        "Compare",
+        "Compare the marked checkpoint (A) with the one under the cursor (B).",
+        scope="picker",
+        footer=True,
+    ),
+    Command("sort", "s", "Sort", "Sort by the next column.", "picker", args="(False)"),
+    Command("sort", "S", "Turn order", "Turn the order round.", "picker", args="(True)"),
     Command("reload", "r", "Reload", "Look through the folder anew.", scope="picker", footer=True),
+    Command("back", "escape", "Back", "Leave what is open: the filter, the mark.", "picker"),
+    Command(
+        "compare",
+        "c",
+        "Compare values",
+        "Compare every value, whatever the shardings; again to stop.",
+        scope="diff",
+        footer=True,
+    ),
+    Command(
+        "compare_one",
+        "m",
+        "This tensor",
+        "Compare the values of this tensor alone, and draw where they differ.",
+        scope="diff",
+        footer=True,
+    ),
+    Command("filter", "slash", "Filter", "Show only some names.", scope="diff", footer=True),
+    Command(
+        "next_group",
+        "f",
+        "Verdicts",
+        "Show the rows of the next verdict alone; after the last, all.",
+        scope="diff",
+        footer=True,
+        args="(1)",
+    ),
+    Command("next_group", "F", "Verdict before", "The verdict before.", "diff", args="(-1)"),
+    Command("next_difference", "n", "Next", "Next row that differs.", "diff", True, "(1)"),
+    Command("next_difference", "N", "Before", "The one before.", "diff", args="(-1)"),
+    Command("show_group", "a", "All", "Show the rows of every verdict.", "diff", args="('')"),
+    *(
+        Command("show_group", key, f"Only {title}", f"Show {what}.", "diff", args=f"('{group}')")
+        for key, group, title, what in (
+            ("1", "NON_FINITE", "NON_FINITE", "what is NaN or infinite on one side"),
+            ("2", "DIFFER", "DIFFER", "what differs by more than the tolerance"),
+            ("3", "SHAPE", "SHAPE", "what has another shape"),
+            ("4", "DTYPE", "DTYPE", "what has another dtype"),
+            ("5", "NOT_COMPARED", "NOT_COMPARED", "what was not compared, or could not be"),
+            ("6", "CLOSE", "CLOSE", "what differs within the tolerance"),
+            ("7", "EXACT", "EXACT", "what is the same, bit for bit"),
+            ("8", "ONLY_A", "A's", "what A alone has"),
+            ("9", "ONLY_B", "B's", "what B alone has"),
+            ("0", "RENAMED", "renamed", "what is the same under another name"),
+        )
+    ),
+    Command("zoom", "z", "Zoom", "Give this row the whole view, and back.", "diff", footer=True),
+    Command("sort", "s", "Sort", "Sort by the next column.", "diff", args="(False)"),
+    Command("sort", "S", "Turn order", "Turn the order round.", "diff", args="(True)"),
+    Command("copy", "y", "Copy", "Copy the name, or what differs.", "diff"),
+    Command("reload", "r", "Reload", "Read both anew.", "diff"),
+    Command("back", "escape", "Back", "Leave what is open: filter, verdict, zoom.", "diff"),
     Command("reload", "r", "Try again", "Read it anew.", scope="error", footer=True),
     Command(
         "back", "escape", "Back", "Back to the folder's checkpoints.", scope="error", footer=True
@@ -198,6 +485,13 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("tab shift+tab", "next and previous pane"),
 )
 
+#: By the name of an action of the main screen: the views that have it, for those that not all have.
+VIEWS: dict[str, frozenset[str]] = {
+    command.id: frozenset(command.views.split())
+    for command in COMMANDS
+    if command.scope == "main" and command.views
+}
+
 
 def bindings(scope: str) -> list[BindingType]:
     """The bindings of a screen (or of the app)."""
@@ -215,6 +509,6 @@ def _bindings(commands: Iterable[Command]) -> Iterator[Binding]:
             tooltip=command.help,
             # The keys after it may come in the same burst (a paste, a slow line): it must have
             # moved the focus before they are handed out.
-            priority=command.id == "filter",
+            priority=command.keys == "slash",
             id=f"{command.scope}.{command.id}{command.args}",
         )

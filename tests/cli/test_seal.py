@@ -234,7 +234,7 @@ def test_a_damaged_checkpoint_is_not_sealed(tmp_path: Path) -> None:
         ("payload_zeroed", "model.net1.weight"),
         ("st_file_missing", "is not there"),
     ):
-        ran = seal(SAMPLES / "broken" / name, "--output", tmp_path / "s.json", code=1)
+        ran = seal(SAMPLES / "broken" / name, "--output", tmp_path / "s.json", code=2)
         assert "was not sealed" in ran.err
         assert why in ran.err
     ran = seal(SAMPLES / "broken" / "empty", "--output", tmp_path / "s.json", code=2)
@@ -376,3 +376,14 @@ def test_a_data_file_without_a_digest_is_named(megatron: Path) -> None:
     code, document = deep(megatron)
     assert code == 0
     assert any("__2_0.distcp" in left["what"] for left in document["checked"]["not_checked"])
+
+
+def test_the_seal_lies_beside_the_folder_that_was_given(tmp_path: Path) -> None:
+    """NeMo's checkpoint is a folder in the folder that a person names."""
+    shutil.copytree(SAMPLES / "nemo_2", tmp_path / "nemo_2")
+    inside = run_cli("seal", tmp_path / "nemo_2", "--output", tmp_path / "nemo_2" / "x.json")
+    assert (inside.code, inside.out) == (2, "")
+    assert "nothing is written there" in inside.err
+    assert run_cli("seal", tmp_path / "nemo_2").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nemo_2", "nemo_2.seal.json"]
+    assert not list((tmp_path / "nemo_2").rglob("*seal*"))

@@ -14,10 +14,10 @@ from textual.widgets import ContentSwitcher, Input
 from textual.worker import Worker, WorkerState
 
 from inspector.checkpoint.text import printable
-from inspector.tui.commands import bindings
+from inspector.tui.commands import VIEWS, bindings
 from inspector.tui.messages import ReportReady, ScreenComplete, WriterFound
 from inspector.tui.preview import Preview
-from inspector.tui.screens.verifying import VerifyingScreen
+from inspector.tui.screens.comparing import ComparingScreen
 from inspector.tui.views.base import View
 from inspector.tui.views.tensors import TensorsView
 from inspector.tui.widgets.checkpoint_header import CheckpointHeader
@@ -41,11 +41,14 @@ _VIEWS = (
     ("files", "2", "Files"),
     ("findings", "3", "Findings"),
     ("verify", "4", "Verify"),
+    ("plan", "5", "Load plan"),
+    ("values", "6", "Values"),
+    ("stats", "7", "Stats"),
 )
 _PAINT_S = 0.1
 
 
-class MainScreen(VerifyingScreen):
+class MainScreen(ComparingScreen):
     """One checkpoint, open."""
 
     BINDINGS = bindings("main")
@@ -84,11 +87,17 @@ class MainScreen(VerifyingScreen):
     async def _complete(self) -> None:
         from textual.widgets import Footer
 
+        from inspector.tui.values_work import Known
         from inspector.tui.views.files import FilesView
         from inspector.tui.views.findings import FindingsView
+        from inspector.tui.views.load_plan import LoadPlanView
+        from inspector.tui.views.statistics import StatisticsView
+        from inspector.tui.views.values import ValuesView
         from inspector.tui.views.verification import VerificationView
 
-        others: list[View] = [FilesView(), FindingsView(), VerificationView()]
+        known = Known()
+        others: list[View] = [FilesView(), FindingsView(), VerificationView(), LoadPlanView()]
+        others += [ValuesView(known), StatisticsView(known)]
         for view in others:
             view.display = False
         await self.mount(Footer(show_command_palette=False))
@@ -183,11 +192,13 @@ class MainScreen(VerifyingScreen):
     def action_show_view(self, view: str) -> None:
         if not self.query(f"#{view}"):
             return  # A key pressed before the screen was complete.
+        if view == "values":
+            self.aim_values()
         self.query_one(ContentSwitcher).current = view
         bar = self.query_one(ViewBar)
         bar.current = view
         bar.note = self.view.count_text
-        self.view.table.focus()
+        self.view.take_focus()
         self.refresh_bindings()
 
     def action_filter(self) -> None:
@@ -202,11 +213,17 @@ class MainScreen(VerifyingScreen):
             self.view.toggle_tree()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in VIEWS and self.is_mounted and self.view.id not in VIEWS[action]:
+            return False
         if action == "filter":
             # While a line is being typed, the key is a character of it.
             return not isinstance(self.focused, Input)
+        if action == "values":
+            return self.can_value(str(parameters[0]))
         if action in ("zoom", "toggle_tree"):
             return not self.is_mounted or isinstance(self.view, TensorsView)
+        if action.startswith("plan_"):
+            return self.is_planning
         if action in ("pause", "cancel_job", "output"):
             return self.is_mounted and self.view.id == "verify" and self.can_verify(action)
         return True
@@ -249,7 +266,7 @@ class MainScreen(VerifyingScreen):
     def _paint_task(self) -> None:
         line, deep = self.query_one(TaskLine), self._deep
         if deep is None:
-            line.hide()
+            self.show_view_task(line)
             return
         done = deep.progress
         line.show(
@@ -276,7 +293,8 @@ class MainScreen(VerifyingScreen):
 
     def on_findings_view_chosen(self, event: FindingsView.Chosen) -> None:
         event.stop()
-        self._go_to(event.finding)
+        if not self.show_values_of(event.finding):
+            self._go_to(event.finding)
 
     def _go_to(self, finding: Finding) -> None:
         """Show where a finding is: its tensor, its file, or else the finding itself."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inspector.layout.written_by import WrittenBy
     from inspector.tui.session import Loaded
     from inspector.tui.widgets.filter_line import FilterLine
+    from inspector.tui.widgets.task_line import TaskLine
 
 __all__ = ["View"]
 
@@ -74,6 +75,18 @@ class View(Widget):
 
     async def complete(self) -> None:
         """Make what the first frame could do without."""
+
+    def take_focus(self) -> None:
+        """The view was opened: the keys go to its table."""
+        self.table.focus()
+
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        """The entry under the cursor, by its raw name, and which element of it; or None."""
+        return None
+
+    def show_task(self, line: TaskLine) -> bool:
+        """Show what the view reads in the background; False if it reads nothing."""
+        return False
 
     def copy_choices(self) -> list[tuple[str, str]]:
         """What can be copied here, as labels and printable texts."""

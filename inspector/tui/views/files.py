@@ -88,6 +88,11 @@ class FilesView(View):
             self._table.select_row(row)
         return True
 
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        row = self._contents.cursor_row
+        name = None if row is None else self._contents.source.cell(row, "name")
+        return (name, None) if isinstance(name, str) else None
+
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
         event.stop()
         if event.table is self.table:

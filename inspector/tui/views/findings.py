@@ -103,6 +103,12 @@ class FindingsView(View):
         row = self._table.cursor_row
         return None if row is None or self._source is None else self._source.findings[row]
 
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        finding = self.finding
+        if finding is None or finding.fqn is None:
+            return None
+        return finding.fqn, finding.offsets if finding.code.startswith("values-") else None
+
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
         event.stop()
         self._show_row(event.row if event.row >= 0 else None)

@@ -169,6 +169,18 @@ class TensorsView(View):
         self._show_row(row)
         return True
 
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        name, marked = self._current_name(), self._marked
+        if name is None:
+            return None
+        is_element = marked is not None and marked.fqn == name and "values-" in marked.code
+        return name, marked.offsets if marked is not None and is_element else None
+
+    def select_name(self, name: str) -> None:
+        """Put the cursor on an entry, if it is one of those that show."""
+        if name in self.names:
+            self.table.select_row(self.names.index(name))
+
     def _show_columns(self) -> None:
         if self._source is not None:
             known = self._source.written_by is not None

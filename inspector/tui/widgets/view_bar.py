@@ -46,12 +46,15 @@ class ViewBar(Static):
     def _draw(self) -> None:
         text = Text()
         self._spans = []
+        # Where there is no room for a blank between them, they stand side by side.
+        needed = sum(len(key) + len(title) + 4 for _, key, title in self._views)
+        gap = " " if needed <= self.size.width - 2 else ""
         for view, key, title in self._views:
             start = text.cell_len
             style = "bold reverse" if view == self.current else ""
             text.append(f" {key} {title} ", style=style)
             self._spans.append((start, text.cell_len, view))
-            text.append(" ")
+            text.append(gap)
         room = self.size.width - 2 - text.cell_len - len(self.note)
         if self.note and room >= 1:
             text.append(" " * room + self.note)
