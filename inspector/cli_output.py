@@ -10,6 +10,9 @@ from typing import Any
 
 __all__ = ["has_screen", "print_pieces", "terminal_width"]
 
+# The summary is shown before a table is made, which may take seconds.
+_PROMPT_PIECES = 32
+
 
 def has_screen() -> bool:
     """Whether there is a terminal that can show the screen.
@@ -36,5 +39,7 @@ def print_pieces(pieces: Iterable[str], end: str = "") -> None:
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         stream.write(piece + end)
+        if number < _PROMPT_PIECES:
+            stream.flush()

@@ -207,8 +207,8 @@ def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
 
 
 def _read(path: str) -> Checkpoint:
-    from inspector.checkpoint.dcp import read_dcp
     from inspector.checkpoint.locate import locate
+    from inspector.checkpoint.reading import read_checkpoint
     from inspector.checkpoint.text import printable
     from inspector.report.progress import ReadingLine
 
@@ -218,7 +218,7 @@ def _read(path: str) -> Checkpoint:
             f"{printable(path)} holds {len(target)} checkpoints", "give the path of one of them"
         )
     with ReadingLine(sys.stderr) as line:
-        return read_dcp(target, progress=line)
+        return read_checkpoint(target, progress=line)
 
 
 def _print_commands(plan: Preflight, events: str, scratch: str, device: str) -> int:

@@ -15,7 +15,8 @@ def open_checkpoint(path: str, *, progress: Progress | None = None) -> Checkpoin
     """Read the checkpoint at a path or URL.
 
     Args:
-        path: The folder that holds `.metadata` (or `__R.metadata`), or that file itself.
+        path: The folder that holds `.metadata`, `__R.metadata` or safetensors files, or one of
+            those files.
         progress: Called with (bytes done, bytes in all) while the metadata is read; returns
             True to cancel.
 
@@ -23,7 +24,7 @@ def open_checkpoint(path: str, *, progress: Progress | None = None) -> Checkpoin
         InspectError: It cannot be read; the message says why, the hint what to do.
     """
     # Not at the top: the child process that unpickles imports this package without numpy.
-    from inspector.checkpoint.dcp import read_dcp
     from inspector.checkpoint.locate import folder_of
+    from inspector.checkpoint.reading import read_checkpoint
 
-    return read_dcp(folder_of(path), progress=progress)
+    return read_checkpoint(folder_of(path), progress=progress)

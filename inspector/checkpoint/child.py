@@ -1,12 +1,13 @@
 """The child process that unpickles: `python -I -S child.py`, with the request on stdin.
 
 It reads `.metadata` through the gate (`unpickle.py`), turns it into columns (`extract.py`) and
-writes those to stdout: eight bytes with the length of a JSON header, the header, the arrays one
-after another. Progress goes to stderr, a line with the bytes read each time some more were.
+writes those to stdout (`wire.py`). Progress goes to stderr, a line with the bytes read each time
+some more were.
 Whatever the file makes this process do (grow, spin, crash), the front end goes on.
 
 Run by path and without site-packages, so that it starts in milliseconds; this is why it, and
-what it imports, keep to the standard library.
+what it imports, keep to the standard library. Only for a large file numpy is imported
+(`bulk.py`), and without it, or if the file is not quite as usual, that file too is read as any.
 """
 
 from __future__ import annotations
@@ -16,21 +17,35 @@ import io
 import json
 import os
 import stat
-import struct
 import sys
 from typing import Any, NoReturn
 
-_PROGRESS_BYTES = 4 << 20
+_PROGRESS_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
+_MAX_TRAILING = 1 << 20
+
+
+class _Progress:
+    """Tells on stderr how many bytes are done, each time some more are."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, num_done: int) -> None:
+        if num_done - self._told >= _PROGRESS_BYTES:
+            self._told = num_done
+            sys.stderr.write(f"{num_done}\n")
+            sys.stderr.flush()
 
 
 class _Counted(io.RawIOBase):
-    """A file that says how far it was read."""
+    """A file that says how far it was read, and what was."""
 
-    def __init__(self, fd: int, done: int) -> None:
+    def __init__(self, fd: int, done: int, tell: _Progress, digest: Any) -> None:
         self._fd = fd
         self._done = done
-        self._told = done
+        self._tell = tell
+        self._digest = digest
 
     def readable(self) -> bool:
         return True
@@ -38,26 +53,23 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = os.read(self._fd, len(buffer))
         buffer[: len(data)] = data
+        if self._digest is not None:
+            self._digest.update(data)
         self._done += len(data)
-        if self._done - self._told >= _PROGRESS_BYTES:
-            self._told = self._done
-            sys.stderr.write(f"{self._done}\n")
-            sys.stderr.flush()
+        self._tell(self._done)
         return len(data)
 
 
-def _limit(memory_bytes: int, cpu_s: int) -> None:
+def _limit(memory_bytes: int | None, cpu_s: int | None) -> None:
     """Bound this process; where the system cannot (Windows, parts of macOS), go on without."""
     try:
         import resource
     except ImportError:
         return
-    for name, value in (
-        ("RLIMIT_AS", memory_bytes),
-        ("RLIMIT_CPU", cpu_s),
-        ("RLIMIT_CORE", 0),
-        ("RLIMIT_FSIZE", 0),
-    ):
+    bounds = {"RLIMIT_AS": memory_bytes, "RLIMIT_CPU": cpu_s, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
+    for name, value in bounds.items():
+        if value is None:
+            continue
         try:
             _, hard = resource.getrlimit(getattr(resource, name))
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -75,14 +87,11 @@ def _open(path: str) -> int:
 
 
 def _write(header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    header["arrays"] = [[name, a.typecode, len(a)] for name, a in arrays.items()]
-    text = json.dumps(header, separators=(",", ":")).encode()
-    out = sys.stdout.buffer
-    out.write(struct.pack("<Q", len(text)))
-    out.write(text)
-    for column in arrays.values():
-        out.write(memoryview(column).cast("B"))
-    out.flush()
+    from inspector.checkpoint.wire import encode
+
+    for piece in encode(header, arrays):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -110,21 +119,44 @@ def _fail(error: BaseException) -> NoReturn:
     os._exit(1)
 
 
-def _read(paths: list[str], ranks: list[int | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_bulk(path: str, packages: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """A large file's header and columns; None if it has to be read as any other."""
+    try:
+        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = "1"  # A thread of these takes room, and none has anything to do.
+        sys.path.append(packages)
+        from inspector.checkpoint.bulk import read_bulk
+
+        fd = _open(path)
+        try:
+            return read_bulk(fd, os.fstat(fd).st_size, _Progress())
+        finally:
+            os.close(fd)
+    except Exception:
+        return None  # Whatever it was: the plain way decides, and says what is wrong.
+
+
+def _read(
+    paths: list[str], ranks: list[int | None], digest: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header and the columns; what is read goes into `digest` as well, if there is one."""
     from inspector.checkpoint.extract import Extraction
     from inspector.checkpoint.unpickle import load
 
     extraction = Extraction()
+    tell = _Progress()
     done = trailing = 0
     protocol = None
     for path, rank in zip(paths, ranks, strict=True):
         fd = _open(path)
         size = os.fstat(fd).st_size
-        with io.BufferedReader(_Counted(fd, done), _BUFFER_BYTES) as file:
+        with io.BufferedReader(_Counted(fd, done, tell, digest), _BUFFER_BYTES) as file:
             start = file.peek(2)[:2]
             protocol = start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
             extraction.add(load(file), rank)
-            trailing += len(file.read(1 << 20))
+            trailing += len(file.read(_MAX_TRAILING))
+            if file.read(1):
+                digest = None  # Not all of it was read.
         os.close(fd)
         done += size
     if any(rank is not None for rank in ranks):
@@ -132,25 +164,65 @@ def _read(paths: list[str], ranks: list[int | None]) -> tuple[dict[str, Any], di
     header = extraction.header()
     header["protocol"] = protocol
     header["trailing_bytes"] = trailing
+    header["digest"] = digest.hexdigest() if digest is not None else ""
     return header, extraction.arrays()
 
 
-def main() -> None:
-    """Read the files that the request names and write the columns."""
-    request = json.loads(sys.stdin.buffer.read())
-    sys.path.insert(0, request["package"])
+def _answer(request: dict[str, Any]) -> NoReturn:
+    """Read the files that the request names, write the columns, and end."""
+    import inspector.checkpoint.wire  # noqa: F401 - now: later there may be no room to
+
     _limit(request["memory_bytes"], request["cpu_s"])
     # A metadata pickle is millions of small objects and no cycles: the cyclic collector would
     # walk them again and again (measured: 45 s against 4 s for a million chunks).
     gc.disable()
-
     try:
-        header, arrays = _read(request["paths"], request["ranks"])
+        paths, ranks = request["paths"], request["ranks"]
+        found = _read_bulk(paths[0], request["packages"]) if request["packages"] else None
+        digest = None
+        if request["digest"]:
+            import hashlib
+
+            digest = hashlib.sha256()
+        header, arrays = found or _read(paths, ranks, digest)
     except BaseException as error:  # a pickle can have anything raised
         _fail(error)
     _write(header, arrays)
     # Freeing millions of objects one by one would take longer than reading them did.
     os._exit(0)
+
+
+def _serve() -> NoReturn:
+    """Answer one request a line, each in a fork of this process, which reads no file itself.
+
+    A fork has what it takes already imported, and is as bounded and as short-lived as a child
+    of its own. If one does not end as it should, so does this process, for the starter to see.
+    """
+    import inspector.checkpoint.extract
+    import inspector.checkpoint.wire  # noqa: F401
+
+    _limit(None, None)
+    gc.freeze()
+    for line in sys.stdin.buffer:
+        pid = os.fork()
+        if pid == 0:
+            _answer(json.loads(line))
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code < 0:
+            os.kill(os.getpid(), -code)
+        if code not in (0, 1):
+            os._exit(2)
+    os._exit(0)
+
+
+def main() -> None:
+    """Answer the request on stdin; or, as `child.py serve PACKAGE`, those that come one by one."""
+    if sys.argv[1:2] == ["serve"]:
+        sys.path.insert(0, sys.argv[2])
+        _serve()
+    request = json.loads(sys.stdin.buffer.read())
+    sys.path.insert(0, request["package"])
+    _answer(request)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from inspector.checkpoint.model import (
     TensorColumns,
     file_rank,
 )
-from inspector.checkpoint.storage import Entry, Storage
+from inspector.checkpoint.stopping import until
+from inspector.checkpoint.storage import Entry, Storage, fetch_files
 from inspector.checkpoint.text import printable
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
 
@@ -143,11 +145,23 @@ def _unpickle(
             return prefetched.result(progress)
         with tempfile.TemporaryDirectory(prefix="hsdp-inspect-") as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
-            for source, path in zip(sources, fetched, strict=True):
-                Path(path).write_bytes(storage.read(source.name))
+            with until(_fetching(storage, num_bytes, progress)):
+                fetch_files(storage, sources, fetched)
             return Child(fetched, ranks, num_bytes, limits).result(progress)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
+
+
+def _fetching(storage: Storage, num_bytes: int, progress: Progress | None) -> Callable[[], bool]:
+    """Tells how much of the metadata has come by now; True if fetching it was cancelled."""
+    used = storage.used
+    before = used.num_bytes if used is not None else 0
+
+    def tell() -> bool:
+        done = used.num_bytes - before if used is not None else 0
+        return progress is not None and progress(min(done, num_bytes), num_bytes)
+
+    return tell
 
 
 def _explained(storage: Storage, sources: list[Entry], error: MetadataError) -> MetadataError:
@@ -224,7 +238,7 @@ def _checkpoint(
         files=_data_files(storage, listing, header["files"], columns, entries),
         order=arrays["order"],
         provenance=_provenance(header),
-        state_paths={fqn: tuple(path) for fqn, path in header["state_paths"]},
+        state_paths=header["state_paths"],
         per_rank_metadata=_RANK_METADATA.match(sources[0].name) is not None,
         malformed=tuple(Malformed(fqn, what) for fqn, what in header["malformed"]),
         orphans=tuple(
@@ -249,15 +263,14 @@ def _data_files(
 ) -> tuple[DataFile, ...]:
     """Files the metadata names, then the other data files of the folder."""
     count = len(names)
-    payloads = np.zeros(count + 1, np.int64)
-    referenced = np.zeros(count + 1, np.int64)
     files = np.concatenate([columns.file, np.asarray([e.file for e in entries], np.int32)])
     lengths = np.concatenate(
         [columns.byte_length, np.asarray([e.byte_length for e in entries], np.int64)]
     )
     # -1 (stored nowhere) falls on the extra last place.
-    np.add.at(payloads, files, 1)
-    np.add.at(referenced, files, lengths)
+    slots = np.where(files < 0, count, files)
+    payloads = np.bincount(slots, minlength=count + 1)
+    referenced = _sums(slots, lengths, count + 1)
     known = _stat_all(storage, listing, names)
     stored = [
         DataFile(
@@ -279,9 +292,29 @@ def _data_files(
     return tuple(stored + others)
 
 
+def _sums(
+    slots: npt.NDArray[Any], lengths: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """Sums of the lengths by slot, which wrap in 64 bits. Exact, though `bincount` adds floats.
+
+    Each half of a number is below 2 ** 31, so that four million of them sum below 2 ** 53.
+    """
+    total = np.zeros(count, np.int64)
+    for first in range(0, len(slots), 1 << 22):
+        part, number = slots[first : first + (1 << 22)], lengths[first : first + (1 << 22)]
+        low = np.bincount(part, number & 0x7FFFFFFF, count).astype(np.int64)
+        high = np.bincount(part, number >> 31, count).astype(np.int64)
+        total += low + (high << 31)
+    return total
+
+
 def _stat_all(storage: Storage, listing: list[Entry], names: list[str]) -> list[Entry | None]:
     """What lies at each data file's path; folders below are listed once each."""
     known = {entry.name: entry for entry in listing}
+    if not storage.has_listing:
+        paths = [posixpath.normpath(name) for name in names if not is_escape(name)]
+        known |= {e.name: e for e in storage.stat_all(paths) if e is not None}
+        return [None if is_escape(name) else known.get(posixpath.normpath(name)) for name in names]
     listed = {""}
     found: list[Entry | None] = []
     for name in names:

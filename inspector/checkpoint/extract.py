@@ -7,6 +7,7 @@ Standard library only: it runs in the child process, beside the pickle.
 
 from __future__ import annotations
 
+import math
 from array import array
 from itertools import chain
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = ["Extraction", "NotMetadataError"]
 _ABSURD = 1 << 62
 _MAX_DIMS = 64
 _INT = {int}
+_PATH_PARTS = {str, int}
 _MAX_MALFORMED = 10_000
 
 _MEMORY_FORMATS = {
@@ -43,6 +45,7 @@ _MEMORY_FORMATS = {
     "TORCH_PRESERVE_FORMAT": "preserve",
 }
 
+_Properties = tuple[str, str, bool, str]  # dtype, layout, requires_grad, memory format
 _Place = tuple[int, int, int, tuple[str, ...]]  # file, byte offset, byte length, transforms
 _NOWHERE: _Place = (-1, -1, -1, ())
 
@@ -68,8 +71,11 @@ def _check_ints(values: Any, what: str) -> tuple[int, ...]:
         raise _BadEntry(f"{what} is not a list of integers")
     if len(values) > _MAX_DIMS:
         raise _BadEntry(f"{what} has {len(values)} dims")
-    for value in values:
-        _check_int(value, what)
+    if not {*map(type, values)} <= _INT or (
+        values and not 0 <= min(values) <= max(values) < _ABSURD
+    ):
+        for value in values:
+            _check_int(value, what)
     return tuple(values)
 
 
@@ -104,7 +110,8 @@ class Extraction:
     def __init__(self) -> None:
         self.tensor_fqns: list[str] = []
         self.property_ids = array("i")
-        self.properties: dict[tuple[str, str, bool, str], int] = {}
+        self.properties: dict[_Properties, int] = {}
+        self._seen_properties: dict[tuple[int, int, bool, int], tuple[_Properties, Any]] = {}
         self.shapes = array("q")
         self.dim_start = array("q", [0])
         self.chunk_start = array("q", [0])
@@ -120,7 +127,7 @@ class Extraction:
         self.bytes_ranks: list[int | None] = []
         self.files: dict[str, int] = {}
         self.order = array("i")
-        self.state_paths: dict[str, list[str | int]] = {}
+        self.state_paths: dict[str, tuple[str | int, ...]] = {}
         self.malformed: list[tuple[str, str]] = []
         self.num_malformed = 0
         self.orphans: list[tuple[str, list[int] | None, str, int, int]] = []
@@ -237,11 +244,11 @@ class Extraction:
         walked: dict[str, int] = {}
         if type(planner_data) is dict:
             for key, path in planner_data.items():
-                fqn = _name(key)
+                fqn = key if type(key) is str else _name(key)
                 if fqn in ids:
                     walked[fqn] = ids[fqn]
-                if type(path) is tuple and all(type(p) in (str, int) for p in path):
-                    self.state_paths[fqn] = list(path)
+                if type(path) is tuple and {*map(type, path)} <= _PATH_PARTS:
+                    self.state_paths[fqn] = path
         elif planner_data is not None and not isinstance(planner_data, (list, tuple)):
             self._complain("", f"planner_data is {_describe(planner_data)}, not a dict")
         for fqn, entry in ids.items():
@@ -253,16 +260,7 @@ class Extraction:
     def _tensor(
         self, fqn: str, meta: TensorMeta, places: dict[tuple[int, ...] | None, _Place]
     ) -> int:
-        shape = _check_ints(meta.get("size"), "the tensor's size")
-        props = self._properties(fqn, meta.get("properties"))
-        total = ITEMSIZE.get(props[0], 1)
-        for size in shape:
-            total *= size
-        if total >= _ABSURD:
-            raise _BadEntry(f"the tensor would take an absurd number of bytes (size {list(shape)})")
-        chunks = meta.get("chunks")
-        if type(chunks) is not list:
-            raise _BadEntry(f"its chunks are {_describe(chunks)}, not a list")
+        shape, props, chunks = self._head(fqn, meta)
         offsets, sizes = self._boxes(fqn, chunks, len(shape))
         index = len(self.tensor_fqns)
         for offset in offsets:
@@ -289,6 +287,20 @@ class Extraction:
                 fqn, {o: p for o, p in places.items() if o not in wanted and o is not None}
             )
         return index
+
+    def _head(self, fqn: str, meta: TensorMeta) -> tuple[tuple[int, ...], _Properties, list[Any]]:
+        """Shape, properties and chunks of a tensor."""
+        try:
+            size, properties, chunks = meta.size, meta.properties, meta.chunks
+        except AttributeError:
+            size, properties, chunks = map(meta.get, ("size", "properties", "chunks"))
+        shape = _check_ints(size, "the tensor's size")
+        props = self._properties(fqn, properties)
+        if math.prod(shape) * ITEMSIZE.get(props[0], 1) >= _ABSURD:
+            raise _BadEntry(f"the tensor would take an absurd number of bytes (size {list(shape)})")
+        if type(chunks) is not list:
+            raise _BadEntry(f"its chunks are {_describe(chunks)}, not a list")
+        return shape, props, chunks
 
     def _boxes(
         self, fqn: str, chunks: list[Any], ndim: int
@@ -318,22 +330,32 @@ class Extraction:
             sizes.append(size)
         return offsets, sizes
 
-    def _properties(self, fqn: str, properties: Any) -> tuple[str, str, bool, str]:
-        values = properties.get("values") if isinstance(properties, Properties) else None
+    def _properties(self, fqn: str, properties: Any) -> _Properties:
+        try:
+            values = properties.values if type(properties) is Properties else None
+        except AttributeError:
+            values = None
         if type(values) is not tuple or len(values) < 5:
             self._complain(fqn, "its properties cannot be understood")
             return "?", "strided", False, "contiguous"
         dtype, layout, requires_grad, memory_format = values[:4]
+        # Mostly the very same objects; their ids stay theirs, as they are kept here.
+        ids = id(dtype), id(layout), requires_grad is True, id(memory_format)
+        if ids in self._seen_properties:
+            return self._seen_properties[ids][0]
         known = canonical(dtype) if isinstance(dtype, DType) else None
         if known is None:
             self._complain(fqn, f"its dtype is {_describe(dtype)}, which is not known")
         encoding = memory_format.value if isinstance(memory_format, EnumMember) else None
-        return (
+        found = (
             known or (str(dtype)[:40] if isinstance(dtype, DType) else "?"),
             str(layout)[:40].removeprefix("torch.") if isinstance(layout, Layout) else "strided",
             requires_grad is True,
             _MEMORY_FORMATS.get(encoding, "?") if type(encoding) in (int, str) else "?",
         )
+        if known is not None:
+            self._seen_properties[ids] = found, (dtype, layout, memory_format)
+        return found
 
     def _bytes(
         self, fqn: str, places: dict[tuple[int, ...] | None, _Place], rank: int | None
@@ -406,7 +428,7 @@ class Extraction:
                 )
             ],
             "files": list(self.files),
-            "state_paths": list(self.state_paths.items()),
+            "state_paths": self.state_paths,
             "malformed": self.malformed,
             "num_malformed": self.num_malformed,
             "orphans": self.orphans,

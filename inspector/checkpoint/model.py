@@ -13,15 +13,19 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.framework import Framework
+    from inspector.checkpoint.safetensors_facts import Stored
 
 __all__ = [
     "BytesEntry",
@@ -36,6 +40,8 @@ __all__ = [
 ]
 
 Ints = npt.NDArray[np.int64]
+
+_MAX_PRODUCT = (1 << 63) - 1
 
 _RANK_FILE = re.compile(r"__(\d{1,9})_(\d{1,9})\.distcp\Z")
 
@@ -219,6 +225,16 @@ class TensorColumns:
     @cached_property
     def num_elements(self) -> list[int]:
         """Elements per tensor. Python integers: a product of sizes may pass 64 bits."""
+        result = np.ones(self.num_tensors, np.int64)
+        ndims = np.diff(self.dim_start)
+        for dim in range(int(ndims.max(initial=0))):
+            rows = np.flatnonzero(ndims > dim)
+            sizes = self.shapes[self.dim_start[rows] + dim]
+            if (result[rows] > _MAX_PRODUCT // np.maximum(sizes, 1)).any():
+                break
+            result[rows] *= sizes
+        else:
+            return cast("list[int]", result.tolist())
         starts, shapes = self.dim_start.tolist(), self.shapes.tolist()
         return [math.prod(shapes[a:b]) for a, b in itertools.pairwise(starts)]
 
@@ -316,6 +332,8 @@ class Checkpoint:
         trailing_bytes: Bytes of `.metadata` after the pickle's end.
         folder_files: Every file of the folder with its size in bytes (data or not), relative
             path to size; empty if the folder was not listed.
+        framework: Who wrote it, as far as its files and names tell; None if nobody looked.
+        stored: What a safetensors checkpoint has besides; None for DCP.
     """
 
     path: str
@@ -325,7 +343,7 @@ class Checkpoint:
     files: tuple[DataFile, ...]
     order: npt.NDArray[np.int32]
     provenance: Provenance = field(default_factory=Provenance)
-    state_paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    state_paths: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
     per_rank_metadata: bool = False
     malformed: tuple[Malformed, ...] = ()
     orphans: tuple[Orphan, ...] = ()
@@ -335,6 +353,8 @@ class Checkpoint:
     metadata_bytes: int = 0
     metadata_modified_s: float | None = None
     folder_files: dict[str, int] = field(default_factory=dict)
+    framework: Framework | None = None
+    stored: Stored | None = None
 
     @cached_property
     def tensors(self) -> Sequence[Tensor]:

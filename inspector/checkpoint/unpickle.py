@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["DType", "GateError", "Opaque", "Pickled", "Record", "judge_global", "load"]
+__all__ = ["DType", "Gate", "GateError", "Opaque", "Pickled", "Record", "judge_global", "load"]
 
 
 class DType(str):
@@ -44,15 +44,11 @@ class Record:
     fields: tuple[str, ...] = ()
     extra: dict[Any, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
-        """Make an empty record; arguments (torch passes none) are kept in `extra`."""
-        self = object.__new__(cls)
+    # No `__new__` of its own: a pickle makes millions of these, without calling `__init__`.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Called if the pickle calls the class; arguments (torch gives none) are kept."""
         if args or kwargs:
             self.extra = {"__args__": args, **kwargs}
-        return self
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not dict:
@@ -104,6 +100,7 @@ class Index(Record):
         try:
             self.fqn = state["fqn"]
             self.offset = state.get("offset")
+            self.index = state.get("index")
             state.clear()
         except (KeyError, TypeError, AttributeError):
             super().__setstate__(state)
@@ -149,6 +146,16 @@ class TensorMeta(Record):
     """`TensorStorageMetadata`."""
 
     __slots__ = fields = ("chunks", "properties", "size")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            self.properties = state["properties"]
+            self.size = state["size"]
+            self.chunks = state["chunks"]
+            if len(state) > 3:
+                super().__setstate__(state)
+        except (KeyError, TypeError, IndexError):
+            super().__setstate__(state)
 
 
 class BytesMeta(Record):
@@ -250,10 +257,6 @@ def _path(*parts: Any) -> str:
     return "/".join(p for p in parts if type(p) is str).replace("//", "/")
 
 
-def _size(*args: Any) -> tuple[Any, ...]:
-    return args[0] if len(args) == 1 and type(args[0]) is tuple else args
-
-
 def _device(*args: Any) -> str:
     return ":".join(str(a) for a in args if type(a) in (str, int))
 
@@ -318,7 +321,7 @@ _DTYPES = re.compile(
 )
 
 _CALLABLES: dict[tuple[str, str], Any] = {
-    ("torch", "Size"): _size,
+    ("torch", "Size"): tuple,
     ("torch", "device"): _device,
     ("torch.serialization", "_get_layout"): _layout,
     ("_codecs", "encode"): _bytes,
@@ -380,7 +383,7 @@ class Pickled(NamedTuple):
     unsafe: tuple[str, ...]
 
 
-class _Gate(pickle.Unpickler):
+class Gate(pickle.Unpickler):
     """An unpickler whose every global comes from the tables above."""
 
     def __init__(self, file: Any) -> None:
@@ -460,14 +463,18 @@ class GateError(Exception):
         self.unsafe = unsafe
 
 
-def load(file: io.BufferedIOBase) -> Pickled:
+def load(file: io.BufferedIOBase, gate: Gate | None = None) -> Pickled:
     """Unpickle one object from `file` through the gate; the file is left after its end.
+
+    Args:
+        file: Where the pickle starts.
+        gate: A gate on that file that does more than the plain one.
 
     Raises:
         GateError: Because of whatever a damaged or hostile pickle can have raised:
             `UnpicklingError`, `EOFError`, `MemoryError`, `RecursionError`, `TypeError` ...
     """
-    gate = _Gate(file)
+    gate = gate or Gate(file)
     try:
         root = gate.load()
     except Exception as error:
