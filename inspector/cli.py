@@ -178,17 +178,19 @@ def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
 def _show_found(
     path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
+    from inspector.checkpoint.discover import newest
     from inspector.checkpoint.locate import locate
     from inspector.checkpoint.text import plural, printable
 
     target = locate(path)
     if isinstance(target, list):
         if chunks or filter_text:
-            newest = printable(target[-1].path, 200)
+            chosen = newest(target) or target[-1]
             raise UsageError(
                 f"{printable(path, 500)}: a folder of {plural(len(target), 'checkpoint')}; "
                 "--chunks and --filter are for one",
-                f"give one of them, such as {newest}",
+                f"give one of them: {printable(path.rstrip('/'), 500)}/"
+                f"{printable(chosen.path, 200)}",
             )
         from inspector.report import json as report_json
         from inspector.report import text as report_text

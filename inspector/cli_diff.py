@@ -31,8 +31,16 @@ __all__ = ["commands"]
     metavar="TEXT",
     help="Only names that hold every word of TEXT; a word after ! must not occur.",
 )
-@click.option("--rtol", type=float, help="Largest relative difference of elements that are CLOSE.")
-@click.option("--atol", type=float, default=0.0, help="Largest absolute difference, likewise.")
+@click.option(
+    "--rtol",
+    type=float,
+    help="Largest relative difference of elements that are CLOSE (default: as "
+    "torch.testing.assert_close for the dtype, such as 1.3e-6 for float32 and 1.6e-2 for bfloat16; "
+    "and then neighbours, 1 ulp apart, are CLOSE too).",
+)
+@click.option(
+    "--atol", type=float, default=0.0, help="Largest absolute difference, likewise (default: 0)."
+)
 @click.option("--allow-close", is_flag=True, help="Exit code 0 also where tensors are only CLOSE.")
 @click.option("--no-tui", is_flag=True, help="Print text, on a terminal too.")
 def diff(
@@ -51,12 +59,17 @@ def diff(
     From the metadata alone: what only one of them holds, shapes, dtypes, placements. With
     --values every element: EXACT (every bit), CLOSE, DIFFER (how many, and where), NON_FINITE.
     CLOSE is no sameness: the exit code is 1, unless --allow-close is given.
+
+    Exit code 0: the same; 1: different; 2: not everything could be compared, or it was stopped.
+    Without --values it speaks of the structure alone; a checkpoint that lacks elements or files
+    is exit code 2. The screen's is the same, for what was compared when you leave it.
     """
     for name, number in (("--rtol", rtol), ("--atol", atol)):
         if number is not None and not (math.isfinite(number) and number >= 0):
             raise UsageError(f"{name} takes a number that is not negative, not {number}")
     if has_screen() and not (as_json or no_tui):
-        return _open_screen(a, b, values, filter_text, rtol, atol)
+        pair = a, b, filter_text, rtol, atol
+        return _open_screen(*pair, with_values=values, allow_close=allow_close)
     structure = _structure(a, b, filter_text)
     found = _values(structure, rtol, atol) if values else structure.diff()
     from inspector.report.diff import diff_json, diff_text
@@ -105,13 +118,21 @@ commands: list[click.Command] = [diff, seal]
 
 
 def _open_screen(
-    a: str, b: str, values: bool, filter_text: str, rtol: float | None, atol: float
+    a: str,
+    b: str,
+    filter_text: str,
+    rtol: float | None,
+    atol: float,
+    *,
+    with_values: bool,
+    allow_close: bool,
 ) -> int:
     from inspector.diff.model import Tolerance
     from inspector.tui.comparing import PairOf
     from inspector.tui.launch_diff import run
 
-    return run(PairOf(a, b, filter_text, Tolerance(rtol, atol)), with_values=values)
+    pair = PairOf(a, b, filter_text, Tolerance(rtol, atol))
+    return run(pair, with_values=with_values, allow_close=allow_close)
 
 
 def _structure(a: str, b: str, filter_text: str) -> Structure:

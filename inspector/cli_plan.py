@@ -28,9 +28,9 @@ _MAX_TERMINAL_ROWS = 64
 def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) -> int:
     """Say what every rank would read to load a checkpoint under a mesh, without loading it.
 
-    From the metadata alone: bytes, files, memory, empty shards, and what would be missing. With
-    --against: also what `dcp.load` would miss, ignore, cast or refuse. Exit code 1 if something
-    would go wrong.
+    From the metadata alone: bytes, files, memory, empty shards, what would be missing, and the
+    errors that `check` finds without --deep. With --against: also what `dcp.load` would miss,
+    ignore, cast or refuse. Exit code 1 if something would go wrong.
     """
     from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
@@ -53,6 +53,7 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
     from inspector.checkpoint.text import plural, printable
     from inspector.checks.against import compare
     from inspector.checks.expected import read_expected
+    from inspector.checks.plan_faults import plan_faults
     from inspector.checks.plan_problems import plan_problems
     from inspector.errors import UsageError
     from inspector.layout.load_plan import Planner
@@ -80,6 +81,7 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
     found = planner.plan(mesh)
     written_by = infer(checkpoint)
     problems = plan_problems(found)
+    problems += plan_faults(checkpoint, target, problems, written_by)
     if expected is not None:
         problems += compare(checkpoint, expected)
     planned = Planned(

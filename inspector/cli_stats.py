@@ -34,9 +34,11 @@ _MAX_TERMINAL_ROWS = 200
 @click.option(
     "--histogram",
     "histograms",
+    is_flag=False,
+    flag_value="linear",
     type=click.Choice(["linear", "log"]),
     default=None,
-    help="Draw every tensor's histogram: of the values, or of |value| over powers of two.",
+    help="Draw every tensor's histogram: of the values, or (log) of |value| over powers of two.",
 )
 def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) -> int:
     """Say what the numbers in a checkpoint are: range, mean, norm, zeros, NaN.
@@ -57,9 +59,10 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) ->
 
 
 def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: Child | None) -> int:
+    from inspector.checkpoint.discover import newest
     from inspector.checkpoint.locate import locate
     from inspector.checkpoint.reading import read_checkpoint
-    from inspector.checkpoint.text import printable
+    from inspector.checkpoint.text import plural, printable
     from inspector.cli_output import print_pieces, terminal_width
     from inspector.report.progress import PayloadLine, ReadingLine
     from inspector.report.stats import stats_json, stats_text
@@ -68,16 +71,17 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
 
     target = locate(path)
     if isinstance(target, list):
+        chosen = newest(target) or target[-1]
         raise UsageError(
-            f"{printable(path)} holds {len(target):,} checkpoints",
-            f"give one of them: {printable(path.rstrip('/'))}/{printable(target[-1].path)}",
+            f"{printable(path)} holds {plural(len(target), 'checkpoint')}",
+            f"give one of them: {printable(path.rstrip('/'))}/{printable(chosen.path)}",
         )
     with ReadingLine(sys.stderr) as reading:
         checkpoint = read_checkpoint(target, progress=reading, prefetched=child)
     wanted = _wanted(checkpoint, filter_text)
     with PayloadLine(sys.stderr) as line:
         report = collect_stats(checkpoint, target, wanted, progress=line)
-    report = replace(report, not_read=report.not_read + _malformed(checkpoint, filter_text))
+    report = replace(report, not_read=report.not_read + _unseen(checkpoint, filter_text))
     ranked = rank(report.tensors)
     if as_json:
         print_pieces(stats_json(report, ranked, histograms=histograms))
@@ -86,7 +90,7 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
         pieces = stats_text(
             report,
             ranked,
-            path=path,
+            path=checkpoint.path,
             histograms=histograms,
             width=width,
             max_rows=None if width is None else _MAX_TERMINAL_ROWS,
@@ -117,6 +121,18 @@ def _wanted(checkpoint: Checkpoint, filter_text: str) -> list[int]:
     if not wanted and not _malformed(checkpoint, filter_text):
         raise UsageError("no tensor's name matches the filter", "hsdp-inspect show lists the names")
     return wanted
+
+
+def _unseen(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
+    """What there is besides the tensors: malformed entries, and files that should hold tensors.
+
+    Nobody knows the names in such a file, so a filter does not leave it out.
+    """
+    from inspector.values.incomplete import missing_files
+    from inspector.values.stats import NotRead
+
+    files = tuple(NotRead(-1, path, 0, why) for path, why in missing_files(checkpoint))
+    return _malformed(checkpoint, filter_text) + files
 
 
 def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:

@@ -156,6 +156,9 @@ def _from_json(path: str, value: Any) -> Expected:
         for fqn, entry in value.items():
             if not isinstance(entry, dict):
                 raise _no_names(path, f"the value of {printable(fqn, 80)} is no object")
+            if not {"dtype", "shape"} & entry.keys():
+                why = f"the value of {printable(fqn, 80)} has neither a shape nor a dtype"
+                raise _no_names(path, why)
             listed.append({**entry, "fqn": fqn})
     if not isinstance(listed, list):
         raise _no_names(path, "it is JSON, but neither a list nor an object")

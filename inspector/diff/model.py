@@ -15,6 +15,7 @@ from inspector.checkpoint.storage import Storage
 __all__ = [
     "VERDICTS",
     "BytesDiff",
+    "Damage",
     "Diff",
     "MeshSide",
     "PlacementChange",
@@ -77,6 +78,17 @@ class Tolerance:
     def rtol_of(self, dtype: str) -> float:
         """The relative tolerance for elements of a dtype."""
         return _RTOL.get(dtype, 0.0) if self.rtol is None else self.rtol
+
+    @property
+    def neighbours_are_close(self) -> bool:
+        """Whether floats one unit in the last place apart are close whatever their size."""
+        return self.rtol is None
+
+    def bound(self, dtype: str) -> str:
+        """What is CLOSE for a dtype, as a formula with its numbers."""
+        said = f"|a-b| <= {self.atol:g} + {self.rtol_of(dtype):g} * max(|a|, |b|)"
+        is_float = dtype.startswith(("float", "bfloat", "complex"))
+        return f"{said}, or 1 ulp apart" if is_float and self.neighbours_are_close else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +184,23 @@ class PlacementChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """What a side lacks, by its metadata and the sizes of its files: an error that `check` finds.
+
+    Attributes:
+        side: `A` or `B`.
+        code: The code of the finding.
+        message: The finding. Printable.
+        fqn: Raw name of the entry concerned, or None.
+    """
+
+    side: str
+    code: str
+    message: str
+    fqn: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MeshSide:
     """What one side is; `mesh` is the one that wrote it, None if that cannot be told."""
 
@@ -199,6 +228,8 @@ class Diff:
         unreadable: Names that the metadata of a side holds, but not as a value that can be read.
         missing_parts: Files that should tell of further tensors of a side and do not, in words;
             then nothing is called the same. Printable.
+        damage: What either side lacks; without values, nothing is called the same then.
+        tolerance: What counted as close; None where no values were compared.
         values_compared: False if only the structure was compared.
         is_cancelled: True if it was stopped before everything was compared.
         bytes_read: Bytes of elements that were read, of both sides together.
@@ -216,6 +247,8 @@ class Diff:
     placements: tuple[PlacementChange, ...] = ()
     unreadable: tuple[str, ...] = ()
     missing_parts: tuple[str, ...] = ()
+    damage: tuple[Damage, ...] = ()
+    tolerance: Tolerance | None = None
     values_compared: bool = False
     is_cancelled: bool = False
     bytes_read: int = 0
@@ -268,7 +301,9 @@ class Diff:
             return "different"
         if self.is_cancelled or self.unreadable or self.missing_parts or not self.num_compared:
             return "unknown"
-        return "unknown" if self.values_compared and self.not_compared else "same"
+        # Where values were compared, what is damaged could be read, or is in `not_compared`.
+        not_known = self.not_compared if self.values_compared else self.damage
+        return "unknown" if not_known else "same"
 
     @property
     def exit_code(self) -> int:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.select import matching
 from inspector.checkpoint.text import format_shape, printable
-from inspector.diff.model import Diff, MeshSide, PlacementChange, Side, TensorDiff
+from inspector.diff.damage import damage_of
+from inspector.diff.model import Damage, Diff, MeshSide, PlacementChange, Side, TensorDiff
 from inspector.layout.written_by import infer
 from inspector.values.incomplete import missing_parts
 
@@ -58,6 +59,7 @@ class Structure:
         placements: Tensors that are placed otherwise.
         unreadable: Names that a side's metadata holds, but not as a value that can be read.
         sides: What A and B are.
+        damage: What either side lacks.
     """
 
     a: Side
@@ -73,6 +75,7 @@ class Structure:
     placements: tuple[PlacementChange, ...]
     unreadable: tuple[str, ...]
     sides: tuple[MeshSide, MeshSide]
+    damage: tuple[Damage, ...] = ()
 
     def diff(self) -> Diff:
         """The comparison, as far as the metadata goes."""
@@ -90,6 +93,7 @@ class Structure:
                 for name, side in (("A", self.a), ("B", self.b))
                 for part in missing_parts(side.checkpoint)
             ),
+            damage=self.damage,
         )
 
 
@@ -142,6 +146,7 @@ def compare_structure(a: Side, b: Side, filter_text: str = "") -> Structure:
         placements,
         unreadable,
         sides,
+        (*damage_of("A", a, filter_text), *damage_of("B", b, filter_text)),
     )
 
 

@@ -223,6 +223,7 @@ class _Run:
             likely_renamed=tuple(
                 (a, b) for a, b in structure.likely_renamed if a not in from_a and b not in to_b
             ),
+            tolerance=self.tolerance,
             values_compared=True,
             is_cancelled=self.stop.is_set,
             bytes_read=sum(w.bytes_done for w in self._workers) + self.bytes_hashed,

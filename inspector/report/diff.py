@@ -61,6 +61,10 @@ def verdict_sentence(diff: Diff) -> str:
     if diff.verdict == "unknown":
         if not diff.num_compared and not diff.not_compared and not diff.unreadable:
             return "unknown: there is nothing that both hold, so nothing was compared"
+        if diff.damage and not diff.values_compared:
+            sides = " and ".join(sorted({damage.side for damage in diff.damage}))
+            verb = "are" if " " in sides else "is"
+            return f"unknown: {sides} {verb} damaged, not everything is there; {_said(diff)}"
         return f"unknown: not everything could be compared; {_said(diff)}"
     if not diff.values_compared:
         return f"same structure: {' and '.join(what)}; values were not compared (--values does)"
@@ -109,6 +113,8 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
     yield _side("B", diff.b)
     yield verdict_sentence(diff)
     yield from _names("not whole, so nothing is called the same", diff.missing_parts, width)
+    yield from _damage(diff, width)
+    yield from _tolerance(diff)
     yield from _names("only in A", diff.only_in_a, width)
     yield from _names("only in B", diff.only_in_b, width)
     yield from _pairs("renamed, the content is the same", diff.renamed, width)
@@ -232,6 +238,28 @@ def _row(tensor: TensorDiff) -> tuple[str, ...]:
     )
 
 
+def _damage(diff: Diff, width: int | None) -> Iterator[str]:
+    for side, head in (("A", diff.a), ("B", diff.b)):
+        found = [damage for damage in diff.damage if damage.side == side]
+        if not found:
+            continue
+        yield ""
+        shown = _cut(found, width)
+        for damage in shown:
+            yield f"{side} is damaged: {damage.code}: {printable(damage.message)}"
+        yield from _more(len(found), len(shown))
+        yield f"  (hsdp-inspect check {printable(head.path)} says all)"
+
+
+def _tolerance(diff: Diff) -> Iterator[str]:
+    """What CLOSE means, for every dtype of which a tensor is."""
+    if diff.tolerance is None:
+        return
+    dtypes = dict.fromkeys(t.dtype_a for t in diff.tensors if t.verdict == "CLOSE")
+    for dtype in dtypes:
+        yield f"CLOSE for {dtype}: {diff.tolerance.bound(dtype)}"
+
+
 # JSON.
 
 
@@ -249,6 +277,11 @@ def diff_json(diff: Diff) -> Iterator[str]:
         "only_in_b": list(diff.only_in_b),
         "renamed": [list(pair) for pair in diff.renamed],
         "missing_parts": list(diff.missing_parts),
+        "damage": [
+            {"side": d.side, "code": d.code, "fqn": d.fqn, "message": d.message}
+            for d in diff.damage
+        ],
+        "tolerance": _tolerance_json(diff),
         "likely_renamed": [list(pair) for pair in diff.likely_renamed],
         "placements_changed": [
             {"fqn": change.fqn, "a": change.a, "b": change.b} for change in diff.placements
@@ -268,6 +301,19 @@ def diff_json(diff: Diff) -> Iterator[str]:
     for n, tensor in enumerate(diff.tensors):
         yield ("," if n else "") + "\n" + json.dumps(_tensor_json(tensor), allow_nan=False)
     yield "]}\n"
+
+
+def _tolerance_json(diff: Diff) -> dict[str, Any] | None:
+    tolerance = diff.tolerance
+    if tolerance is None:
+        return None
+    compared = (tensor for tensor in diff.tensors if tensor.num_compared)
+    dtypes = dict.fromkeys(dtype for t in compared for dtype in (t.dtype_a, t.dtype_b))
+    return {
+        "atol": tolerance.atol,
+        "rtol": {dtype: tolerance.rtol_of(dtype) for dtype in dtypes},
+        "one_ulp_is_close": tolerance.neighbours_are_close,
+    }
 
 
 def _side_json(side: MeshSide) -> dict[str, Any]:

@@ -53,6 +53,24 @@ class Planned:
         """1 if something would go wrong."""
         return int(any(finding.severity == "error" for finding in self.problems))
 
+    @property
+    def unsafe(self) -> str:
+        """Why its commands are not to be run on trust; empty if nothing speaks against it."""
+        if not any(finding.code == "metadata-unsafe" for finding in self.problems):
+            return ""
+        return (
+            "WARNING: .metadata names code, and torch runs it as soon as it loads (metadata-unsafe "
+            "above): do not run these lines, nor any other load"
+        )
+
+    @property
+    def num_matching(self) -> int:
+        """How many of the expected keys the checkpoint has, whatever they hold."""
+        checkpoint = self.plan.checkpoint
+        names = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+        wanted = () if self.expected is None else self.expected.wanted
+        return sum(key.fqn in names for key in wanted)
+
 
 def as_written(planner: Planner, written_by: WrittenBy, mesh: Mesh) -> LoadPlan | None:
     """The plan under the mesh that wrote it, if that is another one and can be planned."""

@@ -75,12 +75,14 @@ def _summary(planned: Planned) -> dict[str, Any]:
             "times_read": None if under is None else under.times_read,
         },
         "commands": [{"where": where, "line": line} for where, line in planned.commands],
+        "commands_warning": planned.unsafe or None,
     }
     if planned.expected is not None:
         document["against"] = {
             "path": planned.expected.path,
             "source": planned.expected.source,
             "num_keys": len(planned.expected.wanted),
+            "num_matching": planned.num_matching,
             "notes": list(planned.expected.notes),
         }
     return document

@@ -21,7 +21,8 @@ from inspector.report.table import Column, render_table
 __all__ = ["RANK_COLUMNS", "plan_text", "rank_cells"]
 
 _LABEL_CELLS = 13
-_MAX_ALIKE = 8
+_MAX_ALIKE = 5
+_MAX_NAME = 80
 
 RANK_COLUMNS = (
     Column("RANK", "right"),
@@ -68,7 +69,7 @@ def plan_text(
     for label, text in plan_facts(plan, planned.written_by, planned.as_written):
         yield from _labelled(label, text, width)
     if planned.expected is not None:
-        yield from _against(planned.expected, planned.problems, width)
+        yield from _against(planned, planned.expected, width)
     listed = plan.world_size
     if max_rows is not None:
         # Replicas read alike: one of them says it all.
@@ -82,6 +83,8 @@ def plan_text(
     yield from _problem_lines(planned.problems, width)
     if planned.commands:
         yield ""
+        if planned.unsafe:
+            yield from _wrapped(planned.unsafe, width)
         yield "To prove it where the ranks are:"
         for where, line in planned.commands:
             yield f"  # {where}"
@@ -102,23 +105,42 @@ def _labelled(label: str, text: str, width: int | None) -> list[str]:
     )
 
 
-def _against(expected: Expected, problems: Sequence[Finding], width: int | None) -> Iterator[str]:
+def _wrapped(text: str, width: int | None) -> list[str]:
+    return [text] if width is None else textwrap.wrap(text, max(20, width))
+
+
+def _against(planned: Planned, expected: Expected, width: int | None) -> Iterator[str]:
     what = f"{printable(expected.path)} ({expected.source}, {plural(len(expected.wanted), 'key')})"
-    yield from _labelled("against", f"{what}: {summary(problems)}", width)
+    if not planned.num_matching:
+        what += ", none of which is in the checkpoint: is it of another model?"
+    yield from _labelled("against", f"{what}: {summary(planned.problems)}", width)
     for note in expected.notes:
         yield from _labelled("", printable(note), width)
 
 
 def _problem_lines(problems: Sequence[Finding], width: int | None) -> Iterator[str]:
     seen: Counter[tuple[str, str]] = Counter()
+    rest: dict[tuple[str, str], list[Finding]] = {}
     for finding in problems:
         kind = (finding.severity, finding.code)
         seen[kind] += 1
-        if width is None or seen[kind] <= _MAX_ALIKE:
+        if seen[kind] <= _MAX_ALIKE:
             yield ""
             yield from finding_lines(finding, width)
-    for (severity, code), count in seen.items():
-        if width is not None and count > _MAX_ALIKE:
-            yield ""
-            more = f"{count - _MAX_ALIKE:,} more {code}"
-            yield f"... and {more} ({severity}): send this to a file to see all"
+        else:
+            rest.setdefault(kind, []).append(finding)
+    for (severity, code), more in rest.items():
+        yield ""
+        head = f"{severity.upper()} {code}: and {len(more):,} more"
+        if width is None:
+            yield f"{head}:"
+            yield from (f"  {printable(finding.message)}" for finding in more)
+            continue
+        names = [printable(f.fqn or f.file or f.message, _MAX_NAME) for f in more[:_MAX_ALIKE]]
+        left = ", ... (send this to a file to see all)" if len(more) > len(names) else ""
+        yield from textwrap.wrap(
+            f"{head}: {', '.join(names)}{left}",
+            max(20, width),
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )

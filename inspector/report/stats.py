@@ -48,7 +48,7 @@ def stats_text(
     Args:
         report: What was read.
         ranked: Its tensors, what is oddest first.
-        path: What was given, raw.
+        path: The checkpoint's, raw.
         histograms: Scale of the histograms (`linear` or `log`), or empty for none.
         width: Cells of the terminal; None if there is none.
         max_rows: Rows a table may have, and tensors that are drawn; None for all.
@@ -81,7 +81,7 @@ def _summary(report: StatsReport, ranked: Sequence[Ranked]) -> str:
         ("nan", "with NaN"),
         ("inf", "with infinities"),
         ("zero", "all zero"),
-        ("odd", "of an odd norm"),
+        ("odd", "of an odd norm or value"),
     ):
         count = sum(item.kind == kind for item in ranked)
         if count:
@@ -152,7 +152,9 @@ def stats_facts(item: Ranked) -> list[tuple[str, str]]:
     ):
         where = f"{_share(count, stats.num_read)}, the first at {format_shape(first or ())}"
         facts.append((label, f"{count:,}{where if count else ''}"))
-    if item.reason and item.factor is not None and not stats.num_non_finite:
+    if item.excess is not None:
+        facts.append(("odd", item.reason))
+    elif item.reason and item.factor is not None and not stats.num_non_finite:
         facts.append(("siblings", f"{item.reason} ({printable(item.group, 120)})"))
     if stats.num_non_finite and stats.num_finite:
         facts.append(("", "min, max, mean, std and L2 norm are of the finite elements"))
@@ -187,8 +189,10 @@ def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[
     """
     total = float(bars.counts.max()) if len(bars.counts) else 0.0
     edges = bars.edges.tolist()
-    labels = [_edge(a, abs(edges[-1] - edges[0])) for a in edges[:-1]]
-    counts = [f"{round(count):,}" for count in bars.counts.tolist()]
+    # What is 0 but for rounding says 0; a scale of powers of two has no 0.
+    least = 0.0 if bars.scale == "log" else max(abs(edges[0]), abs(edges[-1])) * 1e-12
+    labels = [_edge(a, least) for a in edges[:-1]]
+    counts = [f"{int(count):,}" for count in bars.counts.tolist()]
     if bars.scale == "log" and bars.num_zero:
         labels.insert(0, "0")
         counts.insert(0, f"{bars.num_zero:,}")
@@ -202,15 +206,14 @@ def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[
         bar = _bar(value / total if total else 0.0, room, is_unicode)
         lines.append(f"{label:>{left}}  {bar:<{room}}  {count:>{right}}")
     name = "|value|" if bars.scale == "log" else "value"
-    last = _edge(edges[-1], abs(edges[-1] - edges[0]))
-    lines.append(f"{last:>{left}}  (each line: elements from this {name} to the next, which are")
-    lines.append(f"{'':>{left}}  counted by bins of 1/16 of a power of two and shared out)")
+    last = _edge(edges[-1], least)
+    lines.append(f"{last:>{left}}  (each line: about so many elements from this {name} to the")
+    lines.append(f"{'':>{left}}  next; they are counted in bins of 1/16 of a power of two)")
     return lines
 
 
-def _edge(value: float, extent: float) -> str:
-    # What is 0 but for rounding says 0.
-    return "0" if abs(value) < extent * 1e-12 else f"{value:.3g}"
+def _edge(value: float, least: float) -> str:
+    return "0" if abs(value) < least else f"{value:.3g}"
 
 
 def _bar(share: float, room: int, is_unicode: bool) -> str:
@@ -250,7 +253,8 @@ def stats_json(
 ) -> Iterator[str]:
     """The document of `stats --json`, in pieces; tensors in the checkpoint's order."""
     by_index = {item.stats.index: item for item in ranked}
-    yield '{"schema": ' + str(SCHEMA) + ', "complete": ' + _dump(not report.is_cancelled)
+    is_complete = not (report.is_cancelled or report.not_read)
+    yield '{"schema": ' + str(SCHEMA) + ', "complete": ' + _dump(is_complete)
     yield ', "tensors": ['
     for n, stats in enumerate(report.tensors):
         document = _tensor(stats, by_index[stats.index])
@@ -259,7 +263,7 @@ def stats_json(
             document["histogram"] = {
                 "scale": bars.scale,
                 "edges": [_number(x) for x in bars.edges.tolist()],
-                "counts": bars.counts.tolist(),
+                "counts": bars.counts.astype(int).tolist(),
                 "num_zero": bars.num_zero,
             }
         yield ("," if n else "") + "\n" + _dump(document)

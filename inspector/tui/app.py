@@ -157,8 +157,13 @@ class InspectApp(App[int]):
         self.screen.refresh(layout=True, repaint=True)
         self.refresh(layout=True, repaint=True)
 
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with if the user leaves now."""
+        return 2 if self._failed else 0
+
     async def action_quit(self) -> None:
-        run, code = self.verification, 2 if self._failed else 0
+        run, code = self.verification, self.exit_code
         if run is None or not run.is_alive:
             self.exit(code)
             return

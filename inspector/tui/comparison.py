@@ -252,6 +252,10 @@ class Comparison:
         self._list()
         return True
 
+    def all_compared(self) -> None:
+        """Nothing is left to compare: it was done row by row, or there was nothing."""
+        self.values_compared, self.is_cancelled, self._diff = True, False, None
+
     @property
     def diff(self) -> Diff:
         """What is known by now, as text and JSON tell it; the same until more is."""
@@ -269,6 +273,7 @@ class Comparison:
             only_in_a=tuple(name for name in structure.only_in_a if name not in gone),
             only_in_b=tuple(name for name in structure.only_in_b if name not in come),
             renamed=self._renamed,
+            tolerance=self.tolerance if self.values_compared or self.tried else None,
             values_compared=self.values_compared,
             is_cancelled=self.is_cancelled,
         )

@@ -23,6 +23,7 @@ class DiffApp(InspectApp):
     Args:
         pair: What is to be compared.
         with_values: Whether to compare the values at once.
+        allow_close: Whether CLOSE is exit code 0 too.
         prefetched: The child processes that already read the metadata, or None.
     """
 
@@ -31,11 +32,13 @@ class DiffApp(InspectApp):
         pair: PairOf,
         *,
         with_values: bool = False,
+        allow_close: bool = False,
         prefetched: tuple[Child | None, Child | None] | None = None,
     ) -> None:
         super().__init__(pair.paths[0])
         self._pair = pair
         self._with_values = with_values
+        self._allow_close = allow_close
         self._children = prefetched
 
     def get_default_screen(self) -> Screen[None]:
@@ -54,6 +57,14 @@ class DiffApp(InspectApp):
                 self._show(outcome)
 
         self.push_screen(LoadingScreen(opening.start()), opened)
+
+    @property
+    def exit_code(self) -> int:
+        """As of the text; 2 where nothing was compared."""
+        for screen in self.screen_stack:
+            if isinstance(screen, DiffScreen):
+                return 0 if self._allow_close and screen.is_close else screen.exit_code
+        return 2
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen, but into neither of the two."""

@@ -16,7 +16,7 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.diff.model import BytesDiff, TensorDiff
+from inspector.diff.model import BytesDiff, TensorDiff, Tolerance
 from inspector.report.diff import format_difference, verdict_sentence
 from inspector.tui.comparison import (
     GROUPS,
@@ -94,7 +94,10 @@ def row_facts(comparison: Comparison, item: Item) -> Iterator[tuple[str, str]]:
     if detail:
         yield detail, ""
     if isinstance(item, TensorDiff) and item.num_compared:
-        yield from _figures(item)
+        yield from _figures(item, comparison.tolerance)
+    for damage in comparison.structure.damage:
+        if damage.fqn == item.fqn:
+            yield f"{damage.side} is damaged: {damage.code}: {damage.message}", COLORS["error"]
 
 
 def _why(item: Item) -> str:
@@ -115,11 +118,11 @@ def _why(item: Item) -> str:
     return f": {item.num_different:,} of {plural(compared, 'element')} differ ({share})"
 
 
-def _figures(item: TensorDiff) -> Iterator[tuple[str, str]]:
+def _figures(item: TensorDiff, tolerance: Tolerance) -> Iterator[tuple[str, str]]:
     if not item.num_different:
         return
     if item.verdict == "CLOSE":
-        yield "all of them within the tolerance", ""
+        yield f"all of them within the tolerance: {tolerance.bound(item.dtype_a)}", ""
     elif 0 < item.num_not_close < item.num_different:
         yield f"{item.num_not_close:,} outside the tolerance", ""
     if item.num_non_finite:

@@ -10,15 +10,17 @@ from inspector.tui.comparing import PairOf
 __all__ = ["run"]
 
 
-def run(pair: PairOf, *, with_values: bool = False) -> int:
+def run(pair: PairOf, *, with_values: bool = False, allow_close: bool = False) -> int:
     """Show how two checkpoints differ until the user leaves.
 
     Args:
         pair: What is to be compared; both as paths.
         with_values: Whether to compare the values at once.
+        allow_close: Whether CLOSE is exit code 0 too.
 
     Returns:
-        0; 2 if they could not be read.
+        The exit code, for what was compared when the user left: 0 same, 1 different, 2 if not all
+        could be compared.
     """
     # As in `launch.run`: the app turns it on again.
     gc.disable()
@@ -26,5 +28,6 @@ def run(pair: PairOf, *, with_values: bool = False) -> int:
     children = prefetch(a), prefetch(b)
     from inspector.tui.diff_app import DiffApp
 
-    code = DiffApp(pair, with_values=with_values, prefetched=children).run_to_end()
+    app = DiffApp(pair, with_values=with_values, allow_close=allow_close, prefetched=children)
+    code = app.run_to_end()
     return 2 if code is None else code

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from inspector.checkpoint.discover import Found
 from inspector.checkpoint.dtypes import short_name
@@ -22,7 +23,7 @@ from inspector.checkpoint.text import (
 from inspector.tui.widgets.bar import bar
 from inspector.tui.widgets.cell_text import Cell
 from inspector.tui.widgets.columns import Column
-from inspector.tui.widgets.row_order import SortKeys, natural_keys
+from inspector.tui.widgets.row_order import Ints, SortKeys, natural_keys
 from inspector.tui.widgets.virtual_table import TableSource
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _BAR_CELLS = 24
+_NAMES_AT_ONCE = 8192
 
 
 class EntrySource(TableSource):
@@ -121,30 +123,55 @@ class EntrySource(TableSource):
         columns, entries = self.checkpoint.columns, self.entries
         bytes_entries = self.checkpoint.bytes_entries
         if column_key == "name":
-            return natural_keys(self.row_names)
+            return self.name_ranks
         if column_key == "chunks":
             keys = np.concatenate([columns.num_chunks_of, np.zeros(len(bytes_entries), np.int64)])
             return np.asarray(keys[entries])
         if column_key == "bytes":
             return np.asarray(self.row_bytes, np.float64)
         if column_key == "dtype":
-            names = [columns.properties[p][0] for p in columns.property_id.tolist()]
-            return [(names + ["~"] * len(bytes_entries))[i] for i in entries]
+            names = [properties[0] for properties in columns.properties]
+            return self._ranked(_ranks(names)[columns.property_id])
         if column_key == "shape":
-            elements = columns.num_elements + [-1] * len(bytes_entries)
-            return np.asarray([float(elements[i]) for i in entries])
+            elements = [*map(float, columns.num_elements), *([-1.0] * len(bytes_entries))]
+            elements_of: npt.NDArray[np.float64] = np.asarray(elements)[entries]
+            return elements_of
         if column_key == "placements":
             if self.written_by is None:
                 return None
-            texts = [
-                format_placements(self.written_by.placements(i).placements)
-                for i in range(columns.num_tensors)
-            ]
-            return [(texts + ["~"] * len(bytes_entries))[i] for i in entries]
+            shown: dict[tuple[str, ...] | None, str] = {}
+            texts = []
+            for index in range(columns.num_tensors):
+                placements = self.written_by.placements(index).placements
+                if (text := shown.get(placements)) is None:
+                    text = shown[placements] = format_placements(placements)
+                texts.append(text)
+            return self._ranked(_ranks(texts))
         return None
+
+    @cached_property
+    def name_ranks(self) -> Ints:
+        """The place of each row when they are sorted by name, as people sort."""
+        names = self.row_names
+        # In parts: a call that takes long keeps the screen waiting, from any thread.
+        starts = range(0, len(names), _NAMES_AT_ONCE)
+        keys = [key for at in starts for key in natural_keys(names[at : at + _NAMES_AT_ONCE])]
+        return _ranks(keys)
+
+    def _ranked(self, of_tensors: Ints) -> Ints:
+        """Keys of tensors as keys of the rows; bytes entries come last."""
+        last = np.full(len(self.checkpoint.bytes_entries), len(of_tensors), np.int64)
+        keys: Ints = np.concatenate([of_tensors, last])[self.entries]
+        return keys
 
     def marker(self, row: int) -> str:
         return self.badges.get(row, "")
+
+
+def _ranks(texts: list[str]) -> Ints:
+    """A number for each text, in their order."""
+    rank = {text: number for number, text in enumerate(sorted(set(texts)))}
+    return np.fromiter((rank[text] for text in texts), np.int64, len(texts))
 
 
 CHUNK_COLUMNS = (

@@ -107,7 +107,7 @@ class _Job:
         # By chunk, so that the last digits of a mean do not depend on which thread was faster.
         self._count = np.zeros(checkpoint.num_chunks, np.int64)
         self._mean = np.zeros(checkpoint.num_chunks)
-        self._m2 = np.zeros(checkpoint.num_chunks)
+        self._deviation = np.zeros(checkpoint.num_chunks)
 
     def choose(self, tensor: Tensor, chunks: npt.NDArray[np.bool_]) -> None:
         """Mark the chunks of a tensor that are to be read."""
@@ -165,7 +165,7 @@ class _Job:
     def _add(self, owner: int, tensor: Tensor, chunk: int, summary: Summary) -> None:
         moments = summary.moments
         self._count[owner] = moments.count
-        self._mean[owner], self._m2[owner] = moments.mean, moments.m2
+        self._mean[owner], self._deviation[owner] = moments.mean, moments.deviation
         with self._lock:
             sums = self._sums.setdefault(tensor.index, _Sums())
             sums.add(summary, tuple(tensor.offsets[chunk].tolist()))
@@ -184,7 +184,9 @@ class _Job:
         starts = self._checkpoint.columns.chunk_start.tolist()
         for index, sums in self._sums.items():
             chunks = slice(starts[index], starts[index + 1])
-            moments = _joined(self._count[chunks], self._mean[chunks], self._m2[chunks], sums)
+            moments = _joined(
+                self._count[chunks], self._mean[chunks], self._deviation[chunks], sums
+            )
             result.summaries[index] = Summary(
                 sums.num_read, moments, sums.histogram, sums.non_finite
             )
@@ -196,7 +198,7 @@ class _Job:
 def _joined(
     count: npt.NDArray[np.int64],
     means: npt.NDArray[np.float64],
-    m2: npt.NDArray[np.float64],
+    within: npt.NDArray[np.float64],
     sums: _Sums,
 ) -> Moments:
     """The moments of all chunks together: Chan's formula for many parts at once."""
@@ -204,10 +206,14 @@ def _joined(
     if not total or sums.low is None or sums.high is None:
         return Moments()
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = float((means * (count / total)).sum())
-        deviations = means - mean
-        spread = float(m2.sum()) + float((deviations * deviations * count).sum())
-    return Moments(total, mean, spread, sums.low, sums.high)
+        shares = count / total
+        mean = float((means * shares).sum())
+        # Halves, and a norm of what is at most 1: neither differences nor squares may fit.
+        between = (means / 2 - mean / 2) * (2 * np.sqrt(shares))
+        parts = np.concatenate([within * np.sqrt(shares), between])
+        largest = float(np.abs(parts).max())
+        deviation = largest * float(np.linalg.norm(parts / largest)) if largest else 0.0
+    return Moments(total, mean, deviation, sums.low, sums.high)
 
 
 def _sentence(reasons: dict[str, int], num_chunks: int) -> str:

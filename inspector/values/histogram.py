@@ -3,7 +3,8 @@
 A number's bin is its sign, its exponent and the first four bits of its mantissa as float64 has
 them: the upper 16 bits of its pattern. So bins are 1/16 of a power of two wide, for every element
 type alike; no range is needed beforehand; and histograms of blocks add up exactly, in any order.
-Bars over a range are drawn from the bins, each bin spread evenly over its width. (The idea is that
+Bars over a range are drawn from the bins, each bin spread evenly over its width, and rounded so
+that every element is in one bar. (The idea is that
 of HdrHistogram and DDSketch: relative, not absolute, resolution.)
 """
 
@@ -37,7 +38,8 @@ class Bars:
 
     Attributes:
         edges: Borders of the bars, rising, shape (n + 1,). For the scale `log`, of |value|.
-        counts: Elements in each bar, shape (n,). Not whole numbers where a bin straddles a border.
+        counts: Elements in each bar, shape (n,); whole numbers that add up to all of them. Where a
+            bin straddles a border, how many are on which side is estimated.
         num_zero: Zeros that are in no bar: a scale of powers of two has no place for them.
         scale: `linear`: bars of one width over the values; `log`: over |value|, bars of a
             constant ratio.
@@ -114,7 +116,8 @@ class Histogram:
             low: Where the first begins.
             high: Where the last ends.
         """
-        if not high > low:
+        is_range = high > low
+        if not is_range:
             pad = abs(low) * 0.5 or 0.5
             low, high = max(low - pad, -_LARGEST), min(low + pad, _LARGEST)
         # Halves, for the difference of two float64 may not fit into one.
@@ -123,6 +126,12 @@ class Histogram:
         lower, upper = self.bounds()
         # No number lies outside of [low, high], so neither does the part of a bin that has any.
         counts = _spread(np.clip(lower, low, high), np.clip(upper, low, high), self.counts, edges)
+        if is_range:
+            # The least and the largest are in the first bar and the last, whatever the estimate.
+            for at, end in ((0, low), (-1, high)):
+                if end and not counts[at]:
+                    counts[np.flatnonzero(counts)[at]] -= 1
+                    counts[at] = 1
         if self.num_zero:
             at = int(np.clip(np.searchsorted(edges, 0.0, side="right") - 1, 0, num_bars - 1))
             counts[at] += self.num_zero
@@ -147,10 +156,9 @@ class Histogram:
 
 
 def _spread(lower: Floats, upper: Floats, counts: npt.NDArray[Any], edges: Floats) -> Floats:
-    """Counts of bins shared out among bars in proportion to the overlap."""
-    result = np.zeros(len(edges) - 1)
+    """Counts of bins shared out among bars in proportion to the overlap, as whole numbers."""
     if not len(lower):
-        return result
+        return np.zeros(len(edges) - 1)
     order = np.argsort(lower, kind="stable")
     lower, upper, counts = lower[order], upper[order], counts[order]
     # The numbers below each border: bins wholly below it, and a share of the one around it.
@@ -164,5 +172,5 @@ def _spread(lower: Floats, upper: Floats, counts: npt.NDArray[Any], edges: Float
         share = np.where(width > 0, (edges[inside] - lower[bins]) / width, 1.0)
     below[inside] = sums[bins] + counts[bins] * np.clip(np.nan_to_num(share), 0.0, 1.0)
     below[0], below[-1] = 0.0, sums[-1]
-    result[:] = np.diff(below)
-    return np.maximum(result, 0.0)
+    # Rounded before the difference, so that what is left of one bar is in the next.
+    return np.maximum(np.diff(np.rint(below)), 0.0)

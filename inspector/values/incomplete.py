@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 
-__all__ = ["missing_parts"]
+__all__ = ["missing_files", "missing_parts"]
 
 
 def missing_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -15,13 +15,18 @@ def missing_parts(checkpoint: Checkpoint) -> tuple[str, ...]:
     cannot be read, nobody knows what the whole would be: it is not to be called the same as
     another, nor sealed. Printable.
     """
+    return tuple(f"{printable(path, 120)} {why}" for path, why in missing_files(checkpoint))
+
+
+def missing_files(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    """The same as pairs: the file's raw path, and what is wrong with it, printable."""
     stored = checkpoint.stored
     if stored is None:
         return ()
     parts = []
     for path, number in stored.missing.items():
         what = "" if number is None else f", with {plural(number, 'tensor')}"
-        parts.append(f"{printable(path, 120)} is not there{what}")
-    parts += [f"{printable(u.path, 120)} cannot be read: {u.what}" for u in stored.unread]
-    parts += [f"{printable(path, 120)} lies outside the folder" for path in stored.escapes]
+        parts.append((path, f"is not there{what}"))
+    parts += [(unread.path, f"cannot be read: {unread.what}") for unread in stored.unread]
+    parts += [(path, "lies outside the folder") for path in stored.escapes]
     return tuple(parts)

@@ -1,9 +1,10 @@
 """Count, least, largest, mean and spread of numbers: one pass, and any two parts add up.
 
-Mean and sum of squared deviations of two parts are joined by the formula of Chan, Golub and LeVeque
+Mean and deviation of two parts are joined by the formula of Chan, Golub and LeVeque
 ("Updating formulae and a pairwise algorithm for computing sample variances", 1979). A block's own
 deviations are taken from its own mean, so nothing cancels where the mean is large. All sums
-are in float64; numpy adds up pairwise.
+are in float64; numpy adds up pairwise. What is kept is a root, as the squares of float64 numbers
+need not be ones.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ class Moments:
     Attributes:
         count: How many there are.
         mean: Their mean; 0 if there are none.
-        m2: Sum of the squared deviations from it.
+        deviation: Root of the mean of the squared deviations from it (without Bessel's correction).
         low, high: The least and the largest; integers for integer elements, and then exact. Both
             are 0 if there are none.
     """
 
     count: int = 0
     mean: float = 0.0
-    m2: float = 0.0
+    deviation: float = 0.0
     low: float | int = 0
     high: float | int = 0
 
@@ -44,32 +45,35 @@ class Moments:
         if not self.count:
             return other
         count = self.count + other.count
-        delta = other.mean - self.mean
-        share = other.count / count
+        mine, its = self.count / count, other.count / count
+        # Halves, for the difference of two float64 may not fit into one.
+        apart = (other.mean / 2 - self.mean / 2) * (2 * math.sqrt(mine * its))
         return Moments(
             count,
-            self.mean + delta * share,
-            self.m2 + other.m2 + delta * delta * self.count * share,
+            self.mean * mine + other.mean * its,
+            math.hypot(self.deviation * math.sqrt(mine), other.deviation * math.sqrt(its), apart),
             min(self.low, other.low),
             max(self.high, other.high),
         )
 
     def negated(self) -> Moments:
         """Of the same numbers, each with the other sign."""
-        return Moments(self.count, -self.mean, self.m2, -self.high, -self.low)
+        return Moments(self.count, -self.mean, self.deviation, -self.high, -self.low)
 
     @property
     def std(self) -> float:
         """Standard deviation with Bessel's correction, as `torch.std`; NaN of fewer than two."""
-        return math.sqrt(self.m2 / (self.count - 1)) if self.count > 1 else math.nan
+        if self.count < 2:
+            return math.nan
+        return self.deviation * math.sqrt(self.count / (self.count - 1))
 
     @property
     def l2(self) -> float:
         """Root of the sum of squares."""
         # Both terms are positive, so nothing cancels here either.
-        return math.hypot(math.sqrt(self.m2), self.mean * math.sqrt(self.count))
+        return math.sqrt(self.count) * math.hypot(self.deviation, self.mean)
 
     @property
     def rms(self) -> float:
         """Root of the mean square."""
-        return math.hypot(math.sqrt(self.m2 / self.count), self.mean) if self.count else math.nan
+        return math.hypot(self.deviation, self.mean) if self.count else math.nan

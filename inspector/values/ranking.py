@@ -5,15 +5,17 @@ integers are read as `*` (`layers.7.wq.weight` is one of `layers.*.wq.weight`). 
 the root mean square, which does not depend on a tensor's size, by its logarithm: the distance from
 the siblings' median in units of their median absolute deviation (times 1.4826, which makes it a
 standard deviation for normal data; Iglewicz
-and Hoaglin, "How to Detect and Handle Outliers", 1993).
+and Hoaglin, "How to Detect and Handle Outliers", 1993). Besides, a value that is absurdly large
+beside the other tensors', as a flipped bit of an exponent makes it.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from inspector.checkpoint.text import format_shape, plural
@@ -28,6 +30,10 @@ Kind = Literal["nan", "inf", "zero", "odd", ""]
 ODD_SCORE = 6.0
 #: Siblings that it takes to say what is usual.
 MIN_SIBLINGS = 3
+#: A value is absurd if it is so large, and so many times the median of the other tensors' largest.
+#: Optimizer states may be 1e-10 where parameters are 1; but neither is ever a million.
+ABSURD_VALUE = 1e6
+ABSURD_FACTOR = 1e6
 # Siblings that are nearly equal do not make a difference of a few percent odd.
 _LEAST_DEVIATION = 0.1
 
@@ -39,13 +45,14 @@ class Ranked:
     Attributes:
         stats: Its statistics.
         kind: `nan`, `inf` (and no NaN), `zero` (more than one element, all of them 0), `odd` (its
-            norm), or empty: nothing to tell.
+            norm, or an absurd value), or empty: nothing to tell.
         reason: That in a few words, printable: `rms 41x the median of its 31 siblings`. May be
             there though `kind` is empty.
         group: Raw pattern of its siblings' names.
         num_siblings: Others of the group with a norm.
         factor: Its root mean square over the siblings' median, None without siblings.
         score: Distance from that median in deviations (always positive), None likewise.
+        excess: Its largest |value| over the other tensors' median, None if that is not absurd.
     """
 
     stats: TensorStats
@@ -55,6 +62,7 @@ class Ranked:
     num_siblings: int
     factor: float | None
     score: float | None
+    excess: float | None = None
 
 
 def group_of(fqn: str) -> str:
@@ -65,16 +73,19 @@ def group_of(fqn: str) -> str:
 def rank(tensors: Iterable[TensorStats]) -> list[Ranked]:
     """All tensors, what is oddest first.
 
-    NaN (the most first), infinities, all zero among siblings that are not, norms unlike their
-    siblings', by the distance; then others that are all zero, others with something to tell, and
-    the rest in the checkpoint's order.
+    NaN (the most first), infinities, all zero among siblings that are not, absurd values, norms
+    unlike their siblings', by the distance; then others that are all zero, others with something
+    to tell, and the rest in the checkpoint's order.
     """
     groups: dict[str, list[TensorStats]] = {}
     position: dict[int, int] = {}
     for stats in tensors:
         position[stats.index] = len(position)
         groups.setdefault(group_of(stats.fqn), []).append(stats)
-    ranked = [item for name, members in groups.items() for item in _group(name, members)]
+    usual = _usual_largest(member for members in groups.values() for member in members)
+    ranked = [
+        _absurd(item, usual) for name, members in groups.items() for item in _group(name, members)
+    ]
     return sorted(ranked, key=lambda item: _order(position[item.stats.index], item))
 
 
@@ -83,8 +94,37 @@ def _order(position: int, item: Ranked) -> tuple[int, float, int]:
     place = {"nan": 0, "inf": 1, "zero": 2, "odd": 3, "": 5}[item.kind]
     if item.kind == "zero" and not item.num_siblings:
         place = 4
-    size = {"nan": stats.num_nan, "inf": stats.num_inf}.get(item.kind, item.score or 0.0)
+    odd = item.excess or item.score or 0.0
+    size = {"nan": stats.num_nan, "inf": stats.num_inf}.get(item.kind, odd)
     return place, -size if item.reason else 0.0, position
+
+
+def _largest(stats: TensorStats) -> float:
+    """The largest |value| of a tensor of floats; 0 for others, and for single numbers.
+
+    Single numbers are not parameters: a count of steps is of a million in time.
+    """
+    if ("float" not in stats.dtype and not stats.is_complex) or stats.num_elements < 2:
+        return 0.0
+    return max(abs(float(stats.low or 0)), abs(float(stats.high or 0)))
+
+
+def _usual_largest(tensors: Iterable[TensorStats]) -> float | None:
+    """The median of the tensors' largest |value|; None of too few."""
+    found = [largest for largest in map(_largest, tensors) if largest > 0]
+    return statistics.median(found) if len(found) > MIN_SIBLINGS else None
+
+
+def _absurd(item: Ranked, usual: float | None) -> Ranked:
+    """The same, odd if its largest value is absurd and nothing worse is known."""
+    largest = _largest(item.stats)
+    if item.kind not in ("", "odd") or usual is None or largest < ABSURD_VALUE:
+        return item
+    excess = min(largest / usual, sys.float_info.max)
+    if excess < ABSURD_FACTOR:
+        return item
+    reason = f"largest |value| {largest:.3g} is {excess:.2g}x the tensors' median"
+    return replace(item, kind="odd", reason=reason, excess=excess)
 
 
 def _group(name: str, members: Sequence[TensorStats]) -> list[Ranked]:

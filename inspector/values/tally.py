@@ -7,6 +7,7 @@ stay in the processor's cache.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -33,6 +34,8 @@ _PIECE = 1 << 16
 _MANY = 1 << 14
 # A float32 pattern without its lower bits: sign, exponent, four bits of mantissa.
 _SHIFT32, _KEYS32 = 19, 1 << 13
+# Numbers whose squares, and sums of any number of those, are well within float64.
+_LEAST_SQUARED, _MOST_SQUARED = 1e-100, 1e140
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class Tally:
             moments, histogram = self._sums.result()
         times = self._places.repeats
         if times > 1:
-            moments = replace(moments, count=moments.count * times, m2=moments.m2 * times)
+            moments = replace(moments, count=moments.count * times)
             histogram = histogram.repeated(times)
         if self._places.tensor.is_neg and self._sums.is_signed:
             moments, histogram = moments.negated(), histogram.negated()
@@ -176,12 +179,11 @@ class _Patterns:
             return Moments(), Histogram.empty()
         count = int(counts.sum())
         mean = float((numbers * counts).sum()) / count
-        deviations = numbers - mean
-        m2 = float((deviations * deviations * counts).sum())
+        deviation = math.sqrt(float(((numbers - mean) ** 2 * counts).sum()) / count)
         low, high = (_exact(n, self._is_integer) for n in (numbers.min(), numbers.max()))
         is_zero = numbers == 0
         histogram = Histogram.of(numbers[~is_zero], counts[~is_zero], int(counts[is_zero].sum()))
-        return Moments(count, mean, m2, low, high), histogram
+        return Moments(count, mean, deviation, low, high), histogram
 
 
 class _Numbers:
@@ -286,10 +288,14 @@ def _absolute(pairs: Array) -> Floats:
 def _moments(numbers: Floats, low: float | int, high: float | int) -> Moments:
     """The moments of numbers, which are overwritten."""
     count = len(numbers)
+    largest = max(abs(float(low)), abs(float(high)))
+    scale = 1.0
+    if largest and not _LEAST_SQUARED < largest < _MOST_SQUARED:
+        # Sums or squares would leave float64's range. By a power of two, so nothing is rounded.
+        scale = 2.0 ** (math.frexp(largest)[1] - 1)
+        np.divide(numbers, scale, out=numbers)
     mean = float(numbers.sum()) / count
-    if not np.isfinite(mean):
-        # The sum leaves float64's range, though the mean does not.
-        mean = float((numbers / count).sum())
-    np.subtract(numbers, mean, out=numbers)
-    np.multiply(numbers, numbers, out=numbers)
-    return Moments(count, mean, float(numbers.sum()), low, high)
+    numbers -= mean
+    numbers *= numbers
+    deviation = math.sqrt(float(numbers.sum()) / count)
+    return Moments(count, mean * scale, deviation * scale, low, high)

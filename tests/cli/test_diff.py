@@ -226,3 +226,68 @@ def test_ctrl_c_prints_what_there_is_and_is_exit_code_2(tmp_path: Path) -> None:
     found = json.loads(out)
     assert (found["cancelled"], found["verdict"]) == (True, "unknown")
     assert "stopped before everything was compared" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("chunk_gap", "chunk-gap"),
+        ("chunk_none", "chunk-gap"),
+        ("entry_negative", "entry-malformed"),
+        ("chunk_unstored", "chunk-unstored"),
+        ("file_missing", "file-missing"),
+        ("path_parent", "path-escapes"),
+    ],
+)
+def test_a_holed_checkpoint_is_not_of_the_same_structure(name: str, code: str) -> None:
+    whole, holed = SAMPLES / "hsdp_2x2", SAMPLES / "broken" / name
+    for args, side in (((whole, holed), "B"), ((holed, whole), "A")):
+        found = document(*args, code=2)
+        assert found["verdict"] == "unknown"
+        assert {damage["side"] for damage in found["damage"]} == {side}
+        assert code in {damage["code"] for damage in found["damage"]}
+        text = run_cli("diff", *args)
+        assert text.code == 2
+        assert f"{side} is damaged: {code}: " in text.out
+        assert f"(hsdp-inspect check {holed if side == 'B' else args[0]} says all)" in text.out
+        assert "same structure" not in text.out
+    assert document(whole, whole, code=0)["damage"] == []
+
+
+def test_damage_elsewhere_is_no_matter_of_the_filter() -> None:
+    args = SAMPLES / "hsdp_2x2", SAMPLES / "broken" / "chunk_gap", "--filter"
+    assert document(*args, "net1.weight", code=2)["damage"][0]["fqn"] == "model.net1.weight"
+    assert document(*args, "bias", code=0)["damage"] == []
+
+
+def test_the_bound_of_close_is_told(tmp_path: Path) -> None:
+    x = torch.ones(5)
+    a, b = write(tmp_path / "a", {"t": x}), write(tmp_path / "b", {"t": x + 2**-23})
+    found = document(a, b, "--values", code=1)["tolerance"]
+    assert found == {"atol": 0, "rtol": {"float32": 1.3e-6}, "one_ulp_is_close": True}
+    bound = "CLOSE for float32: |a-b| <= 0 + 1.3e-06 * max(|a|, |b|), or 1 ulp apart"
+    assert bound in run_cli("diff", a, b, "--values").out.splitlines()
+    own = run_cli("diff", a, b, "--values", "--rtol", "0.5", "--atol", "0.25").out
+    assert "CLOSE for float32: |a-b| <= 0.25 + 0.5 * max(|a|, |b|)" in own.splitlines()
+    assert document(a, b, code=0)["tolerance"] is None
+    help_text = " ".join(run_cli("diff", "--help").out.split())
+    assert "torch.testing.assert_close" in help_text
+    assert "The screen's is the same" in help_text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_finite_numbers_are_a_finite_ratio_apart(tmp_path: Path, dtype: torch.dtype) -> None:
+    x = torch.tensor([1e308, 1.0], dtype=dtype)
+    a, b = write(tmp_path / "a", {"t": x}), write(tmp_path / "b", {"t": -x})
+    for extra in ((), ("--rtol", "1.9")):
+        (tensor,) = document(a, b, "--values", *extra, code=1)["tensors"]
+        assert (tensor["verdict"], tensor["max_abs"], tensor["max_rel"]) == ("DIFFER", "inf", 2)
+    (tensor,) = document(a, b, "--values", "--rtol", "2", code=1)["tensors"]
+    assert tensor["verdict"] == "CLOSE"
+
+
+def test_a_complex_number_whose_size_overflows(tmp_path: Path) -> None:
+    x = torch.tensor([complex(1.7e308, 1.7e308)], dtype=torch.complex128)
+    a, b = write(tmp_path / "a", {"t": x}), write(tmp_path / "b", {"t": x / 2})
+    (tensor,) = document(a, b, "--values", code=1)["tensors"]
+    assert (tensor["verdict"], tensor["max_rel"]) == ("DIFFER", 0.5)

@@ -224,3 +224,57 @@ def test_metadata_of_every_rank() -> None:
     folder = SAMPLES / "per_rank_metadata_2"
     assert run_cli("plan", folder, "--mesh", "fsdp:2").code == 0
     assert run_cli("plan", folder, "--mesh", "fsdp:4").code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("range_short", "range-too-short"),
+        ("byte_ranges_overlap", "byte-range-overlap"),
+        ("st_overlap", "byte-range-overlap"),
+        ("metadata_unsafe", "metadata-unsafe"),
+        ("path_parent", "path-escapes"),
+        ("st_index_escapes", "path-escapes"),
+        ("chunk_duplicate", "chunk-duplicate"),
+    ],
+)
+def test_what_check_finds_without_payloads_is_a_problem(name: str, code: str) -> None:
+    command = ("plan", SAMPLES / "broken" / name, "--mesh", "fsdp:2")
+    ran = run_cli(*command, "--json")
+    assert ran.code == 1
+    assert code in {problem["code"] for problem in ran.json()["problems"]}
+    text = run_cli(*command)
+    assert text.code == 1
+    assert f"ERROR {code}" in text.out
+    warned = ran.json()["commands_warning"]
+    assert (warned is not None) is (name == "metadata_unsafe")
+    if warned is not None:
+        assert text.out.index(f"\n{warned}\n") < text.out.index("To prove it where")
+
+
+def test_what_plan_says_of_ranks_is_not_said_again() -> None:
+    for name in ("chunk_gap", "chunk_none", "chunk_unstored", "file_missing", "file_cut"):
+        folder = SAMPLES / "broken" / name
+        (problem,) = run_cli("plan", folder, "--mesh", "fsdp:2", "--json").json()["problems"]
+        assert "rank" in problem["message"]
+
+
+def test_an_unrelated_object_is_no_model() -> None:
+    path = SAMPLES / "expected.json"
+    ran = run_cli("plan", SAMPLES / "fsdp_4", "--mesh", "fsdp:2", "--against", path)
+    assert (ran.code, ran.out) == (2, "")
+    assert "neither a shape nor a dtype" in ran.err
+
+
+def test_a_model_of_which_nothing_is_there(tmp_path: Path) -> None:
+    names = [f"other.{i}" for i in range(69)]
+    path = tmp_path / "expected.json"
+    path.write_text(json.dumps({name: {"shape": [1]} for name in names}))
+    command = ("plan", SAMPLES / "fsdp_4", "--mesh", "fsdp:2", "--against", path)
+    ran = run_cli(*command)
+    assert ran.code == 1
+    assert "69 keys), none of which is in the checkpoint" in ran.out
+    assert ran.out.count("ERROR missing-key\n") == 5
+    assert "ERROR missing-key: and 64 more:\n" in ran.out
+    assert all(name in ran.out for name in names)
+    assert run_cli(*command, "--json").json()["against"]["num_matching"] == 0

@@ -256,3 +256,74 @@ def test_a_copy_without_a_file_still_gives_the_rest(tmp_path: Path) -> None:
     ran = stats(folder)
     assert ran.code == 1
     assert "the file is not there" in ran.out
+
+
+@pytest.mark.parametrize("name", ["st_file_missing", "st_index_escapes"])
+def test_a_file_that_the_index_names_and_is_not_there_is_told(name: str) -> None:
+    ran = stats(BROKEN / name)
+    assert ran.code == 1
+    assert "not read in full" in ran.out.splitlines()[0]
+    document = stats(BROKEN / name, "--json").json()
+    assert document["complete"] is False
+    whys = {item["fqn"]: item["why"] for item in document["not_read"]}
+    assert whys
+    for file, why in whys.items():
+        assert "is not there" in why or "outside" in why
+        assert f"\n  {file}: {why}" in ran.out
+    one = document["tensors"][0]["fqn"]
+    assert stats(BROKEN / name, "--filter", one).code == 1
+
+
+@pytest.mark.parametrize("args", [("stats",), ("show", "--filter", "x")])
+def test_of_a_run_the_newest_complete_checkpoint_is_hinted(
+    args: tuple[str, ...], tmp_path: Path
+) -> None:
+    command, *rest = args
+    ran = run_cli(command, SAMPLES / "run", *rest)
+    assert ran.code == 2
+    assert f"give one of them: {SAMPLES / 'run' / 'step-200'}" in ran.err
+    shutil.copytree(SAMPLES / "run" / "step-100", tmp_path / "a" / "step-100")
+    ran = run_cli(command, tmp_path, *rest)
+    assert "1 checkpoint" in ran.err
+    assert "1 checkpoints" not in ran.err
+
+
+def test_a_file_of_a_checkpoint_stands_for_its_folder() -> None:
+    folder = SAMPLES / "hsdp_2x4"
+    assert stats(folder / "__0_0.distcp").out == stats(folder).out
+    assert stats(folder).out.startswith(f"{folder}: 6 tensors")
+
+
+def test_the_bars_add_up_and_nothing_has_none() -> None:
+    for scale in ("linear", "log"):
+        ran = stats(SAMPLES / "hsdp_2x4", "--filter", "net1 weight", "--histogram", scale)
+        rows = ran.out.split("\n\n")[-1].splitlines()[:-2]
+        assert sum(int(row.split()[-1]) for row in rows) == 40
+        for row in rows:
+            assert (len(row.split()) == 3) == (int(row.split()[-1]) > 0)
+
+
+def test_log_edges_of_tiny_values_are_told_apart() -> None:
+    out = stats(SAMPLES / "dtypes_4", "--filter", "e8m0", "--histogram", "log").out
+    rows = out.split("\n\n")[-1].splitlines()[:-2]
+    labels = [row.split()[0] for row in rows]
+    assert len(set(labels)) == len(labels)
+    assert labels[0] == "5.88e-39"
+
+
+def test_histogram_needs_no_argument() -> None:
+    args = (SAMPLES / "hsdp_2x4", "--filter", "net1")
+    assert stats(*args, "--histogram").out == stats(*args, "--histogram", "linear").out
+    assert stats("--histogram", "--json", SAMPLES / "hsdp_2x4").code == 0
+
+
+def test_an_absurd_value_is_odd_and_good_samples_have_none() -> None:
+    first = stats(BROKEN / "bit_flip").out.splitlines()[3]
+    assert first.startswith("model.net1.weight")
+    assert "largest |value| 9.82e+37 is 2.3e+38x the tensors' median" in first
+    one = stats(BROKEN / "bit_flip", "--json").json()["tensors"]
+    assert [t["fqn"] for t in one if t["kind"] == "odd"] == ["model.net1.weight"]
+    for path in [*SAMPLES.glob("*/.metadata"), *SAMPLES.glob("run/*/.metadata")]:
+        for tensor in stats(path.parent, "--json").json()["tensors"]:
+            assert tensor["kind"] in (None, "zero"), (path, tensor["fqn"])
+            assert not (tensor["reason"] or "").startswith("largest")

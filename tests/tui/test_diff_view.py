@@ -42,7 +42,7 @@ from inspector.tui.widgets.difference_map import DifferenceMap
 from inspector.tui.widgets.difference_paint import PartGrid, plane_cuts
 from inspector.tui.widgets.verdict_bar import VerdictBar
 from inspector.tui.widgets.virtual_table import VirtualTable
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT, SAMPLES, run_cli
 from tests.diff.making import edit, flipped, shards, side, write
 from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
 
@@ -419,7 +419,7 @@ async def test_leaving_stops_what_is_compared(
         await pilot.press("c")
         await until(pilot, started.is_set)
         await pilot.press("q")
-    assert app.return_value == 0
+    assert app.return_value == 2
     deadline = time.monotonic() + 20
     while any(t.name == "comparing" for t in threading.enumerate()):
         assert time.monotonic() < deadline
@@ -671,7 +671,7 @@ def test_the_command_opens_it_on_a_terminal_and_text_elsewhere(size: tuple[int, 
             if not asked and b"1 DIFFER, 5 EXACT" in seen:
                 asked = True
                 os.write(ends[0], b"q")
-        assert ran.wait(30) == 0, seen[-500:]
+        assert ran.wait(30) == 1, seen[-500:]
     finally:
         ran.kill()
         os.close(ends[0])
@@ -679,3 +679,69 @@ def test_the_command_opens_it_on_a_terminal_and_text_elsewhere(size: tuple[int, 
     for extra in (["--no-tui"], ["--json"]):
         piped = subprocess.run([*command, *extra], cwd=ROOT, capture_output=True, check=False)
         assert (piped.returncode, piped.stderr) == (1, b"") and b"\x1b" not in piped.stdout
+
+
+@pytest.mark.parametrize(
+    ("b", "values", "code"),
+    [
+        ("fsdp_4", True, 0),
+        ("fsdp_4", False, 0),
+        ("broken/bit_flip", True, 1),
+        ("broken/bit_flip", False, 0),
+        ("broken/file_missing", True, 2),
+        ("broken/chunk_gap", False, 2),
+        ("nowhere", False, 2),
+    ],
+)
+async def test_the_exit_code_is_that_of_the_text(b: str, values: bool, code: int) -> None:
+    app = DiffApp(PairOf(str(SAMPLES / "hsdp_2x2"), str(SAMPLES / b)), with_values=values)
+    async with app.run_test(size=SIZES[0]) as pilot:
+        await settle(app, pilot)
+        if values:
+            await compared(app, pilot)
+        await pilot.press("q")
+    assert app.return_value == code
+    text = run_cli("diff", SAMPLES / "hsdp_2x2", SAMPLES / b, *(["--values"] if values else []))
+    assert text.code == code
+
+
+async def test_values_that_are_compared_on_the_screen_count() -> None:
+    a, b = SAMPLES / "hsdp_2x2", SAMPLES / "broken" / "bit_flip"
+    async with comparing(a, b, values=False) as (app, pilot):
+        await pilot.press("c")
+        await compared(app, pilot)
+        await pilot.press("q")
+    assert app.return_value == 1
+
+
+async def test_to_leave_while_values_are_compared_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from inspector.values.bits import TensorBits
+
+    read = TensorBits.read
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.5)
+        return read(*args)
+
+    monkeypatch.setattr(TensorBits, "read", slowly)
+    app = DiffApp(PairOf(str(SAMPLES / "hsdp_2x2"), str(SAMPLES / "fsdp_4")), with_values=True)
+    async with app.run_test(size=SIZES[0]) as pilot:
+        await settle(app, pilot)
+        await until(pilot, lambda: screen_of(app).is_comparing)
+        await pilot.press("q")
+    assert app.return_value == 2
+
+
+async def test_close_is_told_with_its_bound_and_may_be_allowed(tmp_path: Path) -> None:
+    x = torch.ones(5)
+    a, b = write(tmp_path / "a", {"t": x}), write(tmp_path / "b", {"t": x + 2**-23})
+    for allowed, code in ((False, 1), (True, 0)):
+        app = DiffApp(PairOf(str(a), str(b)), with_values=True, allow_close=allowed)
+        async with app.run_test(size=SIZES[1]) as pilot:
+            await settle(app, pilot)
+            await compared(app, pilot)
+            await until(pilot, lambda app=app: "1.3e-06" in words(app))  # type: ignore[misc]
+            await pilot.press("q")
+        assert app.return_value == code

@@ -84,3 +84,14 @@ def test_zeros_stand_at_zero() -> None:
 
 def test_keys_are_the_upper_bits() -> None:
     assert keys_of(np.array([1.0, -1.0, 0.0, -0.0])).tolist() == [0x3FF0, 0xBFF0, 0, 0x8000]
+
+
+@settings(deadline=None)
+@given(NUMBERS, st.integers(1, 40))
+def test_counts_are_whole_and_the_ends_are_never_empty(values: list[float], num_bars: int) -> None:
+    for bars in (of(values).linear(num_bars, min(values), max(values)), of(values).log(num_bars)):
+        assert (bars.counts == np.rint(bars.counts)).all()
+        assert bars.counts.sum() == len(values)
+        if bars.scale == "linear" and min(values) < max(values):
+            assert bars.counts[0] >= 1
+            assert bars.counts[-1] >= 1

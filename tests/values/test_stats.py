@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
 import threading
@@ -14,6 +15,7 @@ import torch
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.locate import folder_of
+from inspector.values.gather import _joined, _Sums
 from inspector.values.stats import StatsReport, collect_stats
 from tests.checks.test_payloads import edit, patch, place, save, saved
 from tests.conftest import SAMPLES, folders_with_metadata
@@ -329,3 +331,31 @@ def test_elements_that_take_no_bytes(tmp_path: Path, rows: int) -> None:
     else:
         (left,) = report.not_read
         assert "more elements than there can be" in left.why
+
+
+@pytest.mark.parametrize("scale", [1e308, 1e-200, 1e-320, 3.0])
+def test_what_can_be_written_does_not_overflow(tmp_path: Path, scale: float) -> None:
+    """In one block, in several, and in several chunks."""
+    values = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64) * scale
+    many = values.repeat(100_000)
+    state = {"few": values, "many": many}
+    few, lots = sorted(stats_of(save(tmp_path / "ck", state)).tensors, key=lambda t: t.fqn)
+    for found, times in ((few, 1), (lots, 100_000)):
+        count = 3 * times
+        assert found.mean == pytest.approx(scale / 3, rel=1e-3, abs=0)
+        std = scale * math.sqrt(8 / 9 * count / (count - 1))
+        assert found.std == pytest.approx(std, rel=1e-3, abs=0)
+        # The root of the sum of so many squares is itself too large.
+        fits = times == 1 or scale < 1e300
+        wanted = scale * math.sqrt(count) if fits else math.inf
+        assert found.l2 == pytest.approx(wanted, rel=1e-3, abs=0)
+    two = _joined(
+        np.array([1, 2]), np.array([scale, 0.0]), np.array([0.0, scale]), _sums(-scale, scale)
+    )
+    assert two.deviation == pytest.approx(scale * math.sqrt(8 / 9), rel=1e-3, abs=0)
+
+
+def _sums(low: float, high: float) -> _Sums:
+    sums = _Sums()
+    sums.low, sums.high = low, high
+    return sums

@@ -110,6 +110,17 @@ class DiffScreen(Screen[None]):
         """Whether values are being compared."""
         return self._run is not None
 
+    @property
+    def exit_code(self) -> int:
+        """As of the text, for what was compared by now."""
+        is_left = self._with_values and not self.comparison.values_compared
+        return 2 if self.is_comparing or is_left else self.comparison.diff.exit_code
+
+    @property
+    def is_close(self) -> bool:
+        """Whether everything was compared, and what differs is at most CLOSE."""
+        return not self.is_comparing and self.comparison.diff.is_close
+
     def on_resize(self) -> None:
         self._show_head()
 
@@ -161,7 +172,7 @@ class DiffScreen(Screen[None]):
             return
         todo = self.comparison.todo()
         if todo is None:
-            self.comparison.values_compared = True
+            self.comparison.all_compared()
             self._tell("Nothing is left to compare", headline(self.comparison), "information")
             self._show_head()
             return

@@ -30,6 +30,8 @@ __all__ = ["TensorsView"]
 _WIDE_CELLS = 110
 _ROOMY_LINES = 34
 
+_MANY_ROWS = 10_000
+
 
 class TensorsView(View):
     """Every tensor, and every bytes entry after them."""
@@ -109,6 +111,9 @@ class TensorsView(View):
         self._show_row(self.table.cursor_row)
         empty = "The state dict is empty: there is nothing in it to show"
         self.table.set_empty_text("No name matches the filter" if source.num_rows else empty)
+        if source.num_rows > _MANY_ROWS:
+            # Sorted ahead, in a thread: the key that asks for it should not wait.
+            self.run_worker(lambda: source.name_ranks, thread=True, group="sort-ahead")
 
     def show_writer(self, written_by: WrittenBy) -> None:
         if self._source is not None:
