@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = frozenset({"check", "diff", "open", "plan", "replay", "seal", "show", "stats", "verify"})
 
 #: Commands that leave nothing behind to be put away: no screen, no job.
-_PLAIN = frozenset({"check", "plan", "show", "stats"})
+_PLAIN = frozenset({"check", "plan", "seal", "show", "stats"})
 
 
 def main(args: list[str] | None = None) -> NoReturn:

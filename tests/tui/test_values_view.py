@@ -565,3 +565,9 @@ async def test_the_figures_agree_with_the_command_line(folder: Path, tmp_path: P
         await pilot.press("y")
         await pilot.pause(0.2)
         assert "figures" in screen_text(app)
+
+
+async def test_from_a_view_without_tensors_the_one_in_the_list_is_shown() -> None:
+    async with opened(SAMPLES / "hsdp_2x2", "j", "5", "6") as (app, pilot):
+        await until(pilot, lambda: "net1.bias" in screen_text(app) and "mean" in screen_text(app))
+        assert "No tensor was chosen" not in screen_text(app)

@@ -46,6 +46,10 @@ class ValuingScreen(PlanningScreen):
         """Before the numbers are shown: those of what is under the cursor."""
         here = self.view
         aim = here.aim()
+        if aim is None and not self._values.fqn:
+            # From a view that has no tensor under its cursor: the one in the list of tensors.
+            here = self.query_one(TensorsView)
+            aim = here.aim()
         if aim is None or here.id == "values":
             return
         self._values_from = here.id or "tensors"
