@@ -20,13 +20,11 @@ from inspector.checkpoint.payload_source import (
     num_readers,
     open_file,
 )
-from inspector.checkpoint.stopping import until
 from inspector.checkpoint.storage import Storage
-from inspector.errors import Cancelled, StorageError
+from inspector.checkpoint.workers import Stop, run_workers
+from inspector.errors import StorageError
 
 __all__ = ["PayloadProgress", "Sweep"]
-
-_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,8 @@ class Sweep:
         visit: Called with each place and its bytes, in a worker's thread.
         skip: Called instead, with the first place, the last one (exclusive) and why, for those
             that cannot be read: their file does not open, or too many entries claim their bytes.
+        may_repeat: Whether a place is known to share its bytes rightly (tensors in one blob), so
+            that reading them again does not count.
         workers: Threads; more of them for a remote storage.
     """
 
@@ -60,18 +60,18 @@ class Sweep:
         plan: PayloadPlan,
         visit: Callable[[int, RangeSource], None],
         skip: Callable[[int, int, str], None],
+        *,
+        may_repeat: Callable[[int], bool] = lambda place: False,
         workers: int = 2,
     ) -> None:
         self.checkpoint, self.storage, self.plan = checkpoint, storage, plan
         self.visit, self.skip = visit, skip
-        self.stop = threading.Event()
-        self._ended = threading.Event()
+        self.may_repeat = may_repeat
+        self.stop = Stop()
         self._lock = threading.Lock()
-        self._crash: BaseException | None = None
-        tasks = list(plan.tasks())
-        self._next = iter(tasks)
-        self._num_running = max(1, min(num_readers(storage, workers), len(tasks)))
-        self._workers = [_Worker(self) for _ in range(self._num_running)]
+        self._tasks = list(plan.tasks())
+        self._num_workers = max(1, min(num_readers(storage, workers), len(self._tasks)))
+        self._workers: list[_Worker] = []
         self._bytes_total = int(plan.length.sum())
         # Entries of a sound checkpoint share no bytes; hostile ones may ask for the same
         # gigabytes a million times. What may be read twice is as much again as the file.
@@ -84,55 +84,24 @@ class Sweep:
             progress: Called about ten times a second and at the end, in the calling thread; True
                 stops. So does Ctrl+C, and setting `stop`.
         """
-        threads = [
-            threading.Thread(target=self._work, args=(worker,), daemon=True)
-            for worker in self._workers
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            while not self._ended.wait(_POLL_S):
-                if progress is not None and progress(self._progress()):
-                    self.stop.set()
-        except KeyboardInterrupt:
-            self.stop.set()
-        finally:
-            if not self._ended.is_set():
-                self.stop.set()
-            for thread in threads:
-                thread.join()
-        if self._crash is not None:
-            raise self._crash
-        if progress is not None:
-            progress(self._progress())
+        run_workers(
+            self._tasks,
+            self._worker,
+            self.stop,
+            num_workers=self._num_workers,
+            poll=None if progress is None else lambda: progress(self._progress()),
+        )
         return sum(worker.payloads_done for worker in self._workers) == self.plan.num_places
+
+    def _worker(self) -> _Worker:
+        self._workers.append(_Worker(self))
+        return self._workers[-1]
 
     def may_read_again(self, file: int, num_bytes: int) -> bool:
         """Whether bytes that were read for another entry may be read once more."""
         with self._lock:
             self._overlap_left[file] -= num_bytes
             return self._overlap_left[file] >= 0
-
-    def _work(self, worker: _Worker) -> None:
-        try:
-            with until(self.stop.is_set):
-                while not self.stop.is_set():
-                    with self._lock:
-                        task = next(self._next, None)
-                    if task is None:
-                        break
-                    worker.read(task)
-        except Cancelled:
-            pass
-        except BaseException as error:  # a bug: raised again where the sweep was run
-            self._crash = error
-            self.stop.set()
-        finally:
-            worker.close()
-            with self._lock:
-                self._num_running -= 1
-                if not self._num_running:
-                    self._ended.set()
 
     def _progress(self) -> PayloadProgress:
         done = sum(w.bytes_done + w.bytes_inside for w in self._workers)
@@ -163,7 +132,7 @@ class _Worker:
         self._index = -1
         self.file = ""
 
-    def read(self, task: Task) -> None:
+    def run(self, task: Task) -> None:
         """Read the places of a task."""
         sweep, plan = self._sweep, self._sweep.plan
         handle = self._handle
@@ -182,10 +151,10 @@ class _Worker:
             zip(plan.offset[places].tolist(), plan.length[places].tolist(), strict=True)
         )
         for place in range(task.first, task.last):
-            if sweep.stop.is_set():
-                raise Cancelled("reading the payloads was cancelled")
+            sweep.stop.check()
             offset, length = int(plan.offset[place]), int(plan.length[place])
-            if plan.overlaps[place] and not sweep.may_read_again(task.file, length):
+            repeats = plan.overlaps[place] and not sweep.may_repeat(place)
+            if repeats and not sweep.may_read_again(task.file, length):
                 sweep.skip(place, place + 1, "other entries claim their bytes too")
             else:
                 source = RangeSource(handle, offset, length, self._buffer, self._tick)
@@ -199,4 +168,4 @@ class _Worker:
 
     def _tick(self, num_bytes: int) -> bool:
         self.bytes_inside += num_bytes
-        return self._sweep.stop.is_set()
+        return self._sweep.stop.is_set

@@ -18,10 +18,10 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload_source import BLOCK_BYTES, open_file
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural, printable
+from inspector.checkpoint.workers import Stop, run_workers
 from inspector.checks.findings import Against, Coverage, Finding, NotChecked
 from inspector.errors import InspectError
 from inspector.values.fingerprint import HashProgress
-from inspector.values.workers import Stop, run_workers
 
 __all__ = ["INTEGRITY", "IntegrityReport", "check_integrity", "has_integrity"]
 

@@ -15,27 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.payload_plan import Task, plan_payloads
+from inspector.checkpoint.payload_plan import plan_payloads
 from inspector.checkpoint.payload_source import (
-    BLOCK_BYTES,
-    DataHandle,
     RangeSource,
-    num_readers,
-    open_file,
 )
-from inspector.checkpoint.payload_sweep import PayloadProgress
-from inspector.checkpoint.stopping import until
+from inspector.checkpoint.payload_sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload_judge import Judgement, Note, judge, subject_of
 from inspector.checks.values import value_findings
-from inspector.errors import Cancelled, StorageError
 from inspector.values.nonfinite import NonFinite
 
 __all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
-
-_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +61,30 @@ def check_payloads(
         All findings, by file and offset; what was covered. Cancelling, by `progress` or by
         Ctrl+C, returns what was found until then, and says what was left out.
     """
-    run = _Run(checkpoint, storage, values)
-    run.start(num_readers(storage, workers))
-    try:
-        while not run.ended.wait(_POLL_S):
-            if progress is not None and progress(run.progress()):
-                run.stop.set()
-    except KeyboardInterrupt:
-        run.stop.set()
-    finally:
-        run.join()
-    if run.crash is not None:
-        raise run.crash
-    if progress is not None:
-        progress(run.progress())
+    run = _Run(checkpoint, storage, values, workers)
+    run.sweep.run(progress)
     return run.report()
 
 
 class _Run:
-    """One reading of a checkpoint: what its workers share, and the sum of what they found."""
+    """What came out of a reading: the sum of what its threads found."""
 
-    def __init__(self, checkpoint: Checkpoint, storage: Storage, values: bool) -> None:
-        self.checkpoint = checkpoint
-        self.storage = storage
-        self.values = values
+    def __init__(
+        self, checkpoint: Checkpoint, storage: Storage, values: bool, workers: int = 2
+    ) -> None:
         self.plan = plan_payloads(checkpoint)
-        self.stop = threading.Event()
-        self.ended = threading.Event()
-        self.crash: BaseException | None = None
-        self.blobs: dict[tuple[int, int], int] = {}
+        self.sweep = Sweep(
+            checkpoint,
+            storage,
+            self.plan,
+            self.read,
+            self.skip,
+            may_repeat=self.is_blob,
+            workers=workers,
+        )
+        self._checkpoint = checkpoint
+        self._values_wanted = values
+        self._blobs: dict[tuple[int, int], int] = {}
         self._tried = np.zeros(self.plan.num_places, np.bool_)
         self._read = np.zeros(self.plan.num_places, np.bool_)
         self._findings: list[tuple[int, list[Finding]]] = []
@@ -105,60 +92,26 @@ class _Run:
         self._values: dict[int, NonFinite] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         self._lock = threading.Lock()
-        self._tasks = list(self.plan.tasks())
-        self._next = iter(self._tasks)
-        self._workers: list[_Worker] = []
-        self._threads: list[threading.Thread] = []
-        self._num_running = 0
-        self._bytes_total = int(self.plan.length.sum())
-        # Entries of a sound checkpoint share no bytes; hostile ones may ask for the same
-        # gigabytes a million times. What may be read twice is as much again as the file.
-        self._overlap_left = [f.num_bytes or 0 for f in checkpoint.files]
-
-    def start(self, workers: int) -> None:
-        self._num_running = max(1, min(workers, len(self._tasks)))
-        self._workers = [_Worker(self) for _ in range(self._num_running)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(worker,), daemon=True)
-            for worker in self._workers
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        if not self.ended.is_set():
-            self.stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self, worker: _Worker) -> None:
-        try:
-            with until(self.stop.is_set):
-                while not self.stop.is_set():
-                    with self._lock:
-                        task = next(self._next, None)
-                    if task is None:
-                        break
-                    worker.read(task)
-        except Cancelled:
-            pass
-        except BaseException as error:  # a bug: raised again where the check was called
-            self.crash = error
-            self.stop.set()
-        finally:
-            worker.close()
-            with self._lock:
-                self._num_running -= 1
-                if not self._num_running:
-                    self.ended.set()
 
     # --- what workers tell
 
-    def may_overlap(self, file: int, length: int) -> bool:
-        """Whether a payload that shares bytes with another may still be read."""
-        with self._lock:
-            self._overlap_left[file] -= length
-            return self._overlap_left[file] >= 0
+    def is_blob(self, place: int) -> bool:
+        """Whether a place is known to begin a blob of several tensors."""
+        return (int(self.plan.file[place]), int(self.plan.offset[place])) in self._blobs
+
+    def read(self, place: int, source: RangeSource) -> None:
+        """Judge a place by its bytes."""
+        starts = self.plan.owner_start
+        owners = self.plan.owner[starts[place] : starts[place + 1]].tolist()
+        subjects = [subject_of(self._checkpoint, owner) for owner in owners]
+        judgement = judge(
+            source,
+            subjects,
+            is_safetensors=self._checkpoint.format == "safetensors",
+            values=self._values_wanted,
+            stop=lambda: self.sweep.stop.is_set,
+        )
+        self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
         """Places that could not be read."""
@@ -167,8 +120,9 @@ class _Run:
             starts = self.plan.owner_start
             self._skip(first, reason, int(starts[last] - starts[first]))
 
-    def keep(self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]) -> None:
-        """What came out of a place."""
+    def _keep(
+        self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]
+    ) -> None:
         self._tried[place] = True
         self._read[place] = judgement.is_read
         plain = not (judgement.findings or judgement.notes or judgement.values)
@@ -188,36 +142,26 @@ class _Run:
                 key = int(self.plan.file[place]), int(self.plan.offset[place])
                 starts = self.plan.owner_start
                 count = int(starts[place + 1] - starts[place])
-                self.blobs[key] = self.blobs.get(key, 0) + count
+                self._blobs[key] = self._blobs.get(key, 0) + count
 
     def _skip(self, place: int, reason: str, count: int) -> None:
-        key = self.checkpoint.files[int(self.plan.file[place])].path, reason
+        key = self._checkpoint.files[int(self.plan.file[place])].path, reason
         self._skipped[key] = self._skipped.get(key, 0) + count
 
     # --- what comes out
 
-    def progress(self) -> PayloadProgress:
-        done = sum(w.bytes_done + w.bytes_inside for w in self._workers)
-        return PayloadProgress(
-            min(done, self._bytes_total),
-            self._bytes_total,
-            sum(w.payloads_done for w in self._workers),
-            self.plan.num_places,
-            next((w.file for w in self._workers if w.file), ""),
-        )
-
     def report(self) -> PayloadReport:
         findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
-        findings += [_blob(self.checkpoint, *key, n) for key, n in sorted(self.blobs.items())]
+        findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
         for index, found in sorted(self._values.items()):
-            tensor = self.checkpoint.columns.tensor(index)
-            findings += value_findings(tensor, found, _file_at(self.checkpoint, tensor))
+            tensor = self._checkpoint.columns.tensor(index)
+            findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
 
     def _note(self, note: Note, places: list[int]) -> Finding:
         example = subject_of(
-            self.checkpoint, int(self.plan.owner[self.plan.owner_start[min(places)]])
+            self._checkpoint, int(self.plan.owner[self.plan.owner_start[min(places)]])
         )
         is_one = len(places) == 1
         subject = example.shown
@@ -234,7 +178,7 @@ class _Run:
         )
 
     def _coverage(self) -> Coverage:
-        plan, columns = self.plan, self.checkpoint.columns
+        plan, columns = self.plan, self._checkpoint.columns
         owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
         read = np.zeros(columns.num_chunks, np.bool_)
         read[owners[owners < columns.num_chunks]] = True
@@ -246,7 +190,7 @@ class _Run:
         files = [
             index
             for index in np.unique(plan.file).tolist()
-            if index not in incomplete and self.checkpoint.files[index].path not in left_out
+            if index not in incomplete and self._checkpoint.files[index].path not in left_out
         ]
         not_checked = [
             NotChecked(f"{plural(count, 'payload')} of {printable(path, 120)}", reason)
@@ -265,79 +209,6 @@ class _Run:
             payload_bytes=int(plan.length[self._read].sum()),
             not_checked=tuple(not_checked),
         )
-
-
-class _Worker:
-    """One thread's reading: its open file, its buffer, how far it is."""
-
-    def __init__(self, run: _Run) -> None:
-        self.file = ""
-        self.bytes_done = self.bytes_inside = self.payloads_done = 0
-        self._run = run
-        self._buffer = bytearray(BLOCK_BYTES)
-        self._index = -1
-        self._handle: DataHandle | None = None
-
-    def close(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-        self._index = -1
-        self.file = ""
-
-    def read(self, task: Task) -> None:
-        """Read the places of a task."""
-        run, plan = self._run, self._run.plan
-        handle = self._handle
-        if self._index != task.file or handle is None:
-            self.close()
-            path = run.checkpoint.files[task.file].path
-            try:
-                handle = self._handle = open_file(run.storage, path)
-            except StorageError as error:
-                run.skip(task.first, task.last, error.message)
-                self._advance(task.first, task.last)
-                return
-            self._index, self.file = task.file, path
-        places = slice(task.first, task.last)
-        handle.announce(
-            zip(plan.offset[places].tolist(), plan.length[places].tolist(), strict=True)
-        )
-        for place in range(task.first, task.last):
-            if run.stop.is_set():
-                raise Cancelled("reading the payloads was cancelled")
-            offset, length = int(plan.offset[place]), int(plan.length[place])
-            is_blob = (task.file, offset) in run.blobs
-            if plan.overlaps[place] and not is_blob and not run.may_overlap(task.file, length):
-                run.skip(place, place + 1, "other entries claim their bytes too")
-            else:
-                self._read_place(
-                    place, RangeSource(handle, offset, length, self._buffer, self._tick)
-                )
-            self._advance(place, place + 1)
-
-    def _read_place(self, place: int, source: RangeSource) -> None:
-        run, starts = self._run, self._run.plan.owner_start
-        owners = run.plan.owner[starts[place] : starts[place + 1]].tolist()
-        subjects = [subject_of(run.checkpoint, owner) for owner in owners]
-        is_safetensors = run.checkpoint.format == "safetensors"
-        judgement = judge(
-            source,
-            subjects,
-            is_safetensors=is_safetensors,
-            values=run.values,
-            stop=run.stop.is_set,
-        )
-        run.keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
-
-    def _advance(self, first: int, last: int) -> None:
-        self.bytes_done += int(self._run.plan.length[first:last].sum())
-        self.payloads_done += last - first
-        self.bytes_inside = 0
-
-    def _tick(self, num_bytes: int) -> bool:
-        self.bytes_inside += num_bytes
-        return self._run.stop.is_set()
 
 
 def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.workers import Stop, run_workers
 from inspector.diff.elements import Comparer, Tally
 from inspector.diff.judged import judged
 from inspector.diff.model import BytesDiff, Diff, Side, TensorDiff, Tolerance
@@ -24,7 +25,6 @@ from inspector.values.bits import TensorBits
 from inspector.values.blocks import BlockPlan
 from inspector.values.fingerprint import HashProgress, entry_fingerprint, fingerprints
 from inspector.values.open_files import OpenFiles
-from inspector.values.workers import Stop, run_workers
 
 __all__ = ["DiffProgress", "compare_values"]
 

@@ -28,11 +28,11 @@ from inspector.checkpoint.payload import open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload_source import PayloadError
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.workers import Stop, run_workers
 from inspector.errors import InspectError
 from inspector.values.bits import TensorBits
 from inspector.values.blocks import BlockPlan
 from inspector.values.open_files import OpenFiles
-from inspector.values.workers import Stop, run_workers
 
 __all__ = [
     "Fingerprint",

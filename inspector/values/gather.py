@@ -63,7 +63,7 @@ def gather(
     for index in tensors:
         job.choose(checkpoint.tensors[index], chunks)
     job.plan = plan = plan_payloads(checkpoint, chunks=chunks)
-    sweep = Sweep(checkpoint, storage, plan, job.visit, job.skip, workers)
+    sweep = Sweep(checkpoint, storage, plan, job.visit, job.skip, workers=workers)
     job.may_read_again = sweep.may_read_again
     is_whole = sweep.run(progress)
     return job.gathered(is_cancelled=not is_whole)

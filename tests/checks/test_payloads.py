@@ -460,7 +460,8 @@ def test_ctrl_c_counts_as_cancelling(folder: Path) -> None:
 
     checkpoint, storage = open_checkpoint(str(folder)), folder_of(str(folder))
     run = payloads._Run(checkpoint, storage, False)
-    run.join()
+    run.sweep.stop.set()
+    run.sweep.run()
     assert run.report().is_cancelled
     assert run.report().checked.payloads == 0
 

@@ -202,7 +202,7 @@ def test_ctrl_c_prints_what_there_is_and_is_exit_code_2(tmp_path: Path) -> None:
     tensors = {f"t{i}": x for i in range(12)}
     a = write(tmp_path / "a", tensors, {name: shards(x.shape, 0, 4) for name in tensors})
     b = write(tmp_path / "b", tensors, {name: shards(x.shape, 1, 4) for name in tensors})
-    started = "from inspector.__main__ import main\nimport inspector.values.workers as w\n"
+    started = "from inspector.__main__ import main\nimport inspector.checkpoint.workers as w\n"
     # Slowed down, so that the signal surely comes before the end.
     slow = (
         "import time\nfrom inspector.values.bits import TensorBits\nread = TensorBits.read\n"

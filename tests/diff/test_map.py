@@ -72,7 +72,7 @@ def test_damage_and_cancelling_are_raised(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(PayloadError):
         for pair in both.pairs:
             difference_map(both, pair, 4, 4)
-    monkeypatch.setattr("inspector.values.workers._POLL_S", 0.001)
+    monkeypatch.setattr("inspector.checkpoint.workers._POLL_S", 0.001)
     x = torch.zeros(4000, 2000)
     both = structure(tmp_path, x, x)
     with pytest.raises(Cancelled):

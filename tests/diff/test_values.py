@@ -446,7 +446,7 @@ def test_progress_rises_to_the_end(tmp_path: Path) -> None:
 
 
 def test_it_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inspector.values.workers._POLL_S", 0.001)
+    monkeypatch.setattr("inspector.checkpoint.workers._POLL_S", 0.001)
     shape = (2000, 4000)
     x = torch.zeros(shape)
     a, b = pair(tmp_path, x, x)

@@ -289,7 +289,7 @@ def test_progress_and_cancel(tmp_path: Path) -> None:
 
 
 def test_cancelling_returns_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inspector.values.workers._POLL_S", 0.001)
+    monkeypatch.setattr("inspector.checkpoint.workers._POLL_S", 0.001)
     folder = write(tmp_path / "a", {f"t{i}": torch.zeros(700, 1000) for i in range(40)})
     found = hashed(folder, progress=lambda _: True)
     assert found.is_cancelled
