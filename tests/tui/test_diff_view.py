@@ -508,7 +508,8 @@ async def test_a_side_that_cannot_be_read_is_told_and_exits_with_2(
     for sides in ((SAMPLES / "hsdp_2x2", b), (b, SAMPLES / "hsdp_2x2")):
         async with comparing(*sides, size=size, values=False) as (app, pilot):
             assert isinstance(app.screen, ErrorScreen)
-            assert said in words(app)
+            # A long path is broken where the line ends: the spaces of that are not its own.
+            assert said.replace(" ", "") in words(app).replace(" ", "")
             await pilot.press("q")
         assert app.return_value == 2
 
