@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.findings import Coverage, Finding, NotChecked
-from inspector.checks.manifest import Manifest
+
+if TYPE_CHECKING:
+    from inspector.checks.manifest import Manifest
 
 __all__ = ["DeepReport", "Wanted", "check_deep", "read_wanted"]
 

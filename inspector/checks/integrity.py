@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint
@@ -21,7 +22,9 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.checks.findings import Against, Coverage, Finding, NotChecked
 from inspector.errors import InspectError
-from inspector.values.fingerprint import HashProgress
+
+if TYPE_CHECKING:
+    from inspector.values.fingerprint import HashProgress
 
 __all__ = ["INTEGRITY", "IntegrityReport", "check_integrity", "has_integrity"]
 
@@ -72,6 +75,8 @@ def check_integrity(
         )
         left = NotChecked(f"the digests of {INTEGRITY}", "it cannot be read")
         return IntegrityReport((finding,), Coverage(not_checked=(left,)))
+    from inspector.values.fingerprint import HashProgress
+
     run = _Run(storage, wanted)
     run.bytes_total = sum(checkpoint.folder_files.get(name, 0) for name in wanted)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.payload import Payload, open_payload, record_blocks, unpacked
@@ -25,7 +26,9 @@ from inspector.checkpoint.text import format_box, format_shape, plural, printabl
 from inspector.checkpoint.torch_zip import Record
 from inspector.checks.findings import Finding
 from inspector.errors import StorageError, UnreachableError
-from inspector.values.nonfinite import NonFinite, has_non_finite, scan_of
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite, ValueScan
 
 try:
     from isal.isal_zlib import crc32
@@ -352,14 +355,8 @@ def _read_records(
     has_checksums: bool,
 ) -> set[str]:
     """Read every record once; returns the short names of those that are damaged."""
-    tensor, data, first = payload.tensor, payload.data, subjects[0]
-    scan = None
-    if values and tensor is not None and data is not None and tensor.num_elements:
-        fits = tensor.shape == first.sizes and tensor.dtype == first.dtype
-        if fits and has_non_finite(tensor.dtype):
-            scan = scan_of(tensor, payload.byteorder)
-            if scan is None:
-                result.not_checked = "its strides overlap, so NaN and infinities were not counted"
+    data = payload.data
+    scan = _value_scan(result, payload, subjects[0]) if values else None
     is_unsummed = False
     damaged = set()
     for record in payload.records:
@@ -383,6 +380,22 @@ def _read_records(
     if scan is not None and (scan.found.num_nan or scan.found.num_inf):
         result.values = scan.found
     return damaged
+
+
+def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueScan | None:
+    """What counts NaN and infinities in the tensor's data, if it can hold any."""
+    from inspector.values.nonfinite import has_non_finite, scan_of
+
+    tensor = payload.tensor
+    if tensor is None or payload.data is None or not tensor.num_elements:
+        return None
+    fits = tensor.shape == subject.sizes and tensor.dtype == subject.dtype
+    if not fits or not has_non_finite(tensor.dtype):
+        return None
+    scan = scan_of(tensor, payload.byteorder)
+    if scan is None:
+        result.not_checked = "its strides overlap, so NaN and infinities were not counted"
+    return scan
 
 
 def _corrupt(result: Judgement, subject: Subject, record: Record, crc: int, is_data: bool) -> None:

@@ -11,21 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload_plan import plan_payloads
-from inspector.checkpoint.payload_source import (
-    RangeSource,
-)
+from inspector.checkpoint.payload_source import RangeSource
 from inspector.checkpoint.payload_sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload_judge import Judgement, Note, judge, subject_of
-from inspector.checks.values import value_findings
-from inspector.values.nonfinite import NonFinite
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite
 
 __all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
 
@@ -135,7 +135,8 @@ class _Run:
                 self._notes.setdefault(note, []).append(place)
             if judgement.values is not None:
                 found = judgement.values.moved(offsets)
-                self._values[tensor] = self._values.get(tensor, NonFinite()) + found
+                before = self._values.get(tensor)
+                self._values[tensor] = found if before is None else before + found
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
             if judgement.is_blob:
@@ -154,6 +155,8 @@ class _Run:
         findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
+        if self._values:
+            from inspector.checks.values import value_findings
         for index, found in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
             findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
