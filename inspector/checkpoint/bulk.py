@@ -19,7 +19,7 @@ from inspector.checkpoint import records
 from inspector.checkpoint.extract import Extraction
 from inspector.checkpoint.records import PAD, Ints, Words, words_of
 from inspector.checkpoint.splice import Batch, NotSplicedError, Spliced, read_spliced
-from inspector.checkpoint.unpickle import Chunk, Index, Stored, TensorMeta
+from inspector.checkpoint.stand_ins import Chunk, Index, Stored, TensorMeta
 
 __all__ = ["read_bulk"]
 

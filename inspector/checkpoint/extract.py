@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from inspector.checkpoint.dtypes import ITEMSIZE, canonical
-from inspector.checkpoint.unpickle import (
+from inspector.checkpoint.stand_ins import (
     BytesMeta,
     Chunk,
     DType,
@@ -21,11 +21,11 @@ from inspector.checkpoint.unpickle import (
     Index,
     Layout,
     Meta,
-    Pickled,
     Properties,
     Stored,
     TensorMeta,
 )
+from inspector.checkpoint.unpickle import Pickled
 
 __all__ = ["Extraction", "NotMetadataError"]
 

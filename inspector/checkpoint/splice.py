@@ -32,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.records import PAD, ChunkForm, Chunks, Stored, StoredForm, anchors
-from inspector.checkpoint.unpickle import Chunk as ChunkRecord
-from inspector.checkpoint.unpickle import Gate, Index, Pickled, load
-from inspector.checkpoint.unpickle import Stored as Info
+from inspector.checkpoint.stand_ins import Chunk as ChunkRecord
+from inspector.checkpoint.stand_ins import Index
+from inspector.checkpoint.stand_ins import Stored as Info
+from inspector.checkpoint.unpickle import Gate, Pickled, load
 
 __all__ = ["Batch", "NotSplicedError", "Spliced", "read_spliced"]
 

@@ -5,7 +5,7 @@ classes that torch writes become stand-ins that only hold what they were given, 
 callables (`torch.Size`, a path, an enum member) become pure functions of ours, and every other
 name becomes an `Opaque` class that stores its arguments. Nothing is ever imported.
 
-Only the standard library is used, and no other part of hsdp-inspect, because this runs in a
+Only the standard library is used, beside the stand-ins (`stand_ins.py`), because this runs in a
 child process (`child.py`) that starts in milliseconds and has its memory and time limited: a
 pickle can still ask for a terabyte, nest a million tuples or hash for a year.
 """
@@ -15,228 +15,32 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["DType", "Gate", "GateError", "Opaque", "Pickled", "Record", "judge_global", "load"]
-
-
-class DType(str):
-    """A torch dtype's name (`bfloat16`)."""
-
-    __slots__ = ()
-
-
-class Layout(str):
-    """A torch layout's name (`torch.strided`)."""
-
-    __slots__ = ()
-
-
-class Record:
-    """Stand-in of a class that torch is known to write: attributes, no behaviour.
-
-    Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state
-    that is not what torch writes stays in `extra["__state__"]`, for the reader to complain about.
-    """
-
-    __slots__ = ("extra",)
-    fields: tuple[str, ...] = ()
-    extra: dict[Any, Any]
-
-    # No `__new__` of its own: a pickle makes millions of these, without calling `__init__`.
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Called if the pickle calls the class; arguments (torch gives none) are kept."""
-        if args or kwargs:
-            self.extra = {"__args__": args, **kwargs}
-
-    def __setstate__(self, state: Any) -> None:
-        if type(state) is not dict:
-            self.extra = {"__state__": state}
-            return
-        extra = None
-        for key, value in state.items():
-            if type(key) is str and key in self.fields:
-                setattr(self, key, value)
-            else:
-                extra = extra or {}
-                extra[key] = value
-        if extra:
-            self.extra = extra
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The attribute `name`, or `default` if the pickle did not set it."""
-        return getattr(self, name, default)
-
-    @property
-    def rest(self) -> dict[Any, Any]:
-        """What the pickle gave this record beyond its fields."""
-        rest = getattr(self, "extra", None)
-        return rest if type(rest) is dict else {}
-
-
-class Chunk(Record):
-    """`ChunkStorageMetadata`."""
-
-    __slots__ = fields = ("offsets", "sizes")
-
-    def __setstate__(self, state: Any) -> None:
-        # There are millions of these, so the common case goes straight; and the unpickler's
-        # memo keeps every state dict to the end, so each is emptied once it is read.
-        try:
-            self.offsets = state["offsets"]
-            self.sizes = state["sizes"]
-            state.clear()
-        except (KeyError, TypeError, IndexError):
-            super().__setstate__(state)
-
-
-class Index(Record):
-    """`MetadataIndex`. Compared by identity, so that no hash of the pickle's making is computed."""
-
-    __slots__ = fields = ("fqn", "index", "offset")
-
-    def __setstate__(self, state: Any) -> None:
-        try:
-            self.fqn = state["fqn"]
-            self.offset = state.get("offset")
-            self.index = state.get("index")
-            state.clear()
-        except (KeyError, TypeError, AttributeError):
-            super().__setstate__(state)
-
-
-class Stored(Record):
-    """`_StorageInfo`."""
-
-    __slots__ = fields = ("length", "offset", "relative_path", "transform_descriptors")
-
-    def __setstate__(self, state: Any) -> None:
-        try:
-            self.relative_path = state["relative_path"]
-            self.offset = state["offset"]
-            self.length = state["length"]
-            if len(state) > 3:
-                self.transform_descriptors = state.get("transform_descriptors")
-            state.clear()
-        except (KeyError, TypeError, AttributeError):
-            super().__setstate__(state)
-
-
-class Meta(Record):
-    """`Metadata` (and Megatron's `MCoreMetadata`). `state_keys` are the pickled fields in order."""
-
-    __slots__ = (
-        "keys",
-        "planner_data",
-        "state_dict_metadata",
-        "storage_data",
-        "storage_meta",
-        "version",
-    )
-    fields = ("planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
-    keys: tuple[str, ...]
-
-    def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state)
-        self.keys = tuple(map(str, state)) if type(state) is dict else ()
-
-
-class TensorMeta(Record):
-    """`TensorStorageMetadata`."""
-
-    __slots__ = fields = ("chunks", "properties", "size")
-
-    def __setstate__(self, state: Any) -> None:
-        try:
-            self.properties = state["properties"]
-            self.size = state["size"]
-            self.chunks = state["chunks"]
-            if len(state) > 3:
-                super().__setstate__(state)
-        except (KeyError, TypeError, IndexError):
-            super().__setstate__(state)
-
-
-class BytesMeta(Record):
-    """`BytesStorageMetadata`."""
-
-    __slots__ = ()
-
-
-class SaveMeta(Record):
-    """`StorageMeta`."""
-
-    __slots__ = fields = ("checkpoint_id", "load_id", "modules", "save_id")
-
-
-class Properties(Record):
-    """`TensorProperties`, whose state is a tuple of 5 (6 from torch 2.15 on)."""
-
-    __slots__ = ("values",)
-
-    def __setstate__(self, state: Any) -> None:
-        self.values = state
-
-
-class Plan(Record):
-    """Planner classes (`SavePlan`, `WriteItem` ...) that Megatron-Core caches in the metadata."""
-
-    __slots__ = ()
-
-
-class EnumMember(NamedTuple):
-    """A member of a known enum, by value or by name."""
-
-    enum: str
-    value: object
-
-
-class _Enum:
-    """Stand-in of a known enum class: called with a value, gives the member."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, value: Any = None) -> EnumMember:
-        return EnumMember(self.name, value)
-
-
-class Opaque:
-    """Stand-in of a class that is not known: holds its arguments, does nothing."""
-
-    name = "?"
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
-        """Keep the arguments; call nothing."""
-        self = object.__new__(cls)
-        self.args = args
-        self.state = None
-        return self
-
-    args: tuple[Any, ...]
-    state: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    # A pickle may fill any object as if it were a list, a set or a dict.
-    def append(self, item: Any) -> None:
-        """Drop an item."""
-
-    def extend(self, items: Any) -> None:
-        """Drop items."""
-
-    def add(self, item: Any) -> None:
-        """Drop an item."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+from inspector.checkpoint.stand_ins import (
+    BytesMeta,
+    Chunk,
+    DType,
+    EnumClass,
+    Index,
+    Meta,
+    Opaque,
+    Plan,
+    Properties,
+    Record,
+    SaveMeta,
+    Stored,
+    TensorMeta,
+    as_bytes,
+    as_default_mapping,
+    as_device,
+    as_layout,
+    as_mapping,
+    as_path,
+    collection_of,
+)
+
+__all__ = ["Gate", "GateError", "Pickled", "judge_global", "load"]
 
 
 class _Called(type):
@@ -251,44 +55,6 @@ class _Called(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         cls.log.add(cls.name)
         return super().__call__(*args, **kwargs)
-
-
-def _path(*parts: Any) -> str:
-    return "/".join(p for p in parts if type(p) is str).replace("//", "/")
-
-
-def _device(*args: Any) -> str:
-    return ":".join(str(a) for a in args if type(a) in (str, int))
-
-
-def _layout(name: Any = "torch.strided") -> Layout:
-    return Layout(name if type(name) is str else "?")
-
-
-def _bytes(text: Any = b"", encoding: Any = "latin1") -> bytes:
-    """`_codecs.encode` and `bytes`, as protocols 0 to 2 write a bytes object."""
-    if type(text) is bytes:
-        return text
-    if type(text) is str:
-        return text.encode("latin1", "replace")
-    raise pickle.UnpicklingError("a bytes object that is not made of text")
-
-
-def _mapping(*args: Any) -> dict[Any, Any]:
-    items = args[0] if args and type(args[0]) in (list, tuple, dict) else ()
-    return dict(items)
-
-
-def _default_mapping(*_args: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _collection(kind: Callable[[Iterable[Any]], Any]) -> Callable[..., Any]:
-    def make(*args: Any) -> Any:
-        items = args[0] if args and type(args[0]) in (list, tuple, set, frozenset) else ()
-        return kind(items)
-
-    return make
 
 
 _RECORDS: dict[str, type[Record]] = {
@@ -322,26 +88,26 @@ _DTYPES = re.compile(
 
 _CALLABLES: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
-    ("torch", "device"): _device,
-    ("torch.serialization", "_get_layout"): _layout,
-    ("_codecs", "encode"): _bytes,
-    ("collections", "OrderedDict"): _mapping,
-    ("collections", "defaultdict"): _default_mapping,
+    ("torch", "device"): as_device,
+    ("torch.serialization", "_get_layout"): as_layout,
+    ("_codecs", "encode"): as_bytes,
+    ("collections", "OrderedDict"): as_mapping,
+    ("collections", "defaultdict"): as_default_mapping,
     **{
         (module, name): maker
         for module in ("builtins", "__builtin__")
         for name, maker in {
-            "set": _collection(set),
-            "frozenset": _collection(frozenset),
-            "list": _collection(list),
-            "tuple": _collection(tuple),
-            "dict": _mapping,
-            "bytes": _bytes,
+            "set": collection_of(set),
+            "frozenset": collection_of(frozenset),
+            "list": collection_of(list),
+            "tuple": collection_of(tuple),
+            "dict": as_mapping,
+            "bytes": as_bytes,
             "object": object,
         }.items()
     },
     **{
-        (module, name): _path
+        (module, name): as_path
         for module in ("pathlib", "pathlib._local")
         for name in (
             "Path",
@@ -408,7 +174,7 @@ class Gate(pickle.Unpickler):
                 return _RECORDS[last]
             if last in _ENUMS:
                 self.names[last] = module
-                return _Enum(last)
+                return EnumClass(last)
         if (module, name) in (("builtins", "getattr"), ("__builtin__", "getattr")):
             return self._getattr
         if module in ("copyreg", "copy_reg") and name == "_reconstructor":
@@ -428,7 +194,7 @@ class Gate(pickle.Unpickler):
 
     def _getattr(self, owner: Any, name: Any = "?", *_default: Any) -> Any:
         """Python 3.11 pickles an enum's member as `getattr(Enum, "NAME")`; nothing else may."""
-        if type(owner) is _Enum:
+        if type(owner) is EnumClass:
             return owner(name)
         self.dangerous.add("builtins.getattr")
         return None

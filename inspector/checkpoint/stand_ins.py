@@ -1,0 +1,299 @@
+"""What the names in a pickle become: inert stand-ins, and a few pure functions.
+
+A stand-in holds what it was given and does nothing. Which name becomes which is `unpickle.py`'s
+to say. Standard library only: this runs in the child process, beside the pickle.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+__all__ = [
+    "BytesMeta",
+    "Chunk",
+    "DType",
+    "EnumClass",
+    "EnumMember",
+    "Index",
+    "Layout",
+    "Meta",
+    "Opaque",
+    "Plan",
+    "Properties",
+    "Record",
+    "SaveMeta",
+    "Stored",
+    "TensorMeta",
+    "as_bytes",
+    "as_default_mapping",
+    "as_device",
+    "as_layout",
+    "as_mapping",
+    "as_path",
+    "collection_of",
+]
+
+
+class DType(str):
+    """A torch dtype's name (`bfloat16`)."""
+
+    __slots__ = ()
+
+
+class Layout(str):
+    """A torch layout's name (`torch.strided`)."""
+
+    __slots__ = ()
+
+
+class Record:
+    """Stand-in of a class that torch is known to write: attributes, no behaviour.
+
+    Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state
+    that is not what torch writes stays in `extra["__state__"]`, for the reader to complain about.
+    """
+
+    __slots__ = ("extra",)
+    fields: tuple[str, ...] = ()
+    extra: dict[Any, Any]
+
+    # No `__new__` of its own: a pickle makes millions of these, without calling `__init__`.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Called if the pickle calls the class; arguments (torch gives none) are kept."""
+        if args or kwargs:
+            self.extra = {"__args__": args, **kwargs}
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not dict:
+            self.extra = {"__state__": state}
+            return
+        extra = None
+        for key, value in state.items():
+            if type(key) is str and key in self.fields:
+                setattr(self, key, value)
+            else:
+                extra = extra or {}
+                extra[key] = value
+        if extra:
+            self.extra = extra
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The attribute `name`, or `default` if the pickle did not set it."""
+        return getattr(self, name, default)
+
+    @property
+    def rest(self) -> dict[Any, Any]:
+        """What the pickle gave this record beyond its fields."""
+        rest = getattr(self, "extra", None)
+        return rest if type(rest) is dict else {}
+
+
+class Chunk(Record):
+    """`ChunkStorageMetadata`."""
+
+    __slots__ = fields = ("offsets", "sizes")
+
+    def __setstate__(self, state: Any) -> None:
+        # There are millions of these, so the common case goes straight; and the unpickler's
+        # memo keeps every state dict to the end, so each is emptied once it is read.
+        try:
+            self.offsets = state["offsets"]
+            self.sizes = state["sizes"]
+            state.clear()
+        except (KeyError, TypeError, IndexError):
+            super().__setstate__(state)
+
+
+class Index(Record):
+    """`MetadataIndex`. Compared by identity, so that no hash of the pickle's making is computed."""
+
+    __slots__ = fields = ("fqn", "index", "offset")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            self.fqn = state["fqn"]
+            self.offset = state.get("offset")
+            self.index = state.get("index")
+            state.clear()
+        except (KeyError, TypeError, AttributeError):
+            super().__setstate__(state)
+
+
+class Stored(Record):
+    """`_StorageInfo`."""
+
+    __slots__ = fields = ("length", "offset", "relative_path", "transform_descriptors")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            self.relative_path = state["relative_path"]
+            self.offset = state["offset"]
+            self.length = state["length"]
+            if len(state) > 3:
+                self.transform_descriptors = state.get("transform_descriptors")
+            state.clear()
+        except (KeyError, TypeError, AttributeError):
+            super().__setstate__(state)
+
+
+class Meta(Record):
+    """`Metadata` (and Megatron's `MCoreMetadata`). `state_keys` are the pickled fields in order."""
+
+    __slots__ = (
+        "keys",
+        "planner_data",
+        "state_dict_metadata",
+        "storage_data",
+        "storage_meta",
+        "version",
+    )
+    fields = ("planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
+    keys: tuple[str, ...]
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.keys = tuple(map(str, state)) if type(state) is dict else ()
+
+
+class TensorMeta(Record):
+    """`TensorStorageMetadata`."""
+
+    __slots__ = fields = ("chunks", "properties", "size")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            self.properties = state["properties"]
+            self.size = state["size"]
+            self.chunks = state["chunks"]
+            if len(state) > 3:
+                super().__setstate__(state)
+        except (KeyError, TypeError, IndexError):
+            super().__setstate__(state)
+
+
+class BytesMeta(Record):
+    """`BytesStorageMetadata`."""
+
+    __slots__ = ()
+
+
+class SaveMeta(Record):
+    """`StorageMeta`."""
+
+    __slots__ = fields = ("checkpoint_id", "load_id", "modules", "save_id")
+
+
+class Properties(Record):
+    """`TensorProperties`, whose state is a tuple of 5 (6 from torch 2.15 on)."""
+
+    __slots__ = ("values",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.values = state
+
+
+class Plan(Record):
+    """Planner classes (`SavePlan`, `WriteItem` ...) that Megatron-Core caches in the metadata."""
+
+    __slots__ = ()
+
+
+class EnumMember(NamedTuple):
+    """A member of a known enum, by value or by name."""
+
+    enum: str
+    value: object
+
+
+class EnumClass:
+    """Stand-in of a known enum class: called with a value, gives the member."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, value: Any = None) -> EnumMember:
+        return EnumMember(self.name, value)
+
+
+class Opaque:
+    """Stand-in of a class that is not known: holds its arguments, does nothing."""
+
+    name = "?"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
+        """Keep the arguments; call nothing."""
+        self = object.__new__(cls)
+        self.args = args
+        self.state = None
+        return self
+
+    args: tuple[Any, ...]
+    state: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    # A pickle may fill any object as if it were a list, a set or a dict.
+    def append(self, item: Any) -> None:
+        """Drop an item."""
+
+    def extend(self, items: Any) -> None:
+        """Drop items."""
+
+    def add(self, item: Any) -> None:
+        """Drop an item."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def as_path(*parts: Any) -> str:
+    """A path's parts as one string."""
+    return "/".join(p for p in parts if type(p) is str).replace("//", "/")
+
+
+def as_device(*args: Any) -> str:
+    """`torch.device(...)` as its name (`cuda:0`)."""
+    return ":".join(str(a) for a in args if type(a) in (str, int))
+
+
+def as_layout(name: Any = "torch.strided") -> Layout:
+    """What torch makes of a layout's name, `?` of anything else."""
+    return Layout(name if type(name) is str else "?")
+
+
+def as_bytes(text: Any = b"", encoding: Any = "latin1") -> bytes:
+    """`_codecs.encode` and `bytes`, as protocols 0 to 2 write a bytes object."""
+    if type(text) is bytes:
+        return text
+    if type(text) is str:
+        return text.encode("latin1", "replace")
+    raise pickle.UnpicklingError("a bytes object that is not made of text")
+
+
+def as_mapping(*args: Any) -> dict[Any, Any]:
+    """`dict(items)` and `OrderedDict(items)`; empty for anything but plain items."""
+    items = args[0] if args and type(args[0]) in (list, tuple, dict) else ()
+    return dict(items)
+
+
+def as_default_mapping(*_args: Any) -> dict[Any, Any]:
+    """An empty dict: the factory of a `defaultdict` is dropped."""
+    return {}
+
+
+def collection_of(kind: Callable[[Iterable[Any]], Any]) -> Callable[..., Any]:
+    """Makes collections of a builtin kind, of plain items alone."""
+
+    def make(*args: Any) -> Any:
+        items = args[0] if args and type(args[0]) in (list, tuple, set, frozenset) else ()
+        return kind(items)
+
+    return make
