@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
-from textual import events
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from inspector.tui.widgets.cell_text import fit
 from inspector.tui.widgets.difference_paint import (
@@ -25,7 +22,8 @@ from inspector.tui.widgets.difference_paint import (
     plane_cuts,
     plane_size,
 )
-from inspector.tui.widgets.heat_paint import Placing, cuts_on, place
+from inspector.tui.widgets.heat_paint import cuts_on, place
+from inspector.tui.widgets.part_map import PartMap
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Tensor
@@ -45,7 +43,7 @@ class _Cuts:
     columns: Ints
 
 
-class DifferenceMap(Widget, can_focus=True):
+class DifferenceMap(PartMap):
     """A line of legend, a line on the part under the cursor, and the map in its frame.
 
     Ticks at the left and top of the frame are where chunks of A begin, at the right and bottom
@@ -53,8 +51,6 @@ class DifferenceMap(Widget, can_focus=True):
 
     Keys: h j k l and the arrows go from part to part; a click does so, too.
     """
-
-    ALLOW_SELECT = False
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "difference-map--label",
@@ -86,13 +82,6 @@ class DifferenceMap(Widget, can_focus=True):
     }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "move(1, 0)", "Down", show=False, id="difference.down"),
-        Binding("up,k", "move(-1, 0)", "Up", show=False, id="difference.up"),
-        Binding("right,l", "move(0, 1)", "Right", show=False, id="difference.right"),
-        Binding("left,h", "move(0, -1)", "Left", show=False, id="difference.left"),
-    ]
-
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
@@ -102,9 +91,8 @@ class DifferenceMap(Widget, can_focus=True):
             self.columns = columns
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
-        """Args: `plain` True draws shades; None does so where there are no colours."""
-        super().__init__(id=id)
-        self._plain = plain
+        super().__init__(plain=plain, id=id)
+        self._margin = (3, 1)
         self._shape: tuple[int, ...] | None = None
         self._cuts: tuple[_Cuts, _Cuts] | None = None
         self._found: Found | None = None
@@ -113,8 +101,6 @@ class DifferenceMap(Widget, can_focus=True):
         self._per_line = 1
         self._cursor: tuple[int, int] | None = None
         self._grid: PartGrid | None = None
-        self._placing = Placing(1, 1)
-        self._strips: list[Strip] | None = None
 
     # Values in.
 
@@ -143,14 +129,6 @@ class DifferenceMap(Widget, can_focus=True):
         self._redraw()
 
     # Measures.
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is drawn in shades instead of colours."""
-        if self._plain is not None:
-            return self._plain
-        app = self.app
-        return app.no_color or app.native_ansi_color or app.console.color_system == "standard"
 
     @property
     def grid(self) -> PartGrid | None:
@@ -185,31 +163,7 @@ class DifferenceMap(Widget, can_focus=True):
         self._cursor = None
         self.ask()
 
-    def on_focus(self) -> None:
-        self._redraw()
-
-    def on_blur(self) -> None:
-        self._redraw()
-
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self._redraw()
-
-    def _redraw(self) -> None:
-        self._strips = None
-        self.refresh()
-
     # Drawing.
-
-    def render_line(self, y: int) -> Strip:
-        width = self.size.width
-        if self._strips is None:
-            self._strips = [
-                strip.adjust_cell_length(width, self.rich_style) for strip in self._draw()
-            ]
-        if y < len(self._strips):
-            return self._strips[y]
-        return Strip.blank(width, self.rich_style)
 
     def _draw(self) -> list[Strip]:
         self._grid = None
@@ -331,14 +285,3 @@ class DifferenceMap(Widget, can_focus=True):
         if grid.levels[i, j] >= 0:
             self._cursor = (i, j)
             self._redraw()
-
-    def on_click(self, event: events.Click) -> None:
-        offset = event.get_content_offset(self)
-        if offset is None or self._grid is None:
-            return
-        line, column = offset.y - 3, offset.x - 1
-        i = line * (1 if self.is_plain else 2) // self._placing.high
-        j = column // self._placing.wide
-        if line >= 0 and 0 <= i < self._grid.height and 0 <= j < self._grid.width:
-            event.stop()
-            self._go(i, j)

@@ -11,11 +11,8 @@ from typing import ClassVar
 import numpy as np
 from rich.segment import Segment
 from rich.style import Style
-from textual import events
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from inspector.checkpoint.model import Tensor
 from inspector.tui.widgets.cell_text import fit
@@ -28,13 +25,13 @@ from inspector.tui.widgets.heat_paint import (
     SHADES,
     STEPS,
     HeatGrid,
-    Placing,
     Quantity,
     cell_codes,
     cuts_on,
     place,
     ramp_color,
 )
+from inspector.tui.widgets.part_map import PartMap
 from inspector.values.slices import Heat, Plane, plane_of, value_text
 
 __all__ = ["HeatMap"]
@@ -43,14 +40,12 @@ _RULER_LINES, _RULER_CELLS = 9, 36
 _LEGEND_CELLS = 8
 
 
-class HeatMap(Widget, can_focus=True):
+class HeatMap(PartMap):
     """One line of legend, and the map below it.
 
     Keys: h j k l and the arrows go from part to part, and the grid goes with them. A click does
     so, too.
     """
-
-    ALLOW_SELECT = False
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "heat-map--head",
@@ -88,13 +83,6 @@ class HeatMap(Widget, can_focus=True):
     }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "move(1, 0)", "Down", show=False, id="heat.down"),
-        Binding("up,k", "move(-1, 0)", "Up", show=False, id="heat.up"),
-        Binding("right,l", "move(0, 1)", "Right", show=False, id="heat.right"),
-        Binding("left,h", "move(0, -1)", "Left", show=False, id="heat.left"),
-    ]
-
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
@@ -114,10 +102,8 @@ class HeatMap(Widget, can_focus=True):
             self.column = column
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
-        """Args: `plain` True draws shades; None does so where there are no colours for a ramp."""
-        super().__init__(id=id)
+        super().__init__(plain=plain, id=id)
         self.quantity: Quantity = "rms"
-        self._plain = plain
         self._tensor: Tensor | None = None
         self._plane: Plane = plane_of((0,))
         self._heat: Heat | None = None
@@ -125,10 +111,7 @@ class HeatMap(Widget, can_focus=True):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        self._strips: list[Strip] | None = None
         self._grid: HeatGrid | None = None
-        self._placing = Placing(1, 1)
-        self._margin = (0, 0)
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 
     # Values in.
@@ -173,15 +156,6 @@ class HeatMap(Widget, can_focus=True):
     # Measures.
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is drawn in shades instead of colours."""
-        if self._plain is not None:
-            return self._plain
-        app = self.app
-        # A ramp in 16 colours would have no order.
-        return app.no_color or app.native_ansi_color or app.console.color_system == "standard"
-
-    @property
     def is_sampled(self) -> bool:
         return self._heat is not None and self._heat.is_sampled
 
@@ -224,33 +198,10 @@ class HeatMap(Widget, can_focus=True):
         self._ask()
         self._redraw()
 
-    def on_focus(self) -> None:
-        self._redraw()
-
-    def on_blur(self) -> None:
-        self._redraw()
-
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self._redraw()
-
-    def _redraw(self) -> None:
-        self._strips = None
-        self.refresh()
-
     # Drawing.
 
-    def render_line(self, y: int) -> Strip:
-        if self._strips is None:
-            self._glyphs.clear()
-            self._strips = [
-                strip.adjust_cell_length(self.size.width, self.rich_style) for strip in self._draw()
-            ]
-        if y < len(self._strips):
-            return self._strips[y]
-        return Strip.blank(self.size.width, self.rich_style)
-
     def _draw(self) -> list[Strip]:
+        self._glyphs.clear()
         heat, self._grid = self._heat, None
         if self._tensor is None or self.size.height < 2:
             return []
@@ -407,14 +358,3 @@ class HeatMap(Widget, can_focus=True):
         if corner is not None:
             self.set_cursor(*corner)
             self.post_message(self.Chosen(self, *corner))
-
-    def on_click(self, event: events.Click) -> None:
-        offset = event.get_content_offset(self)
-        if offset is None or self._grid is None:
-            return
-        line, column = offset.y - self._margin[0], offset.x - self._margin[1]
-        i = line * (1 if self.is_plain else 2) // self._placing.high
-        j = column // self._placing.wide
-        if 0 <= i < self._grid.height and 0 <= j < self._grid.width and line >= 0:
-            event.stop()
-            self._go(i, j)
