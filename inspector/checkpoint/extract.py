@@ -13,6 +13,18 @@ from itertools import chain
 from typing import Any
 
 from inspector.checkpoint.dtypes import ITEMSIZE, canonical
+from inspector.checkpoint.extract_values import (
+    ABSURD,
+    PLAIN_KEYS,
+    BadEntry,
+    are_boxes,
+    check_int,
+    check_ints,
+    describe,
+    name_of,
+    provenance_of,
+    transforms_of,
+)
 from inspector.checkpoint.stand_ins import (
     BytesMeta,
     Chunk,
@@ -29,9 +41,6 @@ from inspector.checkpoint.unpickle import Pickled
 
 __all__ = ["Extraction", "NotMetadataError"]
 
-# Numbers from here on are absurd: no tensor, file or count reaches 4 EiB.
-_ABSURD = 1 << 62
-_MAX_DIMS = 64
 _INT = {int}
 _PATH_PARTS = {str, int}
 _MAX_MALFORMED = 10_000
@@ -50,58 +59,12 @@ _Place = tuple[int, int, int, tuple[str, ...]]  # file, byte offset, byte length
 _NOWHERE: _Place = (-1, -1, -1, ())
 
 
-#: What may be a key besides text; torch's own state dicts may have numbers for names.
-_PLAIN_KEYS = frozenset({int, float, bool, bytes, type(None)})
-
-
 class NotMetadataError(ValueError):
     """The pickle holds something, but not DCP metadata."""
 
     def __init__(self, message: str, unsafe: tuple[str, ...]) -> None:
         super().__init__(message)
         self.unsafe = unsafe
-
-
-class _BadEntry(ValueError):
-    """One entry cannot become a value; the message says why."""
-
-
-def _check_ints(values: Any, what: str) -> tuple[int, ...]:
-    if type(values) not in (tuple, list):
-        raise _BadEntry(f"{what} is not a list of integers")
-    if len(values) > _MAX_DIMS:
-        raise _BadEntry(f"{what} has {len(values)} dims")
-    if not {*map(type, values)} <= _INT or (
-        values and not 0 <= min(values) <= max(values) < _ABSURD
-    ):
-        for value in values:
-            _check_int(value, what)
-    return tuple(values)
-
-
-def _check_int(value: Any, what: str) -> int:
-    if type(value) is not int:
-        raise _BadEntry(f"{what} holds a {type(value).__name__}, not an integer")
-    if value < 0:
-        raise _BadEntry(f"{what} holds a negative number ({_short_int(value)})")
-    if value >= _ABSURD:
-        raise _BadEntry(f"{what} holds an absurdly large number ({_short_int(value)})")
-    return value
-
-
-def _short_int(value: int) -> str:
-    return str(value) if value.bit_length() < 128 else f"an integer of {value.bit_length()} bits"
-
-
-def _name(key: Any) -> str:
-    """An fqn as text. torch allows any key; what is no string is shown as Python writes it."""
-    if type(key) is str:
-        return key
-    if type(key) is int:
-        return _short_int(key)
-    if type(key) in _PLAIN_KEYS:
-        return repr(key)[:200]
-    return f"<{type(key).__name__}>"
 
 
 class Extraction:
@@ -147,24 +110,24 @@ class Extraction:
         self.unsafe.update(pickled.unsafe)
         root = pickled.root
         if not isinstance(root, Meta):
-            raise NotMetadataError(f"it holds {_describe(root)}, not DCP metadata", pickled.unsafe)
+            raise NotMetadataError(f"it holds {describe(root)}, not DCP metadata", pickled.unsafe)
         entries = root.get("state_dict_metadata")
         if type(entries) is not dict:
             raise NotMetadataError("its Metadata has no dict of entries", pickled.unsafe)
         if not self.first:
-            self.first = _provenance(root, pickled.names)
+            self.first = provenance_of(root, pickled.names)
         places = self._places(root.get("storage_data"))
         ids: dict[str, int] = {}
         for key, value in entries.items():
-            fqn = _name(key)
+            fqn = name_of(key)
             try:
                 if isinstance(value, TensorMeta):
                     ids[fqn] = self._tensor(fqn, value, places.pop(fqn, {}))
                 elif isinstance(value, BytesMeta):
                     ids[fqn] = ~self._bytes(fqn, places.pop(fqn, {}), rank)
                 else:
-                    raise _BadEntry(f"the entry is {_describe(value)}, neither tensor nor bytes")
-            except _BadEntry as error:
+                    raise BadEntry(f"the entry is {describe(value)}, neither tensor nor bytes")
+            except BadEntry as error:
                 places.pop(fqn, None)
                 self._complain(fqn, str(error))
         for fqn, left in places.items():
@@ -177,14 +140,14 @@ class Extraction:
         if storage is None:
             return places
         if type(storage) is not dict:
-            self._complain("", f"storage_data is {_describe(storage)}, not a dict")
+            self._complain("", f"storage_data is {describe(storage)}, not a dict")
             return places
         files = self.files
         for index, info in storage.items():
             try:
                 fqn, offset = index.fqn, index.offset
-                if type(fqn) in _PLAIN_KEYS:
-                    fqn = _name(fqn)
+                if type(fqn) in PLAIN_KEYS:
+                    fqn = name_of(fqn)
                 path, start, length = info.relative_path, info.offset, info.length
                 if not (
                     type(fqn) is str
@@ -192,51 +155,51 @@ class Extraction:
                     and type(start) is int
                     and type(length) is int
                     and (offset is None or type(offset) is tuple)
-                    and 0 <= start < _ABSURD
-                    and 0 <= length < _ABSURD
+                    and 0 <= start < ABSURD
+                    and 0 <= length < ABSURD
                     and path
                     # Looked at before it is hashed: a damaged offset may hold nested tuples
                     # whose hash never ends.
                     and (offset is None or {*map(type, offset)} <= _INT)
                 ):
-                    raise _BadEntry
+                    raise BadEntry
                 file = files.setdefault(path, len(files))
                 transforms: tuple[str, ...] = ()
                 if info.get("transform_descriptors"):
-                    transforms = _transforms(info.transform_descriptors)
+                    transforms = transforms_of(info.transform_descriptors)
                 places.setdefault(fqn, {})[offset] = (file, start, length, transforms)
-            except (_BadEntry, AttributeError, TypeError):
+            except (BadEntry, AttributeError, TypeError):
                 self._explain_storage(index, info)
         return places
 
     def _explain_storage(self, index: Any, info: Any) -> None:
         """Say which part of a storage entry is wrong (the slow path of `_places`)."""
-        fqn = _name(index.get("fqn")) if isinstance(index, Index) else ""
+        fqn = name_of(index.get("fqn")) if isinstance(index, Index) else ""
         if not isinstance(index, Index):
-            self._complain(fqn, f"a storage entry's key is {_describe(index)}")
+            self._complain(fqn, f"a storage entry's key is {describe(index)}")
             return
         if not isinstance(info, Stored):
-            self._complain(fqn, f"its storage entry is {_describe(info)}")
+            self._complain(fqn, f"its storage entry is {describe(info)}")
             return
         path = info.get("relative_path")
         try:
-            if type(index.get("fqn")) is not str and type(index.get("fqn")) not in _PLAIN_KEYS:
-                raise _BadEntry("its storage entry's name is not text")
+            if type(index.get("fqn")) is not str and type(index.get("fqn")) not in PLAIN_KEYS:
+                raise BadEntry("its storage entry's name is not text")
             if type(path) is not str or not path:
-                raise _BadEntry(f"its file is {_describe(path)}, not a path")
-            _check_int(info.get("offset"), "its byte offset")
-            _check_int(info.get("length"), "its byte length")
+                raise BadEntry(f"its file is {describe(path)}, not a path")
+            check_int(info.get("offset"), "its byte offset")
+            check_int(info.get("length"), "its byte length")
             if index.get("offset") is not None:
-                _check_ints(index.get("offset"), "its storage entry's chunk offset")
-            raise _BadEntry("its storage entry cannot be understood")
-        except _BadEntry as error:
+                check_ints(index.get("offset"), "its storage entry's chunk offset")
+            raise BadEntry("its storage entry cannot be understood")
+        except BadEntry as error:
             self._complain(fqn, str(error))
 
     def _orphans(self, fqn: str, left: dict[tuple[int, ...] | None, _Place]) -> None:
         names = list(self.files)
         for offset, (file, start, length, _) in left.items():
             if len(self.orphans) < _MAX_MALFORMED:
-                box = None if offset is None else [n if 0 <= n < _ABSURD else -1 for n in offset]
+                box = None if offset is None else [n if 0 <= n < ABSURD else -1 for n in offset]
                 self.orphans.append((fqn, box, names[file], start, length))
 
     def _order(self, planner_data: Any, ids: dict[str, int]) -> None:
@@ -244,13 +207,13 @@ class Extraction:
         walked: dict[str, int] = {}
         if type(planner_data) is dict:
             for key, path in planner_data.items():
-                fqn = key if type(key) is str else _name(key)
+                fqn = key if type(key) is str else name_of(key)
                 if fqn in ids:
                     walked[fqn] = ids[fqn]
                 if type(path) is tuple and {*map(type, path)} <= _PATH_PARTS:
                     self.state_paths[fqn] = path
         elif planner_data is not None and not isinstance(planner_data, (list, tuple)):
-            self._complain("", f"planner_data is {_describe(planner_data)}, not a dict")
+            self._complain("", f"planner_data is {describe(planner_data)}, not a dict")
         for fqn, entry in ids.items():
             walked.setdefault(fqn, entry)
         self.order.extend(walked.values())
@@ -294,12 +257,12 @@ class Extraction:
             size, properties, chunks = meta.size, meta.properties, meta.chunks
         except AttributeError:
             size, properties, chunks = map(meta.get, ("size", "properties", "chunks"))
-        shape = _check_ints(size, "the tensor's size")
+        shape = check_ints(size, "the tensor's size")
         props = self._properties(fqn, properties)
-        if math.prod(shape) * ITEMSIZE.get(props[0], 1) >= _ABSURD:
-            raise _BadEntry(f"the tensor would take an absurd number of bytes (size {list(shape)})")
+        if math.prod(shape) * ITEMSIZE.get(props[0], 1) >= ABSURD:
+            raise BadEntry(f"the tensor would take an absurd number of bytes (size {list(shape)})")
         if type(chunks) is not list:
-            raise _BadEntry(f"its chunks are {_describe(chunks)}, not a list")
+            raise BadEntry(f"its chunks are {describe(chunks)}, not a list")
         return shape, props, chunks
 
     def _boxes(
@@ -309,7 +272,7 @@ class Extraction:
         try:
             offsets = [chunk.offsets for chunk in chunks]
             sizes = [chunk.sizes for chunk in chunks]
-            if _all_boxes(offsets, ndim) and _all_boxes(sizes, ndim):
+            if are_boxes(offsets, ndim) and are_boxes(sizes, ndim):
                 return offsets, sizes
         except (AttributeError, TypeError):
             pass
@@ -317,13 +280,13 @@ class Extraction:
         for chunk in chunks:
             try:
                 if not isinstance(chunk, Chunk):
-                    raise _BadEntry(f"a chunk is {_describe(chunk)}")
-                offset = _check_ints(chunk.get("offsets"), "a chunk's offset")
-                size = _check_ints(chunk.get("sizes"), "a chunk's size")
+                    raise BadEntry(f"a chunk is {describe(chunk)}")
+                offset = check_ints(chunk.get("offsets"), "a chunk's offset")
+                size = check_ints(chunk.get("sizes"), "a chunk's size")
                 if len(offset) != ndim or len(size) != ndim:
                     dims = f"{len(offset)} offsets and {len(size)} sizes"
-                    raise _BadEntry(f"a chunk has {dims}, the tensor {ndim} dims")
-            except _BadEntry as error:
+                    raise BadEntry(f"a chunk has {dims}, the tensor {ndim} dims")
+            except BadEntry as error:
                 self._complain(fqn, str(error))
                 continue
             offsets.append(offset)
@@ -345,7 +308,7 @@ class Extraction:
             return self._seen_properties[ids][0]
         known = canonical(dtype) if isinstance(dtype, DType) else None
         if known is None:
-            self._complain(fqn, f"its dtype is {_describe(dtype)}, which is not known")
+            self._complain(fqn, f"its dtype is {describe(dtype)}, which is not known")
         encoding = memory_format.value if isinstance(memory_format, EnumMember) else None
         found = (
             known or (str(dtype)[:40] if isinstance(dtype, DType) else "?"),
@@ -452,64 +415,3 @@ class Extraction:
             "byte_length": self.byte_length,
             "order": array("i", [e if e >= 0 else count + ~e for e in self.order]),
         }
-
-
-def _all_boxes(boxes: list[Any], ndim: int) -> bool:
-    """True if every box is a tuple of `ndim` plain integers within bounds."""
-    if not boxes:
-        return True
-    if set(map(type, boxes)) != {tuple} or set(map(len, boxes)) != {ndim}:
-        return False
-    if ndim == 0:
-        return True
-    flat = list(chain.from_iterable(boxes))
-    return set(map(type, flat)) == {int} and min(flat) >= 0 and max(flat) < _ABSURD
-
-
-def _transforms(descriptors: Any) -> tuple[str, ...]:
-    if type(descriptors) in (list, tuple) and all(type(d) is str for d in descriptors):
-        return tuple(d[:100] for d in descriptors)
-    raise _BadEntry
-
-
-def _describe(value: Any) -> str:
-    """What a value is, without trusting it to print itself."""
-    if value is None:
-        return "nothing"
-    if type(value) is dict:
-        keys = [k[:30] for k in value if type(k) is str][:3]
-        return f"a dict of {len(value)} keys" + (f" ({', '.join(keys)} ...)" if keys else "")
-    if type(value) is DType:
-        return f"torch.{value[:40]}"
-    if type(value) is str:
-        return f"the text {value[:40]!r}"
-    if type(value) in (int, float, bool):
-        return "a number" if type(value) is int and value.bit_length() > 64 else repr(value)
-    name = getattr(type(value), "name", None) or type(value).__name__
-    return f"a {name}"
-
-
-def _text(value: Any) -> str | None:
-    return value[:4096] if type(value) is str else None
-
-
-def _provenance(root: Meta, names: dict[str, str]) -> dict[str, Any]:
-    """What tells which torch, or whose fork of it, wrote this."""
-    storage_meta = root.get("storage_meta")
-    entries = root.get("state_dict_metadata")
-    first = next((e for e in entries.values() if isinstance(e, TensorMeta)), None)
-    values = first.get("properties") if first is not None else None
-    values = values.get("values") if isinstance(values, Properties) else None
-    extra = sorted(k[:60] for k in root.rest if type(k) is str)
-    is_save_meta = storage_meta is not None and hasattr(storage_meta, "get")
-    return {
-        "modules": {str(name): module[:200] for name, module in names.items()},
-        "fields": [key[:60] for key in getattr(root, "keys", ())][:50],
-        "extra": extra[:50],
-        "version": _text(root.get("version")),
-        "num_properties": len(values) if type(values) is tuple else None,
-        "has_storage_meta": is_save_meta,
-        "has_modules": is_save_meta and storage_meta.get("modules") is not None,
-        "checkpoint_id": _text(storage_meta.get("checkpoint_id")) if is_save_meta else None,
-        "save_id": _text(storage_meta.get("save_id")) if is_save_meta else None,
-    }
