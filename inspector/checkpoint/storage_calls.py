@@ -19,7 +19,7 @@ from inspector.checkpoint.storage import Used
 from inspector.checkpoint.storage_errors import is_transient, is_unreached
 from inspector.errors import Cancelled
 
-__all__ = ["MAX_IN_FLIGHT", "Calls", "total"]
+__all__ = ["MAX_IN_FLIGHT", "Calls", "in_thread", "total"]
 
 T = TypeVar("T")
 
@@ -84,17 +84,7 @@ class Calls:
 
     def wait(self, future: Future[T], *, patience_s: float | None = None) -> T:
         """The answer; as `run`."""
-        give_up = None if patience_s is None else time.monotonic() + patience_s
-        try:
-            while not wait([future], _POLL_S).done:
-                if is_stopped():
-                    raise Cancelled("waiting for the storage was cancelled")
-                if give_up is not None and time.monotonic() > give_up:
-                    raise TimeoutError
-        except BaseException:
-            future.cancel()
-            raise
-        return future.result()
+        return _wait(future, patience_s)
 
     def received(self, num_bytes: int) -> None:
         """Count bytes of files' contents."""
@@ -160,6 +150,40 @@ def total() -> Used:
         sum(used.num_bytes for used in _all_used),
         sum(used.num_failed for used in _all_used),
     )
+
+
+def in_thread(make: Callable[[], T]) -> T:
+    """What a call gives that blocks and knows no way to be stopped: it runs in its own thread.
+
+    Raises:
+        Cancelled: This thread was told to stop; the other one ends when it ends.
+        Exception: What the call raised.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # Its answer may come when nobody waits any longer.
+
+    def work() -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="storage", daemon=True).start()
+    return _wait(future)
+
+
+def _wait(future: Future[T], patience_s: float | None = None) -> T:
+    give_up = None if patience_s is None else time.monotonic() + patience_s
+    try:
+        while not wait([future], _POLL_S).done:
+            if is_stopped():
+                raise Cancelled("waiting for the storage was cancelled")
+            if give_up is not None and time.monotonic() > give_up:
+                raise TimeoutError
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
 
 
 def _backoff(attempt: int) -> float:

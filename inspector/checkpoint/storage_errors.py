@@ -12,15 +12,24 @@ from http.client import IncompleteRead
 
 from inspector.checkpoint.text import shorten
 
-__all__ = ["in_words", "is_past_end", "is_transient", "is_unreached", "status_of"]
+__all__ = [
+    "NoBucketError",
+    "in_words",
+    "is_past_end",
+    "is_transient",
+    "is_unreached",
+    "not_opened",
+    "status_of",
+]
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
 _TRANSIENT_CODES = frozenset(
     "InternalError OperationAborted RequestTimeout ServiceUnavailable SlowDown Throttling".split()
 )
-# Of botocore and aiohttp; all mean that the connection failed or stalled.
+# Of botocore, aiohttp, azure and requests; all mean that the connection failed or stalled.
+# gcsfs raises requests' ProxyError for a status of 502.
 _TRANSIENT_CLASSES = frozenset(
-    "HTTPClientError ClientConnectionError ClientPayloadError ServiceRequestError "
+    "HTTPClientError ClientConnectionError ClientPayloadError ServiceRequestError ProxyError "
     "ServiceResponseError FSTimeoutError IncompleteReadError ResponseStreamingError".split()
 )
 _UNREACHED_CLASSES = frozenset(
@@ -39,7 +48,21 @@ _REFUSED_CODES = {
     "InvalidAccessKeyId": "the access key is not known there",
     "RequestTimeTooSkewed": "this machine's clock is wrong",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+    "AuthenticationFailed": "the account's key or signature is not accepted",
+    "AuthorizationFailure": "these credentials may not read it",
+    "AuthorizationPermissionMismatch": "these credentials may not read it",
+    "NoAuthenticationInformation": "it is not public, and no credentials were given",
+    "PublicAccessNotPermitted": "it is not public, and no credentials were given",
 }
+_BAD_NAME = frozenset({"InvalidResourceName", "OutOfRangeInput"})
+_NO_BUCKET = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
+_OF_CLOUDS = frozenset("s3 s3a gs gcs az abfs abfss adl".split())
+#: How gcsfs begins the text of a 403, which has neither a class nor a code of its own.
+_GCSFS_FORBIDDEN = "Forbidden: "
+
+
+class NoBucketError(FileNotFoundError):
+    """The bucket itself is not there; for libraries that do not say so."""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -57,6 +80,8 @@ def _classes(error: BaseException) -> set[str]:
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an exception stands for, or None."""
     for link in _chain(error):
+        if any(kind.__name__ == "HttpProcessingError" for kind in type(link).__mro__):
+            continue  # aiohttp's, of an answer that breaks off; its code is 400 of nobody's.
         response = getattr(link, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -66,16 +91,21 @@ def status_of(error: BaseException) -> int | None:
             status = getattr(link, name, None)
             if isinstance(status, int) and 100 <= status < 600:
                 return status
+        if type(link) is OSError and str(link).startswith(_GCSFS_FORBIDDEN):
+            return 403
     return None
 
 
 def _code_of(error: BaseException) -> str:
-    """The error code of an S3 answer, or an empty string."""
+    """The error code of an S3 or Azure answer, or an empty string."""
     for link in _chain(error):
         response = getattr(link, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
-    return ""
+        code = getattr(link, "error_code", None)
+        if isinstance(code, str) and code:
+            return str(getattr(code, "value", code))
+    return "NoSuchBucket" if isinstance(error, NoBucketError) else ""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -111,11 +141,12 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
     """
     server = endpoint or "the server"
     classes, code, status = _classes(error), _code_of(error), status_of(error)
-    if classes & _NO_CREDENTIALS:
-        return f"no credentials for {scheme}:// ({_line(error)})", _credentials_hint(scheme)
-    if code == "NoSuchBucket":
+    if classes & _NO_CREDENTIALS and status is None:
+        first = str(error).strip().partition("\n")[0]
+        return f"no credentials for {scheme}:// ({shorten(first, 150)})", _credentials_hint(scheme)
+    if code in _NO_BUCKET:
         return (
-            "there is no such bucket",
+            f"there is no such {_NO_BUCKET[code]}",
             f"look at its name, and whether {server} is the right endpoint",
         )
     if code in _REFUSED_CODES or status in (401, 403):
@@ -125,7 +156,7 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
         return f"it lies in another region ({code})", "set AWS_DEFAULT_REGION to the bucket's"
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "there is no such file or folder", ""
-    if "ParamValidationError" in classes:
+    if "ParamValidationError" in classes or code in _BAD_NAME:
         return "no bucket or file can have such a name", "look at the spelling"
     if status is not None and status >= 400:
         hint = "try again later" if status >= 500 else "see whether that is the right server"
@@ -146,6 +177,14 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
     return _line(error), ""
 
 
+def not_opened(error: BaseException, scheme: str) -> tuple[str, str]:
+    """Why a file system could not be made, though nothing was asked yet; as `in_words`."""
+    text = _line(error)
+    if "Must provide either a connection_string or account_name" in text:  # adlfs
+        return "no storage account is named", _credentials_hint(scheme)
+    return text, _credentials_hint(scheme) if scheme in _OF_CLOUDS else ""
+
+
 def _line(error: BaseException) -> str:
     return shorten(" ".join(str(error).split()), 300) or type(error).__name__
 
@@ -156,5 +195,8 @@ def _credentials_hint(scheme: str) -> str:
     if scheme in ("gs", "gcs"):
         return "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
     if scheme in ("az", "abfs", "abfss", "adl"):
-        return "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or az login"
+        return (
+            "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and "
+            "AZURE_STORAGE_ACCOUNT_KEY (or az login)"
+        )
     return "see whether you may read it"

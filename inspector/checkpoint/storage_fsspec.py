@@ -1,35 +1,47 @@
 """`FsspecFiles`: listings, sizes and ranges of any file system that fsspec knows.
 
 It opens nothing itself: `Calls` runs what its methods give. Listings of fsspec's own cache are
-never used, since they would be as old as the process.
+never used, since they would be as old as the process. S3, Google's and Azure's stores have
+subclasses in modules of their own, which ask for less and give up sooner.
 """
 
 from __future__ import annotations
 
 import datetime
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from inspector.checkpoint.storage import Entry
-from inspector.checkpoint.storage_calls import Calls
-from inspector.checkpoint.storage_errors import is_past_end
+from inspector.checkpoint.storage_calls import Calls, in_thread
+from inspector.checkpoint.storage_errors import is_past_end, not_opened
 from inspector.checkpoint.text import printable
-from inspector.errors import StorageError
+from inspector.errors import Cancelled, StorageError
 
-__all__ = ["FsspecFiles", "file_system"]
+__all__ = ["CONNECT_TIMEOUT_S", "READ_TIMEOUT_S", "FsspecFiles", "file_system", "users_setting"]
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
 _EXTRAS |= {"abfss": "azure", "adl": "azure", "http": "http", "https": "http"}
-_CONNECT_TIMEOUT_S = 5
+#: Longest wait for a connection.
+CONNECT_TIMEOUT_S = 5
 #: Longest silence of a server that has begun to answer, or has been asked.
-_READ_TIMEOUT_S = 10
+READ_TIMEOUT_S = 10
+#: Libraries that would say once more on stderr what they raise, with addresses.
+_LOGGERS = (
+    "asyncio botocore aiobotocore aiohttp fsspec s3fs gcsfs google adlfs azure msal urllib3".split()
+)
 
 
-def file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str, make_options: Callable[[], dict[str, Any]]) -> tuple[Any, str]:
     """The file system of a URL, new and with its caches off, and the path in it.
+
+    Args:
+        url: Where to.
+        make_options: Gives what the file system is made with.
 
     Raises:
         StorageError: It is not installed, or the URL cannot be meant.
+        Cancelled: The thread was told to stop.
     """
     import fsspec
     from fsspec.core import url_to_fs
@@ -40,36 +52,38 @@ def file_system(url: str) -> tuple[Any, str]:
             f"{printable(scheme)}:// is not a known scheme",
             "known are s3, gs, az, abfs, http, https, memory, and what else fsspec has",
         )
-    options: dict[str, Any] = {"skip_instance_cache": True}
-    if scheme in ("s3", "s3a"):
-        options["config_kwargs"] = _s3_config(fsspec.config.conf, scheme)
-    # What goes wrong is raised; these would say it once more on stderr, with addresses.
-    for name in ("asyncio", "botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs"):
+    for name in _LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())
+
+    def make() -> tuple[Any, str]:
+        fs, path = url_to_fs(url, skip_instance_cache=True, **make_options())
+        return fs, path
+
     try:
-        fs, path = url_to_fs(url, **options)
+        # gcsfs looks for credentials now: for 15 seconds where there are none.
+        fs, path = in_thread(make)
+    except (Cancelled, KeyboardInterrupt):
+        raise
     except ImportError as error:
         hint = str(error)
         if scheme in _EXTRAS:
             hint = f"pip install 'hsdp-inspect[{_EXTRAS[scheme]}]'"
         raise StorageError(f"{scheme}:// needs a package that is not installed", hint) from error
     except Exception as error:
-        what = printable(str(error) or type(error).__name__, 300)
-        raise StorageError(f"cannot open {printable(url)}: {what}") from error
+        reason, hint = not_opened(error, scheme)
+        raise StorageError(f"cannot open {printable(url)}: {printable(reason)}", hint) from error
     fs.dircache.use_listings_cache = False
-    if scheme in ("s3", "s3a"):
-        fs.retries = 1  # `Calls` tries again; both together would take minutes to give up.
     return fs, path.rstrip("/")
 
 
-def _s3_config(conf: dict[str, Any], scheme: str) -> dict[str, Any]:
-    own = {
-        "connect_timeout": _CONNECT_TIMEOUT_S,
-        "read_timeout": _READ_TIMEOUT_S,
-        "retries": {"mode": "standard", "total_max_attempts": 1},
-    }
-    users = conf.get(scheme, conf.get("s3", {})).get("config_kwargs")
-    return {**own, **users} if isinstance(users, dict) else own
+def users_setting(name: str, *schemes: str) -> Any:
+    """What the user set of a file system by fsspec's own ways (FSSPEC_S3, a file), or None."""
+    from fsspec.config import conf
+
+    for scheme in schemes:
+        if name in conf.get(scheme, {}):
+            return conf[scheme][name]
+    return None
 
 
 class FsspecFiles:
@@ -77,23 +91,23 @@ class FsspecFiles:
 
     has_listing = True
 
-    def __init__(self, fs: Any, scheme: str) -> None:
+    def __init__(self, fs: Any, *, counts: bool = True) -> None:
         self._fs = fs
         self._is_async = bool(getattr(fs, "async_impl", False))
-        self._is_s3 = scheme in ("s3", "s3a") and hasattr(fs, "_lsdir")
-        self._is_hooked = False
-        self.calls = Calls(fs.loop if self._is_async else None, counts=not self._is_s3)
+        self.calls = Calls(fs.loop if self._is_async else None, counts=counts)
+
+    @staticmethod
+    def options() -> dict[str, Any]:
+        """What the file system is made with; the user's own settings go before it."""
+        return {}
 
     @property
     def endpoint(self) -> str:
         """The server, or an empty string."""
-        client = getattr(self._fs, "_s3", None)
-        return str(client.meta.endpoint_url) if client is not None else ""
+        return ""
 
     def list(self, path: str) -> Any:
         """The entries of a folder, as fsspec's dictionaries; an empty list if there is none."""
-        if self._is_s3:
-            return self._s3_list(path)
         if self._is_async:
             return self._list(path)
         try:
@@ -103,8 +117,6 @@ class FsspecFiles:
 
     def tree(self, path: str) -> Any:
         """Every file below a folder, in as few requests as the file system allows."""
-        if self._is_s3:
-            return self._s3_list(path, delimiter="")
         find = self._fs._find if self._is_async else self._fs.find
         return find(path, detail=True)
 
@@ -125,13 +137,7 @@ class FsspecFiles:
         except FileNotFoundError:
             return []
 
-    async def _s3_list(self, path: str, delimiter: str = "/") -> Any:
-        # s3fs's own `ls` of an empty prefix goes on to list all that lies beside it.
-        await self._hook()
-        return await self._fs._lsdir(path, refresh=True, delimiter=delimiter)
-
     async def _read(self, path: str, start: int, end: int | None) -> bytes:
-        await self._hook()
         try:
             data: bytes = await self._fs._cat_file(path, start=start, end=end)
         except Exception as error:
@@ -139,13 +145,6 @@ class FsspecFiles:
                 return b""
             raise
         return data
-
-    async def _hook(self) -> None:
-        """Count requests where botocore sends them: pages of a listing, redirections."""
-        if self._is_s3 and not self._is_hooked:
-            self._is_hooked = True
-            client = await self._fs.set_session()
-            client.meta.events.register("before-send.s3", self.calls.asked)
 
     def entry(self, info: dict[str, Any], base: str) -> Entry:
         """A dictionary of fsspec's as an entry, named relative to the folder `base`."""

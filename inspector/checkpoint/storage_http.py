@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from inspector.checkpoint.storage import Entry
 from inspector.checkpoint.storage_calls import Calls
+from inspector.checkpoint.storage_fsspec import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, users_setting
 from inspector.errors import StorageError
 
 __all__ = ["HttpFiles"]
@@ -35,6 +36,15 @@ class HttpFiles:
         self._query = f"?{query}" if query else ""
         self.calls = Calls(fs.loop)
         self.endpoint = ""
+
+    @staticmethod
+    def options() -> dict[str, Any]:
+        """What the file system is made with; the user's own settings go before it."""
+        from aiohttp import ClientTimeout
+
+        own = {"timeout": ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)}
+        users = users_setting("client_kwargs", "http", "https")
+        return {"client_kwargs": {**own, **users} if isinstance(users, dict) else own}
 
     def _url(self, path: str) -> Any:
         scheme, _, rest = path.partition("://")

@@ -64,10 +64,27 @@ def open_remote(url: str) -> RemoteStorage:
         raise StorageError(f"{printable(url)} names no place", f"write {scheme}://BUCKET/FOLDER")
     if scheme in ("http", "https"):
         address, _, query = url.partition("?")
-        fs, base = file_system(address)
+        fs, base = file_system(address, HttpFiles.options)
         return RemoteStorage(address, base, HttpFiles(fs, query), _Seen(base))
-    fs, base = file_system(url)
-    return RemoteStorage(url, base, FsspecFiles(fs, scheme), _Seen(base))
+    kind = _kind(scheme)
+    fs, base = file_system(url, kind.options)
+    return RemoteStorage(url, base, kind(fs), _Seen(base))
+
+
+def _kind(scheme: str) -> type[FsspecFiles]:
+    if scheme in ("s3", "s3a"):
+        from inspector.checkpoint.storage_s3 import S3Files
+
+        return S3Files
+    if scheme in ("gs", "gcs"):
+        from inspector.checkpoint.storage_gcs import GcsFiles
+
+        return GcsFiles
+    if scheme in ("az", "abfs", "abfss"):
+        from inspector.checkpoint.storage_azure import AzureFiles
+
+        return AzureFiles
+    return FsspecFiles
 
 
 class _Seen:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from inspector.checkpoint import storage_http
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.locate import folder_of
 from inspector.checkpoint.payload_array import read_chunk
@@ -15,6 +16,7 @@ from inspector.checks.payloads import check_payloads
 from inspector.errors import StorageError
 from tests.conftest import SAMPLES, run_cli
 from tests.remote.http_files import HttpFiles, http_files
+from tests.remote.watched import Watched, relay, silent_server, times
 
 SAMPLE = SAMPLES / "hsdp_2x4"
 
@@ -109,3 +111,23 @@ def test_values_come_by_ranges(web: HttpFiles) -> None:
     assert (there == here).all()
     assert len(web.asked) == 1
     assert not check_payloads(checkpoint, storage).findings
+
+
+def test_answers_that_break_off_are_asked_for_again(web: HttpFiles) -> None:
+    watched = Watched(fault=times(6, "cut", lambda a: a.is_object and ".distcp" in a.path))
+    with relay(watched, web.url):
+        ran = run_cli("check", "--deep", "--json", watched.url)
+    assert ran.code == 0, ran
+    checked = ran.json()["checked"]
+    assert checked["payloads"] == 24 and checked["storage"]["failed"] == 0
+    assert checked["storage"]["requests"] == len(watched.asked)
+
+
+def test_a_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the longest silence; aiohttp itself would wait for five minutes, each time."""
+    monkeypatch.setattr(storage_http, "READ_TIMEOUT_S", 0.3)
+    with silent_server() as address:
+        storage = open_storage(f"{address}/ckpt")
+        with pytest.raises(StorageError, match=f"{address} does not answer"):
+            storage.list()
+        assert storage.used is not None and storage.used.requests == 2

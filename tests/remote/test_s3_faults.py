@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +20,10 @@ from inspector.checkpoint.storage import open_storage
 from inspector.checks.payloads import check_payloads
 from inspector.errors import Cancelled, UnreachableError
 from inspector.tui.session import Loading
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli
-from tests.remote.s3_server import BUCKET, KEYS, Asked, S3Server, times
+from tests.conftest import ROOT, SAMPLES, run_cli
+from tests.remote.s3_server import BUCKET, S3Server
+from tests.remote.said import plain
+from tests.remote.watched import Asked, Watched, closed_port, relay, silent_server, times
 
 SAMPLE = SAMPLES / "hsdp_2x4"
 
@@ -31,16 +31,6 @@ SAMPLE = SAMPLES / "hsdp_2x4"
 @pytest.fixture
 def sample(s3: S3Server) -> str:
     return s3.put_folder(SAMPLE, "sample")
-
-
-def plain(ran: Ran) -> str:
-    """What a command that could not be done said; it is short, plain, and has no secret in it."""
-    assert ran.code == 2, ran
-    assert ran.out == ""
-    assert "Traceback" not in ran.err
-    assert 1 <= len(ran.err.splitlines()) <= 2, ran.err
-    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in ran.err
-    return ran.err
 
 
 # --- tried again
@@ -60,6 +50,16 @@ def test_a_bad_moment_in_the_midst_of_reading_passes(s3: S3Server, sample: str) 
     checked = ran.json()["checked"]
     assert checked["payloads"] == 24 and checked["storage"]["failed"] == 0
     assert checked["storage"]["requests"] == 10 + 6 == len(s3.asked)
+
+
+def test_answers_that_break_off_are_asked_for_again(s3: S3Server, sample: str) -> None:
+    watched = Watched(fault=times(6, "cut", lambda asked: ".distcp" in asked.path))
+    with relay(watched, s3.url):
+        ran = run_cli("check", "--deep", "--json", sample, env={"AWS_ENDPOINT_URL": watched.url})
+    assert ran.code == 0, ran
+    checked = ran.json()["checked"]
+    assert checked["payloads"] == 24 and checked["storage"]["failed"] == 0
+    assert checked["storage"]["requests"] == 10 + 6 == len(watched.asked)
 
 
 @pytest.mark.parametrize(("status", "requests"), [(403, 1), (503, 5)])
@@ -84,6 +84,32 @@ def test_a_file_that_does_not_answer_is_not_called_damaged(s3: S3Server, sample:
     assert sum("__3_0" in asked.path for asked in s3.asked) == 5
 
 
+def test_a_seal_of_what_does_not_answer_is_not_called_broken(
+    s3: S3Server, sample: str, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "s.json"
+    assert run_cli("seal", SAMPLE, "--output", manifest).code == 0
+    s3.fault = times(1000, 503, lambda asked: "__3_0" in asked.path)
+    ran = run_cli("check", "--manifest", manifest, "--json", sample)
+    assert ran.code == 2
+    assert [f for f in ran.json()["findings"] if f["severity"] == "error"] == []
+    left = ran.json()["checked"]["not_checked"]
+    assert any("sealed entries" in item["what"] for item in left)
+
+
+def test_statistics_of_what_does_not_answer_are_no_answer(s3: S3Server, sample: str) -> None:
+    """2, as of `check`: nothing is known to be wrong."""
+    s3.fault = times(1000, 503, lambda asked: "__3_0" in asked.path)
+    ran = run_cli("stats", "--json", sample)
+    assert ran.code == 2
+    assert "did not answer" in ran.err
+    assert len(ran.json()["tensors"]) == 6
+    assert {item["fqn"] for item in ran.json()["not_read"]} >= {"model.net1.weight"}
+    # What may not be read is a fault of the checkpoint as it lies there.
+    s3.fault = times(1000, 403, lambda asked: "__3_0" in asked.path)
+    assert run_cli("stats", sample).code == 1
+
+
 def test_a_file_that_may_not_be_read_is_a_finding(s3: S3Server, sample: str) -> None:
     s3.fault = times(1000, 403, lambda asked: "__3_0" in asked.path)
     ran = run_cli("check", "--deep", "--json", sample)
@@ -93,19 +119,6 @@ def test_a_file_that_may_not_be_read_is_a_finding(s3: S3Server, sample: str) -> 
 
 
 # --- told plainly
-
-
-@contextmanager
-def silent_server() -> Iterator[str]:
-    """Takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def closed_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
