@@ -1,35 +1,33 @@
 """Every figure that the README promises, measured in one run, and the tables made of it.
 
-    python benchmarks/all.py                 run everything (hours on a small machine), then write
+    python benchmarks/all.py                 run everything (an hour and a half)
     python benchmarks/all.py --only open stats
     python benchmarks/all.py --quick         small data, few rounds: does it run at all?
     python benchmarks/all.py --tables        run nothing, write the tables anew from results/
 
-Each subject is a script of this folder that measures one thing beside its rival and writes
-results/NAME.json; they run one after another, so that none disturbs another. Then this writes
-results/summary.json and results/README.md (machine, versions, spread), and puts the figures and the
-table of faults into README.md. A quick run writes into a temporary folder and changes no table.
+Each subject is a script of this folder that measures one thing beside its rival; they run one after
+another, so that none disturbs another. What one has measured is taken into results/NAME.json when
+it is whole, and with it results/summary.json, results/README.md (machine, versions, spread) and the
+figures and the table of faults in README.md are written anew: a subject that fails, or that is
+interrupted, leaves its last results as they were, and the others' too. A quick run writes into a
+temporary folder and changes no table. Exit code 1: a subject failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import figures
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-RESULTS = HERE / "results"
+from measuring import RESULTS, ROOT, machine, write
 
 #: Script, its arguments, and those of a quick run. `OUT` is the results file, `FOLDER` its folder.
 SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
@@ -43,7 +41,7 @@ SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "stats": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "diff": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
-    "remote": (["--out", "OUT"], ["--gb", "0.02", "--rounds", "1", "--out", "OUT"]),
+    "remote": (["--out", "OUT"], ["--gb", "0.15", "--rounds", "1", "--out", "OUT"]),
     "verify_load": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "event_flood": (["--json", "OUT"], ["--seconds", "2", "--json", "OUT"]),
     "faults": (["--out", "FOLDER"], ["--out", "FOLDER", "--only", "bit"]),
@@ -51,60 +49,157 @@ SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-def run(name: str, arguments: list[str], out: Path) -> float:
-    """Run one subject; its seconds."""
-    print(f"== {name}", flush=True)
+class FailedError(Exception):
+    """A subject gave no whole results; its words say why."""
+
+
+@dataclass
+class Sheet:
+    """What is known of the last full run, and the tables made of it."""
+
+    elapsed_s: dict[str, float]
+    machine: dict[str, Any]
+
+    @classmethod
+    def read(cls) -> Sheet:
+        try:
+            before = json.loads((RESULTS / "summary.json").read_text())
+        except FileNotFoundError:
+            before = {}
+        return cls(before.get("elapsed_s", {}), before.get("machine") or described())
+
+    def about(self, names: list[str]) -> str:
+        """How long some subjects took when they were last run."""
+        known = [self.elapsed_s[name] for name in names if name in self.elapsed_s]
+        if not known:
+            return "not timed before"
+        more = len(names) - len(known)
+        return f"about {duration(sum(known))}" + (f" and {more} not timed before" if more else "")
+
+    def write(self) -> list[str]:
+        """results/summary.json, results/README.md and the blocks of the README; what is amiss."""
+        rows, amiss = [], []
+        for name in SUBJECTS:
+            if (RESULTS / f"{name}.json").exists():
+                try:
+                    rows += rows_of(name, RESULTS / f"{name}.json")
+                except FailedError as error:
+                    amiss.append(str(error))
+        document = {
+            "machine": self.machine,
+            "elapsed_s": {
+                name: self.elapsed_s[name] for name in SUBJECTS if name in self.elapsed_s
+            },
+            "figures": [row.as_json() for row in rows],
+        }
+        if amiss:
+            return amiss  # Tables without some rows would look whole.
+        write(RESULTS / "summary.json", document)
+        (RESULTS / "README.md").write_text(figures.page(rows, self.machine))
+        readme = ROOT / "README.md"
+        text = filled(readme.read_text(), "figures", figures.table(rows))
+        faults = RESULTS / "faults.md"
+        if faults.exists():
+            text = filled(text, "faults", faults.read_text())
+        readme.write_text(text)
+        return []
+
+
+def described() -> dict[str, Any]:
+    """The machine, without what changes by the minute."""
+    found = machine("textual", "isal")
+    del found["load_average"]
+    return found
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rows_of(name: str, path: Path) -> list[figures.Row]:
+    """A subject's rows of the table.
+
+    Raises:
+        FailedError: Its results are not there, not whole, or not of the shape that is known.
+    """
+    try:
+        return figures.ROWS[name](json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise FailedError(f"{name}: it wrote no results") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise FailedError(
+            f"{name}: {path.name} is not as figures.py knows it: {error!r}"
+        ) from error
+
+
+def run(name: str, told: list[str], folder: Path) -> float:
+    """Run one subject into a new folder; its seconds.
+
+    Raises:
+        FailedError: It ended badly, and left no whole results.
+    """
+    out = folder / f"{name}.json"
+    places = {"OUT": str(out), "FOLDER": str(folder)}
+    script = str(ROOT / "benchmarks" / f"{name}.py")
     begin = time.perf_counter()
-    places = {"OUT": str(out), "FOLDER": str(out.parent)}
-    told = [places.get(word, word) for word in arguments]
-    done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *told], cwd=ROOT, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name}.py failed (exit code {done.returncode})")
+    command = [sys.executable, script, *(places.get(word, word) for word in told)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # It was interrupted too, and has checkpoints to remove.
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    # A script writes once, at its end: what it wrote is whole, even if it is not content with it.
+    if code and not out.exists():
+        raise FailedError(f"{name}: it failed (exit code {code})")
     return time.perf_counter() - begin
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    with open("/proc/meminfo") as file:
-        memory = int(file.readline().split()[1]) * 1024
-    return {
-        "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "textual", "numpy", "isal")},
-    }
+def take(folder: Path) -> None:
+    """Put new results in the place of the last ones."""
+    RESULTS.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        part = RESULTS / f"{path.name}.part"
+        shutil.copyfile(path, part)
+        part.replace(RESULTS / path.name)
 
 
-def write_tables(took_s: dict[str, float]) -> None:
-    """results/summary.json, results/README.md, and the blocks of the README."""
-    results = {
-        name: json.loads(_path(name).read_text()) for name in SUBJECTS if _path(name).exists()
-    }
-    rows = [row for name, result in results.items() for row in figures.ROWS[name](result)]
-    summary = RESULTS / "summary.json"
-    before = json.loads(summary.read_text()) if summary.exists() else {}
-    document = {
-        "machine": machine() if took_s else before.get("machine", machine()),
-        "elapsed_s": {**before.get("elapsed_s", {}), **took_s},
-        "figures": [row.as_json() for row in rows],
-    }
-    summary.write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "README.md").write_text(figures.page(rows, document["machine"]))
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    text = _filled(text, "figures", figures.table(rows))
-    faults = RESULTS / "faults.md"
-    if faults.exists():
-        text = _filled(text, "faults", faults.read_text())
-    readme.write_text(text)
+def run_all(names: list[str], sheet: Sheet, *, is_quick: bool) -> list[str]:
+    """Every subject in turn; what failed."""
+    failed = []
+    begin = time.perf_counter()
+    print(f"{len(names)} subjects" + ("" if is_quick else f", {sheet.about(names)}"), flush=True)
+    for number, name in enumerate(names, 1):
+        about = "" if is_quick else f", {sheet.about([name])}"
+        print(f"\n== {number} of {len(names)}: {name}{about}", flush=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix="hsdp-results-") as scratch:
+                took_s = run(name, SUBJECTS[name][is_quick], Path(scratch))
+                for row in rows_of(name, Path(scratch, f"{name}.json")):
+                    print(row.as_line())
+                if not is_quick:
+                    take(Path(scratch))
+                    sheet.elapsed_s[name] = round(took_s, 1)
+                    sheet.machine = described()
+                    failed += sheet.write()
+            print(f"== {name}: {duration(took_s)}", flush=True)
+        except FailedError as error:
+            failed.append(str(error))
+            print(f"== {error}", flush=True)
+        except KeyboardInterrupt:
+            left = ", ".join(names[number - 1 :])
+            return [*failed, f"interrupted; these keep their last results: {left}"]
+    print(f"\n== all: {duration(time.perf_counter() - begin)}", flush=True)
+    return failed
 
 
-def _path(name: str) -> Path:
-    return RESULTS / f"{name}.json"
-
-
-def _filled(text: str, name: str, block: str) -> str:
+def filled(text: str, name: str, block: str) -> str:
+    """A text with a new block between two marks."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     head, found, rest = text.partition(start)
     _, ended, tail = rest.partition(end)
@@ -119,20 +214,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small data; changes no table")
     parser.add_argument("--tables", action="store_true", help="only write the tables anew")
     options = parser.parse_args()
-    took_s: dict[str, float] = {}
-    if options.quick:
-        with tempfile.TemporaryDirectory() as scratch:
-            for name in options.only:
-                out = Path(scratch, f"{name}.json")
-                run(name, SUBJECTS[name][1], out)
-                for row in figures.ROWS[name](json.loads(out.read_text())):
-                    print(row.as_line())
-        return
-    if not options.tables:
-        RESULTS.mkdir(exist_ok=True)
-        for name in options.only:
-            took_s[name] = round(run(name, SUBJECTS[name][0], _path(name)), 1)
-    write_tables(took_s)
+    sheet = Sheet.read()
+    if options.tables:
+        failed = sheet.write()
+    else:
+        failed = run_all(options.only, sheet, is_quick=options.quick)
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":

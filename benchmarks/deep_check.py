@@ -13,32 +13,26 @@ in turn and each in a fresh process:
 `warm`: the files are in the page cache, the hardest case for a check, as nothing waits for the
 disk. `cold`: they are evicted before each run (posix_fadvise). `median_s` is the work inside the
 process, `median_process_s` the process from start to end, with Python's start and imports. Peak
-memory is the resident set's, of the process and of its child together. Writes
-results/deep_check.json.
+memory is that of the process and of its child together. Writes results/deep_check.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-BLOCK = 8 << 20
+from measuring import arguments, environ, evict, in_turn, machine, run_code, workspace, write
 
 MAKE = """
 import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.device_mesh import init_device_mesh
-rank, world, folder, gb, store = sys.argv[1:]
+rank, world, folder, store, gb = sys.argv[1:]
 rank, world, gb = int(rank), int(world), float(gb)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
 mesh = init_device_mesh("cpu", (world,))
@@ -99,91 +93,44 @@ print(json.dumps({"s": time.perf_counter() - begin}))
 """
 
 
-def run(code: str, arguments: list[str]) -> dict[str, float]:
-    """Run code in a fresh process: what it printed, its time, its peak memory."""
-    script = (
-        f"{code}\nimport resource\n"
-        "print(json.dumps({'own': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,"
-        " 'child': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}))\n"
-    )
-    # Compiled modules, as an installed package has them.
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environ["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir(), "hsdp-deep-pycache"))
-    begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        cwd=HERE.parent,
-        check=False,
-    )
-    wall = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    first, second = (json.loads(line) for line in done.stdout.splitlines()[-2:])
-    unit = 1 if sys.platform == "darwin" else 1024
-    # Added, not the larger of both: parent and child live at the same time.
-    return {**first, "wall_s": wall, "peak_bytes": (second["own"] + second["child"]) * unit}
+def measured(code: str, told: list[str]) -> dict[str, float]:
+    """What code in a fresh process printed last, the process's time and its peak memory."""
+    ran = run_code(code, told)
+    return {**ran.answer, "wall_s": ran.wall_s, "peak_bytes": ran.peak_bytes}
 
 
 def make(folder: Path, gb: float, world: int) -> None:
     """A checkpoint of about this size, saved by `world` processes."""
+    save(MAKE, folder, world, str(gb))
+
+
+def save(code: str, folder: Path, world: int, *told: str) -> None:
+    """Have `world` processes save a checkpoint.
+
+    Each is told its rank, how many they are, the folder, a file to meet at, and the rest.
+    """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
+        place = [str(world), str(folder), f"{scratch}/store", *told]
         ranks = [
             subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    MAKE,
-                    str(r),
-                    str(world),
-                    str(folder),
-                    str(gb),
-                    f"{scratch}/store",
-                ],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                [sys.executable, "-c", code, str(rank), *place], env=environ(OMP_NUM_THREADS="1")
             )
-            for r in range(world)
+            for rank in range(world)
         ]
-        for rank in ranks:
-            rank.wait()
-    if not (folder / ".metadata").exists():
+        codes = [rank.wait() for rank in ranks]
+    if any(codes) or not (folder / ".metadata").exists():
         raise SystemExit("the checkpoint was not written")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--dir", help="where to make the checkpoint (default: the temporary folder)"
-    )
-    parser.add_argument("--out", default=str(HERE / "results" / "deep_check.json"))
-    options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="hsdp-deep-", dir=options.dir))
-    if shutil.disk_usage(root).free < 3e9 * options.gb:
-        raise SystemExit("not enough room for the checkpoint")
-    try:
+    options = arguments(__doc__, "deep_check", rounds=7, gb=2.0).parse_args()
+    with workspace("deep", options.dir, need_bytes=3e9 * options.gb) as root:
         checkpoint = root / "step-1"
         make(checkpoint, options.gb, 4)
         result = measure(checkpoint, options.rounds)
-    finally:
-        shutil.rmtree(root)
-        shutil.rmtree(Path(tempfile.gettempdir(), "hsdp-deep-pycache"), ignore_errors=True)
-    Path(options.out).parent.mkdir(exist_ok=True)
-    Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    write(options.out, result)
     print(json.dumps(result, indent=1))
-
-
-def evict(files: list[str]) -> None:
-    """Drop files from the page cache, where the system lets one."""
-    for path in files:
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
 
 
 def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -211,23 +158,17 @@ def measure(checkpoint: Path, rounds: int) -> dict[str, object]:
         "values": (DEEP, [str(checkpoint), "values"]),
         "command": (COMMAND, [str(checkpoint)]),
     }
-    warm: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
-    cold: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
-    for turn in range(rounds + 1):
-        for name, (code, arguments) in jobs.items():
-            outcome = run(code, arguments)
-            if turn:
-                warm[name].append(outcome)
-    for _ in range(max(rounds // 2, 1)):
-        for name, (code, arguments) in jobs.items():
-            evict(files)
-            cold[name].append(run(code, arguments))
-    torch_version = subprocess.run(
-        [sys.executable, "-c", "import torch; print(torch.__version__)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+
+    def cold_run(code: str, told: list[str]) -> dict[str, float]:
+        evict(files)
+        return measured(code, told)
+
+    warm = in_turn({name: partial(measured, *job) for name, job in jobs.items()}, rounds)
+    cold = in_turn(
+        {name: partial(cold_run, *job) for name, job in jobs.items()},
+        max(rounds // 2, 1),
+        warm_up=False,
+    )
     results = {"warm": summary(warm), "cold": summary(cold)}
     return {
         "what": "check --deep beside one plain read of the same files in 8 MiB blocks",
@@ -243,13 +184,7 @@ def measure(checkpoint: Path, rounds: int) -> dict[str, object]:
             "ratio_cold_whole_process": results["cold"]["deep"]["process_ratio"] <= 1.25,
             "peak": results["warm"]["deep"]["peak_mb"] < 300,
         },
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch_version,
-        },
+        "machine": machine("isal"),
     }
 
 

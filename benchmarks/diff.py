@@ -22,30 +22,25 @@ and for a alone:
     sha256sum  every data file hashed in one thread: what a digest of the files would cost
 
 Files are in the page cache. Times are of whole processes, with Python's start and imports. Peak
-memory is the resident set's, of the process and of its child together. Writes results/diff.json.
+memory is that of the process and of its child together. Writes results/diff.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from deep_check import save
+from measuring import Ran, arguments, in_turn, machine, run_code, seconds, workspace, write
 
 MAKE = """
 import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.device_mesh import init_device_mesh
-rank, world, folder, gb, store, dim, noise = sys.argv[1:]
+rank, world, folder, store, gb, dim, noise = sys.argv[1:]
 rank, world, gb, dim = int(rank), int(world), float(gb), int(dim)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=world)
 mesh = init_device_mesh("cpu", (world,))
@@ -129,72 +124,24 @@ for path in sys.argv[1:]:
 """
 
 
-def run(code: str, arguments: list[str]) -> dict[str, float]:
-    """Run code in a fresh process: its time from start to end, its peak memory."""
-    script = (
-        f"{code}\nimport resource, sys\n"
-        "sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
-        " + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\n"
-    )
-    # Compiled modules, as an installed package has them.
-    environ = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS")
-    }
-    environ["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir(), "hsdp-diff-pycache"))
-    begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        cwd=HERE.parent,
-        check=False,
-    )
-    wall = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"s": wall, "peak_bytes": int(done.stderr.split()[-1]) * unit}
-
-
 def make(folder: Path, gb: float, world: int, dim: int = 0, noise: str = "") -> Path:
     """A checkpoint of about this size, saved by `world` processes."""
-    folder.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", MAKE, str(rank), str(world), str(folder), str(gb),
-                 f"{scratch}/store", str(dim), noise],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-            for rank in range(world)
-        ]  # fmt: skip
-        codes = [rank.wait() for rank in ranks]
-    if any(codes) or not (folder / ".metadata").exists():
-        raise SystemExit("the checkpoint was not written")
+    save(MAKE, folder, world, str(gb), str(dim), noise)
     return folder
 
 
 def measured(jobs: dict[str, tuple[str, list[str]]], rounds: int) -> dict[str, dict[str, float]]:
     """All jobs, in turn, `rounds` times after one that only warms the page cache."""
-    outcomes: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
-    for turn in range(rounds + 1):
-        for name, (code, arguments) in jobs.items():
-            outcome = run(code, arguments)
-            if turn:
-                outcomes[name].append(outcome)
-    found = {}
-    for name, runs in outcomes.items():
-        times = [o["s"] for o in runs]
-        found[name] = {
-            "median_s": round(statistics.median(times), 3),
-            "least_s": round(min(times), 3),
-            "most_s": round(max(times), 3),
-            "peak_mb": round(max(o["peak_bytes"] for o in runs) / 1e6, 1),
+    runs: dict[str, list[Ran]] = in_turn(
+        {name: partial(run_code, *job) for name, job in jobs.items()}, rounds
+    )
+    return {
+        name: {
+            **seconds(ran.wall_s for ran in outcomes),
+            "peak_mb": round(max(ran.peak_bytes for ran in outcomes) / 1e6, 1),
         }
-    return found
+        for name, outcomes in runs.items()
+    }
 
 
 def beside(result: dict[str, dict[str, float]], ours: str, rival: str) -> dict[str, float]:
@@ -209,22 +156,10 @@ def beside(result: dict[str, dict[str, float]], ours: str, rival: str) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dir", help="where to make them (default: the temporary folder)")
-    parser.add_argument("--out", default=str(HERE / "results" / "diff.json"))
-    options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="hsdp-diff-", dir=options.dir))
-    if shutil.disk_usage(root).free < 3e9 * options.gb:
-        raise SystemExit("not enough room for the checkpoints")
-    try:
+    options = arguments(__doc__, "diff", rounds=3, gb=2.0).parse_args()
+    with workspace("diff", options.dir, need_bytes=3e9 * options.gb) as root:
         result = compare_all(root, options.gb, options.rounds)
-    finally:
-        shutil.rmtree(root)
-        shutil.rmtree(Path(tempfile.gettempdir(), "hsdp-diff-pycache"), ignore_errors=True)
-    Path(options.out).parent.mkdir(exist_ok=True)
-    Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    write(options.out, result)
     print(json.dumps(result, indent=1))
 
 
@@ -258,12 +193,6 @@ def compare_all(root: Path, gb: float, rounds: int) -> dict[str, object]:
         },
         rounds,
     )
-    torch_version = subprocess.run(
-        [sys.executable, "-c", "import torch; print(torch.__version__)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
     return {
         "what": "diff --values and seal, as they are typed, beside torch on whole tensors",
         "bytes_a_side": num_bytes,
@@ -276,13 +205,7 @@ def compare_all(root: Path, gb: float, rounds: int) -> dict[str, object]:
             "ratio": beside(seals, "seal", "hashlib"),
             "ratio_to_sha256sum": beside(seals, "seal", "sha256sum"),
         },
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch_version,
-        },
+        "machine": machine("isal"),
     }
 
 

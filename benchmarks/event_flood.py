@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+
+from measuring import RESULTS, machine  # noqa: E402
+from measuring import write as write_results  # noqa: E402
 
 from inspector.tui.launch_replay import ReplayApp  # noqa: E402
 from inspector.tui.verify_run import Moment, Run  # noqa: E402
@@ -154,23 +156,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rate", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/event_flood.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "event_flood.json")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
         write(options.write, options.rate, options.seconds)
         return
     result = {
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
         "real_time_priority": os.sched_getscheduler(0) != os.SCHED_OTHER,
-        "load_average": round(os.getloadavg()[0], 2),
         "idle": asyncio.run(measure(0, options.seconds)),
         "flood": asyncio.run(measure(options.rate, options.seconds)),
+        "machine": machine("textual"),
     }
-    text = json.dumps(result, indent=1)
-    options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_results(options.json, result)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -31,13 +30,12 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from measuring import RESULTS, ROOT, machine, write
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 SAMPLES = ROOT / "sample_ckpts"
 GOLDEN = ROOT / "tests" / "data" / "golden"
 sys.path.insert(0, str(SAMPLES))
@@ -649,7 +647,7 @@ def markdown(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="WORD", help="rows whose fault has a word")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, help="folder (default: results, if all rows are made)")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -667,21 +665,17 @@ def main() -> int:
     summary = summary_of(rows)
     table = markdown(rows, summary)
     print(table)
-    if options.only:
+    if options.only and options.out is None:
         return 0
+    out = options.out or RESULTS
     document = {
         "what": "each fault: dcp.load into poisoned targets, and hsdp-inspect check",
         "summary": summary,
         "rows": rows,
-        "machine": {
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
     }
-    options.out.mkdir(exist_ok=True)
-    (options.out / "faults.md").write_text(table)
-    (options.out / "faults.json").write_text(json.dumps(document, indent=1) + "\n")
+    write(out / "faults.json", document)
+    (out / "faults.md").write_text(table)
     return 0
 
 

@@ -18,7 +18,6 @@ import json
 import os
 import pickle
 import pickletools
-import platform
 import queue
 import random
 import re
@@ -670,11 +669,13 @@ def main() -> int:
     if sys.argv[1:2] == ["--worker"]:
         work()
         return 0
+    from measuring import RESULTS, machine, write  # Beside this script, when it is one.
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "fuzz.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     begin = time.monotonic()
@@ -685,16 +686,13 @@ def main() -> int:
         "elapsed_s": round(time.monotonic() - begin, 1),
         "limit_s": LIMIT_S,
         **figures,
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
     }
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    if figures["mutations"] != options.count:
+        raise SystemExit(f"only {figures['mutations']} of {options.count} were judged")
+    write(options.out, document)
     print(json.dumps({k: v for k, v in document.items() if k != "failures"}, indent=1))
-    return 1 if figures["failures"] or figures["mutations"] != options.count else 0
+    return 1 if figures["failures"] else 0
 
 
 if __name__ == "__main__":

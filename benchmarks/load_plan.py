@@ -25,8 +25,6 @@ import argparse
 import gc
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,7 +34,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(HERE.parent))
+
+from measuring import RESULTS, environ, machine, seconds, write  # noqa: E402
 
 ROWS, WIDTH = 8192, 64
 
@@ -53,18 +53,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begin, result
 
 
-def spread(seconds: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median_s": round(statistics.median(seconds), 6),
-        "least_s": round(min(seconds), 6),
-        "most_s": round(max(seconds), 6),
-    }
-
-
 def torch_side(folder: str, ranks: list[int], count: int) -> dict[str, Any]:
     """One rank's plan by torch, for some ranks of every mesh."""
-    import torch
     import torch.distributed as dist
     from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
@@ -75,9 +65,9 @@ def torch_side(folder: str, ranks: list[int], count: int) -> dict[str, Any]:
 
     gc.disable()
     metadata = FileSystemReader(folder).read_metadata()
-    found: dict[str, Any] = {"torch": torch.__version__, "ranks": {}}
+    found: dict[str, Any] = {"ranks": {}}
     for world_size in ranks:
-        seconds, num_reads = [], {}
+        took_s, num_reads = [], {}
         for rank in sample(world_size, count):
             dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
             mesh = init_device_mesh("cpu", (world_size,))
@@ -86,18 +76,16 @@ def torch_side(folder: str, ranks: list[int], count: int) -> dict[str, Any]:
                 for fqn, entry in metadata.state_dict_metadata.items()
             }
             took, plan = timed(lambda s=state: create_default_local_load_plan(s, metadata))
-            seconds.append(took)
+            took_s.append(took)
             num_reads[rank] = len(plan.items)
             dist.destroy_process_group()
-        found["ranks"][world_size] = {**spread(seconds), "num_reads": num_reads}
+        found["ranks"][world_size] = {**seconds(took_s, 6), "num_reads": num_reads}
     return found
 
 
 def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str, Any]:
     """Everybody's plan by the inspector, and the reads of some ranks."""
     import resource
-
-    import numpy as np
 
     from inspector.checkpoint.dcp import read_dcp
     from inspector.checkpoint.storage import open_storage
@@ -108,7 +96,7 @@ def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     planner = Planner(checkpoint)
     prepare = [timed(lambda: Planner(checkpoint))[0] for _ in range(rounds)]
-    found: dict[str, Any] = {"numpy": np.__version__, "prepare": spread(prepare), "ranks": {}}
+    found: dict[str, Any] = {"prepare": seconds(prepare, 6), "ranks": {}}
     for world_size in ranks:
         mesh = Mesh("fsdp", (world_size,))
         plans = [timed(lambda m=mesh: planner.plan(m)) for _ in range(rounds)]
@@ -121,8 +109,8 @@ def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str
             if len(reads) != plan.ranks.num_reads[rank]:
                 raise SystemExit(f"rank {rank} of {world_size}: {len(reads)} reads are listed")
         found["ranks"][world_size] = {
-            "plan": spread([took for took, _ in plans]),
-            "reads_of_a_rank": spread(listed),
+            "plan": seconds((took for took, _ in plans), 6),
+            "reads_of_a_rank": seconds(listed, 6),
             "num_reads": num_reads,
         }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -149,7 +137,7 @@ def child(side: str, folder: str, options: argparse.Namespace) -> Any:
     command += ["--rounds", str(options.rounds), "--sample", str(options.sample)]
     command += ["--ranks", *map(str, options.ranks)]
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, check=True, stdout=subprocess.PIPE, env=environ(OMP_NUM_THREADS="1")
     )
     return json.loads(done.stdout) if done.stdout else None
 
@@ -193,7 +181,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=5, help="ranks that are timed")
     parser.add_argument("--side", choices=("make", "torch", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "load_plan.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "load_plan.json")
     options = parser.parse_args()
     if options.side == "make":
         make_checkpoint(options.folder, options.tensors, options.chunks)
@@ -225,13 +213,7 @@ def run(options: argparse.Namespace) -> None:
         "prepare_s": ours["prepare"],
         "peak_mb_above_the_checkpoint": ours["peak_mb_above_the_checkpoint"],
         "rows": rows,
-        "machine": {
-            "python": platform.python_version(),
-            "torch": theirs["torch"],
-            "numpy": ours["numpy"],
-            "cpus": os.cpu_count(),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
     }
     print(
         f"{document['tensors']:,} tensors, {document['chunks']:,} chunks; prepared once in", end=""
@@ -246,8 +228,7 @@ def run(options: argparse.Namespace) -> None:
             f"{row['plan_s']:>8.3f} s{row['with_every_read_s']:>8.2f} s{row['ratio_plan']:>9.0f}x"
             f"{row['ratio_with_every_read']:>9.0f}x{row['ratio_to_one_rank']:>10.1f}x"
         )
-    (HERE / "results").mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, document)
 
 
 if __name__ == "__main__":

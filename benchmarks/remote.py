@@ -15,27 +15,32 @@ objects, and answers each request after a wait, as a store in another building d
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from deep_check import make
+from measuring import (
+    ROOT,
+    arguments,
+    environ,
+    in_turn,
+    machine,
+    run_code,
+    spread,
+    workspace,
+    write,
+)
 
-from benchmarks.deep_check import make  # noqa: E402
-from inspector.checkpoint.dcp import read_dcp  # noqa: E402
-from inspector.checkpoint.locate import folder_of  # noqa: E402
-from inspector.checkpoint.storage_ahead import SEGMENT_BYTES, segments_of  # noqa: E402
-from tests.remote.s3_server import Asked, S3Server, s3_server  # noqa: E402
+sys.path.insert(0, str(ROOT))
+
+from inspector.checkpoint.dcp import read_dcp
+from inspector.checkpoint.locate import folder_of
+from inspector.checkpoint.storage_ahead import SEGMENT_BYTES, segments_of
+from tests.remote.s3_server import S3Server, s3_server
+from tests.remote.watched import Asked
 
 TENSOR = "layers.0.mlp.w1.weight"
 
@@ -46,13 +51,6 @@ try:
     main(sys.argv[1:])
 except SystemExit as done:
     assert not done.code, done.code
-"""
-
-# Not getrusage: its peak is the parent's, which holds the server's objects, where that is higher.
-PEAK = """
-with open("/proc/self/status") as status:
-    peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
-print(int(peak) * 1024, file=sys.stderr)
 """
 
 READ_METADATA = """
@@ -78,7 +76,7 @@ dcp.load(state, storage_reader=reader, no_dist=True)
 """
 
 
-def run(server: S3Server, delay_s: float, code: str, arguments: list[str]) -> dict[str, Any]:
+def run(server: S3Server, delay_s: float, code: str, told: list[str]) -> dict[str, Any]:
     """Run code in a fresh process: what the server was asked, and its time."""
 
     def wait(_: Asked) -> None:
@@ -86,28 +84,14 @@ def run(server: S3Server, delay_s: float, code: str, arguments: list[str]) -> di
 
     server.forget()
     server.fault = wait
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environ |= {**server.env, "OMP_NUM_THREADS": "1"}
-    environ["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir(), "hsdp-remote-pycache"))
-    begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code + PEAK, *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        cwd=HERE.parent,
-        check=False,
-    )
-    wall = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(f"{arguments}: {done.stderr}")
+    ran = run_code(code, told, environ(**server.env, OMP_NUM_THREADS="1"))
     return {
         "requests": len(server.asked),
         "listings": len(server.listings),
         "bytes": server.object_bytes,
         "most_at_once": server.most_at_once,
-        "s": wall,
-        "peak_bytes": int(done.stderr.split()[-1]),
+        "s": ran.wall_s,
+        "peak_bytes": ran.own_peak_bytes,
     }
 
 
@@ -156,10 +140,9 @@ def measure(folder: Path, rounds: int, latency_s: float) -> dict[str, Any]:
             "torch load of a tensor": (LOAD, [url, TENSOR]),
             "torch load": (LOAD, [url]),
         }
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in jobs}
-        for _ in range(rounds):
-            for name, (code, arguments) in jobs.items():
-                runs[name].append(run(server, latency_s, code, arguments))
+        runs = in_turn(
+            {name: partial(run, server, latency_s, *job) for name, job in jobs.items()}, rounds
+        )
     rivals = {
         "show": "torch read_metadata",
         "check": "torch read_metadata",
@@ -169,14 +152,14 @@ def measure(folder: Path, rounds: int, latency_s: float) -> dict[str, Any]:
     lower = least(folder)
     found: dict[str, Any] = {}
     for name, outcomes in runs.items():
-        times = [outcome["s"] for outcome in outcomes]
+        times = spread(outcome["s"] for outcome in outcomes)
         found[name] = {
             "requests": max(outcome["requests"] for outcome in outcomes),
             "bytes": max(outcome["bytes"] for outcome in outcomes),
             "most_at_once": max(outcome["most_at_once"] for outcome in outcomes),
             "peak_mb": round(max(outcome["peak_bytes"] for outcome in outcomes) / 1e6, 1),
-            "median_s": round(statistics.median(times), 3),
-            "spread_s": [round(min(times), 3), round(max(times), 3)],
+            "median_s": times["median"],
+            "spread_s": times["spread"],
         }
         if name in lower:
             found[name]["least_requests"] = lower[name]["requests"]
@@ -188,25 +171,14 @@ def measure(folder: Path, rounds: int, latency_s: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gb", type=float, default=0.5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = arguments(__doc__, "remote", rounds=3, gb=0.5)
     parser.add_argument("--latency-ms", type=float, default=30.0)
-    parser.add_argument("--dir", help="where to make the checkpoint")
-    parser.add_argument("--out", default=str(HERE / "results" / "remote.json"))
     options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="hsdp-remote-", dir=options.dir))
-    try:
+    with workspace("remote", options.dir, need_bytes=1.2e9 * options.gb) as root:
         folder = root / "step-1"
         make(folder, options.gb, 4)
         found = measure(folder, options.rounds, options.latency_ms / 1e3)
         files = [path.stat().st_size for path in folder.iterdir()]
-    finally:
-        shutil.rmtree(root)
-    import moto
-    import s3fs
-    import torch
-
     result = {
         "what": "commands on an s3:// checkpoint: requests, bytes of objects, wall time",
         "checkpoint_bytes": sum(files),
@@ -215,16 +187,9 @@ def main() -> None:
         "latency_ms": options.latency_ms,
         "rounds": options.rounds,
         "commands": found,
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "s3fs": s3fs.__version__,
-            "moto": moto.__version__,
-        },
+        "machine": machine("s3fs", "moto"),
     }
-    Path(options.out).parent.mkdir(exist_ok=True)
-    Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    write(options.out, result)
     print(
         f"{'':<24}{'requests':>9}{'least':>7}{'bytes':>14}{'least':>14}{'MB':>8}{'s':>9}{'ratio':>8}"
     )

@@ -13,26 +13,21 @@ every file), in float32 and, half as large, in bfloat16, and runs in turn, each 
 
 The files are in the page cache. torch runs with as many threads as there are cores. `s` is the work
 inside of the process without imports (`command`: with all of them), `wall_s` the process from start
-to end; peak memory is the resident set's, of the process and its child together. The figures
+to end; peak memory is that of the process and its child together. The figures
 are compared: both must agree. Writes results/stats.json.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 
-from deep_check import make, run
+from deep_check import make, measured
+from measuring import ROOT, arguments, in_turn, machine, spread, workspace, write
 
-HERE = Path(__file__).resolve().parent
 LIMIT_MB = 400
 
 COMMAND = """
@@ -105,27 +100,16 @@ dcp.save({k: v.bfloat16() for k, v in state.items()}, checkpoint_id=sys.argv[2],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", help="where to make the checkpoint (default: a temporary folder)")
-    parser.add_argument("--out", default=str(HERE / "results" / "stats.json"))
-    options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="hsdp-stats-", dir=options.dir))
-    if shutil.disk_usage(root).free < 3e9 * options.gb:
-        raise SystemExit("not enough room for the checkpoint")
-    try:
+    options = arguments(__doc__, "stats", rounds=5, gb=2.0).parse_args()
+    with workspace("stats", options.dir, need_bytes=3e9 * options.gb) as root:
         make(root / "float32", options.gb, 4)
         subprocess.run(
             [sys.executable, "-c", CONVERT, str(root / "float32"), str(root / "bfloat16")],
             check=True,
-            cwd=HERE.parent,
+            cwd=ROOT,
             capture_output=True,
         )
         found = {name: measure(root / name, options.rounds) for name in ("float32", "bfloat16")}
-    finally:
-        shutil.rmtree(root)
-        shutil.rmtree(Path(tempfile.gettempdir(), "hsdp-deep-pycache"), ignore_errors=True)
     peak = max(f["runs"]["command"]["peak_mb"] for f in found.values())
     result = {
         "what": "stats beside dcp.load into full tensors and torch's reductions; page cache warm",
@@ -133,21 +117,9 @@ def main() -> None:
         **found,
         "target": {"peak_mb": LIMIT_MB},
         "holds": {"peak": peak < LIMIT_MB},
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": subprocess.run(
-                [sys.executable, "-c", "import torch; print(torch.__version__)"],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.strip(),
-        },
+        "machine": machine(),
     }
-    Path(options.out).parent.mkdir(exist_ok=True)
-    Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    write(options.out, result)
     show(found)
 
 
@@ -160,12 +132,7 @@ def measure(checkpoint: Path, rounds: int) -> dict[str, object]:
         "torch": (TORCH, [path, "wide"]),
         "torch32": (TORCH, [path, "narrow"]),
     }
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
-    for turn in range(rounds + 1):
-        for name, (code, arguments) in jobs.items():
-            outcome = run(code, arguments)
-            if turn:
-                runs[name].append(outcome)
+    runs = in_turn({name: partial(measured, *job) for name, job in jobs.items()}, rounds)
     norms = {name: outcomes[0]["norm"] for name, outcomes in runs.items()}
     if abs(norms["command"] / norms["torch"] - 1) > 1e-12:
         raise SystemExit(f"the norms differ: {norms}")
@@ -175,9 +142,9 @@ def measure(checkpoint: Path, rounds: int) -> dict[str, object]:
         "runs": found,
         "ratios": {
             rival: {
-                "work": spread(runs["collect"], runs[rival], "s"),
-                "process": spread(runs["command"], runs[rival], "wall_s"),
-                "peak": spread(runs["command"], runs[rival], "peak_bytes"),
+                "work": compared(runs["collect"], runs[rival], "s"),
+                "process": compared(runs["command"], runs[rival], "wall_s"),
+                "peak": compared(runs["command"], runs[rival], "peak_bytes"),
             }
             for rival in ("torch", "torch32")
         },
@@ -196,16 +163,13 @@ def summary(outcomes: list[dict[str, float]]) -> dict[str, float]:
     return found
 
 
-def spread(
+def compared(
     ours: list[dict[str, float]], theirs: list[dict[str, float]], key: str
 ) -> dict[str, float]:
-    """Ours over theirs, round by round: least, median, most."""
-    ratios = sorted(a[key] / b[key] for a, b in zip(ours, theirs, strict=True))
-    return {
-        "least": round(ratios[0], 4),
-        "median": round(statistics.median(ratios), 4),
-        "most": round(ratios[-1], 4),
-    }
+    """Ours over theirs, round by round: median, least and most."""
+    found = spread((a[key] / b[key] for a, b in zip(ours, theirs, strict=True)), 4)
+    least, most = found["spread"]
+    return {"least": least, "median": found["median"], "most": most}
 
 
 def show(found: dict[str, dict[str, object]]) -> None:

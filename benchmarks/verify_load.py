@@ -18,26 +18,24 @@ results/verify_load.json.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+from deep_check import make
+from measuring import ROOT, arguments, environ, in_turn, machine, workspace, write
 
-from deep_check import make  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
-from inspector.layout.mesh import Mesh  # noqa: E402
-from inspector.verify.spec import JobSpec  # noqa: E402
+from inspector.layout.mesh import Mesh
+from inspector.verify.spec import JobSpec
 
 WATCH = """
 import threading
@@ -115,17 +113,11 @@ def run(world: int, script: str, arguments: list[str], out: Path) -> tuple[float
     out.mkdir()
     file = out / "script.py"
     file.write_text(script)
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environ |= {
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": str(HERE.parent),
-        "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir(), "hsdp-verify-pycache")),
-    }
+    env = environ(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(world), str(file), *arguments]
     begin = time.perf_counter()
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     wall = time.perf_counter() - begin
     if done.returncode:
         raise SystemExit(done.stderr[-4000:])
@@ -168,13 +160,14 @@ def peaks(ranks: list[Any]) -> dict[str, float]:
 
 def measure(checkpoint: Path, mesh: Mesh, rounds: int, out: Path) -> dict[str, Any]:
     """Both, in turn, `rounds` times after one that only warms the page cache."""
-    runs: dict[str, list[dict[str, float]]] = {"plain": [], "verify": []}
-    for turn in range(rounds + 1):
-        for name, job in (("plain", plain), ("verify", verify)):
-            outcome = job(checkpoint, mesh, out)
-            if turn:
-                runs[name].append(outcome)
-            print(mesh, name, {k: round(v, 2) for k, v in outcome.items()}, file=sys.stderr)
+
+    def told(name: str, job: Callable[..., dict[str, float]]) -> dict[str, float]:
+        outcome = job(checkpoint, mesh, out)
+        print(mesh, name, {k: round(v, 2) for k, v in outcome.items()}, file=sys.stderr)
+        return outcome
+
+    jobs = {"plain": plain, "verify": verify}
+    runs = in_turn({name: partial(told, name, job) for name, job in jobs.items()}, rounds)
     summary = {
         name: {
             "median_s": round(statistics.median(o["wall_s"] for o in outcomes), 3),
@@ -193,25 +186,15 @@ def measure(checkpoint: Path, mesh: Mesh, rounds: int, out: Path) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__ or "", "verify_load", rounds=5, gb=2.0)
     parser.add_argument("--mesh", action="append", help="default: fsdp:2 and hsdp:2x2")
-    parser.add_argument("--dir", help="where to make the checkpoint (default: temporary folder)")
-    parser.add_argument("--out", default=str(HERE / "results" / "verify_load.json"))
     options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="hsdp-verify-", dir=options.dir))
-    if shutil.disk_usage(root).free < 3e9 * options.gb:
-        raise SystemExit("not enough room for the checkpoint")
-    try:
+    with workspace("verify", options.dir, need_bytes=3e9 * options.gb) as root:
         checkpoint = root / "step-1"
         make(checkpoint, options.gb, 4)
         num_bytes = sum(p.stat().st_size for p in checkpoint.iterdir())
         meshes = [Mesh.parse(text) for text in options.mesh or ["fsdp:2", "hsdp:2x2"]]
         found = [measure(checkpoint, mesh, options.rounds, root / "out") for mesh in meshes]
-    finally:
-        shutil.rmtree(root)
-        shutil.rmtree(Path(tempfile.gettempdir(), "hsdp-verify-pycache"), ignore_errors=True)
     result = {
         "what": "verify's load and compare beside plain torchrun and dcp.load, warm page cache",
         "bytes": num_bytes,
@@ -223,16 +206,9 @@ def main() -> None:
             "peak_rss": all(m["ratio"]["peak_rss_mb"] <= 1.3 for m in found),
             "peak_anon": all(m["ratio"]["peak_anon_mb"] <= 1.3 for m in found),
         },
-        "machine": {
-            "cores": os.cpu_count(),
-            "load_average": [round(n, 1) for n in os.getloadavg()],
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
     }
-    Path(options.out).parent.mkdir(exist_ok=True)
-    Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    write(options.out, result)
     print(json.dumps(result, indent=1))
 
 
