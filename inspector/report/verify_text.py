@@ -18,11 +18,19 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.verify.preflight import Preflight
+from inspector.verify.preflight import RANK_BASE_BYTES, Preflight
 from inspector.verify.snapshot import Failure, RankView, Snapshot
 from inspector.verify.verdicts import Fault, TensorView
 
-__all__ = ["plan_text", "progress_line", "report_json", "summary_sentence", "verify_text"]
+__all__ = [
+    "memory_text",
+    "meshes_text",
+    "plan_text",
+    "progress_line",
+    "report_json",
+    "summary_sentence",
+    "verify_text",
+]
 
 _MAX_LISTED = 20
 _FIGURES = (
@@ -37,18 +45,36 @@ _MAX_STACK_LINES = 12
 def plan_text(plan: Preflight) -> Iterator[str]:
     """What is about to run, in a few lines."""
     spec = plan.spec
-    meshes = " then ".join((spec.mesh, *spec.then))
+    meshes = meshes_text(spec.mesh, spec.then)
     yield (
         f"{plural(len(plan.expected.names), 'entry', 'entries')} ({format_bytes(plan.num_bytes)}) "
         f"under {meshes}, {plural(spec.world_size, 'rank')}, {spec.device}, {spec.backend}"
     )
     yield (
-        f"reads about {format_bytes(plan.read_bytes)}; "
-        f"up to {format_bytes(spec.memory_bytes)} of tensors on a rank; "
+        f"reads about {format_bytes(plan.read_bytes)}; memory of a rank: {memory_text(plan)}; "
         f"scratch {format_bytes(plan.scratch_bytes)} in {printable(plan.scratch_parent, 200)}"
     )
     for note in plan.notes:
         yield printable(note, 400)
+
+
+def meshes_text(mesh: str, then: Sequence[str]) -> str:
+    """The meshes of a job in the order in which it loads under them."""
+    text = before = mesh
+    for other in then:
+        # Otherwise it reads as a slip of the pen.
+        text += f", saved, then {other} again" if other == before else f" then {other}"
+        before = other
+    return text
+
+
+def memory_text(plan: Preflight) -> str:
+    """What a rank of a job takes: of the tensors, and by itself."""
+    tensors = f"{format_bytes(plan.rank_bytes)} of tensors"
+    if plan.num_waves > 1:
+        tensors += f" at a time, in {plan.num_waves:,} waves,"
+    base = f"about {format_bytes(RANK_BASE_BYTES)} of Python and torch"
+    return f"{tensors} and {base}{'' if plan.spec.device == 'cpu' else ', and more of CUDA'}"
 
 
 def progress_line(snapshot: Snapshot, now_t: float, width: int | None = None) -> str:
@@ -100,7 +126,7 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     tensors: Mapping[str, Any] = result.get("tensors") or {}
     exact, total = int(tensors.get("exact") or 0), int(tensors.get("total") or 0)
     different = tensors.get("different") or []
-    meshes = " then ".join([str(result.get("mesh")), *map(str, result.get("then") or ())])
+    meshes = meshes_text(str(result.get("mesh")), list(map(str, result.get("then") or ())))
     under = (
         f"under {printable(meshes, 120)} ({plural(int(result.get('world_size') or 0), 'rank')}, "
         f"{printable(str(result.get('device')), 20)}, {printable(str(result.get('backend')), 20)})"

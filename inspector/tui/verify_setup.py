@@ -13,6 +13,7 @@ from rich.text import Text
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
+from inspector.tui.advice import on_screen
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -89,10 +90,11 @@ def plan_table(plan: Preflight) -> Table:
 
 
 def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
+    from inspector.report.verify_text import memory_text, meshes_text
     from inspector.verify.commands import local_argv, shell
 
     spec = plan.spec
-    meshes = " then ".join((spec.mesh, *spec.then))
+    meshes = meshes_text(spec.mesh, spec.then)
     yield _row(
         "job",
         f"{plural(len(plan.expected.names), 'entry', 'entries')}, "
@@ -108,8 +110,7 @@ def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
         yield _row("scratch", "none: nothing is saved")
     yield _row(
         "memory",
-        f"up to {format_bytes(spec.memory_bytes)} of tensors on each rank; "
-        f"{format_bytes(plan.memory_free)} is free on this machine",
+        f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here",
     )
     argv = local_argv(spec, "RUN/spec.json", "RUN/logs")
     yield _row("command", printable(shell(argv), 800))
@@ -118,7 +119,7 @@ def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
     for message, hint in plan.problems:
         yield _row("cannot", printable(message, 400), "bold red")
         if hint:
-            yield _row("", printable(hint, 200))
+            yield _row("", printable(on_screen(hint), 200))
 
 
 def _row(label: str, text: str, style: str = "") -> tuple[str, str, str]:

@@ -34,7 +34,7 @@ from inspector.verify.guard import hello_pids, job_pids, kill_all, remove_scratc
 from inspector.verify.progress import JobState
 from inspector.verify.recording import spec_event
 from inspector.verify.result import Expected, result_event
-from inspector.verify.run_folder import RunFolder, make_scratch, remove_leftovers
+from inspector.verify.run_folder import RunFolder, make_scratch, prune_runs, remove_leftovers
 from inspector.verify.snapshot import LogLine, Snapshot
 from inspector.verify.spec import JobSpec
 from inspector.verify.vitals import stacks_file
@@ -100,6 +100,7 @@ class Job:
             StorageError: There is nowhere to record the job, or no scratch folder can be made.
         """
         remove_leftovers()
+        prune_runs()
         name = f"{Path(self.spec.path).name}-{self.spec.mesh}"
         self.folder = RunFolder.create(name, self.spec.events_dir or None)
         scratch = make_scratch(self._scratch_parent or self.folder.path)

@@ -22,16 +22,16 @@ from inspector.verify.interpreter import Interpreter, examine
 from inspector.verify.reads import Reads, loading, reloading
 from inspector.verify.result import Expected
 from inspector.verify.run_folder import scratch_dir
-from inspector.verify.selection import make_waves, select
+from inspector.verify.selection import Wave, make_waves, select
 from inspector.verify.spec import DEVICES, JobSpec, default_then
 
-__all__ = ["NO_SECOND_MESH", "Preflight", "prepare", "too_many_ranks"]
+__all__ = ["NO_SECOND_MESH", "RANK_BASE_BYTES", "Preflight", "prepare", "too_many_ranks"]
 
 #: As `then`: load and compare only, write nothing.
 NO_SECOND_MESH = ("none",)
 
-#: Memory of a rank before it holds a tensor: Python and torch.
-_RANK_BASE_BYTES = 250 << 20
+#: Memory of a rank before it holds a tensor: Python and torch, on the CPU.
+RANK_BASE_BYTES = 250 << 20
 _LEAST_BYTES = 64 << 20
 #: Of the memory that is free, so much is the ranks' to hold tensors in.
 _SHARE = 0.5
@@ -48,6 +48,8 @@ class Preflight:
         interpreter: What runs the ranks.
         expected: The entries it will verify, and those it leaves out.
         num_bytes: Their bytes, each tensor once.
+        num_waves: In how many parts they are loaded, one after the other.
+        rank_bytes: What the largest part takes of a rank's memory: its shards, and a payload.
         reads: What loading reads, for each mesh in turn; comparing reads as much as is needed
             once more, mostly from the page cache.
         scratch_parent: Where the scratch folder will be made.
@@ -62,6 +64,8 @@ class Preflight:
     interpreter: Interpreter
     expected: Expected
     num_bytes: int
+    num_waves: int
+    rank_bytes: int
     reads: tuple[Reads, ...]
     scratch_parent: str
     scratch_bytes: int
@@ -154,14 +158,16 @@ def prepare(
     spec = dataclasses.replace(
         spec, device=device, backend=backend, memory_bytes=memory, python=interpreter.path
     )
-    expected, tensors, num_bytes, wave_bytes = _expect(checkpoint, spec)
+    expected, tensors, waves = _expect(checkpoint, spec)
+    waves_bytes = [_stored_bytes(checkpoint, wave) for wave in waves]
+    num_bytes = sum(waves_bytes)
     meshes = [parsed, *map(Mesh.parse, spec.then)]
     reads = [loading(checkpoint, tensors, parsed)]
     reads += [reloading(num_bytes, a, b) for a, b in itertools.pairwise(meshes)]
     parent = scratch or machine.roomiest(scratch_dir())
     # A wave at a time, but while it is loaded under one mesh it is saved for the next.
     copies = min(len(spec.then), 2)
-    needed = int(wave_bytes * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
+    needed = int(max(waves_bytes, default=0) * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
     room = machine.free_disk(parent)
     problems = list(_problems(spec, expected, free, parent, needed, room))
     for why, fqns in expected.left_out:
@@ -171,6 +177,8 @@ def prepare(
         interpreter=interpreter,
         expected=expected,
         num_bytes=num_bytes,
+        num_waves=len(waves),
+        rank_bytes=max((wave.num_bytes + wave.payload_bytes for wave in waves), default=0),
         reads=tuple(reads),
         scratch_parent=parent,
         scratch_bytes=needed,
@@ -202,7 +210,7 @@ def _resolve_device(
 
 
 def _memory_share(free: int, gpus: list[machine.Gpu], world_size: int) -> int:
-    share = int((free - world_size * _RANK_BASE_BYTES) * _SHARE) // world_size
+    share = int((free - world_size * RANK_BASE_BYTES) * _SHARE) // world_size
     known = [gpu.free_bytes for gpu in gpus if gpu.free_bytes is not None]
     if known:
         ranks_per_gpu = -(-world_size // len(gpus))
@@ -210,8 +218,8 @@ def _memory_share(free: int, gpus: list[machine.Gpu], world_size: int) -> int:
     return max(share, _LEAST_BYTES)
 
 
-def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int], int, int]:
-    """The entries of the job, the tensors among them, their bytes, and those of a wave."""
+def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int], list[Wave]]:
+    """The entries of the job, the tensors among them, and the waves they come in."""
     selection = select(checkpoint, spec)
     waves, too_large = make_waves(checkpoint, selection, spec)
     tensors = [i for wave in waves for i in wave.tensors]
@@ -220,14 +228,15 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int],
     names = dict.fromkeys(
         [*(checkpoint.columns.fqns[i] for i in tensors), *(entry.fqn for entry in entries)]
     )
-    sizes = checkpoint.columns.num_bytes
-    lengths = [max(entry.byte_length, 0) for entry in checkpoint.bytes_entries]
-    waves_bytes = [
-        sum(sizes[i] for i in wave.tensors) + sum(lengths[i] for i in wave.entries)
-        for wave in waves
-    ]
     left_out = tuple((item.why, item.fqns) for item in (*selection.left_out, *too_large))
-    return Expected(tuple(names), left_out), tensors, sum(waves_bytes), max(waves_bytes, default=0)
+    return Expected(tuple(names), left_out), tensors, waves
+
+
+def _stored_bytes(checkpoint: Checkpoint, wave: Wave) -> int:
+    """The bytes of a wave's entries, each once."""
+    sizes, entries = checkpoint.columns.num_bytes, checkpoint.bytes_entries
+    stored = sum(max(entries[i].byte_length, 0) for i in wave.entries)
+    return stored + sum(sizes[i] for i in wave.tensors)
 
 
 def _problems(
@@ -264,7 +273,7 @@ def too_many_ranks(world_size: int, free: int | None = None) -> str:
         free: Memory that is free (default: look).
     """
     free = machine.free_memory() if free is None else free
-    base = world_size * _RANK_BASE_BYTES
+    base = world_size * RANK_BASE_BYTES
     if base <= free:
         return ""
     return (

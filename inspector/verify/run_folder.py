@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from inspector.verify.guard import SCRATCH_PREFIX, job_pids, remove_scratch
 __all__ = [
     "RunFolder",
     "make_scratch",
+    "prune_runs",
     "recorded_runs",
     "remove_leftovers",
     "runs_dir",
@@ -32,6 +34,13 @@ __all__ = [
 ]
 
 _PACKAGE = Path(__file__).parents[1]
+#: As `RunFolder.create` names them; nothing else is ever removed.
+_NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9._-]+")
+#: As many runs are always kept, and every run of the last days.
+_NUM_KEPT = 20
+_KEPT_S = 3 * 86400.0
+#: What a start may remove, so that it does not wait for years of runs on a slow disk.
+_MAX_REMOVED = 50
 
 
 def runs_dir() -> Path:
@@ -187,3 +196,67 @@ def remove_leftovers() -> None:
 def _is_guarded(run: RunFolder, mark: str) -> bool:
     """Whether a process of that run still lives (unsure: yes)."""
     return not os.path.isdir("/proc/self") or bool(job_pids(mark))
+
+
+def prune_runs(now_s: float | None = None) -> list[Path]:
+    """Remove the oldest runs: those beyond the newest 20 in which nothing happened for three days.
+
+    Only a folder that a job of ours was started in goes: with the name, the guard's file and the
+    link to the package that `Job` leaves there. A spec that was only printed stays, since somebody
+    may hold the command that names it. Links are removed, never followed.
+
+    Args:
+        now_s: The time, in seconds since the epoch (default: now).
+
+    Returns:
+        The folders that are gone.
+    """
+    before_s = (time.time() if now_s is None else now_s) - _KEPT_S
+    gone: list[Path] = []
+    runs = [run for run in map(RunFolder, recorded_runs()) if _is_ours(run)]
+    for run in reversed(runs[_NUM_KEPT:]):
+        try:
+            if _last_change(run) < before_s and not _may_live(run):
+                shutil.rmtree(run.path)
+                gone.append(run.path)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # What cannot be read, or removed, stays.
+        if len(gone) == _MAX_REMOVED:
+            break
+    return gone
+
+
+def _is_ours(run: RunFolder) -> bool:
+    return (
+        _NAME.fullmatch(run.path.name) is not None
+        and not run.path.is_symlink()
+        and run.guard_job.is_file()
+        and (run.imports / _PACKAGE.name).is_symlink()
+    )
+
+
+def _last_change(run: RunFolder) -> float:
+    """When something was last written there or to the ranks' events, in s since the epoch."""
+    times = [run.path.lstat().st_mtime]
+    for place in (run.path, run.events):
+        if place.is_dir():
+            times += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(place)]
+    return max(times)
+
+
+def _may_live(run: RunFolder) -> bool:
+    """Whether a process or the scratch folder of that run may still be there (unsure: yes).
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: Its guard's file is not to be read.
+    """
+    job = json.loads(run.guard_job.read_text(encoding="utf-8"))
+    if job["scratch_dir"] and os.path.lexists(job["scratch_dir"]):
+        return True
+    try:
+        status = json.loads(run.guard_status.read_text(encoding="utf-8"))
+        if status["state"] == "ended" and status["is_empty"]:
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # The guard was killed before it could say so: its processes tell.
+    return _is_guarded(run, job["mark"])

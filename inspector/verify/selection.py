@@ -48,11 +48,15 @@ class Selection:
 
 @dataclass(slots=True)
 class Wave:
-    """What is loaded at one time."""
+    """What is loaded at one time.
+
+    `num_bytes` is what it costs a rank, `payload_bytes` the largest payload, read beside it.
+    """
 
     tensors: list[int] = field(default_factory=list)
     entries: list[int] = field(default_factory=list)
     num_bytes: int = 0
+    payload_bytes: int = 0
 
 
 def select(
@@ -149,7 +153,7 @@ def make_waves(
     waves: list[Wave] = []
     too_large: list[str] = []
     wave = Wave()
-    payload = chunks = 0
+    chunks = 0
     for kind, index in _merged(checkpoint, selection):
         if kind == "tensor":
             tensor = checkpoint.columns.tensor(index)
@@ -165,13 +169,14 @@ def make_waves(
             too_large.append(name)
             continue
         count = len(wave.tensors) + len(wave.entries)
-        is_full = wave.num_bytes + cost + max(payload, largest) > budget
+        is_full = wave.num_bytes + cost + max(wave.payload_bytes, largest) > budget
         if count and (is_full or count >= _WAVE_ENTRIES or chunks + num > _WAVE_CHUNKS):
             waves.append(wave)
-            wave, payload, chunks = Wave(), 0, 0
+            wave, chunks = Wave(), 0
         (wave.tensors if kind == "tensor" else wave.entries).append(index)
         wave.num_bytes += cost
-        payload, chunks = max(payload, largest), chunks + num
+        wave.payload_bytes = max(wave.payload_bytes, largest)
+        chunks += num
     if wave.tensors or wave.entries:
         waves.append(wave)
     why = f"it needs more memory on a rank than the {format_bytes(spec.memory_bytes)} allowed"

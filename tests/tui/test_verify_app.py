@@ -118,7 +118,7 @@ async def test_v_says_what_will_run_before_it_runs(size: tuple[int, int]) -> Non
         assert f"6 entries, 576 B, under {mesh} then" in said
         assert "reads about" in said
         assert "scratch" in said and "free in" in said
-        assert "of tensors on each rank" in said
+        assert "KiB of tensors and about 250.0 MiB" in said
         assert "torch.distributed.run" in said
         assert "Start" in said and "Cancel" in said
         await pilot.press("escape")

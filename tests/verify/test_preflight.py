@@ -12,10 +12,11 @@ import pytest
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.text import format_bytes
 from inspector.errors import UsageError
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
-from inspector.report.verify_text import plan_text
+from inspector.report.verify_text import meshes_text, plan_text
 from inspector.verify import interpreter, machine, preflight
 from inspector.verify.machine import Gpu
 from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
@@ -63,6 +64,39 @@ def test_device_and_backend(
         assert "4 ranks share 1 GPU, over gloo" in plan.notes[0]
         assert plan.spec.memory_bytes <= (80 << 30) // 8
     assert all(line.isprintable() for line in plan_text(plan))
+
+
+def test_memory_is_that_of_the_tensors_not_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank's shards and the largest payload; a job of 576 bytes does not want gigabytes."""
+    plan = _prepare(monkeypatch, "fsdp:4")
+    checkpoint = _open("hsdp_2x2")
+    shards = sum(
+        -(-tensor.shape[0] // 2) * math.prod(tensor.shape[1:]) * 4  # of hsdp:2x2: float32
+        for tensor in map(checkpoint.columns.tensor, range(checkpoint.num_tensors))
+    )
+    payload = int(checkpoint.columns.byte_length.max())
+    assert plan.spec.then == ("hsdp:2x2",)
+    assert (plan.num_waves, plan.rank_bytes) == (1, shards + payload)
+    said = " ".join(plan_text(plan))
+    assert f"memory of a rank: {format_bytes(shards + payload)} of tensors and about 250" in said
+    assert "CUDA" not in said
+
+    # What is allowed shows where it cuts the job up.
+    tight = _prepare(monkeypatch, "fsdp:4", memory_bytes=(payload + 150) * 10 // 9)
+    assert tight.num_waves > 1
+    assert payload < tight.rank_bytes <= payload + 150
+    assert f"at a time, in {tight.num_waves} waves, and about" in " ".join(plan_text(tight))
+
+    cuda = _prepare(monkeypatch, "fsdp:2", gpus=[Gpu("H", 80 << 30)] * 2)
+    assert "of Python and torch, and more of CUDA" in " ".join(plan_text(cuda))
+
+
+def test_the_same_mesh_twice_is_no_slip_of_the_pen(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _prepare(monkeypatch, "fsdp:5")
+    assert plan.spec.then == ("fsdp:5",)
+    assert "under fsdp:5, saved, then fsdp:5 again, 5 ranks" in next(plan_text(plan))
+    assert meshes_text("fsdp:4", ()) == "fsdp:4"
+    assert meshes_text("a", ("b", "b", "a")) == "a then b, saved, then b again then a"
 
 
 def test_gpus_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:

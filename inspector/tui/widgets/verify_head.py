@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_count, format_seconds, plural, printable
-from inspector.report.verify_text import summary_sentence
+from inspector.report.verify_text import meshes_text, summary_sentence
 from inspector.tui.verify_figures import Totals, stages
 from inspector.tui.widgets.mesh_paint import stage_bar
 from inspector.verify.snapshot import Snapshot
@@ -138,7 +138,7 @@ def _last(snapshot: Snapshot, report: str, width: int) -> Text:
     if report:
         return Text.assemble(("recorded in ", "dim"), printable(report, max(width - 12, 8)))
     spec = snapshot.spec
-    meshes = " then ".join([str(spec.get("mesh", "")), *map(str, spec.get("then") or ())])
+    meshes = meshes_text(str(spec.get("mesh", "")), list(map(str, spec.get("then") or ())))
     parts = [meshes, str(spec.get("via", "")), str(spec.get("device", ""))]
     parts.append(str(spec.get("backend", "")))
     if spec.get("filter"):
