@@ -15,6 +15,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
+from inspector.diff.ahead import Ahead, Item
 from inspector.diff.elements import Comparer, Tally
 from inspector.diff.judged import judged
 from inspector.diff.model import BytesDiff, Diff, Side, TensorDiff, Tolerance
@@ -31,6 +32,7 @@ __all__ = ["DiffProgress", "compare_values"]
 #: Bytes of one side's block: both sides' and a comparison's fit into a core's cache.
 BLOCK_BYTES = 1 << 20
 _TASK_BLOCKS = 32
+_MAX_PORTIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class _Task:
     pair: Pair
     first: int
     last: int
+    batch: int = 0
 
 
 def compare_values(
@@ -84,7 +87,10 @@ def compare_values(
     def poll() -> bool:
         return progress is not None and progress(run.progress())
 
-    run_workers(run.tasks(), lambda: _Comparing(run), run.stop, num_workers=workers, poll=poll)
+    try:
+        run_workers(run.tasks(), lambda: _Comparing(run), run.stop, num_workers=workers, poll=poll)
+    finally:
+        run.ahead.close()
     renamed: list[tuple[str, str]] = []
     if lone_a and lone_b and not run.stop.is_set:
         digests = [
@@ -152,18 +158,42 @@ class _Run:
             self._left[pair.fqn] = -(-plan.num_blocks // _TASK_BLOCKS)
             for side, index in ((structure.a, pair.index_a), (structure.b, pair.index_b)):
                 self.bytes_total += side.checkpoint.columns.num_bytes[index]
+        self.ahead = Ahead(structure)
 
     def tasks(self) -> Iterator[_Task]:
-        """Portions, by tensor; then the bytes entries."""
+        """Portions of tensors, and bytes entries. Each is to `leave` its batch when it is done."""
+        for batch in range(self.ahead.plan(self._items())):
+            self.ahead.enter(batch)
+            for item in self.ahead.items(batch):
+                for task in self._portions(item, batch):
+                    self.ahead.enter(batch)
+                    yield task
+            self.ahead.leave(batch)
+
+    def _items(self) -> Iterator[Item]:
+        """What is compared, each portion apart where that is of use and they are not too many."""
         for pair in self._pairs:
-            num_blocks = plan_of(self.structure, pair).num_blocks
+            plan = plan_of(self.structure, pair)
+            num_blocks = plan.num_blocks
+            if not self.ahead.is_useful or not 1 < -(-num_blocks // _TASK_BLOCKS) <= _MAX_PORTIONS:
+                yield Item(pair, 0, num_blocks)
+                continue
             for first in range(0, num_blocks, _TASK_BLOCKS):
-                if pair.fqn in self._errors:
-                    # One fault is enough to say why; a tensor may claim to be without end.
-                    break
-                yield _Task(pair, first, min(first + _TASK_BLOCKS, num_blocks))
+                last = min(first + _TASK_BLOCKS, num_blocks)
+                (low, *_), _ = plan.box(first)
+                (high, *_), (size, *_) = plan.box(last - 1)
+                yield Item(pair, first, last, (low, high + size))
         for pair in self.structure.entries:
-            yield _Task(pair, -1, -1)
+            yield Item(pair, -1, -1)
+
+    def _portions(self, item: Item, batch: int) -> Iterator[_Task]:
+        if item.first < 0:
+            yield _Task(item.pair, -1, -1, batch)
+        for first in range(item.first, item.last, _TASK_BLOCKS):
+            if item.pair.fqn in self._errors:
+                # One fault is enough to say why; a tensor may claim to be without end.
+                break
+            yield _Task(item.pair, first, min(first + _TASK_BLOCKS, item.last), batch)
 
     def add(self, worker: _Comparing) -> None:
         self._workers.append(worker)
@@ -243,7 +273,11 @@ class _Comparing:
     def __init__(self, run: _Run) -> None:
         self.bytes_done = 0
         self._run = run
-        self._files = OpenFiles(run.structure.a.storage), OpenFiles(run.structure.b.storage)
+        structure = run.structure
+        self._files = (
+            OpenFiles(structure.a.storage, run.ahead.opener(0)),
+            OpenFiles(structure.b.storage, run.ahead.opener(1)),
+        )
         self._at: str | None = None
         self._bits: tuple[TensorBits, TensorBits]
         self._comparer: Comparer
@@ -254,6 +288,12 @@ class _Comparing:
             files.close()
 
     def run(self, task: _Task) -> None:
+        try:
+            self._do(task)
+        finally:
+            self._run.ahead.leave(task.batch)
+
+    def _do(self, task: _Task) -> None:
         if task.first < 0:
             self._run.keep_entry(self._entry(task.pair))
             return

@@ -82,6 +82,10 @@ def _said(diff: Diff) -> str:
     if "NOT_COMPARED" in found:
         found["NOT_COMPARED"] -= num_empty
     parts = [f"{n:,} {verdict}" for verdict, n in found.items() if n]
+    if parts and diff.num_entries:
+        # Where there are both kinds, it says which is counted: the screen counts rows.
+        first, verdict = parts[0].split()
+        parts[0] = f"{first} {'tensor' if first == '1' else 'tensors'} {verdict}"
     for number, what in (
         (num_empty if diff.values_compared else 0, "without elements"),
         (len(diff.only_in_a), "only in A"),

@@ -237,7 +237,8 @@ class TensorBits:
             what = f"{where} in {printable(path, 120)}: {error.message}"
             raise PayloadError(what, code=error.code, fate=error.fate) from error
         except StorageError as error:
-            raise StorageError(f"{where} in {printable(path, 120)}: {error.message}") from error
+            # Of its own kind: what did not answer says nothing of the checkpoint.
+            raise type(error)(f"{where} in {printable(path, 120)}: {error.message}") from error
 
 
 def _checked(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
@@ -47,10 +49,14 @@ class OpenFiles:
 
     Packed payloads (zstd, deflate) can only be read forwards; each is unpacked once, into one
     temporary file that is emptied with `forget`.
+
+    Args:
+        storage: Its folder.
+        opener: Opens a file by its raw path, if it is not to be `open_file`.
     """
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, opener: Callable[[str], DataHandle] | None = None) -> None:
+        self._open_file = opener or partial(open_file, storage)
         self._open: OrderedDict[str, DataHandle] = OrderedDict()
         self._limit = _MAX_OPEN_REMOTE if storage.local_path("") is None else _max_open()
         self._scratch: IO[bytes] | None = None
@@ -81,7 +87,7 @@ class OpenFiles:
             raise StorageError(
                 f"{printable(path, 120)} lies outside the checkpoint folder, and was not opened"
             )
-        handle = self._open[path] = open_file(self._storage, path)
+        handle = self._open[path] = self._open_file(path)
         if len(self._open) > self._limit:
             self._open.popitem(last=False)[1].close()
         return handle

@@ -153,8 +153,8 @@ def test_text_names_every_kind_of_difference(tmp_path: Path) -> None:
     assert ran.code == 1
     lines = ran.out.splitlines()
     assert lines[2] == (
-        "different: 1 NON_FINITE, 1 SHAPE, 1 DTYPE, 1 EXACT, 1 without elements, 1 only in A, "
-        "1 only in B, 1 renamed, 1 bytes entry DIFFER"
+        "different: 1 tensor NON_FINITE, 1 SHAPE, 1 DTYPE, 1 EXACT, 1 without elements, "
+        "1 only in A, 1 only in B, 1 renamed, 1 bytes entry DIFFER"
     )
     for line in ("only in A (1)", "  gone", "only in B (1)", "  come", "  model.w -> net.w"):
         assert line in lines
