@@ -10,7 +10,7 @@ from inspector.checkpoint.locate import locate
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage import Storage, open_storage
 from inspector.checks.judge import check_storage
-from inspector.cli_output import print_pieces, terminal_width
+from inspector.cli_output import print_pieces, terminal_width, unreached
 from inspector.errors import UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
@@ -78,7 +78,7 @@ def run_check(
     if reader is not None and reader.is_cancelled:
         return _stopped()
     if storage.used is not None and storage.used.num_failed:
-        return _unreached()
+        return unreached()
     return 0 if newest_sound(judged) is not None else 1
 
 
@@ -98,13 +98,8 @@ def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Ch
     if reader is not None and reader.is_cancelled:
         return _stopped()
     if storage.used is not None and storage.used.num_failed:
-        return _unreached()
+        return unreached()
     return report.exit_code
-
-
-def _unreached() -> int:
-    sys.stderr.write("hsdp-inspect: the storage did not answer for everything; run it again\n")
-    return 2
 
 
 def _stopped() -> int:

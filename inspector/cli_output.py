@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["has_screen", "print_pieces", "terminal_width"]
+__all__ = ["has_screen", "print_pieces", "terminal_width", "unreached"]
 
 # The summary is shown before a table is made, which may take seconds.
 _PROMPT_PIECES = 32
@@ -43,3 +43,9 @@ def print_pieces(pieces: Iterable[str], end: str = "") -> None:
         stream.write(piece + end)
         if number < _PROMPT_PIECES:
             stream.flush()
+
+
+def unreached() -> int:
+    """Say that the answer is not all of it, since a storage did not answer; the exit code."""
+    sys.stderr.write("hsdp-inspect: the storage did not answer for everything; run it again\n")
+    return 2

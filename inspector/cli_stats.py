@@ -19,9 +19,21 @@ __all__ = ["commands"]
 
 # On a terminal a table stops here; piped, it never does.
 _MAX_TERMINAL_ROWS = 200
+_SCALES = ("linear", "log")
 
 
-@click.command()
+class _Command(click.Command):
+    """Takes the word after `--histogram` for its scale only if it is one: else it is PATH."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for i, arg in enumerate(args[:end]):
+            if arg == "--histogram" and not set(args[i + 1 : i + 2]) & set(_SCALES):
+                args[i] = "--histogram=linear"
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Command)
 @click.argument("path")
 @click.option(
     "--filter",
@@ -34,11 +46,11 @@ _MAX_TERMINAL_ROWS = 200
 @click.option(
     "--histogram",
     "histograms",
-    is_flag=False,
-    flag_value="linear",
-    type=click.Choice(["linear", "log"]),
+    type=click.Choice(_SCALES),
     default=None,
-    help="Draw every tensor's histogram: of the values, or (log) of |value| over powers of two.",
+    metavar="[linear|log]",
+    help="Draw every tensor's histogram: of the values, or (log) of |value| over powers of two. "
+    "[default of the scale: linear]",
 )
 def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) -> int:
     """Say what the numbers in a checkpoint are: range, mean, norm, zeros, NaN.
@@ -46,7 +58,8 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) ->
     What is oddest comes first: NaN, infinities, tensors that are all zero, and norms unlike those
     of the same parameter in other layers. All figures but the counts are of the finite elements;
     of complex ones, of absolute values. NaN and infinities are told, and are no error (exit code
-    0), as with `check --values`; 1 means that some elements could not be read.
+    0), as with `check --values`; 1 means that some elements could not be read, 2 that a storage
+    did not answer for some.
     """
     from inspector.checkpoint.isolated import prefetch
 
@@ -63,7 +76,7 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
     from inspector.checkpoint.locate import locate
     from inspector.checkpoint.reading import read_checkpoint
     from inspector.checkpoint.text import plural, printable
-    from inspector.cli_output import print_pieces, terminal_width
+    from inspector.cli_output import print_pieces, terminal_width, unreached
     from inspector.report.progress import PayloadLine, ReadingLine
     from inspector.report.stats import stats_json, stats_text
     from inspector.values.ranking import rank
@@ -100,6 +113,8 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
     if report.is_cancelled:
         sys.stderr.write("hsdp-inspect: stopped before every byte was read\n")
         return 2
+    if target.used is not None and target.used.num_failed:
+        return unreached()
     if not report.tensors:
         sys.stderr.write("hsdp-inspect: nothing could be read\n")
         return 2

@@ -92,6 +92,8 @@ class Finding:
         offsets: Lower corner of the box concerned, or None.
         sizes: Extent of that box, or None.
         num_elements: Elements concerned, exact, or None.
+        is_echo: True if it says no more than that an entry cannot be compared, so that it goes
+            where another finding tells why (see `echoes`).
     """
 
     code: str
@@ -104,6 +106,7 @@ class Finding:
     offsets: tuple[int, ...] | None = None
     sizes: tuple[int, ...] | None = None
     num_elements: int | None = None
+    is_echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.reading import read_checkpoint
 from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import plural
+from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
 from inspector.errors import MetadataError, NotACheckpointError
 
@@ -132,7 +133,8 @@ def judge(
     report = others.result()
     left = tuple(n for n in report.checked.not_checked if "--deep" not in n.why)
     report = replace(report, checked=replace(report.checked, not_checked=left))
-    return merge(report, found.findings, found.checked)
+    findings = without_echoes(checkpoint, [*report.findings, *found.findings])
+    return merge(replace(report, findings=()), findings, found.checked)
 
 
 class _Aside:

@@ -10,7 +10,7 @@ from inspector.checks.findings import Finding
 from inspector.checks.shallow import check_all
 from inspector.layout.written_by import WrittenBy
 
-__all__ = ["plan_faults"]
+__all__ = ["plan_faults", "untold"]
 
 
 def plan_faults(
@@ -30,6 +30,16 @@ def plan_faults(
     Raises:
         StorageError: The folder cannot be listed.
     """
-    told = {(problem.code, problem.fqn or problem.file) for problem in problems}
     found, _ = check_all(checkpoint, storage, written_by)
-    return [f for f in found if f.severity == "error" and (f.code, f.fqn or f.file) not in told]
+    return untold(found, problems)
+
+
+def untold(findings: Iterable[Finding], problems: Iterable[Finding]) -> list[Finding]:
+    """The errors among findings, save those that are told already as problems of a load.
+
+    Args:
+        findings: What checks of the checkpoint found.
+        problems: As for `plan_faults`.
+    """
+    told = {(problem.code, problem.fqn or problem.file) for problem in problems}
+    return [f for f in findings if f.severity == "error" and (f.code, f.fqn or f.file) not in told]

@@ -10,7 +10,7 @@ from inspector.checkpoint.storage import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import CODES, Against, Coverage, Finding, NotChecked
 from inspector.checks.manifest import Manifest
-from inspector.errors import InspectError
+from inspector.errors import InspectError, UnreachableError
 from inspector.values.fingerprint import Fingerprint, Fingerprints, HashProgress, fingerprints
 
 __all__ = ["ManifestReport", "check_manifest"]
@@ -67,6 +67,7 @@ class _Check:
     manifest: Manifest
     findings: list[Finding] = field(default_factory=list)
     num_matching: int = 0
+    unreached: dict[str, str] = field(default_factory=dict)
 
     def tensors_to_hash(self) -> list[int]:
         """Tensors that are as sealed, as far as dtype and shape go; the others are told of."""
@@ -128,6 +129,9 @@ class _Check:
         )
 
     def _unreadable(self, fqn: str, error: InspectError) -> None:
+        if isinstance(error, UnreachableError):
+            self.unreached[fqn] = error.message  # It says nothing of the checkpoint.
+            return
         code = getattr(error, "code", "payload-unreadable")
         self._error(
             code if CODES.get(code) == "error" else "payload-unreadable",
@@ -135,6 +139,7 @@ class _Check:
             f"it cannot be compared with the seal: {error.message}",
             hint=error.hint or "check --deep says what is wrong with it",
             torch_does="raises an error, or loads it wrongly",
+            is_echo=True,
         )
 
     def _error(
@@ -147,10 +152,20 @@ class _Check:
         "the two differ",
         torch_does: str = _LOADS,
         num_elements: int | None = None,
+        is_echo: bool = False,
     ) -> None:
         message = f"{printable(fqn, 200) or repr('')}: {what}"
         self.findings.append(
-            Finding(code, "error", message, torch_does, hint, fqn=fqn, num_elements=num_elements)
+            Finding(
+                code,
+                "error",
+                message,
+                torch_does,
+                hint,
+                fqn=fqn,
+                num_elements=num_elements,
+                is_echo=is_echo,
+            )
         )
 
     def _missing(self, noun: str, sealed: Iterable[str], present: Iterable[str]) -> None:
@@ -190,6 +205,9 @@ class _Check:
         if found.is_cancelled:
             what = plural(sealed - num_hashed, "sealed entry", "sealed entries")
             left.append(NotChecked(what, "it was cancelled"))
+        if self.unreached:
+            what = plural(len(self.unreached), "sealed entry", "sealed entries")
+            left.append(NotChecked(what, printable(next(iter(self.unreached.values())), 300)))
         extra = [f for f in self.findings if f.code == "seal-extra"]
         if extra:
             what = f"the content of {plural(len(extra), 'entry', 'entries')}"

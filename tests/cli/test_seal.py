@@ -164,6 +164,50 @@ def test_what_cannot_be_read_is_no_match(tmp_path: Path, name: str) -> None:
     assert any("cannot be compared with the seal" in f["message"] for f in document["findings"])
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "told"),
+    [
+        ("file_missing", (), [("file-missing", None, "; 3 entries in it cannot be compared")]),
+        ("file_cut", ("--deep",), [("file-truncated", None, "; 1 entry in it cannot be compared")]),
+        (
+            "chunk_gap",
+            (),
+            [("chunk-gap", "model.net1.weight", "[4:8, 0:5]; it cannot be compared")],
+        ),
+        (
+            "payload_zeroed",
+            ("--deep",),
+            [("payload-unreadable", "model.net1.weight", "a hole; it cannot be compared")],
+        ),
+        # Nothing else says so: without --deep it is the seal's check alone that looks.
+        (
+            "payload_zeroed",
+            (),
+            [
+                (
+                    "payload-unreadable",
+                    "model.net1.weight",
+                    ": it cannot be compared with the seal: ",
+                )
+            ],
+        ),
+    ],
+)
+def test_one_fault_is_one_finding(
+    tmp_path: Path, name: str, args: tuple[str, ...], told: list[tuple[str, str | None, str]]
+) -> None:
+    """The seal's check runs into what another found: said there, not again with other advice."""
+    seal(SAMPLES / "hsdp_2x2", "--output", tmp_path / "s.json")
+    code, document = checked(SAMPLES / "broken" / name, tmp_path / "s.json", *args)
+    assert code == 1
+    errors = [f for f in document["findings"] if f["severity"] == "error"]
+    assert [(f["code"], f["fqn"]) for f in errors] == [(code, fqn) for code, fqn, _ in told]
+    for finding, (_, _, words) in zip(errors, told, strict=True):
+        assert words in finding["message"]
+        assert finding["message"].count("cannot be compared") == 1
+        assert ("check --deep says" in finding["hint"]) == (not args and name == "payload_zeroed")
+
+
 # -- where the seal may go ------------------------------------------------------------------------
 
 

@@ -317,6 +317,21 @@ def test_histogram_needs_no_argument() -> None:
     assert stats("--histogram", "--json", SAMPLES / "hsdp_2x4").code == 0
 
 
+def test_histogram_does_not_take_the_path_for_its_scale(tmp_path: Path) -> None:
+    path, net1 = SAMPLES / "hsdp_2x4", ("--filter", "net1")
+    linear, log = (stats(path, *net1, f"--histogram={scale}") for scale in ("linear", "log"))
+    assert (linear.code, log.code) == (0, 0)
+    assert linear.out != log.out
+    assert stats("--histogram", path, *net1) == stats(*net1, "--histogram", "--", path) == linear
+    assert stats(*net1, "--histogram", "log", path) == stats(path, *net1, "--histogram", "log")
+    assert stats("--histogram", "log", path, *net1) == log
+    # What is no option's stays as it is.
+    assert "--histogram: there is no such" in stats("--", "--histogram").err
+    wrong = stats(path, "--histogram=cubic")
+    assert wrong.code == 2
+    assert "cubic" in wrong.err
+
+
 def test_an_absurd_value_is_odd_and_good_samples_have_none() -> None:
     first = stats(BROKEN / "bit_flip").out.splitlines()[3]
     assert first.startswith("model.net1.weight")
