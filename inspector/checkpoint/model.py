@@ -223,18 +223,23 @@ class TensorColumns:
         return len(self.file)
 
     @cached_property
-    def num_elements(self) -> list[int]:
-        """Elements per tensor. Python integers: a product of sizes may pass 64 bits."""
+    def _elements(self) -> Ints | None:
+        """Elements per tensor; None if one of the numbers passes 64 bits."""
         result = np.ones(self.num_tensors, np.int64)
         ndims = np.diff(self.dim_start)
         for dim in range(int(ndims.max(initial=0))):
             rows = np.flatnonzero(ndims > dim)
             sizes = self.shapes[self.dim_start[rows] + dim]
             if (result[rows] > _MAX_PRODUCT // np.maximum(sizes, 1)).any():
-                break
+                return None
             result[rows] *= sizes
-        else:
-            return cast("list[int]", result.tolist())
+        return result
+
+    @cached_property
+    def num_elements(self) -> list[int]:
+        """Elements per tensor. Python integers: a product of sizes may pass 64 bits."""
+        if self._elements is not None:
+            return cast("list[int]", self._elements.tolist())
         starts, shapes = self.dim_start.tolist(), self.shapes.tolist()
         return [math.prod(shapes[a:b]) for a, b in itertools.pairwise(starts)]
 
@@ -242,6 +247,10 @@ class TensorColumns:
     def num_bytes(self) -> list[int]:
         """Bytes of the elements of each tensor."""
         sizes = [itemsize(dtype) or 0 for dtype, *_ in self.properties]
+        elements, most = self._elements, max(sizes, default=0)
+        if elements is not None and elements.max(initial=0) <= _MAX_PRODUCT // max(most, 1):
+            of_each = np.asarray(sizes, np.int64)[self.property_id]
+            return cast("list[int]", (elements * of_each).tolist())
         ids = self.property_id.tolist()
         return [n * sizes[p] for n, p in zip(self.num_elements, ids, strict=True)]
 

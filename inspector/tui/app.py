@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ from inspector.tui.screens.main import MainScreen
 from inspector.tui.theme import DARK, LIGHT, THEMES
 
 if TYPE_CHECKING:
+    from textual.driver import Driver
+
     from inspector.checkpoint.isolated import Child
     from inspector.tui.preview import Preview
     from inspector.tui.session import Loading
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["InspectApp"]
 
 _POLL_S = 0.01
+_SWITCH_S = 0.001
 
 
 class InspectApp(App[int]):
@@ -41,6 +45,8 @@ class InspectApp(App[int]):
 
     TITLE = "hsdp-inspect"
     CSS_PATH = "inspector.tcss"
+    #: Seconds: a notice is one line, and may lie over something.
+    NOTIFICATION_TIMEOUT = 4
     BINDINGS = bindings("app")
 
     def __init__(
@@ -58,6 +64,15 @@ class InspectApp(App[int]):
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DARK.name
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's own, but for the one of which something is quicker here."""
+        found = super().get_driver_class()
+        if found.__name__ != "LinuxDriver":
+            return found
+        from inspector.tui.quick_escape import QuickEscape
+
+        return QuickEscape
 
     def get_default_screen(self) -> Screen[Any]:
         """The checkpoint itself, if there is something of it to show already."""
@@ -143,6 +158,8 @@ class InspectApp(App[int]):
             Exception: A bug; the terminal is as it was before.
         """
         self._is_last = True
+        # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
+        sys.setswitchinterval(_SWITCH_S)
         code = self.run()
         if self._exception is not None:
             raise self._exception

@@ -16,11 +16,15 @@ _USUAL_PLACEMENTS = 24
 def entry_columns(source: TableSource, *, placements_known: bool) -> tuple[Column, ...]:
     """Columns for a source of tensors, measured on a sample of its rows."""
     step = max(1, source.num_rows // _SAMPLE_ROWS)
+    widest = dict.fromkeys(("name", "dtype", "shape", "placements", "ranks"), 0)
+    for row in range(0, source.num_rows, step):
+        for key, cells in widest.items():
+            cell = source.cell(row, key)
+            text = cell[0] if isinstance(cell, tuple) else str(cell)
+            widest[key] = max(cells, len(text))
 
     def width(key: str, least: int, most: int) -> int:
-        cells = (source.cell(row, key) for row in range(0, source.num_rows, step))
-        texts = (cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells)
-        return max(least, min(most, max(map(len, texts), default=0)))
+        return max(least, min(most, widest[key]))
 
     placements = width("placements", 10 if placements_known else _USUAL_PLACEMENTS, 44)
     return (

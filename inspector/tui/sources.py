@@ -47,6 +47,7 @@ __all__ = [
 
 _BAR_CELLS = 24
 _NAMES_AT_ONCE = 8192
+_MOST_SHOWN_RANKS = 500
 
 
 class EntrySource(TableSource):
@@ -67,6 +68,8 @@ class EntrySource(TableSource):
         self.row_names: list[str] = [names[entry] for entry in self.entries.tolist()]
         #: Worst severity by row.
         self.badges: dict[int, str] = {}
+        self._shown_ranks: dict[bytes, str] = {}
+        self._latest: tuple[int, Tensor | None] = (-1, None)
 
     @property
     def num_rows(self) -> int:
@@ -87,13 +90,19 @@ class EntrySource(TableSource):
 
     def tensor(self, row: int) -> Tensor | None:
         """The tensor of a row; None for a bytes entry."""
-        entry = int(self.entries[row])
-        return self.checkpoint.tensors[entry] if entry < self.checkpoint.num_tensors else None
+        latest, tensor = self._latest
+        if row != latest:
+            entry = int(self.entries[row])
+            is_tensor = entry < self.checkpoint.num_tensors
+            tensor = self.checkpoint.tensors[entry] if is_tensor else None
+            # The cells of a row are asked for one after the other.
+            self._latest = row, tensor
+        return tensor
 
     def cell(self, row: int, column_key: str) -> Cell:
-        tensor = self.tensor(row)
         if column_key == "name":
             return self.name(row)
+        tensor = self.tensor(row)
         if tensor is None:
             entry = self.checkpoint.bytes_entries[
                 int(self.entries[row]) - self.checkpoint.num_tensors
@@ -117,7 +126,14 @@ class EntrySource(TableSource):
             return format_count(tensor.num_chunks)
         if column_key == "bytes":
             return format_bytes(tensor.num_bytes)
-        return format_ranks(self.checkpoint.chunk_ranks(tensor.file).tolist())
+        # Of a thousand chunks it takes a while, and most tensors are written by the same ranks.
+        files = tensor.file.tobytes()
+        if (text := self._shown_ranks.get(files)) is None:
+            if len(self._shown_ranks) >= _MOST_SHOWN_RANKS:
+                self._shown_ranks.clear()
+            text = format_ranks(self.checkpoint.chunk_ranks(tensor.file).tolist())
+            self._shown_ranks[files] = text
+        return text
 
     def sort_key(self, column_key: str) -> SortKeys | None:
         columns, entries = self.checkpoint.columns, self.entries

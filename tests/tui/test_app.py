@@ -12,6 +12,7 @@ from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.screens.picker import PickerScreen
 from inspector.tui.views.tensors import TensorsView
+from inspector.tui.widgets.checkpoint_header import CheckpointHeader
 from inspector.tui.widgets.chunk_map import ChunkMap
 from inspector.tui.widgets.tensor_tree import TensorTree
 from inspector.tui.widgets.virtual_table import VirtualTable
@@ -344,6 +345,29 @@ async def test_findings_are_listed_and_lead_to_where_they_are(damaged: Path) -> 
         await pilot.press("N")
         await pilot.pause(0.1)
         assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
+
+
+async def test_advice_names_the_key_where_the_command_line_has_an_option() -> None:
+    async with opened(SAMPLES / "hsdp_2x4", "3") as (app, pilot):
+        await until(pilot, lambda: "not checked" in screen_text(app))
+        assert "until c reads every byte, only sizes are compared" in words(app)
+        assert "--deep" not in words(app)
+    async with opened(SAMPLES / "safetensors_1", "v") as (app, pilot):
+        await until(pilot, lambda: "who would read what" in words(app))
+        assert "c reads all of it, and 5 says who would read what" in words(app)
+
+
+async def test_a_notice_lies_over_no_figures() -> None:
+    for size in ((80, 24), (160, 50)):
+        async with opened(SAMPLES / "hsdp_2x4", "6", size=size) as (app, pilot):
+            await until(pilot, lambda: "-0.413315" in screen_text(app))
+            await pilot.press("f")
+            await until(pilot, lambda: "No NaN and no Inf in it." in screen_text(app))
+            toast = app.screen.query_one("Toast").region
+            assert isinstance(app.screen, MainScreen)
+            assert toast.height == 1
+            assert not toast.overlaps(app.screen.view.region)
+            assert not toast.overlaps(app.screen.query_one(CheckpointHeader).region)
 
 
 async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged: Path) -> None:

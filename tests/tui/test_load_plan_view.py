@@ -486,6 +486,34 @@ async def test_what_would_go_wrong_is_said_first(tmp_path: Path) -> None:
             assert "loads silently" in said
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("byte_ranges_overlap", "takes bytes 841 to 2,418"),
+        ("metadata_unsafe", "names code to be run: posix.system"),
+    ],
+)
+async def test_what_is_wrong_with_the_checkpoint_goes_wrong_too(
+    name: str, said: str, size: tuple[int, int]
+) -> None:
+    """As `plan` prints: no rank's reads show it, and yet the load is wrong or worse."""
+    async with planning(SAMPLES / "broken" / name, size=size) as (app, pilot):
+        await until(pilot, lambda: said in words(app))
+        assert "nothing that the metadata tells" not in words(app)
+
+
+async def test_errors_of_the_checkpoint_are_told_once_and_only_of_what_is_loaded() -> None:
+    folder = SAMPLES / "broken" / "chunk_overlap_and_gap"
+    async with planning(folder) as (app, pilot):
+        await until(pilot, lambda: "and 1 more problem: 3 lists them" in words(app))
+        # The gap is told by rank, so it is not told again for the whole.
+        assert words(app).count("lie in no chunk") == 1
+        await pilot.press("slash", *"net2")
+        await settled(app, pilot)
+        await until(pilot, lambda: "nothing that the metadata tells" in words(app))
+
+
 async def test_metadata_of_every_rank() -> None:
     async with planning(SAMPLES / "per_rank_metadata_2") as (app, pilot):
         await type_mesh(app, pilot, "fsdp:8")

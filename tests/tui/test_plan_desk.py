@@ -130,9 +130,9 @@ def test_every_sample_is_planned_and_put_in_words(sample: str) -> None:
                 mine, its = getattr(made.plan.ranks, figure), getattr(alone.ranks, figure)
                 assert mine.tolist() == its.tolist()
             assert made.num_entries == len(chosen)
-            assert headline(made.plan) in short_text(made).plain
+            assert headline(made.plan) in short_text(made, made.problems).plain
             console = Console(width=100, record=True, file=io.StringIO())
-            console.print(facts_text(made))
+            console.print(facts_text(made, made.problems))
             said = " ".join(console.export_text().split())
             assert f"{mesh}: {mesh.world_size}" in said and "goes wrong" in said
 

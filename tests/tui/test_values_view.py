@@ -233,6 +233,28 @@ async def test_the_map_and_the_numbers_go_together(folder: Path) -> None:
         assert "|value|, log" in screen_text(app)
 
 
+async def test_where_there_are_no_slices_the_keys_say_so(tmp_path: Path) -> None:
+    kinds = {"scalar": torch.tensor(3.5), "line": torch.arange(9.0), "plane": torch.zeros(2, 3)}
+    said = {
+        "scalar": "No dims: there is no other slice.",
+        "line": "One dim: there is no other slice.",
+        "plane": "Two dims, both shown: there is no other slice.",
+    }
+    async with opened(write(tmp_path / "ck", kinds), size=(160, 50)) as (app, pilot):
+        for name, words_of_it in said.items():
+            await open_values(app, pilot, name)
+            for key in ("d", "right_square_bracket", "left_square_bracket"):
+                app.clear_notifications()
+                await until(pilot, lambda: "no other slice" not in words(app))
+                await pilot.press(key)
+                await until(pilot, lambda said=words_of_it: said in words(app))
+        # In the line for an index they are characters.
+        app.clear_notifications()
+        await pilot.press("slash", "d", "left_square_bracket")
+        await pilot.pause(0.2)
+        assert "no other slice" not in words(app)
+
+
 KINDS = {
     "scalar": torch.tensor(3.5),
     "line": torch.arange(9.0),
@@ -458,7 +480,7 @@ async def test_statistics_of_all_tensors_are_ranked_filtered_and_opened(folder: 
         names = [str(table.source.cell(int(row), "name")) for row in table.rows]
         assert names[:2] == ["layers.3.up", "layers.2.up"]
         said = words(app)
-        assert "6 tensors, 6,120 elements; 1 with NaN; 1 of an odd norm" in said
+        assert "6 tensors, 6,120 elements; 1 with NaN; 1 of an odd norm or value" in said
         assert "3 NaN and 1 infinite" in said
         assert "the median of its 4 siblings" in said
         rms = stats_of_all()["layers.2.up"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from inspector.checkpoint.text import printable
 from inspector.diff.model import Diff
@@ -22,6 +22,7 @@ from inspector.tui.screens.loading import LoadingScreen
 from inspector.tui.screens.sorting import sort_table
 from inspector.tui.views.base import View
 from inspector.tui.views.diff import DiffView
+from inspector.tui.widgets.key_bar import KeyBar
 from inspector.tui.widgets.task_line import TaskLine
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class DiffScreen(Screen[None]):
         yield Static("", markup=False, id="diff-head")
         yield DiffView(self.comparison)
         yield TaskLine()
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self._show_head()

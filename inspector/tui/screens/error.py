@@ -8,11 +8,12 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, MetadataError, NotACheckpointError
 from inspector.tui.commands import bindings
+from inspector.tui.widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Report
@@ -46,7 +47,7 @@ class ErrorScreen(Screen[str]):
         with Vertical():
             yield Static(text, markup=False)
             yield Static("", markup=False, id="more")
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         if self._path and isinstance(self.error, (MetadataError, NotACheckpointError)):

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import time
+from importlib import import_module
+from threading import Thread
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, ProgressBar, Static
+from textual.widgets import ProgressBar, Static
 
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.tui.session import Loading, Outcome
+from inspector.tui.widgets.key_bar import KeyBar
 
 __all__ = ["LoadingScreen"]
+
+_POLL_S = 0.01
+_POLLS_A_PAINT = 8
+# After so long it is a large checkpoint; between two modules a key has its turn.
+_AHEAD_S = 0.5
+_AHEAD_PAUSE_S = 0.03
+# What is shown next, and what a key may ask for meanwhile.
+_NEXT = (
+    "inspector.tui.screens.help",
+    "numpy.ma",  # what numpy imports when it first looks for what is unique
+    "inspector.tui.sources",
+    "inspector.tui.widgets.tensor_detail",
+    "inspector.tui.widgets.tensor_tree",
+    "inspector.tui.widgets.filter_line",
+    "inspector.tui.values_work",
+    "inspector.tui.views.files",
+    "inspector.tui.views.findings",
+    "inspector.tui.views.verification",
+    "inspector.tui.views.load_plan",
+    "inspector.tui.views.values",
+    "inspector.tui.views.statistics",
+)
+
+
+def _import_ahead() -> None:
+    """Import the views while another process reads; the first keys need not wait for it then."""
+    for name in _NEXT:
+        import_module(name)
+        time.sleep(_AHEAD_PAUSE_S)
 
 
 class LoadingScreen(Screen[Outcome]):
@@ -30,6 +64,8 @@ class LoadingScreen(Screen[Outcome]):
         super().__init__()
         self._loading = loading
         self._is_dismissed = False
+        self._stage = ""
+        self._polls = 0
 
     @classmethod
     def of(cls, path: str, *, whole_folder: bool = True) -> LoadingScreen:
@@ -41,15 +77,18 @@ class LoadingScreen(Screen[Outcome]):
             yield Static(printable(self._loading.path), markup=False)
             yield ProgressBar(show_eta=False)
             yield Static("", markup=False, id="stage")
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
-        self._timer = self.set_interval(0.05, self._poll)
+        self._timer = self.set_interval(_POLL_S, self._poll)
+        self.set_timer(_AHEAD_S, self._look_ahead)
+
+    def _look_ahead(self) -> None:
+        if self._loading.outcome is None:
+            Thread(target=_import_ahead, name="import-ahead", daemon=True).start()
 
     def _poll(self) -> None:
         loading = self._loading
-        if not self.query("#stage"):
-            return  # The app is on its way out.
         if loading.outcome is not None:
             # Once only: a second dismissal would take away the screen below.
             self._timer.stop()
@@ -57,10 +96,15 @@ class LoadingScreen(Screen[Outcome]):
                 self._is_dismissed = True
                 self.dismiss(loading.outcome)
             return
+        self._polls += 1
+        if self._polls % _POLLS_A_PAINT or not self.query("#stage"):
+            return  # Not yet; or the app is on its way out.
         if loading.num_bytes:
             self.query_one(ProgressBar).update(total=loading.num_bytes, progress=loading.num_done)
         size = f", {format_bytes(loading.num_bytes)}" if loading.num_bytes else ""
-        self.query_one("#stage", Static).update(f"{loading.stage}{size}")
+        if (stage := f"{loading.stage}{size}") != self._stage:
+            self._stage = stage
+            self.query_one("#stage", Static).update(stage)
 
     def action_cancel(self) -> None:
         self._loading.cancel()

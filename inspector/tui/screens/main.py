@@ -1,7 +1,8 @@
 """`MainScreen`: a checkpoint: header, views, footer.
 
-It opens in three steps, each of which is on the screen before the next begins: the table of
-tensors; the rest of the screen; who wrote the checkpoint, which a thread works out.
+It opens in steps, each of which is on the screen before the next begins: the table of tensors; the
+rest of their view; the other views, one by one; who wrote the checkpoint and whether it is sound,
+which a thread works out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from inspector.tui.widgets.task_line import TaskLine
 from inspector.tui.widgets.view_bar import ViewBar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from textual.notifications import SeverityLevel
 
     from inspector.checks.findings import Finding, Report
@@ -46,6 +49,31 @@ _VIEWS = (
     ("stats", "7", "Stats"),
 )
 _PAINT_S = 0.1
+_TURN_S = 0.001
+
+
+def _other_views() -> Iterator[View]:
+    """The views that are not the first frame's, each imported and made when it is asked for."""
+    from inspector.tui.views.files import FilesView
+
+    yield FilesView()
+    from inspector.tui.views.findings import FindingsView
+
+    yield FindingsView()
+    from inspector.tui.views.verification import VerificationView
+
+    yield VerificationView()
+    from inspector.tui.views.load_plan import LoadPlanView
+
+    yield LoadPlanView()
+    from inspector.tui.values_work import Known
+    from inspector.tui.views.values import ValuesView
+
+    known = Known()
+    yield ValuesView(known)
+    from inspector.tui.views.statistics import StatisticsView
+
+    yield StatisticsView(known)
 
 
 class MainScreen(ComparingScreen):
@@ -53,8 +81,6 @@ class MainScreen(ComparingScreen):
 
     BINDINGS = bindings("main")
     AUTO_FOCUS = ""
-
-    DEFAULT_CSS = "MainScreen #footer-place { dock: bottom; height: 1; background: $panel; }"
 
     def __init__(self, opened: Loaded | Preview, *, from_picker: bool = False) -> None:
         """Args: `opened` is the checkpoint, or a preview until `show` gives it."""
@@ -67,6 +93,8 @@ class MainScreen(ComparingScreen):
         self._report: Report | None = None
         self._deep: DeepCheck | None = None
         self._stepped = False
+        self._missing: Iterator[View] = iter(())
+        self._wanted = ""
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -85,33 +113,34 @@ class MainScreen(ComparingScreen):
         self.call_after_refresh(self._complete)
 
     async def _complete(self) -> None:
-        from textual.widgets import Footer
+        from inspector.tui.widgets.key_bar import KeyBar
 
-        from inspector.tui.values_work import Known
-        from inspector.tui.views.files import FilesView
-        from inspector.tui.views.findings import FindingsView
-        from inspector.tui.views.load_plan import LoadPlanView
-        from inspector.tui.views.statistics import StatisticsView
-        from inspector.tui.views.values import ValuesView
-        from inspector.tui.views.verification import VerificationView
-
-        known = Known()
-        others: list[View] = [FilesView(), FindingsView(), VerificationView(), LoadPlanView()]
-        others += [ValuesView(known), StatisticsView(known)]
-        for view in others:
-            view.display = False
-        await self.mount(Footer(show_command_palette=False))
-        await self.query_one(ContentSwitcher).mount(*others)
-        await self.view.complete()
-        for view in self.query(View):
+        view = self.query_one(TensorsView)
+        with self.app.batch_update():  # One repaint, and not one for each widget.
+            await self.mount(KeyBar())
+            await view.complete()
             await view.prepare_filter()
+        self._missing = _other_views()
+        self.set_timer(_TURN_S, self._add_view)
+
+    async def _add_view(self) -> None:
+        """Add the next of the other views; after each, keys have their turn."""
+        view = next(self._missing, None)
+        if view is not None:
+            view.display = False
+            await self.query_one(ContentSwitcher).mount(view)
+            await view.prepare_filter()
+            if self.loaded is not None:
+                view.show(self.loaded)
+            self.set_timer(_TURN_S, self._add_view)
+            return
         self._completed = True
         if self.loaded is not None:
-            for view in others:
-                view.show(self.loaded)
             self.show_verification()
             self._start_finding_writer()
         self.set_interval(_PAINT_S, self._paint_task)
+        if self._wanted:
+            self.action_show_view(self._wanted)
         self.post_message(ScreenComplete())
 
     def _start_finding_writer(self) -> None:
@@ -137,8 +166,12 @@ class MainScreen(ComparingScreen):
 
         loaded = self.loaded
         if loaded is not None:
+            # One after the other: keys have the interpreter to share with one thread, not three.
+            tensors = self.query_one(TensorsView)
+            tensors.make_tree()
             written_by = infer(loaded.checkpoint)
             self.post_message(WriterFound(loaded, written_by))
+            tensors.sort_ahead()
             self.post_message(ReportReady(loaded, judge_loaded(loaded, written_by), False))
 
     def on_writer_found(self, event: WriterFound) -> None:
@@ -191,7 +224,9 @@ class MainScreen(ComparingScreen):
 
     def action_show_view(self, view: str) -> None:
         if not self.query(f"#{view}"):
-            return  # A key pressed before the screen was complete.
+            self._wanted = view  # When the screen is complete.
+            return
+        self._wanted = ""
         if view == "values":
             self.aim_values()
         self.query_one(ContentSwitcher).current = view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from inspector.checkpoint.discover import newest
@@ -18,6 +18,7 @@ from inspector.tui.screens.sorting import sort_table
 from inspector.tui.session import Folder, Loaded
 from inspector.tui.sources import FOUND_COLUMNS, FoundSource
 from inspector.tui.views.base import View
+from inspector.tui.widgets.key_bar import KeyBar
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 __all__ = ["PickerScreen"]
@@ -77,7 +78,7 @@ class PickerScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static(markup=False, id="picker-head")
         yield self._list
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self._show(self._folder)

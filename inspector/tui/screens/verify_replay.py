@@ -8,13 +8,14 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import bindings
 from inspector.tui.verify_playback import Playback
 from inspector.tui.verify_run import Run
 from inspector.tui.views.verification import VerificationView
+from inspector.tui.widgets.key_bar import KeyBar
 from inspector.tui.widgets.mesh_paint import stage_bar
 from inspector.tui.widgets.verify_head import seconds
 
@@ -52,7 +53,7 @@ class ReplayScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static("", markup=False, id="replay-head")
         yield VerificationView()
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     async def on_mount(self) -> None:
         view = self.query_one(VerificationView)

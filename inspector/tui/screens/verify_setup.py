@@ -15,6 +15,7 @@ from textual.widgets import Button, Input, Label, Static
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
+from inspector.tui.advice import on_screen
 from inspector.tui.verify_setup import (
     DEFAULT,
     NONE,
@@ -242,5 +243,5 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
 def _refusal(error: InspectError) -> Text:
     text = Text.assemble(("✗ ", "bold red"), (printable(error.message, 600), "bold red"))
     if error.hint:
-        text.append(f"\n{printable(error.hint, 400)}")
+        text.append(f"\n{printable(on_screen(error.hint), 400)}")
     return text

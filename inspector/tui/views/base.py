@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 from textual.timer import Timer
-from textual.widget import Widget
 
 from inspector.checkpoint.text import format_count
+from inspector.tui.widgets.pane import Pane
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["View"]
 
-# From this many names on, a filter waits for a pause in the typing.
-_MANY_NAMES = 20_000
+# From this many names on, a filter waits for a pause in the typing: it would take longer to look
+# at all of them than a key may wait.
+_MANY_NAMES = 300_000
 _PAUSE_S = 0.12
 
 
-class View(Widget):
+class View(Pane):
     """Shows a `Loaded`; may be filtered; says how much it shows."""
+
+    # Its widgets cover it.
+    BLANK = True
 
     DEFAULT_CSS = "View { height: 1fr; layout: vertical; }"
 
@@ -50,6 +54,7 @@ class View(Widget):
         self.count_text = ""
         self._line: FilterLine | None = None
         self._pause: Timer | None = None
+        self._filtered_by = ""
 
     # What a view gives.
 
@@ -120,6 +125,8 @@ class View(Widget):
         event.stop()
         if self._pause is not None:
             self._pause.stop()
+        if event.value == self._filtered_by:
+            return  # It was emptied here, and the rows are back already.
         many = len(self.names) > _MANY_NAMES
         self._pause = self.set_timer(_PAUSE_S if many else 0.001, self.refilter)
 
@@ -133,6 +140,7 @@ class View(Widget):
     def refilter(self) -> None:
         """Show the rows that the filter and `narrowed` leave."""
         text = self._line.value if self._line is not None else ""
+        self._filtered_by = text
         names = self.names
         found = None
         if text.strip():

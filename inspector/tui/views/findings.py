@@ -13,6 +13,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding, Report
 from inspector.report.check import checked_sentence, verdict_sentence
+from inspector.tui.advice import on_screen
 from inspector.tui.sources import FINDING_COLUMNS, FindingSource
 from inspector.tui.views.base import View
 from inspector.tui.widgets.virtual_table import VirtualTable
@@ -147,7 +148,7 @@ def _finding_text(finding: Finding) -> Text:
         text.append(printable(finding.torch_does))
     if finding.hint:
         text.append("\ndo     ", "dim")
-        text.append(printable(finding.hint))
+        text.append(printable(on_screen(finding.hint)))
     return text
 
 
@@ -156,5 +157,5 @@ def _coverage_text(report: Report) -> Text:
     text = Text.assemble(("checked      ", "dim"), checked_sentence(checked))
     for left in checked.not_checked:
         text.append("\nnot checked  ", "dim")
-        text.append(f"{printable(left.what)}: {printable(left.why)}")
+        text.append(f"{printable(left.what)}: {printable(on_screen(left.why))}")
     return text

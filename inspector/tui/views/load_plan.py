@@ -34,6 +34,7 @@ from inspector.tui.widgets.table_source import NoRows
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
+    from inspector.checks.findings import Finding, Report
     from inspector.layout.written_by import WrittenBy
     from inspector.tui.session import Loaded
 
@@ -109,6 +110,7 @@ class LoadPlanView(View):
         self._order: Order | None = None
         self._answered: Order | None = None
         self._planned: Planned | None = None
+        self._findings: tuple[Finding, ...] = ()
         self._even = EvenSizes((1,), True)
         self._is_chosen = False
         self._rank = 0
@@ -153,8 +155,14 @@ class LoadPlanView(View):
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._desk = PlanDesk(loaded.checkpoint)
+        self._findings = ()
         self._written_by, self._order, self._is_chosen = None, None, False
         self._go_to(first_mesh(loaded.checkpoint, None))
+
+    def show_report(self, report: Report) -> None:
+        """Tell the checkpoint's own errors beside what goes wrong rank by rank."""
+        self._findings = report.findings
+        self._show_words()
 
     def show_writer(self, written_by: WrittenBy) -> None:
         self._written_by = written_by
@@ -266,7 +274,7 @@ class LoadPlanView(View):
 
     def _show_words(self) -> None:
         """The sentences, as many as there is room for; or what is wrong with what was typed."""
-        from inspector.tui.plan_words import error_text, facts_text, short_text
+        from inspector.tui.plan_words import error_text, facts_text, short_text, with_faults
 
         planned, text = self._planned, self.query_one("#plan-text", Static)
         error = self.query_one(MeshPicker).error
@@ -275,7 +283,7 @@ class LoadPlanView(View):
             text.update(error_text(error, below))
         elif planned is not None:
             say = facts_text if self.has_class("-roomy") else short_text
-            text.update(say(planned))
+            text.update(say(planned, with_faults(planned, self._findings)))
 
     def _show_legend(self) -> None:
         if self._planned is not None and self._planned.order is self._order:

@@ -29,7 +29,7 @@ _KINDS = (
     ("nan", "with NaN", "bold red"),
     ("inf", "with infinities", "bold red"),
     ("zero", "all zero", "yellow"),
-    ("odd", "of an odd norm", "yellow"),
+    ("odd", "of an odd norm or value", "yellow"),
 )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.message import Message
 
 from inspector.checkpoint.text import printable
 from inspector.tui.entry_columns import entry_columns
 from inspector.tui.views.base import View
-from inspector.tui.widgets.columns import Column
+from inspector.tui.widgets.columns import Column as TableColumn
+from inspector.tui.widgets.pane import Column, Row
 from inspector.tui.widgets.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from inspector.tui.preview import Preview
     from inspector.tui.session import Loaded
     from inspector.tui.sources import EntrySource
+    from inspector.tui.widgets.module_trie import ModuleTrie
     from inspector.tui.widgets.tensor_detail import TensorDetail
     from inspector.tui.widgets.tensor_tree import TensorTree
 
@@ -33,47 +35,50 @@ _ROOMY_LINES = 34
 _MANY_ROWS = 10_000
 
 
+def _trie_of(source: EntrySource) -> ModuleTrie:
+    from inspector.tui.widgets.module_trie import ModuleTrie
+
+    return ModuleTrie(source.row_names, source.row_bytes)
+
+
 class TensorsView(View):
     """Every tensor, and every bytes entry after them."""
 
     DEFAULT_CSS = """
-    TensorsView > Horizontal { height: 1fr; }
     TensorsView TensorTree { width: 34; border-right: vkey $panel; }
-    TensorsView.-no-tree TensorTree { display: none; }
     TensorsView #entries { height: 1fr; }
     TensorsView #detail { height: 1fr; border-top: hkey $panel; }
-    TensorsView.-zoomed TensorTree, TensorsView.-zoomed #entries { display: none; }
-    TensorsView.-zoomed FilterLine { display: none; }
-    TensorsView.-zoomed #detail { border-top: none; }
     """
 
     def __init__(self) -> None:
         super().__init__(id="tensors")
-        # Until it is known whether there is room for the tree: nothing should jump.
-        self.add_class("-no-tree")
         self._table = VirtualTable((), id="entries")
         self._source: EntrySource | None = None
-        self._columns: tuple[Column, ...] = ()
+        self._columns: tuple[TableColumn, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
         self._report: Report | None = None
         self._verified: Sequence[Finding] = ()
         self._marked: Finding | None = None
         self._subtree: Ints | None = None
         self._tree_wanted: bool | None = None
+        self._tree_shown = False
+        self._line_shown = False
         self._tree: TensorTree | None = None
         self._detail: TensorDetail | None = None
 
     def compose(self) -> ComposeResult:
-        with Horizontal(), Vertical(id="entries-side"):
+        with Row(), Column(id="entries-side"):
             yield self._table
 
     async def complete(self) -> None:
         from inspector.tui.widgets.tensor_detail import TensorDetail
         from inspector.tui.widgets.tensor_tree import TensorTree
 
-        side = self.query_one("#entries-side", Vertical)
+        side = self.query_one("#entries-side", Column)
         tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
-        await self.query_one(Horizontal).mount(tree, before=side)
+        # Until it is known whether there is room for it: nothing should jump.
+        tree.display = False
+        await self.query_one(Row).mount(tree, before=side)
         await side.mount(detail)
         self._tree, self._detail = tree, detail
         self._arrange()
@@ -111,9 +116,32 @@ class TensorsView(View):
         self._show_row(self.table.cursor_row)
         empty = "The state dict is empty: there is nothing in it to show"
         self.table.set_empty_text("No name matches the filter" if source.num_rows else empty)
-        if source.num_rows > _MANY_ROWS:
-            # Sorted ahead, in a thread: the key that asks for it should not wait.
-            self.run_worker(lambda: source.name_ranks, thread=True, group="sort-ahead")
+
+    class TrieReady(Message):
+        """The module tree of many entries was made."""
+
+        def __init__(self, source: EntrySource, trie: ModuleTrie) -> None:
+            super().__init__()
+            self.source = source
+            self.trie = trie
+
+    def make_tree(self) -> None:
+        """Make the module tree where it takes long. For a thread."""
+        source = self._source
+        if source is not None and source.num_rows > _MANY_ROWS:
+            self.post_message(self.TrieReady(source, _trie_of(source).look_ahead()))
+
+    def sort_ahead(self) -> None:
+        """Sort by name, so that the key that asks for it need not wait. For a thread."""
+        source = self._source
+        if source is not None and source.num_rows > _MANY_ROWS:
+            _ = source.name_ranks
+
+    def on_tensors_view_trie_ready(self, event: TrieReady) -> None:
+        event.stop()
+        if self._tree is not None and event.source is self._source:
+            self._tree.set_trie(event.trie)
+            self._show_badges()
 
     def show_writer(self, written_by: WrittenBy) -> None:
         if self._source is not None:
@@ -193,10 +221,12 @@ class TensorsView(View):
             self.table.set_columns(self._columns)
 
     def _fill_tree(self) -> None:
-        if self._tree is not None and self._source is not None:
-            from inspector.tui.widgets.module_trie import ModuleTrie
-
-            self._tree.set_trie(ModuleTrie(self._source.row_names, self._source.row_bytes))
+        if self._tree is None or self._source is None:
+            return
+        if self._source.num_rows > _MANY_ROWS:
+            self._tree.set_trie(None)  # Until `make_tree` has one.
+        else:
+            self._tree.set_trie(_trie_of(self._source))
             self._show_badges()
 
     def _current_name(self) -> str | None:
@@ -209,7 +239,8 @@ class TensorsView(View):
     # Filter and subtree.
 
     def begin_filter(self) -> None:
-        self.remove_class("-zoomed")
+        if self.is_zoomed:
+            self._set_zoomed(False)
         super().begin_filter()
 
     def narrowed(self, rows: Ints | None) -> Ints | None:
@@ -220,7 +251,7 @@ class TensorsView(View):
         return np.intersect1d(rows, self._subtree)
 
     def back(self) -> bool:
-        if self.has_class("-zoomed"):
+        if self.is_zoomed:
             self.zoom()
             return True
         if super().back():
@@ -278,21 +309,35 @@ class TensorsView(View):
 
     # Room.
 
+    @property
+    def is_zoomed(self) -> bool:
+        """Whether the detail has the whole view."""
+        return self.has_class("-zoomed")
+
     def zoom(self) -> None:
         """Give the whole view to the detail, or take it back."""
         if self._detail is None:
             return
-        zoomed = not self.has_class("-zoomed")
-        self.set_class(zoomed, "-zoomed")
+        self._set_zoomed(not self.is_zoomed)
+        (self._detail.chunks if self.is_zoomed else self.table).focus()
+
+    def _set_zoomed(self, zoomed: bool) -> None:
+        # The class says which; what it changes is changed here. The style sheet would be matched
+        # against every widget of the view, which takes longer than to draw it.
+        self.set_class(zoomed, "-zoomed", update=False)
+        if self._line is not None:
+            if zoomed:
+                self._line_shown = self._line.display
+            self._line.display = self._line_shown and not zoomed
+        if self._detail is not None:
+            self._detail.styles.border_top = ("none", "transparent") if zoomed else None
         self._arrange()
-        chunks = self._detail.query_one("#detail-chunks", VirtualTable)
-        (chunks if zoomed else self.table).focus()
 
     def toggle_tree(self) -> None:
         """Show or hide the module tree, whatever the width says."""
         if self._tree is None:
             return
-        self._tree_wanted = self.has_class("-no-tree")
+        self._tree_wanted = not self._tree_shown
         self._arrange()
         if self._tree_wanted:
             self._tree.focus()
@@ -306,11 +351,12 @@ class TensorsView(View):
 
     def _arrange(self) -> None:
         wide = self.size.width >= _WIDE_CELLS
-        show_tree = wide if self._tree_wanted is None else self._tree_wanted
-        self.set_class(not show_tree, "-no-tree")
+        self._tree_shown = wide if self._tree_wanted is None else self._tree_wanted
+        self.table.display = not self.is_zoomed
+        if self._tree is not None:
+            self._tree.display = self._tree_shown and not self.is_zoomed
         if self._detail is not None:
-            roomy = self.has_class("-zoomed") or self.size.height >= _ROOMY_LINES
-            self._detail.set_class(not roomy, "-flat")
+            self._detail.give_room(is_roomy=self.is_zoomed or self.size.height >= _ROOMY_LINES)
 
     def copy_choices(self) -> list[tuple[str, str]]:
         row, source = self.table.cursor_row, self._source
@@ -325,7 +371,7 @@ class TensorsView(View):
         choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
         tensor = source.tensor(row)
         if tensor is not None and tensor.num_chunks and self._detail is not None:
-            chunk = self._detail.query_one("#detail-chunks", VirtualTable).cursor_row or 0
+            chunk = self._detail.chunks.cursor_row or 0
             file = int(tensor.file[chunk])
             if file >= 0:
                 path = printable(source.checkpoint.files[file].path)

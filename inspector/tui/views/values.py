@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from textual import events
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.timer import Timer
 
 from inspector.checkpoint.text import format_bytes, format_shape, printable
 from inspector.errors import Cancelled, InspectError
+from inspector.tui.commands import COMMANDS
 from inspector.tui.tensor_reading import Answer, TensorReading
 from inspector.tui.values_work import Known, why_no_numbers
 from inspector.tui.views.base import View
@@ -32,12 +34,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ValuesView"]
 
+# What means something only where there are more dims than the two that are shown.
+_OF_SLICES = ("slice", "slice_back", "dims")
+_SLICE_KEYS = {
+    command.keys
+    for command in COMMANDS
+    if command.id == "values" and command.args in {f"('{what}')" for what in _OF_SLICES}
+}
 # Tensors that are only passed by (a key held down) are not read.
 _PAUSE_S = 0.08
 _NONE_YET = (
     "No tensor was chosen yet.\n\n"
     "6  in the list of tensors shows the numbers of the one under the cursor.\n"
-    "u  reads all tensors, and lists first those with NaN or an odd norm."
+    "u  reads all tensors, and lists first those with NaN, or of an odd norm or value."
 )
 _BYTES = (
     "A bytes entry: the pickle of some Python object, which is never run here. "
@@ -271,9 +280,19 @@ class ValuesView(View):
         """Whether a command of the table means anything for this tensor."""
         if what in ("next", "previous"):
             return True
-        if what in ("slice", "slice_back", "dims"):
+        if what in _OF_SLICES:
             return self._pane.has_slices
         return self._pane.has_numbers
+
+    def on_key(self, event: events.Key) -> None:
+        """Say why a key means nothing, where one could think that it does."""
+        pane = self._pane
+        is_lost = event.key in _SLICE_KEYS and pane.has_numbers and not pane.has_slices
+        if is_lost and self._tensor is not None:
+            event.stop()
+            num_dims = len(self._tensor.shape)
+            what = ("No dims", "One dim", "Two dims, both shown")[min(num_dims, 2)]
+            self.notify(f"{what}: there is no other slice.")
 
     def act(self, what: str) -> None:
         """Do what a command of the table says."""

@@ -148,7 +148,8 @@ class CheckpointHeader(Static):
         if badge:
             first = Text.assemble(first, "  ", (f" {badge} ", badge_style))
         second = Text(" · ".join(_fitting(self._facts[1], width, 3)))
-        self.update(Text("\n").join([first, second]))
+        # Of two lines always: the rest of the screen need not be laid out anew.
+        self.update(Text("\n").join([first, second]), layout=False)
 
 
 def _fitting(facts: list[str], room: int, gap: int = 2) -> list[str]:

@@ -6,16 +6,16 @@ its codes into styles; where anything lies was decided in `chunk_layout`.
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import ClassVar
 
+import numpy as np
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from inspector.checkpoint.text import format_box, plural
 from inspector.tui.widgets import chunk_values as inks
@@ -23,7 +23,8 @@ from inspector.tui.widgets.cell_text import fit
 from inspector.tui.widgets.chunk_captions import captions, left_ruler, top_ruler
 from inspector.tui.widgets.chunk_layout import Mark
 from inspector.tui.widgets.chunk_paint import paint
-from inspector.tui.widgets.chunk_values import NUM_HUES, ChunkBoxes, Painting
+from inspector.tui.widgets.chunk_values import ChunkBoxes, Painting
+from inspector.tui.widgets.pane import Pane
 
 __all__ = ["ChunkBoxes", "ChunkMap", "Mark"]
 
@@ -38,17 +39,12 @@ _ANSI_FILLS = (
     "bright_magenta", "bright_green", "white", "blue", "yellow", "cyan", "magenta", "green",
 )  # fmt: skip
 
-
-def _rank_css() -> str:
-    rules = []
-    for hue, (fill, ansi) in enumerate(zip(_FILLS, _ANSI_FILLS, strict=True)):
-        text = "ansi_bright_white" if ansi in ("blue", "magenta") else "ansi_black"
-        rules.append(
-            f"ChunkMap > .chunk-map--rank-{hue} {{ background: {fill}; color: #11151c; }}\n"
-            f"ChunkMap:ansi > .chunk-map--rank-{hue} "
-            f"{{ background: ansi_{ansi}; color: {text}; }}\n"
-        )
-    return "".join(rules)
+# No theme changes them: as rules of the style sheet they would be matched anew with every focus.
+RANK_STYLES = tuple(Style(bgcolor=fill, color="#11151c") for fill in _FILLS)
+ANSI_RANK_STYLES = tuple(
+    Style(bgcolor=fill, color="bright_white" if fill in ("blue", "magenta") else "black")
+    for fill in _ANSI_FILLS
+)
 
 
 def _crowding(painting: Painting) -> tuple[str, int, bool]:
@@ -56,7 +52,7 @@ def _crowding(painting: Painting) -> tuple[str, int, bool]:
     return grid.kind, grid.rows.per_cell * grid.cols.per_cell, painting.all_labelled
 
 
-class ChunkMap(Widget, can_focus=True):
+class ChunkMap(Pane, can_focus=True):
     """A drawing of one tensor's chunks.
 
     Keys: h and l step through the chunks. A click picks one.
@@ -72,7 +68,6 @@ class ChunkMap(Widget, can_focus=True):
         "chunk-map--unknown",
         "chunk-map--gap",
         "chunk-map--overlap",
-        *(f"chunk-map--rank-{hue}" for hue in range(NUM_HUES)),
     }
 
     DEFAULT_CSS = """
@@ -97,7 +92,7 @@ class ChunkMap(Widget, can_focus=True):
         & > .chunk-map--gap { background: ansi_default; color: ansi_red; }
         & > .chunk-map--overlap { background: ansi_red; color: ansi_bright_white; }
     }
-    """ + _rank_css()
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right,l", "step(1)", "Next chunk", show=False, id="chunks.next"),
@@ -132,6 +127,8 @@ class ChunkMap(Widget, can_focus=True):
         self._highlight = highlight
         self._colour = colour
         self._strips: list[Strip] | None = None
+        self._drawn_size = Size(0, 0)
+        self._styles_of: dict[int, Style] = {}
         self._painting: Painting | None = None
         self._origin = (0, 0)
 
@@ -163,13 +160,13 @@ class ChunkMap(Widget, can_focus=True):
         super().notify_style_update()
         self._strips = None
 
-    def on_resize(self) -> None:
-        self._redraw()
-
     # Drawing.
 
     def render_line(self, y: int) -> Strip:
-        if self._strips is None:
+        if self._strips is None or self._drawn_size != self.size:
+            # Not when the resize is told, which is after the first repaint.
+            self._drawn_size = self.size
+            self._styles_of.clear()
             self._strips = self._draw()
         if y < len(self._strips):
             return self._strips[y]
@@ -216,9 +213,10 @@ class ChunkMap(Widget, can_focus=True):
 
     def _drawing(self, painting: Painting, width: int, margin: int, rulers: bool) -> list[Strip]:
         num_lines = painting.chars.shape[0]
+        plain = self.rich_style
         if not rulers:
             return [
-                Strip(self._segments(painting, line)).adjust_cell_length(width, self.rich_style)
+                Strip(self._segments(painting, line)).adjust_cell_length(width, plain)
                 for line in range(num_lines)
             ]
         ruler = self.get_component_rich_style("chunk-map--ruler")
@@ -228,7 +226,7 @@ class ChunkMap(Widget, can_focus=True):
             label = fit(side.get(line, ""), margin - 1, "right") + " " if margin else ""
             cells = self._segments(painting, line) if line < num_lines else []
             strip = Strip([Segment(label, ruler), *cells])
-            strips.append(strip.adjust_cell_length(width, self.rich_style))
+            strips.append(strip.adjust_cell_length(width, plain))
         return strips
 
     def _current_line(self) -> str:
@@ -241,21 +239,25 @@ class ChunkMap(Widget, can_focus=True):
         return f"chunk {index} of {plural(len(boxes.offsets), 'chunk')}  {box}  {writer}"
 
     def _segments(self, painting: Painting, line: int) -> list[Segment]:
-        chars, codes = painting.chars[line], painting.codes[line].tolist()
+        text, codes = "".join(painting.chars[line].tolist()), painting.codes[line]
+        ends = [*(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(text)]
         segments = []
-        position = 0
-        for code, run in groupby(codes):
-            length = sum(1 for _ in run)
-            text = "".join(chars[position : position + length])
-            segments.append(Segment(text, self._style(code)))
-            position += length
+        start = 0
+        for end in ends:
+            code = int(codes[start])
+            if (style := self._styles_of.get(code)) is None:
+                style = self._styles_of[code] = self._style(code)
+            segments.append(Segment(text[start:end], style))
+            start = end
         return segments
 
     def _part(self, ink: int) -> Style:
         names = {inks.UNKNOWN: "unknown", inks.HOLE: "gap", inks.CLASH: "overlap"}
         if ink == inks.PANE:
             return self.rich_style
-        return self.get_component_rich_style(f"chunk-map--{names.get(ink, f'rank-{ink}')}")
+        if ink in names:
+            return self.get_component_rich_style(f"chunk-map--{names[ink]}")
+        return (ANSI_RANK_STYLES if self.app.native_ansi_color else RANK_STYLES)[ink]
 
     def _style(self, code: int) -> Style:
         back, front = self._part(code & 31), code >> 5 & 31

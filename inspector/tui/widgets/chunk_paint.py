@@ -254,12 +254,16 @@ class _Painter:
     def _labels(self) -> bool:
         """Rank (and where there is room, size) inside each chunk that has cells of its own."""
         grid = self.grid
-        done = True
         alive = np.flatnonzero(grid.boxes[:, 0] >= 0)
         if not self.has_own_cells:
             return False
         inset = 1 if self.mode == "lines" else 0
-        for i in alive.tolist():
+        # Of a thousand chunks most have no room even for their rank; that is seen at a glance.
+        ranks = self.ranks[alive]
+        needed = np.where(ranks < 0, 1, 2 + np.log10(np.maximum(ranks, 1)).astype(np.int64))
+        has_room = grid.boxes[alive, 3] - grid.boxes[alive, 1] >= needed
+        done = bool(has_room.all())
+        for i in alive[has_room].tolist():
             top, left, bottom, right = max(
                 self._areas(grid.boxes[i]), key=lambda area: area[3] - area[1]
             )

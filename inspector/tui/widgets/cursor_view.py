@@ -91,6 +91,9 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         self._cursor = 0
         self._announced = True
         self._drawn: LRUCache[tuple[Any, ...], Strip] = LRUCache(1024)
+        self._fitted = -1
+        self._base: Style | None = None
+        self._look: tuple[object, ...] = ()
 
     # What a subclass gives.
 
@@ -113,6 +116,9 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
 
     def cursor_moved(self) -> None:
         """The cursor came to rest on another line; called once for a burst of moves."""
+
+    def fit_width(self, width: int) -> None:
+        """The pane is `width` cells wide: whatever `draw_line` makes of that."""
 
     def line_chosen(self, line: int) -> None:
         """Enter or a double click on a line."""
@@ -167,8 +173,11 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
     def lines_changed(self, *, width: int | None = None) -> None:
         """Measure and draw anew. `width`: cells of the widest line, if it can be scrolled."""
         self._drawn.clear()
-        wide = width or 0
-        self.virtual_size = Size(wide, self.num_lines + self.HEADER_LINES)
+        wide, high = width or 0, self.num_lines + self.HEADER_LINES
+        self.virtual_size = Size(wide, high)
+        if room := self.container_size.height:
+            # The layout would find that out, and ask for another.
+            self.show_vertical_scrollbar = high > room
         self._cursor = max(0, min(self._cursor, self.num_lines - 1))
         self.refresh()
 
@@ -183,12 +192,19 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         # Only the full style has the colour as it is seen: partly transparent, or `auto`.
         return partial + Style(color=self.get_component_rich_style(component).color)
 
+    @property
+    def base_style(self) -> Style:
+        """`rich_style`, looked up once: it is made of the styles of every ancestor."""
+        if self._base is None:
+            self._base = self.rich_style
+        return self._base
+
     def line_style(self, is_cursor: bool) -> Style:
         """Style of a line before its cells have their say."""
         if not is_cursor:
-            return self.rich_style
+            return self.base_style
         full = self.get_component_rich_style("line--cursor")
-        return self.rich_style + Style(
+        return self.base_style + Style(
             bgcolor=full.bgcolor, bold=full.bold, reverse=full.reverse, underline=full.underline
         )
 
@@ -204,15 +220,21 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
+        if self._base is None:
+            self._forget_if_it_looks_other()
+        if width != self._fitted:
+            # Here and not when the resize is told, which is after the first repaint.
+            self._fitted = width
+            self.fit_width(width)
         if y < self.HEADER_LINES:
             return self.draw_header(y, width)
         if self.num_lines == 0:
             return self.draw_empty(y, width)
         line = y - self.HEADER_LINES + round(self.scroll_y)
         if line >= self.num_lines:
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.base_style)
         is_cursor = line == self._cursor
-        key = (line, width, is_cursor, self.has_focus, round(self.scroll_x))
+        key = (line, width, is_cursor, is_cursor and self.has_focus, round(self.scroll_x))
         strip = self._drawn.get(key)
         if strip is None:
             strip = self.draw_line(line, width, is_cursor)
@@ -221,7 +243,19 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._drawn.clear()
+        self._base = None
+
+    def _forget_if_it_looks_other(self) -> None:
+        """After a change of style: drop what is drawn, unless only the focus came or went."""
+        names = sorted(self._get_component_classes() - {"line--cursor"})
+        look = (
+            self.app.theme,
+            self.base_style,
+            *(self.get_component_rich_style(name) for name in names),
+        )
+        if look != self._look:
+            self._look = look
+            self._drawn.clear()
 
     def on_focus(self) -> None:
         self.refresh()

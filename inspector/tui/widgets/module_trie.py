@@ -88,6 +88,13 @@ class ModuleTrie:
             known = self._children[id(node)] = self._fold(node, self._group(node))
         return known
 
+    def look_ahead(self) -> ModuleTrie:
+        """Find the nodes that a tree shows first, down to where it branches; returns itself."""
+        below = self.children(self.root)
+        while len(below) == 1:
+            below = self.children(below[0])
+        return self
+
     def path_to(self, index: int) -> list[TrieNode]:
         """The nodes from below the root down to the tensor `index`, folds included."""
         found: list[TrieNode] = []

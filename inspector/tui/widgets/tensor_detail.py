@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widget import Widget
+from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
@@ -23,6 +22,7 @@ from inspector.checks.findings import Finding
 from inspector.layout.written_by import WrittenBy
 from inspector.tui.sources import CHUNK_COLUMNS, ChunkSource
 from inspector.tui.widgets.chunk_map import ChunkBoxes, ChunkMap, Mark
+from inspector.tui.widgets.pane import Column, Pane, Row
 from inspector.tui.widgets.table_source import NoRows
 from inspector.tui.widgets.virtual_table import VirtualTable
 
@@ -91,12 +91,29 @@ def _with_findings(facts: Text, findings: Sequence[Finding]) -> Text:
     return Text("\n").join([name, *lines, *rest])
 
 
-class TensorDetail(Widget):
+class _FactsText(Static):
+    """The facts; whoever shows others asks for a layout if they are of another height."""
+
+    virtual_size = Pane.virtual_size
+
+    def show(self, facts: Text) -> None:
+        self.update(facts, layout=False)
+        size = self.content_size
+        if self.get_content_height(self.container_size, self.app.size, size.width) != size.height:
+            self.refresh(layout=True)
+
+
+class _Facts(VerticalScroll, can_focus=False):
+    """Scrolls the facts where they do not fit."""
+
+    virtual_size = Pane.virtual_size
+
+
+class TensorDetail(Pane):
     """One entry. `-zoomed` gives it room for everything at once."""
 
     DEFAULT_CSS = """
     TensorDetail { height: 1fr; layout: vertical; }
-    TensorDetail > Horizontal { height: 1fr; }
     TensorDetail #detail-left { width: 1fr; min-width: 30; }
     TensorDetail #detail-facts {
         height: auto; max-height: 60%; padding: 0 1; scrollbar-size-vertical: 1;
@@ -104,22 +121,26 @@ class TensorDetail(Widget):
     TensorDetail #detail-facts Static { width: 1fr; height: auto; }
     TensorDetail ChunkMap { width: 1fr; padding: 0 1; border-left: vkey $panel; }
     TensorDetail VirtualTable { height: 1fr; min-height: 3; }
-    TensorDetail.-flat #detail-chunks { display: none; }
-    TensorDetail.-flat #detail-facts { max-height: 100%; }
-    TensorDetail.-no-map ChunkMap { display: none; }
     """
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._tensor: Tensor | None = None
+        self._text = _FactsText(markup=False, id="detail-text")
+        self._facts = _Facts(self._text, id="detail-facts")
+        self._map = ChunkMap()
+        #: The list of chunks.
+        self.chunks = VirtualTable(CHUNK_COLUMNS, id="detail-chunks")
 
     def compose(self) -> ComposeResult:
-        with Horizontal():
-            with Vertical(id="detail-left"):
-                with VerticalScroll(id="detail-facts", can_focus=False):
-                    yield Static(markup=False, id="detail-text")
-                yield VirtualTable(CHUNK_COLUMNS, id="detail-chunks")
-            yield ChunkMap()
+        with Row():
+            yield Column(self._facts, self.chunks, id="detail-left")
+            yield self._map
+
+    def give_room(self, *, is_roomy: bool) -> None:
+        """Show the list of chunks beside the facts if there is room for both."""
+        self.chunks.display = is_roomy
+        self._facts.styles.max_height = "60%" if is_roomy else "100%"
 
     def show_tensor(
         self,
@@ -140,16 +161,16 @@ class TensorDetail(Widget):
         """
         self._tensor = tensor
         facts = tensor_facts(checkpoint, written_by, tensor)
-        self.query_one("#detail-text", Static).update(_with_findings(facts, findings))
+        self._text.show(_with_findings(facts, findings))
         source = ChunkSource(checkpoint, tensor)
-        self.query_one("#detail-chunks", VirtualTable).set_source(source)
+        self.chunks.set_source(source)
         marks: tuple[Mark, ...] = ()
         if marked is not None and marked.offsets is not None and marked.sizes is not None:
             kind = "gap" if marked.code == "chunk-gap" else "overlap"
             marks = (Mark(marked.offsets, marked.sizes, kind),)
         boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks, marks)
-        self.query_one(ChunkMap).show(boxes)
-        self.remove_class("-no-map")
+        self._map.show(boxes)
+        self._map.display = True
 
     def show_bytes(
         self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding] = ()
@@ -157,27 +178,27 @@ class TensorDetail(Widget):
         """Show a non-tensor entry."""
         self._tensor = None
         facts = bytes_facts(checkpoint, entry)
-        self.query_one("#detail-text", Static).update(_with_findings(facts, findings))
-        self.query_one("#detail-chunks", VirtualTable).set_source(NoRows())
-        self.query_one(ChunkMap).show(None)
-        self.add_class("-no-map")
+        self._text.show(_with_findings(facts, findings))
+        self.chunks.set_source(NoRows())
+        self._map.show(None)
+        self._map.display = False
 
     def show_nothing(self) -> None:
         """Nothing is under the cursor."""
         self._tensor = None
-        self.query_one("#detail-text", Static).update("")
-        self.query_one("#detail-chunks", VirtualTable).set_source(NoRows())
-        self.query_one(ChunkMap).show(None)
+        self._text.show(Text())
+        self.chunks.set_source(NoRows())
+        self._map.show(None)
 
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
         event.stop()
         if self._tensor is not None and event.row >= 0:
             focused = event.table.has_focus
-            self.query_one(ChunkMap).set_highlight(event.row if focused else None)
+            self._map.set_highlight(event.row if focused else None)
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
 
     def on_chunk_map_chunk_selected(self, event: ChunkMap.ChunkSelected) -> None:
         event.stop()
-        self.query_one("#detail-chunks", VirtualTable).select_row(event.index)
+        self.chunks.select_row(event.index)

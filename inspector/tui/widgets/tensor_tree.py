@@ -283,7 +283,6 @@ class TensorTree(CursorView):
         self.announce()
 
     def on_resize(self, event: events.Resize) -> None:
-        self.lines_changed()
         self.move_cursor(self._cursor)
 
     def draw_empty(self, y: int, width: int) -> Strip:

@@ -58,7 +58,8 @@ class ViewBar(Static):
         room = self.size.width - 2 - text.cell_len - len(self.note)
         if self.note and room >= 1:
             text.append(" " * room + self.note)
-        self.update(text)
+        # Of one line always: the rest of the screen need not be laid out anew.
+        self.update(text, layout=False)
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

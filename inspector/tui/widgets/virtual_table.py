@@ -14,6 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
@@ -235,17 +236,25 @@ class VirtualTable(CursorView):
             self.announce()
 
     def _measure(self) -> None:
-        width = self.scrollable_content_region.width
+        self.fit_width(self.scrollable_content_region.width)
+        self.lines_changed(width=self._scrolled_width)
+
+    def fit_width(self, width: int) -> None:
         self._shown_columns = fit_columns(self._columns, max(0, width - _GUTTER))
+
+    @property
+    def _scrolled_width(self) -> int:
+        """Cells of all columns if the pane has no room for them, else 0."""
         total = _GUTTER + sum(w + GAP for _, w in self._shown_columns) - GAP
-        self.lines_changed(width=total if total > width else 0)
+        return total if total > self.scrollable_content_region.width else 0
 
     def on_mount(self) -> None:
         self._measure()
         self.announce()
 
     def on_resize(self, event: events.Resize) -> None:
-        self._measure()
+        self.fit_width(self.scrollable_content_region.width)
+        self.virtual_size = Size(self._scrolled_width, self.virtual_size.height)
         self.move_cursor(self._cursor)
 
     # Drawing.

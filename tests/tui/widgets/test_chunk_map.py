@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from textual.color import Color
 
 from inspector.tui.widgets.chunk_map import ChunkBoxes, ChunkMap, Mark
 from tests.tui.widgets.hosting import Host, drawn
@@ -130,13 +131,18 @@ async def test_hues_of_neighbouring_ranks_differ() -> None:
     widget = ChunkMap(boxes((320,), [((i * 10,), (10,)) for i in range(32)]))
     async with Host(widget).run_test(size=(200, 12)) as pilot:
         await pilot.pause()
-        fills = [
-            widget.get_component_styles(f"chunk-map--rank-{i}").background.hex for i in range(16)
-        ]
-        assert len(set(fills)) == 16
-        for i in range(16):
-            styles = widget.get_component_styles(f"chunk-map--rank-{i}")
-            assert styles.background.get_contrast_text(1).brightness < 0.5  # dark text is right
+        styles = {
+            segment.text: segment.style
+            for y in range(widget.size.height)
+            for segment in widget.render_line(y)
+            if segment.style is not None and segment.style.bgcolor is not None
+        }
+        fills = [styles[f"r{rank}"].bgcolor for rank in range(32)]
+        assert len(set(fills[:16])) == 16 and fills[:16] == fills[16:]
+        for fill in fills:
+            assert fill is not None
+            color = Color.from_rich_color(fill)
+            assert color.get_contrast_text(1).brightness < 0.5  # dark text is right
 
 
 async def test_no_colour_of_the_app_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
