@@ -13,7 +13,6 @@ short or of another format is as good as none. No failure here is ever an error 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import threading
@@ -116,6 +115,8 @@ class Recall:
             pass  # No entry, or none that can be used: the file is parsed.
 
     def _digest(self) -> str:
+        import hashlib  # Not with the module: a small checkpoint's first frame does without.
+
         digest = hashlib.sha256()
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         with open(os.open(self._path, flags), "rb", buffering=0) as file:
@@ -147,6 +148,8 @@ def keep(num_bytes: int, header: dict[str, Any], columns: dict[str, memoryview])
 
 def _entry_name(num_bytes: int, digest: str) -> str:
     """Name of the entry: of the file's bytes, and of the code that reads them."""
+    import hashlib
+
     reader = hashlib.sha256(digest.encode())
     here = Path(__file__).parent
     for name in _READER:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from inspector.checkpoint.storage import is_url, parent_of
 from inspector.checkpoint.text import printable
 from inspector.tui.screens.sorting import sort_table
 from inspector.tui.screens.valuing import ValuingScreen
@@ -22,6 +21,7 @@ class ComparingScreen(ValuingScreen):
         """Ask for the path of another checkpoint, and show how it differs."""
         if self.loaded is None:
             return
+        from inspector.checkpoint.storage import parent_of
         from inspector.tui.screens.ask_path import AskPathScreen
 
         path = self.loaded.checkpoint.path
@@ -35,6 +35,7 @@ class ComparingScreen(ValuingScreen):
     def _compare(self, path: str | None) -> None:
         if not path or self.loaded is None:
             return
+        from inspector.checkpoint.storage import is_url
         from inspector.tui.comparing import PairOf
         from inspector.tui.screens.diff import open_pair
 
