@@ -212,6 +212,8 @@ def in_table(picture: Picture) -> tuple[int, int, int, int]:
 
 def is_on_second_row(picture: Picture) -> bool:
     """Whether the mark of the cursor stands before the table's second row."""
+    if not any(HEADER.search(line) for line in picture.texts):
+        return False  # It is being drawn.
     top, _, left, _ = in_table(picture)
     return picture.text(top + 2)[left] == "▌"
 

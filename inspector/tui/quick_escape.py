@@ -41,7 +41,9 @@ class QuickEscape(LinuxDriver):
                         continue
                     if b"\x1b" in typed:
                         waits_until_s = time.monotonic() + 2 * constants.ESCAPE_DELAY
-                    for event in parser.feed(decode(typed)):
-                        self.process_message(event)
+                    # Half a character is no text yet, and no text would mean the end to the parser.
+                    if text := decode(typed):
+                        for event in parser.feed(text):
+                            self.process_message(event)
                 for event in parser.tick():
                     self.process_message(event)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inspector.tui.app import InspectApp
+from inspector.tui.screens import main
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.views import tensors
+from inspector.tui.views.tensors import TensorsView
+from inspector.tui.widgets.filter_line import FilterLine
+from inspector.tui.widgets.tensor_tree import TensorTree
+from tests.tui.app_driver import opened, screen_text, settle, until
+
+SAMPLE = Path(__file__).parents[2] / "sample_ckpts" / "hsdp_2x4"
+
+
+async def test_the_tree_of_many_tensors_is_made_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(SAMPLE) as (app, _):
+        expected = [line.text for line in _tree_lines(app)]
+    monkeypatch.setattr(tensors, "_MANY_ROWS", 0)
+    async with opened(SAMPLE) as (app, pilot):
+        tree = app.screen.query_one(TensorTree)
+        await until(pilot, lambda: tree.num_lines > 0)
+        assert [line.text for line in _tree_lines(app)] == expected
+        # Anew with the checkpoint.
+        await pilot.press("r")
+        await settle(app, pilot)
+        await until(pilot, lambda: tree.num_lines > 0)
+        assert [line.text for line in _tree_lines(app)] == expected
+
+
+def _tree_lines(app: InspectApp) -> list:  # type: ignore[type-arg]
+    tree = app.screen.query_one(TensorTree)
+    return [tree.draw_line(line, 40, False) for line in range(tree.num_lines)]
+
+
+async def test_a_view_asked_for_before_it_is_there_is_opened_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(main, "_TURN_S", 0.2)
+    app = InspectApp(str(SAMPLE))
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: bool(app.screen.query("#files")))
+        screen = app.screen
+        assert isinstance(screen, MainScreen)
+        await pilot.press("7", "5")
+        assert not screen.query("#plan") and screen.view.id == "tensors"
+        await until(pilot, lambda: screen.is_complete)
+        await settle(app, pilot)
+        assert screen.view.id == "plan"
+    # A view that is there already is what was asked for last.
+    app = InspectApp(str(SAMPLE))
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: bool(app.screen.query("#files")))
+        screen = app.screen
+        assert isinstance(screen, MainScreen)
+        await pilot.press("7", "2")
+        await until(pilot, lambda: screen.is_complete)
+        await settle(app, pilot)
+        assert screen.view.id == "files"
+
+
+async def test_zoom_puts_the_filter_aside_and_brings_it_back() -> None:
+    async with opened(SAMPLE, "slash", "n", "e", "t", "1", "enter") as (app, pilot):
+        view = app.screen.query_one(TensorsView)
+        line = view.query_one(FilterLine)
+        assert line.display
+        await pilot.press("z")
+        assert view.is_zoomed and not line.display and not view.table.display
+        await pilot.press("z")
+        assert not view.is_zoomed and line.display and view.table.display
+        assert view.table.num_lines == 2
+        # Without a filter there is no line to bring back.
+        await pilot.press("escape", "z", "z")
+        assert not line.display
+        # The key that opens the filter leaves the zoom.
+        await pilot.press("z", "slash")
+        assert not view.is_zoomed and line.display and line.has_focus
+
+
+async def test_a_zoomed_detail_has_no_rule_above_it() -> None:
+    async with opened(SAMPLE, size=(80, 24)) as (app, pilot):
+        rules = screen_text(app).count("▔" * 70)
+        await pilot.press("z")
+        await pilot.pause()
+        assert screen_text(app).count("▔" * 70) == rules - 1 == 0
+        await pilot.press("z")
+        await pilot.pause()
+        assert screen_text(app).count("▔" * 70) == rules
+
+
+async def test_every_letter_narrows_the_table_at_once() -> None:
+    async with opened(SAMPLE, "slash") as (app, pilot):
+        view = app.screen.query_one(TensorsView)
+        for letter, left in zip("net1", (6, 6, 6, 2), strict=True):
+            await pilot.press(letter)
+            await until(pilot, lambda left=left: view.table.num_lines == left)  # type: ignore[misc]
+        assert view.count_text == "2 of 6"
+        await pilot.press("escape")
+        await until(pilot, lambda: view.table.num_lines == 6)
+        assert view.count_text == "6"
