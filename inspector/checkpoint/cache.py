@@ -42,7 +42,9 @@ _BLOCK_BYTES = 4 << 20
 _POLL_S = 0.1
 
 # What decides which columns a file becomes.
-_READER = "bulk cache child dtypes extract records splice unpickle wire".split()
+_READER = (
+    "bulk cache child dtypes extract extract_values records splice stand_ins unpickle wire".split()
+)
 
 
 def folder() -> Path | None:

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,24 @@ def test_another_version_of_the_reader_reads_anew(
     (sources / "extract.py").write_bytes(b"# another")
     assert opened(folder) == expected
     assert len(entries()) == 2
+
+
+def test_the_reader_is_all_that_the_child_imports() -> None:
+    package = Path(cache.__file__).parent
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import inspector.checkpoint.bulk, inspector.checkpoint.child\n"
+        "import inspector.checkpoint.extract, inspector.checkpoint.wire\n"
+        "names = [m for m in sys.modules if m.startswith('inspector.checkpoint.')]\n"
+        "print(*(m.rpartition('.')[2] for m in names))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(package.parents[1])],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert {*told.stdout.split(), "cache"} == set(cache._READER)
 
 
 @pytest.mark.parametrize("value", ["1", "yes"])

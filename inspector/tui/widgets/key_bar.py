@@ -120,6 +120,17 @@ class KeyBar(Widget):
             fitting.append(hint)
         return fitting + pinned
 
+    def _parts(self) -> list[_Hint | None]:
+        """What stands on the line; None where some keys are left out."""
+        shown = self._shown()
+        parts: list[_Hint | None] = [*shown]
+        if len(shown) < len(self._hints) - self._first:
+            # Before the pinned ones; with none of them nothing is said of it.
+            at = next((n for n, hint in enumerate(shown) if hint.is_pinned), None)
+            if at is not None:
+                parts.insert(at, None)
+        return parts
+
     def render_line(self, y: int) -> Strip:
         base = self.rich_style
         key_style = self.get_component_rich_style("key-bar--key", partial=True)
@@ -127,12 +138,10 @@ class KeyBar(Widget):
         disabled = self.get_component_rich_style("key-bar--disabled", partial=True)
         hovered = self.get_component_rich_style("key-bar--hovered", partial=True)
         segments = []
-        shown = self._shown()
-        num_left = len(self._hints) - self._first - len(shown)
-        for hint in shown:
-            if num_left and hint.is_pinned:
+        for hint in self._parts():
+            if hint is None:
                 segments.append(Segment(_MORE, base + title_style))
-                num_left = 0
+                continue
             style = base if hint.is_enabled else base + disabled
             style = style + hovered if hint is self._hovered else style
             segments.append(Segment(f" {hint.shown_key} ", style + key_style))
@@ -142,15 +151,9 @@ class KeyBar(Widget):
     # The mouse.
 
     def _hint_at(self, x: int) -> _Hint | None:
-        shown, end = self._shown(), 0
-        num_left = len(self._hints) - self._first - len(shown)
-        for hint in shown:
-            if num_left and hint.is_pinned:
-                end += len(_MORE)
-                num_left = 0
-                if x < end:
-                    return None
-            end += hint.cells
+        end = 0
+        for hint in self._parts():
+            end += len(_MORE) if hint is None else hint.cells
             if x < end:
                 return hint
         return None
