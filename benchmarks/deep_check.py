@@ -69,8 +69,8 @@ print(json.dumps({"s": time.perf_counter() - begin, "bytes": total}))
 DEEP = """
 import sys, time, json
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.locate import folder_of
-from inspector.checks.payloads import check_payloads
+from inspector.checkpoint.find import folder_of
+from inspector.checks.payload.payloads import check_payloads
 begin = time.perf_counter()
 checkpoint = open_checkpoint(sys.argv[1])
 report = check_payloads(checkpoint, folder_of(sys.argv[1]), values=sys.argv[2] == "values")

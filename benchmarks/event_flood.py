@@ -31,11 +31,11 @@ os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 from measuring import RESULTS, machine  # noqa: E402
 from measuring import write as write_results  # noqa: E402
 
-from inspector.tui.launch_replay import ReplayApp  # noqa: E402
-from inspector.tui.verify_run import Moment, Run  # noqa: E402
+from inspector.tui.verification.launch import ReplayApp  # noqa: E402
+from inspector.tui.verification.run import Moment, Run  # noqa: E402
 from inspector.verify.events import EventWriter  # noqa: E402
-from inspector.verify.follow import EventFollower  # noqa: E402
 from inspector.verify.progress import JobState  # noqa: E402
+from inspector.verify.recording import EventFollower  # noqa: E402
 
 NUM_RANKS = 8
 NUM_TENSORS = 5000

@@ -444,12 +444,12 @@ def judge(folder: Path) -> str:
         Exception: Whatever should not have been raised.
     """
     from inspector.checkpoint.dcp import read_dcp
-    from inspector.checkpoint.locate import locate
-    from inspector.checks.folder import check_folder
+    from inspector.checkpoint.find import locate
     from inspector.checks.judge import check_storage
-    from inspector.checks.payloads import check_payloads
+    from inspector.checks.payload.payloads import check_payloads
+    from inspector.checks.run import check_folder
     from inspector.errors import MetadataError, NotACheckpointError
-    from inspector.layout.written_by import infer
+    from inspector.layout.writer.written_by import infer
     from inspector.report import check as reports
     from inspector.report.json import show_json
     from inspector.report.text import show_text
@@ -459,7 +459,7 @@ def judge(folder: Path) -> str:
 
     target = locate(str(folder))
     if isinstance(target, list):
-        from inspector.checkpoint.storage import open_storage
+        from inspector.checkpoint.storage.local import open_storage
 
         items = list(check_folder(open_storage(str(folder)), found=target, deep=deep))
         _look_at("".join(reports.folder_text(str(folder), items)))

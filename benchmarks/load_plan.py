@@ -88,9 +88,9 @@ def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str
     import resource
 
     from inspector.checkpoint.dcp import read_dcp
-    from inspector.checkpoint.storage import open_storage
-    from inspector.layout.load_plan import Planner
+    from inspector.checkpoint.storage.local import open_storage
     from inspector.layout.mesh import Mesh
+    from inspector.layout.reads.load_plan import Planner
 
     checkpoint = read_dcp(open_storage(folder))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from inspector.cli_output import has_screen
+from inspector.cli.output import has_screen
 from inspector.errors import InspectError
 
 __all__ = ["COMMANDS", "main"]
@@ -60,7 +60,7 @@ def _run(arguments: list[str]) -> int:
         from inspector.tui.launch import run
 
         return run(arguments[0])
-    from inspector.cli import run_command
+    from inspector.cli.group import run_command
 
     return run_command(arguments)
 
@@ -110,7 +110,7 @@ def _traced(error: Exception) -> int:
 
 def _tell_requests() -> None:
     """What a remote storage was asked, if any was."""
-    calls = sys.modules.get("inspector.checkpoint.storage_calls")
+    calls = sys.modules.get("inspector.checkpoint.storage.calls")
     if calls is not None:
         used = calls.total()
         sys.stderr.write(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from inspector.__main__ import COMMANDS
-from inspector.cli import cli
+from inspector.cli.group import cli
 from inspector.tui.commands import COMMANDS as TUI_COMMANDS
 from tests.conftest import ROOT
 
@@ -41,7 +41,7 @@ def test_the_child_process_needs_the_standard_library_alone() -> None:
     package = ROOT / "inspector" / "checkpoint"
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import inspector.checkpoint.extract, inspector.checkpoint.unpickle\n"
+        "import inspector.checkpoint.pickle.extract, inspector.checkpoint.pickle.gate\n"
     )
     subprocess.run([sys.executable, "-I", "-S", "-c", script, str(package.parents[1])], check=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.isolated import Progress
+    from inspector.checkpoint.child.isolated import Progress
     from inspector.checkpoint.model import Checkpoint
 
 __all__ = ["open_checkpoint"]
@@ -24,7 +24,6 @@ def open_checkpoint(path: str, *, progress: Progress | None = None) -> Checkpoin
         InspectError: It cannot be read; the message says why, the hint what to do.
     """
     # Not at the top: the child process that unpickles imports this package without numpy.
-    from inspector.checkpoint.locate import folder_of
-    from inspector.checkpoint.reading import read_checkpoint
+    from inspector.checkpoint.find import folder_of, read_checkpoint
 
     return read_checkpoint(folder_of(path), progress=progress)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.isolated import Child, Limits, Progress
+from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -26,9 +26,9 @@ from inspector.checkpoint.model import (
     TensorColumns,
     file_rank,
 )
-from inspector.checkpoint.stopping import until
-from inspector.checkpoint.storage import Entry, Storage, fetch_files
+from inspector.checkpoint.storage.local import Entry, Storage, fetch_files
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
 
 __all__ = ["METADATA", "is_escape", "rank_metadata", "read_dcp"]

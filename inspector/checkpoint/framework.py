@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import Entry, LocalStorage, Storage
+from inspector.checkpoint.storage.local import Entry, LocalStorage, Storage
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 

@@ -25,7 +25,7 @@ from inspector.checkpoint.dtypes import itemsize
 
 if TYPE_CHECKING:
     from inspector.checkpoint.framework import Framework
-    from inspector.checkpoint.safetensors_facts import Stored
+    from inspector.checkpoint.safetensors.facts import Stored
 
 __all__ = [
     "BytesEntry",

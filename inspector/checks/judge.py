@@ -11,20 +11,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from inspector.checkpoint.isolated import Child, Limits, Progress
-from inspector.checkpoint.locate import folder_of
+from inspector.checkpoint.child.isolated import Child, Limits, Progress
+from inspector.checkpoint.find import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.reading import read_checkpoint
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.storage.local import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
+from inspector.checks.folder.files import check_files
+from inspector.checks.folder.stored import check_stored, left_unchecked
+from inspector.checks.metadata.entries import entries_of
+from inspector.checks.metadata.metadata import check_metadata, reading_notes
+from inspector.checks.metadata.optimizer import check_optimizer
+from inspector.checks.metadata.replay import check_replay
+from inspector.checks.metadata.structure import check_structure
 from inspector.errors import MetadataError, NotACheckpointError
+from inspector.layout.writer.written_by import WrittenBy
 
 if TYPE_CHECKING:
-    from inspector.layout.written_by import WrittenBy
+    from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["Checked", "Deep", "check", "check_storage", "judge", "merge"]
+__all__ = ["Checked", "Deep", "check", "check_all", "check_storage", "judge", "merge"]
 
 _SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 _ORDER = {code: i for i, code in enumerate(CODES)}
@@ -86,7 +93,7 @@ def check_storage(
             storage, limits=limits, progress=progress, prefetched=prefetched
         )
     except (NotACheckpointError, MetadataError) as error:
-        from inspector.checks.unread import check_unread
+        from inspector.checks.folder.unread import check_unread
 
         findings = check_unread(storage, error, limits)
     else:
@@ -169,8 +176,6 @@ def _judged(
     torch_version: str | None,
 ) -> Report:
     """The report of every check that reads no payload."""
-    from inspector.checks.shallow import check_all
-
     findings, not_checked = check_all(checkpoint, storage, written_by, torch_version)
     checked = Coverage(
         tensors=checkpoint.num_tensors,
@@ -215,3 +220,49 @@ def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
         what = plural(len(checkpoint.malformed), "malformed part")
         left.append(NotChecked(f"{what} of the metadata", "no value could be made of them"))
     return left
+
+
+# With these the metadata lists other items than were saved, so that replaying the writer on them
+# would put innocent ones elsewhere.
+_OTHER_ITEMS = frozenset(
+    {
+        "entry-malformed",
+        "chunk-gap",
+        "chunk-overlap",
+        "chunk-duplicate",
+        "chunk-out-of-bounds",
+        "storage-orphan",
+    }
+)
+
+
+def check_all(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    written_by: WrittenBy | None = None,
+    torch_version: str | None = None,
+) -> tuple[list[Finding], list[NotChecked]]:
+    """All findings, in no order, and what of the folder could not be looked at.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        written_by: What `infer` says of it, if that is known already.
+        torch_version: The torch that would load it; by default the installed one.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    entries = entries_of(checkpoint)
+    from_files, not_checked = check_files(checkpoint, storage, entries)
+    findings = [
+        *check_metadata(checkpoint),
+        *reading_notes(checkpoint.provenance, torch_version=torch_version),
+        *check_structure(checkpoint, entries),
+        *check_optimizer(checkpoint),
+        *from_files,
+        *check_stored(checkpoint, entries),
+    ]
+    if not any(finding.code in _OTHER_ITEMS for finding in findings):
+        findings += check_replay(checkpoint, written_by)
+    return findings, [*not_checked, *left_unchecked(checkpoint)]

@@ -19,9 +19,9 @@ import numpy as np
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload_source import BLOCK_BYTES, DataHandle, open_file
-from inspector.checkpoint.storage_ahead import Segment, segments_of
-from inspector.checkpoint.storage_remote import RemoteStorage
+from inspector.checkpoint.payload.source import BLOCK_BYTES, DataHandle, open_file
+from inspector.checkpoint.storage.ahead import Segment, segments_of
+from inspector.checkpoint.storage.remote import RemoteStorage
 from inspector.diff.model import Side
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import StorageError

@@ -6,14 +6,14 @@ holds, or that lie in no file. What `check` finds wrong with them is told beside
 
 from __future__ import annotations
 
-from inspector.checkpoint.select import matching
+from inspector.checkpoint.find import matching
 from inspector.checkpoint.text import printable
-from inspector.checks.entries import entries_of
-from inspector.checks.files import check_files
 from inspector.checks.findings import Finding
-from inspector.checks.metadata import check_metadata
-from inspector.checks.stored import check_stored
-from inspector.checks.structure import check_structure
+from inspector.checks.folder.files import check_files
+from inspector.checks.folder.stored import check_stored
+from inspector.checks.metadata.entries import entries_of
+from inspector.checks.metadata.metadata import check_metadata
+from inspector.checks.metadata.structure import check_structure
 from inspector.diff.model import Damage, Side
 from inspector.errors import StorageError
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.payload_source import PayloadError
+from inspector.checkpoint.payload.source import PayloadError
 from inspector.diff.model import Tolerance
 from inspector.diff.numbers import UINTS, both_nan, distance, magnitude, reader_of, steps
 

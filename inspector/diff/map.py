@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.diff.elements import Comparer
 from inspector.diff.structure import Pair, Structure
 from inspector.diff.values import DiffProgress, plan_of
 from inspector.errors import Cancelled
 from inspector.values.bits import TensorBits
-from inspector.values.open_files import OpenFiles
 
 __all__ = ["DifferenceMap", "difference_map"]
 

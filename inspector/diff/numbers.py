@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.payload_array import numpy_dtype
-from inspector.checkpoint.payload_source import PayloadError
+from inspector.checkpoint.payload.array import numpy_dtype
+from inspector.checkpoint.payload.source import PayloadError
 
 __all__ = ["UINTS", "both_nan", "distance", "magnitude", "reader_of", "steps"]
 

@@ -11,12 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from inspector.checkpoint.find import matching
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.select import matching
 from inspector.checkpoint.text import format_shape, printable
 from inspector.diff.damage import damage_of
 from inspector.diff.model import Damage, Diff, MeshSide, PlacementChange, Side, TensorDiff
-from inspector.layout.written_by import infer
+from inspector.layout.writer.written_by import infer
 from inspector.values.incomplete import missing_parts
 
 __all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]

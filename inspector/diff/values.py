@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.diff.ahead import Ahead, Item
@@ -22,10 +23,8 @@ from inspector.diff.model import BytesDiff, Diff, Side, TensorDiff, Tolerance
 from inspector.diff.renames import proven_renames, same_kind
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import InspectError
-from inspector.values.bits import TensorBits
-from inspector.values.blocks import BlockPlan
+from inspector.values.bits import BlockPlan, TensorBits
 from inspector.values.fingerprint import HashProgress, entry_fingerprint, fingerprints
-from inspector.values.open_files import OpenFiles
 
 __all__ = ["DiffProgress", "compare_values"]
 

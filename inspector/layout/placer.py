@@ -11,8 +11,8 @@ from inspector.layout.cuts import Cut, analyse, cell_ids
 from inspector.layout.geometry import num_pieces
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Fit, TensorPlacement, fits, to_strings
-from inspector.layout.survey import Assignment
-from inspector.layout.walk import Walk
+from inspector.layout.writer.survey import Assignment
+from inspector.layout.writer.walk import Walk
 
 __all__ = ["Placer"]
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from inspector.checkpoint.storage import Used
+from inspector.checkpoint.storage.local import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
 from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
-from inspector.checks.folder import Judged, newest_sound
+from inspector.checks.run import Judged, newest_sound
 from inspector.report.json import SCHEMA
 from inspector.report.table import Column, render_table
 

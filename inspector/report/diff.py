@@ -16,7 +16,7 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.checks.manifest import Manifest
+from inspector.checks.seal.manifest import Manifest
 from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
 from inspector.report.json import SCHEMA
 from inspector.report.table import Column, render_table

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.discover import Found, newest
+from inspector.checkpoint.find import Found, newest
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import redact
-from inspector.layout.written_by import WrittenBy
+from inspector.layout.writer.written_by import WrittenBy
 
 if TYPE_CHECKING:
     from inspector.checkpoint.framework import Framework

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.discover import Found, are_parts, newest
+from inspector.checkpoint.find import Found, are_parts, newest
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import (
     format_box,
@@ -25,8 +25,8 @@ from inspector.checkpoint.text import (
 from inspector.report.table import Column, render_table
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.safetensors_facts import Stored
-    from inspector.layout.written_by import WrittenBy
+    from inspector.checkpoint.safetensors.facts import Stored
+    from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["checkpoints_text", "show_text", "summary_facts"]
 

@@ -19,7 +19,7 @@ from inspector.checkpoint.text import (
     printable,
 )
 from inspector.verify.preflight import RANK_BASE_BYTES, Preflight
-from inspector.verify.snapshot import Failure, RankView, Snapshot
+from inspector.verify.progress import Failure, RankView, Snapshot
 from inspector.verify.verdicts import Fault, TensorView
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
-from inspector.checkpoint.stopping import leave
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.commands import COMMANDS, bindings
 from inspector.tui.messages import ScreenComplete
@@ -23,10 +23,10 @@ from inspector.tui.theme import DARK, LIGHT, THEMES
 if TYPE_CHECKING:
     from textual.driver import Driver
 
-    from inspector.checkpoint.isolated import Child
+    from inspector.checkpoint.child.isolated import Child
     from inspector.tui.preview import Preview
     from inspector.tui.session import Loading
-    from inspector.tui.verify_run import Verification
+    from inspector.tui.verification.run import Verification
 
 __all__ = ["InspectApp"]
 
@@ -129,7 +129,7 @@ class InspectApp(App[int]):
         if isinstance(outcome, Loaded):
             self.push_screen(MainScreen(outcome))
         elif isinstance(outcome, Folder):
-            from inspector.tui.screens.picker import PickerScreen
+            from inspector.tui.folder.picker import PickerScreen
 
             self.push_screen(PickerScreen(outcome))
         elif isinstance(outcome, Cancelled) or outcome is None:
@@ -184,8 +184,7 @@ class InspectApp(App[int]):
         if run is None or not run.is_alive:
             self.exit(code)
             return
-        from inspector.tui.screens.verify_ask import AskScreen
-        from inspector.tui.verify_control import ask_to_leave
+        from inspector.tui.verification.control import AskScreen, ask_to_leave
 
         if not isinstance(self.screen, AskScreen):
             ask_to_leave(self, run, lambda: self.exit(code))
@@ -195,7 +194,7 @@ class InspectApp(App[int]):
             # Threads that wait for a remote storage would hold the process until it answers.
             leave()
         if self.verification is not None:
-            from inspector.tui.verify_control import close
+            from inspector.tui.verification.control import close
 
             close(self.verification)
 

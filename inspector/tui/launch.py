@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from inspector.checkpoint.isolated import prefetch
+from inspector.checkpoint.child.isolated import prefetch
 
 __all__ = ["run"]
 

@@ -8,8 +8,8 @@ from textual.message import Message
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Report
-    from inspector.checks.folder import Judged
-    from inspector.layout.written_by import WrittenBy
+    from inspector.checks.run import Judged
+    from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.session import Loaded
 
 __all__ = ["CheckpointJudged", "ReportReady", "ScreenComplete", "WriterFound"]

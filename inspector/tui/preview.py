@@ -13,8 +13,8 @@ from typing import Any
 
 from inspector.checkpoint.dtypes import itemsize, short_name
 from inspector.checkpoint.text import format_bytes, format_count, format_shape, plural, printable
-from inspector.tui.widgets.cell_text import Cell
-from inspector.tui.widgets.table_source import TableSource
+from inspector.tui.kit.cell_text import Cell
+from inspector.tui.kit.virtual_table import TableSource
 
 __all__ = ["Preview"]
 

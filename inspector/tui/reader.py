@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
-from inspector.checkpoint.stopping import until
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.workers import until
 from inspector.errors import InspectError
 
 __all__ = ["Reader", "Stop", "Work"]

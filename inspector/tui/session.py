@@ -9,14 +9,14 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from inspector.checkpoint.discover import Found
-from inspector.checkpoint.isolated import Child
+from inspector.checkpoint.child.isolated import Child
+from inspector.checkpoint.find import Found
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.storage.local import Storage
 from inspector.errors import InspectError
 
 if TYPE_CHECKING:
-    from inspector.tui.comparison import Comparison
+    from inspector.tui.diff.comparison import Comparison
 
 __all__ = ["Folder", "Loaded", "Loading", "Outcome"]
 
@@ -78,7 +78,7 @@ class Loading:
         return self._cancelled.is_set()
 
     def _run(self) -> None:
-        from inspector.checkpoint.stopping import until
+        from inspector.checkpoint.workers import until
 
         try:
             with until(self._cancelled.is_set):
@@ -95,8 +95,7 @@ class Loading:
             )
 
     def _load(self) -> Outcome:
-        from inspector.checkpoint.locate import folder_of, locate
-        from inspector.checkpoint.reading import read_checkpoint
+        from inspector.checkpoint.find import folder_of, locate, read_checkpoint
 
         target = locate(self.path) if self._whole_folder else folder_of(self.path)
         if isinstance(target, list):

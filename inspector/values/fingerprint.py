@@ -24,15 +24,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.checkpoint.payload import open_payload, record_blocks, unpacked
-from inspector.checkpoint.payload_source import PayloadError
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.payload.open_files import OpenFiles
+from inspector.checkpoint.payload.payload import open_payload, record_blocks, unpacked
+from inspector.checkpoint.payload.source import PayloadError
+from inspector.checkpoint.storage.local import Storage
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.errors import InspectError
-from inspector.values.bits import TensorBits
-from inspector.values.blocks import BlockPlan
-from inspector.values.open_files import OpenFiles
+from inspector.values.bits import BlockPlan, TensorBits
 
 __all__ = [
     "Fingerprint",

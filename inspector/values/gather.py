@@ -10,19 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.payload import Payload, open_payload, record_blocks, unpacked
-from inspector.checkpoint.payload_array import numpy_dtype, raw_payload, unpack_limit
-from inspector.checkpoint.payload_plan import PayloadPlan, chunk_problems, plan_payloads
-from inspector.checkpoint.payload_source import PayloadError, RangeSource, Source
-from inspector.checkpoint.payload_sweep import PayloadProgress, Sweep
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.payload.array import numpy_dtype, raw_payload, unpack_limit
+from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
+from inspector.checkpoint.payload.plan import PayloadPlan, chunk_problems, plan_payloads
+from inspector.checkpoint.payload.source import PayloadError, RangeSource, Source
+from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
+from inspector.checkpoint.storage.local import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.errors import Cancelled, InspectError
 from inspector.values.histogram import Histogram
 from inspector.values.moments import Moments
 from inspector.values.nonfinite import NonFinite
-from inspector.values.places import Hole, places_of
-from inspector.values.shares import shares_of
+from inspector.values.places import Hole, places_of, shares_of
 from inspector.values.tally import Summary, Tally
 
 __all__ = ["Gathered", "gather"]

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "as_numbers"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,3 +78,21 @@ class Moments:
     def rms(self) -> float:
         """Root of the mean square."""
         return math.hypot(self.deviation, self.mean) if self.count else math.nan
+
+
+def as_numbers(values: npt.NDArray[Any]) -> Floats:
+    """An array of any type as float64, of the same shape; of complex numbers, the absolute values.
+
+    The absolute value is taken in float64 (numpy's hypot), so it neither over- nor underflows for
+    complex64. One of the parts NaN gives NaN, unless the other is infinite (as C99's hypot); see
+    `nonfinite` for what counts as NaN.
+    """
+    if values.dtype.kind == "c":
+        result: Floats = np.hypot(
+            values.real.astype(np.float64, copy=False), values.imag.astype(np.float64, copy=False)
+        )
+        return result
+    if values.dtype == np.float64:
+        return values
+    converted: Floats = values.astype(np.float64)
+    return converted

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.payload_array import numpy_dtype, read_box
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.payload.array import numpy_dtype, read_box
+from inspector.checkpoint.storage.local import Storage
 from inspector.errors import Cancelled, UsageError
-from inspector.values.numbers import as_numbers
+from inspector.values.moments import as_numbers
 
 __all__ = ["Heat", "Plane", "Window", "heat", "plane_of", "value_text", "window"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload_sweep import PayloadProgress
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.payload.sweep import PayloadProgress
+from inspector.checkpoint.storage.local import Storage
 from inspector.values.gather import gather
 from inspector.values.histogram import Bars, Histogram
 from inspector.values.tally import Summary

@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.payload_array import numpy_dtype
+from inspector.checkpoint.payload.array import numpy_dtype
 from inspector.values.histogram import Histogram
-from inspector.values.moments import Moments
+from inspector.values.moments import Moments, as_numbers
 from inspector.values.nonfinite import NonFinite, ValueScan, has_non_finite
-from inspector.values.numbers import as_numbers
 from inspector.values.places import Places
 
 __all__ = ["Summary", "Tally"]

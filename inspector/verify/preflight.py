@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import is_url
+from inspector.checkpoint.storage.local import is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify import machine
-from inspector.verify.interpreter import Interpreter, examine
-from inspector.verify.reads import Reads, loading, reloading
+from inspector.verify.job.run_folder import scratch_dir
+from inspector.verify.machine import Interpreter, examine
 from inspector.verify.result import Expected
-from inspector.verify.run_folder import scratch_dir
-from inspector.verify.selection import Wave, make_waves, select
+from inspector.verify.selection import Reads, Wave, loading, make_waves, reloading, select
 from inspector.verify.spec import DEVICES, JobSpec, default_then
 
 __all__ = ["NO_SECOND_MESH", "RANK_BASE_BYTES", "Preflight", "prepare", "too_many_ranks"]

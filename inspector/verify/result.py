@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.verify.events import SCHEMA
-from inspector.verify.snapshot import Snapshot
+from inspector.verify.progress import Snapshot
 from inspector.verify.spec import JobSpec
 from inspector.verify.verdicts import TensorView, severity
 

@@ -7,20 +7,31 @@ whatever is not verified has a reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.find import matching
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.select import matching
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.layout.mesh import Mesh
+from inspector.layout.reads.load_plan import Planner
 from inspector.verify.spec import JobSpec
 
-__all__ = ["LeftOut", "Selection", "Wave", "local_bytes", "make_waves", "select"]
+__all__ = [
+    "LeftOut",
+    "Reads",
+    "Selection",
+    "Wave",
+    "loading",
+    "local_bytes",
+    "make_waves",
+    "reloading",
+    "select",
+]
 
 #: The rest is for what is saved, compared and sent: small, but not nothing.
 _FILL = 0.9
@@ -199,3 +210,40 @@ def _merged(checkpoint: Checkpoint, selection: Selection) -> Iterator[tuple[str,
             yield "tensor", i
         elif i - checkpoint.num_tensors in entries:
             yield "bytes", i - checkpoint.num_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What all ranks of a mesh read together to load.
+
+    Attributes:
+        mesh: The mesh.
+        needed_bytes: Sum of the ranks' shards.
+        read_bytes: What torch's reader fetches for them: of every payload that a rank needs a
+            part of, all.
+    """
+
+    mesh: str
+    needed_bytes: int
+    read_bytes: int
+
+
+def loading(checkpoint: Checkpoint, tensors: Sequence[int], mesh: Mesh) -> Reads:
+    """The load of some tensors under a mesh, each cut by `Shard(0)` (a 0-d one: replicated).
+
+    The job takes the metadata of every rank, where there is such, as one.
+    """
+    plan = Planner(replace(checkpoint, per_rank_metadata=False), tensors, ()).plan(mesh)
+    return Reads(str(mesh), plan.bytes_needed, plan.bytes_read)
+
+
+def reloading(num_bytes: int, saved_under: Mesh, mesh: Mesh) -> Reads:
+    """The load of what was saved under another mesh: evenly cut over S, read by T ranks.
+
+    A rank's shard then overlaps with so many payloads that in all S + T - gcd(S, T) pairs of a
+    shard and a payload share elements.
+    """
+    old, new = saved_under.num_shards, mesh.num_shards
+    pairs = old + new - math.gcd(old, new)
+    needed = num_bytes * mesh.num_replicas
+    return Reads(str(mesh), needed, needed * pairs // old)

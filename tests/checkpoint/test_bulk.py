@@ -19,10 +19,10 @@ from torch.distributed.checkpoint import metadata as dcp
 
 from benchmarks.make_metadata import Wanted, make
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.bulk import read_bulk
-from inspector.checkpoint.extract import Extraction
-from inspector.checkpoint.splice import NotSplicedError
-from inspector.checkpoint.unpickle import load
+from inspector.checkpoint.pickle.bulk import read_bulk
+from inspector.checkpoint.pickle.extract import Extraction
+from inspector.checkpoint.pickle.gate import load
+from inspector.checkpoint.pickle.splice import NotSplicedError
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata
 

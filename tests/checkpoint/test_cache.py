@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.make_metadata import Wanted, make
-from inspector.checkpoint import cache, isolated, open_checkpoint
+from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.child import cache, isolated
 from inspector.checkpoint.model import Checkpoint
 from inspector.errors import Cancelled, MetadataError
 from tests.conftest import run_cli
@@ -229,8 +230,8 @@ def test_the_reader_is_all_that_the_child_imports() -> None:
     package = Path(cache.__file__).parent
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import inspector.checkpoint.bulk, inspector.checkpoint.child\n"
-        "import inspector.checkpoint.extract, inspector.checkpoint.wire\n"
+        "import inspector.checkpoint.pickle.bulk, inspector.checkpoint.child.program\n"
+        "import inspector.checkpoint.pickle.extract, inspector.checkpoint.child.wire\n"
         "names = [m for m in sys.modules if m.startswith('inspector.checkpoint.')]\n"
         "print(*(m.rpartition('.')[2] for m in names))"
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from inspector.checkpoint import child_server, open_checkpoint
-from inspector.checkpoint.child_server import Server
-from inspector.checkpoint.isolated import Child, Limits
+from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.child import process as child_server
+from inspector.checkpoint.child.isolated import Child, Limits
+from inspector.checkpoint.child.process import Server
 from inspector.errors import Cancelled, MetadataError
 from tests.checkpoint.hostile import BOMBS
 from tests.conftest import SAMPLES, folders_with_metadata
@@ -34,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
         return processes[-1]
 
     monkeypatch.setattr(child_server, "start", noted)
-    monkeypatch.setattr("inspector.checkpoint.child_process.start", noted)
+    monkeypatch.setattr("inspector.checkpoint.child.process.start", noted)
     return processes
 
 

@@ -12,11 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inspector.checkpoint.discover import discover, open_found
-from inspector.checkpoint.locate import folder_of, locate
-from inspector.checkpoint.reading import read_checkpoint
-from inspector.checkpoint.safetensors_sets import OneSet, file_sets, main_set, shard_rank
-from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.find import discover, folder_of, locate, open_found, read_checkpoint
+from inspector.checkpoint.safetensors.sets import OneSet, file_sets, main_set, shard_rank
+from inspector.checkpoint.storage.local import open_storage
 from inspector.errors import NotACheckpointError
 from tests.conftest import SAMPLES, run_cli
 

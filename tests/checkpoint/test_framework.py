@@ -118,7 +118,7 @@ def test_text_and_screen_say_it_too() -> None:
     text = run_cli("show", SAMPLES / "megatron_2/iter_0000100").out
     assert "framework   Megatron-Core, certain" in text
     assert "metadata.json names its sharded backend: torch_dist, version 1" in text
-    from inspector.tui.widgets.checkpoint_header import header_lines
+    from inspector.tui.screens.header import header_lines
 
     first, _ = header_lines(open_checkpoint(str(SAMPLES / "megatron_2/iter_0000100")), None)
     assert "by Megatron-Core" in first
@@ -156,8 +156,8 @@ def test_a_remote_checkpoint_costs_no_request_more(monkeypatch: pytest.MonkeyPat
     import fsspec
 
     from inspector.checkpoint.dcp import read_dcp
-    from inspector.checkpoint.reading import read_checkpoint
-    from inspector.checkpoint.storage import open_storage
+    from inspector.checkpoint.find import read_checkpoint
+    from inspector.checkpoint.storage.local import open_storage
 
     memory = fsspec.filesystem("memory")
     for file in (SAMPLES / "megatron_2/iter_0000100").iterdir():

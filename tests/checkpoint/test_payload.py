@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from inspector.checkpoint.payload import Payload, open_payload, record_blocks, unpacked
-from inspector.checkpoint.payload_array import numpy_dtype, payload_array
-from inspector.checkpoint.payload_source import BLOCK_BYTES, PayloadError, RangeSource, rechunk
+from inspector.checkpoint.payload.array import numpy_dtype, payload_array
+from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
+from inspector.checkpoint.payload.source import BLOCK_BYTES, PayloadError, RangeSource, rechunk
 
 
 class Memory:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from inspector.checkpoint.payload_pickle import PickleError, scan
+from inspector.checkpoint.payload.scan import PickleError, scan
 
 
 class Evil:

@@ -21,16 +21,16 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.locate import folder_of
+from inspector.checkpoint.find import folder_of
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload_array import read_box
-from inspector.checkpoint.payload_source import PayloadError
-from inspector.checkpoint.storage import LocalStorage
+from inspector.checkpoint.payload.array import read_box
+from inspector.checkpoint.payload.source import PayloadError
+from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checks.findings import Report
 from inspector.checks.judge import check
-from inspector.checks.payloads import check_payloads
+from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError
-from inspector.layout.written_by import infer
+from inspector.layout.writer.written_by import infer
 from tests.conftest import SAMPLES, run_cli
 
 TRUTHS: dict[str, Any] = {
@@ -461,7 +461,7 @@ class Counting(LocalStorage):
 
 
 def test_from_each_file_its_header_alone_is_read(tmp_path: Path) -> None:
-    from inspector.checkpoint.safetensors import read_safetensors
+    from inspector.checkpoint.safetensors.reader import read_safetensors
 
     for i in range(1, 21):
         large = {f"layer.{i}.{n}": torch.zeros(1) for n in range(2_000 if i == 1 else 1)}
@@ -479,7 +479,7 @@ def test_from_each_file_its_header_alone_is_read(tmp_path: Path) -> None:
 
 
 def test_reading_can_be_cancelled(tmp_path: Path) -> None:
-    from inspector.checkpoint.safetensors import read_safetensors
+    from inspector.checkpoint.safetensors.reader import read_safetensors
 
     seen: list[tuple[int, int]] = []
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.checkpoint.locate import folder_of, locate
-from inspector.checkpoint.storage import is_url, open_storage, parent_of
-from inspector.checkpoint.storage_ahead import SEGMENT_BYTES, segments_of
+from inspector.checkpoint.find import folder_of, locate
+from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, segments_of
+from inspector.checkpoint.storage.local import is_url, open_storage, parent_of
 from inspector.checkpoint.text import printable, redact
 from inspector.errors import StorageError
 from tests.conftest import ROOT

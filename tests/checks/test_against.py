@@ -15,11 +15,11 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner
 
 from inspector.checkpoint.dtypes import ITEMSIZE
-from inspector.checkpoint.reading import read_checkpoint
-from inspector.checkpoint.storage import open_storage
-from inspector.checks.against import PLAN_CODES, compare, holds, summary
-from inspector.checks.expected import read_expected
+from inspector.checkpoint.find import read_checkpoint
+from inspector.checkpoint.storage.local import open_storage
 from inspector.checks.findings import CODES, Finding
+from inspector.checks.plan.against import PLAN_CODES, compare, holds, summary
+from inspector.checks.plan.expected import read_expected
 from inspector.errors import InspectError, UsageError
 from tests.conftest import SAMPLES, run_cli
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import Storage
+from inspector.checkpoint.storage.local import Storage
 from inspector.checks.findings import CODES, Report
 from inspector.checks.judge import check
-from inspector.checks.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import PayloadReport, check_payloads
 from tests.conftest import GOLDEN, ROOT, SAMPLES, folders_with_metadata, run_cli
 
 BROKEN = SAMPLES / "broken"
@@ -244,9 +244,9 @@ def test_one_ranks_file_of_another_step(tmp_path: Path) -> None:
 NOBODY = """
 import os, sys
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.storage.local import open_storage
 from inspector.checks.judge import judge
-from inspector.checks.payloads import check_payloads
+from inspector.checks.payload.payloads import check_payloads
 
 def codes():
     return sorted({f.code for f in judge(checkpoint, storage, deep=deep).findings})

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.checkpoint.model import TensorColumns
-from inspector.checks import cover
-from inspector.checks.cover import Box, analyse
-from inspector.checks.tiling import chunk_volumes, unproven
+from inspector.checks.metadata import cover
+from inspector.checks.metadata.cover import Box, analyse
+from inspector.checks.metadata.tiling import chunk_volumes, unproven
 
 Boxes = list[tuple[tuple[int, ...], tuple[int, ...]]]
 

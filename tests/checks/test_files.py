@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.checks import files as files_module
+from inspector.checks.folder import files as files_module
 from inspector.checks.judge import check
 from tests.checks.editing import codes, copy_of, edited, found, key, only, stored
 from tests.conftest import SAMPLES

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import Storage, open_storage
+from inspector.checkpoint.storage.local import Storage, open_storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
-from inspector.checks.folder import check_folder, newest_sound
 from inspector.checks.judge import check, merge
+from inspector.checks.run import check_folder, newest_sound
 from inspector.errors import NotACheckpointError, StorageError
 from tests.checks.editing import copy_of, edited, found
 from tests.conftest import SAMPLES

@@ -9,7 +9,7 @@ import pytest
 from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checks.optimizer import check_optimizer
+from inspector.checks.metadata.optimizer import check_optimizer
 from tests.checks.editing import copy_of, edited, only
 from tests.checks.test_cover import columns_of
 

@@ -17,8 +17,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.locate import folder_of
-from inspector.checks.payloads import PayloadProgress, PayloadReport, check_payloads
+from inspector.checkpoint.find import folder_of
+from inspector.checks.payload.payloads import PayloadProgress, PayloadReport, check_payloads
 from tests.conftest import GOLDEN, SAMPLES
 
 CHECKPOINTS = sorted(
@@ -433,7 +433,7 @@ def test_cancelling_says_what_was_covered(folder: Path) -> None:
 
 
 def test_cancelling_a_long_read(tmp_path: Path, monkeypatch: Any) -> None:
-    import inspector.checks.payload_judge as judging
+    import inspector.checks.payload.judge as judging
 
     folder = save(tmp_path / "ck", {f"w{i}": torch.zeros(300_000) for i in range(100)})
     import threading
@@ -456,7 +456,7 @@ def test_ctrl_c_counts_as_cancelling(folder: Path) -> None:
     def progress(now: PayloadProgress) -> bool:
         raise KeyboardInterrupt
 
-    import inspector.checks.payloads as payloads
+    import inspector.checks.payload.payloads as payloads
 
     checkpoint, storage = open_checkpoint(str(folder)), folder_of(str(folder))
     run = payloads._Run(checkpoint, storage, False)

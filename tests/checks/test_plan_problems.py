@@ -12,12 +12,12 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.storage.local import open_storage
 from inspector.checks.findings import Finding
-from inspector.checks.plan_problems import plan_problems, say_ranks
+from inspector.checks.plan.problems import plan_problems, say_ranks
 from inspector.errors import InspectError
-from inspector.layout.load_plan import LoadPlan, load_plan
 from inspector.layout.mesh import Mesh
+from inspector.layout.reads.load_plan import LoadPlan, load_plan
 from tests.checks import editing
 from tests.conftest import SAMPLES, folders_with_metadata
 

@@ -447,7 +447,7 @@ def test_a_bomb_ends_in_time() -> None:
 def test_neither_torch_nor_textual_is_imported(options: list[str]) -> None:
     script = (
         "import sys\n"
-        "from inspector.cli import run_command\n"
+        "from inspector.cli.group import run_command\n"
         "code = run_command(['check', *sys.argv[1:]])\n"
         "assert not {'torch', 'textual'} & sys.modules.keys()\n"
         "sys.exit(code)\n"

@@ -190,7 +190,7 @@ def test_nothing_is_written_to_either_side(tmp_path: Path) -> None:
 
 def test_torch_is_not_imported() -> None:
     script = (
-        "import sys\nfrom inspector.cli import run_command\n"
+        "import sys\nfrom inspector.cli.group import run_command\n"
         f"run_command(['diff', {str(SAMPLES / 'hsdp_2x4')!r}, {str(SAMPLES / 'fsdp_8')!r}, "
         "'--values'])\nassert not {'torch', 'textual'} & set(sys.modules)\n"
     )

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.storage import open_storage
-from inspector.layout.load_plan import load_plan
+from inspector.checkpoint.storage.local import open_storage
 from inspector.layout.mesh import Mesh
-from inspector.layout.written_by import infer
-from inspector.report.plan import Planned
-from inspector.report.plan_text import plan_text
+from inspector.layout.reads.load_plan import load_plan
+from inspector.layout.writer.written_by import infer
+from inspector.report.plan import Planned, plan_text
 from tests.conftest import SAMPLES, run_cli
 
 RANK_KEYS = {

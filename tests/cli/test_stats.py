@@ -218,8 +218,8 @@ def test_a_url_costs_only_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     import fsspec
 
     from inspector.checkpoint import open_checkpoint
-    from inspector.checkpoint.locate import folder_of
-    from inspector.checkpoint.storage import Storage
+    from inspector.checkpoint.find import folder_of
+    from inspector.checkpoint.storage.local import Storage
     from inspector.values.stats import collect_stats
 
     memory = fsspec.filesystem("memory")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspector.checkpoint.payload_array import numpy_dtype
+from inspector.checkpoint.payload.array import numpy_dtype
 from inspector.diff.elements import Comparer, Tally, index_of
 from inspector.diff.model import Tolerance
 from tests.diff.making import DTYPES, flipped, raw_bits, sample

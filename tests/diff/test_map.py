@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from inspector.checkpoint.payload_source import PayloadError
+from inspector.checkpoint.payload.source import PayloadError
 from inspector.diff.map import difference_map
 from inspector.diff.structure import Structure, compare_structure
 from inspector.errors import Cancelled

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.layout.intervals import distinct, maxima, shares, sums
+from inspector.layout.geometry import distinct, maxima, shares, sums
 
 _Run = tuple[int, int, int]
 

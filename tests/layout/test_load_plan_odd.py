@@ -11,10 +11,10 @@ import pytest
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.storage.local import open_storage
 from inspector.errors import InspectError, UsageError
-from inspector.layout.load_plan import Planner, load_plan
 from inspector.layout.mesh import Mesh
+from inspector.layout.reads.load_plan import Planner, load_plan
 from tests.conftest import SAMPLES
 from tests.layout import synthetic
 

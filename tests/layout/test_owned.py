@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checks.judge import check
-from inspector.layout.written_by import infer
+from inspector.layout.writer.written_by import infer
 from tests.conftest import ROOT
 
 # Written by torch 2.13 under HSDP 2x2: twelve DTensors, `rng.rankR` of each rank, `step`.

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 
-from inspector.layout.replay import balance, set_order
+from inspector.layout.writer.replay import balance, set_order
 
 WORLD_SIZE = 64
 

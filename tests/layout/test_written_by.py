@@ -18,7 +18,7 @@ from synthetic import S0, S1, R, strided
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint, DataFile
-from inspector.layout.written_by import WrittenBy, infer
+from inspector.layout.writer.written_by import WrittenBy, infer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SAMPLES = Path(__file__).parents[2] / "sample_ckpts"
@@ -331,7 +331,7 @@ def test_evidence_is_ascii_and_names_the_next_best() -> None:
 
 def test_imports_neither_torch_nor_textual() -> None:
     code = (
-        "import sys, inspector.layout.written_by;"
+        "import sys, inspector.layout.writer.written_by;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'textual')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

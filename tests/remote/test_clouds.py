@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.locate import folder_of, locate
-from inspector.checkpoint.stopping import until
-from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.find import folder_of, locate
+from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled
 from tests.conftest import SAMPLES, run_cli
 from tests.remote.clouds import AZURE_KEY, AZURITE, Azure, Cloud, azure, google

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from inspector.checkpoint import storage_http
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.locate import folder_of
-from inspector.checkpoint.payload_array import read_chunk
-from inspector.checkpoint.storage import open_storage
-from inspector.checks.payloads import check_payloads
+from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.payload.array import read_chunk
+from inspector.checkpoint.storage import clouds as storage_http
+from inspector.checkpoint.storage.local import open_storage
+from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import StorageError
 from tests.conftest import SAMPLES, run_cli
 from tests.remote.http_files import HttpFiles, http_files

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from inspector.checkpoint import storage_ahead
-from inspector.checkpoint.locate import folder_of
-from inspector.checkpoint.reading import read_checkpoint
+from inspector.checkpoint.find import folder_of, read_checkpoint
+from inspector.checkpoint.storage import ahead as storage_ahead
 from inspector.diff import ahead, values
 from inspector.diff.model import Diff, Side
 from inspector.diff.structure import Structure, compare_structure

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.locate import folder_of
-from inspector.checkpoint.payload_source import open_file
-from inspector.checkpoint.stopping import until
-from inspector.checkpoint.storage import open_storage
-from inspector.checks.payloads import check_payloads
+from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.payload.source import open_file
+from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.workers import until
+from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import Cancelled, UnreachableError
 from inspector.tui.session import Loading
 from tests.conftest import ROOT, SAMPLES, run_cli

@@ -16,16 +16,16 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from inspector.checkpoint import storage_ahead
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.locate import folder_of
+from inspector.checkpoint.find import folder_of
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.payload_array import read_box, read_chunk
-from inspector.checkpoint.storage import fetch_files, open_storage
-from inspector.checkpoint.storage_ahead import ReadAhead
-from inspector.checkpoint.storage_calls import MAX_IN_FLIGHT
-from inspector.checkpoint.storage_remote import RemoteStorage
-from inspector.checks.payloads import check_payloads
+from inspector.checkpoint.payload.array import read_box, read_chunk
+from inspector.checkpoint.storage import ahead as storage_ahead
+from inspector.checkpoint.storage.ahead import ReadAhead
+from inspector.checkpoint.storage.calls import MAX_IN_FLIGHT
+from inspector.checkpoint.storage.local import fetch_files, open_storage
+from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import SAMPLES, run_cli
 from tests.remote.s3_server import BUCKET, S3Server
 from tests.remote.watched import together

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from inspector.tui.commands import COMMANDS, KEYS
+from inspector.tui.folder.picker import PickerScreen
+from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.error import ErrorScreen
+from inspector.tui.screens.header import CheckpointHeader
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.screens.picker import PickerScreen
-from inspector.tui.views.tensors import TensorsView
-from inspector.tui.widgets.checkpoint_header import CheckpointHeader
-from inspector.tui.widgets.chunk_map import ChunkMap
-from inspector.tui.widgets.tensor_tree import TensorTree
-from inspector.tui.widgets.virtual_table import VirtualTable
+from inspector.tui.tensors.chunk_map import ChunkMap
+from inspector.tui.tensors.tree import TensorTree
+from inspector.tui.tensors.view import TensorsView
 from tests.conftest import GOLDEN, SAMPLES
 from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
 

@@ -30,18 +30,18 @@ from inspector.diff.model import Tolerance
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import compare_values
 from inspector.tui.app import InspectApp
-from inspector.tui.comparing import PairOf
-from inspector.tui.comparison import GROUPS, Comparison, group_of
-from inspector.tui.diff_app import DiffApp
-from inspector.tui.screens.ask_path import AskPathScreen
-from inspector.tui.screens.diff import DiffScreen
+from inspector.tui.diff.app import DiffApp
+from inspector.tui.diff.comparison import GROUPS, Comparison, group_of
+from inspector.tui.diff.map import DifferenceMap
+from inspector.tui.diff.opening import PairOf
+from inspector.tui.diff.paint import PartGrid, plane_cuts
+from inspector.tui.diff.screen import DiffScreen
+from inspector.tui.folder.ask_path import AskPathScreen
+from inspector.tui.folder.picker import PickerScreen
+from inspector.tui.kit.bars import VerdictBar
+from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.screens.picker import PickerScreen
-from inspector.tui.widgets.difference_map import DifferenceMap
-from inspector.tui.widgets.difference_paint import PartGrid, plane_cuts
-from inspector.tui.widgets.verdict_bar import VerdictBar
-from inspector.tui.widgets.virtual_table import VirtualTable
 from tests.conftest import ROOT, SAMPLES, run_cli
 from tests.diff.making import edit, flipped, shards, side, write
 from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
@@ -633,7 +633,7 @@ def test_the_cuts_of_chunks_are_rows_and_columns_of_the_plane() -> None:
 def test_a_comparison_counts_what_it_lists(tmp_path: Path) -> None:
     a, b = many(tmp_path)
     structure = compare_structure(side(a), side(b))
-    from inspector.layout.written_by import infer
+    from inspector.layout.writer.written_by import infer
 
     written_by = infer(structure.a.checkpoint), infer(structure.b.checkpoint)
     comparison = Comparison(structure, written_by, Tolerance())

@@ -18,20 +18,20 @@ from textual.widgets import Input
 
 from inspector.checkpoint import open_checkpoint
 from inspector.errors import InspectError
-from inspector.layout.load_plan import Planner, load_plan
 from inspector.layout.mesh import Mesh
+from inspector.layout.reads.load_plan import Planner, load_plan
 from inspector.report.plan import headline
 from inspector.tui.app import InspectApp
-from inspector.tui.plan_desk import Order, Planned
-from inspector.tui.plan_sources import EmptySource, RankSource, ReadSource
+from inspector.tui.kit.lines import ChoiceLine
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.mesh.picker import MeshStepper
+from inspector.tui.plan.desk import Order, Planned
+from inspector.tui.plan.grid import PlanGrid
+from inspector.tui.plan.sources import EmptySource, RankSource, ReadSource
+from inspector.tui.plan.view import LoadPlanView
 from inspector.tui.screens.copy import CopyScreen
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.screens.verify_setup import VerifySetupScreen
-from inspector.tui.views.load_plan import LoadPlanView
-from inspector.tui.widgets.choice_line import ChoiceLine
-from inspector.tui.widgets.mesh_stepper import MeshStepper
-from inspector.tui.widgets.plan_grid import PlanGrid
-from inspector.tui.widgets.virtual_table import VirtualTable
+from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES
 from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
 

@@ -9,16 +9,16 @@ import pytest
 from rich.console import Console
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.select import matching
+from inspector.checkpoint.find import matching
 from inspector.errors import InspectError
-from inspector.layout.load_plan import Planner
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
-from inspector.layout.written_by import infer
+from inspector.layout.reads.load_plan import Planner
+from inspector.layout.writer.written_by import infer
 from inspector.report.plan import headline
-from inspector.tui.latest import Latest
-from inspector.tui.plan_desk import Order, PlanDesk, Planned
-from inspector.tui.plan_meshes import even_sizes, first_mesh, other_kind, presets, with_step
-from inspector.tui.plan_words import facts_text, short_text
+from inspector.tui.background import Latest
+from inspector.tui.plan.desk import Order, PlanDesk, Planned
+from inspector.tui.plan.meshes import even_sizes, first_mesh, other_kind, presets, with_step
+from inspector.tui.plan.words import facts_text, short_text
 from tests.conftest import SAMPLES
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.screens.picker import PickerScreen
 from tests.conftest import SAMPLES
 from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
 

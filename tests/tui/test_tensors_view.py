@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from inspector.tui.app import InspectApp
+from inspector.tui.kit.lines import FilterLine
 from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.views import tensors
-from inspector.tui.views.tensors import TensorsView
-from inspector.tui.widgets.filter_line import FilterLine
-from inspector.tui.widgets.tensor_tree import TensorTree
+from inspector.tui.tensors import view as tensors
+from inspector.tui.tensors.tree import TensorTree
+from inspector.tui.tensors.view import TensorsView
 from tests.tui.app_driver import opened, screen_text, settle, until
 
 SAMPLE = Path(__file__).parents[2] / "sample_ckpts" / "hsdp_2x4"

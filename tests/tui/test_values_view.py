@@ -13,15 +13,15 @@ import pytest
 import torch
 from textual.pilot import Pilot
 
-from inspector.tui import tensor_reading
 from inspector.tui.app import InspectApp
 from inspector.tui.commands import COMMANDS
-from inspector.tui.views.statistics import StatisticsView
-from inspector.tui.views.values import ValuesView
-from inspector.tui.widgets.heat_map import HeatMap
-from inspector.tui.widgets.number_grid import NumberGrid
-from inspector.tui.widgets.values_pane import ValuesPane
-from inspector.tui.widgets.virtual_table import VirtualTable
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.values import reading as tensor_reading
+from inspector.tui.values.heat_map import HeatMap
+from inspector.tui.values.number_grid import NumberGrid
+from inspector.tui.values.pane import ValuesPane
+from inspector.tui.values.statistics import StatisticsView
+from inspector.tui.values.view import ValuesView
 from inspector.values import tally
 from tests.conftest import SAMPLES
 from tests.diff.making import edit, place_of, shards, tiling, write

@@ -12,16 +12,15 @@ from textual.widgets import Button, Input
 from inspector.checkpoint import open_checkpoint
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
-from inspector.tui import verify_control
 from inspector.tui.app import InspectApp
+from inspector.tui.kit.lines import ChoiceLine
+from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.screens.verify_ask import AskScreen
-from inspector.tui.screens.verify_setup import VerifySetupScreen
-from inspector.tui.verify_run import Verification
-from inspector.tui.verify_setup import Wishes, first_mesh, presets, resolve
-from inspector.tui.views.tensors import TensorsView
-from inspector.tui.widgets.choice_line import ChoiceLine
-from inspector.tui.widgets.virtual_table import VirtualTable
+from inspector.tui.tensors.view import TensorsView
+from inspector.tui.verification import control as verify_control
+from inspector.tui.verification.control import AskScreen
+from inspector.tui.verification.run import Verification
+from inspector.tui.verification.setup import VerifySetupScreen, Wishes, first_mesh, presets, resolve
 from inspector.verify.preflight import Preflight
 from tests.conftest import SAMPLES
 from tests.tui.app_driver import opened, screen_text, until, words

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from inspector.errors import StorageError, UsageError
-from inspector.tui.verify_figures import Rates, rank_figures, totals
-from inspector.tui.verify_playback import SPEEDS, Playback, read_recording
-from inspector.verify.progress import JobState
-from inspector.verify.snapshot import Snapshot
+from inspector.tui.verification.figures import Rates, rank_figures, totals
+from inspector.tui.verification.playback import SPEEDS, Playback, read_recording
+from inspector.verify.progress import JobState, Snapshot
 from tests.tui.verify_driver import RECORDING, event, job_events
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from inspector.tui import launch_replay
-from inspector.tui.screens.verify_replay import ReplayScreen
-from inspector.tui.verify_playback import Playback, read_recording
-from inspector.tui.views.verification import VerificationView
-from inspector.tui.widgets.log_pane import LogPane
-from inspector.tui.widgets.mesh_grid import MeshGrid
-from inspector.tui.widgets.virtual_table import VirtualTable
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.mesh.grid import MeshGrid
+from inspector.tui.verification import launch as launch_replay
+from inspector.tui.verification.log_pane import LogPane
+from inspector.tui.verification.playback import Playback, read_recording
+from inspector.tui.verification.replay import ReplayScreen
+from inspector.tui.verification.view import VerificationView
 from tests.tui.app_driver import CONTROL, screen_text, until, words
 from tests.tui.verify_driver import NAMES, RECORDING, event, job_events, replayed
 from tests.tui.widgets.hosting import HOSTILE

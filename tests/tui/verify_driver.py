@@ -11,10 +11,9 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from inspector.tui.launch_replay import ReplayApp
-from inspector.tui.verify_playback import Playback
-from inspector.verify.progress import JobState
-from inspector.verify.snapshot import LogLine, Snapshot
+from inspector.tui.verification.launch import ReplayApp
+from inspector.tui.verification.playback import Playback
+from inspector.verify.progress import JobState, LogLine, Snapshot
 from tests.conftest import ROOT
 
 RECORDING = ROOT / "tests" / "data" / "runs" / "hsdp_2x4" / "events.jsonl"

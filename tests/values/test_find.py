@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.locate import folder_of
+from inspector.checkpoint.find import folder_of
 from inspector.errors import Cancelled, UsageError
-from inspector.values import find
-from inspector.values.find import boxes_in_order, find_first
+from inspector.values import nonfinite as find
+from inspector.values.nonfinite import boxes_in_order, find_first
 from inspector.values.slices import heat, plane_of, window
 from inspector.values.stats import collect_stats
 from tests.diff.making import shards, tiling, write

@@ -16,12 +16,11 @@ import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inspector.checkpoint.payload_source import PayloadError
+from inspector.checkpoint.payload.open_files import OpenFiles
+from inspector.checkpoint.payload.source import PayloadError
 from inspector.errors import StorageError
-from inspector.values.bits import TensorBits
-from inspector.values.blocks import BlockPlan
+from inspector.values.bits import BlockPlan, TensorBits
 from inspector.values.fingerprint import Fingerprints, fingerprints
-from inspector.values.open_files import OpenFiles
 from tests.conftest import SAMPLES
 from tests.diff.making import (
     DTYPES,
@@ -211,8 +210,8 @@ def test_a_safetensors_checkpoint_has_the_same_digests(tmp_path: Path) -> None:
     import json
     import struct
 
-    from inspector.checkpoint.reading import read_checkpoint
-    from inspector.checkpoint.storage import open_storage
+    from inspector.checkpoint.find import read_checkpoint
+    from inspector.checkpoint.storage.local import open_storage
 
     x = sample(torch.bfloat16, (6, 4))
     folder = write(tmp_path / "a", {"t": x}, {"t": shards((6, 4), 0, 3)})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from inspector.checkpoint.payload_tensor import StoredTensor
+from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.values.nonfinite import NonFinite, ValueScan, has_non_finite, scan_of
 
 FLOATS = [

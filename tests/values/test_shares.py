@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.checkpoint.model import Tensor
-from inspector.values.shares import Shares, shares_of
+from inspector.values.places import Shares, shares_of
 
 
 def tensor(shape: tuple[int, ...], boxes: list[tuple[list[int], list[int]]]) -> Tensor:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.locate import folder_of
-from inspector.checkpoint.payload_source import PayloadError
+from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.payload.source import PayloadError
 from inspector.errors import Cancelled, UsageError
 from inspector.values import slices
 from inspector.values.slices import Heat, Window, heat, plane_of, value_text, window

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspector.checkpoint.payload_tensor import StoredTensor
+from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.values.places import Places, places_of
 from inspector.values.tally import Summary, Tally
 from tests.values.test_nonfinite import stored

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from inspector.verify import vitals
 from inspector.verify.events import EventWriter
+from inspector.verify.ranks import vitals
 from inspector.verify.spec import JobSpec
 
 NAMES = ("layers.0.weight", "layers.1.weight", "step")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inspector.verify.guard import MARK, job_pids
-from inspector.verify.launcher import Job
+from inspector.verify.job.guard import MARK, job_pids
+from inspector.verify.job.launcher import Job
 from inspector.verify.result import Expected
 from inspector.verify.spec import JobSpec
 

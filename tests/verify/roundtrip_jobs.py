@@ -1,7 +1,7 @@
 """Verification jobs as tests run them: one of its own, or many in one torchrun (imports cost most).
 
 Run by torchrun, this file is the test's worker: `roundtrip_jobs.py SPECS.json` verifies one spec
-after the other in one process group, as `inspector.verify.worker` does one.
+after the other in one process group, as `inspector.verify.ranks.worker` does one.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run_job(spec: JobSpec) -> Outcome:
     """One job as `hsdp-inspect verify` starts it."""
     file = Path(spec.events_dir).parent / "spec.json"
     file.write_text(spec.to_json())
-    done = _torchrun(file.parent, spec.world_size, "-m", "inspector.verify.worker", str(file))
+    done = _torchrun(file.parent, spec.world_size, "-m", "inspector.verify.ranks.worker", str(file))
     return dataclasses.replace(_read(spec), code=done.returncode, stderr=done.stderr)
 
 
@@ -202,9 +202,9 @@ def _main() -> None:
     import torch
     import torch.distributed as dist
 
-    from inspector.verify import targets
-    from inspector.verify.vitals import Reporter, die_with_parent
-    from inspector.verify.worker import Opening, verify
+    from inspector.verify.ranks import targets
+    from inspector.verify.ranks.vitals import Reporter, die_with_parent
+    from inspector.verify.ranks.worker import Opening, verify
 
     die_with_parent()
     specs = [JobSpec.from_json(text) for text in json.loads(Path(sys.argv[1]).read_text())]

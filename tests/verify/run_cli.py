@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from inspector.__main__ import main
-from inspector.cli import cli
-from inspector.cli_verify import commands
-from inspector.verify.launcher import Job
+from inspector.cli.group import cli
+from inspector.cli.verify import commands
+from inspector.verify.job.launcher import Job
 
 for command in commands:
     cli.add_command(command)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from inspector.cli_verify import parse_share, parse_size
+from inspector.cli.verify import parse_share, parse_size
 from inspector.errors import UsageError
-from inspector.verify.guard import job_pids
-from inspector.verify.run_folder import recorded_runs
+from inspector.verify.job.guard import job_pids
+from inspector.verify.job.run_folder import recorded_runs
 from tests.conftest import ROOT, SAMPLES, Ran
 from tests.verify.jobs import mark_of, wait_for
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.verify.events import MAX_LINE_BYTES, EventWriter, decode, encode, rank_file
-from inspector.verify.follow import EventFollower, LineFollower, LogFollower
+from inspector.verify.recording import EventFollower, LineFollower, LogFollower
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3000),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from inspector.verify.guard import SCRATCH_PREFIX, job_pids
-from inspector.verify.launcher import Job
-from inspector.verify.run_folder import recorded_runs, remove_leftovers
+from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids
+from inspector.verify.job.launcher import Job
+from inspector.verify.job.run_folder import recorded_runs, remove_leftovers
 from tests.conftest import ROOT
 from tests.verify.jobs import (
     assert_nothing_is_left,
@@ -66,7 +66,7 @@ def test_a_rank_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rank_that_is_killed_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RANK_1", "sigkill")
     kills = iter(range(100))
-    monkeypatch.setattr("inspector.verify.post_mortem.num_oom_kills", lambda: next(kills))
+    monkeypatch.setattr("inspector.verify.job.post_mortem.num_oom_kills", lambda: next(kills))
     job = make_job()
     run_job(job)
     [(rank, kind, message)] = _failures(job)

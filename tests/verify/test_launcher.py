@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from inspector.errors import StorageError, UsageError
-from inspector.verify.launcher import run
+from inspector.verify.job.launcher import run
+from inspector.verify.job.run_folder import RunFolder
 from inspector.verify.progress import JobState
 from inspector.verify.recording import read_events
 from inspector.verify.result import Expected
-from inspector.verify.run_folder import RunFolder
 from inspector.verify.spec import JobSpec
 from tests.conftest import ROOT
 from tests.verify.jobs import (

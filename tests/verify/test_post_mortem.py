@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from inspector.verify.post_mortem import ChildFailure, diagnose, parse_report
-from inspector.verify.progress import JobState
-from inspector.verify.snapshot import Snapshot
-from inspector.verify.watchdog import Watchdog, collective_of, hang_messages
+from inspector.verify.job.post_mortem import ChildFailure, diagnose, parse_report
+from inspector.verify.job.watchdog import Watchdog, collective_of, hang_messages
+from inspector.verify.progress import JobState, Snapshot
 
 # As torchrun 2.13 wrote it, the host's name and the paths shortened.
 REPORT = """\
@@ -16,7 +15,7 @@ E1123 14:46:00.714000 19639 api.py:1002] failed (exitcode: -9) local_rank: 1 (pi
 Traceback (most recent call last):
 torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
 ============================================================
-inspector.verify.worker FAILED
+inspector.verify.ranks.worker FAILED
 ------------------------------------------------------------
 Failures:
 [1]:

@@ -11,16 +11,17 @@ import pytest
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage import open_storage
+from inspector.checkpoint.storage.local import open_storage
 from inspector.checkpoint.text import format_bytes
 from inspector.errors import UsageError
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.report.verify_text import meshes_text, plan_text
-from inspector.verify import interpreter, machine, preflight
+from inspector.verify import machine, preflight
+from inspector.verify import machine as interpreter
 from inspector.verify.machine import Gpu
 from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
-from inspector.verify.reads import loading, reloading
+from inspector.verify.selection import loading, reloading
 from tests.conftest import SAMPLES
 
 CUDA = interpreter.Interpreter("/python", "2.9", True)

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.report.verify_text import progress_line, report_json, verify_text
-from inspector.verify.progress import JobState, apply
+from inspector.verify.progress import JobState, Snapshot, apply
 from inspector.verify.result import Expected, exit_code, result_event
-from inspector.verify.snapshot import Snapshot
 from inspector.verify.spec import JobSpec
 
 SPEC = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",))

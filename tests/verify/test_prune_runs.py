@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from inspector.verify.guard import MARK
-from inspector.verify.run_folder import RunFolder, prune_runs, runs_dir
+from inspector.verify.job.guard import MARK
+from inspector.verify.job.run_folder import RunFolder, prune_runs, runs_dir
 from tests.conftest import ROOT
 from tests.verify.jobs import make_job, run_job
 

@@ -16,20 +16,19 @@ import torch.distributed.checkpoint as dcp
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload import Payload
-from inspector.checkpoint.payload_tensor import StoredTensor
-from inspector.checkpoint.storage import open_storage
-from inspector.checkpoint.torch_zip import Record
+from inspector.checkpoint.payload.payload import Payload
+from inspector.checkpoint.payload.tensor import StoredTensor
+from inspector.checkpoint.payload.zip import Record
+from inspector.checkpoint.storage.local import open_storage
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
-from inspector.verify.compare import POISON, Local, Region, Tally
 from inspector.verify.failures import describe_failure, is_out_of_memory
-from inspector.verify.flipped_bit import flipped_bit
+from inspector.verify.ranks.compare import POISON, Local, Region, Tally
+from inspector.verify.ranks.corrupt import flipped_bit
+from inspector.verify.ranks.stored import Feed, StoredReader
+from inspector.verify.ranks.tasks import chunk_tasks, count_uncovered
 from inspector.verify.selection import make_waves, select
 from inspector.verify.spec import JobSpec
-from inspector.verify.stored import StoredReader
-from inspector.verify.stored_feed import Feed
-from inspector.verify.tasks import chunk_tasks, count_uncovered
 from tests.conftest import SAMPLES
 from tests.verify.roundtrip_jobs import odd_tensors
 

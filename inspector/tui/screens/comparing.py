@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from inspector.checkpoint.text import printable
-from inspector.tui.screens.sorting import sort_table
+from inspector.tui.kit.virtual_table import sort_table
 from inspector.tui.screens.valuing import ValuingScreen
 
 __all__ = ["ComparingScreen"]
@@ -21,8 +21,8 @@ class ComparingScreen(ValuingScreen):
         """Ask for the path of another checkpoint, and show how it differs."""
         if self.loaded is None:
             return
-        from inspector.checkpoint.storage import parent_of
-        from inspector.tui.screens.ask_path import AskPathScreen
+        from inspector.checkpoint.storage.local import parent_of
+        from inspector.tui.folder.ask_path import AskPathScreen
 
         path = self.loaded.checkpoint.path
         shown = printable(path, 300)
@@ -35,9 +35,9 @@ class ComparingScreen(ValuingScreen):
     def _compare(self, path: str | None) -> None:
         if not path or self.loaded is None:
             return
-        from inspector.checkpoint.storage import is_url
-        from inspector.tui.comparing import PairOf
-        from inspector.tui.screens.diff import open_pair
+        from inspector.checkpoint.storage.local import is_url
+        from inspector.tui.diff.opening import PairOf
+        from inspector.tui.diff.screen import open_pair
 
         if not is_url(path):
             path = os.path.expanduser(path)

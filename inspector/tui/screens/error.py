@@ -13,7 +13,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, MetadataError, NotACheckpointError
 from inspector.tui.commands import bindings
-from inspector.tui.widgets.key_bar import KeyBar
+from inspector.tui.kit.key_bar import KeyBar
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Report

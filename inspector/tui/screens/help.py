@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from inspector.tui.commands import COMMANDS, KEYS
-from inspector.tui.widgets.reader import Reader
+from inspector.tui.kit.lines import Reader
 
 __all__ = ["HelpScreen"]
 

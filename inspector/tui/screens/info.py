@@ -10,9 +10,9 @@ from textual.widgets import Static
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
-from inspector.layout.written_by import WrittenBy
+from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.text import summary_facts
-from inspector.tui.widgets.reader import Reader
+from inspector.tui.kit.lines import Reader
 
 __all__ = ["InfoScreen"]
 

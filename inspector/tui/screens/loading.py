@@ -12,8 +12,8 @@ from textual.screen import Screen
 from textual.widgets import ProgressBar, Static
 
 from inspector.checkpoint.text import format_bytes, printable
+from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.session import Loading, Outcome
-from inspector.tui.widgets.key_bar import KeyBar
 
 __all__ = ["LoadingScreen"]
 
@@ -26,17 +26,17 @@ _AHEAD_PAUSE_S = 0.03
 _NEXT = (
     "inspector.tui.screens.help",
     "numpy.ma",  # what numpy imports when it first looks for what is unique
-    "inspector.tui.sources",
-    "inspector.tui.widgets.tensor_detail",
-    "inspector.tui.widgets.tensor_tree",
-    "inspector.tui.widgets.filter_line",
-    "inspector.tui.values_work",
-    "inspector.tui.views.files",
-    "inspector.tui.views.findings",
-    "inspector.tui.views.verification",
-    "inspector.tui.views.load_plan",
-    "inspector.tui.views.values",
-    "inspector.tui.views.statistics",
+    "inspector.tui.screens.sources",
+    "inspector.tui.tensors.detail",
+    "inspector.tui.tensors.tree",
+    "inspector.tui.kit.lines",
+    "inspector.tui.values.work",
+    "inspector.tui.files.view",
+    "inspector.tui.findings.view",
+    "inspector.tui.verification.view",
+    "inspector.tui.plan.view",
+    "inspector.tui.values.view",
+    "inspector.tui.values.statistics",
 )
 
 

@@ -16,14 +16,13 @@ from textual.worker import Worker, WorkerState
 
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import VIEWS, bindings
+from inspector.tui.kit.bars import TaskLine, ViewBar
+from inspector.tui.kit.view import View
 from inspector.tui.messages import ReportReady, ScreenComplete, WriterFound
 from inspector.tui.preview import Preview
 from inspector.tui.screens.comparing import ComparingScreen
-from inspector.tui.views.base import View
-from inspector.tui.views.tensors import TensorsView
-from inspector.tui.widgets.checkpoint_header import CheckpointHeader
-from inspector.tui.widgets.task_line import TaskLine
-from inspector.tui.widgets.view_bar import ViewBar
+from inspector.tui.screens.header import CheckpointHeader
+from inspector.tui.tensors.view import TensorsView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
 
     from inspector.checks.findings import Finding, Report
-    from inspector.layout.written_by import WrittenBy
-    from inspector.tui.checking import DeepCheck
+    from inspector.layout.writer.written_by import WrittenBy
+    from inspector.tui.files.view import FilesView
+    from inspector.tui.findings.checking import DeepCheck
+    from inspector.tui.findings.view import FindingsView
     from inspector.tui.session import Loaded
-    from inspector.tui.views.files import FilesView
-    from inspector.tui.views.findings import FindingsView
 
 __all__ = ["MainScreen"]
 
@@ -54,24 +53,24 @@ _TURN_S = 0.001
 
 def _other_views() -> Iterator[View]:
     """The views that are not the first frame's, each imported and made when it is asked for."""
-    from inspector.tui.views.files import FilesView
+    from inspector.tui.files.view import FilesView
 
     yield FilesView()
-    from inspector.tui.views.findings import FindingsView
+    from inspector.tui.findings.view import FindingsView
 
     yield FindingsView()
-    from inspector.tui.views.verification import VerificationView
+    from inspector.tui.verification.view import VerificationView
 
     yield VerificationView()
-    from inspector.tui.views.load_plan import LoadPlanView
+    from inspector.tui.plan.view import LoadPlanView
 
     yield LoadPlanView()
-    from inspector.tui.values_work import Known
-    from inspector.tui.views.values import ValuesView
+    from inspector.tui.values.view import ValuesView
+    from inspector.tui.values.work import Known
 
     known = Known()
     yield ValuesView(known)
-    from inspector.tui.views.statistics import StatisticsView
+    from inspector.tui.values.statistics import StatisticsView
 
     yield StatisticsView(known)
 
@@ -113,7 +112,7 @@ class MainScreen(ComparingScreen):
         self.call_after_refresh(self._complete)
 
     async def _complete(self) -> None:
-        from inspector.tui.widgets.key_bar import KeyBar
+        from inspector.tui.kit.key_bar import KeyBar
 
         view = self.query_one(TensorsView)
         with self.app.batch_update():  # One repaint, and not one for each widget.
@@ -161,8 +160,8 @@ class MainScreen(ComparingScreen):
             self._start_finding_writer()
 
     def _find_writer(self) -> None:
-        from inspector.layout.written_by import infer
-        from inspector.tui.checking import judge_loaded
+        from inspector.layout.writer.written_by import infer
+        from inspector.tui.findings.checking import judge_loaded
 
         loaded = self.loaded
         if loaded is not None:
@@ -283,7 +282,7 @@ class MainScreen(ComparingScreen):
         if self.loaded is None or self._report is None:
             self.notify("The checks of the metadata are still running.")
             return
-        from inspector.tui.checking import DeepCheck
+        from inspector.tui.findings.checking import DeepCheck
 
         self._deep = DeepCheck(self.loaded, self._report)
         self.run_worker(self._read_every_byte, thread=True, exit_on_error=False, group="deep")

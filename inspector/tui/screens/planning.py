@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from inspector.tui.screens.verifying import VerifyingScreen
 
 if TYPE_CHECKING:
-    from inspector.tui.views.load_plan import LoadPlanView
+    from inspector.tui.plan.view import LoadPlanView
 
 __all__ = ["PlanningScreen"]
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, cast
 
 from textual.widgets import Input
 
+from inspector.tui.kit.view import View
 from inspector.tui.screens.planning import PlanningScreen
-from inspector.tui.views.base import View
-from inspector.tui.views.tensors import TensorsView
+from inspector.tui.tensors.view import TensorsView
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Finding
-    from inspector.tui.views.statistics import StatisticsView
-    from inspector.tui.views.values import ValuesView
-    from inspector.tui.widgets.task_line import TaskLine
+    from inspector.tui.kit.bars import TaskLine
+    from inspector.tui.values.statistics import StatisticsView
+    from inspector.tui.values.view import ValuesView
 
 __all__ = ["ValuingScreen"]
 

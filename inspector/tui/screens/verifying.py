@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, cast
 from textual.screen import Screen
 
 from inspector.checkpoint.text import printable
-from inspector.tui.views.base import View
-from inspector.tui.views.tensors import TensorsView
+from inspector.tui.kit.view import View
+from inspector.tui.tensors.view import TensorsView
 
 if TYPE_CHECKING:
-    from inspector.layout.written_by import WrittenBy
+    from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.app import InspectApp
     from inspector.tui.session import Loaded
-    from inspector.tui.verify_run import Run, Verification
-    from inspector.tui.views.verification import VerificationView
+    from inspector.tui.verification.run import Run, Verification
+    from inspector.tui.verification.view import VerificationView
     from inspector.verify.preflight import Preflight
 
 __all__ = ["VerifyingScreen"]
@@ -55,7 +55,7 @@ class VerifyingScreen(Screen[None]):
         run = cast("InspectApp", self.app).verification
         if run is None or self.loaded is None:
             return None
-        from inspector.checkpoint.storage import is_url
+        from inspector.checkpoint.storage.local import is_url
 
         path = self.loaded.checkpoint.path
         return run if run.path == (path if is_url(path) else os.path.abspath(path)) else None
@@ -70,7 +70,7 @@ class VerifyingScreen(Screen[None]):
             self._mark_verified(run)
 
     def _mark_verified(self, run: Run) -> None:
-        from inspector.tui.verify_control import findings_of
+        from inspector.tui.verification.control import findings_of
 
         self.query_one(TensorsView).show_verified(findings_of(run.moment.snapshot))
 
@@ -101,7 +101,7 @@ class VerifyingScreen(Screen[None]):
         """Show what will run, to be changed or started; `mesh` stands in the form already."""
         if self.loaded is None or not self.is_complete:
             return
-        from inspector.tui.screens.verify_setup import VerifySetupScreen
+        from inspector.tui.verification.setup import VerifySetupScreen
 
         written = None if self.written_by is None else self.written_by.mesh
         checkpoint = self.loaded.checkpoint
@@ -112,7 +112,7 @@ class VerifyingScreen(Screen[None]):
     def _verify(self, plan: Preflight | None) -> None:
         if plan is None:
             return
-        from inspector.tui.verify_control import begin
+        from inspector.tui.verification.control import begin
 
         app = cast("InspectApp", self.app)
         app.verification = begin(app, plan)
@@ -127,7 +127,7 @@ class VerifyingScreen(Screen[None]):
         cast("VerificationView", self.view).toggle_output()
 
     def action_cancel_job(self) -> None:
-        from inspector.tui.verify_control import ask_to_cancel
+        from inspector.tui.verification.control import ask_to_cancel
 
         run = self._run
         if run is not None and run.is_alive:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspector.tui.widgets.chunk_layout import GAP, OUTSIDE, ChunkGrid, Mark, layout
+from inspector.tui.tensors.chunk_layout import GAP, OUTSIDE, ChunkGrid, Mark, layout
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from textual.color import Color
 
-from inspector.tui.widgets.chunk_map import ChunkBoxes, ChunkMap, Mark
+from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
 from tests.tui.widgets.hosting import Host, drawn
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from inspector.tui.widgets.heat_map import HeatMap
-from inspector.tui.widgets.heat_paint import (
+from inspector.tui.values.heat_map import HeatMap
+from inspector.tui.values.heat_paint import (
     DIVERGING,
     SEQUENTIAL,
     HeatGrid,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.locate import folder_of
-from inspector.tui.widgets.histogram_bars import HistogramBars, column_lines
+from inspector.checkpoint.find import folder_of
+from inspector.tui.values.histogram import HistogramBars, column_lines
 from inspector.values.stats import TensorStats, collect_stats
 from tests.diff.making import write
 from tests.tui.widgets.hosting import Host, drawn

@@ -4,7 +4,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.screen import Screen
 
-from inspector.tui.widgets.key_bar import KeyBar
+from inspector.tui.kit.key_bar import KeyBar
 from tests.tui.widgets.hosting import drawn
 
 

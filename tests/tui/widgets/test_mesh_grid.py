@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from inspector.tui.verify_figures import RankFigures
-from inspector.tui.widgets.mesh_grid import MeshGrid
-from inspector.tui.widgets.mesh_layout import mesh_layout
-from inspector.tui.widgets.mesh_paint import GLYPHS, cell_lines, stage_bar
+from inspector.tui.mesh.grid import MeshGrid
+from inspector.tui.mesh.layout import mesh_layout
+from inspector.tui.mesh.paint import GLYPHS, cell_lines, stage_bar
+from inspector.tui.verification.figures import RankFigures
 from tests.tui.widgets.hosting import HOSTILE, Host, drawn
 
 MESHES = [(1, 1), (1, 3), (2, 1), (1, 8), (2, 4), (4, 2), (8, 8), (1, 64), (2, 32), (3, 7)]

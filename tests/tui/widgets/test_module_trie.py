@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.tui.widgets.module_trie import ModuleTrie, TrieNode
+from inspector.tui.tensors.trie import ModuleTrie, TrieNode
 
 
 def trie(names: list[str], **kwargs: int) -> ModuleTrie:

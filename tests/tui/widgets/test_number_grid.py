@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 
 from inspector.checkpoint.model import Tensor
-from inspector.tui.widgets.number_grid import NumberGrid
-from inspector.tui.widgets.number_sheet import (
+from inspector.tui.values.number_grid import NumberGrid
+from inspector.tui.values.number_sheet import (
     GAP,
     HELD,
     UNREADABLE,

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from inspector.tui.widgets.module_trie import ModuleTrie
-from inspector.tui.widgets.tensor_tree import TensorTree
+from inspector.tui.tensors.tree import TensorTree
+from inspector.tui.tensors.trie import ModuleTrie
 from tests.tui.widgets.hosting import HOSTILE, Host, drawn
 
 NAMES = [

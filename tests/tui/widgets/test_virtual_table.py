@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.text import Text
 
-from inspector.tui.widgets.cell_text import Cell
-from inspector.tui.widgets.row_order import SortKeys
-from inspector.tui.widgets.virtual_table import Column, TableSource, VirtualTable
+from inspector.tui.kit.cell_text import Cell
+from inspector.tui.kit.row_order import SortKeys
+from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
 from tests.tui.widgets.hosting import HOSTILE, Host, drawn
 
 COLUMNS = [

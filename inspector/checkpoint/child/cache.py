@@ -1,0 +1,235 @@
+"""Parsed metadata, kept in the user's cache folder: a second opening need not parse again.
+
+What is kept are the header and the columns that a child process made of one `.metadata` file,
+under the SHA-256 of that file's bytes and of the source of the reader. An entry can therefore
+not go stale: other bytes, or another version of the reader, have another name. Size and times of
+the file play no part (the size only tells whether it is worth hashing at all), so that a copy or
+a re-download is recognised, and an edit within the clock's grain is not missed.
+
+An entry is numbers and JSON, never a pickle, with a CRC over all of it: one that is damaged, cut
+short or of another format is as good as none. No failure here is ever an error of the command.
+`HSDP_INSPECT_NO_CACHE=1` turns it off.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
+from inspector.errors import Cancelled
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.child.process import Found
+
+__all__ = ["MIN_BYTES", "Recall", "folder", "keep"]
+
+#: Smaller metadata is parsed faster than it is worth keeping.
+MIN_BYTES = 2 << 20
+#: All entries together; beyond it those go that were not used for longest.
+MAX_TOTAL_BYTES = 1 << 30
+
+_MAGIC = b"HSDPCOL1"
+_START = struct.Struct("<8sQ")  # The magic, and the CRC of all that follows.
+_SUFFIX = ".columns"
+_ABANDONED_S = 3600.0
+_BLOCK_BYTES = 4 << 20
+_POLL_S = 0.1
+
+# What decides which columns a file becomes.
+_READER = (
+    "child/cache child/program child/wire dtypes pickle/bulk pickle/extract pickle/gate"
+    " pickle/records pickle/splice pickle/stand_ins pickle/values".split()
+)
+
+
+def folder() -> Path | None:
+    """The folder of the cache, whether it is there or not; None if it is turned off."""
+    if os.environ.get("HSDP_INSPECT_NO_CACHE", "") not in ("", "0"):
+        return None
+    from platformdirs import user_cache_path
+
+    return user_cache_path("hsdp-inspect", appauthor=False) / "metadata"
+
+
+class Recall:
+    """Looking up one file in a thread: the file is hashed, and its entry is read."""
+
+    def __init__(self, root: Path, path: str, num_bytes: int) -> None:
+        self._root = root
+        self._path = path
+        self._num_bytes = num_bytes
+        self._num_done = 0
+        self._found: Found | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recall", daemon=True)
+
+    @classmethod
+    def start(cls, path: str, num_bytes: int) -> Recall | None:
+        """Begin; None if there is no entry for a file of this size."""
+        try:
+            root = folder()
+            if root is None or not any(root.glob(f"{num_bytes}-*{_SUFFIX}")):
+                return None
+        except OSError:
+            return None
+        recall = cls(root, path, num_bytes)
+        recall._thread.start()
+        return recall
+
+    def wait(self, patience_s: float) -> Found | None:
+        """What was found, if that is known within so many seconds."""
+        self._thread.join(patience_s)
+        return None if self._thread.is_alive() else self._found
+
+    def result(self, progress: Callable[[int, int], bool] | None = None) -> Found | None:
+        """The header and the columns, or None if these bytes were not read before.
+
+        Args:
+            progress: Told how far it is; may cancel.
+
+        Raises:
+            Cancelled: `progress` said so.
+        """
+        while self._thread.is_alive():
+            self._thread.join(_POLL_S)
+            if progress is not None and progress(self._num_done, self._num_bytes):
+                self.stop()
+                raise Cancelled("reading the metadata was cancelled")
+        return self._found
+
+    def stop(self) -> None:
+        """End it soon."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        try:
+            digest = self._digest()
+            entry = self._root / _entry_name(self._num_bytes, digest)
+            self._found = _load(entry, digest)
+            # Used last is thrown away last.
+            os.utime(entry)
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            pass  # No entry, or none that can be used: the file is parsed.
+
+    def _digest(self) -> str:
+        import hashlib  # Not with the module: a small checkpoint's first frame does without.
+
+        digest = hashlib.sha256()
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        with open(os.open(self._path, flags), "rb", buffering=0) as file:
+            while data := file.read(_BLOCK_BYTES):
+                if self._stopped.is_set():
+                    raise OSError("stopped")
+                digest.update(data)
+                self._num_done += len(data)
+        return digest.hexdigest()
+
+
+def keep(num_bytes: int, header: dict[str, Any], columns: dict[str, memoryview]) -> None:
+    """Keep what a child process made of a file, if it says of which bytes it did.
+
+    Args:
+        num_bytes: Size of the file.
+        header: With `digest`, the SHA-256 of the bytes that were parsed.
+        columns: By name.
+    """
+    try:
+        root = folder()
+        if root is not None and header.get("digest"):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _store(root / _entry_name(num_bytes, header["digest"]), header, columns)
+            _prune(root)
+    except (OSError, ValueError, RuntimeError):
+        pass  # A cache that cannot be written is none.
+
+
+def _entry_name(num_bytes: int, digest: str) -> str:
+    """Name of the entry: of the file's bytes, and of the code that reads them."""
+    import hashlib
+
+    reader = hashlib.sha256(digest.encode())
+    here = Path(__file__).parents[1]
+    for name in _READER:
+        reader.update((here / f"{name}.py").read_bytes())
+    return f"{num_bytes}-{reader.hexdigest()[:40]}{_SUFFIX}"
+
+
+def _crc32(data: Any, start: int = 0) -> int:
+    from isal.isal_zlib import crc32
+
+    return int(crc32(data, start))
+
+
+def _store(path: Path, header: dict[str, Any], columns: dict[str, memoryview]) -> None:
+    views = [memoryview(piece) for piece in encode(header, columns)]
+    if sum(view.nbytes for view in views) > MAX_TOTAL_BYTES // 2:
+        return
+    crc = 0
+    for view in views:
+        crc = _crc32(view, crc)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(_START.pack(_MAGIC, crc))
+            for view in views:
+                file.write(view)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _load(path: Path, digest: str) -> Found | None:
+    """What an entry holds.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, struct.error: It is none.
+    """
+    with open(path, "rb", buffering=0) as file:
+        info = os.fstat(file.fileno())
+        if hasattr(os, "getuid") and info.st_uid != os.getuid():
+            return None
+        if not _START.size <= info.st_size <= MAX_TOTAL_BYTES:
+            return None
+        # Read, not mapped: a file that somebody cuts short must not take this process with it.
+        data = memoryview(bytearray(info.st_size))
+        done = 0
+        while done < len(data) and (count := file.readinto(data[done:])):
+            done += count
+    if done < len(data):
+        return None
+    magic, crc = _START.unpack_from(data)
+    if magic != _MAGIC or _crc32(data[_START.size :]) != crc:
+        return None
+    content = data[_START.size :]
+    decoded = decode(content)
+    if decoded is None:
+        return None
+    header, at = decoded
+    if header["digest"] != digest or num_bytes_of(header) != len(content) - at:
+        return None
+    return header, split_columns(header, content[at:])
+
+
+def _prune(root: Path) -> None:
+    """Throw away what was not used for longest, and what a killed process left half written."""
+    entries = []
+    for path in root.iterdir():
+        info = path.stat()
+        if path.name.endswith(".tmp") and info.st_mtime < time.time() - _ABANDONED_S:
+            path.unlink(missing_ok=True)
+        elif path.name.endswith(_SUFFIX):
+            entries.append((info.st_mtime, info.st_size, path))
+    left = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if left <= MAX_TOTAL_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        left -= size

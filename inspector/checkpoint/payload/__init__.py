@@ -1,0 +1,1 @@
+"""Stored payloads: where they lie, what their headers say, their elements as numpy."""

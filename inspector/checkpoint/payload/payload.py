@@ -1,0 +1,289 @@
+"""One stored payload -> its header, the blocks of its records, and its elements as numpy.
+
+A payload is the bytes that hold one chunk or one bytes entry: a zip archive as torch.save writes
+it, or torch's older format without a zip, either perhaps inside a zstd frame. Source:
+torch/serialization.py and torch/distributed/checkpoint/filesystem.py of torch 1.13 to 2.15.
+The bytes of a Hugging Face checkpoint are bare elements and need no header.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.payload.scan import PickleError, scan
+from inspector.checkpoint.payload.source import (
+    BLOCK_BYTES,
+    DataHandle,
+    MissingPackageError,
+    PayloadError,
+    RangeSource,
+    Source,
+    rechunk,
+)
+from inspector.checkpoint.payload.tensor import StoredTensor, describe, kind_of
+from inspector.checkpoint.payload.zip import Record, has_directory, read_directory
+from inspector.checkpoint.payload.zstd import ZstdSource
+from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
+from inspector.checkpoint.text import format_shape
+
+__all__ = ["Payload", "in_blob", "looks_like", "open_payload", "record_blocks", "unpacked"]
+
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_MAX_TENSOR_PICKLE_BYTES = 256 << 10
+_MAX_PICKLE_BYTES = 16 << 20
+_MAX_SMALL_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a payload's header says.
+
+    Attributes:
+        container: `zip`, or `legacy` for torch's format before 1.6.
+        records: The records, in the order of their bytes; for `legacy`, the storages.
+        tensor: The strided tensor in it, or None.
+        kind: What it holds instead, in a few words; empty if there is a tensor.
+        byteorder: `little` or `big`.
+        unknown, unsafe: Names in its pickle, as `payload_pickle.Scan` has them.
+        not_scanned: Why its pickle was not scanned, or an empty string.
+        problem: Why its pickle cannot be read, though the records can, or an empty string.
+    """
+
+    container: Literal["zip", "legacy"]
+    records: tuple[Record, ...]
+    tensor: StoredTensor | None
+    kind: str = ""
+    byteorder: str = "little"
+    unknown: tuple[str, ...] = ()
+    unsafe: tuple[str, ...] = ()
+    not_scanned: str = ""
+    problem: str = ""
+
+    @property
+    def data(self) -> Record | None:
+        """The record that holds the tensor's elements, or None."""
+        if self.tensor is None:
+            return None
+        wanted = f"data/{self.tensor.key}"
+        return next((r for r in self.records if r.short_name == wanted), None)
+
+
+def unpacked(source: Source, transforms: tuple[str, ...], limit: int) -> Source:
+    """The payload behind its stream transforms (`stream.zstd/1`).
+
+    Args:
+        source: The bytes in the file.
+        transforms: As the metadata lists them, the last one applied last on writing.
+        limit: Most bytes that unpacking may give.
+
+    Raises:
+        PayloadError: They do not unpack.
+        MissingPackageError: A package is needed that is not installed.
+    """
+    for name in reversed(transforms):
+        if name.partition("@")[0].partition("/")[0] != "stream.zstd":
+            raise MissingPackageError(f"its stream transform {name[:60]!r} is not known")
+        source = ZstdSource(source, limit)
+    return source
+
+
+def open_payload(
+    source: Source, *, is_tensor: bool, stop: Callable[[], bool] | None = None
+) -> Payload:
+    """Read a payload's header.
+
+    Args:
+        source: The payload, unpacked.
+        is_tensor: True if the metadata says it holds a tensor: then its pickle is small and its
+            values are kept; else only names are looked for.
+        stop: True gives up scanning a long pickle.
+
+    Raises:
+        PayloadError: It cannot be parsed; the message says what it looks like.
+        StorageError: It cannot be read.
+    """
+    start = source.read(0, 16)
+    if start.startswith(b"PK\x03\x04"):
+        return _open_zip(source, is_tensor, stop)
+    if start.startswith(_LEGACY):
+        return _open_legacy(source, is_tensor, stop)
+    raise PayloadError(looks_like(source))
+
+
+def looks_like(source: Source) -> str:
+    """What bytes that are no payload look like, as the end of a sentence about them."""
+    start = source.read(0, 64 << 10)
+    if not start:
+        return "it is empty"
+    if start.count(0) == len(start):
+        return "only zeros are there: it was never written out, or the file has a hole"
+    try:
+        header_bytes(start[:16])
+        return "a safetensors blob is there, where a torch.save payload should be"
+    except HeaderError:
+        pass
+    if start[:4] == b"\x28\xb5\x2f\xfd":
+        return "a zstd frame is there, which the metadata does not mention"
+    if has_directory(source):
+        return (
+            "its first bytes are damaged; the zip directory at its end is in place, so the entry's "
+            "byte range is right"
+        )
+    found = start.find(b"PK\x03\x04")
+    if found > 0 and (b"data.pkl" in start[found : found + 200]):
+        return (
+            f"no payload starts there; the next one starts {found:,} bytes later, so the metadata "
+            "belongs to another save of this file"
+        )
+    if b"PK\x07\x08" in start or b"PK\x01\x02" in start or found > 0:
+        return "the inside of another payload is there: the metadata belongs to another save"
+    return "no payload starts there: the metadata is of another save, or the bytes are damaged"
+
+
+def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
+    records = read_directory(source)
+    by_name = {r.short_name: r for r in records}
+    pickled = by_name.get("data.pkl")
+    if pickled is None:
+        raise PayloadError("a zip archive is there, but torch.save did not write it (no data.pkl)")
+    order = by_name.get("byteorder")
+    byteorder = "big" if order and _content(source, order, 16) == b"big" else "little"
+    # torch.load hands an archive with this record to TorchScript, which compiles what is in it.
+    unsafe = ("TorchScript code",) if "constants.pkl" in by_name else ()
+    limit = _MAX_TENSOR_PICKLE_BYTES if is_tensor else _MAX_PICKLE_BYTES
+    if pickled.num_bytes > limit:
+        if is_tensor:
+            what = f"its pickle has {pickled.num_bytes:,} bytes, far more than any tensor's"
+            return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
+        what = f"its pickle has more than {limit >> 20} MiB"
+        return Payload("zip", records, None, "", byteorder, (), unsafe, not_scanned=what)
+    try:
+        found = scan(_content(source, pickled, limit), keep=is_tensor, stop=stop)
+    except PickleError as error:
+        unsafe = tuple(sorted({*error.unsafe, *unsafe}))
+        what = f"its pickle cannot be read: {error}"
+        return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
+    tensor = describe(found.root) if is_tensor else None
+    return Payload(
+        "zip",
+        records,
+        tensor,
+        kind_of(found.root) if is_tensor and tensor is None else "",
+        byteorder,
+        found.unknown,
+        tuple(sorted({*found.unsafe, *unsafe})),
+    )
+
+
+def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
+    """Five pickles (magic, version, system, the object, the storages' keys), then the storages."""
+    data = source.read(0, _MAX_TENSOR_PICKLE_BYTES if is_tensor else _MAX_PICKLE_BYTES)
+    try:
+        version = scan(data, len(_LEGACY), stop=stop)
+        system = scan(data, version.end, keep=True, stop=stop)
+        found = scan(data, system.end, keep=is_tensor, stop=stop)
+        keys = scan(data, found.end, keep=True, stop=stop)
+    except PickleError as error:
+        what = f"its pickle cannot be read: {error}"
+        return Payload("legacy", (), None, unsafe=error.unsafe, problem=what)
+    info = system.root if type(system.root) is dict else {}
+    tensor = describe(found.root) if is_tensor else None
+    records: tuple[Record, ...] = ()
+    if tensor is not None and keys.root == [tensor.key]:
+        # Each storage is its number of elements in eight bytes, and then those.
+        begin = keys.end + 8
+        size = min(tensor.storage_bytes, max(source.length - begin, 0))
+        records = (Record(f"archive/data/{tensor.key}", begin, size, size, 0, False),)
+    return Payload(
+        "legacy",
+        records,
+        tensor,
+        kind_of(found.root) if is_tensor and tensor is None else "",
+        "little" if info.get("little_endian", True) else "big",
+        found.unknown,
+        found.unsafe,
+    )
+
+
+def _content(source: Source, record: Record, limit: int) -> bytes:
+    """All bytes of a small record."""
+    if record.num_bytes > limit:
+        raise PayloadError(f"its record {record.short_name[:60]!r} is larger than it can be")
+    if not record.deflated:
+        return source.read(record.data_offset, record.num_bytes)
+    return b"".join(map(bytes, record_blocks(source, record)))
+
+
+def record_blocks(source: Source, record: Record) -> Iterator[memoryview]:
+    """A record's bytes, unpacked, in blocks that are each valid until the next is asked for.
+
+    Raises:
+        PayloadError: Deflated bytes that do not unpack to the size the directory gives.
+        StorageError: They cannot be read.
+    """
+    blocks = source.blocks(record.data_offset, record.stored_bytes)
+    return rechunk(_inflated(blocks, record)) if record.deflated else blocks
+
+
+def _inflated(blocks: Iterator[memoryview], record: Record) -> Iterator[bytes]:
+    inflate = zlib.decompressobj(-15)
+    done = 0
+    try:
+        for block in blocks:
+            rest: bytes = bytes(block)
+            while rest and not inflate.eof:
+                # In steps of a size that we choose: deflate packs 1,000 to 1.
+                data = inflate.decompress(rest, BLOCK_BYTES)
+                rest = inflate.unconsumed_tail
+                done += len(data)
+                if done > record.num_bytes:
+                    raise PayloadError("a deflated record unpacks to more than its size")
+                yield data
+    except zlib.error as error:
+        what = f"a deflated record is damaged ({error})"
+        raise PayloadError(what, code="payload-corrupt") from error
+    if done != record.num_bytes:
+        what = "a deflated record unpacks to less than its size"
+        raise PayloadError(what, code="payload-corrupt")
+
+
+def in_blob(
+    file: DataHandle, offset: int, length: int, fqn: str, dtype: str, sizes: tuple[int, ...]
+) -> RangeSource | None:
+    """Where the elements of a chunk lie, if its entry points at a safetensors blob; else None.
+
+    Args:
+        file: The data file.
+        offset: Where the payload begins, by the metadata.
+        length: Its bytes, by the metadata.
+        fqn: Raw name of the tensor.
+        dtype: The tensor's.
+        sizes: The chunk's.
+
+    Raises:
+        PayloadError: The blob is damaged, or holds another tensor of this name or none.
+        StorageError: It cannot be read.
+    """
+    # A payload of torch.save has a container around its elements.
+    if length != math.prod(sizes) * (itemsize(dtype) or 0):
+        return None
+    try:
+        num_bytes = header_bytes(RangeSource(file, offset, 9).read(0, 9))
+    except HeaderError:
+        return None
+    try:
+        header: Header = parse_header(RangeSource(file, offset + 8, num_bytes).read(0, num_bytes))
+    except HeaderError as error:
+        raise PayloadError(f"it lies in a safetensors blob, and {error}") from error
+    tensor = next((t for t in header.tensors if t.name == fqn), None)
+    if tensor is None:
+        raise PayloadError("it should lie in a safetensors blob that does not hold it")
+    if (tensor.dtype, tensor.shape) != (dtype, sizes):
+        what = f"{tensor.dtype} of shape {format_shape(tensor.shape)}"
+        raise PayloadError(f"in the safetensors blob it is {what}", code="payload-mismatch")
+    return RangeSource(file, offset + header.data_offset + tensor.begin, tensor.end - tensor.begin)

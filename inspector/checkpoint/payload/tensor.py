@@ -1,0 +1,180 @@
+"""The tensor that a payload's pickle describes: element type, shape, strides, storage.
+
+What torch.save writes for a tensor is a call of `torch._utils._rebuild_tensor_v2(storage, offset,
+size, stride, requires_grad, hooks, metadata)`, `_v3` where the storage class does not tell the
+dtype (then the storage's size is in bytes), `_rebuild_parameter` around one, and the storage as a
+persistent id ("storage", class, record's key, device, size). Source: torch/_utils.py and
+torch/serialization.py of torch 1.13 to 2.15.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from inspector.checkpoint.dtypes import canonical, itemsize
+from inspector.checkpoint.payload.machine import Call, Global, Persistent
+
+__all__ = ["StoredTensor", "describe", "kind_of"]
+
+_STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+}
+_UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage"})
+_WRAPPERS = frozenset({"_rebuild_parameter", "_rebuild_parameter_with_state"})
+_STRIDED = frozenset(
+    {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
+)
+_PLAIN_TYPES = frozenset(
+    {
+        Global("torch._tensor", "Tensor"),
+        Global("torch", "Tensor"),
+        Global("torch.nn.parameter", "Parameter"),
+        Global("torch.nn.parameter", "Buffer"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A strided tensor over one record.
+
+    Attributes:
+        dtype: torch's name without `torch.`.
+        shape: Its own shape, that of the chunk.
+        strides: Elements from one index to the next, per dim.
+        first: Where element [0, 0, ...] stands in the storage, in elements.
+        key: Name of the record: `data/<key>`.
+        storage_bytes: Bytes the pickle says the storage has.
+        is_conj, is_neg: Lazy conjugation and negation that torch applies on reading.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    first: int
+    key: str
+    storage_bytes: int
+    is_conj: bool = False
+    is_neg: bool = False
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of storage up to and with the last element."""
+        if 0 in self.shape:
+            return 0
+        last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        return (self.first + last + 1) * (itemsize(self.dtype) or 0)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """True if the elements lie in C order without holes."""
+        expected = 1
+        for n, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if n != 1 and stride != expected:
+                return 0 in self.shape
+            expected *= n
+        return True
+
+
+def describe(root: Any) -> StoredTensor | None:
+    """The strided tensor that the scanned pickle rebuilds, or None if it is none."""
+    for _ in range(4):
+        if type(root) is not Call or type(root.func) is not Global or type(root.args) is not tuple:
+            return None
+        module, name = root.func
+        args = root.args
+        if module == "torch._utils" and name in _WRAPPERS and args:
+            root = args[0]
+        elif (module, name) == ("torch._tensor", "_rebuild_from_type_v2") and len(args) >= 3:
+            # (function, class, its arguments, state); a class of its own may mean anything.
+            if type(args[1]) is not Global or args[1] not in _PLAIN_TYPES:
+                return None
+            root = Call(args[0], args[2])
+        elif module == "torch._utils" and name.startswith("_rebuild_"):
+            return _tensor(name, args)
+        else:
+            return None
+    return None
+
+
+def kind_of(root: Any) -> str:
+    """What the pickle holds, in a few words, for a payload that is no strided tensor."""
+    if type(root) is Call and type(root.func) is Global:
+        return f"{root.func.module}.{root.func.name}"[:200]
+    if isinstance(root, (Persistent, Global, Call)):
+        return "something else"
+    return type(root).__name__.lstrip("_").lower()
+
+
+def _tensor(function: str, args: tuple[Any, ...]) -> StoredTensor | None:
+    if function not in _STRIDED:
+        return None
+    if len(args) < 4 or type(args[0]) is not Persistent:
+        return None
+    storage, first, shape, strides = args[0].pid, args[1], _numbers(args[2]), _numbers(args[3])
+    if type(storage) is not tuple or len(storage) < 5 or storage[0] != "storage":
+        return None
+    _, kind, key, _, size = storage[:5]
+    flags: Any = None
+    if type(kind) is not Global:
+        return None
+    dtype = "uint8" if kind.name in _UNTYPED else _STORAGES.get(kind.name)
+    size_unit = itemsize(dtype) if dtype else None
+    if function == "_rebuild_tensor_v3":
+        named = args[6] if len(args) > 6 else None
+        dtype = canonical(named.name) if type(named) is Global and named.module == "torch" else None
+        flags = args[7] if len(args) > 7 else None
+    elif function == "_rebuild_tensor_v2":
+        flags = args[6] if len(args) > 6 else None
+    if dtype is None or size_unit is None or shape is None or strides is None:
+        return None
+    if not _natural(first) or not _natural(size) or type(key) is not str:
+        return None
+    if len(shape) != len(strides):
+        return None
+    flags = flags if type(flags) is dict else {}
+    return StoredTensor(
+        dtype,
+        shape,
+        strides,
+        first,
+        key,
+        size * size_unit,
+        flags.get("conj") is True,
+        flags.get("neg") is True,
+    )
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _numbers(value: Any) -> tuple[int, ...] | None:
+    """A size or strides: a tuple, or torch.Size of one."""
+    if type(value) is Call and value.func == Global("torch", "Size") and type(value.args) is tuple:
+        value = value.args[0] if len(value.args) == 1 else None
+    if type(value) is not tuple or len(value) > 64 or not all(map(_natural, value)):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Metadata pickles -> inert stand-ins -> columns; nothing that they name is run."""

@@ -1,0 +1,1 @@
+"""Where a checkpoint lies: a local folder, or a URL; listings, sizes and ranges."""

@@ -1,0 +1,299 @@
+"""`AzureFiles`: a container of Azure Blob Storage, through adlfs's client and credentials.
+
+The client is asked directly: adlfs's own `ls` lists, beside a folder, every other one whose name
+begins with that folder's (`step-1`: also `step-10`, `step-100`), and neither it nor `find` lets
+the client's four tries, a minute together, be left to `Calls`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+from functools import partial
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from inspector.checkpoint.storage.calls import Calls
+from inspector.checkpoint.storage.errors import NoBucketError, is_past_end
+from inspector.checkpoint.storage.filesystem import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    FsspecFiles,
+    users_setting,
+)
+from inspector.checkpoint.storage.local import Entry
+from inspector.errors import StorageError
+
+__all__ = ["AzureFiles", "GcsFiles", "HttpFiles", "S3Files"]
+
+
+class AzureFiles(FsspecFiles):
+    """Files of a container, by `container/name`."""
+
+    def __init__(self, fs: Any) -> None:
+        super().__init__(fs, counts=False)
+        self._each: dict[str, Any] = {
+            "connection_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            **getattr(fs, "_timeout_kwargs", {}),  # The user's own.
+            "retry_total": 0,
+            "raw_request_hook": self.calls.asked,
+        }
+
+    @property
+    def endpoint(self) -> str:
+        client = self._fs.service_client
+        return f"{client.scheme}://{client.primary_hostname}"
+
+    async def list(self, path: str) -> Any:
+        container, prefix = _split(path)
+        client = self._fs.service_client.get_container_client(container)
+        blobs = client.walk_blobs(prefix and f"{prefix}/", ["metadata"], "/", **self._each)
+        return [_info(container, blob) async for blob in blobs]
+
+    async def tree(self, path: str) -> Any:
+        container, prefix = _split(path)
+        client = self._fs.service_client.get_container_client(container)
+        blobs = client.list_blobs(prefix and f"{prefix}/", ["metadata"], **self._each)
+        return [_info(container, blob) async for blob in blobs]
+
+    async def info(self, path: str) -> Any:
+        container, name = _split(path)
+        client = self._fs.service_client.get_blob_client(container, name)
+        return _info(container, await client.get_blob_properties(**self._each))
+
+    async def _read(self, path: str, start: int, end: int | None) -> bytes:
+        container, name = _split(path)
+        client = self._fs.service_client.get_blob_client(container, name)
+        length = None if end is None else end - start
+        try:
+            stream = await client.download_blob(start, length, max_concurrency=1, **self._each)
+            data: bytes = await stream.readall()
+        except Exception as error:
+            if is_past_end(error):
+                return b""
+            raise
+        return data
+
+
+def _split(path: str) -> tuple[str, str]:
+    container, _, name = path.partition("/")
+    return container, name
+
+
+def _info(container: str, blob: Any) -> dict[str, Any]:
+    """A blob, or what a listing calls a prefix, as one of fsspec's dictionaries."""
+    name = f"{container}/{blob.name}"
+    marks = {key.lower(): value for key, value in (blob.get("metadata") or {}).items()}
+    if "size" not in blob or marks.get("hdi_isfolder") == "true":
+        return {"name": name, "type": "directory"}
+    return {"name": name, "size": blob.size, "last_modified": blob.last_modified}
+
+
+#: gcsfs's own setting. Where it is on, gcsfs asks once more, by gRPC, what kind of bucket it is.
+_ZONAL_BUCKETS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
+
+
+class GcsFiles(FsspecFiles):
+    """Files of a bucket, by `bucket/name`."""
+
+    def __init__(self, fs: Any) -> None:
+        once = getattr(type(fs)._request, "__wrapped__", None)
+        super().__init__(fs, counts=once is None)
+        if once is not None:
+            # `Calls` tries again; gcsfs's six tries of its own would take minutes to give up.
+            fs._request = partial(self._request, partial(once, fs))
+
+    @staticmethod
+    def options() -> dict[str, Any]:
+        os.environ.setdefault(_ZONAL_BUCKETS, "false")  # Before gcsfs is imported.
+        if users_setting("requests_timeout", "gs", "gcs") is not None:
+            return {}
+        from aiohttp import ClientTimeout
+
+        # Without one gcsfs waits for ever.
+        patience = ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+        return {"requests_timeout": patience}
+
+    @property
+    def endpoint(self) -> str:
+        return str(self._fs._location)
+
+    def list(self, path: str) -> Any:
+        return self._listed(path, "/")
+
+    def tree(self, path: str) -> Any:
+        return self._listed(path, "")
+
+    def info(self, path: str) -> Any:
+        # A folder is never asked for: it is what a listing shows.
+        return self._fs._get_object(path)
+
+    async def _request(self, once: Any, *args: Any, **kwargs: Any) -> Any:
+        self.calls.asked()
+        return await once(*args, **kwargs)
+
+    async def _listed(self, path: str, delimiter: str) -> Any:
+        # gcsfs's own `ls` and `find` of an empty folder ask for more.
+        bucket = path.partition("/")[0]
+        try:
+            files, folders = await self._fs._do_list_objects(path, delimiter=delimiter)
+        except FileNotFoundError as error:
+            raise NoBucketError(bucket) from error
+        below = [{"name": f"{bucket}/{name}", "type": "directory"} for name in folders]
+        return [*below, *files]
+
+
+class S3Files(FsspecFiles):
+    """Files of a bucket, by `bucket/key`."""
+
+    def __init__(self, fs: Any) -> None:
+        super().__init__(fs, counts=False)
+        self._is_hooked = False
+        fs.retries = 1  # `Calls` tries again; both together would take minutes to give up.
+
+    @staticmethod
+    def options() -> dict[str, Any]:
+        own = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+        }
+        users = users_setting("config_kwargs", "s3a", "s3")
+        return {"config_kwargs": {**own, **users} if isinstance(users, dict) else own}
+
+    @property
+    def endpoint(self) -> str:
+        client = getattr(self._fs, "_s3", None)
+        return str(client.meta.endpoint_url) if client is not None else ""
+
+    def list(self, path: str) -> Any:
+        return self._listed(path, "/")
+
+    def tree(self, path: str) -> Any:
+        return self._listed(path, "")
+
+    async def _listed(self, path: str, delimiter: str) -> Any:
+        # s3fs's own `ls` of an empty prefix goes on to list all that lies beside it.
+        await self._hook()
+        return await self._fs._lsdir(path, refresh=True, delimiter=delimiter)
+
+    async def _read(self, path: str, start: int, end: int | None) -> bytes:
+        await self._hook()
+        return await super()._read(path, start, end)
+
+    async def _hook(self) -> None:
+        """Count requests where botocore sends them: pages of a listing, redirections."""
+        if not self._is_hooked:
+            self._is_hooked = True
+            client = await self._fs.set_session()
+            client.meta.events.register("before-send.s3", self.calls.asked)
+
+
+#: A file up to this size is read whole from a server that ignores ranges.
+_MAX_WHOLE_BYTES = 16 << 20
+
+
+class HttpFiles:
+    """Files of a web server, by their addresses; a query goes with every one of them.
+
+    Args:
+        fs: fsspec's http file system.
+        query: What stands after the `?` of the address, or an empty string.
+    """
+
+    has_listing = False
+
+    def __init__(self, fs: Any, query: str) -> None:
+        self._fs = fs
+        self._query = f"?{query}" if query else ""
+        self.calls = Calls(fs.loop)
+        self.endpoint = ""
+
+    @staticmethod
+    def options() -> dict[str, Any]:
+        """What the file system is made with; the user's own settings go before it."""
+        from aiohttp import ClientTimeout
+
+        own = {"timeout": ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)}
+        users = users_setting("client_kwargs", "http", "https")
+        return {"client_kwargs": {**own, **users} if isinstance(users, dict) else own}
+
+    def _url(self, path: str) -> Any:
+        scheme, _, rest = path.partition("://")
+        host, slash, name = rest.partition("/")
+        self.endpoint = f"{scheme}://{urlsplit(path).netloc.rpartition('@')[2]}"
+        return self._fs.encode_url(f"{scheme}://{host}{slash}{quote(name, safe='/%')}{self._query}")
+
+    async def info(self, path: str) -> dict[str, Any]:
+        """Size and time by a HEAD, or by the first byte where HEAD is not allowed."""
+        session = await self._fs.set_session()
+        plain = {"Accept-Encoding": "identity"}
+        async with session.head(
+            self._url(path), allow_redirects=True, headers=plain, **self._fs.kwargs
+        ) as answer:
+            if answer.status not in (403, 405, 501):
+                answer.raise_for_status()
+                size = answer.headers.get("Content-Length")
+                if size is not None:
+                    return _http_info(path, int(size), answer)
+        self.calls.asked()
+        first = {**plain, "Range": "bytes=0-0"}
+        async with session.get(self._url(path), headers=first, **self._fs.kwargs) as answer:
+            if answer.status == 416:
+                return _http_info(path, 0, answer)
+            answer.raise_for_status()
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if not total.isdigit():
+                total = answer.headers.get("Content-Length", "") if answer.status == 200 else ""
+            return _http_info(path, int(total) if total.isdigit() else None, answer)
+
+    async def read(self, path: str, start: int, length: int | None) -> bytes:
+        """A range; empty if it begins past the end.
+
+        Raises:
+            StorageError: The server ignores ranges, and the file is large.
+        """
+        session = await self._fs.set_session()
+        headers = {"Accept-Encoding": "identity"}
+        if start or length is not None:
+            end = "" if length is None else str(start + length - 1)
+            headers["Range"] = f"bytes={start}-{end}"
+        async with session.get(self._url(path), headers=headers, **self._fs.kwargs) as answer:
+            if answer.status == 416:
+                return b""
+            answer.raise_for_status()
+            if "Range" not in headers or answer.status == 206:
+                data: bytes = await answer.read()
+                return data
+            size = int(answer.headers.get("Content-Length", _MAX_WHOLE_BYTES + 1))
+            if size > _MAX_WHOLE_BYTES:
+                answer.close()
+                raise StorageError(
+                    f"{self.endpoint} answers a range with the whole file",
+                    "serve it with a server that knows Range requests, or copy it here",
+                )
+            data = await answer.read()
+            return data[start:] if length is None else data[start : start + length]
+
+    def list(self, path: str) -> Any:
+        raise NotImplementedError
+
+    def tree(self, path: str) -> Any:
+        raise NotImplementedError
+
+    def entry(self, info: dict[str, Any], base: str) -> Entry:
+        """What `info` found, as an entry, named relative to the folder `base`."""
+        name = str(info["name"]).removeprefix(base).strip("/")
+        if info["size"] is None:
+            return Entry(name, "other", problem="the server tells no size")
+        return Entry(name, "file", info["size"], info["mtime"])
+
+
+def _http_info(path: str, size: int | None, answer: Any) -> dict[str, Any]:
+    modified = None
+    try:
+        modified = email.utils.parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        pass  # It tells none, or none that can be read.
+    return {"name": path, "size": size, "mtime": modified}

@@ -1,0 +1,1 @@
+"""The metadata against the files of the folder, and folders without metadata."""

@@ -1,0 +1,105 @@
+"""What a folder without DCP metadata is, if it is the checkpoint of something else.
+
+The rule this module keeps: told from names alone; a folder that is not sure stays unnamed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from inspector.checkpoint.storage.local import Entry
+
+__all__ = ["Lookalike", "lookalike"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookalike:
+    """Another program's checkpoint.
+
+    Attributes:
+        what: What it is, to follow `this is`.
+        hint: What opens it.
+    """
+
+    what: str
+    hint: str
+
+
+_PADDLE = Lookalike(
+    "a PaddlePaddle checkpoint: its .distcp and N.metadata files are Paddle's, not torch's",
+    "load it with paddle.distributed.load_state_dict",
+)
+
+# The first pattern that a name in the folder matches tells. Sources: DeepSpeed's engine
+# (`_get_zero_ckpt_name`, `_get_ckpt_name`), verl's FSDP checkpoint manager, Megatron-LM's
+# `get_checkpoint_name`, Orbax, torchsnapshot.
+_NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
+    (
+        re.compile(
+            r"(bf16_|fp16_)?zero_pp_rank_\d+_|mp_rank_\d+_model_states\.pt\Z|global_step\d+\Z"
+        ),
+        Lookalike(
+            "a DeepSpeed checkpoint: one torch.save file a rank, cut up by ZeRO",
+            "zero_to_fp32.py in that folder puts it together; DeepSpeed itself loads it",
+        ),
+    ),
+    (
+        re.compile(r"(model|optim|extra_state)_world_size_\d+_rank_\d+\.pt\Z"),
+        Lookalike(
+            "a per-rank checkpoint (verl, SkyRL): one torch.save file a rank, not DCP",
+            "load it with the same number of ranks, or merge it with verl's model_merger",
+        ),
+    ),
+    (
+        re.compile(r"mp_rank_\d+(_\d+)?\Z|model_optim_rng\.pt\Z|distrib_optim\.pt\Z"),
+        Lookalike(
+            "a Megatron-LM checkpoint of the older kind: one torch.save file a rank, not DCP",
+            "Megatron-LM converts it with --ckpt-convert-format torch_dist",
+        ),
+    ),
+    (
+        re.compile(r"(.*[_-])?rank[_-]?\d+.*\.(pt|pth|bin|ckpt)\Z"),
+        Lookalike(
+            "a per-rank checkpoint: one torch.save file a rank, not DCP",
+            "load every file with torch.load on the rank that wrote it",
+        ),
+    ),
+    (
+        re.compile(r"_CHECKPOINT_METADATA\Z|manifest\.ocdbt\Z|_METADATA\Z"),
+        Lookalike("an Orbax (JAX) checkpoint", "load it with orbax.checkpoint"),
+    ),
+    (
+        re.compile(r"\.snapshot_metadata\Z"),
+        Lookalike("a torchsnapshot checkpoint", "load it with torchsnapshot"),
+    ),
+)
+
+_TORCH_CHECKPOINTING = Lookalike(
+    "a checkpoint of the package torch_checkpointing (torchtitan's other backend), not DCP",
+    "load it with torch_checkpointing",
+)
+_ONE_FILE = Lookalike(
+    "a folder of whole torch.save files, not DCP", "load each with torch.load(..., mmap=True)"
+)
+
+
+def lookalike(listing: Iterable[Entry]) -> Lookalike | None:
+    """Whose checkpoint a listed folder is, if it looks like DCP's and is not."""
+    names = [entry.name for entry in listing]
+    has_data = any(name.endswith(".distcp") for name in names)
+    if any(re.fullmatch(r"\d+\.metadata", name) for name in names):
+        return _PADDLE
+    if has_data:
+        return None
+    if any("torch_checkpointing" in name for name in names):
+        return _TORCH_CHECKPOINTING
+    for pattern, found in _NAMES:
+        if any(pattern.match(name) for name in names):
+            return found
+    if any(
+        name.endswith((".pt", ".pth", ".ckpt")) or name == "pytorch_model.bin" for name in names
+    ):
+        return _ONE_FILE
+    return None

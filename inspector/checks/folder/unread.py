@@ -1,0 +1,129 @@
+"""A checkpoint whose metadata cannot be read -> findings that say what is there instead."""
+
+from __future__ import annotations
+
+from inspector.checkpoint.child.isolated import Limits
+from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
+from inspector.checkpoint.storage.local import Entry, Storage
+from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checks.findings import Finding
+from inspector.checks.folder.files import check_files
+from inspector.checks.folder.lookalike import lookalike
+from inspector.checks.metadata.entries import entries_of
+from inspector.checks.metadata.metadata import check_metadata
+from inspector.checks.metadata.structure import check_structure
+from inspector.errors import InspectError, MetadataError, NotACheckpointError
+
+__all__ = ["check_unread"]
+
+_TMP = METADATA + ".tmp"
+
+_NO_METADATA = (
+    "raises AssertionError: metadata is None; global metadata read failed; rank local metadata "
+    "read failed"
+)
+_READ_FAILS = {
+    "metadata-truncated": "raises AssertionError: metadata is None; ... Ran out of input, or "
+    "pickle data was truncated",
+    "metadata-unreadable": "raises AssertionError: metadata is None; global metadata read failed",
+    "metadata-unsafe": "runs that code while reading the metadata",
+}
+
+
+def check_unread(
+    storage: Storage, error: NotACheckpointError | MetadataError, limits: Limits | None = None
+) -> list[Finding]:
+    """Findings about a folder whose metadata could not be read.
+
+    Args:
+        storage: The folder.
+        error: Why its metadata could not be read.
+        limits: What unpickling an unfinished save's metadata may cost.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    if isinstance(error, MetadataError):
+        return [_unreadable(error, storage.list())]
+    return _without_metadata(storage, storage.list(), error, limits)
+
+
+def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
+    names = {entry.name for entry in listing}
+    per_rank = next((entry.name for entry in rank_metadata(listing).values()), None)
+    if METADATA not in names and per_rank is None:
+        what = "raises SafetensorError, HuggingFaceStorageReader as well as transformers"
+        return Finding(error.code, "error", error.message, what, error.hint)
+    return Finding(
+        error.code,
+        "error",
+        error.message,
+        _READ_FAILS.get(error.code, "raises an error"),
+        error.hint
+        or "fetch .metadata again from where it was written, or load an earlier checkpoint",
+        file=METADATA if METADATA in names else per_rank,
+    )
+
+
+def _without_metadata(
+    storage: Storage, listing: list[Entry], error: NotACheckpointError, limits: Limits | None
+) -> list[Finding]:
+    where = printable(storage.root)
+    if any(entry.name == _TMP for entry in listing):
+        finding = _unfinished(storage, limits)
+        missing = f"{where}: there is no {METADATA}, only {_TMP}"
+        return [_missing(missing, finding.hint), finding]
+    other = lookalike(listing)
+    if other is not None:
+        return [_missing(f"{where}: no {METADATA}; this is {other.what}", other.hint)]
+    findings = [_missing(error.message, error.hint)]
+    temporary = [e.name for e in listing if e.name.endswith(".metadata.tmp")]
+    name = storage.root.rstrip("/").rpartition("/")[2]
+    if temporary or name.endswith((".tmp", "-tmp", "_tmp", ".incomplete")):
+        what = f"only {printable(temporary[0], 60)} is there" if temporary else "its name says so"
+        findings.append(
+            Finding(
+                "save-unfinished",
+                "error",
+                f"{where}: a folder of a save that did not finish ({what})",
+                _NO_METADATA,
+                "load the checkpoint before it",
+            )
+        )
+    return findings
+
+
+def _missing(message: str, hint: str) -> Finding:
+    return Finding("metadata-missing", "error", message, _NO_METADATA, hint, file=METADATA)
+
+
+def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
+    """Is `.metadata.tmp` complete? It is read through the same gate as `.metadata`.
+
+    torch writes it, syncs it, removes the old `.metadata` and renames it
+    (`FileSystemWriter.finish`); a job that dies between leaves it complete.
+    """
+    where = f"{printable(storage.root)}: the save did not finish"
+    try:
+        checkpoint = read_dcp(storage, limits=limits, metadata=_TMP)
+        entries = entries_of(checkpoint)
+        found, _ = check_files(checkpoint, storage, entries)
+        found += [*check_metadata(checkpoint), *check_structure(checkpoint, entries)]
+    except InspectError as error:
+        message = f"{where}, and its {_TMP} is not complete ({error.message})"
+        hint = "it cannot be repaired from this folder: load an earlier checkpoint"
+        return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
+    errors = [f for f in found if f.severity == "error"]
+    if errors:
+        message = (
+            f"{where}; {_TMP} is complete, but what it describes is not sound: {errors[0].message}"
+        )
+        hint = "renaming it would not repair the checkpoint: load an earlier one"
+    else:
+        size = format_bytes(checkpoint.stored_bytes)
+        message = (
+            f"{where}, but {_TMP} is complete, and the {size} of data files are as it says: "
+            f"{plural(checkpoint.num_tensors, 'tensor')}, {plural(len(entries.file), 'payload')}"
+        )
+        hint = f"rename {_TMP} to {METADATA}, which repairs the checkpoint, and check it again"
+    return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)

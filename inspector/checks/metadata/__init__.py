@@ -1,0 +1,1 @@
+"""What the metadata alone tells: entries, chunks, byte ranges, optimizer state."""

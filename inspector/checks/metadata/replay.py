@@ -1,0 +1,66 @@
+"""Items that lie in another rank's file than DCP's writer would have put them in.
+
+The rule this module keeps: a warning at most. The replay explains every item of an undisturbed
+save by DCP's default planner (see `layout/written_by.py`); where it explains nearly all, the few
+others may be entries that were swapped or taken from another save, which torch loads silently.
+"""
+
+from __future__ import annotations
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checks.findings import Finding
+from inspector.layout.writer.written_by import WrittenBy, infer
+
+__all__ = ["check_replay"]
+
+_MAX_SHOWN = 3
+
+
+def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) -> list[Finding]:
+    """One finding for each data file that holds items of another rank.
+
+    Args:
+        checkpoint: The checkpoint.
+        written_by: What `infer` says of it; by default it is asked.
+    """
+    if checkpoint.per_rank_metadata or checkpoint.format != "dcp":
+        return []
+    if not checkpoint.state_paths:
+        # Without the planner's data the order in which items were dealt out is not known.
+        return []
+    written_by = infer(checkpoint) if written_by is None else written_by
+    if written_by.mesh is None or not written_by.deviating:
+        return []
+    files = {f.rank: f.path for f in reversed(checkpoint.files) if f.num_payloads}
+    findings = []
+    # What another rank might have written as well is no evidence: planners of one's own, and
+    # entries that only one rank has, move the balance of all that come after them.
+    impossible = [d for d in written_by.deviating if not d.possible]
+    for rank in sorted({d.actual for d in impossible}):
+        here = [d for d in impossible if d.actual == rank]
+        num = len(here)
+        named = ", ".join(
+            f"{printable(d.fqn, 60)}"
+            + (f" at {format_shape(d.offsets)}" if d.offsets else "")
+            + f" (rank {d.predicted}'s)"
+            for d in here[:_MAX_SHOWN]
+        )
+        path = files.get(rank, f"__{rank}_0.distcp")
+        first = here[0] if here else None
+        findings.append(
+            Finding(
+                "file-newer",
+                "warning",
+                f"{printable(path, 120)}: it holds {plural(num, 'item')} that DCP's writer, "
+                f"replayed on {written_by.mesh}, puts into another rank's file: "
+                f"{named or 'not listed'}; the other {written_by.num_placed:,} lie as it says",
+                "loads silently; if entries were swapped, with values in the wrong place",
+                "no fault if a planner of your own wrote it; else compare these items with another "
+                "checkpoint",
+                fqn=first.fqn if first else None,
+                file=path,
+                offsets=first.offsets if first else None,
+            )
+        )
+    return findings

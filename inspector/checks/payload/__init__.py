@@ -1,0 +1,1 @@
+"""What the stored bytes tell: `--deep` and `--values`."""

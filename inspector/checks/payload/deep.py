@@ -1,0 +1,131 @@
+"""The checks that read every byte, one after the other: payloads, seal, `integrity.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.text import plural
+from inspector.checks.findings import Coverage, Finding, NotChecked
+
+if TYPE_CHECKING:
+    from inspector.checks.seal.manifest import Manifest
+
+__all__ = ["DeepReport", "Wanted", "check_deep", "read_wanted"]
+
+
+class BytesProgress(Protocol):
+    """How far a reading of many bytes is."""
+
+    @property
+    def bytes_done(self) -> int: ...
+
+    @property
+    def bytes_total(self) -> int: ...
+
+
+#: Makes what is told the progress of one reading, and may cancel it.
+Line = Callable[[], AbstractContextManager[Callable[[BytesProgress], bool]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which of them.
+
+    Attributes:
+        payloads: Every stored byte against its CRC32, and `integrity.json` where there is one.
+        values: NaN and infinities, too.
+        manifest: The seal to compare with, or None.
+        manifest_path: Its path, raw.
+    """
+
+    payloads: bool
+    values: bool
+    manifest: Manifest | None = None
+    manifest_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeepReport:
+    """What they found, and what was read."""
+
+    findings: tuple[Finding, ...]
+    checked: Coverage
+    is_cancelled: bool = False
+
+
+def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> Wanted:
+    """The checks that a command asks for; reads the seal.
+
+    Raises:
+        UsageError: The seal cannot be read.
+    """
+    if manifest is None:
+        return Wanted(deep or values, values)
+    from inspector.checks.seal.seal import read_seal
+
+    return Wanted(deep or values, values, read_seal(manifest), manifest)
+
+
+def check_deep(checkpoint: Checkpoint, storage: Storage, wanted: Wanted, line: Line) -> DeepReport:
+    """Run them; once one is cancelled, the rest is left out, and that is said.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        wanted: Which.
+        line: Told of the progress.
+    """
+    report = DeepReport((), Coverage())
+    if wanted.payloads:
+        from inspector.checks.folder.integrity import check_integrity, has_integrity
+        from inspector.checks.payload.payloads import check_payloads
+
+        with line() as told:
+            found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
+        report = DeepReport(found.findings, found.checked, found.is_cancelled)
+        if has_integrity(checkpoint) and not report.is_cancelled:
+            with line() as told:
+                digests = check_integrity(checkpoint, storage, progress=told)
+            report = _sum(report, digests.findings, digests.checked, digests.is_cancelled)
+    if wanted.manifest is not None and not report.is_cancelled:
+        from inspector.checks.seal.compare import check_manifest
+
+        with line() as told:
+            sealed = check_manifest(
+                checkpoint,
+                storage,
+                wanted.manifest,
+                name=wanted.manifest_path,
+                progress=told,
+            )
+        checked = sealed.checked
+        if not wanted.payloads:
+            left = NotChecked(
+                f"the checksums of {plural(checked.payloads, 'payload')}",
+                "a seal is of the content alone; --deep compares every stored byte",
+            )
+            checked = replace(checked, not_checked=(*checked.not_checked, left))
+        report = _sum(report, sealed.findings, checked, sealed.is_cancelled)
+    return report
+
+
+def _sum(
+    report: DeepReport, findings: tuple[Finding, ...], checked: Coverage, is_cancelled: bool
+) -> DeepReport:
+    """Both together; payloads that were read twice count once."""
+    mine = report.checked
+    both = replace(
+        mine,
+        tensors=max(mine.tensors, checked.tensors),
+        chunks=max(mine.chunks, checked.chunks),
+        payloads=max(mine.payloads, checked.payloads),
+        payload_bytes=max(mine.payload_bytes, checked.payload_bytes),
+        not_checked=(*mine.not_checked, *checked.not_checked),
+        against=(*mine.against, *checked.against),
+    )
+    return DeepReport((*report.findings, *findings), both, report.is_cancelled or is_cancelled)

@@ -1,0 +1,414 @@
+"""One payload read and judged: its header against the metadata, its bytes against their CRC32.
+
+What `dcp.load` does with each fault was run with torch 2.13 on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint
+from inspector.checkpoint.payload.array import raw_payload, unpack_limit
+from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
+from inspector.checkpoint.payload.source import (
+    MissingPackageError,
+    PayloadError,
+    RangeSource,
+    Source,
+)
+from inspector.checkpoint.payload.tensor import StoredTensor
+from inspector.checkpoint.payload.zip import Record
+from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
+from inspector.checkpoint.text import format_box, format_shape, plural, printable
+from inspector.checks.findings import Finding
+from inspector.errors import StorageError, UnreachableError
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite, ValueScan
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # Slower, and as right.
+    from zlib import crc32
+
+__all__ = ["Judgement", "Note", "Subject", "judge", "subject_of"]
+
+_MAX_ENTRY_BYTES = 1 << 30
+_STALE = (
+    "if others of this file are wrong too, the file and .metadata are of different saves: "
+    "restore both from one; else take another checkpoint"
+)
+_COPY_AGAIN = "copy the file again from where it was written, or take another checkpoint"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An entry whose payload is looked at: a chunk of a tensor, or a bytes entry.
+
+    Attributes:
+        fqn: Raw name.
+        file: Raw path of the data file.
+        byte_offset: Where the payload begins in it.
+        tensor: Index of the tensor, or -1.
+        dtype: Element type by the metadata.
+        offsets: Lower corner of the chunk, or None for a bytes entry.
+        sizes: Its extent, likewise.
+        transforms: Stream transforms of the payload.
+    """
+
+    fqn: str
+    file: str
+    byte_offset: int
+    tensor: int = -1
+    dtype: str = ""
+    offsets: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    transforms: tuple[str, ...] = ()
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.sizes is not None
+
+    @cached_property
+    def shown(self) -> str:
+        """The entry as a sentence's subject, printable."""
+        name = printable(self.fqn, 200) or "''"
+        if self.offsets is None or self.sizes is None:
+            return f"the bytes entry {name}"
+        return f"{name} {format_box(self.offsets, self.sizes)}" if self.sizes else name
+
+
+def subject_of(checkpoint: Checkpoint, owner: int) -> Subject:
+    """The entry with this number in a `PayloadPlan`."""
+    columns = checkpoint.columns
+    if owner >= columns.num_chunks:
+        entry: BytesEntry = checkpoint.bytes_entries[owner - columns.num_chunks]
+        path = checkpoint.files[entry.file].path
+        return Subject(entry.fqn, path, entry.byte_offset, transforms=entry.transforms)
+    index = int(columns.chunk_start.searchsorted(owner, "right")) - 1
+    ndim = int(columns.dim_start[index + 1] - columns.dim_start[index])
+    box = int(columns.box_start[index]) + (owner - int(columns.chunk_start[index])) * ndim
+    return Subject(
+        columns.fqns[index],
+        checkpoint.files[int(columns.file[owner])].path,
+        int(columns.byte_offset[owner]),
+        index,
+        columns.dtype(index),
+        tuple(columns.offsets[box : box + ndim].tolist()),
+        tuple(columns.sizes[box : box + ndim].tolist()),
+        columns.transforms.get(index, ()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An oddity that many payloads share; told once, with how many."""
+
+    code: str
+    what: str
+    torch_does: str
+    hint: str = ""
+
+
+_NO_CHECKSUM = Note(
+    "payload-no-checksum",
+    "no CRC32 was stored (torch.serialization.set_crc32_options(False), or the format before "
+    "1.6), so damaged bytes cannot be told",
+    "loads it: it never looks at checksums",
+    "leave the checksums on, or keep digests of your own",
+)
+_NO_CHECKSUM_SAFETENSORS = Note(
+    "payload-no-checksum",
+    "safetensors files have no checksums, so damaged bytes cannot be told",
+    "loads it",
+    "keep digests of your own",
+)
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What came out of one payload.
+
+    Attributes:
+        findings: Errors, for every entry that owns the payload.
+        notes: Oddities to be told once.
+        values: NaN and infinities in it, in the chunk's own indices, or None if none.
+        not_checked: Why (a part of) it was not looked at, or an empty string.
+        is_read: False if it was not read at all.
+        is_blob: True if it is part of a safetensors blob inside a DCP file.
+        is_unreached: True if a remote storage did not answer.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    values: NonFinite | None = None
+    not_checked: str = ""
+    is_read: bool = True
+    is_blob: bool = False
+
+    def error(self, code: str, subject: Subject, what: str, torch_does: str, hint: str) -> None:
+        where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
+        self.findings.append(
+            Finding(
+                code,
+                "error",
+                f"{subject.shown} in {where}: {what}",
+                torch_does,
+                hint,
+                fqn=subject.fqn,
+                file=subject.file,
+                offsets=subject.offsets,
+                sizes=subject.sizes,
+                num_elements=None if subject.sizes is None else math.prod(subject.sizes),
+            )
+        )
+
+
+def judge(
+    source: RangeSource,
+    subjects: list[Subject],
+    *,
+    is_safetensors: bool = False,
+    values: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> Judgement:
+    """Read a payload, once, and judge it.
+
+    Args:
+        source: Its bytes in the file.
+        subjects: The entries it belongs to; mostly one.
+        is_safetensors: True if it is bare elements, as in a Hugging Face checkpoint.
+        values: Also count NaN and infinities.
+        stop: True gives up scanning a long pickle.
+
+    Raises:
+        Cancelled: The source was told to stop.
+    """
+    result = Judgement()
+    first = subjects[0]
+    try:
+        if is_safetensors and first.sizes is not None:
+            payload = raw_payload(first.dtype, first.sizes, source.length)
+            result.notes.append(_NO_CHECKSUM_SAFETENSORS)
+            _read_records(result, source, payload, subjects, values, has_checksums=False)
+        else:
+            _judge_payload(result, source, subjects, values, stop)
+    except MissingPackageError as error:
+        result.not_checked, result.is_read = error.message, False
+    except PayloadError as error:
+        fate = error.fate or _FATES.get(error.code, "raises an error")
+        for subject in subjects:
+            result.error(error.code, subject, error.message, fate, _STALE)
+    except UnreachableError as error:
+        # It says nothing of the payload.
+        result.not_checked, result.is_read = error.message, False
+    except StorageError as error:
+        for subject in subjects:
+            what, hint = error.message, "check the disk or the network, then run this again"
+            result.error("payload-unreadable", subject, what, "raises an error", hint)
+    return result
+
+
+_FATES = {
+    "payload-unreadable": "raises an error that names neither the entry nor the file",
+    "payload-corrupt": "raises an error",
+}
+
+
+def _judge_payload(
+    result: Judgement,
+    source: RangeSource,
+    subjects: list[Subject],
+    values: bool,
+    stop: Callable[[], bool] | None,
+) -> None:
+    first = subjects[0]
+    if not first.transforms:
+        source.prefetch()
+        if first.is_tensor and _is_blob(source):
+            result.is_blob = True
+            return
+    limit = _MAX_ENTRY_BYTES if first.sizes is None else unpack_limit(first.dtype, first.sizes)
+    inner = unpacked(source, first.transforms, limit)
+    payload = open_payload(inner, is_tensor=first.is_tensor, stop=stop)
+    for record in payload.records:
+        if record.deflated and record.num_bytes > limit:
+            raise PayloadError("a deflated record claims more bytes than it can need")
+    _judge_form(result, payload)
+    for subject in subjects:
+        _judge_names(result, subject, payload)
+        if subject.is_tensor and not payload.problem:
+            _judge_header(result, subject, payload)
+    damaged = _read_records(result, inner, payload, subjects, values, has_checksums=True)
+    # A pickle whose bytes are damaged has been told of.
+    if payload.problem and "data.pkl" not in damaged:
+        raise PayloadError(payload.problem)
+
+
+def _is_blob(source: RangeSource) -> bool:
+    """True for the safetensors blob of `FileSystemWriter(serialization_format=SAFETENSORS)`.
+
+    Its entries all begin where the blob does, each as long as its own tensor's elements.
+    """
+    if source.read(0, 2) == b"PK":
+        return False
+    try:
+        header_bytes(source.peek(16))
+    except HeaderError:
+        return False
+    return True
+
+
+def _judge_form(result: Judgement, payload: Payload) -> None:
+    for name in payload.unknown:
+        what = f"its pickle makes an object of {printable(name, 120)}"
+        result.notes.append(
+            Note("payload-format", what, "imports that class, so its package must be installed")
+        )
+    result.not_checked = (
+        payload.not_scanned and f"{payload.not_scanned}; it was not searched for code"
+    )
+    if payload.container == "legacy":
+        what = "it is in torch.save's format of before 1.6, which has no checksums"
+        result.notes.append(Note("payload-format", what, "loads it"))
+        result.notes.append(_NO_CHECKSUM)
+    if payload.byteorder == "big":
+        what = "it was written in big-endian byte order"
+        result.notes.append(Note("payload-format", what, "swaps the bytes as it loads"))
+    if any(r.deflated for r in payload.records):
+        what = "its records are deflated, as torch itself never writes them"
+        result.notes.append(Note("payload-format", what, "loads it"))
+    if payload.kind.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_")):
+        what = f"it holds a tensor of another kind ({printable(payload.kind, 80)}), not compared"
+        result.notes.append(Note("payload-format", what, "loads it if the target is alike"))
+
+
+def _judge_names(result: Judgement, subject: Subject, payload: Payload) -> None:
+    if not payload.unsafe:
+        return
+    names = ", ".join(printable(n, 80) for n in payload.unsafe[:3])
+    result.error(
+        "payload-unsafe",
+        subject,
+        f"its pickle names code to be run ({names}); it was not run",
+        "raises UnpicklingError (torch before 2.4.1 runs it)"
+        if subject.is_tensor
+        else "runs it without a word: bytes entries are loaded with weights_only=False",
+        "do not load this checkpoint: find out who wrote it",
+    )
+
+
+def _judge_header(result: Judgement, subject: Subject, payload: Payload) -> None:
+    tensor = payload.tensor
+    if tensor is not None:
+        for what, fate in _differences(subject, tensor, payload.data):
+            result.error("payload-mismatch", subject, what, fate, _STALE)
+    elif not payload.kind.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_")):
+        what = f"it holds no tensor but {printable(payload.kind, 80)}"
+        result.error("payload-mismatch", subject, what, "raises AttributeError", _STALE)
+
+
+def _differences(
+    subject: Subject, tensor: StoredTensor, data: Record | None
+) -> list[tuple[str, str]]:
+    """Where header, metadata and storage disagree: what, and what torch does."""
+    found = []
+    sizes = subject.sizes or ()
+    if tensor.dtype != subject.dtype:
+        what = f"its elements are {tensor.dtype}, {subject.dtype} by the metadata"
+        found.append((what, "casts them to the target's type silently"))
+    if tensor.shape != sizes:
+        what = f"its shape is {format_shape(tensor.shape)}, {format_shape(sizes)} by the metadata"
+        # torch narrows a stored tensor that is larger, and asserts that the sizes then agree.
+        fits = len(tensor.shape) == len(sizes) and all(
+            a <= b for a, b in zip(sizes, tensor.shape, strict=True)
+        )
+        fate = "raises AssertionError (mismatch sizes)"
+        found.append((what, "loads a corner of it silently" if fits else fate))
+    if data is None:
+        if tensor.num_elements:
+            what = f"its record data/{printable(tensor.key, 40)} is missing"
+            found.append((what, "raises RuntimeError (failed locating file)"))
+        return found
+    if data.num_bytes != tensor.storage_bytes:
+        what = f"it stores {data.num_bytes:,} bytes, {tensor.storage_bytes:,} by its own header"
+        found.append((what, "raises RuntimeError (record size does not match)"))
+    if tensor.needed_bytes > tensor.storage_bytes:
+        what = (
+            f"its shape needs {tensor.needed_bytes:,} bytes, "
+            f"its storage has {tensor.storage_bytes:,}"
+        )
+        found.append((what, "raises RuntimeError (storage is not resizable)"))
+    return found
+
+
+def _read_records(
+    result: Judgement,
+    source: Source,
+    payload: Payload,
+    subjects: list[Subject],
+    values: bool,
+    has_checksums: bool,
+) -> set[str]:
+    """Read every record once; returns the short names of those that are damaged."""
+    data = payload.data
+    scan = _value_scan(result, payload, subjects[0]) if values else None
+    is_unsummed = False
+    damaged = set()
+    for record in payload.records:
+        crc = 0
+        is_data = record is data
+        for block in record_blocks(source, record):
+            crc = crc32(block, crc)
+            if scan is not None and is_data:
+                scan.feed(block)
+        expected = record.crc32 or record.confirmed_crc32 or 0
+        if not has_checksums or payload.container == "legacy":
+            continue
+        if not expected and record.num_bytes:
+            is_unsummed = True
+        elif crc != expected or crc != record.crc32:
+            damaged.add(record.short_name)
+            for subject in subjects:
+                _corrupt(result, subject, record, crc, is_data)
+    if is_unsummed:
+        result.notes.append(_NO_CHECKSUM)
+    if scan is not None and (scan.found.num_nan or scan.found.num_inf):
+        result.values = scan.found
+    return damaged
+
+
+def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueScan | None:
+    """What counts NaN and infinities in the tensor's data, if it can hold any."""
+    from inspector.values.nonfinite import has_non_finite, scan_of
+
+    tensor = payload.tensor
+    if tensor is None or payload.data is None or not tensor.num_elements:
+        return None
+    fits = tensor.shape == subject.sizes and tensor.dtype == subject.dtype
+    if not fits or not has_non_finite(tensor.dtype):
+        return None
+    scan = scan_of(tensor, payload.byteorder)
+    if scan is None:
+        result.not_checked = "its strides overlap, so NaN and infinities were not counted"
+    return scan
+
+
+def _corrupt(result: Judgement, subject: Subject, record: Record, crc: int, is_data: bool) -> None:
+    name = printable(record.short_name, 60)
+    if record.confirmed_crc32 == crc:
+        what = f"the zip directory's checksum of {name} is damaged; the bytes are as written"
+        fate = "loads it, and rightly: it does not look at checksums"
+    else:
+        what = (
+            f"the {plural(record.num_bytes, 'byte')} of its record {name} are not as they were "
+            f"written (CRC32 {crc:08x}, not {record.crc32 or record.confirmed_crc32 or 0:08x})"
+        )
+        fate = "loads wrong values silently"
+        if not is_data:
+            fate = "loads it silently, perhaps with other values, or raises an error"
+    result.error("payload-corrupt", subject, what, fate, _COPY_AGAIN)

@@ -1,0 +1,239 @@
+"""Every stored byte, read once: CRC32 of every record, and each header against the metadata.
+
+torch writes a CRC32 for every record and is built not to read it (cmake/Dependencies.cmake,
+`MINIZ_DISABLE_ZIP_READER_CRC32_CHECKS`): a flipped bit in a tensor's data loads without a word.
+The same pass counts NaN and infinities if it is asked to. Memory is a few MiB for each worker,
+whatever a tensor's size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.payload.plan import plan_payloads
+from inspector.checkpoint.payload.source import RangeSource
+from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
+from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.text import plural, printable
+from inspector.checks.findings import Coverage, Finding, NotChecked
+from inspector.checks.payload.judge import Judgement, Note, judge, subject_of
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite
+
+__all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadReport:
+    """What reading the payloads found, and what was read."""
+
+    findings: tuple[Finding, ...]
+    checked: Coverage
+    is_cancelled: bool = False
+
+
+def check_payloads(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    *,
+    values: bool = False,
+    progress: Callable[[PayloadProgress], bool] | None = None,
+    workers: int = 2,
+) -> PayloadReport:
+    """Read every payload of a checkpoint once, in the order of its bytes in each file.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        values: Also look for NaN and infinite values.
+        progress: Called about ten times a second, in the calling thread; True cancels.
+        workers: Threads; more of them for a remote storage. Reading runs outside the
+            interpreter's lock.
+
+    Returns:
+        All findings, by file and offset; what was covered. Cancelling, by `progress` or by
+        Ctrl+C, returns what was found until then, and says what was left out.
+    """
+    run = _Run(checkpoint, storage, values, workers)
+    run.sweep.run(progress)
+    return run.report()
+
+
+class _Run:
+    """What came out of a reading: the sum of what its threads found."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, storage: Storage, values: bool, workers: int = 2
+    ) -> None:
+        self.plan = plan_payloads(checkpoint)
+        self.sweep = Sweep(
+            checkpoint,
+            storage,
+            self.plan,
+            self.read,
+            self.skip,
+            may_repeat=self.is_blob,
+            workers=workers,
+        )
+        self._checkpoint = checkpoint
+        self._values_wanted = values
+        self._blobs: dict[tuple[int, int], int] = {}
+        self._tried = np.zeros(self.plan.num_places, np.bool_)
+        self._read = np.zeros(self.plan.num_places, np.bool_)
+        self._findings: list[tuple[int, list[Finding]]] = []
+        self._notes: dict[Note, list[int]] = {}
+        self._values: dict[int, NonFinite] = {}
+        self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
+        self._lock = threading.Lock()
+
+    # --- what workers tell
+
+    def is_blob(self, place: int) -> bool:
+        """Whether a place is known to begin a blob of several tensors."""
+        return (int(self.plan.file[place]), int(self.plan.offset[place])) in self._blobs
+
+    def read(self, place: int, source: RangeSource) -> None:
+        """Judge a place by its bytes."""
+        starts = self.plan.owner_start
+        owners = self.plan.owner[starts[place] : starts[place + 1]].tolist()
+        subjects = [subject_of(self._checkpoint, owner) for owner in owners]
+        judgement = judge(
+            source,
+            subjects,
+            is_safetensors=self._checkpoint.format == "safetensors",
+            values=self._values_wanted,
+            stop=lambda: self.sweep.stop.is_set,
+        )
+        self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
+
+    def skip(self, first: int, last: int, reason: str) -> None:
+        """Places that could not be read."""
+        with self._lock:
+            self._tried[first:last] = True
+            starts = self.plan.owner_start
+            self._skip(first, reason, int(starts[last] - starts[first]))
+
+    def _keep(
+        self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]
+    ) -> None:
+        self._tried[place] = True
+        self._read[place] = judgement.is_read
+        plain = not (judgement.findings or judgement.notes or judgement.values)
+        if plain and not judgement.not_checked and not judgement.is_blob:
+            return
+        with self._lock:
+            if judgement.findings:
+                self._findings.append((place, judgement.findings))
+            for note in judgement.notes:
+                self._notes.setdefault(note, []).append(place)
+            if judgement.values is not None:
+                found = judgement.values.moved(offsets)
+                before = self._values.get(tensor)
+                self._values[tensor] = found if before is None else before + found
+            if judgement.not_checked:
+                self._skip(place, judgement.not_checked, 1)
+            if judgement.is_blob:
+                key = int(self.plan.file[place]), int(self.plan.offset[place])
+                starts = self.plan.owner_start
+                count = int(starts[place + 1] - starts[place])
+                self._blobs[key] = self._blobs.get(key, 0) + count
+
+    def _skip(self, place: int, reason: str, count: int) -> None:
+        key = self._checkpoint.files[int(self.plan.file[place])].path, reason
+        self._skipped[key] = self._skipped.get(key, 0) + count
+
+    # --- what comes out
+
+    def report(self) -> PayloadReport:
+        findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
+        findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
+        findings += [self._note(note, places) for note, places in self._notes.items()]
+        if self._values:
+            from inspector.checks.payload.values import value_findings
+        for index, found in sorted(self._values.items()):
+            tensor = self._checkpoint.columns.tensor(index)
+            findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
+        return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
+
+    def _note(self, note: Note, places: list[int]) -> Finding:
+        example = subject_of(
+            self._checkpoint, int(self.plan.owner[self.plan.owner_start[min(places)]])
+        )
+        is_one = len(places) == 1
+        subject = example.shown
+        if not is_one:
+            subject = f"{plural(len(places), 'payload')} ({printable(example.fqn, 80)} is one)"
+        return Finding(
+            note.code,
+            "note",
+            f"{subject}: {note.what}",
+            note.torch_does,
+            note.hint,
+            fqn=example.fqn if is_one else None,
+            file=example.file if is_one else None,
+        )
+
+    def _coverage(self) -> Coverage:
+        plan, columns = self.plan, self._checkpoint.columns
+        owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        read = np.zeros(columns.num_chunks, np.bool_)
+        read[owners[owners < columns.num_chunks]] = True
+        totals = np.concatenate([[0], np.cumsum(read)])
+        whole = totals[columns.chunk_start[1:]] - totals[columns.chunk_start[:-1]]
+        wanted = columns.num_chunks_of
+        incomplete = set(np.unique(plan.file[~self._read]).tolist())
+        left_out = {path for path, _ in plan.left_out}
+        files = [
+            index
+            for index in np.unique(plan.file).tolist()
+            if index not in incomplete and self._checkpoint.files[index].path not in left_out
+        ]
+        not_checked = [
+            NotChecked(f"{plural(count, 'payload')} of {printable(path, 120)}", reason)
+            for (path, reason), count in sorted(self._skipped.items())
+        ]
+        left = np.flatnonzero(~self._tried)
+        if len(left):
+            num_bytes = int(plan.length[left].sum())
+            what = f"{len(left):,} of {plan.num_places:,} payloads ({num_bytes:,} bytes)"
+            not_checked.append(NotChecked(what, "it was cancelled"))
+        return Coverage(
+            tensors=int(np.count_nonzero((whole == wanted) & (wanted > 0))),
+            chunks=int(np.count_nonzero(read)),
+            files=len(files),
+            payloads=int(np.count_nonzero(self._read)),
+            payload_bytes=int(plan.length[self._read].sum()),
+            not_checked=tuple(not_checked),
+        )
+
+
+def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding:
+    path = checkpoint.files[file].path
+    return Finding(
+        "payload-unreadable",
+        "error",
+        f"{plural(count, 'chunk')} of {printable(path, 120)} lie in one safetensors blob at byte "
+        f"{offset:,} (written with SerializationFormat.SAFETENSORS), where payloads should be",
+        "raises an error while unpickling: no torch can load such a checkpoint",
+        "the values are there: cut the file at that byte and open the rest with safetensors",
+        file=path,
+    )
+
+
+def _file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
+    """Finds the file with the chunk that holds an element."""
+
+    def find(index: tuple[int, ...]) -> str | None:
+        at = np.array(index, np.int64)
+        holds = ((tensor.offsets <= at) & (at - tensor.offsets < tensor.sizes)).all(axis=1)
+        chunks = np.flatnonzero(holds & (tensor.file >= 0))
+        return checkpoint.files[int(tensor.file[chunks[0]])].path if len(chunks) else None
+
+    return find

@@ -1,0 +1,45 @@
+"""Errors of a checkpoint itself that a planned load runs into: `plan_faults`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.local import Storage
+from inspector.checks.findings import Finding
+from inspector.checks.judge import check_all
+from inspector.layout.writer.written_by import WrittenBy
+
+__all__ = ["plan_faults", "untold"]
+
+
+def plan_faults(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    problems: Iterable[Finding],
+    written_by: WrittenBy | None = None,
+) -> list[Finding]:
+    """The errors that `check` finds without reading a payload, save those that are told already.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        problems: What is told already, rank by rank: the same code and name, or file, is the same.
+        written_by: What `infer` says of it, if that is known already.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    found, _ = check_all(checkpoint, storage, written_by)
+    return untold(found, problems)
+
+
+def untold(findings: Iterable[Finding], problems: Iterable[Finding]) -> list[Finding]:
+    """The errors among findings, save those that are told already as problems of a load.
+
+    Args:
+        findings: What checks of the checkpoint found.
+        problems: As for `plan_faults`.
+    """
+    told = {(problem.code, problem.fqn or problem.file) for problem in problems}
+    return [f for f in findings if f.severity == "error" and (f.code, f.fqn or f.file) not in told]

@@ -1,0 +1,107 @@
+"""The `check` command: what is run, what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from inspector.checkpoint.child.isolated import Child
+from inspector.checkpoint.find import locate
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.local import Storage, open_storage
+from inspector.checks.judge import check_storage
+from inspector.cli.output import print_pieces, terminal_width, unreached
+from inspector.errors import UsageError
+from inspector.report.progress import CountLine, PayloadLine, ReadingLine
+
+if TYPE_CHECKING:
+    from inspector.checks.payload.deep import DeepReport
+
+__all__ = ["run_check"]
+
+
+class _Deep:
+    """Reads the payloads, shows how far it is, and remembers whether it was stopped."""
+
+    def __init__(self, *, deep: bool, values: bool, manifest: str | None) -> None:
+        from inspector.checks.payload.deep import Wanted, read_wanted
+
+        self.is_cancelled = False
+        self._wanted: Wanted = read_wanted(deep=deep, values=values, manifest=manifest)
+
+    def __call__(self, checkpoint: Checkpoint, storage: Storage) -> DeepReport:
+        from inspector.checks.payload.deep import check_deep
+
+        report = check_deep(checkpoint, storage, self._wanted, lambda: PayloadLine(sys.stderr))
+        self.is_cancelled = self.is_cancelled or report.is_cancelled
+        return report
+
+
+def run_check(
+    path: str,
+    *,
+    deep: bool,
+    values: bool,
+    form: str,
+    manifest: str | None = None,
+    prefetched: Child | None = None,
+) -> int:
+    """Judge what is at `path`, print it, and give the exit code."""
+    target = locate(path)
+    if manifest is not None and isinstance(target, list):
+        raise UsageError(
+            f"a seal is of one checkpoint, and there are {len(target):,}",
+            "give the path of the one that was sealed",
+        )
+    reader = None
+    if deep or values or manifest is not None:
+        reader = _Deep(deep=deep, values=values, manifest=manifest)
+    if not isinstance(target, list):
+        return _check_one(target, reader, form, prefetched)
+    from inspector.checks.run import Judged, check_folder, newest_sound
+    from inspector.report import check as reports
+
+    judged: list[Judged] = []
+    storage = open_storage(path)
+    with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
+        for item in check_folder(storage, found=target, deep=reader):
+            judged.append(item)
+            line.show(len(judged))
+            if reader is not None and reader.is_cancelled:
+                break
+    if form == "json":
+        print_pieces(reports.folder_json(path, judged, storage.used))
+    elif form == "github":
+        print_pieces(reports.folder_github(path, judged), "\n")
+    else:
+        print_pieces(reports.folder_text(path, judged, terminal_width()), "\n")
+    if reader is not None and reader.is_cancelled:
+        return _stopped()
+    if storage.used is not None and storage.used.num_failed:
+        return unreached()
+    return 0 if newest_sound(judged) is not None else 1
+
+
+def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None) -> int:
+    with ReadingLine(sys.stderr) as line:
+        report = check_storage(storage, deep=reader, progress=line, prefetched=prefetched)
+    from inspector.report import check as reports
+
+    if form == "json":
+        print_pieces(reports.check_json(report, storage.used))
+    elif form == "github":
+        print_pieces(reports.check_github(report), "\n")
+    else:
+        stopped = reader is not None and reader.is_cancelled
+        text = reports.check_text(report, terminal_width(), is_stopped=stopped)
+        print_pieces(text, "\n")
+    if reader is not None and reader.is_cancelled:
+        return _stopped()
+    if storage.used is not None and storage.used.num_failed:
+        return unreached()
+    return report.exit_code
+
+
+def _stopped() -> int:
+    sys.stderr.write("hsdp-inspect: stopped before every byte was read\n")
+    return 2

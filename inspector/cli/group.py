@@ -1,0 +1,257 @@
+"""Arguments -> one call -> one exit code; decides between screen, text and JSON.
+
+stdout is the answer alone; errors and progress go to stderr, in a plain line or two. The exit
+code is 0 (done, nothing wrong), 1 (done, something is wrong) or 2 (could not be done).
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from inspector._version import __version__
+from inspector.cli.diff import commands as diff_commands
+from inspector.cli.output import has_screen, print_pieces, terminal_width
+from inspector.cli.plan import commands as plan_commands
+from inspector.cli.stats import commands as stats_commands
+from inspector.cli.verify import commands as verify_commands
+from inspector.errors import UsageError
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.child.isolated import Child
+    from inspector.checkpoint.model import Checkpoint
+    from inspector.checkpoint.storage.local import Storage
+
+__all__ = ["cli", "run_command"]
+
+# On a terminal a table stops here; piped, it never does.
+_MAX_TERMINAL_ROWS = 200
+
+
+class _DefaultToOpen(click.Group):
+    """`hsdp-inspect PATH` is `hsdp-inspect open PATH`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        first = next((arg for arg in args if arg == "--" or not arg.startswith("-")), None)
+        if first is not None and first not in self.commands:
+            args.insert(0, "open")
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_DefaultToOpen,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=(
+        "Exit codes: 0 nothing is wrong, 1 something is wrong, 2 it could not be done. "
+        "--debug shows where an error came from."
+    ),
+)
+@click.version_option(__version__, "-V", "--version", prog_name="hsdp-inspect")
+def cli() -> None:
+    """Look inside a PyTorch distributed checkpoint: `hsdp-inspect PATH`.
+
+    PATH is a folder with .metadata in it, a folder with checkpoints under it, or a URL
+    (s3://, gs://, az://, memory:// ...). On a terminal it opens the screen; otherwise it prints
+    what `show` prints. Nothing in the checkpoint is ever changed, and no code in it is run.
+    """
+
+
+@cli.command("open", hidden=True)
+@click.argument("path")
+@click.option("--tui/--no-tui", default=None, help="Open the screen, or print text.")
+def open_command(path: str, tui: bool | None) -> int:
+    """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
+    if not (has_screen() if tui is None else tui):
+        return _show(path, as_json=False, chunks=False, filter_text="")
+    return _open_screen(path)
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option("--chunks", is_flag=True, help="List every chunk: its box, file, bytes and rank.")
+@click.option(
+    "--filter",
+    "filter_text",
+    default="",
+    metavar="TEXT",
+    help="Only names that hold every word of TEXT; a word after ! must not occur.",
+)
+def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
+    """Print what is in a checkpoint: tensors, placements, chunks, files."""
+    return _show(path, as_json=as_json, chunks=chunks, filter_text=filter_text)
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--deep", is_flag=True, help="Read every stored byte and compare its checksum.")
+@click.option("--values", is_flag=True, help="Also look for NaN and infinite values (reads all).")
+@click.option("--manifest", metavar="FILE", help="Hold the content against a seal (reads all).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    help="github: annotations for GitHub Actions.",
+)
+def check(
+    path: str, deep: bool, values: bool, manifest: str | None, as_json: bool, form: str | None
+) -> int:
+    """Say what is wrong with a checkpoint, and what torch would do about it.
+
+    From the metadata and the file sizes alone, in seconds; --deep reads every byte; --manifest
+    proves that nothing changed since `seal`. For a folder with checkpoints under it: the state
+    of each, and the newest sound one.
+    """
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other", "give one of them")
+    with _Prefetched(path) as prefetched:
+        from inspector.cli.check import run_check
+
+        form = "json" if as_json else form or "text"
+        return run_check(
+            path, deep=deep, values=values, manifest=manifest, form=form, prefetched=prefetched
+        )
+
+
+for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
+    cli.add_command(_command)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code.
+
+    Raises:
+        InspectError: What the command could not do, and mistakes in the command line.
+    """
+    try:
+        result = cli.main(
+            list(arguments) or ["--help"], prog_name="hsdp-inspect", standalone_mode=False
+        )
+    except click.ClickException as error:
+        hint = "hsdp-inspect --help lists the commands"
+        if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "open":
+            hint = "for text and JSON: hsdp-inspect show PATH; for what is wrong: check PATH"
+        raise UsageError(error.format_message(), hint) from error
+    except SystemExit as error:
+        # How click ends when the reader of a pipe has gone; its exit code would mean "damaged".
+        raise BrokenPipeError from error
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+    return result if isinstance(result, int) else 0
+
+
+class _Prefetched:
+    """Metadata on its way while the rest is imported; whatever happens, its child ends.
+
+    The collector rests meanwhile: importing makes what stays, and it would look at it in vain.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._child: Child | None = None
+
+    def __enter__(self) -> Child | None:
+        from inspector.checkpoint.child.isolated import prefetch
+
+        gc.disable()
+        self._child = prefetch(self._path)
+        return self._child
+
+    def __exit__(self, *error: object) -> None:
+        gc.enable()
+        if self._child is not None:
+            self._child.stop()
+
+
+def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
+    with _Prefetched(path) as prefetched:
+        return _show_found(
+            path, prefetched, as_json=as_json, chunks=chunks, filter_text=filter_text
+        )
+
+
+def _show_found(
+    path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
+) -> int:
+    from inspector.checkpoint.find import locate, newest
+    from inspector.checkpoint.text import plural, printable
+
+    target = locate(path)
+    if isinstance(target, list):
+        if chunks or filter_text:
+            chosen = newest(target) or target[-1]
+            raise UsageError(
+                f"{printable(path, 500)}: a folder of {plural(len(target), 'checkpoint')}; "
+                "--chunks and --filter are for one",
+                f"give one of them: {printable(path.rstrip('/'), 500)}/"
+                f"{printable(chosen.path, 200)}",
+            )
+        from inspector.report import json as report_json
+        from inspector.report import text as report_text
+
+        if as_json:
+            print_pieces(report_json.checkpoints_json(path, target))
+        else:
+            print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
+        return 0
+    checkpoint = _read(target, prefetched)
+    return _show_one(checkpoint, as_json=as_json, chunks=chunks, filter_text=filter_text)
+
+
+def _show_one(checkpoint: Checkpoint, *, as_json: bool, chunks: bool, filter_text: str) -> int:
+    from inspector.checkpoint.find import matching
+    from inspector.layout.writer.written_by import infer
+
+    written_by = infer(checkpoint)
+    tensors = entries = None
+    if filter_text:
+        kept = set(matching(checkpoint.columns.fqns, filter_text))
+        tensors = [i for i in checkpoint.tensor_order.tolist() if i in kept]
+        kept = set(matching([entry.fqn for entry in checkpoint.bytes_entries], filter_text))
+        entries = [i for i in checkpoint.bytes_order.tolist() if i in kept]
+        if not tensors and not entries:
+            sys.stderr.write("hsdp-inspect: no name matches the filter\n")
+    if as_json:
+        from inspector.report.json import show_json
+
+        print_pieces(
+            show_json(checkpoint, written_by, tensors=tensors, entries=entries, chunks=chunks)
+        )
+        return 0
+    from inspector.report.text import show_text
+
+    width = terminal_width()
+    rows = None if width is None else _MAX_TERMINAL_ROWS
+    print_pieces(
+        show_text(
+            checkpoint,
+            written_by,
+            tensors=tensors,
+            entries=entries,
+            chunks=chunks,
+            width=width,
+            max_rows=rows,
+        ),
+        "\n",
+    )
+    return 0
+
+
+def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
+    """Read a checkpoint, with a line of progress on a terminal if it takes long."""
+    from inspector.checkpoint.find import read_checkpoint
+    from inspector.report.progress import ReadingLine
+
+    with ReadingLine(sys.stderr) as line:
+        return read_checkpoint(storage, progress=line, prefetched=prefetched)
+
+
+def _open_screen(path: str) -> int:
+    from inspector.tui.launch import run
+
+    return run(path)

@@ -1,0 +1,103 @@
+"""`hsdp-inspect plan`: a checkpoint and a mesh -> what every rank would read."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from inspector.cli.output import print_pieces, terminal_width
+
+__all__ = ["commands"]
+
+# On a terminal the table of ranks stops here; piped, it never does.
+_MAX_TERMINAL_ROWS = 64
+
+
+@click.command()
+@click.argument("path")
+@click.option("--mesh", required=True, metavar="MESH", help="fsdp:S or hsdp:RxS.")
+@click.option(
+    "--against",
+    metavar="FILE",
+    help="What the model expects: a JSON list of names, dtypes and shapes, a safetensors file or "
+    "index, or another checkpoint.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option("--reads", is_flag=True, help="With --json: every read of every rank.")
+def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) -> int:
+    """Say what every rank would read to load a checkpoint under a mesh, without loading it.
+
+    From the metadata alone: bytes, files, memory, empty shards, what would be missing, and the
+    errors that `check` finds without --deep. With --against: also what `dcp.load` would miss,
+    ignore, cast or refuse. Exit code 1 if something would go wrong.
+    """
+    from inspector.errors import UsageError
+    from inspector.layout.mesh import Mesh
+
+    # What is wrong with the arguments is told before anything is read.
+    target = Mesh.parse(mesh)
+    if not target.can_launch:
+        raise UsageError(
+            f"{target}: a load is planned under fsdp:S or hsdp:RxS",
+            "S shards, in R replicas: fsdp:8, hsdp:2x4",
+        )
+    if reads and not as_json:
+        raise UsageError("--reads lists reads in JSON only", "add --json")
+    return _run(path, target, against, as_json=as_json, reads=reads)
+
+
+def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: bool) -> int:
+    from inspector.checkpoint.find import locate, read_checkpoint
+    from inspector.checkpoint.text import plural, printable
+    from inspector.checks.plan.against import compare
+    from inspector.checks.plan.expected import read_expected
+    from inspector.checks.plan.faults import plan_faults
+    from inspector.checks.plan.problems import plan_problems
+    from inspector.errors import UsageError
+    from inspector.layout.mesh import Mesh
+    from inspector.layout.reads.load_plan import Planner
+    from inspector.layout.writer.written_by import infer
+    from inspector.report.plan import Planned, as_written, plan_json, plan_text
+    from inspector.report.progress import ReadingLine
+    from inspector.verify.job.commands import elsewhere
+
+    assert isinstance(mesh, Mesh)  # noqa: S101 - it was parsed above
+    target = locate(path)
+    if isinstance(target, list):
+        raise UsageError(
+            f"{printable(path)} holds {plural(len(target), 'checkpoint')}",
+            "give the path of one of them",
+        )
+    expected = None if against is None else read_expected(against)
+    with ReadingLine(sys.stderr) as line:
+        checkpoint = read_checkpoint(target, progress=line)
+    if not checkpoint.num_tensors and not checkpoint.bytes_entries:
+        raise UsageError(f"{printable(path)} holds nothing to load", "it is an empty checkpoint")
+    planner = Planner(checkpoint)
+    found = planner.plan(mesh)
+    written_by = infer(checkpoint)
+    problems = plan_problems(found)
+    problems += plan_faults(checkpoint, target, problems, written_by)
+    if expected is not None:
+        problems += compare(checkpoint, expected)
+    planned = Planned(
+        plan=found,
+        written_by=written_by,
+        as_written=as_written(planner, written_by, mesh),
+        problems=tuple(problems),
+        # Of safetensors no verification is offered.
+        commands=elsewhere(checkpoint.path, mesh) if checkpoint.format == "dcp" else (),
+        expected=expected,
+    )
+    if as_json:
+        print_pieces(plan_json(planned, reads=reads))
+    else:
+        width = terminal_width()
+        rows = None if width is None else _MAX_TERMINAL_ROWS
+        print_pieces(plan_text(planned, width, rows), "\n")
+    return planned.exit_code
+
+
+#: For `cli` to add to its group.
+commands: list[click.Command] = [plan]

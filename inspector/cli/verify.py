@@ -1,0 +1,318 @@
+"""The commands `verify` and `replay`: arguments -> a job or a recording -> one exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from inspector.cli.output import has_screen, print_pieces
+from inspector.errors import InspectError, UsageError
+from inspector.report.progress import TerminalLine
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
+    from inspector.verify.job.launcher import Job
+    from inspector.verify.preflight import Preflight
+    from inspector.verify.progress import Snapshot
+
+__all__ = ["commands", "parse_share", "parse_size"]
+
+_UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
+_LINE_S = 0.1
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `4GiB`, `512M`, `1.5g` or `1000000`; units are binary.
+
+    Raises:
+        UsageError: It is no size, or none at all.
+    """
+    word = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = word[-1:] if word[-1:] in _UNITS and not word[-1:].isdigit() else ""
+    try:
+        number = float(word.removesuffix(unit))
+        size = int(number * (1 << _UNITS[unit] if unit else 1))
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{text!a} is not a size", "write 4GiB, 512M or bytes") from error
+    if size <= 0:
+        raise UsageError(f"{text!a} is not a size", "it is more than 0 bytes")
+    return size
+
+
+def parse_share(text: str) -> float:
+    """A share from `5%` or `0.05`.
+
+    Raises:
+        UsageError: It is no share, or none that is more than 0 and at most 1.
+    """
+    word = text.strip()
+    try:
+        share = float(word[:-1]) / 100 if word.endswith("%") else float(word)
+    except ValueError as error:
+        raise UsageError(f"{text!a} is not a share", "write 5% or 0.05") from error
+    if not 0 < share <= 1:
+        raise UsageError(f"{text!a} is not a share", "it is more than 0 % and at most 100 %")
+    return share
+
+
+class _JobLine(TerminalLine):
+    """How a job stands, on one line of a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._next = 0.0
+
+    def show(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Show it, at most ten times a second; a snapshot is only made where it is shown."""
+        now = time.monotonic()
+        if not self.is_terminal or now < self._next:
+            return
+        from inspector.report.verify_text import progress_line
+
+        self._next = now + _LINE_S
+        self.draw(progress_line(snapshot(), time.time(), shutil.get_terminal_size().columns))
+
+
+class _Interrupts:
+    """While it lasts, the first Ctrl+C (or SIGTERM, SIGHUP) stops the job, the second kills it."""
+
+    _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        for name in self._SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None:
+                self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._job.stop()
+        else:
+            self._job.kill()
+
+
+@click.command()
+@click.argument("path")
+@click.option("--mesh", required=True, metavar="MESH", help="fsdp:S or hsdp:RxS.")
+@click.option(
+    "--then",
+    multiple=True,
+    metavar="MESH",
+    help="Save, and load again under this mesh; `none` saves nothing. "
+    "[default: fsdp for hsdp, hsdp of two replicas for fsdp]",
+)
+@click.option(
+    "--via",
+    type=click.Choice(("dtensor", "fsdp2", "fsdp1")),
+    default="dtensor",
+    show_default=True,
+    help="What is loaded into: DTensors, or the state dict of a module wrapped by FSDP.",
+)
+@click.option(
+    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
+)
+@click.option("--memory", metavar="SIZE", help="What a rank may hold of tensors (4GiB).")
+@click.option("--filter", "filter_text", default="", metavar="TEXT", help="As for `show`.")
+@click.option("--sample", default="100%", metavar="SHARE", help="Verify a part of it (5%).")
+@click.option("--scratch", default="", metavar="DIR", help="Where the saved copy goes.")
+@click.option("--python", default="", metavar="EXE", help="Interpreter that runs the ranks.")
+@click.option("--events", default="", metavar="DIR", help="Where the ranks write their events.")
+@click.option(
+    "--timeout", default=600.0, metavar="S", help="Without progress for so long, it is stuck."
+)
+@click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
+@click.option(
+    "--report", default="", metavar="FILE", help="Write the report there (.json or text)."
+)
+@click.option("--print-command", is_flag=True, help="Print the command lines, run nothing.")
+def verify(
+    path: str,
+    mesh: str,
+    then: tuple[str, ...],
+    via: str,
+    device: str,
+    memory: str | None,
+    filter_text: str,
+    sample: str,
+    scratch: str,
+    python: str,
+    events: str,
+    timeout: float,
+    as_json: bool,
+    report: str,
+    print_command: bool,
+) -> int:
+    """Load a checkpoint under a mesh with torchrun, and compare every bit with what is stored.
+
+    It is then saved, loaded again under a second mesh, and compared again. Exit code 0: all that
+    was asked for is exact; 1: something differs; 2: it could not be done.
+    """
+    from inspector.verify.preflight import prepare
+
+    # What is wrong with the arguments is told before anything is read.
+    memory_bytes = None if memory is None else parse_size(memory)
+    share = parse_share(sample)
+    _check_mesh(mesh, then)
+    checkpoint = _read(path)
+    plan = prepare(
+        checkpoint,
+        mesh,
+        then=then,
+        via=via,
+        device=device,
+        memory_bytes=memory_bytes,
+        filter_text=filter_text,
+        sample=share,
+        scratch=scratch,
+        python=python,
+        timeout_s=timeout,
+    )
+    if print_command:
+        return _print_commands(plan, events, scratch, device)
+    plan.check()
+    return _run(plan, events, as_json=as_json, report=report)
+
+
+def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
+    from inspector.verify.preflight import NO_SECOND_MESH
+    from inspector.verify.spec import JobSpec
+
+    JobSpec(path="", mesh=mesh, then=() if then == NO_SECOND_MESH else then)
+
+
+def _read(path: str) -> Checkpoint:
+    from inspector.checkpoint.find import locate, read_checkpoint
+    from inspector.checkpoint.text import printable
+    from inspector.report.progress import ReadingLine
+
+    target = locate(path)
+    if isinstance(target, list):
+        raise UsageError(
+            f"{printable(path)} holds {len(target)} checkpoints", "give the path of one of them"
+        )
+    with ReadingLine(sys.stderr) as line:
+        return read_checkpoint(target, progress=line)
+
+
+def _print_commands(plan: Preflight, events: str, scratch: str, device: str) -> int:
+    from inspector.verify.job.commands import print_lines
+
+    print_pieces(print_lines(plan.spec, events, scratch, device), "\n")
+    return 0
+
+
+def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
+    from inspector.report.verify_text import plan_text, verify_text
+    from inspector.verify.job.launcher import Job
+    from inspector.verify.result import exit_code
+
+    if not as_json:
+        for line in plan_text(plan):
+            sys.stderr.write(f"hsdp-inspect: {line}\n")
+    spec = dataclasses.replace(plan.spec, events_dir=os.path.abspath(events) if events else "")
+    job = Job(spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
+    with job.start(), _Interrupts(job), _JobLine() as progress:
+        while job.result is None:
+            told = job.step()
+            if as_json:
+                sys.stdout.writelines(json.dumps(event) + "\n" for event in told)
+                sys.stdout.flush()
+            progress.show(job.snapshot)
+            if not told:
+                time.sleep(0.05)
+    assert job.result is not None  # noqa: S101 - the loop ends with it
+    snapshot = job.snapshot()
+    if not as_json:
+        print_pieces(verify_text(snapshot), "\n")
+    if report:
+        _write_report(report, snapshot)
+    return exit_code(job.result)
+
+
+def _write_report(path: str, snapshot: Snapshot) -> None:
+    """The result as JSON if the name ends so, else as text."""
+    from inspector.checkpoint.text import printable
+    from inspector.report.verify_text import report_json, verify_text
+
+    if path.endswith(".json"):
+        text = json.dumps(report_json(snapshot), indent=1) + "\n"
+    else:
+        text = "".join(line + "\n" for line in verify_text(snapshot))
+    try:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        raise InspectError(
+            f"the report cannot be written to {printable(path)}: {error.strerror}"
+        ) from error
+
+
+@click.command()
+@click.argument("events")
+@click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
+@click.option("--follow", is_flag=True, help="Wait for more until every rank has ended.")
+@click.option("--tui/--no-tui", default=None, help="Show it on the screen, or print the end.")
+def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
+    """Show a recorded verification: its events.jsonl, run folder, or a folder of ranks' events.
+
+    On a terminal it plays as it ran; otherwise its end is printed.
+    """
+    if not as_json and (has_screen() if tui is None else tui):
+        from inspector.tui.verification.launch import run
+
+        return run(events, follow=follow)
+    from inspector.report.verify_text import verify_text
+    from inspector.verify.progress import JobState
+    from inspector.verify.recording import read_events
+    from inspector.verify.result import exit_code
+
+    state = JobState()
+    try:
+        with _JobLine() as progress:
+            for event in read_events(events, follow=follow):
+                if event is not None:
+                    state.apply(event)
+                    if as_json:
+                        sys.stdout.write(json.dumps(event) + "\n")
+                elif as_json:
+                    sys.stdout.flush()
+                progress.show(state.snapshot)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+    snapshot = state.snapshot()
+    if not snapshot.version:
+        raise UsageError(f"there are no events in {events!a}", "give a run's events.jsonl")
+    if not as_json:
+        print_pieces(verify_text(snapshot), "\n")
+    return exit_code(snapshot.result or {})
+
+
+#: For `cli` to add to its group.
+commands: list[click.Command] = [verify, replay]

@@ -1,0 +1,1 @@
+"""What every rank of a mesh would read to load a checkpoint."""

@@ -1,0 +1,286 @@
+"""`Runs`: which ranks read which items, as runs of neighbouring shards; the figures that follow.
+
+The rule this module keeps: no pair of a rank and a chunk is made but for the one rank whose reads
+are listed. Replicas read alike, so figures are counted for the shards of one replica (a *lane* is
+what reads alike) and repeated. Where every rank wrote metadata of its own, a rank sees only what
+its own names, and every rank is a lane of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.layout.geometry import Ints, distinct, maxima, shares, sums
+from inspector.layout.mesh import Mesh
+from inspector.layout.reads.items import ReadItems
+
+__all__ = ["RankFigures", "Read", "Runs"]
+
+_Box = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One read of one rank, as torch's planner makes it (a `ReadItem`).
+
+    Attributes:
+        fqn: Raw name of the tensor or bytes entry.
+        file: Raw path of the data file, or None if the metadata stores the payload nowhere.
+        storage_offsets: Where the part begins inside the stored chunk; torch writes (0,) here
+            and below for a bytes entry, which is read whole.
+        dest_offsets: Where it goes inside the rank's own shard.
+        lengths: Its extent.
+        byte_offset, byte_length: Where the payload lies in the file; all of it is read.
+        is_bytes: Whether it is a bytes entry.
+    """
+
+    fqn: str
+    file: str | None
+    storage_offsets: tuple[int, ...]
+    dest_offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    byte_offset: int
+    byte_length: int
+    is_bytes: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankFigures:
+    """A figure for every rank, as int64 columns of shape (world_size,).
+
+    Attributes:
+        bytes_needed: Elements of the rank's shards, and its bytes entries.
+        bytes_read: What it reads for them: whole payloads, or of safetensors the slices alone.
+        num_reads: Read items of its plan, bytes entries included.
+        num_files: Data files that it opens.
+        num_empty_tensors: Tensors with elements of which it holds none.
+        peak_bytes: Host memory: what it needs, and the largest payload while it is read. Where the
+            shards lie on a GPU, what is needed lies there, and only the payload on the host.
+        largest_read: That payload: host memory that reading it takes.
+    """
+
+    bytes_needed: Ints
+    bytes_read: Ints
+    num_reads: Ints
+    num_files: Ints
+    num_empty_tensors: Ints
+    peak_bytes: Ints
+    largest_read: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """The items of a checkpoint under a mesh.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        mesh: `fsdp:S` or `hsdp:RxS`.
+        items: What can be read.
+        full: Rows of a whole shard, per tensor of `items.tensors`.
+        first, last: The lanes that read each item; `last` is `first - 1` where none does.
+        num_lanes: Shards, or ranks where every rank wrote metadata of its own.
+    """
+
+    checkpoint: Checkpoint
+    mesh: Mesh
+    items: ReadItems
+    full: Ints
+    first: Ints
+    last: Ints
+    num_lanes: int
+
+    @classmethod
+    def make(cls, checkpoint: Checkpoint, items: ReadItems, mesh: Mesh) -> Runs:
+        """Cuts every tensor by torch's rule: shards of ceil(height / S) rows while they last."""
+        num_shards = mesh.num_shards
+        full = np.maximum(-(-items.tensors.height // num_shards), 1)
+        is_chunk = items.owner >= 0
+        is_cut = is_chunk & np.append(items.tensors.is_cut, False)[items.owner]
+        step = np.append(full, 1)[items.owner]
+        first = np.where(is_cut, items.start // step, 0)
+        last = np.where(is_cut, (items.stop - 1) // step, num_shards - 1)
+        if not checkpoint.per_rank_metadata:
+            return cls(checkpoint, mesh, items, full, first, last, num_shards)
+        lane = np.clip(items.writer, 0, mesh.world_size - 1)
+        shard = lane % num_shards
+        seen = (lane == items.writer) & (first <= shard) & (shard <= last)
+        return cls(
+            checkpoint, mesh, items, full, lane, np.where(seen, lane, lane - 1), mesh.world_size
+        )
+
+    def figures(self) -> RankFigures:
+        """The figures of every rank."""
+        items, lanes = self.items, self.num_lanes
+        # All of them, but for items that no rank's own metadata names.
+        seen = self.first <= self.last if self.checkpoint.per_rank_metadata else slice(None)
+        first, last, owner = self.first[seen], self.last[seen], items.owner[seen]
+        num_bytes, file = items.num_bytes[seen], items.file[seen]
+        tensors_needed, num_empty = self._shards()
+        is_entry = owner < 0
+        entries_needed = sums(first[is_entry], last[is_entry], num_bytes[is_entry], lanes)
+        needed = self._per_rank(tensors_needed) + self._per_rank(entries_needed)
+        is_stored = file >= 0
+        num_files = distinct(first[is_stored], last[is_stored], file[is_stored], lanes)
+        if self.checkpoint.format == "safetensors":
+            read, in_flight = self._slices()
+        else:
+            read, in_flight = sums(first, last, num_bytes, lanes), items.in_flight[seen]
+        largest = self._per_rank(maxima(first, last, in_flight, lanes))
+        return RankFigures(
+            bytes_needed=needed,
+            bytes_read=self._per_rank(read),
+            num_reads=self._per_rank(sums(first, last, 1, lanes)),
+            num_files=self._per_rank(num_files),
+            num_empty_tensors=self._per_rank(num_empty),
+            peak_bytes=needed + largest,
+            largest_read=largest,
+        )
+
+    def _slices(self) -> tuple[Ints, Ints]:
+        """Bytes read per lane, and memory in flight per item, of a reader that takes slices.
+
+        `HuggingFaceStorageReader` does (torch/distributed/checkpoint/hf_storage.py). There are no
+        bytes entries in safetensors, and no metadata of every rank.
+        """
+        items = self.items
+        rows = np.minimum(items.stop - items.start, np.append(self.full, 1)[items.owner])
+        return self._covered(), rows * items.row_bytes
+
+    def _covered(self) -> Ints:
+        """Bytes of the elements that the reads bring, per lane; twice where chunks overlap."""
+        items, num_shards = self.items, self.mesh.num_shards
+        is_cut = np.append(items.tensors.is_cut, False)[items.owner]
+        full = np.append(self.full, 1)[items.owner]
+        rows = np.flatnonzero(is_cut)
+        if self.checkpoint.per_rank_metadata:
+            rows = rows[self.first[rows] <= self.last[rows]]
+            top = self.first[rows] % num_shards * full[rows]
+            stop = np.minimum(items.stop[rows], top + full[rows])
+            own = (stop - np.maximum(items.start[rows], top)) * items.row_bytes[rows]
+            brought = sums(self.first[rows], self.last[rows], own, self.num_lanes)
+        else:
+            brought = shares(
+                items.start[rows], items.stop[rows], full[rows], items.row_bytes[rows], num_shards
+            )
+        rest = np.flatnonzero(~is_cut)
+        return brought + sums(
+            self.first[rest], self.last[rest], items.row_bytes[rest], self.num_lanes
+        )
+
+    def bytes_covered(self) -> Ints:
+        """Bytes of elements that the reads of each rank bring."""
+        return self._per_rank(self._covered())
+
+    def bytes_of_tensors(self) -> Ints:
+        """Bytes of the elements that each rank holds: what it needs but for bytes entries."""
+        return self._per_rank(self._shards()[0])
+
+    def readers(self, rows: Ints) -> Ints:
+        """The ranks that read any of these items, in rising order."""
+        lanes = sums(self.first[rows], self.last[rows], 1, self.num_lanes)
+        return np.flatnonzero(self._per_rank(lanes)).astype(np.int64)
+
+    def _per_rank(self, by_lane: Ints) -> Ints:
+        return np.tile(by_lane, self.mesh.world_size // len(by_lane))
+
+    def _shards(self) -> tuple[Ints, Ints]:
+        """Per shard: bytes of the elements it holds, and tensors of which it holds none."""
+        rows, num = self.items.tensors, self.mesh.num_shards
+        whole = np.where(rows.is_cut, rows.height // self.full, num)
+        part = np.where(rows.is_cut, rows.height % self.full, 0) * rows.row_bytes
+        zeros = np.zeros_like(whole)
+        needed = sums(zeros, whole - 1, self.full * rows.row_bytes, num)
+        # A short shard lies after the whole ones; without one, `part` is 0.
+        np.add.at(needed, np.minimum(whole, num - 1), part)
+        empty = self.num_empty_shards
+        has_empty = empty > 0
+        begin = (num - empty)[has_empty]
+        return needed, sums(begin, np.full_like(begin, num - 1), 1, num)
+
+    @property
+    def num_empty_shards(self) -> Ints:
+        """Per tensor of `items.tensors` the shards without an element; 0 if it has none at all."""
+        rows = self.items.tensors
+        pieces = -(-rows.height // self.full)
+        return np.where(rows.is_cut & rows.has_elements, self.mesh.num_shards - pieces, 0)
+
+    def read_rows(self, rank: int) -> Ints:
+        """The items that a rank reads: tensors in the order of the plan, then bytes entries."""
+        items = self.items
+        lane = rank % self.num_lanes
+        rows = np.flatnonzero((self.first <= lane) & (lane <= self.last))
+        is_entry = items.owner[rows] < 0
+        chunks = rows[~is_entry]
+        chunks = chunks[np.lexsort((items.number[chunks], items.owner[chunks]))]
+        return np.concatenate([chunks, rows[is_entry]])
+
+    def reads(self, rank: int, rows: Ints | None = None) -> Iterator[Read]:
+        """The reads of a rank; of all `read_rows`, or of a part of them."""
+        items = self.items
+        if rows is None:
+            rows = self.read_rows(rank)
+        is_entry = items.owner[rows] < 0
+        entries = rows[is_entry]
+        yield from self._chunk_reads(rows[~is_entry], rank % self.num_lanes % self.mesh.num_shards)
+        stored, files = self.checkpoint.bytes_entries, self.checkpoint.files
+        for i in items.number[entries].tolist():
+            entry = stored[i]
+            file = files[entry.file].path if entry.file >= 0 else None
+            place = (max(entry.byte_offset, 0), max(entry.byte_length, 0))
+            yield Read(entry.fqn, file, (0,), (0,), (0,), *place, is_bytes=True)
+
+    def _chunk_reads(self, rows: Ints, shard: int) -> Iterator[Read]:
+        items, columns = self.items, self.checkpoint.columns
+        owner = items.owner[rows]
+        tensor = items.tensors.tensor[owner]
+        chunk = columns.chunk_start[tensor] + items.number[rows]
+        boxes = self._boxes(rows, shard)
+        places = zip(
+            tensor.tolist(),
+            columns.file[chunk].tolist(),
+            columns.byte_offset[chunk].tolist(),
+            columns.byte_length[chunk].tolist(),
+            boxes,
+            strict=True,
+        )
+        fqns = columns.fqns
+        paths = [file.path for file in self.checkpoint.files]
+        for index, file, offset, length, box in places:
+            path = paths[file] if file >= 0 else None
+            yield Read(fqns[index], path, *box, max(offset, 0), max(length, 0))
+
+    def _boxes(self, rows: Ints, shard: int) -> list[_Box]:
+        """Storage offsets, destination offsets and lengths of reads, in the order of `rows`."""
+        items, columns = self.items, self.checkpoint.columns
+        owner = items.owner[rows]
+        tensor = items.tensors.tensor[owner]
+        ndims = np.diff(columns.dim_start)[tensor]
+        result: list[_Box] = [((), (), ())] * len(rows)
+        for ndim in np.unique(ndims[ndims > 0]).tolist():
+            here = np.flatnonzero(ndims == ndim)
+            of, member = tensor[here], rows[here]
+            corner = columns.box_start[of] + items.number[member] * ndim
+            index = corner[:, None] + np.arange(ndim)
+            dest = columns.offsets[index]
+            shape = columns.shapes[columns.dim_start[of][:, None] + np.arange(ndim)]
+            length = np.minimum(columns.sizes[index], shape - dest)
+            storage = np.zeros_like(dest)
+            full = self.full[owner[here]]
+            top = full * shard
+            begin = np.maximum(items.start[member], top)
+            length[:, 0] = np.minimum(items.stop[member], top + full) - begin
+            storage[:, 0] = begin - items.start[member]
+            dest[:, 0] = begin - top
+            found = zip(
+                map(tuple, storage.tolist()),
+                map(tuple, dest.tolist()),
+                map(tuple, length.tolist()),
+                strict=True,
+            )
+            for row, box in zip(here.tolist(), found, strict=True):
+                result[row] = box
+        return result

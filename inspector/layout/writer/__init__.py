@@ -1,0 +1,1 @@
+"""The mesh that wrote a checkpoint: DCP's writer replayed, with evidence and doubt."""

@@ -1,0 +1,281 @@
+"""`DifferenceMap`: where in a tensor two checkpoints differ, framed by the chunks of both.
+
+The rule this module keeps: it reads nothing. It asks for a map of its size with `Wanted` and is
+given it by `put`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.message import Message
+from textual.strip import Strip
+
+from inspector.tui.diff.paint import COLORS, SHADES, PartGrid, plane_cuts, plane_size
+from inspector.tui.kit.cell_text import fit
+from inspector.tui.kit.part_map import PartMap
+from inspector.tui.values.heat_paint import cuts_on, place
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Tensor
+    from inspector.diff.map import DifferenceMap as Found
+    from inspector.tui.diff.paint import Ints
+
+__all__ = ["DifferenceMap"]
+
+_LEGEND = ((" same", 0), ("≤1%", 1), ("≤10%", 2), ("≤50%", 3), (">50%", 4))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cuts:
+    """Rows and columns of the plane at which a side's chunks begin."""
+
+    rows: Ints
+    columns: Ints
+
+
+class DifferenceMap(PartMap):
+    """A line of legend, a line on the part under the cursor, and the map in its frame.
+
+    Ticks at the left and top of the frame are where chunks of A begin, at the right and bottom
+    those of B.
+
+    Keys: h j k l and the arrows go from part to part; a click does so, too.
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "difference-map--label",
+        "difference-map--focused",
+        "difference-map--same",
+        "difference-map--cursor",
+    }
+
+    DEFAULT_CSS = """
+    DifferenceMap {
+        height: 1fr; background: $surface; color: $foreground;
+        & > .difference-map--label { color: $text-muted; }
+        & > .difference-map--focused { color: $text-primary; text-style: bold; }
+        & > .difference-map--same { color: $foreground 25%; }
+        & > .difference-map--cursor { color: white; background: black; text-style: bold; }
+    }
+    DifferenceMap:ansi {
+        & > .difference-map--label { color: ansi_default; text-style: dim; }
+        & > .difference-map--focused { color: ansi_default; text-style: bold; }
+        & > .difference-map--same { color: ansi_default; text-style: dim; }
+        & > .difference-map--cursor {
+            color: ansi_default; background: ansi_default; text-style: reverse;
+        }
+    }
+    DifferenceMap:nocolor {
+        & > .difference-map--cursor {
+            text-style: reverse; background: $surface; color: $foreground;
+        }
+    }
+    """
+
+    class Wanted(Message):
+        """A map of at most so many parts is to be read, and given to `put`."""
+
+        def __init__(self, rows: int, columns: int) -> None:
+            super().__init__()
+            self.rows = rows
+            self.columns = columns
+
+    def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(plain=plain, id=id)
+        self._margin = (3, 1)
+        self._shape: tuple[int, ...] | None = None
+        self._cuts: tuple[_Cuts, _Cuts] | None = None
+        self._found: Found | None = None
+        self._said = ""
+        self._asked: tuple[int, int] | None = None
+        self._per_line = 1
+        self._cursor: tuple[int, int] | None = None
+        self._grid: PartGrid | None = None
+
+    # Values in.
+
+    def show(self, a: Tensor, b: Tensor, said: str = "") -> None:
+        """Show a tensor that both sides have; `said`, printable, stands there until a map comes."""
+        self._shape = a.shape
+        cuts = (plane_cuts(tensor.shape, tensor.offsets) for tensor in (a, b))
+        first, second = (_Cuts(*of) for of in cuts)
+        self._cuts = (first, second)
+        self._found, self._said, self._asked, self._cursor = None, said, None, None
+        self.ask()
+
+    def say(self, said: str) -> None:
+        """There is no map: say why, printable."""
+        self._found, self._said, self._asked, self._cursor = None, said, None, None
+        self._redraw()
+
+    def show_nothing(self, said: str) -> None:
+        """There can be no map: say why, printable."""
+        self._shape = self._cuts = None
+        self.say(said)
+
+    def put(self, found: Found) -> None:
+        """Take the map that was asked for."""
+        self._found = found
+        self._redraw()
+
+    # Measures.
+
+    @property
+    def grid(self) -> PartGrid | None:
+        """What is drawn, or None."""
+        return self._grid
+
+    def _room(self) -> tuple[int, int]:
+        """Lines and cells for the map, inside its frame."""
+        width, height = self.size
+        return max(height - 4, 0), max(width - 2, 0)
+
+    def ask(self) -> None:
+        """Ask for a map of this size, if it was not asked for already."""
+        lines, cells = self._room()
+        self._redraw()
+        if self._shape is None or lines < 1 or cells < 1:
+            return
+        rows, columns = plane_size(self._shape)
+        if not rows * columns:
+            return
+        height = lines if self.is_plain else 2 * lines
+        wanted = (min(height, rows), min(cells, columns))
+        if min(rows, columns) == 1:
+            parts = min(height * cells, rows * columns)
+            self._per_line = min(cells, parts)
+            wanted = (parts, 1) if columns == 1 else (1, parts)
+        if wanted != self._asked:
+            self._asked = wanted
+            self.post_message(self.Wanted(*wanted))
+
+    def on_resize(self) -> None:
+        self._cursor = None
+        self.ask()
+
+    # Drawing.
+
+    def _draw(self) -> list[Strip]:
+        self._grid = None
+        width, height = self.size
+        lines, cells = self._room()
+        if self._found is None or self._shape is None or lines < 1 or cells < 1:
+            faint = self._part("label")
+            parts = [self._said[at : at + width] for at in range(0, len(self._said), width or 1)]
+            return [Strip([Segment(part, faint)]) for part in parts[:height]]
+        grid = self._grid = PartGrid.of(self._found, self._shape, self._per_line)
+        if self._cursor is None:
+            self._cursor = grid.first_different() or (0, 0)
+        room = lines if self.is_plain else 2 * lines
+        self._placing = place(grid.height, grid.width, room, cells)
+        step = 1 if self.is_plain else 2
+        num_lines = min(-(-grid.height * self._placing.high // step), lines)
+        above, below, left, right = self._frame(grid, num_lines)
+        label = self._part("label")
+        body = [
+            Strip([Segment(left[n], label), *self._line(grid, n), Segment(right[n], label)])
+            for n in range(num_lines)
+        ]
+        head = Strip(self._legend())
+        said = fit(grid.said(*self._cursor), width)
+        where = Strip([Segment(said, self._part("focused" if self.has_focus else "label"))])
+        return [head, where, Strip([Segment(above, label)]), *body, Strip([Segment(below, label)])]
+
+    def _frame(self, grid: PartGrid, num_lines: int) -> tuple[str, str, list[str], list[str]]:
+        """The four sides of the frame, with a tick where a chunk begins."""
+        wide, high = self._placing.wide, self._placing.high
+        step = 1 if self.is_plain else 2
+        above, below = ["─"] * (grid.width * wide), ["─"] * (grid.width * wide)
+        left, right = ["│"] * num_lines, ["│"] * num_lines
+        if self._cuts is not None and self._found is not None and not grid.is_wrapped:
+            found = self._found
+            for cuts, ends, mark, edge, tick in (
+                (self._cuts[0], above, "┬", left, "├"),
+                (self._cuts[1], below, "┴", right, "┤"),
+            ):
+                for part, cut in cuts_on(found.column_cuts, cuts.columns.tolist()).items():
+                    if cut and part * wide < len(ends):
+                        ends[part * wide] = mark
+                for part, cut in cuts_on(found.row_cuts, cuts.rows.tolist()).items():
+                    if cut and part * high // step < num_lines:
+                        edge[part * high // step] = tick
+        return f"┌{''.join(above)}┐", f"└{''.join(below)}┘", left, right
+
+    def _line(self, grid: PartGrid, line: int) -> list[Segment]:
+        scale, plain = self._placing, self.is_plain
+        rows = [line] if plain else [2 * line, 2 * line + 1]
+        parts = [row // scale.high for row in rows]
+        cursor = self._cursor or (0, 0)
+        first_line = cursor[0] * scale.high // (1 if plain else 2)
+        segments = []
+        for j in range(grid.width):
+            levels = [int(grid.levels[i, j]) if i < grid.height else -1 for i in parts]
+            char, style = self._cell(levels)
+            text = char * scale.wide
+            if (line, j) == (first_line, cursor[1]):
+                # The cursor's mark stands in the first cell of its part.
+                segments.append(Segment("┼", self._cursor_style(max(levels))))
+                text = text[1:]
+            segments.append(Segment(text, style))
+        return segments
+
+    def _cursor_style(self, level: int) -> Style:
+        style = self._part("cursor")
+        if level > 0 and not self.is_plain:
+            # It must not hide what it stands on.
+            style += Style(color="black", bgcolor=COLORS[level])
+        return style
+
+    def _cell(self, levels: list[int]) -> tuple[str, Style]:
+        """The character and style of one cell, which shows one part or two."""
+        if max(levels) < 0:
+            return " ", self.rich_style
+        if max(levels) == 0:
+            return SHADES[0], self._part("same")
+        if self.is_plain:
+            return SHADES[levels[0]], self.rich_style
+        return self._half([COLORS[max(level, 0)] for level in levels])
+
+    def _half(self, colors: list[str]) -> tuple[str, Style]:
+        upper, lower = colors
+        pane = self.rich_style
+        if not upper:
+            return "▄", pane + Style(color=lower)
+        if not lower:
+            return "▀", pane + Style(color=upper)
+        return "▀", pane + Style(color=upper, bgcolor=lower)
+
+    def _part(self, name: str) -> Style:
+        return self.get_component_rich_style(f"difference-map--{name}")
+
+    def _legend(self) -> list[Segment]:
+        label = self._part("label")
+        segments = []
+        for text, level in _LEGEND:
+            style = self._part("same") if not level else self.rich_style
+            if level and not self.is_plain:
+                style = self.rich_style + Style(color=COLORS[level])
+            shade = SHADES[level] if self.is_plain or not level else "■"
+            segments += [Segment(shade, style), Segment(f"{text}  ", label)]
+        if self.size.width > 70:
+            segments.append(Segment("ticks: chunks of A ┬ ├, of B ┴ ┤", label))
+        return segments
+
+    # Keys and mouse.
+
+    def action_move(self, lines: int, columns: int) -> None:
+        if self._grid is not None and self._cursor is not None:
+            self._go(self._cursor[0] + lines, self._cursor[1] + columns)
+
+    def _go(self, i: int, j: int) -> None:
+        grid = self._grid
+        if grid is None:
+            return
+        i, j = min(max(i, 0), grid.height - 1), min(max(j, 0), grid.width - 1)
+        if grid.levels[i, j] >= 0:
+            self._cursor = (i, j)
+            self._redraw()

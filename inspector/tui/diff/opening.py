@@ -1,0 +1,174 @@
+"""Comparing in the background: `OpeningPair` reads both sides, `ComparingValues` their values.
+
+It imports nothing of Textual, so that it can start while Textual is still being imported.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inspector.checkpoint.child.isolated import Child
+from inspector.checkpoint.text import printable
+from inspector.errors import Cancelled, InspectError, UsageError
+from inspector.tui.session import Loaded, Loading, Outcome
+
+if TYPE_CHECKING:
+    from inspector.diff.model import Diff, TensorDiff, Tolerance
+    from inspector.diff.structure import Structure
+    from inspector.diff.values import DiffProgress
+
+__all__ = ["ComparingValues", "OpeningPair", "PairOf"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairOf:
+    """What is to be compared, and how.
+
+    Attributes:
+        a, b: Paths, or what was read already.
+        filter_text: Only names that it selects.
+        tolerance: What counts as close; None for what is usual.
+    """
+
+    a: str | Loaded
+    b: str | Loaded
+    filter_text: str = ""
+    tolerance: Tolerance | None = None
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Where both are."""
+        a, b = (s if isinstance(s, str) else s.checkpoint.path for s in (self.a, self.b))
+        return a, b
+
+
+class OpeningPair(Loading):
+    """Reads both sides, and compares what their metadata says; the outcome is a `Comparison`.
+
+    Args:
+        pair: What is to be compared.
+        prefetched: The child processes that already read the metadata, or None.
+    """
+
+    def __init__(
+        self, pair: PairOf, prefetched: tuple[Child | None, Child | None] | None = None
+    ) -> None:
+        super().__init__(" and ".join(pair.paths))
+        self.pair = pair
+        #: The path of the side that is being read; of the one that failed, if that is over.
+        self.reading = ""
+        self._children = prefetched
+
+    def _load(self) -> Outcome:
+        from inspector.checkpoint.child.isolated import prefetch
+        from inspector.diff.model import Side, Tolerance
+        from inspector.diff.structure import compare_structure
+        from inspector.layout.writer.written_by import infer
+        from inspector.tui.diff.comparison import Comparison
+
+        given = (self.pair.a, self.pair.b)
+        # Two children, so that both are read at once.
+        children = self._children or tuple(
+            prefetch(side) if isinstance(side, str) else None for side in given
+        )
+        try:
+            a, b = (self._side(*of) for of in zip(given, children, strict=True))
+        finally:
+            for child in children:
+                if child is not None:
+                    child.stop()
+        self.stage, self.num_bytes = "comparing names, shapes and placements", 0
+        self.reading = ""
+        filter_text = self.pair.filter_text
+        structure = compare_structure(
+            Side(a.checkpoint, a.storage), Side(b.checkpoint, b.storage), filter_text
+        )
+        lone = structure.only_in_a or structure.only_in_b
+        if filter_text and not (structure.diffs or structure.entries or lone):
+            raise UsageError("no name of either checkpoint matches the filter")
+        if self._cancelled.is_set():
+            raise Cancelled("it was stopped")
+        written_by = infer(a.checkpoint), infer(b.checkpoint)
+        return Comparison(structure, written_by, self.pair.tolerance or Tolerance(), filter_text)
+
+    def _side(self, given: str | Loaded, child: Child | None) -> Loaded:
+        from inspector.checkpoint.find import locate, read_checkpoint
+
+        if isinstance(given, Loaded):
+            return given
+        self.reading = given
+        self.stage, self.num_bytes = f"looking at {printable(given, 200)}", 0
+        target = locate(given)
+        if isinstance(target, list):
+            names = ", ".join(printable(found.path) for found in target[:3])
+            more = " ..." if len(target) > 3 else ""
+            raise UsageError(
+                f"{printable(given)} holds {len(target):,} checkpoints: give the path of one",
+                f"they are {names}{more}",
+            )
+        return Loaded(target, read_checkpoint(target, progress=self._progress, prefetched=child))
+
+
+class ComparingValues:
+    """A comparison of values in a thread of its own; asked now and then, stopped at any time.
+
+    Args:
+        structure: What is to be compared, and nothing else.
+        tolerance: What counts as close.
+        is_all: Whether that is everything that was left.
+    """
+
+    def __init__(self, structure: Structure, tolerance: Tolerance, *, is_all: bool) -> None:
+        self.is_all = is_all
+        self.progress: DiffProgress | None = None
+        self.outcome: Diff | InspectError | None = None
+        self._structure = structure
+        self._tolerance = tolerance
+        self._found: deque[TensorDiff] = deque()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="comparing", daemon=True)
+
+    def start(self) -> ComparingValues:
+        """Begin; returns itself."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End it soon; the outcome is what was compared until then."""
+        self._stop.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def drain(self) -> list[TensorDiff]:
+        """The tensors that were compared since it was asked last."""
+        found = []
+        while self._found:
+            found.append(self._found.popleft())
+        return found
+
+    def _progress(self, progress: DiffProgress) -> bool:
+        self.progress = progress
+        return self._stop.is_set()
+
+    def _run(self) -> None:
+        from inspector.diff.values import compare_values
+
+        try:
+            self.outcome = compare_values(
+                self._structure,
+                tolerance=self._tolerance,
+                progress=self._progress,
+                on_tensor=self._found.append,
+            )
+        except InspectError as error:
+            self.outcome = error
+        except Exception as error:  # a thread has nobody above it
+            detail = printable(f"{type(error).__name__}: {error}", 300)
+            self.outcome = InspectError(
+                f"internal error: {detail}", "this is a bug: please report it"
+            )

@@ -1,0 +1,77 @@
+"""What the screen of a comparison reads of one tensor, as functions for a `Reader`.
+
+No widget. Every function may raise `InspectError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from inspector.checkpoint.text import printable
+from inspector.diff.map import DifferenceMap, difference_map
+from inspector.diff.model import Side, TensorDiff
+from inspector.diff.structure import Pair, Structure
+from inspector.errors import Cancelled, InspectError
+from inspector.tui.diff.sources import Element
+from inspector.tui.reader import Stop
+from inspector.values.slices import plane_of, value_text, window
+
+__all__ = ["elements_of", "num_bytes_of", "read_elements", "read_map"]
+
+# As many as tell two neighbouring float32 apart.
+_DIGITS = 9
+
+
+def num_bytes_of(structure: Structure, pair: Pair) -> int:
+    """Bytes of elements on both sides together."""
+    return (
+        structure.a.checkpoint.columns.num_bytes[pair.index_a]
+        + structure.b.checkpoint.columns.num_bytes[pair.index_b]
+    )
+
+
+def elements_of(item: TensorDiff) -> tuple[Element, ...]:
+    """The elements worth a look, none twice; their values are still to be read."""
+    found = {
+        "first": item.first_index,
+        "largest": item.max_abs_index,
+        "not finite": item.first_non_finite,
+    }
+    names: dict[tuple[int, ...], str] = {}
+    for what, index in found.items():
+        if index is not None:
+            names[index] = f"{names[index]}, {what}" if index in names else what
+    return tuple(Element(what, index) for index, what in names.items())
+
+
+def read_elements(
+    structure: Structure, pair: Pair, elements: Sequence[Element], stop: Stop
+) -> tuple[Element, ...]:
+    """The same elements with the values of both sides."""
+    found = []
+    for element in elements:
+        if stop():
+            raise Cancelled("it was stopped")
+        a = _value(structure.a, pair.index_a, element.index)
+        b = _value(structure.b, pair.index_b, element.index)
+        found.append(replace(element, a=a, b=b))
+    return tuple(found)
+
+
+def _value(side: Side, index: int, at: tuple[int, ...]) -> str:
+    tensor = side.checkpoint.columns.tensor(index)
+    leading, row, column = plane_of(tensor.shape).cell(at)
+    rows, columns = range(row, row + 1), range(column, column + 1)
+    try:
+        found = window(side.checkpoint, side.storage, tensor, leading, rows, columns)
+    except Cancelled:
+        raise
+    except InspectError as error:
+        return f"? ({printable(error.message, 120)})"
+    return value_text(found.values[0, 0], _DIGITS)
+
+
+def read_map(structure: Structure, pair: Pair, size: tuple[int, int], stop: Stop) -> DifferenceMap:
+    """Where a tensor differs, in at most `size` rows and columns of parts."""
+    return difference_map(structure, pair, *size, progress=lambda progress: stop())

@@ -1,0 +1,302 @@
+"""`DiffScreen`: two checkpoints, side by side; `open_pair` is the way to it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.screen import Screen
+from textual.widgets import Input, Static
+
+from inspector.checkpoint.text import printable
+from inspector.diff.model import Diff
+from inspector.errors import Cancelled, InspectError
+from inspector.tui.commands import bindings
+from inspector.tui.diff.comparison import Comparison
+from inspector.tui.diff.opening import ComparingValues, OpeningPair, PairOf
+from inspector.tui.diff.sources import headline, side_line
+from inspector.tui.diff.view import DiffView
+from inspector.tui.kit.bars import TaskLine
+from inspector.tui.kit.key_bar import KeyBar
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import sort_table
+from inspector.tui.screens.error import ErrorScreen
+from inspector.tui.screens.loading import LoadingScreen
+
+if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
+__all__ = ["DiffScreen", "open_pair"]
+
+_PAINT_S = 0.1
+
+
+def open_pair(app: App[Any], pair: PairOf) -> None:
+    """Read two checkpoints, and show how they differ; an error is told, and leads back."""
+    loading = OpeningPair(pair)
+
+    def opened(outcome: object) -> None:
+        if isinstance(outcome, Comparison):
+            app.push_screen(DiffScreen(pair, outcome, can_go_back=True))
+        elif isinstance(outcome, InspectError) and not isinstance(outcome, Cancelled):
+            error = ErrorScreen(outcome, can_go_back=True, path=loading.reading)
+            app.push_screen(error, answered)
+
+    def answered(answer: str | None) -> None:
+        if answer == "again":
+            open_pair(app, pair)
+
+    app.push_screen(LoadingScreen(loading.start()), opened)
+
+
+class DiffScreen(Screen[None]):
+    """A comparison: its structure at once, the values when they are asked for."""
+
+    DEFAULT_CSS = """
+    DiffScreen > #diff-head { height: 3; padding: 0 1; background: $panel; }
+    """
+
+    BINDINGS = bindings("diff")
+    AUTO_FOCUS = "#diff-table"
+
+    def __init__(
+        self,
+        pair: PairOf,
+        comparison: Comparison,
+        *,
+        can_go_back: bool = False,
+        with_values: bool = False,
+    ) -> None:
+        """Show a comparison.
+
+        Args:
+            pair: What was compared.
+            comparison: What came out of it.
+            can_go_back: Whether there is a screen below.
+            with_values: Whether to compare the values at once.
+        """
+        super().__init__()
+        self._pair = pair
+        self.comparison = comparison
+        self._can_go_back = can_go_back
+        self._with_values = with_values
+        self._run: ComparingValues | None = None
+        self._began_s = 0.0
+        self._judged: tuple[Diff, Text] | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static("", markup=False, id="diff-head")
+        yield DiffView(self.comparison)
+        yield TaskLine()
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        self._show_head()
+        self.set_interval(_PAINT_S, self._paint)
+        if self._with_values:
+            self.call_after_refresh(self.action_compare)
+
+    def on_unmount(self) -> None:
+        if self._run is not None:
+            self._run.stop()
+
+    @property
+    def view(self) -> DiffView:
+        return self.query_one(DiffView)
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether values are being compared."""
+        return self._run is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As of the text, for what was compared by now."""
+        is_left = self._with_values and not self.comparison.values_compared
+        return 2 if self.is_comparing or is_left else self.comparison.diff.exit_code
+
+    @property
+    def is_close(self) -> bool:
+        """Whether everything was compared, and what differs is at most CLOSE."""
+        return not self.is_comparing and self.comparison.diff.is_close
+
+    def on_resize(self) -> None:
+        self._show_head()
+
+    def on_view_counted(self, event: View.Counted) -> None:
+        event.stop()
+
+    def _show_head(self) -> None:
+        width = max(self.size.width - 2, 20)
+        if self._run is not None:
+            verdict = Text(self._progress_said(), "bold", no_wrap=True)
+        else:
+            verdict = self._verdict()
+        verdict.truncate(width, overflow="ellipsis")
+        lines = [side_line(self.comparison, n, width) for n in (0, 1)]
+        # Of a fixed size: laying everything out anew ten times a second would cost.
+        head = self.query_one("#diff-head", Static)
+        head.update(Text("\n").join([*lines, verdict]), layout=False)
+
+    def _verdict(self) -> Text:
+        """The verdict over everything; worked out once for what is known."""
+        diff = self.comparison.diff
+        if self._judged is None or self._judged[0] is not diff:
+            colors = {"same": "bold green", "different": "bold red", "unknown": "bold yellow"}
+            color = colors[diff.verdict]
+            if diff.verdict == "same" and not diff.values_compared:
+                color = "bold"  # Green is for what was proven.
+            self._judged = diff, Text(headline(self.comparison), color, no_wrap=True)
+        return self._judged[1].copy()
+
+    def _progress_said(self) -> str:
+        run, counts = self._run, self.comparison.counts
+        done = run.progress if run is not None else None
+        said = "comparing values"
+        if done is not None:
+            said += f": {done.tensors_done:,} of {done.tensors_total:,} tensors"
+        found = [
+            f"{counts[verdict]:,} {verdict}"
+            for verdict in ("NON_FINITE", "DIFFER", "CLOSE", "EXACT")
+            if counts[verdict]
+        ]
+        return f"{said}; so far {', '.join(found)}" if found else said
+
+    # Comparing values.
+
+    def action_compare(self) -> None:
+        """Compare every value that was not compared yet; while that runs, stop it."""
+        if self._run is not None:
+            self._run.stop()
+            return
+        todo = self.comparison.todo()
+        if todo is None:
+            self.comparison.all_compared()
+            self._tell("Nothing is left to compare", headline(self.comparison), "information")
+            self._show_head()
+            return
+        self._begin(ComparingValues(todo, self.comparison.tolerance, is_all=True))
+
+    def action_compare_one(self) -> None:
+        """Compare the values of the tensor at the cursor; or read its map."""
+        if self._run is not None:
+            self.notify("Values are being compared already; c stops that.")
+            return
+        if self.view.ask_for_map():
+            return
+        item = self.view.item
+        todo = None if item is None else self.comparison.todo(only=item)
+        if todo is None:
+            self.notify("There is nothing left to compare of this row.")
+            return
+        self._begin(ComparingValues(todo, self.comparison.tolerance, is_all=False))
+
+    def _begin(self, run: ComparingValues) -> None:
+        self._began_s = time.monotonic()
+        self._run = run.start()
+        self.view.expect_values()
+        self._show_head()
+
+    def _paint(self) -> None:
+        run, line = self._run, self.query_one(TaskLine)
+        if run is None:
+            return
+        outcome = run.outcome
+        changed = self.comparison.take(run.drain())
+        if outcome is not None:
+            self._run = None
+            line.hide()
+            self._ended(run, outcome)
+            return
+        if changed:
+            self.view.rows_changed(changed)
+        done = run.progress
+        line.show(
+            "comparing values",
+            0 if done is None else done.bytes_done,
+            0 if done is None else done.bytes_total,
+            time.monotonic() - self._began_s,
+            "stopping" if run.is_stopping else "c stops",
+        )
+        self._show_head()
+
+    def _ended(self, run: ComparingValues, outcome: object) -> None:
+        if isinstance(outcome, InspectError):
+            self.view.values_ended()
+            self._tell("The values could not be compared", str(outcome), "error")
+        elif isinstance(outcome, Diff):
+            if self.comparison.finish(outcome, is_all=run.is_all):
+                self.view.show_comparison(self.comparison)
+            else:
+                self.view.values_ended()
+            if outcome.is_cancelled:
+                self._tell("Stopped", "Not everything was compared; c goes on.", "warning")
+        self._show_head()
+
+    def _tell(self, title: str, said: str, severity: SeverityLevel) -> None:
+        self.notify(printable(said, 400), title=title, severity=severity, markup=False)
+
+    # What else the keys do.
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "filter":
+            # While a line is being typed, the key is a character of it.
+            return not isinstance(self.focused, Input)
+        return True
+
+    def action_filter(self) -> None:
+        self.view.begin_filter()
+
+    def action_show_group(self, group: str) -> None:
+        self.view.show_group(group)
+
+    def action_next_group(self, steps: int) -> None:
+        self.view.next_group(steps)
+
+    def action_next_difference(self, steps: int) -> None:
+        if not self.view.next_difference(steps):
+            compared = self.comparison.values_compared
+            more = "" if compared else "; values were not compared"
+            self.notify(f"No row that shows differs{more}.")
+
+    def action_zoom(self) -> None:
+        self.view.zoom()
+
+    def action_sort(self, reverse: bool) -> None:
+        sort_table(self, self.view.table, reverse=reverse)
+
+    def action_back(self) -> None:
+        if not self.view.back() and self._can_go_back:
+            self.app.pop_screen()
+
+    def action_copy(self) -> None:
+        from inspector.tui.screens.copy import CopyScreen
+
+        choices = self.view.copy_choices()
+        if choices:
+            self.app.push_screen(CopyScreen(choices))
+        else:
+            self.notify("There is nothing under the cursor to copy.", severity="warning")
+
+    def action_reload(self) -> None:
+        if self._run is not None:
+            self._run.stop()
+        a, b = self._pair.paths
+        again = PairOf(a, b, self._pair.filter_text, self._pair.tolerance)
+        self.app.push_screen(LoadingScreen(OpeningPair(again).start()), self._reloaded)
+
+    def _reloaded(self, outcome: object) -> None:
+        if isinstance(outcome, Comparison):
+            if self._run is not None:
+                # What is still being compared is of files as they were.
+                self._run.stop()
+                self._run = None
+                self.query_one(TaskLine).hide()
+            self.comparison = outcome
+            self.view.show_comparison(outcome)
+            self._show_head()
+            self.notify("Both were read anew.")
+        elif isinstance(outcome, InspectError) and not isinstance(outcome, Cancelled):
+            self._tell("It could not be read", str(outcome), "error")

@@ -1,0 +1,366 @@
+"""`DiffView`: the rows of a comparison, narrowed by verdict and name, and the one at the cursor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from textual.app import ComposeResult
+from textual.message import Message
+from textual.timer import Timer
+
+from inspector.checkpoint.model import Ints
+from inspector.checkpoint.text import format_bytes, printable
+from inspector.diff.model import TensorDiff
+from inspector.errors import Cancelled, InspectError
+from inspector.tui.diff.comparison import GROUPS, Comparison, Item, group_of, is_difference
+from inspector.tui.diff.detail import DiffDetail
+from inspector.tui.diff.map import DifferenceMap
+from inspector.tui.diff.reading import elements_of, num_bytes_of, read_elements, read_map
+from inspector.tui.diff.sources import (
+    COLORS,
+    STYLES,
+    DiffSource,
+    Element,
+    diff_columns,
+    row_facts,
+    side_line,
+)
+from inspector.tui.kit.bars import VerdictBar
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.reader import Reader
+
+__all__ = ["DiffView"]
+
+# The cursor rests so long before anything is read.
+_PAUSE_S = 0.12
+# A map of more than this, or over a network, is read when it is asked for.
+_MAX_UNASKED_BYTES = 256 << 20
+# Beyond so many rows, those of a group are looked for anew only now and then.
+_MANY_ROWS, _SELDOM_S = 20_000, 1.0
+_ASK = "c compares every value, m those of this tensor alone"
+
+
+class DiffView(View):
+    """Every name of either side. It reads what it draws of the row at the cursor."""
+
+    DEFAULT_CSS = """
+    DiffView #diff-table { height: 1fr; }
+    DiffView DiffDetail { height: 1fr; border-top: hkey $panel; }
+    DiffView.-low DiffDetail { height: 10; }
+    DiffView.-zoomed #diff-table, DiffView.-zoomed FilterLine { display: none; }
+    DiffView.-zoomed DiffDetail { height: 1fr; border-top: none; }
+    """
+
+    class Arrived(Message):
+        """Something that was read came, or why it did not."""
+
+        def __init__(self, key: tuple[str, str], answer: Any) -> None:
+            super().__init__()
+            self.key = key
+            self.answer = answer
+
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__(id="diff")
+        self.comparison = comparison
+        #: The group whose rows are shown alone; empty for all.
+        self.group = ""
+        self._table = VirtualTable((), id="diff-table")
+        self._source = DiffSource(comparison)
+        self._with_values = False
+        self._shown: Item | None = None
+        self._elements: tuple[Element, ...] = ()
+        self._maps_asked: set[str] = set()
+        self._refiltered_s = 0.0
+        self._pause_reading: Timer | None = None
+
+        def posted(key: Any, answer: Any) -> None:
+            self.post_message(self.Arrived(key, answer))
+
+        self._maps, self._values = Reader(posted), Reader(posted)
+
+    def compose(self) -> ComposeResult:
+        yield VerdictBar(GROUPS, {group: COLORS[style] for group, style in STYLES.items()})
+        yield self._table
+        yield DiffDetail()
+
+    async def on_mount(self) -> None:
+        await self.prepare_filter()
+        self.show_comparison(self.comparison)
+
+    def on_unmount(self) -> None:
+        self._maps.drop()
+        self._values.drop()
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return self._source.row_names
+
+    @property
+    def detail(self) -> DiffDetail:
+        return self.query_one(DiffDetail)
+
+    @property
+    def item(self) -> Item | None:
+        """The row at the cursor."""
+        row = self.table.cursor_row
+        return None if row is None else self.comparison.items[row]
+
+    # Rows.
+
+    def show_comparison(self, comparison: Comparison) -> None:
+        """Show a comparison, or this one with other rows; the cursor stays on its name."""
+        kept = self._shown
+        self._with_values = self._with_values and comparison is self.comparison
+        self.comparison = comparison
+        self._source = DiffSource(comparison)
+        self._show_columns()
+        self.table.set_source(self._source)
+        self.refilter()
+        row = None if kept is None else comparison.rows.get(kept.fqn)
+        if row is not None:
+            self.table.select_row(row)
+        empty = "Neither side holds anything"
+        self.table.set_empty_text("No row is left by the filter" if self.names else empty)
+        self._show_row()
+
+    def _show_columns(self) -> None:
+        self.table.set_columns(diff_columns(self._source, with_values=self._with_values))
+
+    def expect_values(self) -> None:
+        """Values are being compared: make room for what they give."""
+        if not self._with_values:
+            self._with_values = True
+            self._show_columns()
+
+    def rows_changed(self, changed: Sequence[int]) -> None:
+        """These rows have other verdicts now, and more may follow."""
+        if self.group and (len(self.names) <= _MANY_ROWS or self._is_time()):
+            self.refilter()
+        else:
+            top = round(self.table.scroll_y)
+            shown = self.table.rows[top : top + self.table.page_lines]
+            if not set(changed).isdisjoint(map(int, shown)):
+                self.table.refresh_rows()
+            self._show_counts()
+        if self.item is not self._shown:
+            self._show_row()
+
+    def values_ended(self) -> None:
+        """No more will follow for now: sort and filter by what is known."""
+        self._resort()
+        if self.item is not self._shown:
+            self._show_row()
+
+    def _is_time(self) -> bool:
+        now = time.monotonic()
+        if now - self._refiltered_s < _SELDOM_S:
+            return False
+        self._refiltered_s = now
+        return True
+
+    def _resort(self) -> None:
+        """Sort by what is known now; the cursor stays on its row, and the table where it is."""
+        row, top = self.table.cursor_row, self.table.scroll_y
+        self.table.set_source(self._source)
+        self.refilter()
+        self.table.scroll_to(y=top, animate=False, force=True)
+        if row is not None:
+            self.table.select_row(row)
+
+    def narrowed(self, rows: Ints | None) -> Ints | None:
+        if not self.group:
+            return rows
+        items = self.comparison.items
+        chosen = range(len(items)) if rows is None else rows.tolist()
+        return np.asarray([r for r in chosen if group_of(items[r]) == self.group], np.int64)
+
+    def refilter(self) -> None:
+        super().refilter()
+        self._show_counts()
+
+    def _show_counts(self) -> None:
+        shown = self.table.num_lines
+        self.query_one(VerdictBar).show(self.comparison.counts, self.group, shown)
+
+    def show_group(self, group: str) -> None:
+        """Show the rows of a group alone; all again if they are, or if it is empty."""
+        self.group = "" if group == self.group else group
+        self.refilter()
+
+    def on_verdict_bar_chosen(self, event: VerdictBar.Chosen) -> None:
+        event.stop()
+        self.show_group(event.group)
+
+    def next_group(self, steps: int) -> None:
+        """The next group that has any rows; after the last, all."""
+        counts = self.comparison.counts
+        choices = ["", *(g for g in GROUPS if counts[g] or g == self.group)]
+        self.group = choices[(choices.index(self.group) + steps) % len(choices)]
+        self.refilter()
+
+    def next_difference(self, steps: int) -> bool:
+        """Put the cursor on the next row that differs; False if there is none that shows."""
+        items, rows = self.comparison.items, self.table.rows
+        count, at = len(rows), self.table.cursor
+        for away in range(1, count + 1):
+            line = (at + steps * away) % count
+            if is_difference(items[int(rows[line])]):
+                self.table.move_cursor(line)
+                return True
+        return False
+
+    def back(self) -> bool:
+        if self.has_class("-zoomed"):
+            self.zoom()
+            return True
+        if super().back():
+            return True
+        if self.group:
+            self.show_group("")
+            return True
+        return False
+
+    def begin_filter(self) -> None:
+        self.remove_class("-zoomed")
+        super().begin_filter()
+
+    # The row at the cursor.
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        self._show_row()
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+        self.zoom()
+
+    def _show_row(self) -> None:
+        item = self.item
+        if item is self._shown and item is not None:
+            return
+        self._shown, self._elements = item, ()
+        if self._pause_reading is not None:
+            self._pause_reading.stop()
+        self._maps.drop()
+        self._values.drop()
+        if item is None:
+            self.detail.show_nothing()
+            return
+        if isinstance(item, TensorDiff):
+            self._elements = elements_of(item)
+        self.detail.show(self.comparison, item, self._elements)
+        why = self._why_no_map(item)
+        if why:
+            self.detail.map.show_nothing(why)
+        else:
+            self._pause_reading = self.set_timer(_PAUSE_S, self._read)
+            self.detail.map.show_nothing("...")
+
+    def _why_no_map(self, item: Item) -> str:
+        """Why nothing is drawn of a row; empty if something is to be drawn."""
+        if not isinstance(item, TensorDiff):
+            return "There are no two tensors to draw."
+        if self.comparison.pair(item) is None:
+            shapes = "The shapes differ: no element has its like on the other side."
+            return shapes if item.verdict == "SHAPE" else "There is nothing to draw."
+        if not item.num_compared:
+            tried = item.fqn in self.comparison.tried
+            return "It could not be compared." if tried else _ASK
+        if not item.num_different:
+            whole = self.comparison.is_whole(item)
+            return f"{'Nothing' if whole else 'Nothing so far'} differs: there is nothing to draw."
+        return ""
+
+    def _read(self) -> None:
+        """Read the values of the elements that differ; then the map, if that is not too much."""
+        item = self._shown
+        if not isinstance(item, TensorDiff):
+            return
+        structure, pair = self.comparison.structure, self.comparison.pair(item)
+        if pair is None:
+            return
+        elements = self._elements
+        self._values.ask(
+            ("values", item.fqn), lambda stop: read_elements(structure, pair, elements, stop)
+        )
+        num_bytes = num_bytes_of(structure, pair)
+        sides = (structure.a.storage, structure.b.storage)
+        is_cheap = num_bytes <= _MAX_UNASKED_BYTES and all(s.local_path("") for s in sides)
+        if is_cheap or item.fqn in self._maps_asked:
+            self.detail.show_map(self.comparison, item, "map: reading ...")
+        else:
+            self.detail.map.show_nothing(f"m reads the map: {format_bytes(num_bytes)}")
+
+    def on_difference_map_wanted(self, event: DifferenceMap.Wanted) -> None:
+        event.stop()
+        item = self._shown
+        pair = None if item is None else self.comparison.pair(item)
+        if pair is None:
+            return
+        structure, size = self.comparison.structure, (event.rows, event.columns)
+        self._maps.ask(("map", pair.fqn), lambda stop: read_map(structure, pair, size, stop))
+
+    def on_diff_view_arrived(self, event: Arrived) -> None:
+        event.stop()
+        kind, fqn = event.key
+        item, answer = self._shown, event.answer
+        if item is None or item.fqn != fqn or isinstance(answer, Cancelled):
+            return
+        if kind == "map":
+            if isinstance(answer, InspectError):
+                self.detail.map.say(f"No map: {_line(answer)}")
+            else:
+                self.detail.map.put(answer)
+            return
+        problem = ""
+        if isinstance(answer, InspectError):
+            problem = f"the values cannot be shown: {_line(answer)}"
+        else:
+            self._elements = answer
+        self.detail.show(self.comparison, item, self._elements, problem)
+
+    def ask_for_map(self) -> bool:
+        """Read the map of this row, however large it is; False if there is none to read."""
+        item = self._shown
+        if item is None or self._why_no_map(item):
+            return False
+        self._maps_asked.add(item.fqn)
+        self._read()
+        return True
+
+    # Room.
+
+    def zoom(self) -> None:
+        """Give the whole view to the row at the cursor, or take it back."""
+        self.toggle_class("-zoomed")
+        (self.detail.map if self.has_class("-zoomed") else self.table).focus()
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height < 24, "-low")
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        item = self.item
+        if item is None:
+            return []
+        name, *said = [text for text, _ in row_facts(self.comparison, item)]
+        choices = [("name", name), ("finding", "; ".join([name, *said]))]
+        for element in self._elements:
+            if element.a is not None and element.b is not None:
+                where = f"{name}{list(element.index)}"
+                choices.append((element.what, f"{where}: {element.a} in A, {element.b} in B"))
+        choices += [(f"side {'AB'[n]}", side_line(self.comparison, n, 400).plain) for n in (0, 1)]
+        return choices
+
+
+def _line(error: InspectError) -> str:
+    """An error as one printable line."""
+    hint = f" ({printable(error.hint)})" if error.hint else ""
+    return printable(error.message, 300) + hint

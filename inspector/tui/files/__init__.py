@@ -1,0 +1,1 @@
+"""View 2: the data files and what lies in one."""

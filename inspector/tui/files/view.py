@@ -1,0 +1,122 @@
+"""`FilesView`: the data files, and what lies in the one under the cursor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+
+from inspector.checkpoint.text import printable
+from inspector.layout.contents import file_contents
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.screens.sources import CONTENT_COLUMNS, FILE_COLUMNS, ContentSource, FileSource
+from inspector.tui.session import Loaded
+
+if TYPE_CHECKING:
+    from inspector.checks.findings import Finding, Report
+
+__all__ = ["FilesView"]
+
+
+class FilesView(View):
+    """Every data file."""
+
+    DEFAULT_CSS = """
+    FilesView #files-table { height: 1fr; }
+    FilesView #contents { height: 1fr; border-top: hkey $panel; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(id="files")
+        self._table = VirtualTable(
+            FILE_COLUMNS, id="files-table", empty_text="There is no data file"
+        )
+        self._contents = VirtualTable(CONTENT_COLUMNS, id="contents")
+        self._names: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self._table
+        yield self._contents
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+    def show(self, loaded: Loaded) -> None:
+        row = self.table.cursor_row
+        self.loaded = loaded
+        self._names = [file.path for file in loaded.checkpoint.files]
+        self._table.set_empty_text(
+            "No file name matches the filter" if self._names else "There is no data file"
+        )
+        self.table.set_source(FileSource(loaded.checkpoint))
+        self.refilter()
+        if row is not None:
+            self.table.select_row(row)
+        self._show_row(self.table.cursor_row)
+
+    def show_report(self, report: Report) -> None:
+        source = self._table.source
+        if isinstance(source, FileSource):
+            rows = {path: row for row, path in enumerate(self._names)}
+            # Findings come by severity, so the first of a file is its worst.
+            badges: dict[int, str] = {}
+            for finding in report.findings:
+                if finding.file in rows:
+                    badges.setdefault(rows[finding.file], finding.severity)
+            source.badges = badges
+            self._table.refresh_rows()
+
+    def go_to(self, finding: Finding) -> bool:
+        """Put the cursor on a finding's file; False if it is none of these."""
+        if finding.file not in self._names:
+            return False
+        row = self._names.index(finding.file)
+        if not self._table.select_row(row):
+            self.back()
+            self._table.select_row(row)
+        return True
+
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        row = self._contents.cursor_row
+        name = None if row is None else self._contents.source.cell(row, "name")
+        return (name, None) if isinstance(name, str) else None
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        if event.table is self.table:
+            self._show_row(event.row if event.row >= 0 else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+        if event.table is self.table:
+            self._contents.focus()
+
+    def _show_row(self, row: int | None) -> None:
+        if self.loaded is None:
+            return
+        if row is None:
+            self._contents.set_empty_text("")
+            self._contents.set_source(NoRows())
+            return
+        checkpoint = self.loaded.checkpoint
+        empty = checkpoint.files[row].num_bytes == 0
+        self._contents.set_empty_text(
+            "An empty file: this rank had nothing to write, which is normal"
+            if empty
+            else "No entry of the metadata names this file: it is left from another save"
+        )
+        self._contents.set_source(ContentSource(checkpoint, file_contents(checkpoint, row)))
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        row = self.table.cursor_row
+        if self.loaded is None or row is None:
+            return []
+        folder = printable(self.loaded.checkpoint.path)
+        path = printable(self.loaded.checkpoint.files[row].path)
+        return [("file name", path), ("file", f"{folder}/{path}"), ("checkpoint", folder)]

@@ -1,0 +1,1 @@
+"""View 3: what is wrong, and the checks that find it."""

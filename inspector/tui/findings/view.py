@@ -1,0 +1,161 @@
+"""`FindingsView`: everything that is wrong, and the way to where it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.message import Message
+from textual.widgets import Static
+
+from inspector.checkpoint.text import printable
+from inspector.checks.findings import Finding, Report
+from inspector.report.check import checked_sentence, verdict_sentence
+from inspector.tui.advice import on_screen
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.screens.sources import FINDING_COLUMNS, FindingSource
+
+if TYPE_CHECKING:
+    from inspector.tui.session import Loaded
+
+__all__ = ["FindingsView"]
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+class FindingsView(View):
+    """The report: findings above, the one under the cursor in full below."""
+
+    DEFAULT_CSS = """
+    FindingsView #finding-scroll {
+        height: auto; max-height: 60%; min-height: 6;
+        border-top: hkey $panel; scrollbar-size-vertical: 1; padding: 0 1;
+    }
+    FindingsView #finding-text { width: 1fr; height: auto; }
+    """
+
+    class Chosen(Message):
+        """Enter on a finding: the user wants to see where it is."""
+
+        def __init__(self, finding: Finding) -> None:
+            super().__init__()
+            self.finding = finding
+
+    def __init__(self) -> None:
+        super().__init__(id="findings")
+        self._table = VirtualTable(
+            FINDING_COLUMNS, id="findings-table", empty_text="The checks are still running"
+        )
+        self._text = Static("", markup=False, id="finding-text")
+        self._source: FindingSource | None = None
+        self._report: Report | None = None
+        self._names: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self._table
+        with VerticalScroll(id="finding-scroll", can_focus=False):
+            yield self._text
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+    def show(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self._report = None
+        self._source = None
+        self._names = []
+        self._table.set_empty_text("The checks are still running")
+        self._table.set_source(FindingSource(()))
+        self._text.update("")
+        self.refilter()
+
+    def show_report(self, report: Report) -> None:
+        """Show what the checks found."""
+        row = self._table.cursor_row
+        self._report = report
+        self._source = FindingSource(report.findings)
+        self._names = self._source.searchable
+        self._table.set_empty_text(f"{verdict_sentence(report).capitalize()}")
+        self._table.set_source(self._source)
+        self.refilter()
+        if row is not None:
+            self._table.select_row(row)
+        self._show_row(self._table.cursor_row)
+
+    def step(self, steps: int) -> Finding | None:
+        """Go to the next finding (or back); the one that is then under the cursor."""
+        if not self._table.num_lines or self._source is None:
+            return None
+        self._table.move_cursor((self._table.cursor + steps) % self._table.num_lines)
+        row = self._table.cursor_row
+        return None if row is None else self._source.findings[row]
+
+    @property
+    def finding(self) -> Finding | None:
+        """The finding under the cursor."""
+        row = self._table.cursor_row
+        return None if row is None or self._source is None else self._source.findings[row]
+
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        finding = self.finding
+        if finding is None or finding.fqn is None:
+            return None
+        return finding.fqn, finding.offsets if finding.code.startswith("values-") else None
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        self._show_row(event.row if event.row >= 0 else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+        if self._source is not None:
+            self.post_message(self.Chosen(self._source.findings[event.row]))
+
+    def _show_row(self, row: int | None) -> None:
+        if row is not None and self._source is not None and row < self._source.num_rows:
+            self._text.update(_finding_text(self._source.findings[row]))
+        elif self._report is not None:
+            self._text.update(_coverage_text(self._report))
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        finding = self.finding
+        if finding is None:
+            return []
+        lines = [f"{finding.severity} {finding.code}: {finding.message}"]
+        lines += [finding.torch_does, finding.hint]
+        choices = [("finding", printable(" | ".join(filter(None, lines))))]
+        if finding.fqn is not None:
+            choices.append(("name", printable(finding.fqn)))
+        if finding.file is not None:
+            choices.append(("file", printable(finding.file)))
+        return choices
+
+
+def _finding_text(finding: Finding) -> Text:
+    style = _STYLES[finding.severity]
+    text = Text.assemble((finding.severity.upper(), style), " ", (finding.code, "bold"), "\n")
+    text.append(printable(finding.message))
+    if finding.torch_does:
+        text.append("\ntorch  ", "dim")
+        text.append(printable(finding.torch_does))
+    if finding.hint:
+        text.append("\ndo     ", "dim")
+        text.append(printable(on_screen(finding.hint)))
+    return text
+
+
+def _coverage_text(report: Report) -> Text:
+    checked = report.checked
+    text = Text.assemble(("checked      ", "dim"), checked_sentence(checked))
+    for left in checked.not_checked:
+        text.append("\nnot checked  ", "dim")
+        text.append(f"{printable(left.what)}: {printable(on_screen(left.why))}")
+    return text

@@ -1,0 +1,1 @@
+"""The checkpoints of a folder, and asking for a path."""

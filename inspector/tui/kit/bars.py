@@ -1,0 +1,192 @@
+"""`ViewBar`: the views and their keys on one line, the open one picked out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.text import Text
+from textual import events
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widgets import Static
+
+from inspector.checkpoint.text import format_bytes, format_seconds, plural
+from inspector.tui.kit.bar import bar
+
+__all__ = ["TaskLine", "VerdictBar", "ViewBar"]
+
+
+class ViewBar(Static):
+    """One line: `1 Tensors   2 Files`, with the count of what is shown at its end."""
+
+    DEFAULT_CSS = """
+    ViewBar { height: 1; padding: 0 1; background: $panel; color: $text-muted; }
+    """
+
+    current: reactive[str] = reactive("")
+    note: reactive[str] = reactive("")
+
+    class Chosen(Message):
+        """A click on a view's title."""
+
+        def __init__(self, view: str) -> None:
+            super().__init__()
+            self.view = view
+
+    def __init__(self, views: tuple[tuple[str, str, str], ...]) -> None:
+        """Args: `views` are (id, key, title)."""
+        super().__init__(markup=False)
+        self._views = views
+        self._spans: list[tuple[int, int, str]] = []
+
+    def watch_current(self) -> None:
+        self._draw()
+
+    def watch_note(self) -> None:
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        text = Text()
+        self._spans = []
+        # Where there is no room for a blank between them, they stand side by side.
+        needed = sum(len(key) + len(title) + 4 for _, key, title in self._views)
+        gap = " " if needed <= self.size.width - 2 else ""
+        for view, key, title in self._views:
+            start = text.cell_len
+            style = "bold reverse" if view == self.current else ""
+            text.append(f" {key} {title} ", style=style)
+            self._spans.append((start, text.cell_len, view))
+            text.append(gap)
+        room = self.size.width - 2 - text.cell_len - len(self.note)
+        if self.note and room >= 1:
+            text.append(" " * room + self.note)
+        # Of one line always: the rest of the screen need not be laid out anew.
+        self.update(text, layout=False)
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        for start, end, view in self._spans:
+            if offset is not None and start <= offset.x < end:
+                self.post_message(self.Chosen(view))
+
+
+_LEAST_BAR_CELLS, _MOST_BAR_CELLS = 6, 24
+#: What the words beside the bar take.
+_WORD_CELLS = 74
+
+
+class TaskLine(Static):
+    """One line above the footer; hidden while nothing runs."""
+
+    DEFAULT_CSS = """
+    TaskLine {
+        dock: bottom; height: 1; margin-bottom: 1; padding: 0 1; background: $panel; display: none;
+    }
+    TaskLine.-running { display: block; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__("", markup=False)
+
+    def show(self, title: str, num_done: int, num_bytes: int, elapsed_s: float, hint: str) -> None:
+        """Show a task that reads bytes."""
+        share = num_done / num_bytes if num_bytes else 0.0
+        rate = num_done / elapsed_s if elapsed_s > 0 else 0.0
+        left = format_seconds((num_bytes - num_done) / rate) if rate > 0 else "?"
+        cells = self.size.width - _WORD_CELLS
+        cells = max(_LEAST_BAR_CELLS, min(_MOST_BAR_CELLS, cells))
+        text = Text.assemble(
+            (f"{title} ", "bold"),
+            bar(share, cells),
+            f" {share:4.0%} of {format_bytes(num_bytes)}  {format_bytes(rate)}/s  {left} left  ",
+            (hint, "dim"),
+        )
+        text.truncate(max(1, self.size.width - 2 if self.size.width else 200), overflow="ellipsis")
+        # Of one line always: the rest of the screen need not be laid out anew.
+        self.update(text, layout=False)
+        self.add_class("-running")
+
+    def hide(self) -> None:
+        """Nothing runs any more."""
+        self.remove_class("-running")
+
+
+class VerdictBar(Static):
+    """`a all 12 rows  2 DIFFER 1  7 EXACT 11`, on as many lines as that takes."""
+
+    DEFAULT_CSS = """
+    VerdictBar { height: auto; max-height: 3; padding: 0 1; background: $panel; }
+    """
+
+    class Chosen(Message):
+        """A click on a group; empty for all."""
+
+        def __init__(self, group: str) -> None:
+            super().__init__()
+            self.group = group
+
+    def __init__(self, groups: Mapping[str, str], styles: Mapping[str, str]) -> None:
+        """Args: `groups` are titles by id, keyed 1 to 9 and 0 by place; `styles` by id."""
+        super().__init__("", markup=False)
+        self._groups = dict(groups)
+        self._styles = dict(styles)
+        self._counts: Mapping[str, int] = {}
+        self._total = 0
+        self._current = ""
+        self._num_shown = 0
+        self._num_lines = 1
+        self._spans: list[tuple[int, int, int, str]] = []
+
+    def show(self, counts: Mapping[str, int], current: str, num_shown: int) -> None:
+        """Show how many rows each group has.
+
+        Args:
+            counts: By id.
+            current: The group that is shown alone; empty if all are.
+            num_shown: Rows that the filters leave.
+        """
+        self._counts, self._total = dict(counts), sum(counts.values())
+        self._current, self._num_shown = current, num_shown
+        self._draw()
+
+    def on_resize(self) -> None:
+        # After this layout, not in it: the bar may need another height.
+        self.call_after_refresh(self._draw)
+
+    def _all(self) -> str:
+        rows = plural(self._total, "row")
+        return f"all {rows}" if self._num_shown == self._total else f"{self._num_shown:,} of {rows}"
+
+    def _draw(self) -> None:
+        width = max(self.size.width - 2, 20)
+        text, self._spans, used, line = Text(no_wrap=True), [], 0, 0
+        choices = [("", "a", self._all(), "")]
+        for number, (group, title) in enumerate(self._groups.items(), 1):
+            # One that is shown alone stays, though a reload emptied it.
+            if self._counts.get(group) or group == self._current:
+                found = f"{title} {self._counts.get(group, 0):,}"
+                choices.append((group, str(number % 10), found, self._styles[group]))
+        for group, key, title, style in choices:
+            label = f" {key} {title} "
+            if used and used + len(label) > width:
+                text.append("\n")
+                used, line = 0, line + 1
+            start = used
+            if group == self._current:
+                text.append(label, "bold reverse")
+            else:
+                text.append(f" {key} ", "dim").append(f"{title} ", style)
+            used += len(label)
+            self._spans.append((line, start, used, group))
+        is_taller = line + 1 != self._num_lines
+        self._num_lines = line + 1
+        self.update(text, layout=is_taller)
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        for line, start, end, group in self._spans:
+            if offset is not None and offset.y == line and start <= offset.x < end:
+                self.post_message(self.Chosen(group))

@@ -1,0 +1,133 @@
+"""`FilterLine`: the line that `/` opens above a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.message import Message
+from textual.widgets import Input, Static
+
+__all__ = ["ChoiceLine", "FilterLine", "Reader"]
+
+
+class FilterLine(Input):
+    """Words that a name must hold."""
+
+    DEFAULT_CSS = """
+    FilterLine, FilterLine:focus { height: 1; border: none; padding: 0 1; background: $boost; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(placeholder="words that the name holds; !word leaves it out; esc clears")
+
+
+class ChoiceLine(Static, can_focus=True):
+    """Left and right (or a click) choose; the chosen word stands out without colour too."""
+
+    DEFAULT_CSS = """
+    ChoiceLine { height: 1; width: 1fr; color: $text-muted; }
+    ChoiceLine:focus { background: $primary 25%; color: $foreground; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("right,l", "step(1)", "Next", show=False, id="choice.right"),
+        Binding("left,h", "step(-1)", "Previous", show=False, id="choice.left"),
+    ]
+
+    class Changed(Message):
+        """The user chose another word."""
+
+        def __init__(self, line: ChoiceLine, value: str) -> None:
+            super().__init__()
+            self.line = line
+            self.value = value
+
+        @property
+        def control(self) -> ChoiceLine:
+            return self.line
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        value: str = "",
+        *,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        """Args: `words` are printable; `value` is the one chosen, or none of them."""
+        super().__init__("", markup=False, id=id)
+        self._words = tuple(words)
+        self._value = value
+        self._spans: list[tuple[int, int, str]] = []
+
+    def on_mount(self) -> None:
+        self._draw()
+
+    @property
+    def value(self) -> str:
+        return self._value
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self._words
+
+    def set_words(self, words: Sequence[str]) -> None:
+        """Offer other words."""
+        self._words = tuple(words)
+        self._draw()
+
+    def choose(self, value: str) -> None:
+        """Mark a word, and say nothing; none, if it is not among them."""
+        if value != self._value:
+            self._value = value
+            self._draw()
+
+    def _draw(self) -> None:
+        text = Text(no_wrap=True)
+        self._spans = []
+        for word in self._words:
+            start = text.cell_len
+            if word == self._value:
+                text.append(f"[{word}]", "bold reverse")
+            else:
+                text.append(f" {word} ")
+            self._spans.append((start, text.cell_len, word))
+        self.update(text)
+
+    def action_step(self, steps: int) -> None:
+        """Choose the next word, or the one before."""
+        if not self._words:
+            return
+        if self._value in self._words:
+            index = self._words.index(self._value) + steps
+        else:
+            index = 0 if steps > 0 else len(self._words) - 1
+        self._take(self._words[max(0, min(index, len(self._words) - 1))])
+
+    def _take(self, word: str) -> None:
+        if word != self._value:
+            self.choose(word)
+            self.post_message(self.Changed(self, word))
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        for start, end, word in self._spans:
+            if offset is not None and start <= offset.x < end:
+                self._take(word)
+
+
+class Reader(VerticalScroll):
+    """A scrolling pane with vim's keys beside Textual's own."""
+
+    BINDINGS = [
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+        Binding("g", "scroll_home", "First", show=False),
+        Binding("G", "scroll_end", "Last", show=False),
+        Binding("ctrl+d", "page_down", "Page down", show=False),
+        Binding("ctrl+u", "page_up", "Page up", show=False),
+    ]

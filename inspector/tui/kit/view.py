@@ -1,0 +1,166 @@
+"""`View`: one way to look at a checkpoint, with a filter.
+
+A view is mounted with its table alone, which is the first frame; `complete` adds the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+from textual.timer import Timer
+
+from inspector.checkpoint.text import format_count
+from inspector.tui.kit.pane import Pane
+from inspector.tui.kit.virtual_table import VirtualTable
+
+if TYPE_CHECKING:
+    from textual.widgets import Input
+
+    from inspector.checkpoint.model import Ints
+    from inspector.checks.findings import Report
+    from inspector.layout.writer.written_by import WrittenBy
+    from inspector.tui.kit.bars import TaskLine
+    from inspector.tui.kit.lines import FilterLine
+    from inspector.tui.session import Loaded
+
+__all__ = ["View"]
+
+# From this many names on, a filter waits for a pause in the typing: it would take longer to look
+# at all of them than a key may wait.
+_MANY_NAMES = 300_000
+_PAUSE_S = 0.12
+
+
+class View(Pane):
+    """Shows a `Loaded`; may be filtered; says how much it shows."""
+
+    # Its widgets cover it.
+    BLANK = True
+
+    DEFAULT_CSS = "View { height: 1fr; layout: vertical; }"
+
+    class Counted(Message):
+        """What the view shows changed; `text` says how much of it."""
+
+        def __init__(self, view: View, text: str) -> None:
+            super().__init__()
+            self.view = view
+            self.text = text
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.loaded: Loaded | None = None
+        self.count_text = ""
+        self._line: FilterLine | None = None
+        self._pause: Timer | None = None
+        self._filtered_by = ""
+
+    # What a view gives.
+
+    @property
+    def table(self) -> VirtualTable:
+        """The table that the filter narrows and that has the focus first."""
+        raise NotImplementedError
+
+    @property
+    def names(self) -> list[str]:
+        """The raw name of every row of the table's source."""
+        raise NotImplementedError
+
+    def show(self, loaded: Loaded) -> None:
+        """Show a checkpoint."""
+        raise NotImplementedError
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        """Show what was found out of who wrote it."""
+
+    def show_report(self, report: Report) -> None:
+        """Show what the checks found."""
+
+    async def complete(self) -> None:
+        """Make what the first frame could do without."""
+
+    def take_focus(self) -> None:
+        """The view was opened: the keys go to its table."""
+        self.table.focus()
+
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        """The entry under the cursor, by its raw name, and which element of it; or None."""
+        return None
+
+    def show_task(self, line: TaskLine) -> bool:
+        """Show what the view reads in the background; False if it reads nothing."""
+        return False
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        """What can be copied here, as labels and printable texts."""
+        return []
+
+    def narrowed(self, rows: Ints | None) -> Ints | None:
+        """The rows the filter leaves, narrowed by whatever else the view has; None for all."""
+        return rows
+
+    # The filter.
+
+    async def prepare_filter(self) -> None:
+        """Make the filter's line, hidden above the table: it must be there when it is called."""
+        from inspector.tui.kit.lines import FilterLine
+
+        line = FilterLine()
+        line.display = False
+        await self.table.parent.mount(line, before=self.table)  # type: ignore[union-attr]
+        self._line = line
+
+    def begin_filter(self) -> None:
+        """Open the filter's line."""
+        if self._line is None:
+            return
+        self._line.display = True
+        # At once, not with the next message: the keys that come in the same burst (a paste, a
+        # slow line) belong to the filter already.
+        self.screen.set_focus(self._line)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self._pause is not None:
+            self._pause.stop()
+        if event.value == self._filtered_by:
+            return  # It was emptied here, and the rows are back already.
+        many = len(self.names) > _MANY_NAMES
+        self._pause = self.set_timer(_PAUSE_S if many else 0.001, self.refilter)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.refilter()
+        if self._line is not None and not event.value.strip():
+            self._line.display = False
+        self.table.focus()
+
+    def refilter(self) -> None:
+        """Show the rows that the filter and `narrowed` leave."""
+        text = self._line.value if self._line is not None else ""
+        self._filtered_by = text
+        names = self.names
+        found = None
+        if text.strip():
+            import numpy as np
+
+            from inspector.checkpoint.find import matching
+
+            found = np.asarray(matching(names, text), np.int64)
+        rows = self.narrowed(found)
+        self.table.set_filter(rows)
+        count = format_count(len(names))
+        self.count_text = count if rows is None else f"{len(rows):,} of {count}"
+        self.post_message(self.Counted(self, self.count_text))
+
+    def back(self) -> bool:
+        """Close what is open; False if nothing is."""
+        if self._line is None or not self._line.display:
+            return False
+        self._line.value = ""
+        self._line.display = False
+        self.refilter()
+        self.table.focus()
+        return True

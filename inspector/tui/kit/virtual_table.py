@@ -1,0 +1,410 @@
+"""`VirtualTable`: a table of any length whose cells are asked for when they come into view.
+
+The rule this module keeps: nothing here costs by the number of rows except a sort, which numpy
+does. A row is known by its number in the source; filter and sort are arrays of such numbers.
+numpy is imported by the first filter or sort, so that the first frame does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.message import Message
+from textual.screen import Screen
+from textual.strip import Strip
+
+from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
+from inspector.tui.kit.columns import GAP, Column, fit_columns
+from inspector.tui.kit.cursor_view import CursorView
+
+if TYPE_CHECKING:
+    from inspector.tui.kit.row_order import Ints, SortKeys
+
+__all__ = ["Column", "NoRows", "TableSource", "VirtualTable", "sort_table"]
+
+
+class TableSource(Protocol):
+    """Where a table's rows come from. Inherit from it to get the defaults."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        """The value at a row and column. Names may be raw."""
+        ...
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        """One key per row (an array sorts fastest); None leaves the column unsortable."""
+        return None
+
+    def marker(self, row: int) -> str:
+        """Severity of the row's badge (a key of `BADGES`), or nothing."""
+        return ""
+
+    def row_style(self, row: int) -> str:
+        """Name of the style of the whole row, or nothing."""
+        return ""
+
+
+class NoRows(TableSource):
+    """A source without rows, until there is one."""
+
+    @property
+    def num_rows(self) -> int:
+        return 0
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        raise IndexError(row)
+
+
+_GUTTER = 3
+"""Cells left of the first column: the cursor's mark, the row's badge, a blank."""
+_SCROLL_STEP = 8
+
+
+class VirtualTable(CursorView):
+    """A table over a `TableSource`.
+
+    Keys: j k g G ctrl+d ctrl+u and the usual ones move, h and l scroll columns that do not
+    fit, s and S choose the sort column and turn its direction, enter selects.
+    """
+
+    HEADER_LINES = 1
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"virtual-table--header", "virtual-table--sorted"}
+
+    DEFAULT_CSS = """
+    VirtualTable {
+        & > .virtual-table--header { background: $panel; color: $text-muted; }
+        & > .virtual-table--sorted { color: $text-primary; text-style: bold; }
+    }
+    VirtualTable:ansi {
+        & > .virtual-table--header {
+            background: ansi_default; color: ansi_default; text-style: underline;
+        }
+        & > .virtual-table--sorted { color: ansi_blue; text-style: bold underline; }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("right,l", "scroll_columns(1)", "Columns right", show=False, id="table.right"),
+        Binding("left,h", "scroll_columns(-1)", "Columns left", show=False, id="table.left"),
+        Binding("s", "sort_next", "Sort", show=False, id="table.sort"),
+        Binding("S", "sort_reverse", "Reverse", show=False, id="table.reverse"),
+    ]
+
+    class _RowMessage(Message):
+        def __init__(self, table: VirtualTable, row: int) -> None:
+            super().__init__()
+            self.table = table
+            self.row = row
+
+        @property
+        def control(self) -> VirtualTable:
+            return self.table
+
+    class Highlighted(_RowMessage):
+        """The cursor came to rest on `row` of the source, or on none (-1)."""
+
+    class Selected(_RowMessage):
+        """Enter or a double click on `row` of the source."""
+
+    class Sorted(Message):
+        """The table was sorted by `column_key` (None: the source's own order)."""
+
+        def __init__(self, table: VirtualTable, column_key: str | None, reverse: bool) -> None:
+            super().__init__()
+            self.table = table
+            self.column_key = column_key
+            self.reverse = reverse
+
+        @property
+        def control(self) -> VirtualTable:
+            return self.table
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        source: TableSource | None = None,
+        *,
+        empty_text: str = "Nothing to show",
+        name: str | None = None,
+        id: str | None = None,  # noqa: A002
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(name=name, id=id, classes=classes)
+        self._columns = tuple(columns)
+        self._source: TableSource = source if source is not None else NoRows()
+        self._empty_text = empty_text
+        self._shown_columns: list[tuple[Column, int]] = []
+        self._filter: Ints | None = None
+        self._rows: Ints | range = range(self._source.num_rows)
+        self._sort: tuple[str, bool] | None = None
+        self._orders: dict[tuple[str, bool], Ints] = {}
+
+    # Values in.
+
+    def set_source(self, source: TableSource, rows: Ints | None = None) -> None:
+        """Show another source (and `rows` of it); the sort stays, the cursor goes to the top."""
+        self._source = source
+        self._filter = rows
+        self._orders.clear()
+        self._cursor = 0
+        self.scroll_to(y=0, animate=False, force=True)
+        self._arrange()
+        self.announce()
+
+    def set_columns(self, columns: Sequence[Column]) -> None:
+        """Show other columns."""
+        self._columns = tuple(columns)
+        if self._sort is not None and self._sort[0] not in {c.key for c in columns}:
+            self._sort = None
+        self._arrange()
+
+    def set_filter(self, rows: Ints | None) -> None:
+        """Show only `rows` of the source (None: all), in that order unless the table is sorted."""
+        row = self.cursor_row
+        self._filter = rows
+        self._arrange()
+        self._go_back_to(row)
+
+    def set_empty_text(self, text: str) -> None:
+        """What stands in the pane while there is no row."""
+        self._empty_text = text
+        self.refresh()
+
+    def sort(self, column_key: str | None, *, reverse: bool = False) -> bool:
+        """Sort by a column (None: not at all). False if the source gives no keys for it."""
+        # From the first line the eye wants the new first; further down, the row it is on.
+        row = self.cursor_row if self._cursor else None
+        if column_key is not None and self._order(column_key, reverse) is None:
+            return False
+        self._sort = None if column_key is None else (column_key, reverse)
+        self._arrange()
+        self._go_back_to(row)
+        self.post_message(self.Sorted(self, column_key, reverse))
+        return True
+
+    def select_row(self, row: int) -> bool:
+        """Put the cursor on a row of the source; False if the filter hides it."""
+        if isinstance(self._rows, range):
+            if row not in self._rows:
+                return False
+            self.move_cursor(row)
+            return True
+        found = (self._rows == row).nonzero()[0]
+        if not len(found):
+            return False
+        self.move_cursor(int(found[0]))
+        return True
+
+    def refresh_rows(self) -> None:
+        """Draw anew what the source now says (badges that changed, values that arrived)."""
+        self._drawn.clear()
+        self.refresh()
+
+    # Values out.
+
+    @property
+    def source(self) -> TableSource:
+        return self._source
+
+    @property
+    def num_lines(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> Ints | range:
+        """The rows of the source that show, in the order in which they do."""
+        return self._rows
+
+    @property
+    def cursor_row(self) -> int | None:
+        """Row of the source under the cursor, or None if no row shows."""
+        return int(self._rows[self._cursor]) if len(self._rows) else None
+
+    @property
+    def sorted_by(self) -> tuple[str, bool] | None:
+        """Column key and whether reversed, or None."""
+        return self._sort
+
+    @property
+    def hidden_columns(self) -> list[Column]:
+        """Columns that the width leaves no room for."""
+        kept = {column.key for column, _ in self._shown_columns}
+        return [column for column in self._columns if column.key not in kept]
+
+    # Order and measures.
+
+    def _order(self, key: str, reverse: bool) -> Ints | None:
+        if (order := self._orders.get((key, reverse))) is None:
+            keys = self._source.sort_key(key)
+            if keys is None:
+                return None
+            from inspector.tui.kit.row_order import sort_order
+
+            order = self._orders[key, reverse] = sort_order(keys, reverse=reverse)
+        return order
+
+    def _arrange(self) -> None:
+        order = None if self._sort is None else self._order(*self._sort)
+        if self._filter is None:
+            self._rows = range(self._source.num_rows) if order is None else order
+        elif order is None:
+            self._rows = self._filter
+        else:
+            from inspector.tui.kit.row_order import ordered
+
+            self._rows = ordered(self._filter, order)
+        self._measure()
+
+    def _go_back_to(self, row: int | None) -> None:
+        """After the rows changed: the cursor stays on its row, or goes to the first."""
+        if row is None or not self.select_row(row):
+            self.move_cursor(0)
+            self.announce()
+
+    def _measure(self) -> None:
+        self.fit_width(self.scrollable_content_region.width)
+        self.lines_changed(width=self._scrolled_width)
+
+    def fit_width(self, width: int) -> None:
+        self._shown_columns = fit_columns(self._columns, max(0, width - _GUTTER))
+
+    @property
+    def _scrolled_width(self) -> int:
+        """Cells of all columns if the pane has no room for them, else 0."""
+        total = _GUTTER + sum(w + GAP for _, w in self._shown_columns) - GAP
+        return total if total > self.scrollable_content_region.width else 0
+
+    def on_mount(self) -> None:
+        self._measure()
+        self.announce()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.fit_width(self.scrollable_content_region.width)
+        self.virtual_size = Size(self._scrolled_width, self.virtual_size.height)
+        self.move_cursor(self._cursor)
+
+    # Drawing.
+
+    def draw_header(self, y: int, width: int) -> Strip:
+        base = self.get_component_rich_style("virtual-table--header")
+        sorted_style = self.get_component_rich_style("virtual-table--sorted", partial=True)
+        cells: list[list[Segment]] = []
+        for column, cells_wide in self._shown_columns:
+            if self._sort is not None and self._sort[0] == column.key:
+                arrow = "▼" if self._sort[1] else "▲"
+                title = fit(column.title, min(len(column.title), max(0, cells_wide - 2)))
+                text = fit(f"{title} {arrow}".strip(), cells_wide, column.align)
+                cells.append([Segment(text, base + sorted_style)])
+            else:
+                cells.append([Segment(fit(column.title, cells_wide, column.align), base)])
+        return self._join([Segment(" " * _GUTTER, base)], cells, width, base)
+
+    def draw_line(self, line: int, width: int, is_cursor: bool) -> Strip:
+        row = int(self._rows[line])
+        style_on = self.style_plain if is_cursor and self.has_focus else self.style_on
+        base = style_on(self.line_style(is_cursor), self._source.row_style(row))
+        glyph, badge_style = BADGES.get(self._source.marker(row), (" ", ""))
+        gutter = [
+            Segment(self.CURSOR_MARK if is_cursor else " ", base),
+            Segment(glyph, style_on(base, badge_style)),
+            Segment(" ", base),
+        ]
+        cells = [
+            cell_segments(
+                self._source.cell(row, column.key),
+                wide,
+                base,
+                style_on,
+                column.align,
+                column.cut,
+            )
+            for column, wide in self._shown_columns
+        ]
+        return self._join(gutter, cells, width, base)
+
+    def draw_empty(self, y: int, width: int) -> Strip:
+        line = min(2, max(1, self.size.height - 1))
+        text = "  " + shown(self._empty_text, width) if y == line else ""
+        return Strip([Segment(fit(text, width), self.style_on(self.rich_style, "dim"))])
+
+    def _join(
+        self, gutter: list[Segment], cells: list[list[Segment]], width: int, base: Style
+    ) -> Strip:
+        """Gutter and first column stand; the other columns are cut by the scroll position."""
+        gap = Segment(" " * GAP, base)
+        fixed = [*gutter, *(cells[0] if cells else [])]
+        rest = [segment for cell in cells[1:] for segment in (gap, *cell)]
+        if not (scroll := round(self.scroll_x)):
+            return Strip([*fixed, *rest]).adjust_cell_length(width, base).simplify()
+        head = Strip(fixed)
+        room = max(0, width - head.cell_length)
+        tail = Strip(rest).crop_extend(scroll, scroll + room, base)
+        return Strip.join([head, tail]).adjust_cell_length(width, base)
+
+    # Keys and mouse.
+
+    def cursor_moved(self) -> None:
+        row = self.cursor_row
+        self.post_message(self.Highlighted(self, -1 if row is None else row))
+
+    def line_chosen(self, line: int) -> None:
+        self.post_message(self.Selected(self, int(self._rows[line])))
+
+    def header_clicked(self, x: int) -> None:
+        left = _GUTTER
+        for index, (column, wide) in enumerate(self._shown_columns):
+            start = left - (round(self.scroll_x) if index else 0)
+            if start <= x < start + wide + GAP:
+                if column.sortable:
+                    self._turn(column)
+                return
+            left += wide + GAP
+
+    def _turn(self, column: Column) -> None:
+        """Sort by a column; if it is the one sorted by, turn round."""
+        if self._sort is not None and self._sort[0] == column.key:
+            self.sort(column.key, reverse=not self._sort[1])
+        else:
+            self.sort(column.key, reverse=column.descending_first)
+
+    def action_sort_next(self) -> None:
+        """Sort by the next sortable column that shows; after the last, by none."""
+        choices = [column for column, _ in self._shown_columns if column.sortable]
+        keys = [column.key for column in choices]
+        start = keys.index(self._sort[0]) + 1 if self._sort and self._sort[0] in keys else 0
+        for column in choices[start:]:
+            if self.sort(column.key, reverse=column.descending_first):
+                return
+        self.sort(None)
+
+    def action_sort_reverse(self) -> None:
+        if self._sort is not None:
+            self.sort(self._sort[0], reverse=not self._sort[1])
+
+    def action_scroll_columns(self, steps: int) -> None:
+        self.scroll_to(x=self.scroll_x + steps * _SCROLL_STEP, animate=False, force=True)
+
+
+def sort_table(screen: Screen[Any], table: VirtualTable, *, reverse: bool) -> None:
+    """Sort the table that has the keys by its next column, or turn its order.
+
+    Args:
+        screen: Where the keys go.
+        table: The table that is meant if no table has them.
+        reverse: True turns the order.
+    """
+    focused = screen.focused
+    chosen = focused if isinstance(focused, VirtualTable) else table
+    if reverse:
+        chosen.action_sort_reverse()
+    else:
+        chosen.action_sort_next()

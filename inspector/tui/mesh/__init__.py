@@ -1,0 +1,1 @@
+"""Meshes on the screen: ranks as a grid, and choosing one."""

@@ -1,0 +1,1 @@
+"""View 5: what each rank of a mesh would read."""

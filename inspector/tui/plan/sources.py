@@ -1,0 +1,237 @@
+"""A load plan as rows: its ranks, the reads of one of them, the tensors that leave ranks empty."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.text import format_box, format_bytes, format_count, format_shape
+from inspector.layout.geometry import Ints
+from inspector.layout.reads.load_plan import LoadPlan, Read
+from inspector.tui.kit.bar import bar
+from inspector.tui.kit.cell_text import Cell
+from inspector.tui.kit.columns import Column
+from inspector.tui.kit.row_order import SortKeys
+from inspector.tui.kit.virtual_table import TableSource
+
+__all__ = [
+    "EMPTY_COLUMNS",
+    "RANK_COLUMNS",
+    "READ_COLUMNS",
+    "EmptySource",
+    "RankSource",
+    "ReadSource",
+    "coordinate_text",
+]
+
+_BAR_CELLS = 16
+
+RANK_COLUMNS = (
+    Column("rank", "Rank", width=5, align="right"),
+    Column("place", "Place", min_width=6, max_width=10, priority=1),
+    Column("needs", "Needs", width=10, align="right", descending_first=True),
+    Column("reads", "Reads", width=10, align="right", descending_first=True),
+    Column("bar", "of the most", width=_BAR_CELLS, sortable=False, priority=5),
+    Column("files", "Files", width=6, align="right", descending_first=True),
+    Column("items", "Items", width=7, align="right", descending_first=True, priority=2),
+    Column("empty", "Empty", width=6, align="right", descending_first=True, priority=3),
+    Column("peak", "Peak mem", width=10, align="right", descending_first=True),
+)
+
+
+def coordinate_text(plan: LoadPlan, rank: int) -> str:
+    """Where a rank stands in the mesh: `R1 S63`, or `S63`; as the grid names its rows."""
+    letters = ("R", "S") if len(plan.mesh.sizes) == 2 else ("S",)
+    coordinate = plan.mesh.coordinate(rank)
+    return " ".join(f"{letter}{n}" for letter, n in zip(letters, coordinate, strict=True))
+
+
+class RankSource(TableSource):
+    """The ranks of a plan. A row is a rank."""
+
+    def __init__(self, plan: LoadPlan) -> None:
+        self.plan = plan
+        read = plan.ranks.bytes_read
+        self._most = int(read.max())
+        #: Whether some ranks read more than others.
+        self.is_uneven = int(read.min()) != self._most
+
+    @property
+    def num_rows(self) -> int:
+        return self.plan.world_size
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        figures = self.plan.ranks
+        if column_key == "rank":
+            return str(row)
+        if column_key == "place":
+            return (coordinate_text(self.plan, row), "dim")
+        if column_key == "needs":
+            return format_bytes(int(figures.bytes_needed[row]))
+        if column_key == "reads":
+            return format_bytes(int(figures.bytes_read[row]))
+        if column_key == "bar":
+            share = int(figures.bytes_read[row]) / self._most if self._most else 0.0
+            return (bar(share, _BAR_CELLS), "accent")
+        if column_key == "files":
+            return format_count(int(figures.num_files[row]))
+        if column_key == "items":
+            return format_count(int(figures.num_reads[row]))
+        if column_key == "empty":
+            count = int(figures.num_empty_tensors[row])
+            return format_count(count) if count else ("-", "dim")
+        return format_bytes(int(figures.peak_bytes[row]))
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        figures, ranks = self.plan.ranks, np.arange(self.num_rows)
+        keys: dict[str, SortKeys] = {
+            "rank": ranks,
+            # By shard, so that the replicas of one stand together.
+            "place": ranks % self.plan.mesh.num_shards,
+            "needs": figures.bytes_needed,
+            "reads": figures.bytes_read,
+            "files": figures.num_files,
+            "items": figures.num_reads,
+            "empty": figures.num_empty_tensors,
+            "peak": figures.peak_bytes,
+        }
+        return keys.get(column_key)
+
+    def marker(self, row: int) -> str:
+        return "warning" if self._is_worst(row) else ""
+
+    def row_style(self, row: int) -> str:
+        return "warning" if self._is_worst(row) else ""
+
+    def _is_worst(self, row: int) -> bool:
+        return self.is_uneven and row == self.plan.worst_rank
+
+
+READ_COLUMNS = (
+    Column("name", "Tensor", min_width=14, flex=4, cut="middle"),
+    Column("file", "File", min_width=12, max_width=15, cut="middle"),
+    Column("box", "Box", min_width=14, max_width=36, flex=2, cut="middle", sortable=False),
+    Column("bytes", "Reads", width=10, align="right", descending_first=True),
+    Column("used", "Uses", width=5, align="right", sortable=False, priority=1),
+)
+
+
+class ReadSource(TableSource):
+    """The reads of one rank, each made when it is looked at: there may be a million.
+
+    Args:
+        plan: The plan.
+        rank: The rank.
+        rows: Its `read_rows`.
+    """
+
+    def __init__(self, plan: LoadPlan, rank: int, rows: Ints) -> None:
+        self.plan = plan
+        self.rank = rank
+        self._rows = rows
+        self._seen: tuple[int, Read | None] = (-1, None)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    def read(self, row: int) -> Read:
+        """One of them."""
+        number, known = self._seen
+        if number != row or known is None:
+            known = self.plan.reads_of(self.rank, self._rows[row : row + 1])[0]
+            self._seen = (row, known)
+        return known
+
+    def corner(self, row: int) -> tuple[int, ...] | None:
+        """The first element that it brings, as an index of the tensor; None for a bytes entry."""
+        read, item = self.read(row), int(self._rows[row])
+        if read.is_bytes:
+            return None
+        items, columns = self.plan.items, self.plan.checkpoint.columns
+        tensor = columns.tensor(int(items.tensors.tensor[items.owner[item]]))
+        chunk = tensor.offsets[items.number[item]].tolist()
+        return tuple(a + b for a, b in zip(chunk, read.storage_offsets, strict=True))
+
+    def box_text(self, row: int) -> str:
+        """What it brings, as a box of the whole tensor."""
+        first = self.corner(row)
+        return "whole" if first is None else format_box(first, self.read(row).lengths)
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        read = self.read(row)
+        if column_key == "name":
+            return read.fqn
+        if column_key == "file":
+            return ("stored nowhere", "error") if read.file is None else read.file
+        if column_key == "box":
+            return ("bytes", "dim") if read.is_bytes else self.box_text(row)
+        used = self._used(row)
+        if self.plan.checkpoint.format == "safetensors" and used is not None:
+            return format_bytes(used) if column_key == "bytes" else "100%"
+        if column_key == "bytes":
+            return format_bytes(read.byte_length)
+        if used is None or not read.byte_length:
+            return ""
+        # A payload is a little more than its elements: all of them are all of it.
+        items, item = self.plan.items, int(self._rows[row])
+        rows = int(items.stop[item] - items.start[item])
+        share = read.lengths[0] / rows if read.lengths and rows else 1.0
+        return "100%" if share >= 1 else f"{max(1, math.floor(share * 100))}%"
+
+    def _used(self, row: int) -> int | None:
+        """Bytes of the elements that it brings; None for a bytes entry."""
+        read, item = self.read(row), int(self._rows[row])
+        if read.is_bytes:
+            return None
+        items, columns = self.plan.items, self.plan.checkpoint.columns
+        tensor = int(items.tensors.tensor[items.owner[item]])
+        dtype = columns.properties[int(columns.property_id[tensor])][0]
+        return math.prod(read.lengths) * (itemsize(dtype) or 0)
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        items, rows = self.plan.items, self._rows
+        if column_key == "name":
+            return np.arange(len(rows))  # They come in the order of the state dict.
+        if column_key == "file":
+            return items.file[rows]
+        return items.num_bytes[rows] if column_key == "bytes" else None
+
+
+EMPTY_COLUMNS = (
+    Column("name", "Leaves ranks empty", min_width=16, flex=1, cut="middle"),
+    Column("shape", "Shape", min_width=8, max_width=20, priority=1, sortable=False),
+    Column("ranks", "Ranks", width=7, align="right", descending_first=True),
+    Column("share", "of all", width=6, align="right", sortable=False, priority=2),
+)
+
+
+class EmptySource(TableSource):
+    """The tensors of which some ranks hold no element."""
+
+    def __init__(self, plan: LoadPlan) -> None:
+        self.plan = plan
+        self.tensors = plan.empty_tensors
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tensors)
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        tensor = self.tensors[row]
+        if column_key == "name":
+            return tensor.fqn
+        if column_key == "shape":
+            return format_shape(self.plan.checkpoint.columns.tensor(tensor.index).shape)
+        if column_key == "ranks":
+            return format_count(tensor.num_ranks)
+        return f"{tensor.num_ranks / self.plan.world_size:.0%}"
+
+    def sort_key(self, column_key: str) -> SortKeys | None:
+        if column_key == "name":
+            return np.arange(self.num_rows)
+        if column_key == "ranks":
+            return np.asarray([tensor.num_ranks for tensor in self.tensors])
+        return None

@@ -1,0 +1,469 @@
+"""`LoadPlanView`: what each rank of a mesh would read; the mesh can be changed, and is redrawn.
+
+The rule this module keeps: nothing is worked out here. A plan is made in a thread, and shown when
+it comes, unless another mesh was asked for meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.widgets import Static
+
+from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.errors import InspectError
+from inspector.layout.mesh import Mesh
+from inspector.tui.background import Latest
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.mesh.picker import MeshPicker
+from inspector.tui.plan.desk import Order, PlanDesk, Planned
+from inspector.tui.plan.grid import PlanGrid
+from inspector.tui.plan.meshes import EvenSizes, even_sizes, first_mesh
+from inspector.tui.plan.sources import (
+    EMPTY_COLUMNS,
+    RANK_COLUMNS,
+    READ_COLUMNS,
+    EmptySource,
+    RankSource,
+    ReadSource,
+)
+
+if TYPE_CHECKING:
+    from inspector.checks.findings import Finding, Report
+    from inspector.layout.writer.written_by import WrittenBy
+    from inspector.tui.session import Loaded
+
+__all__ = ["LoadPlanView"]
+
+_WIDE_CELLS = 120
+_ROOMY_LINES = 34
+#: Lines of the view that are not the grid's, on a small screen and on a large one.
+_SMALL_REST, _ROOMY_REST = 12, 29
+#: A plan that takes longer than this is announced.
+_SLOW_S = 0.1
+
+
+class LoadPlanView(View):
+    """A mesh to choose, its ranks as a grid and as a table, the reads of one of them."""
+
+    DEFAULT_CSS = """
+    LoadPlanView #plan-facts { height: auto; max-height: 16; padding: 0 1; }
+    LoadPlanView #plan-legend { height: 1; padding: 0 1; color: $text-muted; }
+    LoadPlanView PlanGrid { margin: 0 1; }
+    LoadPlanView #plan-lower { height: 1fr; }
+    LoadPlanView #plan-left { width: 78; height: 1fr; }
+    LoadPlanView.-narrow #plan-left { width: 1fr; }
+    LoadPlanView #plan-right { width: 1fr; height: 1fr; border-left: vkey $panel; }
+    LoadPlanView VirtualTable { height: 1fr; min-height: 3; }
+    LoadPlanView #plan-reads-title {
+        height: 1; padding: 0 1; background: $panel; color: $text-muted;
+    }
+    LoadPlanView #plan-empty { border-top: hkey $panel; }
+    LoadPlanView.-none #plan-lower, LoadPlanView.-none #plan-legend { display: none; }
+    LoadPlanView.-none PlanGrid { display: none; }
+    LoadPlanView.-even #plan-empty { display: none; }
+    LoadPlanView.-roomy #plan-facts { margin-top: 1; }
+    LoadPlanView.-roomy #plan-legend { margin-top: 1; }
+    LoadPlanView.-roomy #plan-lower { margin-top: 1; }
+    LoadPlanView.-narrow #plan-right { display: none; border-left: none; }
+    LoadPlanView.-narrow.-reads #plan-right, LoadPlanView.-narrow.-empty #plan-right {
+        display: block;
+    }
+    LoadPlanView.-narrow.-reads #plan-left, LoadPlanView.-narrow.-empty #plan-left {
+        display: none;
+    }
+    LoadPlanView.-narrow.-reads #plan-empty, LoadPlanView.-narrow.-empty #plan-reads {
+        display: none;
+    }
+    LoadPlanView.-narrow.-empty #plan-reads-title { display: none; }
+    LoadPlanView.-narrow.-empty #plan-empty { border-top: none; }
+    """
+
+    class PlanReady(Message):
+        """A plan was made, or there is none."""
+
+        def __init__(self, order: Order, outcome: Planned | InspectError) -> None:
+            super().__init__()
+            self.order = order
+            self.outcome = outcome
+
+    class ReadsReady(Message):
+        """The reads of a rank are known."""
+
+        def __init__(self, source: ReadSource) -> None:
+            super().__init__()
+            self.source = source
+
+    def __init__(self) -> None:
+        super().__init__(id="plan")
+        self.add_class("-none")
+        self._table = VirtualTable(RANK_COLUMNS, id="plan-ranks")
+        self._reads = VirtualTable(READ_COLUMNS, id="plan-reads", empty_text="It reads nothing")
+        self._empty = VirtualTable(EMPTY_COLUMNS, id="plan-empty")
+        self._written_by: WrittenBy | None = None
+        self._desk: PlanDesk | None = None
+        self._order: Order | None = None
+        self._answered: Order | None = None
+        self._planned: Planned | None = None
+        self._findings: tuple[Finding, ...] = ()
+        self._even = EvenSizes((1,), True)
+        self._is_chosen = False
+        self._rank = 0
+        self._pane = ""
+        self._plans: Latest[LoadPlanView.PlanReady] = Latest(self.post_message)
+        self._reading: Latest[LoadPlanView.ReadsReady] = Latest(self.post_message)
+
+    def compose(self) -> ComposeResult:
+        yield MeshPicker(id="plan-picker")
+        with VerticalScroll(id="plan-facts", can_focus=False):
+            yield Static("", markup=False, id="plan-text")
+        yield Static("", markup=False, id="plan-legend")
+        yield PlanGrid(id="plan-grid")
+        with Horizontal(id="plan-lower"):
+            with Vertical(id="plan-left"):
+                yield self._table
+            with Vertical(id="plan-right"):
+                yield Static("", markup=False, id="plan-reads-title")
+                yield self._reads
+                yield self._empty
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return [] if self._desk is None else self._desk.names
+
+    @property
+    def filter_text(self) -> str:
+        """The words that the entries to load must hold."""
+        return "" if self._line is None else self._line.value.strip()
+
+    @property
+    def planned(self) -> Planned | None:
+        """What is shown."""
+        return self._planned
+
+    # What comes from outside.
+
+    def show(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self._desk = PlanDesk(loaded.checkpoint)
+        self._findings = ()
+        self._written_by, self._order, self._is_chosen = None, None, False
+        self._go_to(first_mesh(loaded.checkpoint, None))
+
+    def show_report(self, report: Report) -> None:
+        """Tell the checkpoint's own errors beside what goes wrong rank by rank."""
+        self._findings = report.findings
+        self._show_words()
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        self._written_by = written_by
+        if self.loaded is not None and not self._is_chosen:
+            self._go_to(first_mesh(self.loaded.checkpoint, written_by))
+        else:
+            self._ask()
+
+    def on_show(self) -> None:
+        self._ask()
+
+    @property
+    def _is_looked_at(self) -> bool:
+        return self.display and self.size.width > 0
+
+    # From a mesh to a plan.
+
+    async def prepare_filter(self) -> None:
+        """Above the sentences: a filter that leaves nothing must not hide itself."""
+        from inspector.tui.kit.lines import FilterLine
+
+        line = FilterLine()
+        line.display = False
+        await self.mount(line, before="#plan-facts")
+        self._line = line
+
+    def refilter(self) -> None:
+        """The filter says what is loaded, not which ranks are listed."""
+        self._ask()
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh that is asked for; its plan may still be made."""
+        return self.query_one(MeshPicker).mesh
+
+    def _go_to(self, mesh: Mesh) -> None:
+        """Plan another mesh."""
+        self.query_one(MeshPicker).set_mesh(mesh)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the plan made, unless it is already, or nobody looks."""
+        desk, order = self._desk, self._order
+        if desk is None or not self._is_looked_at:
+            return
+        wanted = Order(self.mesh, self.filter_text, self._written_by)
+        if order is not None and wanted.is_same(order):
+            return
+        self._order = wanted
+        self._plans.ask(lambda: self.PlanReady(wanted, desk.make(wanted)))
+        self.set_timer(_SLOW_S, lambda: self._say_busy(wanted))
+
+    def _say_busy(self, order: Order) -> None:
+        """Say what takes so long, if it does."""
+        if order is not self._order or order is self._answered or self.loaded is None:
+            return
+        if self._planned is None:
+            checkpoint = self.loaded.checkpoint
+            chunks = plural(checkpoint.num_chunks, "chunk")
+            tensors = plural(checkpoint.num_tensors, "tensor")
+            said = f"looking at where {chunks} of {tensors} lie, for {order.mesh} ..."
+            self.query_one("#plan-text", Static).update(said)
+        else:
+            self.query_one("#plan-legend", Static).update(f"planning {order.mesh} ...")
+
+    def on_load_plan_view_plan_ready(self, event: PlanReady) -> None:
+        event.stop()
+        if event.order is not self._order:
+            return
+        self._answered = event.order
+        if isinstance(event.outcome, InspectError):
+            from inspector.tui.plan.words import error_text
+
+            self._planned = None
+            self.add_class("-none")
+            self.query_one("#plan-text", Static).update(error_text(event.outcome))
+            self._count("")
+        else:
+            self._show_planned(event.outcome)
+
+    def _show_planned(self, planned: Planned) -> None:
+        before, self._planned = self._planned, planned
+        plan = planned.plan
+        self.remove_class("-none")
+        self.set_class(not plan.empty_tensors, "-even")
+        if before is None or before.plan.items is not plan.items:
+            self._even = even_sizes(plan.items.tensors)
+        written = None if self._written_by is None else self._written_by.mesh
+        self.query_one(MeshPicker).offer(self._even, written)
+        self._show_words()
+        grid = self.query_one(PlanGrid)
+        grid.show(plan)
+        rank = min(self._rank, plan.world_size - 1)
+        self._table.set_source(RankSource(plan))
+        self._table.select_row(rank)
+        self._empty.set_empty_text("No tensor leaves a rank without an element")
+        self._empty.set_source(EmptySource(plan))
+        self._show_rank(rank)
+        self._arrange()
+        count = plural(plan.world_size, "rank")
+        if planned.order.filter_text:
+            count += f", {planned.num_entries:,} of {plural(len(self.names), 'entry', 'entries')}"
+        self._count(count)
+        self.call_after_refresh(self._show_legend)
+
+    def _count(self, text: str) -> None:
+        self.count_text = text
+        self.post_message(self.Counted(self, text))
+
+    def _show_words(self) -> None:
+        """The sentences, as many as there is room for; or what is wrong with what was typed."""
+        from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
+
+        planned, text = self._planned, self.query_one("#plan-text", Static)
+        error = self.query_one(MeshPicker).error
+        if error is not None:
+            below = "" if planned is None else f"Below is {planned.plan.mesh}."
+            text.update(error_text(error, below))
+        elif planned is not None:
+            say = facts_text if self.has_class("-roomy") else short_text
+            text.update(say(planned, with_faults(planned, self._findings)))
+
+    def _show_legend(self) -> None:
+        if self._planned is not None and self._planned.order is self._order:
+            self.query_one("#plan-legend", Static).update(self.query_one(PlanGrid).legend())
+
+    # One rank.
+
+    def _show_rank(self, rank: int) -> None:
+        """Pick a rank out; its reads come when they are known."""
+        planned = self._planned
+        if planned is None or rank >= planned.plan.world_size:
+            return
+        self._rank = rank
+        self.query_one(PlanGrid).choose(rank)
+        plan = planned.plan
+        shown = self._reads.source
+        if isinstance(shown, ReadSource) and (shown.plan, shown.rank) == (plan, rank):
+            return
+        figures = plan.ranks
+        self.query_one("#plan-reads-title", Static).update(
+            f"rank {rank}: {plural(int(figures.num_reads[rank]), 'read')}, "
+            f"{format_bytes(int(figures.bytes_read[rank]))} from "
+            f"{plural(int(figures.num_files[rank]), 'file')}"
+        )
+        self._reads.set_empty_text("")
+        self._reads.set_source(NoRows())
+        self._reading.ask(lambda: self.ReadsReady(ReadSource(plan, rank, plan.read_rows(rank))))
+
+    def on_load_plan_view_reads_ready(self, event: ReadsReady) -> None:
+        event.stop()
+        planned, source = self._planned, event.source
+        if planned is not None and (source.plan, source.rank) == (planned.plan, self._rank):
+            self._reads.set_empty_text("It reads nothing")
+            self._reads.set_source(source)
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        if event.table is self._table and event.row >= 0:
+            self._show_rank(event.row)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+        if event.table is self._table:
+            self._open("reads")
+
+    def on_plan_grid_chosen(self, event: PlanGrid.Chosen) -> None:
+        event.stop()
+        self._table.select_row(event.rank)
+        self._show_rank(event.rank)
+
+    # Keys.
+
+    def step(self, part: str, steps: int) -> None:
+        """The next larger (or smaller) mesh: of an axis, or of the other kind (`kind`)."""
+        self.query_one(MeshPicker).step(part, steps)
+
+    def edit_mesh(self) -> None:
+        """Let a mesh be typed."""
+        self.query_one(MeshPicker).edit()
+
+    def on_mesh_picker_picked(self, event: MeshPicker.Picked) -> None:
+        event.stop()
+        self._is_chosen = True
+        self._ask()
+        self._show_words()
+
+    def choose(self, mesh: Mesh) -> None:
+        """Plan the mesh that the user wants."""
+        self._is_chosen = True
+        self._go_to(mesh)
+        self._show_words()
+
+    def on_mesh_picker_refused(self, event: MeshPicker.Refused) -> None:
+        event.stop()
+        self._show_words()
+
+    def on_mesh_picker_done(self, event: MeshPicker.Done) -> None:
+        event.stop()
+        self._leave_field()
+
+    def _leave_field(self) -> None:
+        """Go to the ranks; without the focus, the field shows the mesh that was good last."""
+        self._open("")
+        picker = self.query_one(MeshPicker)
+        picker.set_mesh(picker.mesh)
+        self._show_words()
+
+    def go_to_worst(self) -> None:
+        """Go to the rank that reads most."""
+        if self._planned is None:
+            return
+        plan = self._planned.plan
+        self._open("")
+        self._table.select_row(plan.worst_rank)
+        self._show_rank(plan.worst_rank)
+        source = self._table.source
+        if isinstance(source, RankSource) and not source.is_uneven:
+            self.notify("Every rank reads as much as every other.")
+
+    def toggle_empty(self) -> None:
+        """Go to the tensors that leave ranks empty, or back."""
+        if self._planned is None:
+            return
+        if not self._planned.plan.empty_tensors:
+            self.notify("No tensor leaves a rank without an element.")
+        elif self._empty.has_focus:
+            self._open("")
+        else:
+            self._open("empty")
+
+    def _open(self, pane: str) -> None:
+        """Give the focus to a pane, and on a narrow screen the place."""
+        self._pane = pane
+        self._arrange()
+        table = {"reads": self._reads, "empty": self._empty}.get(pane, self._table)
+        self.screen.set_focus(table)
+
+    def back(self) -> bool:
+        if super().back():
+            return True
+        picker = self.query_one(MeshPicker)
+        if not picker.is_editing and picker.error is None and not self._pane:
+            return False
+        self._leave_field()
+        return True
+
+    def on_resize(self) -> None:
+        self._arrange()
+        if self.loaded is not None:
+            self._ask()
+            self.call_after_refresh(self._show_legend)
+
+    def _arrange(self) -> None:
+        width, height = self.size.width, self.size.height
+        roomy = height >= _ROOMY_LINES and width >= _WIDE_CELLS
+        was_roomy = self.has_class("-roomy")
+        self.set_class(width < _WIDE_CELLS, "-narrow")
+        self.query_one(MeshPicker).set_class(width < _WIDE_CELLS, "-narrow")
+        self.set_class(roomy, "-roomy")
+        self.set_class(self._pane == "reads", "-reads")
+        self.set_class(self._pane == "empty", "-empty")
+        if height:
+            rest = _ROOMY_REST if roomy else _SMALL_REST
+            self.query_one(PlanGrid).max_lines = max(1, min(24, height - rest))
+        if roomy != was_roomy:
+            self._show_words()
+
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        """What is read, or left empty, under the cursor of the pane with the keys."""
+        for table in (self._reads, self._empty):
+            row, source = table.cursor_row, table.source
+            if row is None or not table.has_focus:
+                continue
+            if isinstance(source, ReadSource):
+                return source.read(row).fqn, source.corner(row)
+            if isinstance(source, EmptySource):
+                return source.tensors[row].fqn, None
+        return None
+
+    # Taking something away.
+
+    def commands(self) -> list[tuple[str, str]]:
+        """The lines that verify the checkpoint under this mesh elsewhere, and where."""
+        from inspector.verify.job.commands import elsewhere
+
+        if self.loaded is None:
+            return []
+        lines = elsewhere(self.loaded.checkpoint.path, self.mesh)
+        return [(where, printable(line)) for where, line in lines]
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        planned = self._planned
+        if planned is None:
+            return []
+        from inspector.report.plan import headline
+
+        choices = [("mesh", str(planned.plan.mesh)), ("in short", headline(planned.plan))]
+        row = self._reads.cursor_row
+        source = self._reads.source
+        if row is not None and isinstance(source, ReadSource):
+            read = source.read(row)
+            choices.append(("read", f"{printable(read.fqn)} {source.box_text(row)}"))
+            choices.append(("file", printable(read.file or "stored nowhere")))
+        return [*choices, *self.commands()]

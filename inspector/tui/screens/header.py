@@ -1,0 +1,164 @@
+"""`CheckpointHeader`: what this checkpoint is, in two lines that lose their tail last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+from textual.widgets import Static
+
+from inspector.checkpoint.text import format_bytes, plural, printable
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
+    from inspector.checks.findings import Report
+    from inspector.layout.writer.written_by import WrittenBy
+
+__all__ = ["CheckpointHeader", "header_lines"]
+
+
+# What the format says already.
+_UNSAID = frozenset({"torch.distributed.checkpoint", "safetensors"})
+
+
+def header_lines(
+    checkpoint: Checkpoint, written_by: WrittenBy | None
+) -> tuple[list[str], list[str]]:
+    """Facts for the first and the second line, the most telling first."""
+    provenance = checkpoint.provenance
+    first = ["torch DCP" if checkpoint.format == "dcp" else checkpoint.format]
+    if checkpoint.per_rank_metadata:
+        first[0] += ", metadata per rank"
+    if checkpoint.framework is not None and checkpoint.framework.name not in _UNSAID:
+        first.append(f"by {checkpoint.framework.name}")
+    if provenance.torch_band:
+        first.append(f"by torch {provenance.torch_band}")
+    if provenance.metadata_version:
+        first.append(f"metadata {printable(provenance.metadata_version, 20)}")
+    if written_by is None:
+        ranks = checkpoint.world_size
+        second = [f"written by {plural(ranks, 'rank')} ..." if ranks else "..."]
+    elif written_by.mesh is not None:
+        sure = "certain" if written_by.certain else "not certain"
+        second = [f"written by {written_by.mesh} ({sure})"]
+    elif written_by.world_size:
+        second = [f"written by {plural(written_by.world_size, 'rank')}, mesh not known"]
+    else:
+        second = ["writer not known"]
+    second += [
+        plural(checkpoint.num_tensors, "tensor"),
+        plural(checkpoint.num_chunks, "chunk"),
+        format_bytes(checkpoint.tensor_bytes),
+        plural(checkpoint.num_elements, "element"),
+        f"{plural(len(checkpoint.files), 'file')} of {format_bytes(checkpoint.stored_bytes)}",
+    ]
+    if checkpoint.bytes_entries:
+        second.append(plural(len(checkpoint.bytes_entries), "bytes entry", "bytes entries"))
+    return first, second
+
+
+class CheckpointHeader(Static):
+    """Path and format above; mesh and counts below."""
+
+    DEFAULT_CSS = """
+    CheckpointHeader {
+        height: 2;
+        padding: 0 1;
+        background: $panel;
+        color: $foreground;
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
+        self._path = ""
+        self._checkpoint: Checkpoint | None = None
+        self._facts: tuple[list[str], list[str]] = ([], [])
+        self._badge: tuple[str, str] = ("", "")
+
+    def show_preview(self, path: str, facts: list[str]) -> None:
+        """Say what is known before the checkpoint is loaded; `path` is printable."""
+        self._path = path
+        self._facts = ([], ["...", *facts])
+        self._draw()
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        """Say who wrote it."""
+        if self._checkpoint is not None:
+            self._facts = header_lines(self._checkpoint, written_by)
+            self._draw()
+
+    def show(self, checkpoint: Checkpoint) -> None:
+        """Show another checkpoint, of which it is not known yet who wrote it."""
+        self._checkpoint = checkpoint
+        self._path = printable(checkpoint.path)
+        self._facts = header_lines(checkpoint, None)
+        if checkpoint.unsafe_globals:
+            self._badge = ("UNSAFE", "bold white on red")
+        elif checkpoint.malformed:
+            self._badge = (f"{len(checkpoint.malformed)} malformed", "bold black on yellow")
+        else:
+            self._badge = ("", "")
+        self._draw()
+
+    def show_report(self, report: Report) -> None:
+        """Show the verdict at the right end of the first line."""
+        errors, warnings = report.count("error"), report.count("warning")
+        if report.is_empty:
+            self._badge = ("EMPTY", "bold black on yellow")
+        elif report.verdict != "sound":
+            self._badge = (
+                f"{report.verdict.upper()}: {plural(errors, 'error')}",
+                "bold white on red",
+            )
+        elif warnings:
+            self._badge = (f"sound, {plural(warnings, 'warning')}", "bold black on yellow")
+        else:
+            read = ", every byte read" if report.checked.payloads else ""
+            self._badge = (f"sound{read}", "bold black on green")
+        self._draw()
+
+    def show_stale(self) -> None:
+        """Say that what is shown could not be read anew."""
+        self._badge = ("NOT THERE ANY MORE, OR NOT READABLE", "bold white on red")
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        width = self.size.width - 2
+        if width <= 0 or not self._path:
+            return
+        badge, badge_style = self._badge
+        room = width - (len(badge) + 3 if badge else 0)
+        facts = _fitting(self._facts[0], max(0, room - min(len(self._path), room // 2) - 2))
+        tail = "  ".join(facts)
+        path = Text(self._path, style="bold")
+        path_room = max(8, room - len(tail) - 2)
+        if path.cell_len > path_room:
+            # The end of a path tells which checkpoint it is, a scheme that it is not here.
+            scheme, mark, shown = self._path.rpartition("://")
+            cut = f"{scheme}{mark}…"
+            while shown and Text(cut + shown).cell_len > path_room:
+                shown = shown[1:]
+            path = Text(cut + shown, style="bold")
+        gap = " " * max(2, room - path.cell_len - len(tail))
+        first = Text.assemble(path, gap, (tail, "dim"))
+        if badge:
+            first = Text.assemble(first, "  ", (f" {badge} ", badge_style))
+        second = Text(" · ".join(_fitting(self._facts[1], width, 3)))
+        # Of two lines always: the rest of the screen need not be laid out anew.
+        self.update(Text("\n").join([first, second]), layout=False)
+
+
+def _fitting(facts: list[str], room: int, gap: int = 2) -> list[str]:
+    """As many facts from the front as fit into `room` cells."""
+    kept: list[str] = []
+    used = -gap
+    for fact in facts:
+        used += len(fact) + gap
+        if used > room:
+            break
+        kept.append(fact)
+    return kept

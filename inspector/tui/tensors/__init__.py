@@ -1,0 +1,1 @@
+"""View 1: the module tree, the entries, the chunks of one."""

@@ -1,0 +1,203 @@
+"""`TensorDetail`: everything about one entry: facts, evidence, chunk map, chunk list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.checkpoint.text import (
+    format_bytes,
+    format_count,
+    format_placements,
+    format_shape,
+    plural,
+    printable,
+)
+from inspector.checks.findings import Finding
+from inspector.layout.writer.written_by import WrittenBy
+from inspector.tui.kit.pane import Column, Pane, Row
+from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.screens.sources import CHUNK_COLUMNS, ChunkSource
+from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
+
+__all__ = ["TensorDetail"]
+
+
+def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor) -> Text:
+    """Name, type, size and placements, with the evidence, as styled lines."""
+    placement = None if written_by is None else written_by.placements(tensor.index)
+    stored = int((tensor.file >= 0).sum())
+    kept = f"{plural(tensor.num_chunks, 'chunk')}"
+    if stored < tensor.num_chunks:
+        kept += f", {format_count(tensor.num_chunks - stored)} of them stored nowhere"
+    kept += f" in {plural(len(set(tensor.file[tensor.file >= 0].tolist())), 'file')}"
+    extras = [tensor.layout] if tensor.layout != "strided" else []
+    extras += ["requires grad"] if tensor.requires_grad else []
+    extras += [tensor.memory_format] if tensor.memory_format != "contiguous" else []
+    extras += list(tensor.transforms)
+    rows = [
+        (printable(tensor.fqn), "bold"),
+        (
+            f"{tensor.dtype} {format_shape(tensor.shape)}  "
+            f"{plural(tensor.num_elements, 'element')}, {format_bytes(tensor.num_bytes)}"
+            + "".join(f", {printable(extra, 40)}" for extra in extras),
+            "",
+        ),
+        ("..." if placement is None else format_placements(placement.placements), "bold"),
+        (kept, ""),
+    ]
+    if placement is not None and written_by is not None:
+        rows += [(printable(line), "dim") for line in placement.evidence]
+        if written_by.mesh is not None and placement.placements is not None:
+            rows.append((f"along the axes of {written_by.mesh}", "dim"))
+    return _lines(rows)
+
+
+def bytes_facts(checkpoint: Checkpoint, entry: BytesEntry) -> Text:
+    """What is known of a non-tensor entry without unpickling it."""
+    rows = [(printable(entry.fqn), "bold"), ("bytes entry: a pickle, which is never run here", "")]
+    if entry.file < 0:
+        rows.append(("the metadata stores it nowhere", ""))
+    else:
+        file = checkpoint.files[entry.file]
+        writer = "" if file.rank is None else f", written by rank {file.rank}"
+        rows.append((f"{printable(file.path)}{writer}", ""))
+        rows.append((f"bytes {entry.byte_offset} to {entry.byte_offset + entry.byte_length}", ""))
+        rows.append((format_bytes(entry.byte_length), ""))
+    return _lines(rows)
+
+
+def _lines(rows: Iterable[tuple[str, str]]) -> Text:
+    return Text("\n").join(Text(text, style=style) for text, style in rows)
+
+
+def _with_findings(facts: Text, findings: Sequence[Finding]) -> Text:
+    styles = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    lines = [
+        Text.assemble(
+            (f"{finding.severity} {finding.code}: ", styles[finding.severity]),
+            printable(finding.message),
+        )
+        for finding in findings
+    ]
+    # What is wrong comes right after the name: it must not scroll out of a small pane.
+    name, *rest = facts.split("\n")
+    return Text("\n").join([name, *lines, *rest])
+
+
+class _FactsText(Static):
+    """The facts; whoever shows others asks for a layout if they are of another height."""
+
+    virtual_size = Pane.virtual_size
+
+    def show(self, facts: Text) -> None:
+        self.update(facts, layout=False)
+        size = self.content_size
+        if self.get_content_height(self.container_size, self.app.size, size.width) != size.height:
+            self.refresh(layout=True)
+
+
+class _Facts(VerticalScroll, can_focus=False):
+    """Scrolls the facts where they do not fit."""
+
+    virtual_size = Pane.virtual_size
+
+
+class TensorDetail(Pane):
+    """One entry. `-zoomed` gives it room for everything at once."""
+
+    DEFAULT_CSS = """
+    TensorDetail { height: 1fr; layout: vertical; }
+    TensorDetail #detail-left { width: 1fr; min-width: 30; }
+    TensorDetail #detail-facts {
+        height: auto; max-height: 60%; padding: 0 1; scrollbar-size-vertical: 1;
+    }
+    TensorDetail #detail-facts Static { width: 1fr; height: auto; }
+    TensorDetail ChunkMap { width: 1fr; padding: 0 1; border-left: vkey $panel; }
+    TensorDetail VirtualTable { height: 1fr; min-height: 3; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._tensor: Tensor | None = None
+        self._text = _FactsText(markup=False, id="detail-text")
+        self._facts = _Facts(self._text, id="detail-facts")
+        self._map = ChunkMap()
+        #: The list of chunks.
+        self.chunks = VirtualTable(CHUNK_COLUMNS, id="detail-chunks")
+
+    def compose(self) -> ComposeResult:
+        with Row():
+            yield Column(self._facts, self.chunks, id="detail-left")
+            yield self._map
+
+    def give_room(self, *, is_roomy: bool) -> None:
+        """Show the list of chunks beside the facts if there is room for both."""
+        self.chunks.display = is_roomy
+        self._facts.styles.max_height = "60%" if is_roomy else "100%"
+
+    def show_tensor(
+        self,
+        checkpoint: Checkpoint,
+        written_by: WrittenBy | None,
+        tensor: Tensor,
+        findings: Sequence[Finding] = (),
+        marked: Finding | None = None,
+    ) -> None:
+        """Show a tensor.
+
+        Args:
+            checkpoint: Where it is from.
+            written_by: Its placements, if it is known who wrote it.
+            tensor: The tensor.
+            findings: What is wrong with it.
+            marked: The finding among them whose box is drawn over the chunks.
+        """
+        self._tensor = tensor
+        facts = tensor_facts(checkpoint, written_by, tensor)
+        self._text.show(_with_findings(facts, findings))
+        source = ChunkSource(checkpoint, tensor)
+        self.chunks.set_source(source)
+        marks: tuple[Mark, ...] = ()
+        if marked is not None and marked.offsets is not None and marked.sizes is not None:
+            kind = "gap" if marked.code == "chunk-gap" else "overlap"
+            marks = (Mark(marked.offsets, marked.sizes, kind),)
+        boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks, marks)
+        self._map.show(boxes)
+        self._map.display = True
+
+    def show_bytes(
+        self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding] = ()
+    ) -> None:
+        """Show a non-tensor entry."""
+        self._tensor = None
+        facts = bytes_facts(checkpoint, entry)
+        self._text.show(_with_findings(facts, findings))
+        self.chunks.set_source(NoRows())
+        self._map.show(None)
+        self._map.display = False
+
+    def show_nothing(self) -> None:
+        """Nothing is under the cursor."""
+        self._tensor = None
+        self._text.show(Text())
+        self.chunks.set_source(NoRows())
+        self._map.show(None)
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        if self._tensor is not None and event.row >= 0:
+            focused = event.table.has_focus
+            self._map.set_highlight(event.row if focused else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+
+    def on_chunk_map_chunk_selected(self, event: ChunkMap.ChunkSelected) -> None:
+        event.stop()
+        self.chunks.select_row(event.index)

@@ -1,0 +1,45 @@
+"""The columns of the table of tensors, as wide as what stands in them."""
+
+from __future__ import annotations
+
+from inspector.tui.kit.columns import Column
+from inspector.tui.kit.virtual_table import TableSource
+
+__all__ = ["entry_columns"]
+
+# Rows that are looked at to choose the widths.
+_SAMPLE_ROWS = 300
+# `[Replicate(), Shard(0)]`: what most placements take, until they are known.
+_USUAL_PLACEMENTS = 24
+
+
+def entry_columns(source: TableSource, *, placements_known: bool) -> tuple[Column, ...]:
+    """Columns for a source of tensors, measured on a sample of its rows."""
+    step = max(1, source.num_rows // _SAMPLE_ROWS)
+    widest = dict.fromkeys(("name", "dtype", "shape", "placements", "ranks"), 0)
+    for row in range(0, source.num_rows, step):
+        for key, cells in widest.items():
+            cell = source.cell(row, key)
+            text = cell[0] if isinstance(cell, tuple) else str(cell)
+            widest[key] = max(cells, len(text))
+
+    def width(key: str, least: int, most: int) -> int:
+        return max(least, min(most, widest[key]))
+
+    placements = width("placements", 10 if placements_known else _USUAL_PLACEMENTS, 44)
+    return (
+        # Other columns go before the names lose what tells them apart.
+        Column("name", "Tensor", min_width=width("name", 20, 48), flex=3, cut="middle"),
+        Column("dtype", "Dtype", width=width("dtype", 5, 18), priority=3),
+        Column("shape", "Shape", width=width("shape", 5, 22), cut="middle", priority=1),
+        Column(
+            "placements",
+            "Placements",
+            min_width=min(_USUAL_PLACEMENTS, placements),
+            max_width=placements,
+            priority=2,
+        ),
+        Column("chunks", "Chunks", width=6, align="right", priority=4, descending_first=True),
+        Column("bytes", "Bytes", width=9, align="right", descending_first=True),
+        Column("ranks", "Ranks", width=width("ranks", 5, 12), priority=5, sortable=False),
+    )

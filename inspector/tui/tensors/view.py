@@ -1,0 +1,379 @@
+"""`TensorsView`: module tree, table of entries, and the entry under the cursor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.message import Message
+
+from inspector.checkpoint.text import printable
+from inspector.tui.kit.columns import Column as TableColumn
+from inspector.tui.kit.pane import Column, Row
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.tensors.entry_columns import entry_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inspector.checkpoint.model import Ints
+    from inspector.checks.findings import Finding, Report
+    from inspector.layout.writer.written_by import WrittenBy
+    from inspector.tui.preview import Preview
+    from inspector.tui.screens.sources import EntrySource
+    from inspector.tui.session import Loaded
+    from inspector.tui.tensors.detail import TensorDetail
+    from inspector.tui.tensors.tree import TensorTree
+    from inspector.tui.tensors.trie import ModuleTrie
+
+__all__ = ["TensorsView"]
+
+_WIDE_CELLS = 110
+_ROOMY_LINES = 34
+
+_MANY_ROWS = 10_000
+
+
+def _trie_of(source: EntrySource) -> ModuleTrie:
+    from inspector.tui.tensors.trie import ModuleTrie
+
+    return ModuleTrie(source.row_names, source.row_bytes)
+
+
+class TensorsView(View):
+    """Every tensor, and every bytes entry after them."""
+
+    DEFAULT_CSS = """
+    TensorsView TensorTree { width: 34; border-right: vkey $panel; }
+    TensorsView #entries { height: 1fr; }
+    TensorsView #detail { height: 1fr; border-top: hkey $panel; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(id="tensors")
+        self._table = VirtualTable((), id="entries")
+        self._source: EntrySource | None = None
+        self._columns: tuple[TableColumn, ...] = ()
+        self._findings: dict[str, list[Finding]] = {}
+        self._report: Report | None = None
+        self._verified: Sequence[Finding] = ()
+        self._marked: Finding | None = None
+        self._subtree: Ints | None = None
+        self._tree_wanted: bool | None = None
+        self._tree_shown = False
+        self._line_shown = False
+        self._tree: TensorTree | None = None
+        self._detail: TensorDetail | None = None
+
+    def compose(self) -> ComposeResult:
+        with Row(), Column(id="entries-side"):
+            yield self._table
+
+    async def complete(self) -> None:
+        from inspector.tui.tensors.detail import TensorDetail
+        from inspector.tui.tensors.tree import TensorTree
+
+        side = self.query_one("#entries-side", Column)
+        tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
+        # Until it is known whether there is room for it: nothing should jump.
+        tree.display = False
+        await self.query_one(Row).mount(tree, before=side)
+        await side.mount(detail)
+        self._tree, self._detail = tree, detail
+        self._arrange()
+        self._fill_tree()
+        self._show_row(self.table.cursor_row)
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return [] if self._source is None else self._source.row_names
+
+    def show_preview(self, preview: Preview) -> None:
+        """Show what is known before the checkpoint is loaded."""
+        self.table.set_columns(entry_columns(preview, placements_known=False))
+        self.table.set_source(preview)
+
+    def show(self, loaded: Loaded) -> None:
+        from inspector.tui.screens.sources import EntrySource
+
+        kept = self._current_name()
+        self.loaded = loaded
+        source = self._source = EntrySource(loaded.checkpoint)
+        self._subtree = None
+        self._findings, self._marked = {}, None
+        self._report, self._verified = None, ()
+        self._show_columns()
+        self.table.set_source(source)
+        self._fill_tree()
+        self.refilter()
+        if kept is not None and kept in self.names:
+            self.table.select_row(self.names.index(kept))
+        self._show_row(self.table.cursor_row)
+        empty = "The state dict is empty: there is nothing in it to show"
+        self.table.set_empty_text("No name matches the filter" if source.num_rows else empty)
+
+    class TrieReady(Message):
+        """The module tree of many entries was made."""
+
+        def __init__(self, source: EntrySource, trie: ModuleTrie) -> None:
+            super().__init__()
+            self.source = source
+            self.trie = trie
+
+    def make_tree(self) -> None:
+        """Make the module tree where it takes long. For a thread."""
+        source = self._source
+        if source is not None and source.num_rows > _MANY_ROWS:
+            self.post_message(self.TrieReady(source, _trie_of(source).look_ahead()))
+
+    def sort_ahead(self) -> None:
+        """Sort by name, so that the key that asks for it need not wait. For a thread."""
+        source = self._source
+        if source is not None and source.num_rows > _MANY_ROWS:
+            _ = source.name_ranks
+
+    def on_tensors_view_trie_ready(self, event: TrieReady) -> None:
+        event.stop()
+        if self._tree is not None and event.source is self._source:
+            self._tree.set_trie(event.trie)
+            self._show_badges()
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        if self._source is not None:
+            self._source.written_by = written_by
+            self._show_columns()
+            self.table.refresh_rows()
+            self._show_row(self.table.cursor_row)
+
+    def show_report(self, report: Report) -> None:
+        self._report = report
+        self._show_findings()
+
+    def show_verified(self, findings: Sequence[Finding]) -> None:
+        """Mark the entries that a verification found wrong."""
+        self._verified = findings
+        self._show_findings()
+
+    def _show_findings(self) -> None:
+        if self._source is None:
+            return
+        self._findings = {}
+        found = () if self._report is None else self._report.findings
+        for finding in (*self._verified, *found):
+            if finding.fqn is not None:
+                self._findings.setdefault(finding.fqn, []).append(finding)
+        self._show_badges()
+        self._show_row(self.table.cursor_row)
+
+    def _show_badges(self) -> None:
+        """Badges by row: the worst severity of each entry."""
+        if self._source is None:
+            return
+        # Findings come by severity, so the first of an entry is its worst.
+        worst = {fqn: findings[0].severity for fqn, findings in self._findings.items()}
+        badges: dict[int, str] = {}
+        if worst:
+            names = self._source.row_names
+            badges = {row: worst[name] for row, name in enumerate(names) if name in worst}
+        self._source.badges = badges
+        self.table.refresh_rows()
+        if self._tree is not None:
+            self._tree.set_badges(badges)
+
+    def go_to(self, finding: Finding) -> bool:
+        """Put the cursor on a finding's entry and mark its box; False if it has none here."""
+        if self._source is None or finding.fqn not in self._source.row_names:
+            return False
+        self._marked = finding
+        row = self._source.row_names.index(finding.fqn)
+        if not self.table.select_row(row):
+            # A filter or a module hides it.
+            self._subtree = None
+            if self._line is not None:
+                self._line.value = ""
+                self._line.display = False
+            self.refilter()
+            self.table.select_row(row)
+        self._show_row(row)
+        return True
+
+    def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
+        name, marked = self._current_name(), self._marked
+        if name is None:
+            return None
+        is_element = marked is not None and marked.fqn == name and "values-" in marked.code
+        return name, marked.offsets if marked is not None and is_element else None
+
+    def select_name(self, name: str) -> None:
+        """Put the cursor on an entry, if it is one of those that show."""
+        if name in self.names:
+            self.table.select_row(self.names.index(name))
+
+    def _show_columns(self) -> None:
+        if self._source is not None:
+            known = self._source.written_by is not None
+            self._columns = entry_columns(self._source, placements_known=known)
+            self.table.set_columns(self._columns)
+
+    def _fill_tree(self) -> None:
+        if self._tree is None or self._source is None:
+            return
+        if self._source.num_rows > _MANY_ROWS:
+            self._tree.set_trie(None)  # Until `make_tree` has one.
+        else:
+            self._tree.set_trie(_trie_of(self._source))
+            self._show_badges()
+
+    def _current_name(self) -> str | None:
+        row = self.table.cursor_row
+        if row is None:
+            return None
+        name = self.table.source.cell(row, "name")
+        return name if isinstance(name, str) else None
+
+    # Filter and subtree.
+
+    def begin_filter(self) -> None:
+        if self.is_zoomed:
+            self._set_zoomed(False)
+        super().begin_filter()
+
+    def narrowed(self, rows: Ints | None) -> Ints | None:
+        if self._subtree is None or rows is None:
+            return self._subtree if rows is None else rows
+        import numpy as np
+
+        return np.intersect1d(rows, self._subtree)
+
+    def back(self) -> bool:
+        if self.is_zoomed:
+            self.zoom()
+            return True
+        if super().back():
+            return True
+        if self._subtree is not None:
+            self._subtree = None
+            self.refilter()
+            self.table.focus()
+            return True
+        return False
+
+    def on_tensor_tree_node_highlighted(self, event: TensorTree.NodeHighlighted) -> None:
+        event.stop()
+        # The tree speaks up when it is filled, too; only a user's move narrows the table.
+        if self._source is None or self._tree is None or not self._tree.has_focus:
+            return
+        everything = len(event.indices) == self._source.num_rows
+        self._subtree = None if everything else event.indices
+        self.refilter()
+
+    def on_tensor_tree_tensor_selected(self, event: TensorTree.TensorSelected) -> None:
+        event.stop()
+        self.table.select_row(event.index)
+        self.table.focus()
+
+    # What is under the cursor.
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        if event.table is self.table:
+            event.stop()
+            self._show_row(event.row if event.row >= 0 else None)
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        if event.table is self.table:
+            event.stop()
+            self.zoom()
+
+    def _show_row(self, row: int | None) -> None:
+        detail, source = self._detail, self._source
+        if detail is None or source is None:
+            return
+        checkpoint = source.checkpoint
+        if row is None:
+            detail.show_nothing()
+            return
+        tensor = source.tensor(row)
+        name = source.name(row)
+        findings = self._findings.get(name, [])
+        if tensor is not None:
+            marked = self._marked if self._marked and self._marked.fqn == name else None
+            detail.show_tensor(checkpoint, source.written_by, tensor, findings, marked)
+        else:
+            entry = int(source.entries[row]) - checkpoint.num_tensors
+            detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry], findings)
+
+    # Room.
+
+    @property
+    def is_zoomed(self) -> bool:
+        """Whether the detail has the whole view."""
+        return self.has_class("-zoomed")
+
+    def zoom(self) -> None:
+        """Give the whole view to the detail, or take it back."""
+        if self._detail is None:
+            return
+        self._set_zoomed(not self.is_zoomed)
+        (self._detail.chunks if self.is_zoomed else self.table).focus()
+
+    def _set_zoomed(self, zoomed: bool) -> None:
+        # The class says which; what it changes is changed here. The style sheet would be matched
+        # against every widget of the view, which takes longer than to draw it.
+        self.set_class(zoomed, "-zoomed", update=False)
+        if self._line is not None:
+            if zoomed:
+                self._line_shown = self._line.display
+            self._line.display = self._line_shown and not zoomed
+        if self._detail is not None:
+            self._detail.styles.border_top = ("none", "transparent") if zoomed else None
+        self._arrange()
+
+    def toggle_tree(self) -> None:
+        """Show or hide the module tree, whatever the width says."""
+        if self._tree is None:
+            return
+        self._tree_wanted = not self._tree_shown
+        self._arrange()
+        if self._tree_wanted:
+            self._tree.focus()
+        else:
+            self._subtree = None
+            self.refilter()
+            self.table.focus()
+
+    def on_resize(self) -> None:
+        self._arrange()
+
+    def _arrange(self) -> None:
+        wide = self.size.width >= _WIDE_CELLS
+        self._tree_shown = wide if self._tree_wanted is None else self._tree_wanted
+        self.table.display = not self.is_zoomed
+        if self._tree is not None:
+            self._tree.display = self._tree_shown and not self.is_zoomed
+        if self._detail is not None:
+            self._detail.give_room(is_roomy=self.is_zoomed or self.size.height >= _ROOMY_LINES)
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        row, source = self.table.cursor_row, self._source
+        if source is None or row is None:
+            return []
+        name = printable(source.name(row))
+        cells = [name]
+        for column in self._columns[1:]:
+            cell = source.cell(row, column.key)
+            cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
+        folder = printable(source.checkpoint.path)
+        choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
+        tensor = source.tensor(row)
+        if tensor is not None and tensor.num_chunks and self._detail is not None:
+            chunk = self._detail.chunks.cursor_row or 0
+            file = int(tensor.file[chunk])
+            if file >= 0:
+                path = printable(source.checkpoint.files[file].path)
+                choices.append(("file", f"{folder}/{path}"))
+        return choices

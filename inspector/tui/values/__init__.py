@@ -1,0 +1,1 @@
+"""Views 6 and 7: the numbers of a tensor, and the statistics of all."""

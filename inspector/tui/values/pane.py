@@ -1,0 +1,263 @@
+"""`ValuesPane`: figures, histogram, map and numbers of one tensor, side by side and in step.
+
+The rule this module keeps: it reads nothing. What its parts lack they ask for with their `Wanted`,
+which goes by here to whoever reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.widget import Widget
+from textual.widgets import Static
+
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import format_shape
+from inspector.tui.values.facts import ValueFigures, element_text, head_text, place_line, slice_text
+from inspector.tui.values.heat_map import HeatMap
+from inspector.tui.values.heat_paint import QUANTITIES
+from inspector.tui.values.histogram import HistogramBars
+from inspector.tui.values.index_line import IndexLine
+from inspector.tui.values.number_grid import NumberGrid
+from inspector.tui.values.number_sheet import dims_after, slice_after
+from inspector.values.ranking import Ranked
+from inspector.values.stats import TensorStats
+
+__all__ = ["ValuesPane"]
+
+_NARROW_CELLS, _WIDE_CELLS = 60, 120
+_FACTS_CELLS, _WIDE_FACTS_CELLS = 28, 40
+_LEAST_LINES, _MOST_LINES = 5, 21
+
+
+class ValuesPane(Widget):
+    """One tensor's numbers; or why there are none."""
+
+    DEFAULT_CSS = """
+    ValuesPane { height: 1fr; layout: vertical; }
+    ValuesPane #values-head { height: 1; padding: 0 1; }
+    ValuesPane #values-upper { height: 9; }
+    ValuesPane #values-facts { width: 28; height: 1fr; padding: 0 1; }
+    ValuesPane #values-histogram { width: 1fr; margin: 0 1; }
+    ValuesPane #values-map { width: 1fr; margin: 0 1; }
+    ValuesPane #values-place { height: 1; padding: 0 1; background: $panel; }
+    ValuesPane #values-note {
+        height: auto; max-height: 3; padding: 0 1; color: $text-warning; display: none;
+    }
+    ValuesPane #values-none { height: 1fr; padding: 1 2; color: $text-muted; display: none; }
+    ValuesPane.-no-numbers > * { display: none; }
+    ValuesPane.-no-numbers #values-head, ValuesPane.-no-numbers #values-none { display: block; }
+    ValuesPane.-narrow #values-histogram { display: none; }
+    ValuesPane.-zoom-numbers #values-upper { display: none; }
+    ValuesPane.-zoom-map NumberGrid, ValuesPane.-zoom-map #values-facts { display: none; }
+    ValuesPane.-zoom-map #values-histogram { display: none; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.add_class("-no-numbers")
+        self.dims: tuple[int, int] | None = None
+        self.numbers = NumberGrid(id="values-grid")
+        self.map = HeatMap(id="values-map")
+        self._figures = ValueFigures(id="values-facts")
+        self._histogram = HistogramBars(id="values-histogram")
+        self._index_line = IndexLine(id="values-index")
+        self._fqn: str | None = None
+        self._tensor: Tensor | None = None
+        self._checkpoint: Checkpoint | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static("", markup=False, id="values-head")
+        yield Static("", markup=False, id="values-none")
+        yield Static("", markup=False, id="values-note")
+        with Horizontal(id="values-upper"):
+            yield self._figures
+            yield self._histogram
+            yield self.map
+        yield Static("", markup=False, id="values-place")
+        self._index_line.display = False
+        yield self._index_line
+        yield self.numbers
+
+    # Values in.
+
+    def show(
+        self, checkpoint: Checkpoint, fqn: str, tensor: Tensor, index: Sequence[int] | None = None
+    ) -> None:
+        """Show a tensor, of which nothing is known yet, with the cursor on an element of it."""
+        self._checkpoint, self._fqn, self._tensor, self.dims = checkpoint, fqn, tensor, None
+        self.remove_class("-no-numbers")
+        self.note("")
+        self._show_head()
+        self.numbers.show(tensor, None, index if self.fits(index) else None)
+        self.map.show(tensor)
+        self.screen.refresh_bindings()
+
+    def show_none(self, fqn: str | None, tensor: Tensor | None, why: str) -> None:
+        """Say, printable, why there are no numbers of an entry (None: of none)."""
+        self._checkpoint, self._fqn, self._tensor, self.dims = None, fqn, tensor, None
+        self.query_one("#values-none", Static).update(why)
+        self.add_class("-no-numbers")
+        self._index_line.display = False
+        self.numbers.show(None)
+        self.map.show(None)
+        self._histogram.show(None)
+        self._show_head()
+        self.screen.refresh_bindings()
+
+    def show_figures(
+        self, stats: TensorStats | None, ranked: Ranked | None, *, instead: str = ""
+    ) -> None:
+        """Show figures and histogram; `instead` where there are none."""
+        self._figures.show(stats, ranked, instead=instead)
+        self._histogram.show(stats)
+
+    def note(self, text: str) -> None:
+        """Say something, printable, above the figures; empty for nothing."""
+        note = self.query_one("#values-note", Static)
+        note.update(text)
+        note.display = bool(text)
+
+    def show_place(self) -> None:
+        """Say what is under the cursor, which may have been read since."""
+        tensor, checkpoint, numbers = self._tensor, self._checkpoint, self.numbers
+        if tensor is None or checkpoint is None:
+            return
+        text = element_text(checkpoint, tensor, numbers.index, numbers.current)
+        where = slice_text(numbers.plane, numbers.leading)
+        line = place_line(text, where, max(self.size.width - 2, 20))
+        self.query_one("#values-place", Static).update(line)
+
+    def _show_head(self) -> None:
+        width = max(self.size.width - 2, 20)
+        head = "" if self._fqn is None else head_text(self._fqn, self._tensor, width)
+        self.query_one("#values-head", Static).update(head)
+
+    # Values out.
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether there is a tensor with numbers."""
+        return not self.has_class("-no-numbers")
+
+    @property
+    def has_slices(self) -> bool:
+        """Whether it has more dims than two."""
+        return self.has_numbers and bool(self.numbers.plane.leading)
+
+    def fits(self, index: Sequence[int] | None) -> bool:
+        """Whether the tensor has an element of that index."""
+        shape = () if self._tensor is None else self._tensor.shape
+        return (
+            index is not None
+            and len(index) == len(shape)
+            and all(0 <= i < n for i, n in zip(index, shape, strict=True))
+        )
+
+    def element(self) -> str:
+        """The element under the cursor, in words."""
+        if self._tensor is None or self._checkpoint is None:
+            return ""
+        numbers = self.numbers
+        return element_text(self._checkpoint, self._tensor, numbers.index, numbers.current).plain
+
+    # Going about.
+
+    def go_to(self, index: Sequence[int]) -> None:
+        """Put the cursor on an element, if there is such a one."""
+        if not self.fits(index):
+            return
+        before = self.numbers.leading
+        self.numbers.go_to(index)
+        if self.numbers.leading != before:
+            self.map.ask_again()
+
+    def step_slice(self, steps: int) -> None:
+        """The slice so many steps on."""
+        numbers = self.numbers
+        leading = slice_after(numbers.plane, numbers.leading, steps)
+        self.go_to(numbers.plane.index(leading, numbers.row, numbers.column))
+
+    def next_dims(self) -> None:
+        """The next pair of dims as rows and columns; the cursor stays on its element."""
+        self.dims = dims_after(self.numbers.plane)
+        self.numbers.show(self._tensor, self.dims, self.numbers.index)
+        self.map.show(self._tensor, self.dims)
+
+    def next_quantity(self) -> None:
+        """Something else of each part on the map."""
+        names = list(QUANTITIES)
+        self.map.set_quantity(names[(names.index(self.map.quantity) + 1) % len(names)])
+
+    def next_scale(self) -> None:
+        """The histogram over the values, or over their size."""
+        self._histogram.set_scale("log" if self._histogram.scale == "linear" else "linear")
+
+    def begin_goto(self) -> None:
+        """Open the line for an index."""
+        shape = () if self._tensor is None else self._tensor.shape
+        self._index_line.placeholder = (
+            f"an index of {format_shape(shape)}; -1 is the last of a dim; esc closes"
+        )
+        self._index_line.value = ""
+        self._index_line.display = True
+        # At once: the keys that come in the same burst belong to the line already.
+        self.screen.set_focus(self._index_line)
+
+    def close_goto(self) -> bool:
+        """Close that line; False if it is not open."""
+        if not self._index_line.display:
+            return False
+        self._index_line.display = False
+        self.take_focus()
+        return True
+
+    def on_number_grid_moved(self, event: NumberGrid.Moved) -> None:
+        event.stop()
+        self.show_place()
+        self.map.set_cursor(self.numbers.row, self.numbers.column)
+
+    def on_heat_map_chosen(self, event: HeatMap.Chosen) -> None:
+        event.stop()
+        plane, leading = self.numbers.plane, self.numbers.leading
+        self.numbers.go_to(plane.index(leading, event.row, event.column))
+
+    # Room.
+
+    def take_focus(self) -> None:
+        """The keys go to the numbers, or to whatever has their place."""
+        if not self.has_numbers:
+            self.screen.set_focus(None)
+        else:
+            (self.map if self.has_class("-zoom-map") else self.numbers).focus()
+
+    def zoom(self) -> None:
+        """Give the pane to the numbers or the map, whichever has the focus, or take it back."""
+        if not self.unzoom():
+            self.add_class("-zoom-map" if self.map.has_focus else "-zoom-numbers")
+            self._arrange()
+
+    def unzoom(self) -> bool:
+        """Show everything again; False if it is shown."""
+        zooms = [name for name in ("-zoom-numbers", "-zoom-map") if self.has_class(name)]
+        self.remove_class(*zooms)
+        self._arrange()
+        return bool(zooms)
+
+    def on_resize(self) -> None:
+        self._arrange()
+
+    def _arrange(self) -> None:
+        width, height = self.size
+        self.set_class(width < _NARROW_CELLS, "-narrow")
+        upper = self.query_one("#values-upper")
+        if self.has_class("-zoom-map"):
+            upper.styles.height = "1fr"
+        else:
+            upper.styles.height = max(_LEAST_LINES, min(_MOST_LINES, round(height * 0.45)))
+        wide = _WIDE_FACTS_CELLS if width >= _WIDE_CELLS else min(_FACTS_CELLS, width // 2)
+        self._figures.styles.width = wide
+        self._show_head()
+        self.call_after_refresh(self.show_place)

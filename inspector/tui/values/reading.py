@@ -1,0 +1,178 @@
+"""`TensorReading`: what is read of one tensor at a time: numbers in view, map, figures, a search.
+
+The rule this module keeps: when the tensor changes, whatever is read of the one before is stopped,
+and its answer never comes. No widget.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from inspector.checkpoint.payload.sweep import PayloadProgress
+from inspector.tui.reader import Reader, Stop, Work
+from inspector.tui.values.work import Trials, is_remote, read_cells, read_heat, read_stats
+from inspector.values.nonfinite import find_first
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Tensor
+    from inspector.tui.kit.bars import TaskLine
+    from inspector.tui.session import Loaded
+
+__all__ = ["Answer", "Dims", "TensorReading"]
+
+Dims = tuple[int, int] | None
+Kind = Literal["cells", "heat", "figures", "found"]
+
+#: More than this is read only when it is asked for: of a local checkpoint, of a remote one.
+MAX_UNASKED, MAX_UNASKED_REMOTE = 4 << 30, 64 << 20
+# What takes no longer than this shows no progress: it would only flicker.
+_QUIET_S = 0.4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a thread has read.
+
+    Attributes:
+        kind: Of what.
+        serial: Of which tensor; see `TensorReading.serial`.
+        what: What was asked for, as the asker put it.
+        value: `Cells`, `Heat`, a `StatsReport`, an index or None; or an `InspectError`.
+    """
+
+    kind: Kind
+    serial: int
+    what: Any
+    value: Any
+
+
+class TensorReading:
+    """Reads one tensor in threads.
+
+    Args:
+        answered: Called in a thread with each `Answer`; must be safe to call from there.
+    """
+
+    def __init__(self, answered: Callable[[Answer], object]) -> None:
+        #: Rises with every tensor: an answer of another number is of a tensor gone by.
+        self.serial = 0
+        self._answered = answered
+        self._loaded: Loaded | None = None
+        self._tensor: Tensor | None = None
+        self._trials: Trials | None = None
+        self._readers = {kind: self._reader(kind) for kind in ("cells", "heat", "figures", "found")}
+        self._title = ""
+        self._began_s = 0.0
+        self._bytes = (0, 0)
+
+    def _reader(self, kind: Any) -> Reader:
+        def answered(key: Any, value: Any) -> None:
+            serial, what = key
+            self._answered(Answer(kind, serial, what, value))
+
+        return Reader(answered)
+
+    def begin(self, loaded: Loaded | None, tensor: Tensor | None) -> None:
+        """Turn to a tensor (or to none): what is read of the one before is dropped."""
+        self.serial += 1
+        self._loaded, self._tensor = loaded, tensor
+        self.forget_problems()
+        for reader in self._readers.values():
+            reader.drop()
+
+    def forget_problems(self) -> None:
+        """Try anew what could not be read."""
+        loaded, tensor = self._loaded, self._tensor
+        self._trials = None if loaded is None or tensor is None else Trials(loaded, tensor)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is so little that it may be read without being asked for."""
+        if self._loaded is None or self._tensor is None:
+            return False
+        most = MAX_UNASKED_REMOTE if is_remote(self._loaded) else MAX_UNASKED
+        return self._tensor.num_bytes <= most
+
+    # What is read.
+
+    def _ask(self, kind: Kind, what: Hashable, work: Work) -> None:
+        self._readers[kind].ask((self.serial, what), work)
+
+    def cells(self, dims: Dims, leading: tuple[int, ...], rows: range, columns: range) -> None:
+        """Read a rectangle of numbers."""
+        loaded, trials = self._loaded, self._trials
+        if loaded is None or trials is None:
+            return
+
+        def work(stop: Stop) -> Any:
+            return read_cells(loaded, trials, dims, leading, rows, columns, stop)
+
+        self._ask("cells", (dims, leading, rows, columns), work)
+
+    def heat(self, dims: Dims, leading: tuple[int, ...], size: tuple[int, int]) -> None:
+        """Read the map of a plane."""
+        loaded, trials = self._loaded, self._trials
+        if loaded is None or trials is None:
+            return
+
+        def work(stop: Stop) -> Any:
+            return read_heat(loaded, trials, dims, leading, size, stop)
+
+        self._ask("heat", (dims, leading), work)
+
+    def figures(self) -> None:
+        """Read all of it, and sum it up."""
+        loaded, tensor = self._loaded, self._tensor
+        if loaded is None or tensor is None:
+            return
+
+        def tell(progress: PayloadProgress) -> None:
+            self._bytes = (progress.bytes_done, progress.bytes_total)
+
+        self._start("reading")
+        self._ask("figures", None, lambda stop: read_stats(loaded, tensor, tell, stop))
+
+    def find(self, number: float | int, title: str) -> None:
+        """Look for a number."""
+        loaded, tensor = self._loaded, self._tensor
+        if loaded is None or tensor is None:
+            return
+
+        def work(stop: Stop) -> Any:
+            def progress(num_done: int, num_bytes: int) -> bool:
+                self._bytes = (num_done, num_bytes)
+                return stop()
+
+            return find_first(loaded.checkpoint, loaded.storage, tensor, number, progress=progress)
+
+        self._start(title)
+        self._ask("found", None, work)
+
+    # How far it is.
+
+    def _start(self, title: str) -> None:
+        self._title, self._began_s, self._bytes = title, time.monotonic(), (0, 0)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether figures are being worked out, or a number is looked for."""
+        return self._readers["figures"].is_busy or self._readers["found"].is_busy
+
+    def stop(self) -> bool:
+        """Stop what `is_busy` tells of; False if there is nothing."""
+        is_busy = self.is_busy
+        for kind in ("figures", "found"):
+            self._readers[kind].stop()
+        return is_busy
+
+    def show_task(self, line: TaskLine) -> bool:
+        """Show how far it is; False if there is nothing to show."""
+        elapsed = time.monotonic() - self._began_s
+        if not self.is_busy or elapsed < _QUIET_S:
+            return False
+        is_stopping = any(self._readers[kind].is_stopping for kind in ("figures", "found"))
+        line.show(self._title, *self._bytes, elapsed, "stopping" if is_stopping else "x stops")
+        return True

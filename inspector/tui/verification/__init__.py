@@ -1,0 +1,1 @@
+"""View 4: a verification as it runs, and recorded ones."""

@@ -1,0 +1,183 @@
+"""Starting, stopping and telling of a verification: what app and main screen share.
+
+The rule this module keeps: the job is the app's, not a screen's; leaving a view or a checkpoint
+does not stop it, leaving the app does, after asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checks.findings import Finding
+from inspector.tui.verification.head import sentence_of
+from inspector.tui.verification.run import Run, Verification
+from inspector.verify.progress import Snapshot
+from inspector.verify.verdicts import TensorView
+
+if TYPE_CHECKING:
+    from textual.app import App
+    from textual.notifications import SeverityLevel
+    from textual.timer import Timer
+
+    from inspector.verify.preflight import Preflight
+
+__all__ = ["AskScreen", "ask_to_cancel", "ask_to_leave", "begin", "close", "findings_of"]
+
+
+class AskScreen(ModalScreen[str]):
+    """Dismissed with the id of the answer; escape is the last of them, which changes nothing."""
+
+    DEFAULT_CSS = """
+    AskScreen { align: center middle; }
+    AskScreen > Vertical {
+        width: 90%; max-width: 72; height: auto;
+        padding: 1 2; background: $surface; border: round $warning;
+    }
+    AskScreen Static { width: 1fr; }
+    AskScreen Horizontal { height: auto; margin-top: 1; }
+    AskScreen Button { margin-right: 2; }
+    """
+
+    BINDINGS = [
+        ("escape,n", "stay", "No"),
+        ("y", "agree", "Yes"),
+        ("left,h", "app.focus_previous", "Previous"),
+        ("right,l", "app.focus_next", "Next"),
+    ]
+
+    def __init__(self, question: str, answers: list[tuple[str, str]]) -> None:
+        """Args: `answers` are (id, label); `y` gives the first, escape the last."""
+        super().__init__()
+        self._question = question
+        self._answers = answers
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(self._question, markup=False)
+            with Horizontal():
+                for index, (answer, label) in enumerate(self._answers):
+                    variant = "warning" if index == 0 else "default"
+                    yield Button(label, id=answer, variant=variant, compact=True)  # type: ignore[arg-type]
+
+    def on_mount(self) -> None:
+        # Enter by mistake must not stop hours of work.
+        self.query(Button).last().focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss(event.button.id or self._answers[-1][0])
+
+    def action_stay(self) -> None:
+        self.dismiss(self._answers[-1][0])
+
+    def action_agree(self) -> None:
+        self.dismiss(self._answers[0][0])
+
+
+_POLL_S = 0.2
+#: How long the app waits for the job's end when it is left: longer than the job's own bounds.
+_CLOSE_S = 25.0
+
+
+def begin(app: App[int], plan: Preflight) -> Verification:
+    """Start a job; when it ends, a toast says how, whatever screen is open."""
+    run = Verification(plan)
+    run.start()
+    timers: list[Timer] = []
+
+    def look() -> None:
+        if run.is_over:
+            timers[0].stop()
+            _tell(app, run)
+
+    timers.append(app.set_interval(_POLL_S, look))
+    return run
+
+
+def _tell(app: App[int], run: Run) -> None:
+    if run.error is not None:
+        text = f"{run.error.message}\n{run.error.hint}".strip()
+        app.notify(printable(text, 400), title="It could not run", severity="error", markup=False)
+        return
+    result = run.moment.snapshot.result or {}
+    verdict = str(result.get("verdict"))
+    severity: SeverityLevel = "error"
+    if verdict in ("exact", "cancelled"):
+        severity = "information" if verdict == "exact" else "warning"
+    titles = {
+        "exact": "Verified",
+        "differs": "It differs",
+        "failed": "The verification failed",
+        "cancelled": "The verification was cancelled",
+    }
+    title = titles.get(verdict, "Verified")
+    app.notify(sentence_of(result), title=title, severity=severity, markup=False, timeout=12)
+
+
+def ask_to_cancel(app: App[int], run: Verification) -> None:
+    """Ask, and stop the job if so; what it has found by then is kept."""
+
+    def answered(answer: str | None) -> None:
+        if answer == "stop":
+            run.stop()
+
+    question = "Stop the verification? What it has compared so far is reported."
+    app.push_screen(AskScreen(question, [("stop", "Stop it"), ("stay", "Let it run")]), answered)
+
+
+def ask_to_leave(app: App[int], run: Verification, leave: Callable[[], None]) -> None:
+    """Ask, stop the job if so, and leave once it has ended."""
+
+    def answered(answer: str | None) -> None:
+        if answer != "stop":
+            return
+        run.stop()
+        app.notify("Stopping the ranks ...", title="Verification", timeout=_CLOSE_S)
+        timers.append(app.set_interval(_POLL_S, look))
+
+    def look() -> None:
+        if not run.is_alive:
+            timers[0].stop()
+            leave()
+
+    timers: list[Timer] = []
+    num_ranks = plural(run.plan.spec.world_size, "rank")
+    question = f"A verification is running ({num_ranks}). Leaving ends it."
+    answers = [("stop", "Stop it and quit"), ("stay", "Stay")]
+    app.push_screen(AskScreen(question, answers), answered)
+
+
+def close(run: Verification | None) -> None:
+    """The app is gone: no rank survives it. The job's guard sees to it, too, if this is killed."""
+    if run is not None and run.is_alive:
+        run.kill()
+        run.join(_CLOSE_S)
+
+
+def findings_of(snapshot: Snapshot) -> list[Finding]:
+    """What a verification found, as findings on the entries concerned."""
+    return [finding for view in snapshot.tensors.values() for finding in _finding(view)]
+
+
+def _finding(view: TensorView) -> Iterator[Finding]:
+    if not view.is_bad:
+        return
+    if not view.faults:
+        yield Finding("verify", "error", f"{printable(view.verdict, 40)}", fqn=view.fqn)
+        return
+    fault = view.faults[0]
+    parts = [f"{printable(fault.verdict, 40)} in {printable(fault.phase, 40)} on rank {fault.rank}"]
+    if fault.num_different is not None and fault.num_elements is not None:
+        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements")
+    if fault.first_index is not None:
+        parts.append(f"first at {format_shape(fault.first_index)}")
+    if fault.detail:
+        parts.append(printable(fault.detail, 300))
+    yield Finding("verify", "error", ", ".join(parts), fqn=view.fqn, file=fault.file or None)

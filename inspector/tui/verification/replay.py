@@ -1,0 +1,142 @@
+"""`ReplayScreen`: a recorded verification, shown as it ran."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import Input, Static
+
+from inspector.checkpoint.text import printable
+from inspector.tui.commands import bindings
+from inspector.tui.kit.key_bar import KeyBar
+from inspector.tui.mesh.paint import stage_bar
+from inspector.tui.verification.head import seconds
+from inspector.tui.verification.playback import Playback
+from inspector.tui.verification.run import Run
+from inspector.tui.verification.view import VerificationView
+
+__all__ = ["ReplayScreen"]
+
+_PAINT_S = 0.1
+#: Keys that the table below would take otherwise.
+_FIRST = ("end", "home", "left", "right")
+
+
+def _bindings() -> list[BindingType]:
+    return [
+        dataclasses.replace(b, priority=True) if isinstance(b, Binding) and b.key in _FIRST else b
+        for b in bindings("replay")
+    ]
+
+
+class ReplayScreen(Screen[None]):
+    """The view of a verification, with a line that says where in the recording it is."""
+
+    BINDINGS = _bindings()
+    AUTO_FOCUS = "#verify-table"
+
+    DEFAULT_CSS = """
+    ReplayScreen > #replay-head { height: 1; padding: 0 1; background: $panel; }
+    """
+
+    def __init__(self, run: Run, title: str) -> None:
+        """Args: `title` is the recording's path, raw."""
+        super().__init__()
+        self._run = run
+        self._title = printable(title, 200)
+        self._said: str | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static("", markup=False, id="replay-head")
+        yield VerificationView()
+        yield KeyBar()
+
+    async def on_mount(self) -> None:
+        view = self.query_one(VerificationView)
+        await view.prepare_filter()
+        view.show_run(self._run)
+        self.set_interval(_PAINT_S, self._paint)
+        self._paint()
+
+    @property
+    def playback(self) -> Playback | None:
+        """The recording, or None where a job is followed as it runs."""
+        return self._run if isinstance(self._run, Playback) else None
+
+    def _paint(self) -> None:
+        head, playback = self.query_one("#replay-head", Static), self.playback
+        width = max(0, head.size.width - 2)
+        if playback is None:
+            text = Text.assemble(("FOLLOWING  ", "bold"), self._title)
+        else:
+            moment = self._run.moment
+            state = "PAUSED" if playback.is_paused else f"{playback.speed:g}x"
+            state = "END" if playback.is_at_end else state
+            share = moment.position_s / moment.end_s if moment.end_s else 1.0
+            where = f" {seconds(moment.position_s)} of {seconds(moment.end_s)} "
+            text = Text.assemble(("REPLAY ", "bold"), (f" {state} ", "bold reverse"), where)
+            styles = {"bar": "cyan", "rest": "dim"}
+            text.append_tokens((run, styles.get(name, "")) for run, name in stage_bar((share,), 20))
+            room = width - text.cell_len - 2
+            if room > 8:
+                text.append(f"  {printable(self._title, room)}", "dim")
+        text.truncate(max(1, width), overflow="ellipsis")
+        if text.plain != self._said:
+            self._said = text.plain
+            head.update(text)
+
+    def on_verification_view_ended(self, event: VerificationView.Ended) -> None:
+        event.stop()
+
+    def on_view_counted(self, event: VerificationView.Counted) -> None:
+        event.stop()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "filter":
+            return not isinstance(self.focused, Input)
+        if action in ("play", "speed", "seek", "jump"):
+            # Where a name is typed, the keys are its letters.
+            return self.playback is not None and not isinstance(self.focused, Input)
+        return True
+
+    # Keys.
+
+    def action_play(self) -> None:
+        if self.playback is not None:
+            self.playback.toggle()
+            self._paint()
+
+    def action_speed(self, steps: int) -> None:
+        if self.playback is not None:
+            self.playback.faster(steps)
+            self._paint()
+
+    def action_seek(self, twentieths: int) -> None:
+        """Go forwards or back by twentieths of the recording."""
+        if self.playback is not None:
+            here = self.playback.position_s
+            self.playback.seek(here + self.playback.end_s * twentieths / 20)
+
+    def action_jump(self, to_end: bool) -> None:
+        if self.playback is not None:
+            self.playback.seek(self.playback.end_s if to_end else 0.0)
+
+    def action_output(self) -> None:
+        self.query_one(VerificationView).toggle_output()
+
+    def action_filter(self) -> None:
+        self.query_one(VerificationView).begin_filter()
+
+    def action_back(self) -> None:
+        self.query_one(VerificationView).back()
+
+    def action_copy(self) -> None:
+        from inspector.tui.screens.copy import CopyScreen
+
+        choices = self.query_one(VerificationView).copy_choices()
+        if choices:
+            self.app.push_screen(CopyScreen(choices))

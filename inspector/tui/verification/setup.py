@@ -1,0 +1,357 @@
+"""What the confirm screen of a verification says, and what it offers. No widget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.timer import Timer
+from textual.widgets import Button, Input, Label, Static
+
+from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.errors import InspectError, UsageError
+from inspector.layout.mesh import Mesh
+from inspector.tui.advice import on_screen
+from inspector.tui.kit.lines import ChoiceLine
+from inspector.verify.preflight import Preflight
+from inspector.verify.spec import DEVICES, VIAS
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
+    from inspector.verify.preflight import Preflight
+
+__all__ = [
+    "DEFAULT",
+    "NONE",
+    "VerifySetupScreen",
+    "Wishes",
+    "first_mesh",
+    "plan_table",
+    "presets",
+    "resolve",
+]
+
+#: Words for the second mesh.
+DEFAULT, NONE = "default", "none"
+_COMMON = ("fsdp:2", "hsdp:2x2", "fsdp:4", "hsdp:2x4", "fsdp:8")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the form says, as it was typed."""
+
+    mesh: str
+    then: str = DEFAULT
+    via: str = "dtensor"
+    device: str = "auto"
+    filter_text: str = ""
+
+
+def presets(written: Mesh | None) -> list[str]:
+    """Meshes to choose from, that of the writer first if a job can run under it."""
+    own = [str(written)] if written is not None and written.can_launch else []
+    return list(dict.fromkeys([*own, *_COMMON]))
+
+
+def first_mesh(written: Mesh | None, num_gpus: int) -> str:
+    """The mesh to begin with: the writer's, if this machine has as many cores or GPUs."""
+    room = max(os.cpu_count() or 1, num_gpus, 2)
+    own = [written] if written is not None and written.can_launch else []
+    small = ["hsdp:2x2", "fsdp:4"] if own and own[0].family == "hsdp" else ["fsdp:4"]
+    for mesh in [*own, *map(Mesh.parse, small), Mesh.parse("fsdp:2")]:
+        if 1 < mesh.world_size <= room:
+            return str(mesh)
+    return "fsdp:2"
+
+
+def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
+    """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
+    from inspector.verify.preflight import NO_SECOND_MESH, prepare
+
+    words = wishes.then.replace(",", " ").split()
+    if words == [NONE]:
+        then: tuple[str, ...] = NO_SECOND_MESH
+    else:
+        then = tuple(word for word in words if word != DEFAULT)
+    try:
+        for text in (wishes.mesh, *(() if then == NO_SECOND_MESH else then)):
+            if not Mesh.parse(text).can_launch:
+                raise UsageError(f"{text!a}: a job runs under fsdp:S or hsdp:RxS")
+        return prepare(
+            checkpoint,
+            wishes.mesh,
+            then=then,
+            via=wishes.via,
+            device=wishes.device,
+            filter_text=wishes.filter_text.strip(),
+        )
+    except InspectError as error:
+        return error
+
+
+def plan_table(plan: Preflight) -> Table:
+    """What will run, what it reads and needs, and what stands against it."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, min_width=8)
+    table.add_column(ratio=1)
+    for label, text, style in _rows(plan):
+        table.add_row(Text(label, "dim"), Text(text, style))
+    return table
+
+
+def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
+    from inspector.report.verify_text import memory_text, meshes_text
+    from inspector.verify.job.commands import local_argv, shell
+
+    spec = plan.spec
+    meshes = meshes_text(spec.mesh, spec.then)
+    yield _row(
+        "job",
+        f"{plural(len(plan.expected.names), 'entry', 'entries')}, "
+        f"{format_bytes(plan.num_bytes)}, under {meshes}; {plural(spec.world_size, 'rank')} on "
+        f"{spec.device} over {spec.backend}, torch {printable(plan.interpreter.torch, 40)}",
+    )
+    yield _row("reads", f"about {format_bytes(plan.read_bytes)} by all ranks together")
+    if plan.scratch_bytes:
+        free = "" if plan.scratch_free is None else f" of {format_bytes(plan.scratch_free)} free"
+        parent = printable(plan.scratch_parent, 120)
+        yield _row("scratch", f"{format_bytes(plan.scratch_bytes)}{free} in {parent}")
+    else:
+        yield _row("scratch", "none: nothing is saved")
+    yield _row(
+        "memory",
+        f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here",
+    )
+    argv = local_argv(spec, "RUN/spec.json", "RUN/logs")
+    yield _row("command", printable(shell(argv), 800))
+    for note in plan.notes:
+        yield _row("note", printable(note, 400), "yellow")
+    for message, hint in plan.problems:
+        yield _row("cannot", printable(message, 400), "bold red")
+        if hint:
+            yield _row("", printable(on_screen(hint), 200))
+
+
+def _row(label: str, text: str, style: str = "") -> tuple[str, str, str]:
+    return label, text, style
+
+
+_PAUSE_S = 0.15
+
+
+class VerifySetupScreen(ModalScreen["Preflight | None"]):
+    """Dismissed with the job to start, or None."""
+
+    DEFAULT_CSS = """
+    VerifySetupScreen { align: center middle; }
+    VerifySetupScreen > Vertical {
+        width: 94%; max-width: 112; height: auto; max-height: 96%;
+        padding: 0 2; background: $surface; border: round $primary;
+        border-title-color: $foreground; border-title-style: bold;
+    }
+    VerifySetupScreen Horizontal { height: 1; }
+    VerifySetupScreen Label { width: 9; color: $text-muted; }
+    VerifySetupScreen Input, VerifySetupScreen Input:focus {
+        width: 22; height: 1; border: none; padding: 0 1; background: $boost;
+    }
+    VerifySetupScreen Input:focus { background: $primary 25%; }
+    VerifySetupScreen #setup-filter { width: 1fr; }
+    VerifySetupScreen ChoiceLine { width: 1fr; }
+    VerifySetupScreen Horizontal > Input { margin-right: 2; }
+    VerifySetupScreen #setup-plan-scroll {
+        height: auto; max-height: 1fr; margin: 1 0; scrollbar-size-vertical: 1;
+    }
+    VerifySetupScreen #setup-plan { width: 1fr; height: auto; }
+    VerifySetupScreen #setup-buttons { height: 1; dock: bottom; }
+    VerifySetupScreen Button { margin-right: 2; }
+    VerifySetupScreen #setup-hint { width: 1fr; color: $text-muted; text-align: right; }
+    """
+
+    BINDINGS = [("escape", "cancel", "Cancel")]
+
+    class Surveyed(Message):
+        """How many GPUs there are."""
+
+        def __init__(self, num_gpus: int) -> None:
+            super().__init__()
+            self.num_gpus = num_gpus
+
+    class Resolved(Message):
+        """What a form comes to."""
+
+        def __init__(self, wishes: Wishes, outcome: Preflight | InspectError) -> None:
+            super().__init__()
+            self.wishes = wishes
+            self.outcome = outcome
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        written: Mesh | None,
+        mesh: str = "",
+        filter_text: str = "",
+    ) -> None:
+        """Put a mesh and a filter into the form.
+
+        Args:
+            checkpoint: What is to be verified.
+            written: The mesh that it was written by, if that is known.
+            mesh: The mesh to begin with (default: one that fits this machine).
+            filter_text: The filter to begin with.
+        """
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._written = written
+        self._first = (mesh, filter_text)
+        self._plan: Preflight | None = None
+        self._pause: Timer | None = None
+        self._starts = False
+
+    def compose(self) -> ComposeResult:
+        with Vertical() as box:
+            box.border_title = "Verify: load it with torchrun, and compare every bit"
+            with Horizontal():
+                yield Label("mesh")
+                yield Input(id="setup-mesh", placeholder="fsdp:S or hsdp:RxS")
+                yield ChoiceLine(presets(self._written), id="setup-meshes")
+            with Horizontal():
+                yield Label("then")
+                yield Input(DEFAULT, id="setup-then", placeholder="mesh, or none")
+                yield ChoiceLine((DEFAULT, NONE), DEFAULT, id="setup-thens")
+            with Horizontal():
+                yield Label("way")
+                yield ChoiceLine(VIAS, "dtensor", id="setup-via")
+            with Horizontal():
+                yield Label("device")
+                yield ChoiceLine(DEVICES, "auto", id="setup-device")
+            with Horizontal():
+                yield Label("filter")
+                yield Input(
+                    id="setup-filter", placeholder="only names that hold these words; !word not"
+                )
+            with VerticalScroll(id="setup-plan-scroll", can_focus=False):
+                yield Static("looking at this machine ...", markup=False, id="setup-plan")
+            with Horizontal(id="setup-buttons"):
+                yield Button("Start", id="setup-start", variant="primary", compact=True)
+                yield Button("Cancel", id="setup-cancel", compact=True)
+                yield Static("enter starts · tab next · esc cancels", id="setup-hint")
+
+    def on_mount(self) -> None:
+        self.query_one("#setup-start", Button).disabled = True
+        field = self.query_one("#setup-mesh", Input)
+        field.value, self.query_one("#setup-filter", Input).value = self._first
+        field.cursor_position = len(field.value)
+        field.focus()
+        self.run_worker(self._survey, thread=True, exit_on_error=False, group="survey")
+
+    def _survey(self) -> None:
+        from inspector.verify.machine import gpus
+
+        self.post_message(self.Surveyed(len(gpus())))
+
+    def on_verify_setup_screen_surveyed(self, event: Surveyed) -> None:
+        event.stop()
+        field = self.query_one("#setup-mesh", Input)
+        if not field.value:
+            field.value = first_mesh(self._written, event.num_gpus)
+            field.cursor_position = len(field.value)
+
+    # The form.
+
+    @property
+    def wishes(self) -> Wishes:
+        """What the form says now."""
+        return Wishes(
+            self.query_one("#setup-mesh", Input).value.strip(),
+            self.query_one("#setup-then", Input).value.strip() or DEFAULT,
+            self.query_one("#setup-via", ChoiceLine).value,
+            self.query_one("#setup-device", ChoiceLine).value,
+            self.query_one("#setup-filter", Input).value,
+        )
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        for field, words in (("setup-mesh", "setup-meshes"), ("setup-then", "setup-thens")):
+            if event.input.id == field:
+                self.query_one(f"#{words}", ChoiceLine).choose(event.value.strip())
+        self._changed()
+
+    def on_choice_line_changed(self, event: ChoiceLine.Changed) -> None:
+        event.stop()
+        for field, words in (("setup-mesh", "setup-meshes"), ("setup-then", "setup-thens")):
+            if event.line.id == words:
+                self.query_one(f"#{field}", Input).value = event.value
+        self._changed()
+
+    def _changed(self) -> None:
+        self._plan = None
+        self._starts = False
+        self.query_one("#setup-start", Button).disabled = True
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(_PAUSE_S, self._ask)
+
+    def _ask(self) -> None:
+        if self.wishes.mesh:
+            self.run_worker(
+                self._resolve, thread=True, exit_on_error=False, group="plan", exclusive=True
+            )
+
+    def _resolve(self) -> None:
+        wishes = self.wishes
+        self.post_message(self.Resolved(wishes, resolve(self._checkpoint, wishes)))
+
+    def on_verify_setup_screen_resolved(self, event: Resolved) -> None:
+        event.stop()
+        if event.wishes != self.wishes:
+            return  # Something was changed meanwhile; that is being looked at.
+        said = self.query_one("#setup-plan", Static)
+        outcome = event.outcome
+        if isinstance(outcome, InspectError):
+            said.update(_refusal(outcome))
+            return
+        self._plan = outcome
+        said.update(plan_table(outcome))
+        self.query_one("#setup-start", Button).disabled = bool(outcome.problems)
+        if self._starts:
+            self._start()
+
+    # The answer.
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._start()
+
+    def key_enter(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        if self._plan is None:
+            self._starts = True  # as soon as it is known what
+        elif not self._plan.problems:
+            self.dismiss(self._plan)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        if event.button.id == "setup-start":
+            self._start()
+        else:
+            self.dismiss(None)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+def _refusal(error: InspectError) -> Text:
+    text = Text.assemble(("✗ ", "bold red"), (printable(error.message, 600), "bold red"))
+    if error.hint:
+        text.append(f"\n{printable(on_screen(error.hint), 400)}")
+    return text

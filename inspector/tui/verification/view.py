@@ -1,0 +1,354 @@
+"""`VerificationView`: a verification as it happens: ranks, entries with their verdicts, logs.
+
+The rule this module keeps: ten times a second it takes the run's latest moment, if that is a new
+one, and never waits for it. What is not on the screen is not drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.widgets import Static
+
+from inspector.checkpoint.text import printable
+from inspector.tui.kit.view import View
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.mesh.grid import MeshGrid
+from inspector.tui.verification.figures import RankFigures, Rates, mesh_shape, rank_figures, totals
+from inspector.tui.verification.head import VerifyHead, verdict_text
+from inspector.tui.verification.log_pane import LogPane
+from inspector.tui.verification.run import ALL, Moment, Run, Verification
+from inspector.tui.verification.sources import (
+    RANK_COLUMNS,
+    VERDICT_COLUMNS,
+    RankSource,
+    VerdictSource,
+    log_lines,
+)
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Ints
+    from inspector.tui.session import Loaded
+
+__all__ = ["VerificationView"]
+
+_PAINT_S = 0.1
+_WIDE_CELLS = 120
+_ROOMY_LINES = 34
+_HEAD_LINES = 4
+#: What the tables below the mesh get at least.
+_LEAST_LINES = 6
+_EMPTY = (
+    "Nothing was verified yet.\n\n"
+    "v  loads this checkpoint with torchrun under a mesh you choose, compares every bit with what\n"
+    "   is stored, saves it, loads it again under a second mesh, and compares again."
+)
+#: From this many names on, the filter is not run again for each that comes.
+_MANY_NAMES = 5000
+
+
+class VerificationView(View):
+    """The live view; the same for a job, a recording and a job that others run."""
+
+    DEFAULT_CSS = """
+    VerificationView MeshGrid { margin: 1 1 0 1; }
+    VerificationView #verify-lower { height: 1fr; margin-top: 1; }
+    VerificationView #verify-left { width: 3fr; height: 1fr; }
+    VerificationView #verify-right { width: 2fr; height: 1fr; }
+    VerificationView #verify-table { height: 1fr; min-height: 3; }
+    VerificationView #verify-ranks { height: 1fr; min-height: 4; }
+    VerificationView #verify-log { height: 1fr; }
+    VerificationView #verify-right { border-left: vkey $panel; }
+    VerificationView #verify-detail-scroll {
+        height: auto; max-height: 50%; padding: 0 1; border-top: hkey $panel; display: none;
+        scrollbar-size-vertical: 1;
+    }
+    VerificationView.-detail #verify-detail-scroll { display: block; }
+    VerificationView #verify-detail { width: 1fr; height: auto; }
+    VerificationView #verify-none { padding: 1 2; color: $text-muted; height: 1fr; }
+    VerificationView.-empty VerifyHead, VerificationView.-empty MeshGrid { display: none; }
+    VerificationView.-empty #verify-lower { display: none; }
+    VerificationView.-running #verify-none, VerificationView #verify-none.-hidden { display: none; }
+    VerificationView.-narrow #verify-right { display: none; border-left: none; }
+    VerificationView.-narrow.-output #verify-right { display: block; }
+    VerificationView.-narrow.-output #verify-left { display: none; }
+    VerificationView.-short MeshGrid { margin: 0 1; }
+    VerificationView.-short #verify-lower { margin-top: 0; }
+    """
+
+    class Ended(Message):
+        """The run has ended; its moment holds the result."""
+
+        def __init__(self, run: Run) -> None:
+            super().__init__()
+            self.run = run
+
+    def __init__(self) -> None:
+        super().__init__(id="verify")
+        self.add_class("-empty")
+        self.run: Run | None = None
+        self.is_paused = False
+        self._table = VirtualTable(
+            VERDICT_COLUMNS, id="verify-table", empty_text="No verdict has come yet"
+        )
+        self._source = VerdictSource()
+        self._rank_source = RankSource()
+        self._rates = Rates()
+        self._shown: Moment | None = None
+        self._ranks: tuple[RankFigures, ...] = ()
+        self._has_told = False
+        self._wants_output = False
+        self._wants_detail = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(_EMPTY, markup=False, id="verify-none")
+        yield VerifyHead(id="verify-head")
+        yield MeshGrid(id="verify-mesh")
+        with Horizontal(id="verify-lower"):
+            with Vertical(id="verify-left"):
+                yield self._table
+                with VerticalScroll(id="verify-detail-scroll", can_focus=False):
+                    yield Static("", markup=False, id="verify-detail")
+            with Vertical(id="verify-right"):
+                yield VirtualTable(RANK_COLUMNS, id="verify-ranks")
+                yield LogPane(id="verify-log")
+
+    def on_mount(self) -> None:
+        self.set_interval(_PAINT_S, self._tick)
+
+    @property
+    def table(self) -> VirtualTable:
+        return self._table
+
+    @property
+    def names(self) -> list[str]:
+        return self._source.row_names
+
+    def show(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+
+    def show_run(self, run: Run | None) -> None:
+        """Show another run, or that there is none."""
+        self.run = run
+        self.is_paused = False
+        self._source, self._rank_source, self._rates = VerdictSource(), RankSource(), Rates()
+        self._shown, self._ranks, self._has_told = None, (), False
+        self._wants_detail = False
+        self.set_class(run is None, "-empty")
+        self.set_class(run is not None, "-running")
+        self._table.set_source(self._source)
+        self._arrange()
+        self.refilter()
+        self._tick()
+
+    # Ten times a second.
+
+    def _tick(self) -> None:
+        run = self.run
+        if run is None:
+            return
+        moment = run.moment
+        if run.is_over and not self._has_told:
+            self._has_told = True
+            self.is_paused = False
+            self.post_message(self.Ended(run))
+        if not self.is_on_screen:
+            return
+        if self.is_paused:
+            self._paint_head(self._shown or moment)
+        elif moment is not self._shown:
+            self._paint(moment)
+        else:
+            self._paint_head(moment)
+
+    @property
+    def is_on_screen(self) -> bool:
+        """Whether anybody can see it."""
+        return self.display and self.size.width > 0
+
+    def on_show(self) -> None:
+        self._tick()
+
+    def _paint(self, moment: Moment) -> None:
+        run, snapshot = self.run, moment.snapshot
+        if run is None:
+            return
+        before, self._shown = self._shown, moment
+        self._ranks = rank_figures(snapshot, self._rates.feed(snapshot))
+        self._paint_head(moment)
+        grid = self.query_one(MeshGrid)
+        grid.show(*mesh_shape(snapshot), self._ranks)
+        self._paint_ranks(moment)
+        if before is None or before.snapshot.tensors is not snapshot.tensors:
+            self._paint_table(moment, before)
+        self._paint_log(moment)
+
+    def _paint_head(self, moment: Moment) -> None:
+        run = self.run
+        if run is None:
+            return
+        word, report = "", ""
+        if self.is_paused:
+            word = "paused"
+        if isinstance(run, Verification):
+            if run.is_stopping:
+                word = "stopping"
+            report = run.folder if run.is_over else ""
+        now_t = moment.now_t if self.is_paused else run.now_t()
+        head = self.query_one(VerifyHead)
+        if run.error is not None:
+            head.update(printable(f"{run.error.message}\n{run.error.hint}".strip(), 600))
+            return
+        head.show(
+            moment.snapshot, totals(moment.snapshot, self._ranks, now_t), word=word, report=report
+        )
+
+    def _paint_ranks(self, moment: Moment) -> None:
+        table = self.query_one("#verify-ranks", VirtualTable)
+        if self._rank_source.update(moment.snapshot, self._ranks):
+            table.set_source(self._rank_source)
+            table.styles.max_height = self._rank_source.num_rows + 1
+        else:
+            table.refresh_rows()
+
+    def _paint_table(self, moment: Moment, before: Moment | None) -> None:
+        table = self._table
+        at_top = table.cursor == 0
+        is_other = self._source.update(moment.snapshot)
+        ended = moment.snapshot.result is not None
+        was_bad = -1 if before is None else before.snapshot.num_bad
+        is_filtered = self._line is not None and bool(self._line.value.strip())
+        few = len(self._source.row_names) < _MANY_NAMES
+        urgent = ended or few or moment.snapshot.num_bad != was_bad
+        if is_other and (urgent or not is_filtered):
+            self.refilter()
+            if at_top:
+                table.move_cursor(0)
+        elif before is None or self._has_changed(moment, before):
+            table.refresh_rows()
+        self._paint_detail(table.cursor_row)
+
+    def _has_changed(self, moment: Moment, before: Moment) -> bool:
+        """Whether a row that shows has news: the others need not be drawn."""
+        table, names = self._table, self._source.row_names
+        top = round(table.scroll_y)
+        now, then = moment.snapshot.tensors, before.snapshot.tensors
+        rows = table.rows[top : top + table.page_lines + 1]
+        return any(now[names[row]] is not then.get(names[row]) for row in rows)
+
+    def narrowed(self, rows: Ints | None) -> Ints | None:
+        return self._source.order(rows)
+
+    def _paint_log(self, moment: Moment) -> None:
+        run = self.run
+        if run is None:
+            return
+        watched = run.watched
+        if isinstance(watched, int):
+            title = f"rank {watched}: what it printed"
+        else:
+            title = "what torchrun and the ranks printed"
+        self.query_one(LogPane).show(
+            title, list(log_lines(moment, watched)), "nothing so far, which is a good sign"
+        )
+
+    # What is chosen.
+
+    def watch_rank(self, rank: int | None) -> None:
+        """Show the lines of a rank, or of everybody."""
+        run = self.run
+        self.query_one(MeshGrid).choose(rank)
+        if run is not None:
+            run.watch(ALL if rank is None else rank)
+            self._paint_log(run.moment)
+
+    def on_mesh_grid_chosen(self, event: MeshGrid.Chosen) -> None:
+        event.stop()
+        self.query_one("#verify-ranks", VirtualTable).select_row(event.rank + 1)
+        self.watch_rank(event.rank)
+
+    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
+        event.stop()
+        row = event.row if event.row >= 0 else None
+        if event.table is self._table:
+            self._paint_detail(row)
+        elif row is not None and event.table.has_focus:
+            self.watch_rank(RankSource.rank_of(row))
+
+    def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
+        event.stop()
+        if event.table is self._table:
+            self._wants_detail = not self._wants_detail
+            self._arrange()
+            self._paint_detail(event.row)
+        else:
+            self.query_one(LogPane).focus()
+
+    def _paint_detail(self, row: int | None) -> None:
+        is_there = row is not None and row < self._source.num_rows
+        if self.has_class("-detail"):
+            view = self._source.view(row) if is_there and row is not None else None
+            self.query_one("#verify-detail", Static).update(verdict_text(view))
+
+    # Keys.
+
+    def toggle_pause(self) -> None:
+        """Hold the display, or let it go on; the job runs all the same."""
+        if self.run is not None and not self.run.is_over:
+            self.is_paused = not self.is_paused
+            self._tick()
+
+    def toggle_output(self) -> None:
+        """Go to the ranks and what they printed, or back."""
+        ranks = self.query_one("#verify-ranks", VirtualTable)
+        log = self.query_one(LogPane)
+        is_there = ranks.has_focus or log.has_focus
+        self._wants_output = not is_there
+        self._arrange()
+        (ranks if self._wants_output else self._table).focus()
+
+    def back(self) -> bool:
+        if super().back():
+            return True
+        if self._wants_output or self._wants_detail:
+            self._wants_output = self._wants_detail = False
+            self._arrange()
+            self._table.focus()
+            return True
+        return False
+
+    def on_resize(self) -> None:
+        self._arrange()
+        self.call_after_refresh(self._tick)
+
+    def _arrange(self) -> None:
+        width, height = self.size.width, self.size.height
+        narrow, roomy = width < _WIDE_CELLS, height >= _ROOMY_LINES
+        self.set_class(narrow, "-narrow")
+        self.set_class(narrow and self._wants_output, "-output")
+        self.set_class(height < _ROOMY_LINES, "-short")
+        # On a large screen the detail is always there; enter takes it away.
+        self.set_class(self._wants_detail is not roomy, "-detail")
+        if height:
+            room = height - _HEAD_LINES
+            lines = max(8, room // 2) if height < _ROOMY_LINES else room - height // 2
+            self.query_one(MeshGrid).max_lines = max(1, min(lines, room - _LEAST_LINES))
+
+    def copy_choices(self) -> list[tuple[str, str]]:
+        choices = []
+        row = self._table.cursor_row
+        if row is not None and row < self._source.num_rows:
+            view = self._source.view(row)
+            choices.append(("name", printable(view.fqn)))
+            choices.append(("verdict", verdict_text(view).plain.replace("\n", " | ")))
+        if isinstance(self.run, Verification):
+            from inspector.verify.job.commands import shell
+
+            if self.run.command:
+                choices.append(("command", printable(shell(self.run.command))))
+            if self.run.folder:
+                choices.append(("run folder", printable(self.run.folder)))
+        return choices

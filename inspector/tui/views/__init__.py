@@ -1,1 +1,0 @@
-"""The views of the main screen, on the keys 1 to 9."""

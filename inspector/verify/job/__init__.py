@@ -1,0 +1,1 @@
+"""The torchrun job as the front end drives it; imports no torch."""

@@ -1,0 +1,198 @@
+"""A job's command lines: the one that is run here, and those to run on several nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from inspector.checkpoint.storage.local import is_url
+from inspector.checkpoint.text import printable
+from inspector.errors import StorageError
+from inspector.layout.mesh import Mesh
+from inspector.verify.job.guard import MARK
+from inspector.verify.job.run_folder import RunFolder
+from inspector.verify.spec import JobSpec
+
+__all__ = [
+    "SHARED_DIR",
+    "WORKER",
+    "cluster_commands",
+    "elsewhere",
+    "environment",
+    "local_argv",
+    "print_lines",
+    "shell",
+]
+
+#: The module that every rank runs, with the spec's path as its argument.
+WORKER = "inspector.verify.ranks.worker"
+
+_GPUS_PER_NODE = 8
+_PORT = 29500
+
+
+def local_argv(
+    spec: JobSpec, spec_path: str | Path, logs_dir: str | Path, module: str = WORKER
+) -> list[str]:
+    """The command that runs the job on this machine.
+
+    `--standalone` takes a free port; `--local-addr` keeps a host name that does not resolve from
+    holding the ranks up.
+    """
+    return [
+        spec.python,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        f"--nproc-per-node={spec.world_size}",
+        "--redirects=3",
+        f"--log-dir={logs_dir}",
+        "-m",
+        module,
+        str(spec_path),
+    ]
+
+
+def shell(argv: list[str]) -> str:
+    """A command line as a shell takes it."""
+    return shlex.join(argv)
+
+
+def environment(
+    spec: JobSpec, imports: str | Path, mark: str, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The environment of a job on this machine.
+
+    Args:
+        spec: The job.
+        imports: Folder that holds the `inspector` package and nothing else.
+        mark: What the job's processes are known by.
+        base: Environment to start from (default: this process's).
+    """
+    env = dict(os.environ if base is None else base)
+    path = env.get("PYTHONPATH")
+    env["PYTHONPATH"] = f"{imports}{os.pathsep}{path}" if path else str(imports)
+    env[MARK] = mark
+    # Each line that a rank prints is seen when it is printed.
+    env["PYTHONUNBUFFERED"] = "1"
+    threads = max(1, (os.cpu_count() or 1) // spec.world_size)
+    env.setdefault("OMP_NUM_THREADS", str(threads))
+    # torch 2.12 and later; before that it waits 30 s for a rank that ignores SIGTERM.
+    env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
+    if spec.backend == "gloo" and Path("/sys/class/net/lo").exists():
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if spec.device == "cpu":
+        # No rank makes a context on a GPU that somebody else computes on.
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    return env
+
+
+def cluster_commands(spec: JobSpec, spec_path: str | Path) -> list[tuple[str, str]]:
+    """What to run where there are several nodes: pairs of where and the line."""
+    size = spec.world_size
+    per_node = max(n for n in range(1, _GPUS_PER_NODE + 1) if size % n == 0)
+    nodes = size // per_node
+    meet = "--standalone"
+    head = ""
+    if nodes > 1:
+        name = "hsdp-inspect-" + spec.mesh.replace(":", "-")
+        meet = f"--nnodes={nodes} --rdzv-backend=c10d --rdzv-id={name}"
+        meet += f' --rdzv-endpoint="$HEAD_NODE:{_PORT}"'
+        head = 'export HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1); '
+    torchrun = (
+        f"{shlex.quote(spec.python)} -m torch.distributed.run {meet} "
+        f"--nproc-per-node={per_node} -m {WORKER} {shlex.quote(str(spec_path))}"
+    )
+    lines = []
+    if nodes > 1:
+        lines.append((f"on each of {nodes} nodes, HEAD_NODE being the first of them", torchrun))
+    lines.append(
+        (
+            "inside a SLURM allocation",
+            f"{head}srun --nodes={nodes} --ntasks-per-node=1 {torchrun}",
+        )
+    )
+    lines.append(
+        (
+            "to watch it, from anywhere that sees the folder",
+            f"hsdp-inspect replay --follow {shlex.quote(spec.events_dir)}",
+        )
+    )
+    return lines
+
+
+def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> Iterator[str]:
+    """What `--print-command` prints: a shell script of comments and command lines.
+
+    The spec that the commands name is written, so that they can be run as they stand.
+
+    Args:
+        spec: The job as it is resolved for this machine.
+        events_dir: Folder that every node sees; empty for a new run folder.
+        scratch: Scratch folder that every node sees; empty for one in the events folder.
+        device: As it was asked for; `auto` takes the nodes to have GPUs.
+
+    Raises:
+        StorageError: The spec cannot be written.
+    """
+    name = f"{Path(spec.path).name}-{spec.mesh}"
+    folder = Path(events_dir).absolute() if events_dir else RunFolder.create(name).path
+    on_gpus = device != "cpu"
+    spec = dataclasses.replace(
+        spec,
+        events_dir=str(folder),
+        scratch_dir=scratch or str(folder / "scratch"),
+        device="cuda" if on_gpus else "cpu",
+        backend="nccl" if on_gpus else "gloo",
+    )
+    spec_path = folder / "spec.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        spec_path.write_text(spec.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
+    yield f"# {spec.world_size} ranks, {spec.device}, {spec.backend}; the job is {spec_path}"
+    if not events_dir:
+        yield "# several nodes need a folder that all of them see: --events DIR"
+    yield "# on this machine alone"
+    local = ["--standalone", f"--nproc-per-node={spec.world_size}", "-m", WORKER, str(spec_path)]
+    yield shell([spec.python, "-m", "torch.distributed.run", *local])
+    for where, line in cluster_commands(spec, spec_path):
+        yield f"# {where}"
+        yield line
+
+
+#: What the lines call the folder that all nodes see; to be replaced by its path.
+SHARED_DIR = "SHARED_DIR"
+_PYTHON = "python"
+
+
+def elsewhere(path: str, mesh: Mesh, shared_dir: str = SHARED_DIR) -> tuple[tuple[str, str], ...]:
+    """What to run: pairs of where, and the line.
+
+    Nodes are taken to have eight GPUs, or fewer where that does not divide the ranks.
+
+    Args:
+        path: The checkpoint; the nodes must see it under the same path.
+        mesh: The mesh to load it under.
+        shared_dir: A folder that every node sees.
+    """
+    seen = path if is_url(path) else os.path.abspath(path)
+    spec = JobSpec(path=seen, mesh=str(mesh), python=_PYTHON, events_dir=shared_dir)
+    spec_path = f"{shared_dir}/spec.json"
+    verify = ["hsdp-inspect", "verify", seen, "--mesh", str(mesh), "--events", shared_dir]
+    lines = [
+        (
+            f"once, to write the job into {shared_dir}, a folder that every node sees",
+            shlex.join([*verify, "--print-command"]),
+        )
+    ]
+    commands = cluster_commands(spec, spec_path)
+    if not any("each of" in where for where, _ in commands):
+        local = ["--standalone", f"--nproc-per-node={mesh.world_size}", "-m", WORKER, spec_path]
+        lines.append(("on one node", shlex.join([_PYTHON, "-m", "torch.distributed.run", *local])))
+    return (*lines, *commands)

@@ -1,0 +1,262 @@
+"""`RunFolder`: where one job's spec, events, logs and scratch lie.
+
+~/.local/state/hsdp-inspect/runs/20260131-142501-step-100-hsdp_2x4/
+  spec.json        the job, as every rank reads it
+  events.jsonl     every event in the order in which the front end saw it: the recording
+  events/          what the ranks write: one file per rank
+  logs/            torchrun's output, and each rank's
+  import/          the package, alone, for the interpreter that runs the ranks
+  guard.json       what the guard was told; guard.status.json: how it stands
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from inspector.errors import StorageError, UsageError
+from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids, remove_scratch
+
+__all__ = [
+    "RunFolder",
+    "make_scratch",
+    "prune_runs",
+    "recorded_runs",
+    "remove_leftovers",
+    "runs_dir",
+    "scratch_dir",
+]
+
+_PACKAGE = Path(__file__).parents[2]
+#: As `RunFolder.create` names them; nothing else is ever removed.
+_NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9._-]+")
+#: As many runs are always kept, and every run of the last days.
+_NUM_KEPT = 20
+_KEPT_S = 3 * 86400.0
+#: What a start may remove, so that it does not wait for years of runs on a slow disk.
+_MAX_REMOVED = 50
+
+
+def runs_dir() -> Path:
+    """The folder of all runs, under the user's state directory."""
+    return _state_dir() / "runs"
+
+
+def scratch_dir() -> Path:
+    """Where scratch folders are made if nothing else is better."""
+    return _state_dir() / "scratch"
+
+
+def _state_dir() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state, "hsdp-inspect")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, name: str, events_dir: str | Path | None = None) -> RunFolder:
+        """Make a folder named after the time and `name`.
+
+        Where the state directory cannot be written to, the folder is a temporary one.
+
+        Args:
+            name: What is verified; only its letters, digits, dots, dashes and underscores stay.
+            events_dir: Folder for the ranks' events, if it is to be another than `events`.
+
+        Raises:
+            StorageError: There is nowhere to write.
+        """
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[-60:] or "job"
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+        folder = cls(_make(runs_dir(), stem))
+        try:
+            for part in (folder.logs, folder.imports):
+                part.mkdir()
+            if events_dir is None:
+                folder.events.mkdir()
+            else:
+                Path(events_dir).mkdir(parents=True, exist_ok=True)
+                if any(Path(events_dir).glob("rank-*.jsonl")):
+                    raise UsageError(
+                        f"{events_dir} holds the events of another job", "give an empty folder"
+                    )
+                folder.events.symlink_to(Path(events_dir).absolute())
+            # The package alone: a whole site-packages on the ranks' path would put our torch and
+            # numpy before those of the interpreter that the user chose.
+            (folder.imports / _PACKAGE.name).symlink_to(_PACKAGE)
+        except OSError as error:
+            raise StorageError(f"cannot write {folder.path}: {error.strerror}") from error
+        return folder
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def recording(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def imports(self) -> Path:
+        return self.path / "import"
+
+    @property
+    def torchrun_out(self) -> Path:
+        return self.logs / "torchrun.out"
+
+    @property
+    def torchrun_err(self) -> Path:
+        return self.logs / "torchrun.err"
+
+    @property
+    def guard_job(self) -> Path:
+        return self.path / "guard.json"
+
+    @property
+    def guard_status(self) -> Path:
+        return self.path / "guard.status.json"
+
+
+def _make(parent: Path, stem: str) -> Path:
+    for number in range(1000):
+        path = parent / (stem if number == 0 else f"{stem}-{number}")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        except OSError:
+            break
+        return path
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"hsdp-inspect-{stem}-"))
+    except OSError as error:
+        raise StorageError(
+            f"there is nowhere to record the job: {error.strerror}",
+            "set XDG_STATE_HOME to a folder that can be written to",
+        ) from error
+
+
+def make_scratch(parent: str | Path) -> str:
+    """A new, empty scratch folder under `parent`; the guard removes it.
+
+    Raises:
+        StorageError: It cannot be made there.
+    """
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=Path(parent).absolute())
+    except OSError as error:
+        raise StorageError(
+            f"the scratch folder cannot be made in {parent}: {error.strerror}",
+            "--scratch DIR takes another place",
+        ) from error
+
+
+def recorded_runs() -> list[Path]:
+    """The folders of all recorded runs, newest first."""
+    try:
+        return sorted((p for p in runs_dir().iterdir() if (p / "spec.json").exists()), reverse=True)
+    except OSError:
+        return []
+
+
+def remove_leftovers() -> None:
+    """Remove the scratch folders of runs that were killed together with their guard."""
+    for folder in recorded_runs():
+        run = RunFolder(folder)
+        try:
+            job = json.loads(run.guard_job.read_text(encoding="utf-8"))
+            scratch, mark = job["scratch_dir"], job["mark"]
+            if scratch and os.path.isdir(scratch) and not _is_guarded(run, mark):
+                remove_scratch(scratch)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def _is_guarded(run: RunFolder, mark: str) -> bool:
+    """Whether a process of that run still lives (unsure: yes)."""
+    return not os.path.isdir("/proc/self") or bool(job_pids(mark))
+
+
+def prune_runs(now_s: float | None = None) -> list[Path]:
+    """Remove the oldest runs: those beyond the newest 20 in which nothing happened for three days.
+
+    Only a folder that a job of ours was started in goes: with the name, the guard's file and the
+    link to the package that `Job` leaves there. A spec that was only printed stays, since somebody
+    may hold the command that names it. Links are removed, never followed.
+
+    Args:
+        now_s: The time, in seconds since the epoch (default: now).
+
+    Returns:
+        The folders that are gone.
+    """
+    before_s = (time.time() if now_s is None else now_s) - _KEPT_S
+    gone: list[Path] = []
+    runs = [run for run in map(RunFolder, recorded_runs()) if _is_ours(run)]
+    for run in reversed(runs[_NUM_KEPT:]):
+        try:
+            if _last_change(run) < before_s and not _may_live(run):
+                shutil.rmtree(run.path)
+                gone.append(run.path)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # What cannot be read, or removed, stays.
+        if len(gone) == _MAX_REMOVED:
+            break
+    return gone
+
+
+def _is_ours(run: RunFolder) -> bool:
+    return (
+        _NAME.fullmatch(run.path.name) is not None
+        and not run.path.is_symlink()
+        and run.guard_job.is_file()
+        and (run.imports / _PACKAGE.name).is_symlink()
+    )
+
+
+def _last_change(run: RunFolder) -> float:
+    """When something was last written there or to the ranks' events, in s since the epoch."""
+    times = [run.path.lstat().st_mtime]
+    for place in (run.path, run.events):
+        if place.is_dir():
+            times += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(place)]
+    return max(times)
+
+
+def _may_live(run: RunFolder) -> bool:
+    """Whether a process or the scratch folder of that run may still be there (unsure: yes).
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: Its guard's file is not to be read.
+    """
+    job = json.loads(run.guard_job.read_text(encoding="utf-8"))
+    if job["scratch_dir"] and os.path.lexists(job["scratch_dir"]):
+        return True
+    try:
+        status = json.loads(run.guard_status.read_text(encoding="utf-8"))
+        if status["state"] == "ended" and status["is_empty"]:
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # The guard was killed before it could say so: its processes tell.
+    return _is_guarded(run, job["mark"])

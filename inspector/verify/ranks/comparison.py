@@ -1,0 +1,203 @@
+"""One wave's loaded shards against what is stored, on one rank; and the events that tell it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.verify.ranks.compare import Local, Region, Tally
+from inspector.verify.ranks.corrupt import Corrupt
+from inspector.verify.ranks.stored import StoredReader
+from inspector.verify.ranks.tasks import (
+    ChunkTask,
+    chunk_tasks,
+    count_uncovered,
+    entry_of,
+    is_checker,
+)
+from inspector.verify.ranks.vitals import Reporter
+
+if TYPE_CHECKING:
+    from inspector.verify.ranks.inject import Seams
+    from inspector.verify.ranks.targets import Targets
+
+__all__ = ["Comparison", "tell"]
+
+
+def tell(
+    reporter: Reporter, phase: str, targets: Targets, tally: Tally, via: str, **fields: Any
+) -> None:
+    """One `tensor` event."""
+    more = {
+        name: value
+        for name in ("num_unwritten", "num_uncovered", "is_partial")
+        if (value := getattr(tally, name))
+    }
+    if tally.entry >= 0:
+        more["entry"] = tally.entry
+    reporter.send(
+        "tensor",
+        phase=phase,
+        fqn=tally.fqn,
+        verdict=tally.verdict,
+        num_elements=tally.num_elements,
+        num_different=tally.num_different,
+        first_index=None if tally.first_index is None else list(tally.first_index),
+        expected=tally.expected,
+        found=tally.found,
+        file=tally.file,
+        detail=tally.detail,
+        num_compared=tally.num_compared,
+        bytes_read=tally.bytes_read,
+        via=via,
+        mesh=str(targets.grid.mesh),
+        **more,
+        **fields,
+    )
+
+
+class Comparison:
+    """Compares what one rank holds of a wave.
+
+    Attributes:
+        locals: This rank's shards, by fqn.
+        raw: Its bytes entries, by fqn.
+        tallies: What came out, by fqn.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        reader: StoredReader,
+        targets: Targets,
+        tensors: dict[str, Tensor],
+        entries: dict[str, list[BytesEntry]],
+        positions: dict[str, int],
+        reporter: Reporter,
+    ) -> None:
+        self.locals: dict[str, Local] = {}
+        self.raw: dict[str, bytes] = {}
+        self.tallies: dict[str, Tally] = {}
+        self._checkpoint = checkpoint
+        self._reader = reader
+        self._targets = targets
+        self._tensors = {f: t for f, t in tensors.items() if f in targets.state}
+        self._entries = {f: e for f, e in entries.items() if f in targets.state}
+        self._positions = positions
+        self._reporter = reporter
+        self._grid = targets.grid
+
+    def hold(self, failures: dict[str, str], seams: Seams | None) -> None:
+        """Take the loaded shards as bytes; note what cannot be compared."""
+        for fqn, tensor in self._tensors.items():
+            _, sizes = self._grid.box(tensor.shape)
+            tally = self.tallies[fqn] = Tally(fqn, math.prod(sizes), entry=self._positions[fqn])
+            if fqn in failures:
+                tally.problem("FAILED", failures[fqn])
+            try:
+                local = self._targets.local(tensor)
+            except ValueError as error:
+                tally.problem("SHAPE", str(error))
+                continue
+            except TypeError as error:
+                tally.problem("DTYPE", str(error))
+                continue
+            if seams is not None:
+                seams.loaded(fqn, local)
+            self.locals[fqn] = local
+            count_uncovered(tensor, local, tally)
+        for fqn in self._entries:
+            data = self._targets.local_bytes(fqn)
+            tally = self.tallies[fqn] = Tally(fqn, len(data or b""), entry=self._positions[fqn])
+            if data is None:
+                tally.problem("FAILED", failures.get(fqn, "dcp.load did not bring it"))
+            else:
+                self.raw[fqn] = data
+
+    def run(self, *, check_crc: bool) -> dict[str, Tally]:
+        """Read every payload this rank has to, in the order of its bytes, and compare."""
+        tasks: list[ChunkTask] = []
+        last: dict[int, int] = {}
+        for tensor in self._tensors.values():
+            tasks += self._tasks(tensor, check_crc)
+        tasks.sort()
+        for i, task in enumerate(tasks):
+            last[task.tensor] = i
+        num_done = len(self._tensors) - len(last)
+        self._reporter.advance(0, num_done)
+        for i, task in enumerate(tasks):
+            self._one(task)
+            self._reporter.advance(0, int(last[task.tensor] == i))
+        for fqn, entries in self._entries.items():
+            self._entry(fqn, entries, check_crc)
+        self._reporter.progress(force=True)
+        return self.tallies
+
+    def again(self, fqn: str) -> Tally:
+        """Compare one entry once more."""
+        old = self.tallies[fqn]
+        tally = self.tallies[fqn] = Tally(fqn, old.num_elements, entry=old.entry)
+        if fqn in self._tensors:
+            if fqn in self.locals:
+                count_uncovered(self._tensors[fqn], self.locals[fqn], tally)
+            for task in sorted(self._tasks(self._tensors[fqn], check_crc=False)):
+                self._one(task)
+        else:
+            self._entry(fqn, self._entries[fqn], check_crc=False)
+        self.tallies[fqn] = old
+        return tally
+
+    def attribute(self, corrupt: list[Corrupt], mine: list[Corrupt]) -> None:
+        """Note corrupt payloads, whoever found them, where this rank holds what is in them."""
+        for found in corrupt:
+            tally = self.tallies.get(found.fqn)
+            if tally is None or not (self._holds(found) or (found in mine and 0 in found.sizes)):
+                continue
+            tally.problem("DIFFER", found.text, found.file)
+            if found.index is None:
+                tally.is_partial = True
+                tally.file = tally.file or found.file
+            else:
+                tally.num_different += 1
+                tally.differ(found.index, found.expected, found.found, found.file)
+
+    def _holds(self, found: Corrupt) -> bool:
+        tensor = self._tensors.get(found.fqn)
+        if tensor is None:
+            return True
+        offsets, sizes = self._grid.box(tensor.shape)
+        ends = [o + n for o, n in zip(offsets, sizes, strict=True)]
+        low, extent = found.offsets, found.sizes
+        if found.index is not None:
+            low, extent = found.index, (1,) * len(found.index)
+        return all(
+            max(a, b) < min(a + n, e) for a, n, b, e in zip(low, extent, offsets, ends, strict=True)
+        )
+
+    def _tasks(self, tensor: Tensor, check_crc: bool) -> list[ChunkTask]:
+        grid = self._grid
+        box = grid.box(tensor.shape)
+        return chunk_tasks(self._checkpoint, tensor, grid.mesh, grid.rank, box, check_crc=check_crc)
+
+    def _one(self, task: ChunkTask) -> None:
+        fqn = self._checkpoint.columns.fqns[task.tensor]
+        tally, local = self.tallies[fqn], self.locals.get(fqn)
+        region = None
+        if task.is_needed and local is not None:
+            path = self._checkpoint.files[task.file].path
+            region = Region(local, task.offsets, task.sizes, tally, path)
+        self._reader.chunk(self._tensors[fqn], task.chunk, tally, region, task.is_checker)
+        if region is not None:
+            self._reporter.advance(region.num_bytes)
+
+    def _entry(self, fqn: str, entries: list[BytesEntry], check_crc: bool) -> None:
+        tally = self.tallies[fqn]
+        world, rank = self._grid.mesh.world_size, self._grid.rank
+        loaded = entry_of(entries, rank)
+        for number, entry in enumerate(entries):
+            checks = check_crc and is_checker(fqn, number, world, rank)
+            data = self.raw.get(fqn) if entry is loaded else None
+            if entry.file >= 0 and (checks or data is not None):
+                self._reader.entry(entry, tally, data, checks)
+        self._reporter.advance(len(self.raw.get(fqn, b"")), 1)

@@ -1,0 +1,281 @@
+"""The job of one rank: load -> compare -> replicas -> save -> reload -> compare, wave by wave.
+
+Only what torchrun runs imports this module. A wave is as many entries as fit in a rank's memory;
+it goes the whole way before the next one is loaded, so that memory and scratch space are those of
+one wave: each wave is saved as a checkpoint of its own, `SCRATCH/wave-00000/0-fsdp_4`, reloaded
+from there, and removed. Only what is EXACT on every rank goes on to the save leg.
+
+Every rank takes the same way through this module: what one rank finds is told to the others
+before it changes what comes next, or they would wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as _dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.checkpoint.storage.local import Storage
+from inspector.verify.failures import is_out_of_memory, reason
+from inspector.verify.ranks.compare import Tally
+from inspector.verify.ranks.comparison import Comparison, tell
+from inspector.verify.ranks.inject import Seams
+from inspector.verify.ranks.replicas import disagreeing
+from inspector.verify.ranks.saving import save
+from inspector.verify.ranks.stored import StoredReader
+from inspector.verify.ranks.targets import Grid, Targets
+from inspector.verify.ranks.tasks import entry_of
+from inspector.verify.ranks.torch_dcp import LoadPlanner, make_reader, torch_metadata
+from inspector.verify.ranks.vitals import Reporter, give_back_memory
+from inspector.verify.selection import Wave
+from inspector.verify.spec import JobSpec
+
+__all__ = ["Job", "run_waves"]
+
+# Its stubs do not export what it exports.
+dcp: Any = _dcp
+
+
+@dataclass
+class Job:
+    """What all phases of one rank share."""
+
+    spec: JobSpec
+    checkpoint: Checkpoint
+    storage: Storage
+    grids: list[Grid]
+    reporter: Reporter
+    seams: Seams
+    reader: StoredReader
+    broken_saves: int = 0
+    verdicts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return self.grids[0].rank
+
+
+def run_waves(job: Job, waves: list[Wave]) -> None:
+    """Verify every wave, and tell what came out."""
+    for number, wave in enumerate(waves):
+        _Wave(job, wave, number, len(waves)).run()
+        give_back_memory()
+
+
+class _Wave:
+    """One wave on its way."""
+
+    def __init__(self, job: Job, wave: Wave, number: int, num_waves: int) -> None:
+        self._job = job
+        self._number, self._num_waves = number, num_waves
+        columns = job.checkpoint.columns
+        self._tensors: dict[str, Tensor] = {}
+        for index in wave.tensors:
+            self._tensors[columns.fqns[index]] = columns.tensor(index)
+        self._entries: dict[str, list[BytesEntry]] = {}
+        for index in wave.entries:
+            entry = job.checkpoint.bytes_entries[index]
+            self._entries.setdefault(entry.fqn, []).append(entry)
+        self._positions = {columns.fqns[i]: i for i in wave.tensors}
+        for index in reversed(wave.entries):
+            fqn = job.checkpoint.bytes_entries[index].fqn
+            self._positions[fqn] = job.checkpoint.num_tensors + index
+        self._variants = {fqn for fqn, entries in self._entries.items() if len(entries) > 1}
+
+    def run(self) -> None:
+        job = self._job
+        self._phase("load", job.grids[0])
+        targets = self._targets(job.grids[0])
+        failures = self._load(targets, job.checkpoint.path, is_original=True)
+        bad = self._compare("compare", targets, failures, check_crc=True)
+        if len(job.grids) > 1:
+            bad |= self._leave_variants()
+        for hop, grid in enumerate(job.grids[1:]):
+            targets.drop(bad)
+            if not targets.state or job.broken_saves:
+                return
+            folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", _name(hop, targets.grid))
+            self._phase("save", targets.grid, hop=hop, folder=str(folder))
+            if not save(job.reporter, job.seams, targets, folder, hop, self._tensors):
+                job.broken_saves += 1
+                self._remove(folder)
+                return
+            names = set(targets.state)
+            # The shards of one mesh at a time.
+            del targets
+            give_back_memory()
+            self._phase("reload", grid, hop=hop)
+            targets = self._targets(grid, names)
+            failures = self._load(targets, str(folder), is_original=False)
+            self._remove(folder)
+            bad = self._compare("recheck", targets, failures, check_crc=False, hop=hop)
+
+    def _remove(self, folder: Path) -> None:
+        """Remove what was saved, once no rank needs it. What a failing rank leaves, others do."""
+        dist.barrier()
+        if self._job.rank == 0:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+    def _leave_variants(self) -> set[str]:
+        """Per-rank metadata may hold a value for each rank; a joint save keeps one of them."""
+        if self._job.rank == 0:
+            for fqn in sorted(self._variants):
+                self._job.reporter.send(
+                    "tensor",
+                    phase="save",
+                    fqn=fqn,
+                    verdict="NOT_VERIFIED",
+                    detail="loaded and compared; each rank had its own, so it was not saved again",
+                )
+        return self._variants
+
+    def _phase(self, name: str, grid: Grid, **fields: Any) -> None:
+        self._job.reporter.phase(
+            name, mesh=str(grid.mesh), wave=self._number, num_waves=self._num_waves, **fields
+        )
+        self._job.seams.enter(name)
+
+    # --- load
+
+    def _targets(self, grid: Grid, names: set[str] | None = None) -> Targets:
+        via = self._job.spec.via
+        if via == "dtensor":
+            targets = Targets(grid)
+        else:
+            from inspector.verify.ranks.targets import GhostTargets
+
+            targets = GhostTargets(grid, via)
+        for fqn, tensor in self._tensors.items():
+            if names is None or fqn in names:
+                targets.add(tensor)
+        for fqn, entries in self._entries.items():
+            if names is None or fqn in names:
+                targets.add_bytes(entries[0])
+        targets.build()
+        return targets
+
+    def _load(self, targets: Targets, path: str, *, is_original: bool) -> dict[str, str]:
+        """`dcp.load`; what failed, by fqn. Whatever can be loaded is."""
+        failures: dict[str, str] = {}
+        self._load_some(targets, path, is_original, list(targets.state), failures)
+        targets.loaded()
+        self._job.reporter.progress(force=True)
+        return failures
+
+    def _load_some(
+        self,
+        targets: Targets,
+        path: str,
+        is_original: bool,
+        names: list[str],
+        failures: dict[str, str],
+    ) -> None:
+        job = self._job
+        metadata = None
+        if is_original:
+            tensors = [self._tensors[n] for n in names if n in self._tensors]
+            entries = [entry_of(self._entries[n], job.rank) for n in names if n in self._entries]
+            metadata = torch_metadata(job.checkpoint, tensors, entries)
+        planner = LoadPlanner(
+            lambda n: job.reporter.advance(n), job.seams.load_plan() if is_original else None
+        )
+        state = {name: targets.state[name] for name in names}
+        try:
+            dcp.load(state, storage_reader=make_reader(path, metadata), planner=planner)
+        except BaseException as error:
+            # CheckpointException is no Exception; every rank gets it, so all take this way.
+            if not isinstance(error, CheckpointException) or is_out_of_memory(error):
+                raise
+            if len(names) == 1:
+                failures[names[0]] = f"dcp.load raises {reason(error)}"
+                return
+            half = len(names) // 2
+            for part in (names[:half], names[half:]):
+                self._load_some(targets, path, is_original, part, failures)
+            return
+        for fqn, data in planner.raw.items():
+            targets.state[fqn].data = data
+        for fqn, failure in planner.failures.items():
+            failures[fqn] = f"dcp.load raises {reason(failure)}"
+        job.reporter.advance(0, len(names))
+
+    # --- compare
+
+    def _compare(
+        self,
+        phase: str,
+        targets: Targets,
+        failures: dict[str, str],
+        *,
+        check_crc: bool,
+        hop: int | None = None,
+    ) -> set[str]:
+        """Compare with what is stored, then among replicas; the entries that are not EXACT."""
+        job = self._job
+        fields = {} if hop is None else {"hop": hop}
+        self._phase(phase, targets.grid, **fields)
+        comparison = Comparison(
+            job.checkpoint,
+            job.reader,
+            targets,
+            self._tensors,
+            self._entries,
+            self._positions,
+            job.reporter,
+        )
+        comparison.hold(failures, job.seams if phase == "compare" else None)
+        tallies = comparison.run(check_crc=check_crc)
+        job.reader.close()
+        found: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(found, job.reader.corrupt)
+        comparison.attribute([c for corrupt in found for c in corrupt], job.reader.corrupt)
+        job.reader.corrupt = []
+        for fqn, tally in tallies.items():
+            tell(job.reporter, phase, targets, tally, targets.via[fqn], **fields)
+            job.verdicts[tally.verdict] = job.verdicts.get(tally.verdict, 0) + 1
+        bad = {f for f, t in tallies.items() if t.verdict not in ("EXACT", "EMPTY")}
+        for fqn, local in comparison.locals.items():
+            job.seams.compared(fqn, local)
+        torn, deviating = self._replicas(comparison, targets, fields)
+        mine = (bad, torn, deviating)
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, mine)
+        torn = set().union(*(t for _, t, _ in everyone))
+        unexplained = torn - set().union(*(d for _, _, d in everyone))
+        if job.rank == 0:
+            for fqn in sorted(unexplained):
+                tally = Tally(fqn, 0)
+                what = "its replicas disagree, though each equals what is stored"
+                tally.problem("FAILED", what)
+                tell(job.reporter, "replicas", targets, tally, targets.via[fqn], **fields)
+        return set().union(*(b for b, _, _ in everyone)) | torn
+
+    def _replicas(
+        self, comparison: Comparison, targets: Targets, fields: dict[str, Any]
+    ) -> tuple[set[str], set[str]]:
+        """Entries whose replicas disagree; those of them that this rank holds wrongly."""
+        job = self._job
+        self._phase("replicas", targets.grid, **fields)
+        torn = disagreeing(targets, comparison.locals, comparison.raw, self._variants)
+        deviating = set()
+        for fqn in sorted(torn):
+            tally = comparison.again(fqn)
+            if tally.verdict in ("EXACT", "EMPTY"):
+                tally.problems.append((tally.verdict, "another replica differs from this one"))
+            else:
+                tally.problem("DIFFER", "the replicas disagree, and this one is not as stored")
+                deviating.add(fqn)
+            tell(job.reporter, "replicas", targets, tally, targets.via[fqn], **fields)
+        job.reporter.advance(0, len(targets.state))
+        job.reporter.progress(force=True)
+        return torn, deviating
+
+
+def _name(hop: int, grid: Grid) -> str:
+    return f"{hop}-{str(grid.mesh).replace(':', '_')}"

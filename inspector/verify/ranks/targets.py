@@ -1,0 +1,292 @@
+"""What a checkpoint is loaded into: DTensors on a mesh, filled with poison. Needs torch.
+
+The rule this module keeps: where a rank's shard lies is computed by our own geometry, and must be
+what torch made of the same mesh and placements.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.model import BytesEntry, Tensor
+from inspector.layout.geometry import torch_chunk_bounds
+from inspector.layout.mesh import Mesh
+from inspector.verify.ranks.compare import POISON, Local
+from inspector.verify.ranks.torch_dcp import RawBytes, torch_dtype
+
+__all__ = [
+    "GhostTargets",
+    "Grid",
+    "Targets",
+    "bytes_view",
+    "make_grid",
+    "poison",
+    "why_not_parameter",
+]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A mesh with torch's own behind it, and this rank's place in it."""
+
+    mesh: Mesh
+    devices: DeviceMesh
+    rank: int
+    device: torch.device
+
+    @property
+    def shard(self) -> int:
+        """Which shard this rank holds."""
+        return self.mesh.coordinate(self.rank)[-1]
+
+    def box(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Offsets and sizes of this rank's part of a tensor cut by `Shard(0)`."""
+        if not shape:
+            return (), ()
+        starts, lengths = torch_chunk_bounds(shape[0], self.mesh.num_shards)
+        zeros = (0,) * (len(shape) - 1)
+        return (int(starts[self.shard]), *zeros), (int(lengths[self.shard]), *shape[1:])
+
+    def placements(self, shape: tuple[int, ...]) -> list[Any]:
+        """Placements along the mesh's axes; a 0-d tensor is replicated."""
+        if not shape:
+            return [Replicate() for _ in self.mesh.sizes]
+        return [Shard(0) if axis == "shard" else Replicate() for axis in self.mesh.axes]
+
+
+def make_grid(mesh: Mesh, rank: int, device: torch.device) -> Grid:
+    """The mesh over all ranks of the job."""
+    devices = init_device_mesh(device.type, mesh.sizes, mesh_dim_names=mesh.axes)
+    return Grid(mesh, devices, rank, device)
+
+
+def bytes_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a contiguous tensor, without a copy, whatever its dtype."""
+    size = tensor.element_size()
+    view: Any = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    begin, num_bytes = int(tensor.storage_offset()) * size, tensor.numel() * size
+    result: torch.Tensor = view.set_(tensor.untyped_storage(), begin, (num_bytes,), (1,))
+    return result
+
+
+def poison(tensor: torch.Tensor) -> None:
+    """Fill a contiguous tensor's bytes, so that what is never written shows."""
+    bytes_view(tensor).fill_(POISON)
+
+
+@dataclass
+class Targets:
+    """The state dict of one wave on one mesh.
+
+    Attributes:
+        grid: The mesh.
+        state: What `dcp.load` and `dcp.save` get.
+        via: The way each entry goes, by fqn.
+    """
+
+    grid: Grid
+    state: dict[str, Any] = field(default_factory=dict)
+    via: dict[str, str] = field(default_factory=dict)
+
+    def add(self, tensor: Tensor) -> None:
+        """A DTensor for a tensor."""
+        grid = self.grid
+        _, sizes = grid.box(tensor.shape)
+        dtype: Any = torch_dtype(tensor.dtype)
+        num_bytes = math.prod(sizes) * (itemsize(tensor.dtype) or 1)
+        # Bytes first: every dtype can be poisoned, and the memory is aligned for all.
+        raw = torch.empty(num_bytes, dtype=torch.uint8, device=grid.device).fill_(POISON)
+        local = raw.view(dtype).view(sizes)
+        stride = [1]
+        for n in reversed(tensor.shape[1:]):
+            stride.append(stride[-1] * max(n, 1))
+        self.state[tensor.fqn] = DTensor.from_local(
+            local,
+            grid.devices,
+            grid.placements(tensor.shape),
+            run_check=False,
+            shape=torch.Size(tensor.shape),
+            stride=tuple(reversed(stride)) if tensor.shape else (),
+        )
+        self.via[tensor.fqn] = "dtensor"
+
+    def add_bytes(self, entry: BytesEntry) -> None:
+        """A place for a bytes entry."""
+        self.state[entry.fqn] = RawBytes()
+        self.via[entry.fqn] = "dtensor"
+
+    def build(self) -> None:
+        """Called when all entries were added."""
+
+    def loaded(self) -> None:
+        """Called when `dcp.load` has returned: what FSDP does with a loaded state dict."""
+
+    def local(self, tensor: Tensor) -> Local:
+        """What this rank holds of a tensor now, on the host.
+
+        Raises:
+            ValueError: torch made another shard than the mesh says.
+        """
+        value = self.state[tensor.fqn]
+        shard = value.to_local() if isinstance(value, DTensor) else value
+        offsets, sizes = self.grid.box(tensor.shape)
+        if tuple(shard.shape) != sizes:
+            raise ValueError(f"this rank holds {list(shard.shape)}, not {list(sizes)}")
+        if shard.dtype != torch_dtype(tensor.dtype):
+            raise TypeError(f"this rank holds {shard.dtype}, not torch.{tensor.dtype}")
+        host = bytes_view(shard.detach().contiguous()).cpu().numpy()
+        return Local(host, offsets, sizes, itemsize(tensor.dtype) or 1)
+
+    def local_bytes(self, fqn: str) -> bytes | None:
+        """A bytes entry as it came, or None if it did not."""
+        value: RawBytes = self.state[fqn]
+        return value.data
+
+    def drop(self, fqns: set[str]) -> None:
+        """Leave entries out of what follows."""
+        for fqn in fqns:
+            self.state.pop(fqn, None)
+
+
+_STATE = re.compile(r"(?:\A|\.)(?:state|optim|optimizer)\.")
+_FLAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_GROUP = 4
+
+
+def why_not_parameter(tensor: Tensor, grid: Grid, via: str) -> str:
+    """Why a tensor cannot be an FSDP parameter, or an empty string."""
+    if not tensor.shape:
+        return "FSDP takes no 0-d parameters"
+    if _STATE.search(tensor.fqn):
+        return "it is optimizer state"
+    if via == "fsdp1":
+        if tensor.dtype not in _FLAT_DTYPES:
+            return f"FSDP1 cannot flatten {tensor.dtype}"
+        if tensor.num_elements == 0:
+            return "FSDP1 cannot flatten a tensor without elements"
+        return ""
+    if 0 in tensor.shape[1:]:
+        return "fully_shard does not keep the shape of a tensor without elements"
+    return _trial(tensor.dtype, grid)
+
+
+@cache
+def _trial(dtype: str, grid: Grid) -> str:
+    try:
+        module = _module([[((2, 2), dtype)]])
+        _shard(module, grid)
+        get_model_state_dict(module)
+    except Exception as error:
+        return f"fully_shard of this torch refuses {dtype} ({str(error)[:120]})"
+    return ""
+
+
+class GhostTargets(Targets):
+    """The state dict of a ghost module on one mesh, and DTensors for the rest."""
+
+    def __init__(self, grid: Grid, via: str) -> None:
+        super().__init__(grid)
+        self._way = via
+        self._names: dict[str, str] = {}
+        self._tensors: list[Tensor] = []
+        self._module: nn.Module | None = None
+
+    def add(self, tensor: Tensor) -> None:
+        """A parameter for a tensor, where it can be one; else a DTensor."""
+        if why_not_parameter(tensor, self.grid, self._way):
+            super().add(tensor)
+        else:
+            self._tensors.append(tensor)
+
+    def build(self) -> None:
+        """Make and wrap the module, once all tensors are there."""
+        if not self._tensors:
+            return
+        groups: list[list[Tensor]] = []
+        for tensor in sorted(self._tensors, key=lambda t: t.dtype):
+            # One dtype to a unit: FSDP1's flat parameter can hold only one.
+            if not groups or len(groups[-1]) == _GROUP or groups[-1][0].dtype != tensor.dtype:
+                groups.append([])
+            groups[-1].append(tensor)
+        self._names = {
+            f"g{g}.p{p}": tensor.fqn
+            for g, group in enumerate(groups)
+            for p, tensor in enumerate(group)
+        }
+        module = _module([[(t.shape, t.dtype) for t in group] for group in groups])
+        self._module = (_flatten if self._way == "fsdp1" else _shard)(module, self.grid)
+        self._take(is_new=True)
+
+    def loaded(self) -> None:
+        """Give the loaded state dict to the module, and take the module's own again."""
+        if self._module is None:
+            return
+        own = {name: self.state[fqn] for name, fqn in self._names.items()}
+        set_model_state_dict(self._module, own)
+        self._take(is_new=False)
+
+    def _take(self, is_new: bool) -> None:
+        assert self._module is not None  # noqa: S101 - the callers looked
+        dropped = set() if is_new else {f for f in self._names.values() if f not in self.state}
+        for name, value in get_model_state_dict(self._module).items():
+            fqn = self._names[name]
+            if fqn in dropped:
+                continue
+            if is_new:
+                local: Any = value.to_local() if isinstance(value, DTensor) else value
+                if local.numel():
+                    poison(local)
+                self.via[fqn] = self._way
+            self.state[fqn] = value
+
+
+def _module(groups: list[list[tuple[tuple[int, ...], str]]]) -> nn.Module:
+    root = nn.Module()
+    for g, group in enumerate(groups):
+        child = nn.Module()
+        for p, (shape, name) in enumerate(group):
+            dtype = torch_dtype(name)
+            value = torch.empty(shape, dtype=dtype, device="meta")
+            grad = value.is_floating_point() or value.is_complex()
+            child.register_parameter(f"p{p}", nn.Parameter(value, requires_grad=grad))
+        root.add_module(f"g{g}", child)
+    return root
+
+
+def _shard(module: nn.Module, grid: Grid) -> nn.Module:
+    """FSDP2."""
+    from torch.distributed.fsdp import fully_shard
+
+    for child in module.children():
+        fully_shard(child, mesh=grid.devices)
+    fully_shard(module, mesh=grid.devices)
+    return module.to_empty(device=grid.device)
+
+
+def _flatten(module: nn.Module, grid: Grid) -> nn.Module:
+    """FSDP1; on the CPU it works only with an explicit `device_id`."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    is_hybrid = grid.mesh.family == "hsdp"
+    strategy = ShardingStrategy.HYBRID_SHARD if is_hybrid else ShardingStrategy.FULL_SHARD
+    options: dict[str, Any] = {
+        "device_mesh": grid.devices,
+        "sharding_strategy": strategy,
+        "device_id": grid.device,
+        "use_orig_params": True,
+        "param_init_fn": lambda m: m.to_empty(device=grid.device, recurse=False),
+    }
+    for name, child in list(module.named_children()):
+        setattr(module, name, FullyShardedDataParallel(child, **options))
+    return FullyShardedDataParallel(module, **options)

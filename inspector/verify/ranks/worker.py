@@ -1,0 +1,269 @@
+"""What torchrun runs: `torchrun --nproc-per-node N -m inspector.verify.ranks.worker SPEC`.
+
+Every rank appends its events to `events_dir/rank-NNNNN.jsonl` (see `events.py`). `hop` is the
+position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
+
+    hello      pid, host, device, torch, local_rank, world_size
+    plan       tensors, entries, waves, bytes (of this rank's shards, by mesh); rank 0 also
+               num_payloads and left_out: [{why, count}], and tells the first 1,000 entries of each
+               reason as `tensor` events of phase `load`, verdict NOT_VERIFIED, detail the reason
+    phase      phase: load | compare | replicas | save | reload | recheck; mesh, wave, num_waves,
+               hop. One of phase `save` with `checked` (our check's verdict) ends each save
+    progress   phase, hop, bytes_done, bytes_total, tensors_done, tensors_total over all waves
+    tensor     in compare and recheck one for every entry, in replicas and save only what is wrong.
+               verdict: EXACT, DIFFER, MISSING, DTYPE, SHAPE, FAILED, EMPTY (this rank holds none
+               of it), NOT_VERIFIED. num_elements is this rank's, num_compared of them were
+               compared, num_unwritten still held the fill pattern, no chunk holds num_uncovered.
+               is_partial: num_different is a lower bound. entry: its position in the checkpoint
+               (bytes entries after the tensors), as a very long name is cut. Also via, mesh, hop,
+               bytes_read
+    heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
+    failed     kind, message, stack; is_echo if it only says that another rank is gone
+    bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, verdicts by word,
+               peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
+               whatever its exit code
+
+The exit code is 0 if the job ran to its end, whatever it found; 1 if this rank failed. SIGUSR1
+writes the stacks of all threads to `events_dir/rank-NNNNN.stacks`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from inspector.errors import UsageError
+from inspector.verify.failures import describe_failure
+from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
+from inspector.verify.spec import JobSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from inspector.checkpoint.model import Checkpoint
+
+__all__ = ["Opening", "main", "start", "verify"]
+
+_MAX_NAMED = 1000
+
+
+class Opening(threading.Thread):
+    """Rank 0 reads the metadata while torch is imported."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(name="metadata", daemon=True)
+        self._path = path
+        self.checkpoint: Checkpoint | None = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            from inspector.checkpoint import open_checkpoint
+
+            self.checkpoint = open_checkpoint(self._path)
+        except BaseException as error:
+            self.error = error
+
+
+def main() -> NoReturn:
+    """Run one rank of the job that the spec on the command line describes."""
+    die_with_parent()
+    spec = JobSpec.read(sys.argv[1])
+    rank = int(os.environ.get("RANK", "0"))
+    reporter = Reporter(spec.events_dir, rank)
+    register_stacks(spec.events_dir, rank)
+    code = 0
+    try:
+        opening = Opening(spec.path) if rank == 0 else None
+        device = _begin(spec, rank, reporter)
+        verify(spec, rank, device, reporter, opening)
+    except BaseException as error:
+        reporter.send("failed", **describe_failure(error), phase=reporter.name)
+        _record(error)
+        code = 1
+    reporter.stop()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Interpreter teardown under gloo sometimes aborts after everything went well.
+    os._exit(code)
+
+
+def _begin(spec: JobSpec, rank: int, reporter: Reporter) -> torch.device:
+    """Import torch, join the process group, say hello."""
+    begin = time.monotonic()
+    import torch
+    import torch.distributed as dist
+
+    device = start(spec)
+    reporter.send(
+        "hello",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        device=str(device),
+        torch=torch.__version__,
+        local_rank=int(os.environ.get("LOCAL_RANK", rank)),
+        world_size=dist.get_world_size(),
+        elapsed_s=round(time.monotonic() - begin, 3),
+    )
+    if device.type == "cuda":
+        reporter.extra = lambda: {"cuda_bytes": torch.cuda.memory_allocated(device)}
+    reporter.start()
+    return device
+
+
+def verify(
+    spec: JobSpec, rank: int, device: torch.device, reporter: Reporter, opening: Opening | None
+) -> None:
+    """This rank's part of a job, in a process group that is there, from `plan` to `bye`."""
+    import torch.distributed as dist
+
+    from inspector.checkpoint.find import folder_of
+    from inspector.layout.mesh import Mesh
+    from inspector.verify.ranks.inject import Seams
+    from inspector.verify.ranks.roundtrip import Job, run_waves
+    from inspector.verify.ranks.stored import StoredReader
+    from inspector.verify.ranks.targets import make_grid
+    from inspector.verify.ranks.torch_dcp import refuses
+    from inspector.verify.selection import make_waves, select
+
+    begin = time.monotonic()
+    # What torch's modules hold need not be looked through between waves (half a second each).
+    gc.freeze()
+    checkpoint = _share(opening)
+    selection = select(checkpoint, spec, refuses)
+    waves, too_large = make_waves(checkpoint, selection, spec)
+    meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
+    grids = [make_grid(mesh, rank, device) for mesh in meshes]
+    storage = folder_of(spec.path)
+    reader = StoredReader(checkpoint, storage)
+    job = Job(spec, checkpoint, storage, grids, reporter, Seams(spec.inject, rank), reader)
+    _plan(job, waves, [*selection.left_out, *too_large])
+    run_waves(job, waves)
+    dist.barrier()
+    reporter.progress(force=True)
+    now = memory()
+    anon = max(reporter.peak_anon_bytes, now.get("anon_bytes", 0))
+    reporter.send(
+        "bye",
+        bytes_read=reader.bytes_read,
+        payloads_checked=reader.num_checked,
+        payloads_unsummed=reader.num_unsummed,
+        payload_faults=reader.num_corrupt,
+        verdicts=job.verdicts,
+        peak_anon_bytes=anon,
+        peak_rss_bytes=now.get("peak_rss_bytes", 0),
+        elapsed_s=round(time.monotonic() - begin, 3),
+    )
+
+
+def _share(opening: Opening | None) -> Checkpoint:
+    """The checkpoint that rank 0 read, on every rank; its error likewise."""
+    import torch.distributed as dist
+
+    told: list[Any] = [None, None]
+    if opening is not None:
+        opening.join()
+        told = [opening.checkpoint, opening.error]
+    dist.broadcast_object_list(told, src=0)
+    checkpoint, error = told
+    if error is not None:
+        raise error
+    result: Checkpoint = checkpoint
+    return result
+
+
+def _plan(job: Any, waves: list[Any], left_out: list[Any]) -> None:
+    """Tell how much there is to do, and what is not verified."""
+    reporter, columns = job.reporter, job.checkpoint.columns
+    tensors = [columns.tensor(i) for wave in waves for i in wave.tensors]
+    entries = [job.checkpoint.bytes_entries[i] for wave in waves for i in wave.entries]
+    num_entries = len({e.fqn for e in entries})
+    count = len(tensors) + num_entries
+    raw = sum(e.byte_length for e in entries)
+    bytes_on = [raw + sum(_held(t, grid) for t in tensors) for grid in job.grids]
+    for phase in ("load", "compare"):
+        reporter.expect(phase, bytes_on[0], count)
+    for hop in range(max(len(job.grids) - 1, 1)):
+        # The first hop's are those after the load as well.
+        reporter.expect("replicas", 0, count * (1 + (hop == 0 and len(job.grids) > 1)), hop)
+    for hop in range(len(job.grids) - 1):
+        reporter.expect("save", bytes_on[hop], count, hop)
+        for phase in ("reload", "recheck"):
+            reporter.expect(phase, bytes_on[hop + 1], count, hop)
+    more: dict[str, Any] = {}
+    if job.rank == 0:
+        more["num_payloads"] = sum(int((t.file >= 0).sum()) for t in tensors) + sum(
+            e.file >= 0 for e in entries
+        )
+        more["left_out"] = [{"why": x.why, "count": len(x.fqns)} for x in left_out]
+    reporter.send(
+        "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
+    )
+    if job.rank == 0:
+        for group in left_out:
+            for fqn in group.fqns[:_MAX_NAMED]:
+                reporter.send(
+                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=group.why
+                )
+
+
+def _held(tensor: Any, grid: Any) -> int:
+    _, sizes = grid.box(tensor.shape)
+    total = tensor.num_bytes // max(tensor.num_elements, 1)
+    for n in sizes:
+        total *= n
+    return int(total)
+
+
+def _record(error: BaseException) -> None:
+    """Write torchrun's error file, by which it names the first rank that failed."""
+    try:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        handler = get_error_handler()
+        handler.initialize()
+        handler.record_exception(error)
+    except Exception:  # noqa: S110 - the event says it already
+        pass
+
+
+if __name__ == "__main__":
+    main()
+
+
+def start(spec: JobSpec) -> torch.device:
+    """Join the process group; the device that this rank's shards are on.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    timeout = timedelta(seconds=spec.timeout_s)
+    if spec.device != "cuda":
+        dist.init_process_group("gloo", timeout=timeout)
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if not torch.cuda.is_available() or not count:
+        raise UsageError("this interpreter's torch sees no GPU", "take --device cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    if spec.backend == "nccl" and local_size > count:
+        raise UsageError(
+            f"nccl needs a GPU for each rank: there are {count} for {local_size}",
+            "take the gloo backend, with which ranks can share a GPU",
+        )
+    device = torch.device("cuda", local_rank % count)
+    torch.cuda.set_device(device)
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
+    dist.init_process_group(backend, timeout=timeout)
+    return device
