@@ -459,7 +459,7 @@ def judge(folder: Path) -> str:
 
     target = locate(str(folder))
     if isinstance(target, list):
-        from inspector.checkpoint.storage.local import open_storage
+        from inspector.checkpoint.storage.opening import open_storage
 
         items = list(check_folder(open_storage(str(folder)), found=target, deep=deep))
         _look_at("".join(reports.folder_text(str(folder), items)))

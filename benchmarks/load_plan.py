@@ -88,7 +88,7 @@ def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str
     import resource
 
     from inspector.checkpoint.dcp import read_dcp
-    from inspector.checkpoint.storage.local import open_storage
+    from inspector.checkpoint.storage.opening import open_storage
     from inspector.layout.mesh import Mesh
     from inspector.layout.reads.load_plan import Planner
 

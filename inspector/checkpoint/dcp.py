@@ -26,7 +26,8 @@ from inspector.checkpoint.model import (
     TensorColumns,
     file_rank,
 )
-from inspector.checkpoint.storage.local import Entry, Storage, fetch_files
+from inspector.checkpoint.storage.base import Entry, Storage
+from inspector.checkpoint.storage.opening import fetch_files
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
 from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, main_set, set_of
-from inspector.checkpoint.storage.local import Entry, Storage, is_url, open_storage, parent_of
+from inspector.checkpoint.storage.base import Entry, Storage, is_url, parent_of
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child, Limits, Progress
     from inspector.checkpoint.model import Checkpoint
-    from inspector.checkpoint.storage.local import Storage
+    from inspector.checkpoint.storage.base import Storage
 
 __all__ = [
     "Found",

@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Entry, LocalStorage, Storage
+from inspector.checkpoint.storage.base import Entry, Storage
+from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 

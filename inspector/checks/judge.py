@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.find import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report

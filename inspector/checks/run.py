@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
 from inspector.checkpoint.find import Found, discover, open_found
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
 from inspector.errors import Cancelled, InspectError

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find import locate
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage, open_storage
+from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check_storage
 from inspector.cli.output import print_pieces, terminal_width, unreached
 from inspector.errors import UsageError

@@ -24,7 +24,7 @@ from inspector.errors import UsageError
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child
     from inspector.checkpoint.model import Checkpoint
-    from inspector.checkpoint.storage.local import Storage
+    from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["cli", "run_command"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 
 __all__ = [
     "VERDICTS",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find import Found
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.errors import InspectError
 
 if TYPE_CHECKING:

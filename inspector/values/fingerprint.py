@@ -27,7 +27,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.payload.payload import open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import PayloadError
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.errors import InspectError

@@ -15,7 +15,7 @@ from inspector.checkpoint.payload.payload import Payload, open_payload, record_b
 from inspector.checkpoint.payload.plan import PayloadPlan, chunk_problems, plan_payloads
 from inspector.checkpoint.payload.source import PayloadError, RangeSource, Source
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.errors import Cancelled, InspectError
 from inspector.values.histogram import Histogram

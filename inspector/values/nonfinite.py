@@ -18,7 +18,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import read_box
 from inspector.checkpoint.payload.tensor import StoredTensor
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.errors import Cancelled
 from inspector.values.moments import as_numbers
 from inspector.values.places import Places, places_of

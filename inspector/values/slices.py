@@ -19,7 +19,7 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import numpy_dtype, read_box
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.errors import Cancelled, UsageError
 from inspector.values.moments import as_numbers
 

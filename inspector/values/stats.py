@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.sweep import PayloadProgress
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.values.gather import gather
 from inspector.values.histogram import Bars, Histogram
 from inspector.values.tally import Summary

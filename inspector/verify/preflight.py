@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import is_url
+from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh

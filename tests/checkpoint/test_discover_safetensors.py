@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from inspector.checkpoint.find import discover, folder_of, locate, open_found, read_checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet, file_sets, main_set, shard_rank
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.errors import NotACheckpointError
 from tests.conftest import SAMPLES, run_cli
 

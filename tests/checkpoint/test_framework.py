@@ -157,7 +157,7 @@ def test_a_remote_checkpoint_costs_no_request_more(monkeypatch: pytest.MonkeyPat
 
     from inspector.checkpoint.dcp import read_dcp
     from inspector.checkpoint.find import read_checkpoint
-    from inspector.checkpoint.storage.local import open_storage
+    from inspector.checkpoint.storage.opening import open_storage
 
     memory = fsspec.filesystem("memory")
     for file in (SAMPLES / "megatron_2/iter_0000100").iterdir():

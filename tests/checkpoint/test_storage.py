@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from inspector.checkpoint.find import folder_of, locate
 from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, segments_of
-from inspector.checkpoint.storage.local import is_url, open_storage, parent_of
+from inspector.checkpoint.storage.base import is_url, parent_of
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import printable, redact
 from inspector.errors import StorageError
 from tests.conftest import ROOT

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner
 
 from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.find import read_checkpoint
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import CODES, Finding
 from inspector.checks.plan.against import PLAN_CODES, compare, holds, summary
 from inspector.checks.plan.expected import read_expected

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import CODES, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import PayloadReport, check_payloads

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage, open_storage
+from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import check, merge
 from inspector.checks.run import check_folder, newest_sound

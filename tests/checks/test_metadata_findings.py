@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Provenance
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
 from inspector.checks.metadata.metadata import reading_notes
 from tests.checks.editing import chunk, codes, copy_of, edited, found, only, stored

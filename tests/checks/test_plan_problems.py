@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import Finding
 from inspector.checks.plan.problems import plan_problems, say_ranks
 from inspector.errors import InspectError

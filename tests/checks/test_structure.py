@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
 from tests.checks.editing import chunk, codes, copy_of, edited, found, key, only, stored
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata

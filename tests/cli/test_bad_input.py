@@ -138,7 +138,7 @@ def test_no_permission(tmp_path: Path) -> None:
         "import inspector.checkpoint.dcp, inspector.report.progress\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "from inspector.checkpoint.find import discover, identify\n"
-        "from inspector.checkpoint.storage.local import open_storage\n"
+        "from inspector.checkpoint.storage.opening import open_storage\n"
         "from inspector.errors import InspectError\n"
         "from inspector.checkpoint.dcp import read_dcp\n"
         "try:\n    read_dcp(open_storage(sys.argv[1]))\n"

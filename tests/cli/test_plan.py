@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import load_plan
 from inspector.layout.writer.written_by import infer

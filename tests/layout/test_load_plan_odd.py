@@ -11,7 +11,7 @@ import pytest
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner, load_plan

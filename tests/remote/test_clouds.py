@@ -16,7 +16,7 @@ import pytest
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.find import folder_of, locate
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled
 from tests.conftest import SAMPLES, run_cli

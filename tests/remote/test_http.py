@@ -11,7 +11,7 @@ from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.find import folder_of
 from inspector.checkpoint.payload.array import read_chunk
 from inspector.checkpoint.storage import clouds as storage_http
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import StorageError
 from tests.conftest import SAMPLES, run_cli

@@ -15,7 +15,7 @@ import pytest
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.find import folder_of
 from inspector.checkpoint.payload.source import open_file
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until
 from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import Cancelled, UnreachableError

@@ -211,7 +211,7 @@ def test_a_safetensors_checkpoint_has_the_same_digests(tmp_path: Path) -> None:
     import struct
 
     from inspector.checkpoint.find import read_checkpoint
-    from inspector.checkpoint.storage.local import open_storage
+    from inspector.checkpoint.storage.opening import open_storage
 
     x = sample(torch.bfloat16, (6, 4))
     folder = write(tmp_path / "a", {"t": x}, {"t": shards((6, 4), 0, 3)})

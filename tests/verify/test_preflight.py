@@ -11,7 +11,7 @@ import pytest
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import format_bytes
 from inspector.errors import UsageError
 from inspector.layout.geometry import torch_chunk_bounds

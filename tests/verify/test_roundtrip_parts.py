@@ -19,7 +19,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.payload import Payload
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.verify.failures import describe_failure, is_out_of_memory

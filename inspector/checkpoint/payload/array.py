@@ -31,7 +31,7 @@ from inspector.checkpoint.payload.source import (
 )
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.errors import StorageError
 
 __all__ = ["numpy_dtype", "payload_array", "raw_payload", "read_box", "read_chunk", "unpack_limit"]

@@ -18,7 +18,7 @@ from inspector.checkpoint.payload.source import (
     open_file,
 )
 from inspector.checkpoint.payload.zip import Record
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 

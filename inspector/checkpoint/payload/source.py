@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from inspector.checkpoint.storage.local import Storage, why
+from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
 

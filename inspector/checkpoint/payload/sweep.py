@@ -20,7 +20,7 @@ from inspector.checkpoint.payload.source import (
     num_readers,
     open_file,
 )
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.errors import StorageError
 

@@ -22,7 +22,7 @@ from inspector.checkpoint.safetensors.header import (
     parse_header,
 )
 from inspector.checkpoint.safetensors.sets import FileSet
-from inspector.checkpoint.storage.local import Entry, Storage
+from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural
 from inspector.errors import StorageError
 

@@ -38,7 +38,7 @@ from inspector.checkpoint.safetensors.sets import (
     main_set,
     shard_rank,
 )
-from inspector.checkpoint.storage.local import Entry, Storage
+from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError
 

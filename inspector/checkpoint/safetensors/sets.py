@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from inspector.checkpoint.storage.local import Entry, Storage, Used
+from inspector.checkpoint.storage.base import Entry, Storage, Used
 
 __all__ = ["SUFFIX", "FileSet", "OneSet", "file_sets", "main_set", "set_of", "shard_rank"]
 

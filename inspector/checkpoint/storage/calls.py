@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.storage.errors import is_transient, is_unreached
-from inspector.checkpoint.storage.local import Used
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled
 

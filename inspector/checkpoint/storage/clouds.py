@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.storage.calls import Calls
 from inspector.checkpoint.storage.errors import NoBucketError, is_past_end
 from inspector.checkpoint.storage.filesystem import (
@@ -21,7 +22,6 @@ from inspector.checkpoint.storage.filesystem import (
     FsspecFiles,
     users_setting,
 )
-from inspector.checkpoint.storage.local import Entry
 from inspector.errors import StorageError
 
 __all__ = ["AzureFiles", "GcsFiles", "HttpFiles", "S3Files"]

@@ -14,11 +14,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
+from inspector.checkpoint.storage.base import Entry, Used
 from inspector.checkpoint.storage.calls import Calls
 from inspector.checkpoint.storage.clouds import HttpFiles
 from inspector.checkpoint.storage.errors import in_words, is_transient, status_of
 from inspector.checkpoint.storage.filesystem import FsspecFiles, file_system
-from inspector.checkpoint.storage.local import Entry, Used
 from inspector.checkpoint.text import printable, redact
 from inspector.errors import Cancelled, StorageError, UnreachableError
 

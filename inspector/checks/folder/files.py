@@ -16,7 +16,7 @@ import numpy as np
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
 from inspector.checkpoint.model import Checkpoint, DataFile
-from inspector.checkpoint.storage.local import Entry, Storage
+from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.folder.times import Split, split_by_time

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import BLOCK_BYTES, open_file
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.checks.findings import Against, Coverage, Finding, NotChecked

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from inspector.checkpoint.storage.local import Entry
+from inspector.checkpoint.storage.base import Entry
 
 __all__ = ["Lookalike", "lookalike"]
 

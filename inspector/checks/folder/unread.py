@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspector.checkpoint.child.isolated import Limits
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.storage.local import Entry, Storage
+from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.folder.files import check_files

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.findings import Coverage, Finding, NotChecked
 

@@ -19,7 +19,7 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.payload.source import RangeSource
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import Judgement, Note, judge, subject_of

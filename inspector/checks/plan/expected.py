@@ -19,7 +19,8 @@ from inspector.checkpoint.dtypes import canonical
 from inspector.checkpoint.find import locate, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.header import DTYPES, HeaderError, bounded_json, naturals
-from inspector.checkpoint.storage.local import open_storage, parent_of
+from inspector.checkpoint.storage.base import parent_of
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import InspectError, StorageError, UsageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Finding
 from inspector.checks.judge import check_all
 from inspector.layout.writer.written_by import WrittenBy

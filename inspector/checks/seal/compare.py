@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import CODES, Against, Coverage, Finding, NotChecked
 from inspector.checks.seal.manifest import Manifest

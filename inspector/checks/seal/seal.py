@@ -14,7 +14,7 @@ from pathlib import Path
 
 from inspector._version import __version__
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage, why
+from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError

@@ -9,7 +9,7 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from inspector.checkpoint.find import newest
-from inspector.checkpoint.storage.local import is_url
+from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import Judged
 from inspector.tui.commands import bindings
@@ -96,7 +96,7 @@ class PickerScreen(Screen[None]):
 
     def _judge(self) -> None:
         """In a thread: judge every checkpoint by its metadata and file sizes."""
-        from inspector.checkpoint.storage.local import open_storage
+        from inspector.checkpoint.storage.opening import open_storage
         from inspector.checkpoint.workers import until
         from inspector.checks.run import check_folder
 

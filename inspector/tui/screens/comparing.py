@@ -21,7 +21,7 @@ class ComparingScreen(ValuingScreen):
         """Ask for the path of another checkpoint, and show how it differs."""
         if self.loaded is None:
             return
-        from inspector.checkpoint.storage.local import parent_of
+        from inspector.checkpoint.storage.base import parent_of
         from inspector.tui.folder.ask_path import AskPathScreen
 
         path = self.loaded.checkpoint.path
@@ -35,7 +35,7 @@ class ComparingScreen(ValuingScreen):
     def _compare(self, path: str | None) -> None:
         if not path or self.loaded is None:
             return
-        from inspector.checkpoint.storage.local import is_url
+        from inspector.checkpoint.storage.base import is_url
         from inspector.tui.diff.opening import PairOf
         from inspector.tui.diff.screen import open_pair
 

@@ -55,7 +55,7 @@ class VerifyingScreen(Screen[None]):
         run = cast("InspectApp", self.app).verification
         if run is None or self.loaded is None:
             return None
-        from inspector.checkpoint.storage.local import is_url
+        from inspector.checkpoint.storage.base import is_url
 
         path = self.loaded.checkpoint.path
         return run if run.path == (path if is_url(path) else os.path.abspath(path)) else None

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from inspector.checkpoint.storage.local import is_url
+from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 from inspector.layout.mesh import Mesh

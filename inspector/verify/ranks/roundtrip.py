@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as _dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.ranks.compare import Tally
 from inspector.verify.ranks.comparison import Comparison, tell

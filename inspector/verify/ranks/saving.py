@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Tensor
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import format_bytes
 from inspector.checks.judge import judge
 from inspector.errors import InspectError

@@ -28,7 +28,7 @@ from inspector.checkpoint.payload.source import (
 )
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, printable
 from inspector.errors import InspectError
 from inspector.verify.ranks.compare import Bytes, Region, Tally

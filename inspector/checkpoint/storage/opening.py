@@ -1,0 +1,54 @@
+"""A path or a URL -> its `Storage`. What reads URLs is imported only for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inspector.checkpoint.storage.base import Entry, Storage, is_url
+from inspector.checkpoint.storage.local import LocalStorage
+
+__all__ = ["fetch_files", "open_storage"]
+
+
+def open_storage(path: str) -> Storage:
+    """The storage at a path or URL. Does not look whether anything is there.
+
+    Raises:
+        StorageError: A URL whose file system is not installed, or that cannot be meant.
+    """
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if not is_url(path):
+        return LocalStorage(path)
+    # lazy: fsspec and asyncio are for URLs alone
+    from inspector.checkpoint.storage.remote import open_remote
+
+    return open_remote(path)
+
+
+def fetch_files(storage: Storage, files: Sequence[Entry], paths: Sequence[str]) -> None:
+    """Copy files of a remote storage to new local files, with many requests at a time.
+
+    Args:
+        storage: Where they lie.
+        files: Entries of its listing.
+        paths: Where each goes.
+
+    Raises:
+        StorageError: One cannot be read.
+    """
+    # lazy: fsspec and asyncio are for URLs alone
+    from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, read_ahead
+
+    ranges = ((file.name, 0, file.num_bytes or 0) for file in files)
+    ahead = read_ahead(storage, ranges, num_ahead=8)
+    read = storage.read if ahead is None else ahead.read
+    try:
+        for file, path in zip(files, paths, strict=True):
+            size = file.num_bytes or 0
+            with open(path, "xb") as copy:
+                for at in range(0, size, SEGMENT_BYTES):
+                    copy.write(read(file.name, at, min(SEGMENT_BYTES, size - at)))
+    finally:
+        if ahead is not None:
+            ahead.close()
