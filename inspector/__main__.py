@@ -39,6 +39,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     code = _guarded(lambda: _run(arguments), debug)
     if debug:
         _tell_requests()
+        _tell_tracebacks()
     if is_plain:
         _leave(code)
     sys.exit(code)
@@ -119,11 +120,18 @@ def _tell_requests() -> None:
 
 
 def _internal(error: Exception) -> int:
-    from inspector.checkpoint.text import printable
+    from inspector.crash import internal_error
 
-    detail = printable(f"{type(error).__name__}: {error}", 300)
-    _complain(f"internal error: {detail}", "this is a bug; --debug shows where it happened")
+    said = internal_error(error)
+    _complain(said.message, said.hint)
     return 2
+
+
+def _tell_tracebacks() -> None:
+    """The tracebacks of errors that a thread or the screen turned into words."""
+    crash = sys.modules.get("inspector.crash")
+    for said in crash.kept_tracebacks() if crash is not None else ():
+        sys.stderr.write(said)
 
 
 def _complain(message: str, hint: str) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from inspector.__main__ import COMMANDS
 from inspector.cli.group import cli
-from inspector.tui.commands import COMMANDS as TUI_COMMANDS
 from tests.conftest import ROOT
 
 
@@ -66,17 +65,3 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert any(
         "pytest" in command and command in (ROOT / ".ci/run").read_text() for command in commands
     )
-
-
-def test_no_key_means_two_things_on_one_screen() -> None:
-    views = {view for command in TUI_COMMANDS for view in command.views.split()}
-    assert views
-    for scope, view in [*(("main", view) for view in views), ("picker", ""), ("error", "")]:
-        keys = [
-            key
-            for command in TUI_COMMANDS
-            if command.scope in (scope, "app")
-            and (not command.views or view in command.views.split())
-            for key in command.keys.split(",")
-        ]
-        assert len(keys) == len(set(keys)), (scope, view)

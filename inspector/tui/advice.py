@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import re
 
-from inspector.tui.commands import COMMANDS
+from inspector.tui.commands import CHECK_BYTES, VIEW_KEYS
 
 __all__ = ["on_screen"]
 
 
-def _key(name: str, args: str = "") -> str:
-    """The key of a command of the main screen."""
-    return next(
-        command.shown_key
-        for command in COMMANDS
-        if (command.scope, command.id, command.args) == ("main", name, args)
-    )
-
-
-_DEEP, _PLAN = _key("check_bytes"), _key("show_view", "('plan')")
+_DEEP, _PLAN = CHECK_BYTES, VIEW_KEYS["plan"]
 _WORDS = {
     "without --deep only": f"until {_DEEP} reads every byte, only",
     "hsdp-inspect check --deep": _DEEP,
     "check --deep": _DEEP,
     "--deep": _DEEP,
-    "hsdp-inspect check": _key("show_view", "('findings')"),
-    "hsdp-inspect show": _key("show_view", "('tensors')"),
+    "hsdp-inspect check": VIEW_KEYS["findings"],
+    "hsdp-inspect show": VIEW_KEYS["tensors"],
     "and plan says": f"and {_PLAN} says",
     "--then none": "`none` there",
 }

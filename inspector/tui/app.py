@@ -15,12 +15,13 @@ from textual.screen import Screen
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.commands import COMMANDS, bindings
+from inspector.tui.commands import command
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.theme import DARK, LIGHT, THEMES
 
 if TYPE_CHECKING:
+    from textual.dom import DOMNode
     from textual.driver import Driver
 
     from inspector.checkpoint.child.isolated import Child
@@ -47,7 +48,29 @@ class InspectApp(App[int]):
     CSS_PATH = "inspector.tcss"
     #: Seconds: a notice is one line, and may lie over something.
     NOTIFICATION_TIMEOUT = 4
-    BINDINGS = bindings("app")
+    BINDINGS = [
+        command(
+            "t", "toggle_theme", "Light or dark", "Switch between the dark and the light theme."
+        ),
+        command("question_mark,f1", "help", "Help", "What every key does.", footer=True),
+        command(
+            "ctrl+p,colon",
+            "command_palette",
+            "Commands",
+            "Find any command by its name.",
+            footer=True,
+        ),
+        command(
+            "f12",
+            "screenshot",
+            "Screenshot",
+            "Save the screen as an SVG picture in the current folder.",
+        ),
+        command(
+            "ctrl+z", "suspend_process", "Suspend", "Back to the shell for a while; fg returns."
+        ),
+        command("q", "quit", "Quit", "Leave hsdp-inspect.", footer=True),
+    ]
 
     def __init__(
         self, path: str, *, preview: Preview | None = None, prefetched: Child | None = None
@@ -160,7 +183,13 @@ class InspectApp(App[int]):
         self._is_last = True
         # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
         sys.setswitchinterval(_SWITCH_S)
-        code = self.run()
+        try:
+            code = self.run()
+        finally:
+            if self.verification is not None:
+                from inspector.tui.verification.control import close
+
+                close(self.verification)
         if self._exception is not None:
             raise self._exception
         return code
@@ -193,10 +222,8 @@ class InspectApp(App[int]):
         if self._is_last:
             # Threads that wait for a remote storage would hold the process until it answers.
             leave()
-        if self.verification is not None:
-            from inspector.tui.verification.control import close
-
-            close(self.verification)
+        if self.verification is not None and self.verification.is_alive:
+            self.verification.kill()  # `run_to_end` waits for it: the event loop is not to.
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen beside whatever is worked on, but never into what is inspected."""
@@ -221,21 +248,19 @@ class InspectApp(App[int]):
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Every command of the table that the open screen has, then Textual's own."""
-        here = {"app", type(screen).__name__.removesuffix("Screen").lower()}
-        view = screen.view.id if isinstance(screen, MainScreen) else None
-        for command in COMMANDS:
-            if command.views and view not in command.views.split():
-                continue
-            if command.scope in here and command.id != "command_palette":
-                title = f"{command.title}  ({command.shown_key})"
-                yield SystemCommand(title, command.help, self._runner(command.action))
+        """Every command that a key means on this screen now, then Textual's own."""
+        told = set()
+        for node, binding, _, about in screen.active_bindings.values():
+            if about and binding.action not in told and binding.action != "command_palette":
+                told.add(binding.action)
+                title = f"{binding.description}  ({self.get_key_display(binding)})"
+                yield SystemCommand(title, about, self._runner(binding.action, node))
         for own in super().get_system_commands(screen):
             if own.title in ("Theme", "Keys"):
                 yield own
 
-    def _runner(self, action: str) -> Callable[[], Awaitable[object]]:
+    def _runner(self, action: str, node: DOMNode) -> Callable[[], Awaitable[object]]:
         async def run() -> None:
-            await self.run_action(action)
+            await self.run_action(action, default_namespace=node)
 
         return run

@@ -1,52 +1,118 @@
-"""`Latest`: work in a thread of its own, of which only what was asked for last counts.
+"""Runs work in a background thread; only what was asked for last is answered.
 
-The rule this module keeps: one piece of work at a time. While it is done, the next waits in a
-single place, so keys that come faster than answers queue nothing up.
+The rules this module keeps: Textual's workers carry the threads, so that leaving a view stops what
+it asked for; everything but the work itself happens on the event loop: no thread touches a widget;
+and an error that nobody foresaw is an answer like any other (see `crash`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-__all__ = ["Latest"]
+from textual.widget import Widget
+from textual.worker import get_current_worker
 
-Answer = TypeVar("Answer")
+from inspector.checkpoint.workers import until
+from inspector.crash import internal_error
+from inspector.errors import InspectError
+
+__all__ = ["Background", "Stop", "Work"]
+
+Stop: TypeAlias = Callable[[], bool]
+Work: TypeAlias = Callable[[Stop], Any]
+Key = TypeVar("Key")
 
 
-class Latest(Generic[Answer]):
-    """Asks for answers.
+class Background(Generic[Key]):
+    """Work for one widget: one piece at a time; the next waits in a single place.
+
+    What is asked anew stops what is being done, whose answer is dropped; so keys that come faster
+    than answers queue nothing up.
 
     Args:
-        answered: Called in the thread with each answer that nobody has replaced meanwhile; must
-            be safe to call from there (`post_message` is).
+        owner: The widget (or screen) that asks; with it goes its work.
+        answered: Called on the event loop with the key and the answer: what the work returned, or
+            the `InspectError` that ended it.
+        name: Of the work, for whoever looks at threads.
     """
 
-    def __init__(self, answered: Callable[[Answer], object]) -> None:
+    def __init__(
+        self, owner: Widget, answered: Callable[[Key, Any], object], name: str = "reading"
+    ) -> None:
+        self._owner = owner
         self._answered = answered
-        self._lock = threading.Lock()
-        self._next: Callable[[], Answer] | None = None
-        self._works = False
+        self._name = name
+        self._next: tuple[Key, Work] | None = None
+        self._stop: threading.Event | None = None
+        self._is_dropped = False
 
-    def ask(self, work: Callable[[], Answer]) -> None:
-        """Have `work` done soon, in place of whatever was asked before. It must not raise."""
-        with self._lock:
-            self._next = work
-            if self._works:
-                return
-            self._works = True
-        threading.Thread(target=self._run, name="latest", daemon=True).start()
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being done whose answer is still to come."""
+        return self._next is not None or (self._stop is not None and not self._is_dropped)
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                work, self._next = self._next, None
-                if work is None:
-                    self._works = False
-                    return
-            answer = work()
-            with self._lock:
-                is_latest = self._next is None
-            if is_latest:
-                self._answered(answer)
+    @property
+    def is_stopping(self) -> bool:
+        """Whether what is being done was told to stop, and its answer is still to come."""
+        return self._stop is not None and self._stop.is_set() and not self._is_dropped
+
+    def ask(self, key: Key, work: Work) -> None:
+        """Have `work` done, in place of whatever was asked before.
+
+        Args:
+            key: Given back with the answer.
+            work: Runs in a thread. Asks its argument now and then whether to stop, and then raises
+                `Cancelled` or returns what it has.
+        """
+        self._next = key, work
+        if self._stop is None:
+            self._begin()
+        else:
+            self._is_dropped = True
+            self._stop.set()
+
+    def stop(self) -> None:
+        """Stop what is being done; its answer still comes."""
+        self._next = None
+        if self._stop is not None:
+            self._stop.set()
+
+    def drop(self) -> None:
+        """Stop what is being done; nobody wants its answer."""
+        self._is_dropped = True
+        self.stop()
+
+    def _begin(self) -> None:
+        if self._next is None:
+            return
+        (key, work), self._next = self._next, None
+        event = self._stop = threading.Event()
+        self._is_dropped = False
+
+        def run() -> None:
+            worker = get_current_worker()
+            answer = _answer_of(work, lambda: event.is_set() or worker.is_cancelled)
+            # The one way back to the event loop that a thread may take.
+            self._owner.call_later(self._end, key, answer)
+
+        self._owner.run_worker(run, name=self._name, thread=True, exit_on_error=False)
+
+    def _end(self, key: Key, answer: Any) -> None:
+        is_wanted = not self._is_dropped
+        self._stop = None
+        if is_wanted:
+            self._answered(key, answer)
+        if self._stop is None:  # The answer may have led to the next question already.
+            self._begin()
+
+
+def _answer_of(work: Work, stop: Stop) -> Any:
+    try:
+        with until(stop):
+            return work(stop)
+    except InspectError as error:
+        return error
+    except Exception as error:  # a thread has nobody above it
+        return internal_error(error)

@@ -13,6 +13,7 @@ from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
+from inspector.crash import internal_error
 from inspector.errors import InspectError
 
 if TYPE_CHECKING:
@@ -85,14 +86,8 @@ class Loading:
                 self.outcome = self._load()
         except InspectError as error:
             self.outcome = error
-        except Exception as error:
-            # A thread has nobody above it: the screen says what a command line would.
-            from inspector.checkpoint.text import printable
-
-            detail = printable(f"{type(error).__name__}: {error}", 300)
-            self.outcome = InspectError(
-                f"internal error: {detail}", "this is a bug: please report it"
-            )
+        except Exception as error:  # a thread has nobody above it
+            self.outcome = internal_error(error)
 
     def _load(self) -> Outcome:
         from inspector.checkpoint.find import folder_of, locate, read_checkpoint

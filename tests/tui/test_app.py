@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from inspector.tui.commands import COMMANDS, KEYS
 from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.error import ErrorScreen
@@ -225,31 +224,6 @@ async def test_hostile_names_are_shown_and_never_obeyed() -> None:
             await pilot.press("g", "2")
             await pilot.pause(0.1)
             assert not CONTROL.search(screen_text(app).replace("\n", ""))
-
-
-async def test_every_command_is_in_help_and_palette() -> None:
-    # The help scrolls; here all of it is to be seen.
-    async with opened(SAMPLES / "hsdp_2x2", "question_mark", size=(160, 120)) as (app, pilot):
-        help_text = screen_text(app)
-        for command in COMMANDS:
-            if command.scope in ("main", "app"):
-                assert command.title in help_text, command
-        await pilot.press("escape")
-        offered = {command.title for command in app.get_system_commands(app.screen)}
-        for command in COMMANDS:
-            is_here = not command.views or "tensors" in command.views.split()
-            if command.scope in ("main", "app") and is_here and command.id != "command_palette":
-                assert f"{command.title}  ({command.shown_key})" in offered
-
-
-async def test_the_help_scrolls_with_the_keys_of_the_lists() -> None:
-    async with opened(SAMPLES / "hsdp_2x2", "question_mark", size=(80, 24)) as (app, pilot):
-        last = KEYS[-1][1]
-        assert last not in screen_text(app)
-        await pilot.press("G")
-        await until(pilot, lambda: last in screen_text(app))
-        await pilot.press("g")
-        await until(pilot, lambda: last not in screen_text(app))
 
 
 async def test_the_summary_has_the_evidence() -> None:

@@ -14,7 +14,6 @@ import torch
 from textual.pilot import Pilot
 
 from inspector.tui.app import InspectApp
-from inspector.tui.commands import COMMANDS
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.values import reading as tensor_reading
 from inspector.tui.values.heat_map import HeatMap
@@ -279,27 +278,8 @@ SAID = {
 }
 
 
-async def test_keys_and_commands_are_those_of_the_open_view(folder: Path) -> None:
+async def test_a_matrix_has_no_slices_to_step_through_a_cube_has(folder: Path) -> None:
     async with opened(folder) as (app, pilot):
-        for view, others in (("1", "z b"), ("6", "f m a z x"), ("7", ""), ("4", "")):
-            await pilot.press(view)
-            await pilot.pause(0.1)
-            here = app.screen.view.id  # type: ignore[attr-defined]
-            listed = [command.title for command in app.get_system_commands(app.screen)]
-            active = app.screen.active_bindings
-            for command in COMMANDS:
-                if command.scope != "main" or not command.views:
-                    continue
-                is_here = here in command.views.split()
-                title = f"{command.title}  ({command.shown_key})"
-                same = [c for c in COMMANDS if c.title == command.title and c is not command]
-                assert is_here == (title in listed) or same, command
-                key = command.keys.partition(",")[0]
-                if not is_here and key in active:
-                    assert active[key].binding.id != f"main.{command.id}{command.args}"
-            for key in others.split():
-                assert key in active
-        # A matrix has no slices to step through, a cube has.
         await open_values(app, pilot, "layers.0.up")
         assert "right_square_bracket" not in app.screen.active_bindings
         await open_values(app, pilot, "cube")

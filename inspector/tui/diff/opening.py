@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.text import printable
+from inspector.crash import internal_error
 from inspector.errors import Cancelled, InspectError, UsageError
 from inspector.tui.session import Loaded, Loading, Outcome
 
@@ -168,7 +169,4 @@ class ComparingValues:
         except InspectError as error:
             self.outcome = error
         except Exception as error:  # a thread has nobody above it
-            detail = printable(f"{type(error).__name__}: {error}", 300)
-            self.outcome = InspectError(
-                f"internal error: {detail}", "this is a bug: please report it"
-            )
+            self.outcome = internal_error(error)

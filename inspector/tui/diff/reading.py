@@ -13,8 +13,8 @@ from inspector.diff.map import DifferenceMap, difference_map
 from inspector.diff.model import Side, TensorDiff
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import Stop
 from inspector.tui.diff.sources import Element
-from inspector.tui.reader import Stop
 from inspector.values.slices import plane_of, value_text, window
 
 __all__ = ["elements_of", "num_bytes_of", "read_elements", "read_map"]

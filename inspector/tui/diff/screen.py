@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.screen import Screen
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
+from inspector.checkpoint.storage.base import is_url, parent_of
 from inspector.checkpoint.text import printable
 from inspector.diff.model import Diff
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.commands import bindings
+from inspector.tui.commands import command
 from inspector.tui.diff.comparison import Comparison
 from inspector.tui.diff.opening import ComparingValues, OpeningPair, PairOf
 from inspector.tui.diff.sources import headline, side_line
 from inspector.tui.diff.view import DiffView
+from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.view import View
-from inspector.tui.kit.virtual_table import sort_table
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.loading import LoadingScreen
 
 if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
 
-__all__ = ["DiffScreen", "open_pair"]
+    from inspector.tui.session import Loaded
+
+__all__ = ["DiffScreen", "compare_with", "open_pair"]
 
 _PAINT_S = 0.1
 
@@ -51,6 +55,22 @@ def open_pair(app: App[Any], pair: PairOf) -> None:
     app.push_screen(LoadingScreen(loading.start()), opened)
 
 
+def compare_with(app: App[Any], loaded: Loaded) -> None:
+    """Ask for the path of another checkpoint, and show how it differs from this one."""
+    path = loaded.checkpoint.path
+    parent = parent_of(path).rstrip("/") + "/"
+    if "?" in parent or printable(parent) != parent:
+        parent = ""  # A query or a password is not to be on the screen.
+
+    def compare(other: str | None) -> None:
+        if other:
+            other = other if is_url(other) else os.path.expanduser(other)
+            open_pair(app, PairOf(loaded, other))
+
+    question = f"Compare {printable(path, 300)} (A) with (B):"
+    app.push_screen(AskPathScreen(question, parent), compare)
+
+
 class DiffScreen(Screen[None]):
     """A comparison: its structure at once, the values when they are asked for."""
 
@@ -58,7 +78,24 @@ class DiffScreen(Screen[None]):
     DiffScreen > #diff-head { height: 3; padding: 0 1; background: $panel; }
     """
 
-    BINDINGS = bindings("diff")
+    BINDINGS = [
+        command(
+            "c",
+            "compare",
+            "Compare values",
+            "Compare every value, whatever the shardings; again to stop.",
+            footer=True,
+        ),
+        command(
+            "m",
+            "compare_one",
+            "This tensor",
+            "Compare the values of this tensor alone, and draw where they differ.",
+            footer=True,
+        ),
+        command("r", "reload", "Reload", "Read both anew."),
+        command("escape", "back", "Back", "Leave what is open: filter, verdict, zoom."),
+    ]
     AUTO_FOCUS = "#diff-table"
 
     def __init__(
@@ -240,45 +277,9 @@ class DiffScreen(Screen[None]):
 
     # What else the keys do.
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "filter":
-            # While a line is being typed, the key is a character of it.
-            return not isinstance(self.focused, Input)
-        return True
-
-    def action_filter(self) -> None:
-        self.view.begin_filter()
-
-    def action_show_group(self, group: str) -> None:
-        self.view.show_group(group)
-
-    def action_next_group(self, steps: int) -> None:
-        self.view.next_group(steps)
-
-    def action_next_difference(self, steps: int) -> None:
-        if not self.view.next_difference(steps):
-            compared = self.comparison.values_compared
-            more = "" if compared else "; values were not compared"
-            self.notify(f"No row that shows differs{more}.")
-
-    def action_zoom(self) -> None:
-        self.view.zoom()
-
-    def action_sort(self, reverse: bool) -> None:
-        sort_table(self, self.view.table, reverse=reverse)
-
     def action_back(self) -> None:
         if not self.view.back() and self._can_go_back:
             self.app.pop_screen()
-
-    def action_copy(self) -> None:
-        from inspector.tui.screens.copy import CopyScreen
-
-        choices = self.view.copy_choices()
-        if choices:
-            self.app.push_screen(CopyScreen(choices))
-        else:
-            self.notify("There is nothing under the cursor to copy.", severity="warning")
 
     def action_reload(self) -> None:
         if self._run is not None:

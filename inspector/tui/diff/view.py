@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from textual.app import ComposeResult
-from textual.message import Message
 from textual.timer import Timer
 
 from inspector.checkpoint.model import Ints
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.diff.model import TensorDiff
 from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import Background
+from inspector.tui.commands import command
 from inspector.tui.diff.comparison import GROUPS, Comparison, Item, group_of, is_difference
 from inspector.tui.diff.detail import DiffDetail
 from inspector.tui.diff.map import DifferenceMap
@@ -29,9 +30,8 @@ from inspector.tui.diff.sources import (
     side_line,
 )
 from inspector.tui.kit.bars import VerdictBar
-from inspector.tui.kit.view import View
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
-from inspector.tui.reader import Reader
 
 __all__ = ["DiffView"]
 
@@ -44,7 +44,7 @@ _MANY_ROWS, _SELDOM_S = 20_000, 1.0
 _ASK = "c compares every value, m those of this tensor alone"
 
 
-class DiffView(View):
+class DiffView(TableView):
     """Every name of either side. It reads what it draws of the row at the cursor."""
 
     DEFAULT_CSS = """
@@ -55,13 +55,35 @@ class DiffView(View):
     DiffView.-zoomed DiffDetail { height: 1fr; border-top: none; }
     """
 
-    class Arrived(Message):
-        """Something that was read came, or why it did not."""
-
-        def __init__(self, key: tuple[str, str], answer: Any) -> None:
-            super().__init__()
-            self.key = key
-            self.answer = answer
+    BINDINGS = [
+        command(
+            "f",
+            "next_group(1)",
+            "Verdicts",
+            "Show the rows of the next verdict alone; after the last, all.",
+            footer=True,
+        ),
+        command("F", "next_group(-1)", "Verdict before", "The verdict before."),
+        command("n", "next_difference(1)", "Next", "Next row that differs.", footer=True),
+        command("N", "next_difference(-1)", "Before", "The row before that differs."),
+        command("a", "show_group('')", "All", "Show the rows of every verdict."),
+        *(
+            command(key, f"show_group('{group}')", f"Only {title}", f"Show {what}.")
+            for key, group, title, what in (
+                ("1", "NON_FINITE", "NON_FINITE", "what is NaN or infinite on one side"),
+                ("2", "DIFFER", "DIFFER", "what differs by more than the tolerance"),
+                ("3", "SHAPE", "SHAPE", "what has another shape"),
+                ("4", "DTYPE", "DTYPE", "what has another dtype"),
+                ("5", "NOT_COMPARED", "NOT_COMPARED", "what was not compared, or could not be"),
+                ("6", "CLOSE", "CLOSE", "what differs within the tolerance"),
+                ("7", "EXACT", "EXACT", "what is the same, bit for bit"),
+                ("8", "ONLY_A", "A's", "what A alone has"),
+                ("9", "ONLY_B", "B's", "what B alone has"),
+                ("0", "RENAMED", "renamed", "what is the same under another name"),
+            )
+        ),
+        command("z", "zoom", "Zoom", "Give this row the whole view, and back.", footer=True),
+    ]
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(id="diff")
@@ -76,11 +98,8 @@ class DiffView(View):
         self._maps_asked: set[str] = set()
         self._refiltered_s = 0.0
         self._pause_reading: Timer | None = None
-
-        def posted(key: Any, answer: Any) -> None:
-            self.post_message(self.Arrived(key, answer))
-
-        self._maps, self._values = Reader(posted), Reader(posted)
+        self._maps = Background[tuple[str, str]](self, self._arrived, "map")
+        self._values = Background[tuple[str, str]](self, self._arrived, "values")
 
     def compose(self) -> ComposeResult:
         yield VerdictBar(GROUPS, {group: COLORS[style] for group, style in STYLES.items()})
@@ -190,6 +209,9 @@ class DiffView(View):
         shown = self.table.num_lines
         self.query_one(VerdictBar).show(self.comparison.counts, self.group, shown)
 
+    def action_show_group(self, group: str) -> None:
+        self.show_group(group)
+
     def show_group(self, group: str) -> None:
         """Show the rows of a group alone; all again if they are, or if it is empty."""
         self.group = "" if group == self.group else group
@@ -199,23 +221,24 @@ class DiffView(View):
         event.stop()
         self.show_group(event.group)
 
-    def next_group(self, steps: int) -> None:
+    def action_next_group(self, steps: int) -> None:
         """The next group that has any rows; after the last, all."""
         counts = self.comparison.counts
         choices = ["", *(g for g in GROUPS if counts[g] or g == self.group)]
         self.group = choices[(choices.index(self.group) + steps) % len(choices)]
         self.refilter()
 
-    def next_difference(self, steps: int) -> bool:
-        """Put the cursor on the next row that differs; False if there is none that shows."""
+    def action_next_difference(self, steps: int) -> None:
+        """Put the cursor on the next row that differs."""
         items, rows = self.comparison.items, self.table.rows
         count, at = len(rows), self.table.cursor
         for away in range(1, count + 1):
             line = (at + steps * away) % count
             if is_difference(items[int(rows[line])]):
                 self.table.move_cursor(line)
-                return True
-        return False
+                return
+        more = "" if self.comparison.values_compared else "; values were not compared"
+        self.notify(f"No row that shows differs{more}.")
 
     def back(self) -> bool:
         if self.has_class("-zoomed"):
@@ -308,10 +331,9 @@ class DiffView(View):
         structure, size = self.comparison.structure, (event.rows, event.columns)
         self._maps.ask(("map", pair.fqn), lambda stop: read_map(structure, pair, size, stop))
 
-    def on_diff_view_arrived(self, event: Arrived) -> None:
-        event.stop()
-        kind, fqn = event.key
-        item, answer = self._shown, event.answer
+    def _arrived(self, key: tuple[str, str], answer: Any) -> None:
+        kind, fqn = key
+        item = self._shown
         if item is None or item.fqn != fqn or isinstance(answer, Cancelled):
             return
         if kind == "map":
@@ -337,6 +359,9 @@ class DiffView(View):
         return True
 
     # Room.
+
+    def action_zoom(self) -> None:
+        self.zoom()
 
     def zoom(self) -> None:
         """Give the whole view to the row at the cursor, or take it back."""

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 
 from inspector.checkpoint.text import printable
 from inspector.layout.contents import file_contents
-from inspector.tui.kit.view import View
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.screens.sources import CONTENT_COLUMNS, FILE_COLUMNS, ContentSource, FileSource
 from inspector.tui.session import Loaded
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FilesView"]
 
 
-class FilesView(View):
+class FilesView(TableView):
     """Every data file."""
 
     DEFAULT_CSS = """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 from inspector.checks.findings import Report
 from inspector.checks.judge import judge, merge
@@ -20,7 +21,7 @@ def judge_loaded(loaded: Loaded, written_by: WrittenBy) -> Report:
 
 
 class DeepCheck:
-    """Reading every stored byte of a checkpoint: started once, asked now and then, stopped.
+    """Reading every stored byte of a checkpoint; asked now and then how far it is.
 
     Args:
         loaded: The checkpoint.
@@ -32,32 +33,26 @@ class DeepCheck:
         self.loaded = loaded
         self.progress: PayloadProgress | None = None
         self.started_s = time.monotonic()
+        #: Whether it was told to stop before it was done.
+        self.was_stopped = False
         self._report = report
         self._values = values
-        self._stop = threading.Event()
 
-    def run(self) -> Report:
-        """Read everything; blocks. The report with what was found, and what was left out."""
+    def run(self, stop: Callable[[], bool]) -> Report:
+        """Read everything; blocks. The report with what was found, and what was left out.
+
+        Args:
+            stop: Asked now and then; True ends it with what was found by then.
+        """
+
+        def take(progress: PayloadProgress) -> bool:
+            self.progress = progress
+            self.was_stopped = stop()
+            return self.was_stopped
+
         found = check_payloads(
-            self.loaded.checkpoint,
-            self.loaded.storage,
-            values=self._values,
-            progress=self._take,
+            self.loaded.checkpoint, self.loaded.storage, values=self._values, progress=take
         )
         not_read = [n for n in self._report.checked.not_checked if "--deep" not in n.why]
-        from dataclasses import replace
-
         checked = replace(self._report.checked, not_checked=tuple(not_read))
         return merge(replace(self._report, checked=checked), found.findings, found.checked)
-
-    def stop(self) -> None:
-        """Stop soon."""
-        self._stop.set()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stop.is_set()
-
-    def _take(self, progress: PayloadProgress) -> bool:
-        self.progress = progress
-        return self._stop.is_set()

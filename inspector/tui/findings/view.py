@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -12,13 +13,20 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding, Report
+from inspector.errors import InspectError
 from inspector.report.check import checked_sentence, verdict_sentence
 from inspector.tui.advice import on_screen
-from inspector.tui.kit.view import View
+from inspector.tui.background import Background
+from inspector.tui.commands import CHECK_BYTES
+from inspector.tui.findings.checking import DeepCheck
+from inspector.tui.kit.bars import TaskLine
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.sources import FINDING_COLUMNS, FindingSource
 
 if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
     from inspector.tui.session import Loaded
 
 __all__ = ["FindingsView"]
@@ -26,7 +34,7 @@ __all__ = ["FindingsView"]
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-class FindingsView(View):
+class FindingsView(TableView):
     """The report: findings above, the one under the cursor in full below."""
 
     DEFAULT_CSS = """
@@ -44,6 +52,14 @@ class FindingsView(View):
             super().__init__()
             self.finding = finding
 
+    class Deepened(Message):
+        """Every byte was read, or as many as there was time for, or it could not be done."""
+
+        def __init__(self, loaded: Loaded, report: Report) -> None:
+            super().__init__()
+            self.loaded = loaded
+            self.report = report
+
     def __init__(self) -> None:
         super().__init__(id="findings")
         self._table = VirtualTable(
@@ -53,6 +69,8 @@ class FindingsView(View):
         self._source: FindingSource | None = None
         self._report: Report | None = None
         self._names: list[str] = []
+        self._deep: DeepCheck | None = None
+        self._reading = Background[DeepCheck](self, self._has_read, "checking every byte")
 
     def compose(self) -> ComposeResult:
         yield self._table
@@ -69,6 +87,8 @@ class FindingsView(View):
 
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
+        self._reading.drop()
+        self._deep = None
         self._report = None
         self._source = None
         self._names = []
@@ -89,6 +109,48 @@ class FindingsView(View):
         if row is not None:
             self._table.select_row(row)
         self._show_row(self._table.cursor_row)
+
+    # Reading every byte.
+
+    def toggle_deep(self) -> None:
+        """Start to read every byte; while that is done, stop it."""
+        if self._deep is not None:
+            self._reading.stop()
+        elif self.loaded is None or self._report is None:
+            self.notify("The checks of the metadata are still running.")
+        else:
+            deep = self._deep = DeepCheck(self.loaded, self._report)
+            self._reading.ask(deep, deep.run)
+
+    def _has_read(self, deep: DeepCheck, outcome: Report | InspectError) -> None:
+        stopped = self._reading.is_stopping or deep.was_stopped
+        self._deep = None
+        if isinstance(outcome, InspectError):
+            self._tell("The check failed", outcome.message, "error")
+            return
+        self.post_message(self.Deepened(deep.loaded, outcome))
+        title = "Stopped: not every byte was read" if stopped else "Every byte was read"
+        if outcome.checked.not_checked and not stopped:
+            title = "What could be read was read, which is not every byte"
+        sound = outcome.verdict == "sound"
+        self._tell(title, verdict_sentence(outcome), "information" if sound else "error")
+
+    def _tell(self, title: str, said: str, severity: SeverityLevel) -> None:
+        self.notify(said, title=title, severity=severity, markup=False)
+
+    def show_task(self, line: TaskLine) -> bool:
+        deep = self._deep
+        if deep is None:
+            return False
+        done = deep.progress
+        line.show(
+            "checking every byte",
+            0 if done is None else done.bytes_done,
+            0 if done is None else done.bytes_total,
+            time.monotonic() - deep.started_s,
+            "stopping" if self._reading.is_stopping else f"{CHECK_BYTES} stops",
+        )
+        return True
 
     def step(self, steps: int) -> Finding | None:
         """Go to the next finding (or back); the one that is then under the cursor."""

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
-from textual.widgets import Input, Static
-from textual.worker import get_current_worker
+from textual.widgets import Static
 
 from inspector.checkpoint.find import newest
 from inspector.checkpoint.storage.base import is_url
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import plural, printable
-from inspector.checks.run import Judged
-from inspector.tui.commands import bindings
+from inspector.checks.run import Judged, check_folder, newest_sound
+from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import Background, Stop
+from inspector.tui.commands import command
 from inspector.tui.kit.key_bar import KeyBar
-from inspector.tui.kit.view import View
-from inspector.tui.kit.virtual_table import VirtualTable, sort_table
-from inspector.tui.messages import CheckpointJudged
+from inspector.tui.kit.view import TableView, View
+from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.sources import FOUND_COLUMNS, FoundSource
 from inspector.tui.session import Folder, Loaded
 
 __all__ = ["PickerScreen"]
 
 
-class FoundView(View):
+class FoundView(TableView):
     """The table, and its filter."""
 
     def __init__(self) -> None:
@@ -48,11 +52,25 @@ class FoundView(View):
     def names(self) -> list[str]:
         return self._names
 
+    def copy_choices(self) -> list[tuple[str, str]]:
+        row = self.table.cursor_row
+        return [] if row is None else [("path", printable(self._names[row]))]
+
     def show_found(self, source: FoundSource) -> None:
         """Show the checkpoints of a folder, as far as the filter lets them."""
         self._names = [item.path or "." for item in source.found]
         self.table.set_source(source)
         self.refilter()
+
+
+def _judge(folder: Folder, tell: Callable[[Judged], object], stop: Stop) -> None:
+    """Judge every checkpoint by its metadata and file sizes; for a thread."""
+    # The progress callback is also how a reading is stopped when the screen goes away.
+    storage = open_storage(folder.path)
+    for item in check_folder(storage, found=folder.found, progress=lambda done, total: stop()):
+        if stop():
+            return
+        tell(item)
 
 
 class PickerScreen(Screen[None]):
@@ -62,7 +80,25 @@ class PickerScreen(Screen[None]):
     PickerScreen > #picker-head { height: 2; padding: 0 1; background: $panel; }
     """
 
-    BINDINGS = bindings("picker")
+    BINDINGS = [
+        command(
+            "o",
+            "open_found",
+            "Open",
+            "Open the checkpoint under the cursor (enter, too).",
+            footer=True,
+        ),
+        command("m", "mark", "Mark", "Mark a checkpoint, to compare another.", footer=True),
+        command(
+            "d",
+            "compare",
+            "Compare",
+            "Compare the marked checkpoint (A) with the one under the cursor (B).",
+            footer=True,
+        ),
+        command("r", "reload", "Reload", "Look through the folder anew.", footer=True),
+        command("escape", "back", "Back", "Leave what is open: the filter, the mark."),
+    ]
     AUTO_FOCUS = "VirtualTable"
 
     def __init__(self, folder: Folder) -> None:
@@ -73,6 +109,7 @@ class PickerScreen(Screen[None]):
         self._judged: list[Judged] = []
         self._opening = ""
         self._said = ""
+        self._judging = Background[Folder](self, self._judged_all, "checking a folder")
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False, id="picker-head")
@@ -92,32 +129,19 @@ class PickerScreen(Screen[None]):
         if latest is not None:
             table.select_row(folder.found.index(latest))
         self._judged = []
-        self.run_worker(self._judge, thread=True, exit_on_error=False, exclusive=True)
+        self._judging.ask(folder, partial(_judge, folder, self._found_out))
 
-    def _judge(self) -> None:
-        """In a thread: judge every checkpoint by its metadata and file sizes."""
-        from inspector.checkpoint.storage.opening import open_storage
-        from inspector.checkpoint.workers import until
-        from inspector.checks.run import check_folder
+    def _found_out(self, item: Judged) -> None:
+        """From the thread: a checkpoint was judged."""
+        self.call_later(self._show_judged, item)
 
-        worker, folder = get_current_worker(), self._folder
-        # The progress callback is also how a reading is stopped when the screen goes away.
-        judged = check_folder(
-            open_storage(folder.path),
-            found=folder.found,
-            progress=lambda done, total: worker.is_cancelled,
-        )
-        with until(lambda: worker.is_cancelled):
-            for item in judged:
-                if worker.is_cancelled:
-                    return
-                self.post_message(CheckpointJudged(item))
+    def _judged_all(self, folder: Folder, outcome: object) -> None:
+        if isinstance(outcome, InspectError) and not isinstance(outcome, Cancelled):
+            self.notify(
+                outcome.message, title="Checking them failed", severity="error", markup=False
+            )
 
-    def on_checkpoint_judged(self, event: CheckpointJudged) -> None:
-        from inspector.checks.run import newest_sound
-
-        event.stop()
-        item = event.judged
+    def _show_judged(self, item: Judged) -> None:
         if item.found not in self._folder.found:
             return  # Of a folder that was read anew meanwhile.
         self._judged.append(item)
@@ -152,18 +176,6 @@ class PickerScreen(Screen[None]):
         self._draw_head()
 
     # Keys.
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "filter":
-            # While a line is being typed, the key is a character of it.
-            return not isinstance(self.focused, Input)
-        return True
-
-    def action_filter(self) -> None:
-        self._list.begin_filter()
-
-    def action_sort(self, reverse: bool) -> None:
-        sort_table(self, self._list.table, reverse=reverse)
 
     def action_back(self) -> None:
         if not self._list.back() and self._source.marked is not None:
@@ -217,7 +229,6 @@ class PickerScreen(Screen[None]):
         return f"{base.rstrip('/')}/{item.path}" if item.path else base
 
     def _opened(self, outcome: object) -> None:
-        from inspector.errors import Cancelled, InspectError
         from inspector.tui.screens.error import ErrorScreen
         from inspector.tui.screens.main import MainScreen
 

@@ -1,6 +1,7 @@
-"""`View`: one way to look at a checkpoint, with a filter.
+"""`View`: one way to look at a checkpoint. `TableView`: one that is a table, with a filter.
 
-A view is mounted with its table alone, which is the first frame; `complete` adds the rest.
+A view is mounted with its table alone, which is the first frame; `complete` adds the rest. What its
+keys do stands in it: its `BINDINGS` and its `action_*`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 from textual.timer import Timer
+from textual.widgets import Input
 
 from inspector.checkpoint.text import format_count
+from inspector.tui.commands import command
 from inspector.tui.kit.pane import Pane
 from inspector.tui.kit.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
-    from textual.widgets import Input
-
     from inspector.checkpoint.model import Ints
     from inspector.checks.findings import Report
     from inspector.layout.writer.written_by import WrittenBy
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from inspector.tui.kit.lines import FilterLine
     from inspector.tui.session import Loaded
 
-__all__ = ["View"]
+__all__ = ["TableView", "View"]
 
 # From this many names on, a filter waits for a pause in the typing: it would take longer to look
 # at all of them than a key may wait.
@@ -33,12 +34,16 @@ _PAUSE_S = 0.12
 
 
 class View(Pane):
-    """Shows a `Loaded`; may be filtered; says how much it shows."""
+    """Shows a `Loaded`, and says how much of it."""
 
     # Its widgets cover it.
     BLANK = True
 
     DEFAULT_CSS = "View { height: 1fr; layout: vertical; }"
+
+    BINDINGS = [
+        command("y", "copy", "Copy", "Copy the name, the file's path or the whole row."),
+    ]
 
     class Counted(Message):
         """What the view shows changed; `text` says how much of it."""
@@ -52,21 +57,8 @@ class View(Pane):
         super().__init__(id=id)
         self.loaded: Loaded | None = None
         self.count_text = ""
-        self._line: FilterLine | None = None
-        self._pause: Timer | None = None
-        self._filtered_by = ""
 
     # What a view gives.
-
-    @property
-    def table(self) -> VirtualTable:
-        """The table that the filter narrows and that has the focus first."""
-        raise NotImplementedError
-
-    @property
-    def names(self) -> list[str]:
-        """The raw name of every row of the table's source."""
-        raise NotImplementedError
 
     def show(self, loaded: Loaded) -> None:
         """Show a checkpoint."""
@@ -82,8 +74,8 @@ class View(Pane):
         """Make what the first frame could do without."""
 
     def take_focus(self) -> None:
-        """The view was opened: the keys go to its table."""
-        self.table.focus()
+        """The view was opened: the keys are its own."""
+        raise NotImplementedError
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
         """The entry under the cursor, by its raw name, and which element of it; or None."""
@@ -97,9 +89,78 @@ class View(Pane):
         """What can be copied here, as labels and printable texts."""
         return []
 
+    def back(self) -> bool:
+        """Close what is open; False if nothing is."""
+        return False
+
+    @property
+    def is_typing(self) -> bool:
+        """Whether a line is being typed: keys are characters of it."""
+        return self.is_mounted and isinstance(self.screen.focused, Input)
+
+    def action_copy(self) -> None:
+        from inspector.tui.screens.copy import CopyScreen
+
+        choices = self.copy_choices()
+        if choices:
+            self.app.push_screen(CopyScreen(choices))
+        else:
+            self.notify("There is nothing under the cursor to copy.", severity="warning")
+
+
+class TableView(View):
+    """A view whose main part is a table that can be filtered and sorted."""
+
+    BINDINGS = [
+        command(
+            "slash",
+            "filter",
+            "Filter",
+            "Show only names with every word you type; !word leaves names out.",
+            footer=True,
+        ),
+        command("s", "sort(False)", "Sort", "Sort the table by its next column."),
+        command("S", "sort(True)", "Turn order", "Turn the order of the table round."),
+    ]
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._line: FilterLine | None = None
+        self._pause: Timer | None = None
+        self._filtered_by = ""
+
+    @property
+    def table(self) -> VirtualTable:
+        """The table that the filter narrows and that has the focus first."""
+        raise NotImplementedError
+
+    @property
+    def names(self) -> list[str]:
+        """The raw name of every row of the table's source."""
+        raise NotImplementedError
+
+    def take_focus(self) -> None:
+        self.table.focus()
+
     def narrowed(self, rows: Ints | None) -> Ints | None:
         """The rows the filter leaves, narrowed by whatever else the view has; None for all."""
         return rows
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        # While a line is being typed, the key is a character of it.
+        return not self.is_typing if action == "filter" else True
+
+    def action_filter(self) -> None:
+        self.begin_filter()
+
+    def action_sort(self, reverse: bool) -> None:
+        """Sort the table that has the keys by its next column, or turn its order."""
+        focused = self.screen.focused
+        table = focused if isinstance(focused, VirtualTable) else self.table
+        if reverse:
+            table.action_sort_reverse()
+        else:
+            table.action_sort_next()
 
     # The filter.
 

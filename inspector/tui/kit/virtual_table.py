@@ -8,7 +8,7 @@ numpy is imported by the first filter or sort, so that the first frame does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rich.segment import Segment
 from rich.style import Style
@@ -16,7 +16,6 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
-from textual.screen import Screen
 from textual.strip import Strip
 
 from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
@@ -26,7 +25,7 @@ from inspector.tui.kit.cursor_view import CursorView
 if TYPE_CHECKING:
     from inspector.tui.kit.row_order import Ints, SortKeys
 
-__all__ = ["Column", "NoRows", "TableSource", "VirtualTable", "sort_table"]
+__all__ = ["Column", "NoRows", "TableSource", "VirtualTable"]
 
 
 class TableSource(Protocol):
@@ -392,19 +391,3 @@ class VirtualTable(CursorView):
 
     def action_scroll_columns(self, steps: int) -> None:
         self.scroll_to(x=self.scroll_x + steps * _SCROLL_STEP, animate=False, force=True)
-
-
-def sort_table(screen: Screen[Any], table: VirtualTable, *, reverse: bool) -> None:
-    """Sort the table that has the keys by its next column, or turn its order.
-
-    Args:
-        screen: Where the keys go.
-        table: The table that is meant if no table has them.
-        reverse: True turns the order.
-    """
-    focused = screen.focused
-    chosen = focused if isinstance(focused, VirtualTable) else table
-    if reverse:
-        chosen.action_sort_reverse()
-    else:
-        chosen.action_sort_next()

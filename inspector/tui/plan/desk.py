@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 
@@ -84,17 +83,12 @@ class PlanDesk:
         checkpoint = self.checkpoint
         return [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
 
-    def make(self, order: Order) -> Planned | InspectError:
-        """The plan that was asked for, or why there is none."""
-        try:
-            return self._make(order)
-        except InspectError as error:
-            return error
-        except Exception as error:  # a thread has nobody above it
-            detail = printable(f"{type(error).__name__}: {error}", 300)
-            return InspectError(f"internal error: {detail}", "this is a bug: please report it")
+    def make(self, order: Order) -> Planned:
+        """The plan that was asked for; for a thread.
 
-    def _make(self, order: Order) -> Planned:
+        Raises:
+            InspectError: There is none, and why.
+        """
         from inspector.checks.plan.problems import find_gaps, plan_problems
 
         planner = self._planner_of(order.filter_text)

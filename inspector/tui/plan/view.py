@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
@@ -16,8 +17,9 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.tui.background import Latest
-from inspector.tui.kit.view import View
+from inspector.tui.background import Background
+from inspector.tui.commands import command
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.mesh.picker import MeshPicker
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
@@ -31,6 +33,8 @@ from inspector.tui.plan.sources import (
     RankSource,
     ReadSource,
 )
+from inspector.tui.screens.copy import CopyScreen
+from inspector.verify.preflight import too_many_ranks
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Finding, Report
@@ -47,7 +51,7 @@ _SMALL_REST, _ROOMY_REST = 12, 29
 _SLOW_S = 0.1
 
 
-class LoadPlanView(View):
+class LoadPlanView(TableView):
     """A mesh to choose, its ranks as a grid and as a table, the reads of one of them."""
 
     DEFAULT_CSS = """
@@ -83,20 +87,52 @@ class LoadPlanView(View):
     LoadPlanView.-narrow.-empty #plan-empty { border-top: none; }
     """
 
-    class PlanReady(Message):
-        """A plan was made, or there is none."""
+    BINDINGS = [
+        command("m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64.", footer=True),
+        command(
+            "plus,equals_sign",
+            "size('shard', 1)",
+            "More shards",
+            "The next number of shards that divides evenly.",
+        ),
+        command("minus", "size('shard', -1)", "Fewer shards", "The number of shards before."),
+        command(
+            "greater_than_sign",
+            "size('replicate', 1)",
+            "More replicas",
+            "Twice as many replicas.",
+        ),
+        command(
+            "less_than_sign",
+            "size('replicate', -1)",
+            "Fewer replicas",
+            "Half as many replicas; one is FSDP.",
+        ),
+        command("f", "size('kind', 1)", "FSDP or HSDP", "The other kind, with the same ranks."),
+        command("w", "worst", "Worst rank", "Go to the rank that reads most.", footer=True),
+        command(
+            "e",
+            "empty",
+            "Empty",
+            "The tensors that leave ranks without an element.",
+            footer=True,
+        ),
+        command(
+            "v",
+            "verify",
+            "Verify",
+            "Load it under this mesh with torchrun, and compare every bit; asks first.",
+            footer=True,
+        ),
+    ]
 
-        def __init__(self, order: Order, outcome: Planned | InspectError) -> None:
+    class VerifyAsked(Message):
+        """The user wants a verification under the mesh of the plan."""
+
+        def __init__(self, mesh: str, filter_text: str) -> None:
             super().__init__()
-            self.order = order
-            self.outcome = outcome
-
-    class ReadsReady(Message):
-        """The reads of a rank are known."""
-
-        def __init__(self, source: ReadSource) -> None:
-            super().__init__()
-            self.source = source
+            self.mesh = mesh
+            self.filter_text = filter_text
 
     def __init__(self) -> None:
         super().__init__(id="plan")
@@ -114,8 +150,8 @@ class LoadPlanView(View):
         self._is_chosen = False
         self._rank = 0
         self._pane = ""
-        self._plans: Latest[LoadPlanView.PlanReady] = Latest(self.post_message)
-        self._reading: Latest[LoadPlanView.ReadsReady] = Latest(self.post_message)
+        self._plans = Background[Order](self, self._plan_ready, "planning")
+        self._reading = Background[None](self, self._reads_ready, "reads of a rank")
 
     def compose(self) -> ComposeResult:
         yield MeshPicker(id="plan-picker")
@@ -211,7 +247,7 @@ class LoadPlanView(View):
         if order is not None and wanted.is_same(order):
             return
         self._order = wanted
-        self._plans.ask(lambda: self.PlanReady(wanted, desk.make(wanted)))
+        self._plans.ask(wanted, lambda stop: desk.make(wanted))
         self.set_timer(_SLOW_S, lambda: self._say_busy(wanted))
 
     def _say_busy(self, order: Order) -> None:
@@ -227,20 +263,19 @@ class LoadPlanView(View):
         else:
             self.query_one("#plan-legend", Static).update(f"planning {order.mesh} ...")
 
-    def on_load_plan_view_plan_ready(self, event: PlanReady) -> None:
-        event.stop()
-        if event.order is not self._order:
+    def _plan_ready(self, order: Order, outcome: Planned | InspectError) -> None:
+        if order is not self._order:
             return
-        self._answered = event.order
-        if isinstance(event.outcome, InspectError):
+        self._answered = order
+        if isinstance(outcome, InspectError):
             from inspector.tui.plan.words import error_text
 
             self._planned = None
             self.add_class("-none")
-            self.query_one("#plan-text", Static).update(error_text(event.outcome))
+            self.query_one("#plan-text", Static).update(error_text(outcome))
             self._count("")
         else:
-            self._show_planned(event.outcome)
+            self._show_planned(outcome)
 
     def _show_planned(self, planned: Planned) -> None:
         before, self._planned = self._planned, planned
@@ -309,12 +344,13 @@ class LoadPlanView(View):
         )
         self._reads.set_empty_text("")
         self._reads.set_source(NoRows())
-        self._reading.ask(lambda: self.ReadsReady(ReadSource(plan, rank, plan.read_rows(rank))))
+        self._reading.ask(None, lambda stop: ReadSource(plan, rank, plan.read_rows(rank)))
 
-    def on_load_plan_view_reads_ready(self, event: ReadsReady) -> None:
-        event.stop()
-        planned, source = self._planned, event.source
-        if planned is not None and (source.plan, source.rank) == (planned.plan, self._rank):
+    def _reads_ready(self, _: None, source: ReadSource | InspectError) -> None:
+        planned = self._planned
+        if isinstance(source, InspectError):
+            self._reads.set_empty_text(printable(source.message, 300))
+        elif planned is not None and (source.plan, source.rank) == (planned.plan, self._rank):
             self._reads.set_empty_text("It reads nothing")
             self._reads.set_source(source)
 
@@ -335,11 +371,11 @@ class LoadPlanView(View):
 
     # Keys.
 
-    def step(self, part: str, steps: int) -> None:
+    def action_size(self, part: str, steps: int) -> None:
         """The next larger (or smaller) mesh: of an axis, or of the other kind (`kind`)."""
         self.query_one(MeshPicker).step(part, steps)
 
-    def edit_mesh(self) -> None:
+    def action_mesh(self) -> None:
         """Let a mesh be typed."""
         self.query_one(MeshPicker).edit()
 
@@ -370,7 +406,7 @@ class LoadPlanView(View):
         picker.set_mesh(picker.mesh)
         self._show_words()
 
-    def go_to_worst(self) -> None:
+    def action_worst(self) -> None:
         """Go to the rank that reads most."""
         if self._planned is None:
             return
@@ -382,7 +418,19 @@ class LoadPlanView(View):
         if isinstance(source, RankSource) and not source.is_uneven:
             self.notify("Every rank reads as much as every other.")
 
-    def toggle_empty(self) -> None:
+    def action_verify(self) -> None:
+        """Verify under the mesh of the plan; elsewhere, if it does not run here."""
+        why = too_many_ranks(self.mesh.world_size)
+        if not why:
+            self.post_message(self.VerifyAsked(str(self.mesh), self.filter_text))
+            return
+        intro = Text.assemble(
+            (f"{self.mesh} does not run on this machine", "bold"),
+            f": {why}. It runs where the ranks are, with these lines, one after the other:",
+        )
+        self.app.push_screen(CopyScreen(self.commands(), intro))
+
+    def action_empty(self) -> None:
         """Go to the tensors that leave ranks empty, or back."""
         if self._planned is None:
             return

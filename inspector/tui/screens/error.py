@@ -12,7 +12,8 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, MetadataError, NotACheckpointError
-from inspector.tui.commands import bindings
+from inspector.tui.background import Background
+from inspector.tui.commands import command
 from inspector.tui.kit.key_bar import KeyBar
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ class ErrorScreen(Screen[str]):
     ErrorScreen Static { width: 1fr; }
     """
 
-    BINDINGS = bindings("error")
+    BINDINGS = [
+        command("r", "reload", "Try again", "Read it anew.", footer=True),
+        command("escape", "back", "Back", "Back to the folder's checkpoints.", footer=True),
+    ]
 
     def __init__(self, error: InspectError, *, can_go_back: bool, path: str = "") -> None:
         super().__init__()
@@ -51,19 +55,15 @@ class ErrorScreen(Screen[str]):
 
     def on_mount(self) -> None:
         if self._path and isinstance(self.error, (MetadataError, NotACheckpointError)):
-            self.run_worker(self._judge, thread=True, exit_on_error=False)
+            from inspector.checks.judge import check
 
-    def _judge(self) -> None:
-        """In a thread: what the checks make of a folder that cannot be opened."""
-        from inspector.checks.judge import check
+            # What the checks make of a folder that cannot be opened.
+            judging = Background[None](self, self._judged, "checking")
+            judging.ask(None, lambda stop: check(self._path))
 
-        try:
-            report = check(self._path)
-        except InspectError:
-            return
-        self.app.call_from_thread(self._show, report)
-
-    def _show(self, report: Report) -> None:
+    def _judged(self, _: None, report: Report | InspectError) -> None:
+        if isinstance(report, InspectError):
+            return  # The error that is shown says all there is to say.
         text = Text()
         for finding in report.findings:
             if finding.message == self.error.message:
@@ -72,8 +72,7 @@ class ErrorScreen(Screen[str]):
             text.append(printable(finding.message))
             if finding.hint:
                 text.append(f"\ndo: {printable(finding.hint)}", "dim")
-        if self.is_mounted:
-            self.query_one("#more", Static).update(text)
+        self.query_one("#more", Static).update(text)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return self._can_go_back if action == "back" else True

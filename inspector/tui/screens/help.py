@@ -1,32 +1,33 @@
-"""`HelpScreen`: what every key does, from the command table."""
+"""`HelpScreen`: what every key does here, read from the bindings themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.dom import DOMNode
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from inspector.tui.commands import COMMANDS, KEYS
+from inspector.tui.commands import LIST_KEYS
 from inspector.tui.kit.lines import Reader
+from inspector.tui.kit.view import TableView, View
 
-__all__ = ["HelpScreen"]
+__all__ = ["HelpScreen", "commands_of"]
 
-_SCOPES = {
-    "main": "In a checkpoint",
-    "picker": "In a folder of checkpoints",
-    "diff": "In a comparison",
-    "replay": "In a recorded verification",
-    "app": "Everywhere",
-}
+
+def commands_of(kind: type[DOMNode]) -> list[Binding]:
+    """The commands that stand in a class itself, not in those it inherits from."""
+    own = kind.__dict__.get("BINDINGS", ())
+    return [binding for binding in own if isinstance(binding, Binding) and binding.tooltip]
 
 
 class HelpScreen(ModalScreen[None]):
-    """The keys, grouped by where they work."""
+    """The keys, grouped by where they work: the open screen, each of its views, everywhere."""
 
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
@@ -43,25 +44,33 @@ class HelpScreen(ModalScreen[None]):
             yield Static(Group(*self._parts()), markup=False)
 
     def _parts(self) -> Iterator[RenderableType]:
-        here = {type(s).__name__.removesuffix("Screen").lower() for s in self.app.screen_stack}
-        for scope, title in _SCOPES.items():
-            if scope not in here | {"app"}:
-                continue  # Keys that mean nothing in this session.
-            yield Text(title, "bold")
-            table = Table.grid(padding=(0, 2))
-            table.add_column(no_wrap=True, min_width=4)
-            table.add_column(no_wrap=True, min_width=13)
-            table.add_column(ratio=1)
-            for command in COMMANDS:
-                if command.scope == scope:
-                    key = Text(command.shown_key, "bold")
-                    table.add_row(key, command.title, Text(command.help, "dim"))
-            yield table
-            yield Text("")
+        for title, commands in self._sections():
+            if commands:
+                yield Text(title, "bold")
+                yield _table((c.key_display or c.key, c.description, c.tooltip) for c in commands)
+                yield Text("")
         yield Text("In lists, trees and maps", "bold")
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(ratio=1)
-        for keys, what in KEYS:
-            table.add_row(Text(keys, "bold"), Text(what, "dim"))
-        yield table
+        yield _table((keys, "", what) for keys, what in LIST_KEYS)
+
+    def _sections(self) -> Iterator[tuple[str, list[Binding]]]:
+        """Titles and commands: of the screen below, of its views, of all of them, of the app."""
+        below = self.app.screen_stack[-2] if len(self.app.screen_stack) > 1 else self.screen
+        yield "On this screen", commands_of(type(below))
+        views = list(below.query(View))
+        for view in views:
+            yield f"In {(view.id or '').capitalize()}", commands_of(type(view))
+        if views:
+            yield "In every view", commands_of(TableView) + commands_of(View)
+        for kind in reversed(type(self.app).__mro__):
+            if issubclass(kind, DOMNode):
+                yield "Everywhere", commands_of(kind)
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, min_width=4)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for keys, title, about in rows:
+        table.add_row(Text(keys, "bold"), title, Text(about, "dim"))
+    return table

@@ -7,45 +7,54 @@ which a thread works out.
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
-from textual.widgets import ContentSwitcher, Input
-from textual.worker import Worker, WorkerState
+from textual.screen import Screen
+from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
-from inspector.tui.commands import VIEWS, bindings
+from inspector.errors import InspectError
+from inspector.tui.background import Background, Stop
+from inspector.tui.commands import CHECK_BYTES, VIEW_KEYS, command
 from inspector.tui.kit.bars import TaskLine, ViewBar
-from inspector.tui.kit.view import View
-from inspector.tui.messages import ReportReady, ScreenComplete, WriterFound
+from inspector.tui.kit.view import TableView, View
+from inspector.tui.messages import ScreenComplete
 from inspector.tui.preview import Preview
-from inspector.tui.screens.comparing import ComparingScreen
 from inspector.tui.screens.header import CheckpointHeader
-from inspector.tui.tensors.view import TensorsView
+from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from textual.notifications import SeverityLevel
+    from textual.widget import Widget
 
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.files.view import FilesView
-    from inspector.tui.findings.checking import DeepCheck
     from inspector.tui.findings.view import FindingsView
+    from inspector.tui.plan.view import LoadPlanView
+    from inspector.tui.screens.sources import EntrySource
     from inspector.tui.session import Loaded
+    from inspector.tui.values.statistics import StatisticsView
+    from inspector.tui.values.view import ValuesView
+    from inspector.tui.verification.run import Run
+    from inspector.tui.verification.view import VerificationView
 
 __all__ = ["MainScreen"]
 
-_VIEWS = (
-    ("tensors", "1", "Tensors"),
-    ("files", "2", "Files"),
-    ("findings", "3", "Findings"),
-    ("verify", "4", "Verify"),
-    ("plan", "5", "Load plan"),
-    ("values", "6", "Values"),
-    ("stats", "7", "Stats"),
+_VIEWS = tuple(
+    (view, VIEW_KEYS[view], title)
+    for view, title in (
+        ("tensors", "Tensors"),
+        ("files", "Files"),
+        ("findings", "Findings"),
+        ("verify", "Verify"),
+        ("plan", "Load plan"),
+        ("values", "Values"),
+        ("stats", "Stats"),
+    )
 )
 _PAINT_S = 0.1
 _TURN_S = 0.001
@@ -75,10 +84,74 @@ def _other_views() -> Iterator[View]:
     yield StatisticsView(known)
 
 
-class MainScreen(ComparingScreen):
-    """One checkpoint, open."""
+class MainScreen(Screen[None]):
+    """One checkpoint, open: it holds what is open and switches views; what they do is theirs."""
 
-    BINDINGS = bindings("main")
+    BINDINGS = [
+        *(
+            command(VIEW_KEYS[view], f"show_view('{view}')", title, about)
+            for view, title, about in (
+                ("tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),
+                ("files", "Files", "Every data file: its size, and what lies in it."),
+                (
+                    "findings",
+                    "Findings",
+                    "Everything that is wrong, and what torch would do about it.",
+                ),
+                (
+                    "verify",
+                    "Verification",
+                    "The verification: each rank and each tensor as it happens.",
+                ),
+                (
+                    "plan",
+                    "Load plan",
+                    "What every rank of a mesh would read, and how much memory that takes.",
+                ),
+                (
+                    "values",
+                    "Values",
+                    "The numbers of the tensor under the cursor: figures, histogram, map.",
+                ),
+                (
+                    "stats",
+                    "Statistics",
+                    "All tensors that were read: those with NaN first, then odd norms.",
+                ),
+            )
+        ),
+        command(
+            "i",
+            "info",
+            "Summary",
+            "What this checkpoint is, who wrote it, and the evidence for both.",
+        ),
+        command(
+            "u",
+            "statistics",
+            "Read all",
+            "Read the numbers of every tensor: NaN, norms, ranked; again to stop.",
+        ),
+        command(
+            CHECK_BYTES,
+            "check_bytes",
+            "Check bytes",
+            "Read every stored byte, compare its checksum, look for NaN; again to stop.",
+            footer=True,
+        ),
+        command(
+            "v",
+            "verify",
+            "Verify",
+            "Load it under a mesh with torchrun, and compare every bit; asks first.",
+            footer=True,
+        ),
+        command("D", "compare_with", "Compare with", "Say how another checkpoint differs from it."),
+        command("n", "step_finding(1)", "Next finding", "Go to the next finding, where it is."),
+        command("N", "step_finding(-1)", "Previous finding", "Go to the finding before."),
+        command("r", "reload", "Reload", "Read the checkpoint anew."),
+        command("escape", "back", "Back", "Leave what is open: filter, zoom, checkpoint."),
+    ]
     AUTO_FOCUS = ""
 
     def __init__(self, opened: Loaded | Preview, *, from_picker: bool = False) -> None:
@@ -90,10 +163,10 @@ class MainScreen(ComparingScreen):
         self._from_picker = from_picker
         self._completed = False
         self._report: Report | None = None
-        self._deep: DeepCheck | None = None
         self._stepped = False
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
+        self._judging: Background[Loaded] = Background(self, self._judged, "checking")
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -109,7 +182,17 @@ class MainScreen(ComparingScreen):
         else:
             self.show(self.opened)
         self.action_show_view("tensors")
+        self.watch(self, "focused", self._keep_focus, init=False)
         self.call_after_refresh(self._complete)
+
+    def _keep_focus(self, focused: Widget | None) -> None:
+        """The keys of a view are its own: something of it must have the focus."""
+        if focused is None and self.is_current:
+            self.call_later(self._focus_view)
+
+    def _focus_view(self) -> None:
+        if self.focused is None and self.is_current:
+            self.view.take_focus()
 
     async def _complete(self) -> None:
         from inspector.tui.kit.key_bar import KeyBar
@@ -128,22 +211,20 @@ class MainScreen(ComparingScreen):
         if view is not None:
             view.display = False
             await self.query_one(ContentSwitcher).mount(view)
-            await view.prepare_filter()
+            if isinstance(view, TableView):
+                await view.prepare_filter()
             if self.loaded is not None:
                 view.show(self.loaded)
             self.set_timer(_TURN_S, self._add_view)
             return
         self._completed = True
         if self.loaded is not None:
-            self.show_verification()
-            self._start_finding_writer()
+            self._show_verification()
+            self._judge()
         self.set_interval(_PAINT_S, self._paint_task)
         if self._wanted:
             self.action_show_view(self._wanted)
         self.post_message(ScreenComplete())
-
-    def _start_finding_writer(self) -> None:
-        self.run_worker(self._find_writer, thread=True, exit_on_error=False, group="writer")
 
     def show(self, loaded: Loaded) -> None:
         """Show a checkpoint; where the cursor's entry is in it too, the cursor stays on it."""
@@ -151,61 +232,67 @@ class MainScreen(ComparingScreen):
         self.written_by = None
         self._report = None
         self._stepped = False
-        self._stop_deep()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
         for view in self.query(View):
             view.show(loaded)
         if self._completed:
-            self.show_verification()
-            self._start_finding_writer()
+            self._show_verification()
+            self._judge()
 
-    def _find_writer(self) -> None:
+    # Who wrote it, and whether it is sound.
+
+    def _judge(self) -> None:
+        loaded, source = self.loaded, self.query_one(TensorsView).source
+        if loaded is not None and source is not None:
+            self._judging.ask(loaded, partial(self._work_out, loaded, source))
+
+    def _work_out(self, loaded: Loaded, source: EntrySource, stop: Stop) -> Report:
+        """In a thread, which tells what it has by and by."""
         from inspector.layout.writer.written_by import infer
         from inspector.tui.findings.checking import judge_loaded
 
-        loaded = self.loaded
-        if loaded is not None:
-            # One after the other: keys have the interpreter to share with one thread, not three.
-            tensors = self.query_one(TensorsView)
-            tensors.make_tree()
-            written_by = infer(loaded.checkpoint)
-            self.post_message(WriterFound(loaded, written_by))
-            tensors.sort_ahead()
-            self.post_message(ReportReady(loaded, judge_loaded(loaded, written_by), False))
+        # One after the other: keys have the interpreter to share with one thread, not three.
+        trie = trie_ahead(source)
+        if trie is not None:
+            self.call_later(self.query_one(TensorsView).show_trie, source, trie)
+        written_by = infer(loaded.checkpoint)
+        self.call_later(self._show_writer, loaded, written_by)
+        sort_ahead(source)
+        return judge_loaded(loaded, written_by)
 
-    def on_writer_found(self, event: WriterFound) -> None:
-        event.stop()
-        if event.loaded is not self.loaded:
+    def _show_writer(self, loaded: Loaded, written_by: WrittenBy) -> None:
+        if loaded is not self.loaded:
             return  # Of a reading that was replaced meanwhile.
-        self.written_by = event.written_by
-        self.query_one(CheckpointHeader).show_writer(event.written_by)
+        self.written_by = written_by
+        self.query_one(CheckpointHeader).show_writer(written_by)
         for view in self.query(View):
-            view.show_writer(event.written_by)
+            view.show_writer(written_by)
 
-    def on_report_ready(self, event: ReportReady) -> None:
-        event.stop()
-        if event.loaded is not self.loaded:
+    def _judged(self, loaded: Loaded, outcome: Report | InspectError) -> None:
+        if isinstance(outcome, InspectError):
+            said, hint = printable(outcome.message, 300), printable(outcome.hint, 300)
+            title = "A check failed"
+            self.notify(f"{said}\n{hint}", title=title, severity="error", markup=False)
+        else:
+            self._show_report(loaded, outcome)
+
+    def _show_report(self, loaded: Loaded, report: Report) -> None:
+        if loaded is not self.loaded:
             return
-        self._report = event.report
-        self.query_one(CheckpointHeader).show_report(event.report)
+        self._report = report
+        self.query_one(CheckpointHeader).show_report(report)
         for view in self.query(View):
-            view.show_report(event.report)
-        if event.is_deep:
-            self._tell_deep(event.report)
-            self._deep = None
+            view.show_report(report)
 
-    def _tell_deep(self, report: Report) -> None:
-        from inspector.report.check import verdict_sentence
+    def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
+        event.stop()
+        self._show_report(event.loaded, event.report)
 
-        stopped = self._deep is None or self._deep.is_stopping
-        severity: SeverityLevel = "information" if report.verdict == "sound" else "error"
-        title = "Stopped: not every byte was read" if stopped else "Every byte was read"
-        if report.checked.not_checked and not stopped:
-            title = "What could be read was read, which is not every byte"
-        self.notify(verdict_sentence(report), title=title, severity=severity, markup=False)
+    # Views.
 
     @property
     def is_complete(self) -> bool:
+        """Whether all of its views are there."""
         return self._completed
 
     @property
@@ -227,7 +314,7 @@ class MainScreen(ComparingScreen):
             return
         self._wanted = ""
         if view == "values":
-            self.aim_values()
+            self._aim_values()
         self.query_one(ContentSwitcher).current = view
         bar = self.query_one(ViewBar)
         bar.current = view
@@ -235,36 +322,37 @@ class MainScreen(ComparingScreen):
         self.view.take_focus()
         self.refresh_bindings()
 
-    def action_filter(self) -> None:
-        self.view.begin_filter()
+    def _aim_values(self) -> None:
+        """Before the numbers are shown: those of what is under the cursor."""
+        here, tensors = self.view, self.query_one(TensorsView)
+        values = cast("ValuesView", self.query_one("#values"))
+        aim = here.aim()
+        if aim is None and not values.fqn:
+            # From a view that has no tensor under its cursor: the one in the list of tensors.
+            here = tensors
+            aim = here.aim()
+        if aim is not None and here is not values:
+            values.choose(here, aim, tensors)
 
-    def action_zoom(self) -> None:
-        if isinstance(self.view, TensorsView):
-            self.view.zoom()
+    def on_values_view_left(self, event: ValuesView.Left) -> None:
+        event.stop()
+        self.action_show_view(event.chooser)
 
-    def action_toggle_tree(self) -> None:
-        if isinstance(self.view, TensorsView):
-            self.view.toggle_tree()
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in VIEWS and self.is_mounted and self.view.id not in VIEWS[action]:
-            return False
-        if action == "filter":
-            # While a line is being typed, the key is a character of it.
-            return not isinstance(self.focused, Input)
-        if action == "values":
-            return self.can_value(str(parameters[0]))
-        if action in ("zoom", "toggle_tree"):
-            return not self.is_mounted or isinstance(self.view, TensorsView)
-        if action.startswith("plan_"):
-            return self.is_planning
-        if action in ("pause", "cancel_job", "output"):
-            return self.is_mounted and self.view.id == "verify" and self.can_verify(action)
-        return True
+    def on_statistics_view_chosen(self, event: StatisticsView.Chosen) -> None:
+        event.stop()
+        self.action_show_view("values")
 
     def action_back(self) -> None:
         if not self.view.back() and self._from_picker:
             self.app.pop_screen()
+
+    def _paint_task(self) -> None:
+        """Show what a view reads in the background, or nothing."""
+        line = self.query_one(TaskLine)
+        if not any(view.show_task(line) for view in self.query(View)):
+            line.hide()
+
+    # What can be asked from every view.
 
     def action_info(self) -> None:
         from inspector.tui.screens.info import InfoScreen
@@ -276,59 +364,65 @@ class MainScreen(ComparingScreen):
 
     def action_check_bytes(self) -> None:
         """Start reading every byte; while it runs, stop it."""
-        if self._deep is not None:
-            self._deep.stop()
-            return
-        if self.loaded is None or self._report is None:
-            self.notify("The checks of the metadata are still running.")
-            return
-        from inspector.tui.findings.checking import DeepCheck
+        if self.is_complete:
+            cast("FindingsView", self.query_one("#findings")).toggle_deep()
 
-        self._deep = DeepCheck(self.loaded, self._report)
-        self.run_worker(self._read_every_byte, thread=True, exit_on_error=False, group="deep")
+    def action_statistics(self) -> None:
+        """Show the statistics, and start to read every tensor; while that runs, stop it."""
+        if self.loaded is not None and self.is_complete:
+            self.action_show_view("stats")
+            cast("StatisticsView", self.query_one("#stats")).toggle_run()
 
-    def _read_every_byte(self) -> None:
-        deep = self._deep
-        if deep is not None:
-            self.post_message(ReportReady(deep.loaded, deep.run(), True))
+    def action_verify(self) -> None:
+        if self.is_complete:
+            self._verification.begin()
 
-    def _stop_deep(self) -> None:
-        if self._deep is not None:
-            self._deep.stop()
-            self._deep = None
+    @property
+    def _verification(self) -> VerificationView:
+        return cast("VerificationView", self.query_one("#verify"))
 
-    def _paint_task(self) -> None:
-        line, deep = self.query_one(TaskLine), self._deep
-        if deep is None:
-            self.show_view_task(line)
-            return
-        done = deep.progress
-        line.show(
-            "checking every byte",
-            0 if done is None else done.bytes_done,
-            0 if done is None else done.bytes_total,
-            time.monotonic() - deep.started_s,
-            "stopping" if deep.is_stopping else "c stops",
-        )
+    def on_load_plan_view_verify_asked(self, event: LoadPlanView.VerifyAsked) -> None:
+        event.stop()
+        self._verification.begin(event.mesh, event.filter_text)
 
-    def on_unmount(self) -> None:
-        self._stop_deep()
+    def on_verification_view_began(self, event: VerificationView.Began) -> None:
+        event.stop()
+        self._mark_verified(event.run)
+        self.action_show_view("verify")
 
-    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        if event.state is WorkerState.ERROR:
-            self._deep = None
-            error = event.worker.error
-            self.notify(
-                printable(f"{type(error).__name__}: {error}", 300),
-                title="A check failed; this is a bug",
-                severity="error",
-                markup=False,
-            )
+    def on_verification_view_ended(self, event: VerificationView.Ended) -> None:
+        event.stop()
+        self._mark_verified(event.run)
+        self.refresh_bindings()
+
+    def _show_verification(self) -> None:
+        """Show the app's verification, if it is of this checkpoint."""
+        view = self._verification
+        view.show_running()
+        if view.run is not None and view.run.is_over:
+            self._mark_verified(view.run)
+
+    def _mark_verified(self, run: Run) -> None:
+        from inspector.tui.verification.control import findings_of
+
+        self.query_one(TensorsView).show_verified(findings_of(run.moment.snapshot))
+
+    def action_compare_with(self) -> None:
+        """Ask for the path of another checkpoint, and show how it differs."""
+        if self.loaded is not None:
+            from inspector.tui.diff.screen import compare_with
+
+            compare_with(self.app, self.loaded)
+
+    # Findings.
 
     def on_findings_view_chosen(self, event: FindingsView.Chosen) -> None:
         event.stop()
-        if not self.show_values_of(event.finding):
-            self._go_to(event.finding)
+        finding = event.finding
+        if finding.fqn is not None and finding.code.startswith("values-"):
+            self.action_show_view("values")
+        else:
+            self._go_to(finding)
 
     def _go_to(self, finding: Finding) -> None:
         """Show where a finding is: its tensor, its file, or else the finding itself."""
@@ -340,17 +434,11 @@ class MainScreen(ComparingScreen):
         else:
             self.action_show_view("findings")
 
-    def action_next_finding(self) -> None:
-        self._step_finding(1)
-
-    def action_previous_finding(self) -> None:
-        self._step_finding(-1)
-
-    def _step_finding(self, steps: int) -> None:
-        found = self.query("#findings")
-        if not found:
+    def action_step_finding(self, steps: int) -> None:
+        """Go to the next finding, or to the one before."""
+        if not self.is_complete:
             return
-        findings = cast("FindingsView", found.first())
+        findings = cast("FindingsView", self.query_one("#findings"))
         # The first step goes to the finding under the cursor, not past it.
         finding = findings.step(steps if self._stepped else 0)
         if finding is None:
@@ -358,14 +446,7 @@ class MainScreen(ComparingScreen):
         else:
             self._go_to(finding)
 
-    def action_copy(self) -> None:
-        from inspector.tui.screens.copy import CopyScreen
-
-        choices = self.view.copy_choices()
-        if choices:
-            self.app.push_screen(CopyScreen(choices))
-        else:
-            self.notify("There is nothing under the cursor to copy.", severity="warning")
+    # Reading anew.
 
     def action_reload(self) -> None:
         from inspector.tui.screens.loading import LoadingScreen

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
-from textual.message import Message
 
 from inspector.checkpoint.text import printable
+from inspector.tui.commands import command
 from inspector.tui.kit.columns import Column as TableColumn
 from inspector.tui.kit.pane import Column, Row
-from inspector.tui.kit.view import View
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.tensors.entry_columns import entry_columns
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from inspector.tui.tensors.tree import TensorTree
     from inspector.tui.tensors.trie import ModuleTrie
 
-__all__ = ["TensorsView"]
+__all__ = ["TensorsView", "sort_ahead", "trie_ahead"]
 
 _WIDE_CELLS = 110
 _ROOMY_LINES = 34
@@ -41,7 +41,18 @@ def _trie_of(source: EntrySource) -> ModuleTrie:
     return ModuleTrie(source.row_names, source.row_bytes)
 
 
-class TensorsView(View):
+def trie_ahead(source: EntrySource) -> ModuleTrie | None:
+    """The module tree, where making it takes long; for a thread. None where it does not."""
+    return _trie_of(source).look_ahead() if source.num_rows > _MANY_ROWS else None
+
+
+def sort_ahead(source: EntrySource) -> None:
+    """Sort by name, so that the key that asks for it need not wait; for a thread."""
+    if source.num_rows > _MANY_ROWS:
+        _ = source.name_ranks
+
+
+class TensorsView(TableView):
     """Every tensor, and every bytes entry after them."""
 
     DEFAULT_CSS = """
@@ -49,6 +60,17 @@ class TensorsView(View):
     TensorsView #entries { height: 1fr; }
     TensorsView #detail { height: 1fr; border-top: hkey $panel; }
     """
+
+    BINDINGS = [
+        command(
+            "z",
+            "zoom",
+            "Zoom",
+            "Give the whole screen to the tensor under the cursor, and back.",
+            footer=True,
+        ),
+        command("b", "toggle_tree", "Tree", "Show or hide the tree of modules.", footer=True),
+    ]
 
     def __init__(self) -> None:
         super().__init__(id="tensors")
@@ -117,30 +139,15 @@ class TensorsView(View):
         empty = "The state dict is empty: there is nothing in it to show"
         self.table.set_empty_text("No name matches the filter" if source.num_rows else empty)
 
-    class TrieReady(Message):
-        """The module tree of many entries was made."""
+    @property
+    def source(self) -> EntrySource | None:
+        """The rows, or None before anything is shown."""
+        return self._source
 
-        def __init__(self, source: EntrySource, trie: ModuleTrie) -> None:
-            super().__init__()
-            self.source = source
-            self.trie = trie
-
-    def make_tree(self) -> None:
-        """Make the module tree where it takes long. For a thread."""
-        source = self._source
-        if source is not None and source.num_rows > _MANY_ROWS:
-            self.post_message(self.TrieReady(source, _trie_of(source).look_ahead()))
-
-    def sort_ahead(self) -> None:
-        """Sort by name, so that the key that asks for it need not wait. For a thread."""
-        source = self._source
-        if source is not None and source.num_rows > _MANY_ROWS:
-            _ = source.name_ranks
-
-    def on_tensors_view_trie_ready(self, event: TrieReady) -> None:
-        event.stop()
-        if self._tree is not None and event.source is self._source:
-            self._tree.set_trie(event.trie)
+    def show_trie(self, source: EntrySource, trie: ModuleTrie) -> None:
+        """Show the module tree of many entries, made by `trie_ahead`."""
+        if self._tree is not None and source is self._source:
+            self._tree.set_trie(trie)
             self._show_badges()
 
     def show_writer(self, written_by: WrittenBy) -> None:
@@ -314,6 +321,9 @@ class TensorsView(View):
         """Whether the detail has the whole view."""
         return self.has_class("-zoomed")
 
+    def action_zoom(self) -> None:
+        self.zoom()
+
     def zoom(self) -> None:
         """Give the whole view to the detail, or take it back."""
         if self._detail is None:
@@ -333,7 +343,7 @@ class TensorsView(View):
             self._detail.styles.border_top = ("none", "transparent") if zoomed else None
         self._arrange()
 
-    def toggle_tree(self) -> None:
+    def action_toggle_tree(self) -> None:
         """Show or hide the module tree, whatever the width says."""
         if self._tree is None:
             return

@@ -1,7 +1,7 @@
 """`TensorReading`: what is read of one tensor at a time: numbers in view, map, figures, a search.
 
 The rule this module keeps: when the tensor changes, whatever is read of the one before is stopped,
-and its answer never comes. No widget.
+and its answer never comes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.checkpoint.payload.sweep import PayloadProgress
-from inspector.tui.reader import Reader, Stop, Work
+from inspector.tui.background import Background, Stop, Work
 from inspector.tui.values.work import Trials, is_remote, read_cells, read_heat, read_stats
 from inspector.values.nonfinite import find_first
 
 if TYPE_CHECKING:
+    from textual.widget import Widget
+
     from inspector.checkpoint.model import Tensor
     from inspector.tui.kit.bars import TaskLine
     from inspector.tui.session import Loaded
@@ -34,7 +36,7 @@ _QUIET_S = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a thread has read.
+    """What was read.
 
     Attributes:
         kind: Of what.
@@ -53,12 +55,14 @@ class TensorReading:
     """Reads one tensor in threads.
 
     Args:
-        answered: Called in a thread with each `Answer`; must be safe to call from there.
+        owner: The widget for which it is read.
+        answered: Called on the event loop with each `Answer`.
     """
 
-    def __init__(self, answered: Callable[[Answer], object]) -> None:
+    def __init__(self, owner: Widget, answered: Callable[[Answer], object]) -> None:
         #: Rises with every tensor: an answer of another number is of a tensor gone by.
         self.serial = 0
+        self._owner = owner
         self._answered = answered
         self._loaded: Loaded | None = None
         self._tensor: Tensor | None = None
@@ -68,12 +72,12 @@ class TensorReading:
         self._began_s = 0.0
         self._bytes = (0, 0)
 
-    def _reader(self, kind: Any) -> Reader:
-        def answered(key: Any, value: Any) -> None:
+    def _reader(self, kind: Any) -> Background[tuple[int, Any]]:
+        def answered(key: tuple[int, Any], value: Any) -> None:
             serial, what = key
             self._answered(Answer(kind, serial, what, value))
 
-        return Reader(answered)
+        return Background(self._owner, answered, kind)
 
     def begin(self, loaded: Loaded | None, tensor: Tensor | None) -> None:
         """Turn to a tensor (or to none): what is read of the one before is dropped."""

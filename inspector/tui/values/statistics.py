@@ -17,12 +17,12 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
 from inspector.errors import InspectError
 from inspector.report.stats import format_number
+from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys, natural_keys
-from inspector.tui.kit.view import View
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
-from inspector.tui.reader import Reader
 from inspector.tui.values.work import Known, WholeRun
 from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead
@@ -178,7 +178,7 @@ _KINDS = (
 )
 
 
-class StatisticsView(View):
+class StatisticsView(TableView):
     """A row for every tensor that was read."""
 
     DEFAULT_CSS = """
@@ -194,14 +194,6 @@ class StatisticsView(View):
             self.fqn = fqn
             self.index = index
 
-    class Arrived(Message):
-        """A part of the run, or all of it, or why there is none."""
-
-        def __init__(self, loaded: Hashable, answer: WholeRun | InspectError) -> None:
-            super().__init__()
-            self.loaded = loaded
-            self.answer = answer
-
     def __init__(self, known: Known) -> None:
         super().__init__(id="stats")
         self._known = known
@@ -209,7 +201,7 @@ class StatisticsView(View):
         self._source: StatsSource | None = None
         self._run: WholeRun | None = None
         self._began_s = 0.0
-        self._runs = Reader(lambda key, answer: self.post_message(self.Arrived(key, answer)))
+        self._runs = Background[Hashable](self, self._arrived, "statistics")
 
     def compose(self) -> ComposeResult:
         yield Static("", markup=False, id="stats-summary")
@@ -253,22 +245,23 @@ class StatisticsView(View):
         if self._runs.is_busy:
             self._runs.stop()
             return
+        # A part of it comes from the thread: by a message, as everything that threads tell.
         run = self._run = WholeRun(
-            loaded, lambda run: self.post_message(self.Arrived(run.loaded, run))
+            loaded, lambda run: self.call_later(self._arrived, run.loaded, run)
         )
         self._began_s = time.monotonic()
         self._table.set_empty_text("Reading ...")
         self._runs.ask(loaded, run.read)
 
-    def on_statistics_view_arrived(self, event: Arrived) -> None:
-        event.stop()
-        if event.loaded is not self.loaded:
+    def _arrived(self, loaded: Hashable, answer: WholeRun | InspectError) -> None:
+        """A part of the run, or all of it, or why there is none."""
+        if loaded is not self.loaded:
             return
-        if isinstance(event.answer, InspectError):
-            self.notify(event.answer.message, title="No statistics", severity="error", markup=False)
-            self._table.set_empty_text(f"It could not be read: {printable(event.answer.message)}")
+        if isinstance(answer, InspectError):
+            self.notify(answer.message, title="No statistics", severity="error", markup=False)
+            self._table.set_empty_text(f"It could not be read: {printable(answer.message)}")
             return
-        self._take(event.answer)
+        self._take(answer)
 
     def _take(self, run: WholeRun) -> None:
         if run is not self._run or self.loaded is None:

@@ -16,8 +16,8 @@ from textual.timer import Timer
 
 from inspector.checkpoint.text import format_bytes, format_shape, printable
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.commands import COMMANDS
-from inspector.tui.kit.view import View
+from inspector.tui.commands import command
+from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
 from inspector.tui.values.heat_map import HeatMap
 from inspector.tui.values.index_line import IndexLine, parse_index
@@ -36,11 +36,7 @@ __all__ = ["ValuesView"]
 
 # What means something only where there are more dims than the two that are shown.
 _OF_SLICES = ("slice", "slice_back", "dims")
-_SLICE_KEYS = {
-    command.keys
-    for command in COMMANDS
-    if command.id == "values" and command.args in {f"('{what}')" for what in _OF_SLICES}
-}
+_SLICE_KEYS = ("right_square_bracket", "left_square_bracket", "d")
 # Tensors that are only passed by (a key held down) are not read.
 _PAUSE_S = 0.08
 _NONE_YET = (
@@ -61,15 +57,62 @@ class ValuesView(View):
         known: What was read before; shared with the statistics.
     """
 
+    BINDINGS = [
+        command(
+            "slash", "values('goto')", "Go to", "Type an index, such as 12, 0, 7.", footer=True
+        ),
+        command(
+            "f",
+            "values('bad')",
+            "First NaN",
+            "Go to the first NaN; from there, to the first infinity.",
+            footer=True,
+        ),
+        command("less_than_sign", "values('least')", "Least", "Go to the least number."),
+        command("greater_than_sign", "values('largest')", "Largest", "Go to the largest number."),
+        command(
+            "right_square_bracket",
+            "values('slice')",
+            "Next slice",
+            "The next 2-d slice of a tensor of more dims.",
+            footer=True,
+        ),
+        command(
+            "left_square_bracket", "values('slice_back')", "Slice before", "The 2-d slice before."
+        ),
+        command("d", "values('dims')", "Dims", "Choose other dims as rows and columns."),
+        command("full_stop", "values('next')", "Next tensor", "The next tensor of the list."),
+        command("comma", "values('previous')", "Tensor before", "The tensor before."),
+        command(
+            "m",
+            "values('quantity')",
+            "Map",
+            "What the map shows: root mean square, largest |value|, mean.",
+        ),
+        command(
+            "a",
+            "values('scale')",
+            "Axis",
+            "The histogram over the values, or over powers of two of |value|.",
+        ),
+        command(
+            "z",
+            "values('zoom')",
+            "Zoom",
+            "Give the view to the numbers or the map, whichever has the keys, and back.",
+            footer=True,
+        ),
+        command(
+            "x", "values('stop')", "Stop or read", "Stop what is being read; or read what was not."
+        ),
+    ]
+
     class Left(Message):
         """The user wants back to where the tensor was chosen."""
 
-    class Arrived(Message):
-        """A thread has read something."""
-
-        def __init__(self, answer: Answer) -> None:
+        def __init__(self, chooser: str) -> None:
             super().__init__()
-            self.answer = answer
+            self.chooser = chooser
 
     def __init__(self, known: Known) -> None:
         super().__init__(id="values")
@@ -79,8 +122,12 @@ class ValuesView(View):
         self._report: StatsReport | None = None
         self._reads_map = False
         self._pause_timer: Timer | None = None
-        self._reading = TensorReading(lambda answer: self.post_message(self.Arrived(answer)))
+        self._reading = TensorReading(self, self._take)
+        self._chooser: TableView | None = None
         self._pane = ValuesPane()
+        #: The view in which the tensor was chosen, and whether its list is another one.
+        self._from = "tensors"
+        self._is_beside = False
 
     def compose(self) -> ComposeResult:
         yield self._pane
@@ -92,9 +139,6 @@ class ValuesView(View):
 
     def take_focus(self) -> None:
         self._pane.take_focus()
-
-    async def prepare_filter(self) -> None:
-        """There is no list to filter."""
 
     @property
     def fqn(self) -> str | None:
@@ -116,6 +160,22 @@ class ValuesView(View):
         else:
             self._reading.begin(None, None)
             self._show_none(_NONE_YET)
+
+    def choose(
+        self, chooser: View, aim: tuple[str, tuple[int, ...] | None], beside: TableView
+    ) -> None:
+        """Show the tensor that was chosen in another view.
+
+        Args:
+            chooser: That view, to which the user goes back.
+            aim: As `View.aim` gives it.
+            beside: The list whose next tensor is the next one, if `chooser` is no list of them.
+        """
+        self._from = chooser.id or beside.id or ""
+        is_list = isinstance(chooser, TableView) and chooser.id in ("tensors", "stats")
+        self._chooser = chooser if is_list and isinstance(chooser, TableView) else beside
+        self._is_beside = not is_list
+        self.open(*aim)
 
     def open(self, name: str, index: Sequence[int] | None = None) -> None:
         """Show a tensor.
@@ -196,9 +256,7 @@ class ValuesView(View):
             size = (event.height, event.width)
             self._reading.heat(self._pane.dims, self._pane.numbers.leading, size)
 
-    def on_values_view_arrived(self, event: Arrived) -> None:
-        event.stop()
-        answer = event.answer
+    def _take(self, answer: Answer) -> None:
         if answer.serial != self._reading.serial or isinstance(answer.value, Cancelled):
             return
         take = {
@@ -276,8 +334,11 @@ class ValuesView(View):
 
     # What the keys do.
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "values" or (not self.is_typing and self.can(str(parameters[0])))
+
     def can(self, what: str) -> bool:
-        """Whether a command of the table means anything for this tensor."""
+        """Whether a command means anything for this tensor."""
         if what in ("next", "previous"):
             return True
         if what in _OF_SLICES:
@@ -294,8 +355,8 @@ class ValuesView(View):
             what = ("No dims", "One dim", "Two dims, both shown")[min(num_dims, 2)]
             self.notify(f"{what}: there is no other slice.")
 
-    def act(self, what: str) -> None:
-        """Do what a command of the table says."""
+    def action_values(self, what: str) -> None:
+        """Do what a command says."""
         pane = self._pane
         actions: dict[str, Callable[[], None]] = {
             "goto": pane.begin_goto,
@@ -309,8 +370,22 @@ class ValuesView(View):
             "scale": pane.next_scale,
             "zoom": pane.zoom,
             "stop": self._toggle_reading,
+            "next": lambda: self._step(1),
+            "previous": lambda: self._step(-1),
         }
         actions[what]()
+
+    def _step(self, steps: int) -> None:
+        """The next tensor of the list in which this one was chosen."""
+        source = self._chooser
+        if source is None:
+            return
+        if self._is_beside and self._fqn in source.names:
+            source.table.select_row(source.names.index(self._fqn))
+        source.table.move_cursor(source.table.cursor + steps)
+        aim = source.aim()
+        if aim is not None and aim[0] != self._fqn:
+            self.open(*aim)
 
     def on_index_line_given(self, event: IndexLine.Given) -> None:
         event.stop()
@@ -354,7 +429,7 @@ class ValuesView(View):
 
     def back(self) -> bool:
         if not self._pane.close_goto() and not self._pane.unzoom():
-            self.post_message(self.Left())
+            self.post_message(self.Left(self._from))
         return True
 
     def copy_choices(self) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from inspector.checkpoint.payload.source import MissingPackageError
 from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.reader import Stop
+from inspector.tui.background import Stop
 from inspector.tui.session import Loaded
 from inspector.tui.values.number_sheet import GAP, HELD, UNREADABLE, Cells, chunk_ids
 from inspector.values.ranking import Ranked, rank

@@ -7,7 +7,7 @@ does not stop it, leaving the app does, after asking.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
     from inspector.verify.preflight import Preflight
 
-__all__ = ["AskScreen", "ask_to_cancel", "ask_to_leave", "begin", "close", "findings_of"]
+__all__ = ["AskScreen", "Host", "ask_to_cancel", "ask_to_leave", "begin", "close", "findings_of"]
+
+
+class Host(Protocol):
+    """The app, as far as verifications go."""
+
+    #: The latest verification; it outlives the screen that started it.
+    verification: Verification | None
 
 
 class AskScreen(ModalScreen[str]):
@@ -155,7 +162,10 @@ def ask_to_leave(app: App[int], run: Verification, leave: Callable[[], None]) ->
 
 
 def close(run: Verification | None) -> None:
-    """The app is gone: no rank survives it. The job's guard sees to it, too, if this is killed."""
+    """The screen is gone: no rank survives it. The job's guard sees to it, too, if this is killed.
+
+    Blocks until the job has ended: not for the event loop.
+    """
     if run is not None and run.is_alive:
         run.kill()
         run.join(_CLOSE_S)

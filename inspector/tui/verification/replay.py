@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Input, Static
 
 from inspector.checkpoint.text import printable
-from inspector.tui.commands import bindings
+from inspector.tui.commands import command
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.head import seconds
@@ -22,21 +19,22 @@ from inspector.tui.verification.view import VerificationView
 __all__ = ["ReplayScreen"]
 
 _PAINT_S = 0.1
-#: Keys that the table below would take otherwise.
-_FIRST = ("end", "home", "left", "right")
-
-
-def _bindings() -> list[BindingType]:
-    return [
-        dataclasses.replace(b, priority=True) if isinstance(b, Binding) and b.key in _FIRST else b
-        for b in bindings("replay")
-    ]
 
 
 class ReplayScreen(Screen[None]):
     """The view of a verification, with a line that says where in the recording it is."""
 
-    BINDINGS = _bindings()
+    # `priority`: keys that the table below would take otherwise.
+    BINDINGS = [
+        command("space", "play", "Pause", "Hold the recording, or go on.", footer=True),
+        command("plus,equals_sign", "speed(1)", "Faster", "Play it faster.", footer=True),
+        command("minus", "speed(-1)", "Slower", "Play it slower."),
+        command("right", "seek(1)", "Forward", "Go on by a twentieth.", priority=True),
+        command("left", "seek(-1)", "Back", "Go back by a twentieth.", priority=True),
+        command("end", "jump(True)", "End", "Go to the end.", footer=True, priority=True),
+        command("home", "jump(False)", "Start", "Go to the start.", priority=True),
+        command("escape", "back", "Back", "Leave what is open."),
+    ]
     AUTO_FOCUS = "#verify-table"
 
     DEFAULT_CSS = """
@@ -96,8 +94,6 @@ class ReplayScreen(Screen[None]):
         event.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "filter":
-            return not isinstance(self.focused, Input)
         if action in ("play", "speed", "seek", "jump"):
             # Where a name is typed, the keys are its letters.
             return self.playback is not None and not isinstance(self.focused, Input)
@@ -125,18 +121,5 @@ class ReplayScreen(Screen[None]):
         if self.playback is not None:
             self.playback.seek(self.playback.end_s if to_end else 0.0)
 
-    def action_output(self) -> None:
-        self.query_one(VerificationView).toggle_output()
-
-    def action_filter(self) -> None:
-        self.query_one(VerificationView).begin_filter()
-
     def action_back(self) -> None:
         self.query_one(VerificationView).back()
-
-    def action_copy(self) -> None:
-        from inspector.tui.screens.copy import CopyScreen
-
-        choices = self.query_one(VerificationView).copy_choices()
-        if choices:
-            self.app.push_screen(CopyScreen(choices))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.text import printable
+from inspector.crash import internal_error
 from inspector.errors import InspectError
 from inspector.verify.progress import JobState, LogLine, Snapshot
 
@@ -121,12 +121,8 @@ class Run:
             self._drive()
         except InspectError as error:
             self.error = error
-        except Exception as error:
-            # A thread has nobody above it: the screen says what a command line would.
-            detail = printable(f"{type(error).__name__}: {error}", 300)
-            self.error = InspectError(
-                f"internal error: {detail}", "this is a bug: please report it"
-            )
+        except Exception as error:  # a thread has nobody above it
+            self.error = internal_error(error)
 
     def _drive(self) -> None:
         raise NotImplementedError

@@ -6,21 +6,26 @@ one, and never waits for it. What is not on the screen is not drawn.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
+from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
-from inspector.tui.kit.view import View
+from inspector.tui.commands import command
+from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
+from inspector.tui.verification.control import ask_to_cancel, begin
 from inspector.tui.verification.figures import RankFigures, Rates, mesh_shape, rank_figures, totals
 from inspector.tui.verification.head import VerifyHead, verdict_text
 from inspector.tui.verification.log_pane import LogPane
 from inspector.tui.verification.run import ALL, Moment, Run, Verification
+from inspector.tui.verification.setup import VerifySetupScreen
 from inspector.tui.verification.sources import (
     RANK_COLUMNS,
     VERDICT_COLUMNS,
@@ -31,7 +36,10 @@ from inspector.tui.verification.sources import (
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints
+    from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.session import Loaded
+    from inspector.tui.verification.control import Host
+    from inspector.verify.preflight import Preflight
 
 __all__ = ["VerificationView"]
 
@@ -50,7 +58,13 @@ _EMPTY = (
 _MANY_NAMES = 5000
 
 
-class VerificationView(View):
+def _path_of(loaded: Loaded) -> str:
+    """The checkpoint's path as a job has it."""
+    path = loaded.checkpoint.path
+    return path if is_url(path) else os.path.abspath(path)
+
+
+class VerificationView(TableView):
     """The live view; the same for a job, a recording and a job that others run."""
 
     DEFAULT_CSS = """
@@ -79,6 +93,21 @@ class VerificationView(View):
     VerificationView.-short #verify-lower { margin-top: 0; }
     """
 
+    BINDINGS = [
+        command("space", "pause", "Pause", "Hold the display; the job runs on.", footer=True),
+        command("x", "cancel_job", "Stop job", "Stop the verification; asks first.", footer=True),
+        command(
+            "o", "output", "Ranks", "The ranks one by one, and what they printed.", footer=True
+        ),
+    ]
+
+    class Began(Message):
+        """A run was started, or is looked for while it runs."""
+
+        def __init__(self, run: Run) -> None:
+            super().__init__()
+            self.run = run
+
     class Ended(Message):
         """The run has ended; its moment holds the result."""
 
@@ -91,6 +120,7 @@ class VerificationView(View):
         self.add_class("-empty")
         self.run: Run | None = None
         self.is_paused = False
+        self._written_by: WrittenBy | None = None
         self._table = VirtualTable(
             VERDICT_COLUMNS, id="verify-table", empty_text="No verdict has come yet"
         )
@@ -128,7 +158,46 @@ class VerificationView(View):
         return self._source.row_names
 
     def show(self, loaded: Loaded) -> None:
-        self.loaded = loaded
+        self.loaded, self._written_by = loaded, None
+
+    def show_writer(self, written_by: WrittenBy) -> None:
+        self._written_by = written_by
+
+    # Starting one.
+
+    def begin(self, mesh: str = "", filter_text: str = "") -> None:
+        """Ask what is to run, and run it; or say what runs already.
+
+        Args:
+            mesh: Stands in the form already; empty for the one that suits.
+            filter_text: Likewise, the names that are to be loaded.
+        """
+        running = cast("Host", self.app).verification
+        if running is not None and running.is_alive:
+            if self.run is running:
+                self.post_message(self.Began(running))
+                self.notify("A verification is running; x stops it.")
+            else:
+                path = printable(running.path, 200)
+                self.notify(f"A verification of {path} is running.", markup=False)
+        elif self.loaded is not None:
+            written = None if self._written_by is None else self._written_by.mesh
+            setup = VerifySetupScreen(self.loaded.checkpoint, written, mesh, filter_text)
+            self.app.push_screen(setup, self._start)
+
+    def _start(self, plan: Preflight | None) -> None:
+        if plan is not None:
+            run = cast("Host", self.app).verification = begin(self.app, plan)
+            self.show_run(run)
+            self.post_message(self.Began(run))
+
+    def show_running(self) -> None:
+        """Show the app's verification, if it is of this checkpoint."""
+        run = cast("Host", self.app).verification
+        if run is not None and (self.loaded is None or run.path != _path_of(self.loaded)):
+            run = None
+        if run is not self.run:
+            self.show_run(run)
 
     def show_run(self, run: Run | None) -> None:
         """Show another run, or that there is none."""
@@ -295,13 +364,28 @@ class VerificationView(View):
 
     # Keys.
 
-    def toggle_pause(self) -> None:
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        run = self.run
+        if action == "output":
+            return run is not None
+        if action in ("pause", "cancel_job"):
+            return isinstance(run, Verification) and not run.is_over
+        return super().check_action(action, parameters)
+
+    def action_cancel_job(self) -> None:
+        """Ask whether to stop the job."""
+        if isinstance(self.run, Verification) and self.run.is_alive:
+            ask_to_cancel(self.app, self.run)
+        else:
+            self.notify("No verification is running.")
+
+    def action_pause(self) -> None:
         """Hold the display, or let it go on; the job runs all the same."""
         if self.run is not None and not self.run.is_over:
             self.is_paused = not self.is_paused
             self._tick()
 
-    def toggle_output(self) -> None:
+    def action_output(self) -> None:
         """Go to the ranks and what they printed, or back."""
         ranks = self.query_one("#verify-ranks", VirtualTable)
         log = self.query_one(LogPane)

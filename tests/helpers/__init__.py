@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: makers of checkpoints, faults, the rules of the house."""

@@ -1,0 +1,161 @@
+"""`Background`: only what was asked for last is answered, by one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widget import Widget
+
+from inspector.crash import kept_tracebacks
+from inspector.errors import Cancelled, InspectError, StorageError
+from inspector.tui.background import Background, Stop
+
+
+class Asker(Widget):
+    """A widget that asks, and notes what is answered, and in which thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[tuple[Any, Any]] = []
+        self.threads: set[int] = set()
+        self.background: Background[Any] = Background(self, self._take)
+
+    def _take(self, key: Any, value: Any) -> None:
+        self.got.append((key, value))
+        self.threads.add(threading.get_ident())
+
+
+class Held:
+    """Work that goes on until it is told to stop, or let go."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.began, self.let_go = threading.Event(), threading.Event()
+        self.was_stopped = False
+        self.answer = answer
+
+    def __call__(self, stop: Stop) -> Any:
+        self.began.set()
+        while not self.let_go.wait(0.005):
+            if stop():
+                self.was_stopped = True
+                return "part"
+        return self.answer
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[tuple[Asker, Pilot[Any]]]:
+    app: App[None] = App()
+    async with app.run_test() as pilot:
+        asker = Asker()
+        await app.mount(asker)
+        yield asker, pilot
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await pilot.pause(0.01)
+    raise AssertionError("it never came to be")
+
+
+async def test_an_answer_comes_with_its_key_on_the_event_loop() -> None:
+    async with asking() as (asker, pilot):
+        asker.background.ask("a", lambda stop: threading.get_ident())
+        assert asker.background.is_busy
+        await until(pilot, lambda: len(asker.got) == 1)
+        assert not asker.background.is_busy
+        assert asker.got[0][0] == "a" and asker.got[0][1] != threading.get_ident()
+        assert asker.threads == {threading.get_ident()}
+
+
+async def test_what_is_asked_anew_takes_the_place_of_what_runs_and_what_waits() -> None:
+    async with asking() as (asker, pilot):
+        first, seen = Held(), []
+        asker.background.ask(1, first)
+        await until(pilot, first.began.is_set)
+        threads = threading.active_count()
+        for key in range(2, 50):
+            asker.background.ask(key, lambda stop, key=key: seen.append(key) or key)  # type: ignore[misc]
+            assert threading.active_count() <= threads
+        await until(pilot, lambda: len(asker.got) == 1)
+        assert asker.got == [(49, 49)] and seen == [49] and first.was_stopped
+
+
+async def test_what_is_stopped_still_answers_and_what_is_dropped_does_not() -> None:
+    async with asking() as (asker, pilot):
+        work = Held()
+        asker.background.ask("stopped", work)
+        await until(pilot, work.began.is_set)
+        asker.background.stop()
+        assert asker.background.is_busy and asker.background.is_stopping
+        await until(pilot, lambda: asker.got == [("stopped", "part")])
+        work = Held()
+        asker.background.ask("dropped", work)
+        await until(pilot, work.began.is_set)
+        asker.background.drop()
+        assert not asker.background.is_stopping and not asker.background.is_busy
+        asker.background.ask("after", lambda stop: 3)
+        await until(pilot, lambda: asker.got[1:] == [("after", 3)])
+        assert work.was_stopped
+
+
+async def test_an_answer_may_lead_to_the_next_question() -> None:
+    async with asking() as (asker, pilot):
+        take = asker.background._answered
+
+        def again(key: Any, value: Any) -> None:
+            take(key, value)
+            if key < 3:
+                asker.background.ask(key + 1, lambda stop: key)
+
+        asker.background._answered = again
+        asker.background.ask(0, lambda stop: None)
+        await until(pilot, lambda: len(asker.got) == 4)
+        assert asker.got == [(0, None), (1, 0), (2, 1), (3, 2)]
+
+
+async def test_after_an_exception_it_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    async with asking() as (asker, pilot):
+
+        def fails(error: Exception) -> Callable[[Stop], Any]:
+            def work(stop: Stop) -> Any:
+                raise error
+
+            return work
+
+        for key, error in enumerate(
+            (StorageError("gone"), ValueError("\x1b[2Jboom"), Cancelled("stopped"))
+        ):
+            asker.background.ask(key, fails(error))
+            await until(pilot, lambda key=key: len(asker.got) == key + 1)  # type: ignore[misc]
+        asker.background.ask("more", lambda stop: "answered")
+        await until(pilot, lambda: len(asker.got) == 4)
+        gone, bug, stopped, more = (value for _, value in asker.got)
+        assert str(gone) == "gone" and isinstance(stopped, Cancelled) and more == "answered"
+        assert isinstance(bug, InspectError)
+        assert "ValueError: \\x1b[2Jboom" in bug.message
+        # The traceback is in the file that the words name, and kept for --debug.
+        kept = tmp_path / "state" / "hsdp-inspect" / "last-error.txt"
+        assert str(kept) in bug.hint and "in work" in kept.read_text()
+        assert "in work" in kept_tracebacks()[-1]
+
+
+async def test_work_ends_with_the_widget_that_asked() -> None:
+    async with asking() as (asker, pilot):
+        work = Held()
+        asker.background.ask("gone", work)
+        await until(pilot, work.began.is_set)
+        await asker.remove()
+        await until(pilot, lambda: work.was_stopped)
+        assert asker.got == []
