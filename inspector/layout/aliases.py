@@ -43,7 +43,8 @@ def likely_renames(
     left aside. No name is used twice.
 
     Args:
-        a, b: Names that only one side has, with what they are (shape and dtype, say).
+        a: Names that only the one side has, with what they are (shape and dtype, say).
+        b: Names that only the other has, likewise.
         alike: Whether two of these may be the same tensor's.
 
     Returns:
