@@ -20,6 +20,8 @@ from inspector.checkpoint.storage.local import open_storage
 from inspector.checks.findings import Finding
 from inspector.checks.plan.against import compare
 from inspector.checks.plan.expected import read_expected
+from inspector.errors import UsageError
+from tests.conftest import run_cli
 
 State = dict[str, Any]
 
@@ -278,3 +280,38 @@ def test_names_alone(tmp_path: Path) -> None:
     path = tmp_path / "names.json"
     path.write_text(json.dumps([e["fqn"] for e in listing(training(), with_paths=False)]))
     assert {f.code for f in findings(folder, path)} == {"old-flattening"}
+
+
+def test_what_show_prints_tells_the_paths(tmp_path: Path) -> None:
+    """`show --json` is a listing as good as the checkpoint it is of."""
+    folder = save(training(), tmp_path / "saved", is_old=True)
+    shown = run_cli("show", save(training(), tmp_path / "wanted"), "--json")
+    path = tmp_path / "shown.json"
+    path.write_text(shown.out)
+    assert findings(folder, path) == findings(folder, tmp_path / "wanted")
+
+
+def test_a_path_that_is_not_its_names(tmp_path: Path) -> None:
+    path = tmp_path / "wanted.json"
+    for state_path in (["b"], "a", ["a", None], [], [["a"]], ["a", ""], {"a": 1}, [True]):
+        path.write_text(json.dumps([{"fqn": "a", "dtype": "object", "state_path": state_path}]))
+        with pytest.raises(UsageError, match="state_path does not make up its name"):
+            read_expected(str(path))
+
+
+def test_names_of_many_parts_take_no_long(tmp_path: Path) -> None:
+    long = ".".join("a" * 300_000)
+    folder = save({"w": t(2), "a": 1, f"{long}.x": t(2)}, tmp_path / "saved")
+    path = tmp_path / "wanted.json"
+    path.write_text(json.dumps([{"fqn": "w", "dtype": "F32"}, {"fqn": f"{long}.y"}, f"{long}.z"]))
+    assert [f.code for f in findings(folder, path)][:2] == ["missing-key"] * 2
+
+
+def test_many_numbers_of_one_family(tmp_path: Path) -> None:
+    """What is said of a family is made once, not for each of its members."""
+    folder = save({f"experts.{i}.w": t(1) for i in range(3)}, tmp_path / "saved")
+    names = [f"experts.{i}.w" for i in range(4000)]
+    path = tmp_path / "wanted.json"
+    path.write_text(json.dumps(names))
+    hints = {id(f.hint) for f in findings(folder, path) if f.code == "missing-key"}
+    assert len(hints) == 1

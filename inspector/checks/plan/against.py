@@ -228,6 +228,7 @@ class _Names:
         self._renamed = self._likely_renames(lost, unused)
         self._back = {other: fqn for fqn, other in self._renamed.items()}
         self._families = families((*self._tensors, *(e.fqn for e in checkpoint.bytes_entries)))
+        self._family_hints: dict[str, str] = {}
         self._lacks_weights = any(_role(w) == "weight" for w in lost)
         #: Expected as one object, and taken apart by today's torch as the checkpoint is.
         self.today = frozenset(self._parts) if self._is_old_listing else frozenset()
@@ -287,9 +288,14 @@ class _Names:
 
     def _family_hint(self, fqn: str) -> str:
         family, _ = family_of(fqn)
-        there = sorted(self._families.get(family, ()))
-        if not there:
+        if family not in self._families:
             return ""
+        if family not in self._family_hints:
+            self._family_hints[family] = self._hint_of_family(family)
+        return self._family_hints[family]
+
+    def _hint_of_family(self, family: str) -> str:
+        there = sorted(self._families[family])
         before, _, after = family.partition("*")
         name = printable(f"{before}*{after}", _MAX_NAME)
         hint = f"of {name} the checkpoint has {numbers_text(there)} alone"

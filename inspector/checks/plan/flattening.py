@@ -13,7 +13,7 @@ none of them is seen here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from inspector.checks.plan.expected import Wanted
@@ -21,6 +21,9 @@ from inspector.checks.plan.expected import Wanted
 __all__ = ["OldFlattening", "is_old_listing", "old_flattening", "owner_of", "taken_apart"]
 
 Path = tuple[str | int, ...]
+
+#: Dicts in dicts that are looked at; a name may have a million dots.
+_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,14 @@ def old_flattening(
                 rest = entry.fqn[len(owner) + 1 :].split(".")
                 path = (*paths.get(owner, (owner,)), *rest)
         if entry.kind == "tensor" or (entry.kind == "unknown" and entry.fqn in tensors):
-            with_tensors.update(path[:n] for n in range(1, len(path)))
+            with_tensors.update(_owners(path))
             continue
         found[entry.fqn] = path
         if is_guess:
             guessed.add(entry.fqn)
     whole: dict[str, list[str]] = {}
     for fqn, path in found.items():
-        top = next((path[:n] for n in range(1, len(path)) if path[:n] not in with_tensors), None)
+        top = next((owner for owner in _owners(path) if owner not in with_tensors), None)
         if top is not None:
             whole.setdefault(".".join(map(str, top)), []).append(fqn)
     there = set(tensors) | set(objects)
@@ -90,10 +93,17 @@ def old_flattening(
     )
 
 
+def _owners(path: Path) -> Iterator[Path]:
+    """The dicts and lists that hold a value, from the outermost on."""
+    return (path[:n] for n in range(1, min(len(path), _MAX_DEPTH)))
+
+
 def owner_of(fqn: str, objects: Collection[str]) -> str | None:
     """The longest of some names that a name begins with, dot for dot."""
     at = fqn.rfind(".")
-    while at > 0:
+    for _ in range(_MAX_DEPTH):
+        if at <= 0:
+            break
         if fqn[:at] in objects:
             return fqn[:at]
         at = fqn.rfind(".", 0, at)
