@@ -130,6 +130,14 @@ CASES: dict[str, Case] = {
     "another dtype": Case(training(x=t(4)), training(x=t(4, dtype=torch.float16))),
     "wrappers in the middle": Case(WRAPPED, LAYERS),
     "wrappers in the model": Case(LAYERS, WRAPPED),
+    "a wrapper and a flat piece": Case(
+        {"layers.0._fsdp_wrapped_module.w": t(64), "x": t(1)}, {"layers.0.w": t(32, 8), "x": t(1)}
+    ),
+    "a flat piece that was saved": Case({"w": t(2048)}, {"w": t(512, 16)}),
+    "one rank's shape": Case({"w": t(64, 8)}, {"w": t(16, 8)}),
+    "a prefix and wrappers": Case(
+        {f"net.{name}": value for name, value in WRAPPED.items()}, {"model": LAYERS}
+    ),
     "a prefix more": Case({"model": {"model": LAYERS}}, {"model": LAYERS}),
     "experts that are not there": Case(
         {f"experts.{i}.up": t(2) for i in range(2)}, {f"experts.{i}.up": t(2) for i in range(4)}
@@ -245,6 +253,11 @@ def test_optional_state_may_be_left_out(tmp_path: Path) -> None:
         ("a prefix more", "as model.model.layers.0.attn.weight: rename the keys"),
         ("a flat piece", "2,048 is a quarter of 512x16"),
         ("a flat piece", "without SHARDED_STATE_DICT on 4 ranks"),
+        ("a wrapper and a flat piece", "as layers.0._fsdp_wrapped_module.w: rename the keys; of"),
+        ("a wrapper and a flat piece", "64 is a quarter of 32x8: the checkpoint holds the flat"),
+        ("a flat piece that was saved", "2,048 is a quarter of 512x16: the checkpoint holds"),
+        ("one rank's shape", "16 is a quarter of 64 in dim 0: if that is one rank's shape"),
+        ("a prefix and wrappers", "as net.layers.0._orig_mod.attn.weight: rename the keys"),
         ("a vocabulary", "padded or extended"),
         ("another shape", "the same 32 elements in another shape"),
         ("a list that grew", "in 2 parts (my_key"),

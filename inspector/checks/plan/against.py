@@ -24,7 +24,7 @@ from inspector.checks.plan.flattening import (
 )
 from inspector.checks.plan.roles import Role, role_of
 from inspector.checks.plan.shape_hints import shape_hint
-from inspector.layout.aliases import likely_renames
+from inspector.layout.aliases import bare_name, likely_renames
 
 __all__ = ["PLAN_CODES", "compare", "holds", "summary"]
 
@@ -239,7 +239,16 @@ class _Names:
             fqn: ("tensor", self._tensors[fqn]) if fqn in self._tensors else ("bytes", None)
             for fqn in unused
         }
-        return dict(likely_renames(left, there, _alike))
+        found = dict(likely_renames(left, there, _alike))
+        # A wrapper changes no name but by itself: without it they are one, whatever the shapes.
+        taken = set(found.values())
+        bare = {bare_name(fqn): fqn for fqn in there if fqn not in taken}
+        for fqn, (kind, _) in left.items():
+            other = None if fqn in found else bare.get(bare_name(fqn))
+            if other is not None and _alike((kind, None), there[other]):
+                found[fqn] = other
+                del bare[bare_name(fqn)]
+        return found
 
     def missing(self, wanted: Wanted) -> Finding:
         role = _role(wanted)
@@ -266,7 +275,7 @@ class _Names:
             if wanted.shape is not None and shape is not None and wanted.shape != shape:
                 hint += (
                     f"; of another shape, too ({format_shape(shape)}, the model "
-                    f"{format_shape(wanted.shape)})"
+                    f"{format_shape(wanted.shape)}): {shape_hint(fqn, shape, wanted.shape)}"
                 )
             return hint
         if fqn in self._malformed:
