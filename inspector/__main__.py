@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from inspector.cli.output import has_screen
+from inspector.cli.output import drop_stdout, has_screen
 from inspector.errors import InspectError
 
 __all__ = ["COMMANDS", "main"]
@@ -22,6 +22,9 @@ COMMANDS = frozenset({"check", "diff", "open", "plan", "replay", "seal", "show",
 
 #: Commands that leave nothing behind to be put away: no screen, no job.
 _PLAIN = frozenset({"check", "plan", "seal", "show", "stats"})
+
+#: 128 + SIGPIPE's number, as a shell tells of a process that it ended.
+_SIGPIPE = 141
 
 
 def main(args: list[str] | None = None) -> NoReturn:
@@ -68,6 +71,7 @@ def _run(arguments: list[str]) -> int:
 
 def _guarded(action: Callable[[], int], debug: bool) -> int:
     """The exit code of `action`; whatever it raises becomes a plain line or two on stderr."""
+    code = None
     try:
         code = action()
         sys.stdout.flush()
@@ -80,9 +84,11 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
         _complain("interrupted", "")
         code = 2
     except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone; Python must not complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        # The reader of a pipe (`| head`) has gone; Python must not complain of it at its end. It
+        # does not make anything sound: a verdict stands, and where there is none yet it is the
+        # code of a process that SIGPIPE ended.
+        drop_stdout()
+        code = _SIGPIPE if code is None else code
     except OSError as error:
         if debug:
             return _traced(error)
@@ -90,7 +96,7 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
             return _internal(error)
         _complain(f"the answer could not be written: {error.strerror}", "")
         # What is left in the buffer would fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         code = 2
     except Exception as error:
         if debug:

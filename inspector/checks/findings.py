@@ -94,6 +94,7 @@ class Finding:
         num_elements: Elements concerned, exact, or None.
         is_echo: True if it says no more than that an entry cannot be compared, so that it goes
             where another finding tells why (see `echoes`).
+        other_fqn: Raw name that the entry seems to have on the other side, or None.
     """
 
     code: str
@@ -107,6 +108,7 @@ class Finding:
     sizes: tuple[int, ...] | None = None
     num_elements: int | None = None
     is_echo: bool = False
+    other_fqn: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

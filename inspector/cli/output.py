@@ -8,7 +8,14 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["has_screen", "print_pieces", "terminal_width", "unreached"]
+__all__ = [
+    "drop_stdout",
+    "has_screen",
+    "print_pieces",
+    "terminal_width",
+    "unreached",
+    "write_lines",
+]
 
 # The summary is shown before a table is made, which may take seconds.
 _PROMPT_PIECES = 32
@@ -34,15 +41,41 @@ def terminal_width() -> int | None:
 
 
 def print_pieces(pieces: Iterable[str], end: str = "") -> None:
-    """Write pieces of text to stdout, each with `end` after it."""
+    """Write pieces of text to stdout, each with `end` after it.
+
+    If the reader of a pipe goes away (`| head`), the rest is left out without a word: what the
+    command has found out, and its exit code, do not hang on who reads it.
+    """
+    write_lines(f"{piece}{end}" for piece in pieces)
+
+
+def write_lines(lines: Iterable[str]) -> bool:
+    """Write text to stdout and flush it.
+
+    Returns:
+        False if nobody reads it any more; from then on stdout leads nowhere.
+    """
     # A name may hold what the terminal's encoding lacks; it is shown escaped, not a crash.
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
-    for number, piece in enumerate(pieces):
-        stream.write(piece + end)
-        if number < _PROMPT_PIECES:
-            stream.flush()
+    try:
+        for number, line in enumerate(lines):
+            stream.write(line)
+            if number < _PROMPT_PIECES:
+                stream.flush()
+        stream.flush()
+    except BrokenPipeError:
+        drop_stdout()
+        return False
+    return True
+
+
+def drop_stdout() -> None:
+    """Let stdout lead nowhere: what is left in its buffer would fail once more at Python's end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def unreached() -> int:

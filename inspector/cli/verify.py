@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.cli.output import has_screen, print_pieces
+from inspector.cli.output import has_screen, print_pieces, write_lines
 from inspector.errors import InspectError, UsageError
 from inspector.report.progress import TerminalLine
 
@@ -240,9 +240,9 @@ def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
     with job.start(), _Interrupts(job), _JobLine() as progress:
         while job.result is None:
             told = job.step()
-            if as_json:
-                sys.stdout.writelines(json.dumps(event) + "\n" for event in told)
-                sys.stdout.flush()
+            if as_json and told and not write_lines(json.dumps(event) + "\n" for event in told):
+                # Nobody reads what the job finds: it ends, and without a verdict.
+                raise BrokenPipeError
             progress.show(job.snapshot)
             if not told:
                 time.sleep(0.05)
@@ -293,15 +293,17 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     from inspector.verify.result import exit_code
 
     state = JobState()
+    is_read = as_json
     try:
         with _JobLine() as progress:
             for event in read_events(events, follow=follow):
                 if event is not None:
                     state.apply(event)
-                    if as_json:
-                        sys.stdout.write(json.dumps(event) + "\n")
-                elif as_json:
-                    sys.stdout.flush()
+                    if is_read:
+                        is_read = write_lines((json.dumps(event) + "\n",))
+                if as_json and follow and not is_read:
+                    # There is nobody to wait for more for. Without `follow`, its end is the code.
+                    raise BrokenPipeError
                 progress.show(state.snapshot)
     except KeyboardInterrupt:
         if not follow:

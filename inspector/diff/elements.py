@@ -9,7 +9,7 @@ numbers: in complex128); those of integers exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from inspector.checkpoint.payload.source import PayloadError
 from inspector.diff.model import Tolerance
 from inspector.diff.numbers import UINTS, both_nan, distance, magnitude, reader_of, steps
 
-__all__ = ["Comparer", "Tally", "index_of"]
+__all__ = ["Comparer", "Tally", "index_of", "mixed_sums"]
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -28,6 +28,9 @@ Bools = npt.NDArray[np.bool_]
 
 # Arrays of so many numbers come from the heap: larger ones are mapped anew each time.
 _STEP = 1 << 14
+_WORD = (1 << 64) - 1
+# Odd numbers without a pattern: multiplying by one, and folding the upper half in, mixes all bits.
+_MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 
 
@@ -35,7 +38,9 @@ _COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float
 class Tally:
     """What comparing some elements gave; positions are in row-major order over the tensor.
 
-    The attributes are those of `TensorDiff`, with positions for indices.
+    The attributes are those of `TensorDiff`, with positions for indices; and `imbalance`: the sum
+    (mod 2**64) of the bits of A's different elements, less that of B's. Over a whole tensor it is
+    0 if A and B hold the same elements in another order, and seldom else.
     """
 
     num_compared: int = 0
@@ -49,6 +54,7 @@ class Tally:
     num_non_finite: int = 0
     first_non_finite: int | None = None
     num_nan_both: int = 0
+    imbalance: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         largest = max(
@@ -67,6 +73,7 @@ class Tally:
             self.num_non_finite + other.num_non_finite,
             _least(self.first_non_finite, other.first_non_finite),
             self.num_nan_both + other.num_nan_both,
+            (self.imbalance + other.imbalance) & _WORD,
         )
 
 
@@ -141,13 +148,18 @@ class Comparer:
             return Tally(count)
         first = start + int(at[0])
         read_a, read_b = self._read
-        if read_a is None or read_b is None:
-            return Tally(count, len(at), first, num_not_close=len(at))
         bits_a, bits_b = _chosen(a, at, size_a), _chosen(b, at, size_b)
+        balance = 1  # Numbers of two dtypes are not counted out.
+        if self.is_same_dtype:
+            balance = (_sum(bits_a, size_a) - _sum(bits_b, size_b)) & _WORD
+        if read_a is None or read_b is None:
+            found = Tally(count, len(at), first, num_not_close=len(at))
+            return replace(found, imbalance=balance)
         ulps = None
         if self._float is not None and self.is_same_dtype:
             ulps = steps(bits_a, bits_b, self._float, len(at))
-        return self._measured(read_a(bits_a), read_b(bits_b), ulps, at + start, count)
+        found = self._measured(read_a(bits_a), read_b(bits_b), ulps, at + start, count)
+        return replace(found, imbalance=balance)
 
     def _measured(self, x: Array, y: Array, ulps: Array | None, at: Array, count: int) -> Tally:
         """The tally of different elements.
@@ -194,6 +206,39 @@ class Comparer:
             num_nan_both=int(np.count_nonzero(nan_both)),
             **tally,
         )
+
+
+def _sum(data: Bytes, size: int) -> int:
+    """The sum of the elements' bits, as far as 64 bits hold it."""
+    return int(data.view(UINTS.get(size, "<u8")).sum(dtype=np.uint64))
+
+
+def mixed_sums(data: Bytes, size: int) -> tuple[int, int]:
+    """Two sums over the elements' bits, mixed, that do not depend on their order.
+
+    Of other elements both are the same by chance alone (2**-128).
+
+    Args:
+        data: Bytes of elements, little-endian, contiguous.
+        size: Bytes of an element.
+    """
+    if size in UINTS:
+        words = data.view(UINTS[size]).astype(np.uint64)
+    else:
+        parts = data.view("<u8").reshape(-1, size // 8)
+        words = parts[:, 0].copy()
+        for column in range(1, size // 8):
+            words *= _MIX[2]
+            words ^= (words >> np.uint64(31)) + parts[:, column]
+    words += np.uint64(1)
+    words *= _MIX[0]
+    words ^= words >> np.uint64(32)
+    words *= _MIX[1]
+    words ^= words >> np.uint64(29)
+    first = int(words.sum())
+    words *= words | np.uint64(1)
+    words ^= words >> np.uint64(32)
+    return first, int(words.sum())
 
 
 def _chosen(data: Bytes, at: Array, size: int) -> Bytes:

@@ -8,7 +8,7 @@ from inspector.checkpoint.text import plural, printable
 from inspector.diff.elements import Tally, index_of
 from inspector.diff.model import TensorDiff, Verdict
 
-__all__ = ["judged"]
+__all__ = ["judged", "may_be_reordered", "reordered"]
 
 
 def judged(diff: TensorDiff, tally: Tally, error: str) -> TensorDiff:
@@ -38,6 +38,18 @@ def judged(diff: TensorDiff, tally: Tally, error: str) -> TensorDiff:
         num_nan_both=tally.num_nan_both,
         detail=_detail(diff, tally, error, is_whole=is_whole),
     )
+
+
+def may_be_reordered(diff: TensorDiff, tally: Tally) -> bool:
+    """Whether a tensor may hold the same elements in another order, by a sum of their bits."""
+    is_whole = tally.num_compared == diff.num_elements
+    return diff.verdict != "DTYPE" and is_whole and tally.num_different > 1 and not tally.imbalance
+
+
+def reordered(diff: TensorDiff) -> TensorDiff:
+    """A tensor that was found to hold the same elements in another order."""
+    parts = ["the same elements in another order", *([diff.detail] if diff.detail else [])]
+    return replace(diff, is_reordered=True, detail="; ".join(parts))
 
 
 def _verdict(diff: TensorDiff, tally: Tally, *, is_whole: bool) -> Verdict:

@@ -125,6 +125,7 @@ class TensorDiff:
         num_nan_both: Different elements that are NaN on both sides (other payload bits).
         detail: What else is to be said, or why it was not compared. Printable.
         is_empty: True if it was not compared because it has no elements.
+        is_reordered: True if it differs, and both hold the same elements in another order.
     """
 
     fqn: str
@@ -149,6 +150,7 @@ class TensorDiff:
     num_nan_both: int = 0
     detail: str = ""
     is_empty: bool = False
+    is_reordered: bool = False
 
     @property
     def is_different(self) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.diff.structure import Kind, Structure
 
 __all__ = ["proven_renames", "same_kind"]
+
+# Parts of a name's end that are looked at; a name may have a million.
+_MAX_PARTS = 16
 
 
 def same_kind(structure: Structure) -> tuple[list[int], list[int]]:
@@ -53,28 +56,42 @@ def proven_renames(
 
 
 def _paired(names_a: list[str], names_b: list[str], likely: Mapping[str, str]) -> dict[str, str]:
-    left = dict.fromkeys(names_b)
+    left_a, left_b = dict.fromkeys(names_a), dict.fromkeys(names_b)
     found = {}
+
+    def take(name: str, other: str) -> None:
+        found[name] = other
+        del left_a[name], left_b[other]
+
     for name in names_a:
         other = likely.get(name)
-        if other is not None and other in left:
-            found[name] = other
-            del left[other]
-    for name in names_a:
-        if name in found or not left:
-            continue
-        best = max(left, key=lambda other: _common_end(name, other))
-        if _common_end(name, best) or len(names_a) == len(names_b) == 1:
-            found[name] = best
-            del left[best]
+        if other is not None and other in left_b:
+            take(name, other)
+    ends_a, ends_b = _by_end(left_a), _by_end(left_b)
+    # Those that share most first: thousands of biases may be zero, and have one content.
+    for count in sorted(ends_a.keys() & ends_b.keys(), reverse=True):
+        for end, of_end in ends_a[count].items():
+            others = iter(ends_b[count].get(end, ()))
+            for name in of_end:
+                if name not in left_a:
+                    continue
+                other = next((name_b for name_b in others if name_b in left_b), None)
+                if other is None:
+                    break
+                take(name, other)
+    if len(names_a) == len(names_b) == 1 and left_a:
+        take(names_a[0], names_b[0])
     return found
 
 
-def _common_end(a: str, b: str) -> int:
-    """How many dotted parts two names end with alike."""
-    count = 0
-    for x, y in zip(reversed(a.split(".")), reversed(b.split(".")), strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
+def _by_end(names: Iterable[str]) -> dict[int, dict[str, list[str]]]:
+    """Names by how many dotted parts are taken of their end, and by that end."""
+    found: dict[int, dict[str, list[str]]] = defaultdict(dict)
+    for name in names:
+        at = len(name)
+        for count in range(1, _MAX_PARTS + 1):
+            at = name.rfind(".", 0, at)
+            found[count].setdefault(name[at + 1 :], []).append(name)
+            if at < 0:
+                break
+    return found

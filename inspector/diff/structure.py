@@ -7,7 +7,6 @@ alone suggest is in `likely_renamed` and believed by nobody.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_shape, printable
 from inspector.diff.damage import damage_of
 from inspector.diff.model import Damage, Diff, MeshSide, PlacementChange, Side, TensorDiff
+from inspector.layout.aliases import likely_renames
 from inspector.layout.writer.written_by import infer
 from inspector.values.incomplete import missing_parts
 
@@ -24,13 +24,6 @@ __all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]
 #: What a tensor must share with another to be it under a new name: shape and dtype.
 Kind = tuple[tuple[int, ...], str]
 
-# Names that wrappers put into the path of a parameter: DDP and DataParallel, torch.compile,
-# FSDP1, activation checkpointing.
-_WRAPPERS = frozenset(
-    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-)
-# Changes of prefix that are tried on every name.
-_MAX_CHANGES = 32
 _NOT_COMPARED = "values were not compared"
 
 
@@ -241,84 +234,3 @@ def _placed(
 def _kinds(checkpoint: Checkpoint, tensors: Mapping[str, int]) -> dict[str, Kind]:
     columns = checkpoint.columns
     return {fqn: (columns.shape(i), columns.dtype(i)) for fqn, i in tensors.items()}
-
-
-def likely_renames(a: Mapping[str, Kind], b: Mapping[str, Kind]) -> list[tuple[str, str]]:
-    """Names that seem to be the same tensor's: by their wrappers, then by a common prefix.
-
-    `module.layers.0.w` and `layers.0.w` are one name with and without a wrapper. Otherwise, the
-    change of prefix that explains most names (`model.` to `backbone.`) is taken first. Shape and
-    dtype must be the same, and no name is used twice.
-    """
-    left_a, left_b = dict(a), dict(b)
-    found: list[tuple[str, str]] = []
-
-    def take(name_a: str, name_b: str | None) -> None:
-        if name_b in left_b and left_a[name_a] == left_b[name_b]:
-            found.append((name_a, name_b))
-            del left_a[name_a], left_b[name_b]
-
-    bare_a, bare_b = _by_bare_name(left_a), _by_bare_name(left_b)
-    for bare, names in bare_a.items():
-        if len(names) == 1 and len(bare_b.get(bare, ())) == 1:
-            take(names[0], bare_b[bare][0])
-    votes, direct = _prefix_changes(left_a, left_b)
-    for (prefix_a, prefix_b), _ in votes.most_common(_MAX_CHANGES):
-        for name in [n for n in left_a if n.startswith(prefix_a)]:
-            take(name, prefix_b + name[len(prefix_a) :])
-    for name, other in direct:
-        if name in left_a:
-            take(name, other)
-    order = {name: i for i, name in enumerate(a)}
-    return sorted(found, key=lambda pair: order[pair[0]])
-
-
-def _by_bare_name(names: Mapping[str, Kind]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        found[bare].append(name)
-    return found
-
-
-def _prefix_changes(
-    a: Mapping[str, Kind], b: Mapping[str, Kind]
-) -> tuple[Counter[tuple[str, str]], list[tuple[str, str]]]:
-    """Prefixes that may have become one another, and how many names say so; and these names.
-
-    A name of A and one of B say so if they, and no others, end alike.
-    """
-    ends_a, ends_b = _unique_ends(a), _unique_ends(b)
-    votes: Counter[tuple[str, str]] = Counter()
-    pairs: dict[tuple[str, str], None] = {}
-    for end, name_a in ends_a.items():
-        name_b = ends_b.get(end)
-        if name_a is None or name_b is None or (name_a, name_b) in pairs:
-            continue
-        if a[name_a] == b[name_b]:
-            pairs[name_a, name_b] = None
-            votes[_without_common_end(name_a, name_b)] += 1
-    return votes, list(pairs)
-
-
-def _unique_ends(names: Mapping[str, Kind]) -> dict[str, str | None]:
-    """Every end of a dotted name, and the name that has it; None if several have."""
-    found: dict[str, str | None] = {}
-    for name in names:
-        at = -1
-        for _ in range(64):
-            end = name[at + 1 :]
-            found[end] = None if end in found else name
-            at = name.find(".", at + 1)
-            if at < 0:
-                break
-    return found
-
-
-def _without_common_end(a: str, b: str) -> tuple[str, str]:
-    """What stands before the dotted parts that two names end with alike."""
-    parts_a, parts_b = a.split("."), b.split(".")
-    while parts_a and parts_b and parts_a[-1] == parts_b[-1]:
-        parts_a.pop()
-        parts_b.pop()
-    return tuple(".".join(p) + "." if p else "" for p in (parts_a, parts_b))  # type: ignore[return-value]

@@ -17,8 +17,8 @@ from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.diff.ahead import Ahead, Item
-from inspector.diff.elements import Comparer, Tally
-from inspector.diff.judged import judged
+from inspector.diff.elements import Comparer, Tally, mixed_sums
+from inspector.diff.judged import judged, may_be_reordered, reordered
 from inspector.diff.model import BytesDiff, Diff, Side, TensorDiff, Tolerance
 from inspector.diff.renames import proven_renames, same_kind
 from inspector.diff.structure import Pair, Structure
@@ -32,6 +32,7 @@ __all__ = ["DiffProgress", "compare_values"]
 BLOCK_BYTES = 1 << 20
 _TASK_BLOCKS = 32
 _MAX_PORTIONS = 4096
+_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ def compare_values(
         run_workers(run.tasks(), lambda: _Comparing(run), run.stop, num_workers=workers, poll=poll)
     finally:
         run.ahead.close()
+    maybe = run.maybe_reordered()
+    if maybe and not run.stop.is_set:
+        run_workers(maybe, lambda: _Recounting(run), run.stop, num_workers=workers, poll=poll)
     renamed: list[tuple[str, str]] = []
     if lone_a and lone_b and not run.stop.is_set:
         digests = [
@@ -147,6 +151,7 @@ class _Run:
         self._entries: dict[str, BytesDiff] = {}
         self._tallies: dict[str, Tally] = {}
         self._errors: dict[str, str] = {}
+        self._reordered: set[str] = set()
         self._left: dict[str, int] = {}
         self._num_done = 0
         self._workers: list[_Comparing] = []
@@ -227,7 +232,25 @@ class _Run:
         done = min(done, self.bytes_total)
         return DiffProgress(done, self.bytes_total, self._num_done, total)
 
+    def maybe_reordered(self) -> list[Pair]:
+        """Tensors whose elements are to be counted: they may only stand in another order."""
+        return [
+            pair
+            for pair in self._pairs
+            if pair.fqn not in self._errors
+            and may_be_reordered(self._diffs[pair.fqn], self._tallies.get(pair.fqn, Tally()))
+        ]
+
+    def keep_reordered(self, pair: Pair) -> None:
+        """Told of a tensor that holds the same elements in another order."""
+        with self._lock:
+            self._reordered.add(pair.fqn)
+
     def _judged(self, fqn: str) -> TensorDiff:
+        found = self._judged_in_place(fqn)
+        return reordered(found) if fqn in self._reordered else found
+
+    def _judged_in_place(self, fqn: str) -> TensorDiff:
         return judged(self._diffs[fqn], self._tallies.get(fqn, Tally()), self._errors.get(fqn, ""))
 
     def diff(self, renamed: list[tuple[str, str]]) -> Diff:
@@ -264,6 +287,40 @@ def plan_of(structure: Structure, pair: Pair) -> BlockPlan:
     columns_a, columns_b = structure.a.checkpoint.columns, structure.b.checkpoint.columns
     sizes = itemsize(columns_a.dtype(pair.index_a)), itemsize(columns_b.dtype(pair.index_b))
     return BlockPlan.of(columns_a.shape(pair.index_a), max(s or 1 for s in sizes), BLOCK_BYTES)
+
+
+class _Recounting:
+    """One thread's work of another kind: whether two tensors hold the same elements at all."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._files = OpenFiles(run.structure.a.storage), OpenFiles(run.structure.b.storage)
+
+    def close(self) -> None:
+        for files in self._files:
+            files.close()
+
+    def run(self, pair: Pair) -> None:
+        try:
+            if self._sums(0, pair) == self._sums(1, pair):
+                self._run.keep_reordered(pair)
+        except InspectError:
+            # It was compared before, so its verdict stands, without this.
+            self._run.stop.check()
+
+    def _sums(self, number: int, pair: Pair) -> tuple[int, int]:
+        structure = self._run.structure
+        side, index = ((structure.a, pair.index_a), (structure.b, pair.index_b))[number]
+        files = self._files[number]
+        files.forget()
+        bits = TensorBits(side.checkpoint, side.checkpoint.columns.tensor(index), files)
+        plan = plan_of(structure, pair)
+        first = second = 0
+        for block in range(plan.num_blocks):
+            self._run.stop.check()
+            sums = mixed_sums(bits.read(*plan.box(block)), bits.itemsize)
+            first, second = first + sums[0], second + sums[1]
+        return first & _WORD, second & _WORD
 
 
 class _Comparing:

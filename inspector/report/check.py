@@ -255,6 +255,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "torch_does": finding.torch_does,
         "hint": finding.hint,
+        "other_fqn": finding.other_fqn,
     }
 
 

@@ -18,6 +18,7 @@ from inspector.checkpoint.text import (
 )
 from inspector.checks.seal.manifest import Manifest
 from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
+from inspector.diff.unmoved import UNMOVED, unmoved_weights
 from inspector.report.json import SCHEMA
 from inspector.report.table import Column, render_table
 
@@ -125,6 +126,8 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
     yield from _pairs("likely renamed, by name, shape and dtype", diff.likely_renamed, width)
     yield from _placements(diff, width)
     yield from _tensors(diff, width)
+    yield from _exact(diff, width)
+    yield from _names(UNMOVED, unmoved_weights(diff), width)
     listed = [entry for entry in diff.entries if entry.verdict != "EXACT"]
     if listed:
         yield ""
@@ -225,6 +228,22 @@ def _tensors(diff: Diff, width: int | None) -> Iterator[str]:
     yield from _more(len(listed), len(shown))
 
 
+def _exact(diff: Diff, width: int | None) -> Iterator[str]:
+    """The tensors that are the same, where others differ."""
+    exact = [tensor.fqn for tensor in diff.tensors if tensor.verdict == "EXACT"]
+    different = sum(tensor.is_different for tensor in diff.tensors)
+    if not exact or not different:
+        return
+    yield ""
+    yield f"EXACT, every bit ({len(exact):,})"
+    # Where they are the exception each is of interest.
+    shown = exact if width is None and len(exact) <= different else exact[:_MAX_LISTED]
+    for name in shown:
+        yield f"  {printable(name)}"
+    if len(exact) > len(shown):
+        yield f"  ... and {len(exact) - len(shown):,} more: --json names all"
+
+
 def _row(tensor: TensorDiff) -> tuple[str, ...]:
     is_compared = tensor.num_compared > 0
     first = tensor.first_non_finite if tensor.verdict == "NON_FINITE" else tensor.first_index
@@ -279,6 +298,7 @@ def diff_json(diff: Diff) -> Iterator[str]:
         "counts": counts(diff),
         "only_in_a": list(diff.only_in_a),
         "only_in_b": list(diff.only_in_b),
+        "unmoved_weights": list(unmoved_weights(diff)),
         "renamed": [list(pair) for pair in diff.renamed],
         "missing_parts": list(diff.missing_parts),
         "damage": [
@@ -349,6 +369,7 @@ def _tensor_json(tensor: TensorDiff) -> dict[str, Any]:
         "num_non_finite": tensor.num_non_finite,
         "first_non_finite": tensor.first_non_finite,
         "num_nan_both": tensor.num_nan_both,
+        "same_elements": tensor.is_reordered,
         "detail": tensor.detail,
     }
 

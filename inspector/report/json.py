@@ -49,7 +49,7 @@ def show_json(
     selected = checkpoint.tensor_order.tolist() if tensors is None else tensors
     for n, index in enumerate(selected):
         tensor = checkpoint.tensors[index]
-        document = _tensor(tensor, written_by)
+        document = _tensor(checkpoint, tensor, written_by)
         if chunks:
             document["chunks"] = list(_chunks(checkpoint, tensor))
         yield ("," if n else "") + "\n" + _dump(document)
@@ -103,7 +103,15 @@ def _framework(framework: Framework | None) -> dict[str, Any] | None:
     }
 
 
-def _tensor(tensor: Tensor, written_by: WrittenBy) -> dict[str, Any]:
+def _state_path(checkpoint: Checkpoint, fqn: str) -> list[str | int] | None:
+    """Where an entry is in the nested state dict, if the planner that saved it wrote that down."""
+    path = checkpoint.state_paths.get(fqn)
+    if path is None or ".".join(map(str, path)) != fqn:
+        return None
+    return list(path)
+
+
+def _tensor(checkpoint: Checkpoint, tensor: Tensor, written_by: WrittenBy) -> dict[str, Any]:
     placement = written_by.placements(tensor.index)
     known = placement.placements
     return {
@@ -115,6 +123,7 @@ def _tensor(tensor: Tensor, written_by: WrittenBy) -> dict[str, Any]:
         "num_bytes": tensor.num_bytes,
         "placements": None if known is None else list(known),
         "evidence": list(placement.evidence),
+        "state_path": _state_path(checkpoint, tensor.fqn),
     }
 
 
@@ -149,6 +158,7 @@ def _bytes_entry(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
         "file": checkpoint.files[entry.file].path if stored else None,
         "offset": entry.byte_offset if stored else None,
         "length": entry.byte_length if stored else None,
+        "state_path": _state_path(checkpoint, entry.fqn),
     }
 
 

@@ -397,7 +397,9 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 def _against(planned: Planned, expected: Expected, width: int | None) -> Iterator[str]:
     what = f"{printable(expected.path)} ({expected.source}, {plural(len(expected.wanted), 'key')})"
     if not planned.num_matching:
-        what += ", none of which is in the checkpoint: is it of another model?"
+        what += ", none of which is in the checkpoint"
+        if not any(finding.other_fqn for finding in planned.problems):
+            what += ": is it of another model?"
     yield from _labelled("against", f"{what}: {summary(planned.problems)}", width)
     for note in expected.notes:
         yield from _labelled("", printable(note), width)

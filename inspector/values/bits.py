@@ -143,7 +143,8 @@ class TensorBits:
         target = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offsets, strict=True))
         start = [a - o for a, o in zip(low, origin, strict=True)]
         place = whole[target]
-        taken = None if filled is None else filled[target]
+        # Of a tensor without dims an index makes a number, and no view.
+        taken = filled[target] if filled is not None and target else filled
         if place.flags.c_contiguous and (taken is None or not taken.any()):
             self._fill(chunk, start, place)
         else:

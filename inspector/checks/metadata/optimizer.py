@@ -18,7 +18,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["check_optimizer"]
+__all__ = ["check_optimizer", "state_of"]
 
 #: State that torch's own optimizers and the common others keep for every parameter.
 _SLOTS = frozenset(
@@ -85,17 +85,23 @@ def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
 def _groups(fqns: Iterable[str]) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for fqn in fqns:
-        match = _STATE.search(fqn)
-        if match is None:
-            continue
-        rest = fqn[match.end() :]
-        param, _, slot = rest.rpartition(".")
-        if slot not in _SLOTS:
-            slot, _, param = rest.partition(".")
-        if slot in _SLOTS and param:
-            group = groups.setdefault(fqn[: match.end()], _Group())
-            group.slots.setdefault(param, set()).add(slot)
+        found = state_of(fqn)
+        if found is not None:
+            prefix, param, slot = found
+            groups.setdefault(prefix, _Group()).slots.setdefault(param, set()).add(slot)
     return groups
+
+
+def state_of(fqn: str) -> tuple[str, str, str] | None:
+    """Prefix, parameter and slot of a name that is optimizer state, else None."""
+    match = _STATE.search(fqn)
+    if match is None:
+        return None
+    rest = fqn[match.end() :]
+    param, _, slot = rest.rpartition(".")
+    if slot not in _SLOTS:
+        slot, _, param = rest.partition(".")
+    return (fqn[: match.end()], param, slot) if slot in _SLOTS and param else None
 
 
 def _lacking_slots(slots: dict[str, set[str]]) -> Iterator[tuple[str, set[str], int]]:

@@ -44,12 +44,14 @@ class Wanted:
         kind: `tensor`, `bytes` (any other object) or `unknown`.
         dtype: torch's name without `torch.`; None if the file does not say.
         shape: Global shape; None if the file does not say.
+        path: Where it is in the nested state dict; None if the file does not say.
     """
 
     fqn: str
     kind: Literal["tensor", "bytes", "unknown"] = "unknown"
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
+    path: tuple[str | int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,20 @@ def expected_of(
     checkpoint: Checkpoint, path: str, source: str, notes: Iterable[str] = ()
 ) -> Expected:
     """A checkpoint's own keys, as what is expected of another."""
-    columns = checkpoint.columns
+    columns, paths = checkpoint.columns, checkpoint.state_paths
+
+    def path_of(fqn: str) -> tuple[str | int, ...] | None:
+        # A planner writes down either all of them or none.
+        return paths.get(fqn, (fqn,)) if paths else None
+
     wanted = [
-        Wanted(columns.fqns[i], "tensor", columns.dtype(i), columns.shape(i))
+        Wanted(
+            columns.fqns[i],
+            "tensor",
+            columns.dtype(i),
+            columns.shape(i),
+            path_of(columns.fqns[i]),
+        )
         for i in checkpoint.tensor_order.tolist()
     ]
     seen = set()
@@ -109,7 +122,7 @@ def expected_of(
         fqn = checkpoint.bytes_entries[i].fqn
         if fqn not in seen:  # Metadata of every rank: once a rank.
             seen.add(fqn)
-            wanted.append(Wanted(fqn, "bytes"))
+            wanted.append(Wanted(fqn, "bytes", path=path_of(fqn)))
     return Expected(path, source, tuple(wanted), tuple(notes))
 
 
@@ -189,8 +202,9 @@ def _wanted(path: str, number: int, entry: object) -> Wanted:
     fqn: str = entry["fqn"]
     where = f"entry {number} ({printable(fqn, 80)})"
     dtype, shape = entry.get("dtype"), entry.get("shape")
+    place = _path(path, where, fqn, entry.get("state_path"))
     if isinstance(dtype, str) and dtype.lower() in _NO_TENSOR:
-        return Wanted(fqn, "bytes")
+        return Wanted(fqn, "bytes", path=place)
     name = None
     if dtype is not None:
         known = _dtype(dtype) if isinstance(dtype, str) else None
@@ -206,7 +220,17 @@ def _wanted(path: str, number: int, entry: object) -> Wanted:
     kind: Literal["tensor", "unknown"] = "unknown"
     if name is not None or sizes is not None:
         kind = "tensor"
-    return Wanted(fqn, kind, name, sizes)
+    return Wanted(fqn, kind, name, sizes, place)
+
+
+def _path(path: str, where: str, fqn: str, parts: object) -> tuple[str | int, ...] | None:
+    """An entry's place in the nested state dict, of keys and of indices of lists."""
+    if parts is None:
+        return None
+    is_path = isinstance(parts, list) and all(type(part) in (str, int) for part in parts)
+    if not is_path or not isinstance(parts, list) or ".".join(map(str, parts)) != fqn:
+        raise _no_names(path, f"{where}: its state_path does not make up its name")
+    return tuple(parts)
 
 
 def _dtype(text: str) -> str | None:
