@@ -408,7 +408,7 @@ def _assignments(walk: Walk) -> list[Assignment]:
 
 def try_meshes(walk: Walk) -> list[Trial]:
     """Replays the meshes that may win, best bound first; the best result comes first."""
-    rules = _rules(walk.checkpoint)
+    rules = _rules(walk)
     assignments = _assignments(walk)
     ranking = sorted(range(len(assignments)), key=lambda i: (-assignments[i].num_possible, i))
     results: list[Trial] = []
@@ -452,14 +452,15 @@ def _with_owned(walk: Walk, results: list[Trial], rules: tuple[Rule, ...]) -> li
     return refined
 
 
-def _rules(checkpoint: Checkpoint) -> tuple[Rule, ...]:
+def _rules(walk: Walk) -> tuple[Rule, ...]:
     """The rules to replay, the one of the torch that wrote it first."""
+    checkpoint = walk.checkpoint
     if checkpoint.per_rank_metadata:
         return (Rule.ALL,)
     band = checkpoint.provenance.torch_band or ""
     rules = [Rule.BALANCED, Rule.LOWEST]
     if band.startswith(("1.", "2.0", "2.1", "2.2")):
         rules = [Rule.LOWEST, Rule.BALANCED]
-    if checkpoint.bytes_entries and all(e.rank in (0, None) for e in checkpoint.bytes_entries):
+    if len(walk.bytes_ranks) and (walk.bytes_ranks <= 0).all():
         rules.insert(0 if band.startswith("2.3") else 2, Rule.BALANCED_BYTES_ON_0)
     return tuple(rules)
