@@ -19,7 +19,7 @@ from inspector.layout.placements import Pattern, apply
 from inspector.layout.writer.replay import GroupTable, balance
 from inspector.layout.writer.survey import Assignment, Bools, Survey, is_one_row
 
-__all__ = ["Items", "Outcome", "Rule", "Trial", "Walk", "try_meshes"]
+__all__ = ["Items", "Outcome", "Rule", "Trial", "Walk", "meshes_of", "try_meshes"]
 
 _Part = tuple[Ints, Ints, Ints, Ints, Ints, Bools]
 
@@ -372,7 +372,7 @@ class Trial:
         return outcome is not None and 0 < outcome.num_items == outcome.num_placed
 
 
-def _meshes(world_size: int) -> list[tuple[Mesh, tuple[bool, ...]]]:
+def meshes_of(world_size: int) -> list[tuple[Mesh, tuple[bool, ...]]]:
     """All meshes of a size, and which axes may shard; the plainest first."""
     divisors = [n for n in range(2, world_size // 2 + 1) if world_size % n == 0]
     pairs = [(n, world_size // n) for n in divisors]
@@ -396,7 +396,7 @@ def _assignments(walk: Walk) -> list[Assignment]:
     some = list(dict.fromkeys(largest + finest))
     result: list[Assignment] = []
     seen: set[int] = set()
-    for mesh, can_shard in _meshes(walk.world_size):
+    for mesh, can_shard in meshes_of(walk.world_size):
         if result and not walk.may_fit(some, mesh, can_shard):
             continue
         assignment = walk.assign(mesh, can_shard)
