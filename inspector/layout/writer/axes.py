@@ -7,7 +7,6 @@ is never in the file: it is evidence, never called certain, and says what it res
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,8 @@ _KINDS = {
 }
 _EXPERT = re.compile(r"(?:^|[._])(?:experts?|grouped_mlp)(?:[._]|$)", re.IGNORECASE)
 _NEARLY_ALL = 0.9
+_FEW = 0.1  # of the cut tensors: a lone one along another dim is no tensor parallelism
+_SOME = 0.2  # columns and rows in turn
 _MAX_CUTS = 12
 
 
@@ -131,6 +132,13 @@ class Layout:
     def is_plain(self) -> bool:
         """Replicas and shards by the common rule: dim 0, or one copy each."""
         return self.mesh.family in ("fsdp", "hsdp", "hsdp_reversed") and not self.speaks_against
+
+    @property
+    def named_axes(self) -> str | None:
+        """`dp_replicate:2,dp_shard:4,tp:2`, None if what an axis is for is not told."""
+        if any(axis.name is None for axis in self.axes):
+            return None
+        return ",".join(f"{axis.name}:{axis.size}" for axis in self.axes)
 
     def shape_words(self) -> str:
         """`8 ranks as 2 x 4; dim 0 cut by the second axis`: what the boxes prove."""
@@ -350,11 +358,14 @@ def _one_axis(
     shown = _dims_words(dims)
     doubts = []
     against = ""
-    if set(dims) <= {0}:
+    num_cut = sum(len(use.tensors) for use in dense)
+    others = (sum(dims.values()) - dims.get(0, 0)) / max(1, sum(dims.values()))
+    if others < _FEW:
         kinds[axis] = "shard"
-        reasons[axis] = "it cuts dim 0 of every tensor that is cut, as FSDP does"
+        what = "every tensor that is cut" if not others else "nearly every tensor that is cut"
+        reasons[axis] = f"it cuts dim 0 of {what}, as FSDP does"
         doubts.append(_DOUBT_ONE_AXIS)
-    elif 0 in dims and whole:
+    elif _SOME <= others <= 1 - _SOME and whole >= _FEW * num_cut:
         kinds[axis] = "tensor"
         reasons[axis] = f"it cuts {shown}, and leaves {_count(whole)} whole, as norms are"
         against = f"{shown} are cut, and {_count(whole)} left whole: FSDP cuts dim 0 of all"
@@ -422,11 +433,3 @@ def _like_tensor(tally: _Tally, dense: list[Use], axis: int) -> bool:
     strided = any(u.fit.pattern.strided and u.fit.pattern.axes_of(0)[:1] == (axis,) for u in dense)
     unused = tally.num_unused(dense, axis) > 0
     return len(dims) > 1 or (bool(dims) and (unused or strided))
-
-
-def as_named_axes(layout: Layout) -> str | None:
-    """`dp_replicate:2,dp_shard:4,tp:2`, None if an axis is not told."""
-    names = [axis.name for axis in layout.axes]
-    if any(name is None for name in names) or math.prod(layout.mesh.sizes) < 1:
-        return None
-    return ",".join(f"{n}:{a.size}" for n, a in zip(names, layout.axes, strict=True))

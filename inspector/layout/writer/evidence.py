@@ -59,11 +59,12 @@ def nothing_cut(walk: Walk) -> list[str]:
 
 def not_replicated(walk: Walk, explained: float) -> list[str]:
     """For whole tensors that do not lie where DCP's writer puts what every rank holds."""
-    return [
+    said = (
         "Every tensor is one chunk, but replaying DCP's writer for tensors that all "
         f"{walk.world_size} ranks hold puts {explained:.0%} of the items where they are: some "
         "ranks held tensors of their own, or the writer was not DCP's default planner."
-    ] + _damaged(walk)
+    )
+    return [said, *_damaged(walk)]
 
 
 def stages(walk: Walk, partition: Partition) -> list[str]:
@@ -123,15 +124,17 @@ def judgement(
     if rivals:
         names = ", ".join(str(t.assignment.mesh) for t in rivals)
         result.append(f"Too few items to tell it from {names}: these explain every item as well.")
-    if believed and not best.proven():
+    by_order = walk.checkpoint.format != "safetensors"
+    if not best.proven() and (believed or not by_order):
+        why = (
+            "the files may be of different saves, or the writer was not DCP's default planner."
+            if by_order
+            else "safetensors files do not keep the order of the state dict, by which DCP's "
+            "writer shares out the work."
+        )
         result.append(
-            f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than "
-            "the replay says: safetensors files do not keep the order of the state dict, by which "
-            "DCP's writer shares out the work."
-            if walk.checkpoint.format == "safetensors"
-            else f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than "
-            "the replay says: the files may be of different saves, or the writer was not DCP's "
-            "default planner."
+            f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than the "
+            f"replay says: {why}"
         )
     if outcome.num_owned:
         result.append(
@@ -240,9 +243,9 @@ def caveats(walk: Walk, best: Trial, layout: Layout) -> list[str]:
         )
     if rule is not Rule.ALL:
         result.append(
-            f"Ranks 0 to {walk.world_size - 1} are the group that saved, of perhaps more ranks: what "
-            "another group (another tensor-parallel rank's, say) saved into this folder before is "
-            "overwritten without a trace."
+            f"Ranks 0 to {walk.world_size - 1} are the group that saved, of perhaps more ranks: "
+            "what another group (another tensor-parallel rank's, say) saved into this folder "
+            "before is overwritten without a trace."
         )
     num_plans = walk.checkpoint.provenance.num_plans
     if num_plans is not None:

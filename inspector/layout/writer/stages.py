@@ -143,7 +143,8 @@ def _joined(walk: Walk) -> list[Ints]:
     for number in walk.touched:
         for row in np.unique(walk.ranks[number], axis=0):
             ranks = np.unique(row[row >= 0])
-            found[ranks.tobytes()] = ranks
+            if len(ranks):
+                found[ranks.tobytes()] = ranks
     return list(found.values())
 
 
@@ -193,11 +194,12 @@ class _Group:
             self.block_of[ranks] = number
             self.local[ranks] = np.arange(len(ranks))
         num = walk.checkpoint.num_tensors
-        #: Block of each tensor, by the file of its first chunk that is known.
+        #: Block of each tensor, by the file of one of its chunks; -1 if none is known.
         self.home = np.full(num, -1, dtype=np.int64)
         for number, members in enumerate(walk.classes):
             ranks = walk.ranks[number]
-            self.home[members.tensors] = self.block_of[ranks.max(axis=1)]
+            if ranks.shape[1]:
+                self.home[members.tensors] = self.block_of[ranks.max(axis=1)]
 
     # -- names ------------------------------------------------------------------------------
 
@@ -310,7 +312,7 @@ class _Group:
         walk = self.walk
         parts: list[tuple[Ints, Ints, Ints, Ints, Bools]] = []
         for number, members in enumerate(walk.classes):
-            if not walk.sound[number]:
+            if not walk.sound[number] or not members.chunks.size:
                 continue
             if not members.cut.touched or inside is None:
                 tensors, actual = members.tensors, walk.ranks[number][:, 0]
