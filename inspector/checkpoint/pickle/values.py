@@ -124,7 +124,7 @@ def provenance_of(root: Meta, names: dict[str, str]) -> dict[str, Any]:
     first = next((e for e in entries.values() if isinstance(e, TensorMeta)), None)
     values = first.get("properties") if first is not None else None
     values = values.get("values") if isinstance(values, Properties) else None
-    plans = root.get("all_local_plans")
+    plans = root.rest.get("all_local_plans")
     extra = sorted(k[:60] for k in root.rest if type(k) is str)
     is_save_meta = storage_meta is not None and hasattr(storage_meta, "get")
     return {

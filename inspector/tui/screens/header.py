@@ -42,8 +42,8 @@ def header_lines(
     elif written_by.mesh is not None:
         second = [f"written by {written_by.mesh} ({sure_words(written_by)})"]
     elif written_by.world_size:
-        ranks = plural(written_by.world_size, "rank")
-        second = [f"written by {ranks}, {groups_words(written_by) or 'mesh not known'}"]
+        group = plural(written_by.world_size, "rank")
+        second = [f"written by {group}, {groups_words(written_by) or 'mesh not known'}"]
     else:
         second = ["writer not known"]
     second += [
