@@ -27,6 +27,7 @@ from inspector.layout.writer.walk import Walk, meshes_of
 __all__ = ["Partition", "Stage", "find_stages", "replicas_explain"]
 
 _ENOUGH = 0.9
+_HOPELESS = 0.4  # of the items: no turning over of whole ones will mend that
 _MAX_ITEMS = 200_000
 _MAX_TRIES = 12
 _ROUNDS = 6
@@ -114,18 +115,22 @@ def find_stages(walk: Walk, *, better_than: float = 0.0) -> Partition | None:
         found = _judge(walk, blocks)
         if found is None or found.score < _ENOUGH or found.score <= better_than:
             continue
-        # Of equal ones the fewest stages: a stage may be cut up by chance.
         if best is None or found.score > best.score:
             best = found
+        if found.num_placed == found.num_items:
+            break
     return best
 
 
 def _partitions(walk: Walk) -> list[list[tuple[int, ...]]]:
-    """Ways to part the ranks in equal groups so that no cut tensor lies in two of them."""
+    """Ways to part the ranks in equal groups so that no cut tensor lies in two, most groups first.
+
+    A coarser partition holds as well wherever a finer one does.
+    """
     size = walk.world_size
     joined = _joined(walk)
     result = []
-    for count in range(2, size + 1):
+    for count in range(size, 1, -1):
         if size % count:
             continue
         width = size // count
@@ -303,7 +308,8 @@ class _Group:
             if placed > best:
                 best, turned = placed, shared.copy()
             again = wrong & items.whole
-            if not again.any() or len(self.blocks) == 1:
+            hopeless = placed < _HOPELESS * len(wrong)
+            if not again.any() or len(self.blocks) == 1 or hopeless:
                 break
             shared = shared ^ again
         return best, turned
