@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, Provenance
 from inspector.checks.judge import check
 from inspector.layout.mesh import Mesh
 from inspector.layout.writer.written_by import WrittenBy, infer
@@ -58,7 +58,9 @@ def saved(states: Sequence[Mapping[str, Tensor | None]]) -> Checkpoint:
     order: dict[str, Any] = dict(ChainMap(*[dict(state) for state in states]))
     state = {k: v if v is None else (v[0], v[1]) for k, v in order.items()}
     checkpoint = make.checkpoint(state, plans)
-    return dataclasses.replace(checkpoint, state_paths={k: (k,) for k in order})
+    by_torch = Provenance(torch_band="2.9 to 2.14")
+    paths = {k: (k,) for k in order}
+    return dataclasses.replace(checkpoint, state_paths=paths, provenance=by_torch)
 
 
 def everywhere(state: Mapping[str, Tensor | None], world_size: int) -> Checkpoint:
@@ -272,6 +274,17 @@ def test_a_save_of_two_ranks_beside_four_names_no_mesh() -> None:
     found = infer(saved([{"plain": plain}] * 2 + [{"d": sub, "plain": plain}] * 2))
     assert (found.mesh, found.certain, found.partition) == (None, False, None)
     assert "hsdp" not in "\n".join(found.evidence)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_what_two_ranks_alone_held_is_not_replicated(num: int) -> None:
+    sub: Any = ((6,), (S0,), (2,), (0, 1))
+    plain: Any = ((4,), (R,), *over((4,)))
+    cut = {f"d{i}": sub for i in range(num)}
+    found = infer(saved([cut | {"plain": plain}] * 2 + [{"plain": plain}] * 2))
+    assert (found.certain, found.proven) == (False, False)
+    assert found.mesh is None
+    assert "Of 4 ranks only 0, 1 wrote pieces" in found.evidence[0]
 
 
 def test_a_mesh_under_nine_tenths_is_never_named() -> None:

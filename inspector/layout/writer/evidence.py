@@ -9,7 +9,15 @@ from inspector.layout.writer.stages import Partition, Stage
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Rule, Trial, Walk
 
-__all__ = ["caveats", "judgement", "not_replicated", "nothing_cut", "stages", "writer"]
+__all__ = [
+    "caveats",
+    "judgement",
+    "not_replicated",
+    "nothing_cut",
+    "stages",
+    "unseen_replicas",
+    "writer",
+]
 
 _FAMILY = {
     "fsdp": "FSDP",
@@ -65,6 +73,17 @@ def not_replicated(walk: Walk, explained: float) -> list[str]:
         "ranks held tensors of their own, or the writer was not DCP's default planner."
     )
     return [said, *_damaged(walk)]
+
+
+def unseen_replicas(walk: Walk) -> list[str]:
+    """For pieces that all lie with one replica of a mesh that would explain them."""
+    pieces = {int(r) for n in walk.touched for r in walk.ranks[n].ravel().tolist() if r >= 0}
+    shown = ", ".join(map(str, sorted(pieces)[:8])) + (" ..." if len(pieces) > 8 else "")
+    said = (
+        f"Of {walk.world_size} ranks only {shown} wrote pieces of tensors that are cut: these "
+        "alone held them, or others held copies that the writer left out; nothing tells which."
+    )
+    return [said]
 
 
 def stages(walk: Walk, partition: Partition) -> list[str]:

@@ -25,7 +25,7 @@ from inspector.layout.writer import evidence as say
 from inspector.layout.writer.axes import Layout, layout_of, prefer_flat, uses_of
 from inspector.layout.writer.stages import Partition, find_stages, replicas_explain
 from inspector.layout.writer.survey import Assignment
-from inspector.layout.writer.walk import Outcome, Trial, Walk, try_meshes
+from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
 
 __all__ = ["Candidate", "Deviation", "WrittenBy", "infer"]
 
@@ -190,11 +190,13 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         if partition is not None:
             return _in_stages(walk, partition)
     held = best.support() >= _MUST_HOLD
-    believed = held and outcome.score >= _WORTH_NAMING
+    unseen = held and _unseen_replicas(walk, best.assignment, outcome)
+    alone = unseen and (outcome.rule is not Rule.LOWEST or outcome.num_owned > 0)
+    believed = held and outcome.score >= _WORTH_NAMING and not alone
     rivals = [t for t in others if t.proven()] if best.proven() else []
     # Megatron-Core's planner gives each item to its main replica, so no replay proves replicas.
     of_dcp = walk.checkpoint.provenance.num_plans is None
-    proven = believed and best.proven() and not rivals and of_dcp
+    proven = believed and best.proven() and not rivals and of_dcp and not unseen
     assignment = best.assignment if believed else None
     layout = None if assignment is None else _layout(walk, assignment)
     deviating, by_rank = _deviations(walk, best.assignment, outcome)
@@ -203,7 +205,12 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         mesh=None if layout is None else layout.mesh,
         world_size=walk.world_size,
         certain=proven and layout is not None and layout.is_plain,
-        evidence=tuple(say.judgement(walk, best, others, rivals, layout, proven=proven)),
+        evidence=(
+            *(say.unseen_replicas(walk) if unseen else ()),
+            *say.judgement(walk, best, others, rivals, layout, proven=proven),
+        )
+        if not alone
+        else tuple(say.unseen_replicas(walk)),
         placer=Placer(walk.checkpoint, walk, assignment),
         alternatives=tuple(_candidate(t, walk) for t in others),
         writer=say.writer(walk.checkpoint, walk, assignment),
@@ -217,6 +224,24 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         caveats=tuple(caveats),
         replayed_on=best.assignment.mesh if held else None,
     )
+
+
+def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bool:
+    """Whether one replica alone wrote all pieces: then a sub-group may have held them alone.
+
+    Before torch 2.3 that is how DCP shared out the work, whatever the ranks held.
+    """
+    mesh, band = assignment.mesh, walk.checkpoint.provenance.torch_band or ""
+    if "replicate" not in mesh.axes or outcome.rule is Rule.ALL:
+        return False
+    if not band or band.startswith(("1.", "2.0", "2.1", "2.2")):
+        return False
+    if walk.checkpoint.provenance.num_plans is not None:
+        return False
+    axis = mesh.axes.index("replicate")
+    pieces = [walk.ranks[number].ravel() for number in walk.touched]
+    ranks = np.unique(np.concatenate(pieces))
+    return len({mesh.coordinate(r)[axis] for r in ranks[ranks >= 0].tolist()}) < 2
 
 
 def _layout(walk: Walk, assignment: Assignment) -> Layout:
