@@ -349,6 +349,7 @@ def _provenance(header: dict[str, Any]) -> Provenance:
         notes=tuple(notes),
         fields=tuple(header["fields"]),
         classes=tuple(f"{module}.{name}" for name, module in header["modules"].items()),
+        num_plans=header["num_plans"],
     )
 
 

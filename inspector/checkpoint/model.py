@@ -111,6 +111,8 @@ class Provenance:
         notes: Other things found: Megatron's `mcore_data`, OLMo's storage class ...
         fields: Names of the fields of the pickled Metadata, in order.
         classes: Full names of the known classes in the pickle, which torch imports to read it.
+        num_plans: Ranks whose save plans the metadata keeps (Megatron-Core's `all_local_plans`):
+            the size of the group that saved, ranks that wrote nothing included. None otherwise.
     """
 
     protocol: int = 0
@@ -122,6 +124,7 @@ class Provenance:
     notes: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    num_plans: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,12 +423,12 @@ class Checkpoint:
 
         Only files that the metadata names, and empty ones, count: a file with bytes that no
         entry names is left from another save. Exact for DCP's own file writer, which creates a
-        file for every rank; a lower bound after tools that drop empty files. None if no file
-        names a rank.
+        file for every rank; a lower bound after tools that drop empty files, unless the metadata
+        keeps a plan of every rank. None if no file names a rank.
         """
         ranks = [
             f.rank
             for f in self.files
             if f.rank is not None and (f.num_payloads or f.num_bytes == 0)
         ]
-        return max(ranks) + 1 if ranks else None
+        return max(max(ranks) + 1, self.provenance.num_plans or 0) if ranks else None

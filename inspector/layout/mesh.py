@@ -24,6 +24,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "fsdp_tp": ("shard", "tensor"),
     "hsdp_tp": ("replicate", "shard", "tensor"),
     "ddp": ("replicate",),
+    "tp": ("tensor",),
+    "ddp_tp": ("replicate", "tensor"),
+    "tp_fsdp": ("tensor", "shard"),
+    "fsdp_ep": ("shard", "expert"),
+    "hsdp_ep": ("replicate", "shard", "expert"),
 }
 
 MAX_WORLD_SIZE = 65_536

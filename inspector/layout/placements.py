@@ -17,7 +17,19 @@ import numpy as np
 from inspector.layout.cuts import Cut
 from inspector.layout.geometry import Ints, nested_chunk_bounds, num_pieces
 
-__all__ = ["Fit", "Pattern", "TensorPlacement", "apply", "fits", "patterns", "to_strings"]
+__all__ = [
+    "ORDINALS",
+    "Fit",
+    "Pattern",
+    "TensorPlacement",
+    "apply",
+    "fit_of",
+    "fits",
+    "patterns",
+    "to_strings",
+]
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +40,14 @@ class Pattern:
         dims: Tensor dim that each axis shards; None is `Replicate()`.
         strided: True if two axes shard one dim and the later one cuts first, which is what
             FSDP2 over tensor parallelism does (`_StridedShard`).
+        flat: True if the axes that shard a dim cut it as one axis would: the tensor lies on a
+            flattened mesh, as dense ones do beside experts. It differs from the nested cut where
+            sizes do not divide.
     """
 
     dims: tuple[int | None, ...]
     strided: bool = False
+    flat: bool = False
 
     def axes_of(self, dim: int) -> tuple[int, ...]:
         """The axes that shard a dim, the one that cuts first in front."""
@@ -91,7 +107,7 @@ def patterns(touched: Sequence[int], can_shard: Sequence[bool]) -> Iterator[Patt
         touched: Dims that are cut.
         can_shard: For each axis whether it may shard.
     """
-    axes = [a for a, may in enumerate(can_shard) if may]
+    axes = _may(can_shard)
     if len(touched) > len(axes):
         return
     choices = [*touched, None]
@@ -107,6 +123,10 @@ def patterns(touched: Sequence[int], can_shard: Sequence[bool]) -> Iterator[Patt
         found.append(Pattern(tuple(whole)))
     # Every axis at work is the usual case where it fits; FSDP shards the first dim.
     yield from sorted(found, key=lambda p: (p.dims.count(None), [d is None for d in p.dims]))
+
+
+def _may(can_shard: Sequence[bool]) -> list[int]:
+    return [a for a, may in enumerate(can_shard) if may]
 
 
 @lru_cache(maxsize=256)
@@ -138,12 +158,23 @@ def fits(cut: Cut, sizes: tuple[int, ...], can_shard: Sequence[bool]) -> list[Fi
         return [_everywhere(sizes)]
     result = []
     for pattern in patterns(cut.touched, can_shard):
-        fit = _fit(cut, sizes, pattern)
+        fit = fit_of(cut, sizes, pattern)
         if fit is not None:
             result.append(fit)
+    axes = _may(can_shard)
+    if not result and len(axes) > 1 and len(cut.touched) == 1:
+        dims = tuple(cut.touched[0] if a in axes else None for a in range(len(sizes)))
+        fit = fit_of(cut, sizes, Pattern(dims, flat=True))
+        return [] if fit is None or fit.empties_missing else [fit]
     # ShardedTensor shards along one axis, and nobody mixes it with DTensor in one tensor.
     exact = [fit for fit in result if not fit.empties_missing]
     return exact or (result if sum(can_shard) == 1 else [])
+
+
+def _shards(pattern: Pattern, dim: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """In how many pieces a dim is cut by one axis after the other."""
+    shards = tuple(sizes[a] for a in pattern.axes_of(dim))
+    return (math.prod(shards),) if pattern.flat else shards
 
 
 @lru_cache(maxsize=64)
@@ -151,9 +182,10 @@ def _everywhere(sizes: tuple[int, ...]) -> Fit:
     return Fit(Pattern((None,) * len(sizes)), np.zeros(math.prod(sizes), dtype=np.int64))
 
 
-def _fit(cut: Cut, sizes: tuple[int, ...], pattern: Pattern) -> Fit | None:
+def fit_of(cut: Cut, sizes: tuple[int, ...], pattern: Pattern) -> Fit | None:
+    """These placements on a mesh, if they explain a cut; None if they do not."""
     starts = cut.starts or ()
-    split = {d: tuple(sizes[a] for a in pattern.axes_of(d)) for d in cut.touched}
+    split = {d: _shards(pattern, d, sizes) for d in cut.touched}
     for dim, shards in split.items():
         if num_pieces(cut.shape[dim], shards) != len(starts[dim]):
             return None
@@ -184,7 +216,7 @@ def apply(pattern: Pattern, shape: Sequence[int], sizes: tuple[int, ...]) -> Int
     for dim in sorted({d for d in pattern.dims if d is not None}):
         if dim >= len(shape):
             return np.zeros_like(cells)
-        shards = tuple(sizes[a] for a in pattern.axes_of(dim))
+        shards = _shards(pattern, dim, sizes)
         lower, _ = nested_chunk_bounds(shape[dim], shards)
         _, place = np.unique(lower, return_inverse=True)
         cells = cells * (len(place) + 1) + place[_piece_of_rank(pattern, dim, sizes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 import numpy as np
@@ -10,7 +11,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.layout.cuts import Cut, analyse, cell_ids
 from inspector.layout.geometry import num_pieces
 from inspector.layout.mesh import Mesh
-from inspector.layout.placements import Fit, TensorPlacement, fits, to_strings
+from inspector.layout.placements import ORDINALS, Fit, TensorPlacement, fits, to_strings
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Walk
 
@@ -127,19 +128,32 @@ def _explain(cut: Cut, fit: Fit | None, mesh: Mesh) -> TensorPlacement:
     if fit is None:
         cuts = "; ".join(_cuts(cut, d) for d in cut.touched)
         return TensorPlacement(None, (f"{cuts}: no placement on {mesh} does that",))
+    if fit.pattern.flat:
+        dim = cut.touched[0]
+        ranks = math.prod(mesh.sizes[a] for a in fit.pattern.axes_of(dim))
+        why = (
+            f"as torch.chunk does over {ranks} ranks as one axis: Shard({dim}) on a flattened mesh"
+        )
+        return TensorPlacement(None, (f"{_cuts(cut, dim)}, {why}",))
     placements = to_strings(fit.pattern, mesh.sizes)
     if not cut.touched:
         return TensorPlacement(placements, (_whole(cut),))
     evidence = []
     for dim in cut.touched:
         axes = fit.pattern.axes_of(dim)
-        over = ", then ".join(f"{mesh.sizes[a]} ranks of {mesh.axes[a]}" for a in axes)
+        over = ", then ".join(f"{mesh.sizes[a]} ranks of {_axis(mesh, a)}" for a in axes)
         evidence.append(f"{_cuts(cut, dim)}, as torch.chunk does over {over}")
     if cut.has_empty:
         evidence.append("an empty chunk stands for the ranks that hold nothing (DTensor)")
     elif fit.empties_missing:
         evidence.append("no empty chunk for the ranks that hold nothing (ShardedTensor)")
     return TensorPlacement(placements, tuple(evidence))
+
+
+def _axis(mesh: Mesh, axis: int) -> str:
+    """An axis by its name where that is what it does, by its place where it is a guess."""
+    plain = mesh.family in ("fsdp", "hsdp", "hsdp_reversed")
+    return mesh.axes[axis] if plain else f"the {ORDINALS[axis]} axis"
 
 
 def _whole(cut: Cut) -> str:

@@ -14,6 +14,7 @@ from inspector.checkpoint.find import Found, newest
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import redact
 from inspector.layout.writer.written_by import WrittenBy
+from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
     from inspector.checkpoint.framework import Framework
@@ -79,12 +80,7 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> dict[str, Any]:
         "metadata_bytes": checkpoint.metadata_bytes,
         "num_files": len(checkpoint.files),
         "framework": _framework(checkpoint.framework),
-        "written_by": {
-            "mesh": str(written_by.mesh) if written_by.mesh is not None else None,
-            "world_size": written_by.world_size,
-            "certain": written_by.certain,
-            "evidence": list(written_by.evidence),
-        },
+        "written_by": written_by_json(written_by),
         "per_rank_metadata": checkpoint.per_rank_metadata,
         "num_malformed": len(checkpoint.malformed),
         "unknown_globals": list(checkpoint.unknown_globals),

@@ -23,6 +23,7 @@ from inspector.checkpoint.text import (
     printable,
 )
 from inspector.report.table import Column, render_table
+from inspector.report.writer import writer_words
 
 if TYPE_CHECKING:
     from inspector.checkpoint.safetensors.facts import Stored
@@ -52,10 +53,7 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
     if provenance.torch_band:
         facts.append(("torch", f"{provenance.torch_band} ({provenance.torch_evidence})"))
     facts += [("", printable(note, 200)) for note in provenance.notes]
-    mesh = str(written_by.mesh) if written_by.mesh is not None else "mesh not known"
-    sure = "" if written_by.mesh is None else ", certain" if written_by.certain else ", not certain"
-    ranks = "" if written_by.world_size is None else f", {plural(written_by.world_size, 'rank')}"
-    facts.append(("written by", mesh + ranks + sure))
+    facts.append(("written by", ", ".join(writer_words(written_by))))
     facts += [("", printable(line)) for line in written_by.evidence]
     counts = [
         f"{plural(checkpoint.num_tensors, 'tensor')} in {plural(checkpoint.num_chunks, 'chunk')}",

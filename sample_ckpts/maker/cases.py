@@ -216,8 +216,8 @@ def framework_cases() -> Iterator[Case]:
     needs = ("transformers", "accelerate")
     yield Case("trainer_2", 2, frameworks.trainer, two, "Transformers (Accelerate)", needs)
     yield Case("lightning_2", 2, frameworks.lightning, two, "Lightning", ("lightning",))
-    why = "two ranks, each with one half of every tensor, whatever they call their axis"
-    mcore = dataclasses.replace(unnamed_origin(None, 2, why), looks_like="fsdp:2")
+    why = "rows and columns are halved in turn and norms left whole, as tensor parallelism does"
+    mcore = dataclasses.replace(unnamed_origin(None, 2, why), looks_like="tp:2")
     needs = ("megatron-core",)
     yield Case("megatron_2", 2, frameworks.megatron, mcore, "Megatron-Core", needs)
     yield Case("nemo_2", 2, frameworks.nemo, mcore, "NeMo (Megatron-Core)", needs)

@@ -124,6 +124,7 @@ def provenance_of(root: Meta, names: dict[str, str]) -> dict[str, Any]:
     first = next((e for e in entries.values() if isinstance(e, TensorMeta)), None)
     values = first.get("properties") if first is not None else None
     values = values.get("values") if isinstance(values, Properties) else None
+    plans = root.rest.get("all_local_plans")
     extra = sorted(k[:60] for k in root.rest if type(k) is str)
     is_save_meta = storage_meta is not None and hasattr(storage_meta, "get")
     return {
@@ -131,6 +132,7 @@ def provenance_of(root: Meta, names: dict[str, str]) -> dict[str, Any]:
         "fields": [key[:60] for key in getattr(root, "keys", ())][:50],
         "extra": extra[:50],
         "version": _text(root.get("version")),
+        "num_plans": len(plans) if type(plans) is list and plans else None,
         "num_properties": len(values) if type(values) is tuple else None,
         "has_storage_meta": is_save_meta,
         "has_modules": is_save_meta and storage_meta.get("modules") is not None,

@@ -332,6 +332,8 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
     # Megatron-Core and OLMo-core create no file for a rank without an item.
     if any(re.search(r"megatron|olmo", note) for note in checkpoint.provenance.notes):
         return
+    if checkpoint.provenance.num_plans:
+        return
     num = checkpoint.world_size or 0
     missing = _missing(present, num)
     if missing:

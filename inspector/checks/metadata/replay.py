@@ -30,7 +30,7 @@ def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) ->
         # Without the planner's data the order in which items were dealt out is not known.
         return []
     written_by = infer(checkpoint) if written_by is None else written_by
-    if written_by.mesh is None or not written_by.deviating:
+    if written_by.replayed_on is None or not written_by.deviating:
         return []
     files = {f.rank: f.path for f in reversed(checkpoint.files) if f.num_payloads}
     findings = []
@@ -53,7 +53,7 @@ def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) ->
                 "file-newer",
                 "warning",
                 f"{printable(path, 120)}: it holds {plural(num, 'item')} that DCP's writer, "
-                f"replayed on {written_by.mesh}, puts into another rank's file: "
+                f"replayed on {written_by.replayed_on}, puts into another rank's file: "
                 f"{named or 'not listed'}; the other {written_by.num_placed:,} lie as it says",
                 "loads silently; if entries were swapped, with values in the wrong place",
                 "no fault if a planner of your own wrote it; else compare these items with another "

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.layout.mesh import Mesh
-from inspector.layout.placements import to_strings
+from inspector.layout.placements import ORDINALS, to_strings
+from inspector.layout.writer.axes import Layout
+from inspector.layout.writer.stages import Partition, Stage
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Rule, Trial, Walk
 
-__all__ = ["judgement", "nothing_cut", "writer"]
+__all__ = [
+    "caveats",
+    "judgement",
+    "not_replicated",
+    "nothing_cut",
+    "stages",
+    "unseen_replicas",
+    "writer",
+]
 
 _FAMILY = {
     "fsdp": "FSDP",
     "hsdp": "HSDP",
     "hsdp_reversed": "HSDP with the shard axis first",
-    "fsdp_tp": "FSDP x TP",
-    "hsdp_tp": "HSDP x TP",
 }
 
 _MAX_SHOWN = 4
+_MAX_STAGES = 8
 
 
 def writer(checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | None) -> str:
@@ -57,26 +65,95 @@ def nothing_cut(walk: Walk) -> list[str]:
     return result + _damaged(walk)
 
 
+def not_replicated(walk: Walk, explained: float) -> list[str]:
+    """For whole tensors that do not lie where DCP's writer puts what every rank holds."""
+    said = (
+        "Every tensor is one chunk, but replaying DCP's writer for tensors that all "
+        f"{walk.world_size} ranks hold puts {explained:.0%} of the items where they are: some "
+        "ranks held tensors of their own, or the writer was not DCP's default planner."
+    )
+    return [said, *_damaged(walk)]
+
+
+def unseen_replicas(walk: Walk) -> list[str]:
+    """For pieces that all lie with one replica of a mesh that would explain them."""
+    pieces = {int(r) for n in walk.touched for r in walk.ranks[n].ravel().tolist() if r >= 0}
+    shown = ", ".join(map(str, sorted(pieces)[:8])) + (" ..." if len(pieces) > 8 else "")
+    said = (
+        f"Of {walk.world_size} ranks only {shown} wrote pieces of tensors that are cut: these "
+        "alone held them, or others held copies that the writer left out; nothing tells which."
+    )
+    return [said]
+
+
+def stages(walk: Walk, partition: Partition) -> list[str]:
+    """For ranks in groups that share no tensor."""
+    num = len(partition.stages)
+    result = [
+        f"{walk.world_size} ranks in {num} groups that share no tensor: "
+        + "; ".join(_stage(s) for s in partition.stages[:_MAX_STAGES])
+        + (" ..." if num > _MAX_STAGES else "")
+    ]
+    if partition.by_names:
+        result.append(
+            "Each rank's file holds modules of its own, by their numbers; replicated tensors "
+            "would be shared out among all ranks."
+        )
+    else:
+        result.append(
+            f"Replaying DCP's writer over all groups at once puts {partition.num_placed} of "
+            f"{partition.num_items} items where they are."
+        )
+    result.append("They look like pipeline stages: evidence, not proof.")
+    seen = {s.layout.looks_like for s in partition.stages if s.layout and s.layout.looks_like}
+    if seen:
+        result.append(f"Inside each it looks like {', '.join(sorted(seen))}: evidence, not proof.")
+    return result + _damaged(walk)
+
+
+def _stage(stage: Stage) -> str:
+    ranks = stage.ranks
+    named = f"rank {ranks[0]}"
+    if len(ranks) > 1:
+        run = ranks == tuple(range(ranks[0], ranks[-1] + 1))
+        named = f"ranks {ranks[0]} to {ranks[-1]}" if run else f"ranks {', '.join(map(str, ranks))}"
+    what = f"{stage.num_tensors} tensors" + (f" ({stage.layers})" if stage.layers else "")
+    if stage.mesh is not None:
+        return f"{named}: {what}, {stage.mesh}"
+    return f"{named}: {what}" + (", whole" if len(ranks) > 1 else "")
+
+
 def judgement(
-    walk: Walk, best: Trial, others: list[Trial], rivals: list[Trial], *, believed: bool
+    walk: Walk,
+    best: Trial,
+    others: list[Trial],
+    rivals: list[Trial],
+    layout: Layout | None,
+    *,
+    proven: bool,
 ) -> list[str]:
     """The sentences for the best trial."""
-    result = [_main(walk, best, others, believed)]
+    believed = layout is not None
+    result = [_main(walk, best, others, layout)]
     outcome = best.outcome
     if outcome is None:
         return result
+    if layout is not None:
+        result += _layout(layout, proven)
     if rivals:
         names = ", ".join(str(t.assignment.mesh) for t in rivals)
         result.append(f"Too few items to tell it from {names}: these explain every item as well.")
-    if believed and not best.proven():
+    by_order = walk.checkpoint.format != "safetensors"
+    if not best.proven() and (believed or not by_order):
+        why = (
+            "the files may be of different saves, or the writer was not DCP's default planner."
+            if by_order
+            else "safetensors files do not keep the order of the state dict, by which DCP's "
+            "writer shares out the work."
+        )
         result.append(
-            f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than "
-            "the replay says: safetensors files do not keep the order of the state dict, by which "
-            "DCP's writer shares out the work."
-            if walk.checkpoint.format == "safetensors"
-            else f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than "
-            "the replay says: the files may be of different saves, or the writer was not DCP's "
-            "default planner."
+            f"{outcome.num_items - outcome.num_placed} items lie in another rank's file than the "
+            f"replay says: {why}"
         )
     if outcome.num_owned:
         result.append(
@@ -89,30 +166,49 @@ def judgement(
             f"Sampled: {outcome.num_items} of about {whole} items were compared, the first in "
             "DCP's order."
         )
-    if believed:
-        result += _caveats(walk, best)
+    if layout is not None:
+        result += caveats(walk, best, layout)
     return result + _damaged(walk)
 
 
-def _main(walk: Walk, best: Trial, others: list[Trial], believed: bool) -> str:
-    mesh, outcome = best.assignment.mesh, best.outcome
+def _layout(layout: Layout, proven: bool) -> list[str]:
+    """What is proven of the axes, and what they look like."""
+    sure = "Certain are sizes, boxes and owners" if proven else "If so"
+    result = [f"{sure}: {layout.shape_words()}."]
+    reasons = "; ".join(
+        (f"the {ORDINALS[n]} axis: " if len(layout.axes) > 1 else "") + axis.evidence
+        for n, axis in enumerate(layout.axes)
+    )
+    like = (
+        f"Looks like {layout.looks_like}" if layout.looks_like else "What the axes are for is open"
+    )
+    result.append(f"{like} (evidence, not proof): {reasons}.")
+    return result
+
+
+def _main(walk: Walk, best: Trial, others: list[Trial], layout: Layout | None) -> str:
+    outcome = best.outcome
     count = f"{outcome.num_placed} of {outcome.num_items}" if outcome else "none"
     follow = f"; no other mesh of {walk.world_size} ranks makes these chunks"
     if others:
         follow = f"; next best {_score(others[0], walk)}"
-    if not believed:
+    if layout is None:
         return (
-            f"No mesh of {walk.world_size} ranks explains the chunks: the closest, {mesh}, puts "
-            f"{count} items where they are"
+            f"No mesh of {walk.world_size} ranks explains nine tenths of the items: the best that "
+            f"was tried, replicas and shards in all orders, puts {count} items where they are"
         )
     return (
-        f"{_name(mesh)} {_shape(walk, best)}: {_rule(best)} puts {count} items where they are"
-        f"{follow}"
+        f"{_name(layout)} {_shape(walk, best)}: {_rule(walk, best)} puts {count} items where they "
+        f"are{follow}"
     )
 
 
-def _name(mesh: Mesh) -> str:
-    return f"{_FAMILY.get(mesh.family, mesh.family)} {'x'.join(map(str, mesh.sizes))}"
+def _name(layout: Layout) -> str:
+    mesh = layout.mesh
+    sizes = "x".join(map(str, mesh.sizes))
+    if layout.is_plain:
+        return f"{_FAMILY[mesh.family]} {sizes}"
+    return f"{mesh.world_size} ranks as {sizes}" if len(mesh.sizes) > 1 else f"{sizes} ranks"
 
 
 def _shape(walk: Walk, trial: Trial) -> str:
@@ -123,8 +219,10 @@ def _shape(walk: Walk, trial: Trial) -> str:
     return ", ".join(shown[:_MAX_SHOWN]) + (" ..." if len(shown) > _MAX_SHOWN else "")
 
 
-def _rule(trial: Trial) -> str:
+def _rule(walk: Walk, trial: Trial) -> str:
     rule = trial.outcome.rule if trial.outcome else Rule.BALANCED
+    if walk.checkpoint.provenance.num_plans is not None:
+        return "Megatron-Core's rule that the main replica writes"
     if rule is Rule.ALL:
         return "reading off every rank's own metadata"
     if rule is Rule.LOWEST:
@@ -141,8 +239,11 @@ def _score(trial: Trial, walk: Walk) -> str:
     return f"{mesh}, {outcome.num_placed} of {outcome.num_items}"
 
 
-def _caveats(walk: Walk, best: Trial) -> list[str]:
-    result = []
+def caveats(walk: Walk, best: Trial, layout: Layout) -> list[str]:
+    """What the files cannot tell of a mesh that is named."""
+    result = list(layout.doubts)
+    if layout.speaks_against and layout.looks_like and layout.mesh.family in _FAMILY:
+        result.append(f"Against the plain reading: {layout.speaks_against}.")
     mesh, rule = best.assignment.mesh, best.outcome.rule if best.outcome else None
     if writer(walk.checkpoint, walk, best.assignment) == "FSDP1 flat parameters":
         result.append(
@@ -154,12 +255,25 @@ def _caveats(walk: Walk, best: Trial) -> list[str]:
             "ShardedTensor writer (FSDP1): ranks that hold nothing of a tensor recorded no empty "
             "chunk, as DTensor does."
         )
-    if mesh.family == "fsdp" and rule is not Rule.ALL:
+    if "replicate" not in mesh.axes and rule is not Rule.ALL:
         result.append(
             "Each chunk has one possible writer. Replicas outside the group that saved cannot be "
             "excluded: a shard group that saves alone writes the same files."
         )
-    if rule is Rule.LOWEST and "replicate" in mesh.axes:
+    if rule is not Rule.ALL:
+        result.append(
+            f"Ranks 0 to {walk.world_size - 1} are the group that saved, of perhaps more ranks: "
+            "what another group (another tensor-parallel rank's, say) saved into this folder "
+            "before is overwritten without a trace."
+        )
+    num_plans = walk.checkpoint.provenance.num_plans
+    if num_plans is not None:
+        wrote = len({f.rank for f in walk.checkpoint.files if f.rank is not None})
+        result.append(
+            f"The metadata keeps the plans of {num_plans} ranks, and {wrote} of them wrote a file; "
+            "Megatron-Core's planner is not DCP's, so who held a copy is not proven."
+        )
+    if rule is Rule.LOWEST and "replicate" in mesh.axes and num_plans is None:
         result.append(
             f"The number of replicas comes from the data files of all {walk.world_size} ranks; "
             "the lowest rank wrote each chunk."

@@ -62,7 +62,10 @@ class GroupTable:
         self.everyone = int(self.partition(everyone).group[0])
 
     def partition(self, cells: Ints) -> Partition:
-        """The partition of the ranks by the cell each one holds, shape (world_size,)."""
+        """The partition of the ranks by the cell each one holds, shape (world_size,).
+
+        A rank with a negative cell holds nothing, and offers nothing.
+        """
         key = cells.tobytes()
         found = self._partitions.get(key)
         if found is None:
@@ -74,11 +77,12 @@ class GroupTable:
         return self._number(np.asarray([rank], dtype=np.int64))
 
     def _make(self, cells: Ints) -> Partition:
-        unique, first, inverse = np.unique(cells, return_index=True, return_inverse=True)
-        by_cell = np.argsort(inverse, kind="stable")
+        ranks = np.flatnonzero(cells >= 0)
+        unique, first, inverse = np.unique(cells[ranks], return_index=True, return_inverse=True)
+        by_cell = ranks[np.argsort(inverse, kind="stable")]
         counts = np.bincount(inverse, minlength=len(unique))
-        group = [self._number(ranks) for ranks in np.split(by_cell, np.cumsum(counts)[:-1])]
-        return Partition(unique, first.astype(np.int64), np.asarray(group, dtype=np.int64))
+        group = [self._number(members) for members in np.split(by_cell, np.cumsum(counts)[:-1])]
+        return Partition(unique, ranks[first], np.asarray(group, dtype=np.int64))
 
     def _number(self, ranks: Ints) -> int:
         key = ranks.tobytes()

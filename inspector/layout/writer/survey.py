@@ -101,10 +101,7 @@ class Survey:
         )
         ranks = checkpoint.chunk_ranks(columns.file).astype(np.int64)
         self.ranks: list[Ints] = [ranks[c.chunks] for c in self.classes]
-        entries = checkpoint.bytes_entries
-        self.bytes_ranks = np.asarray(
-            [-1 if e.rank is None else e.rank for e in entries], dtype=np.int64
-        )
+        self.bytes_ranks = _bytes_ranks(checkpoint)
         self.sound = [c.cut.starts is not None for c in self.classes]
         self.num_items = sum(
             int((r >= 0).sum()) for r, sound in zip(self.ranks, self.sound, strict=True) if sound
@@ -177,6 +174,18 @@ class Survey:
 def is_one_row(cut: Cut) -> bool:
     """Whether a whole tensor may be a ShardedTensor that only the first shard holds."""
     return not cut.touched and cut.starts is not None and cut.shape[:1] == (1,)
+
+
+def _bytes_ranks(checkpoint: Checkpoint) -> Ints:
+    """The rank of the file that each bytes entry lies in, -1 if it is not known.
+
+    The metadata names a rank only where every rank wrote its own; elsewhere the file tells.
+    """
+    entries = checkpoint.bytes_entries
+    named = np.asarray([-1 if e.rank is None else e.rank for e in entries], dtype=np.int64)
+    files = np.asarray([e.file for e in entries], dtype=np.int32)
+    found = checkpoint.chunk_ranks(files).astype(np.int64) if len(entries) else named
+    return np.where(named >= 0, named, found)
 
 
 def _positions(checkpoint: Checkpoint) -> Ints:

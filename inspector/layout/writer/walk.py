@@ -19,7 +19,7 @@ from inspector.layout.placements import Pattern, apply
 from inspector.layout.writer.replay import GroupTable, balance
 from inspector.layout.writer.survey import Assignment, Bools, Survey, is_one_row
 
-__all__ = ["Items", "Outcome", "Rule", "Trial", "Walk", "try_meshes"]
+__all__ = ["Items", "Outcome", "Rule", "Trial", "Walk", "meshes_of", "try_meshes"]
 
 _Part = tuple[Ints, Ints, Ints, Ints, Ints, Bools]
 
@@ -372,7 +372,7 @@ class Trial:
         return outcome is not None and 0 < outcome.num_items == outcome.num_placed
 
 
-def _meshes(world_size: int) -> list[tuple[Mesh, tuple[bool, ...]]]:
+def meshes_of(world_size: int) -> list[tuple[Mesh, tuple[bool, ...]]]:
     """All meshes of a size, and which axes may shard; the plainest first."""
     divisors = [n for n in range(2, world_size // 2 + 1) if world_size % n == 0]
     pairs = [(n, world_size // n) for n in divisors]
@@ -396,7 +396,7 @@ def _assignments(walk: Walk) -> list[Assignment]:
     some = list(dict.fromkeys(largest + finest))
     result: list[Assignment] = []
     seen: set[int] = set()
-    for mesh, can_shard in _meshes(walk.world_size):
+    for mesh, can_shard in meshes_of(walk.world_size):
         if result and not walk.may_fit(some, mesh, can_shard):
             continue
         assignment = walk.assign(mesh, can_shard)
@@ -408,7 +408,7 @@ def _assignments(walk: Walk) -> list[Assignment]:
 
 def try_meshes(walk: Walk) -> list[Trial]:
     """Replays the meshes that may win, best bound first; the best result comes first."""
-    rules = _rules(walk.checkpoint)
+    rules = _rules(walk)
     assignments = _assignments(walk)
     ranking = sorted(range(len(assignments)), key=lambda i: (-assignments[i].num_possible, i))
     results: list[Trial] = []
@@ -452,14 +452,15 @@ def _with_owned(walk: Walk, results: list[Trial], rules: tuple[Rule, ...]) -> li
     return refined
 
 
-def _rules(checkpoint: Checkpoint) -> tuple[Rule, ...]:
+def _rules(walk: Walk) -> tuple[Rule, ...]:
     """The rules to replay, the one of the torch that wrote it first."""
+    checkpoint = walk.checkpoint
     if checkpoint.per_rank_metadata:
         return (Rule.ALL,)
     band = checkpoint.provenance.torch_band or ""
     rules = [Rule.BALANCED, Rule.LOWEST]
     if band.startswith(("1.", "2.0", "2.1", "2.2")):
         rules = [Rule.LOWEST, Rule.BALANCED]
-    if checkpoint.bytes_entries and all(e.rank in (0, None) for e in checkpoint.bytes_entries):
+    if len(walk.bytes_ranks) and (walk.bytes_ranks <= 0).all():
         rules.insert(0 if band.startswith("2.3") else 2, Rule.BALANCED_BYTES_ON_0)
     return tuple(rules)

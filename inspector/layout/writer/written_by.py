@@ -1,16 +1,19 @@
 """`WrittenBy`: the mesh that wrote a checkpoint, with evidence and doubt.
 
-The rule this module keeps: a mesh is certain only if replaying DCP's writer on it puts every
-item that was compared into the very file it lies in, and no other mesh does.
+The rule this module keeps: sizes, boxes and owners are proven only if replaying DCP's writer
+puts every item that was compared into the very file it lies in, and on no other mesh does. What
+an axis is for is evidence; a mesh whose name says more than replicas and shards is never
+certain, and one that explains under nine tenths of the items is never named.
 
 What cannot be told, whatever is done: replicas outside the process group that saved (a shard
-group alone looks like `fsdp:S`), plain tensors from `Replicate()` DTensors, names of mesh axes,
-which rank was on which host, and sizes hidden by tools that drop empty data files.
+group alone looks like `fsdp:S`), another group that saved into the same folder before, plain
+tensors from `Replicate()` DTensors, names of mesh axes, which rank was on which host, and sizes
+hidden by tools that drop empty data files.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,13 +22,16 @@ from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.placer import Placer
 from inspector.layout.writer import evidence as say
+from inspector.layout.writer.axes import Layout, layout_of, prefer_flat, uses_of
+from inspector.layout.writer.stages import Partition, find_stages, replicas_explain
 from inspector.layout.writer.survey import Assignment
-from inspector.layout.writer.walk import Outcome, Trial, Walk, try_meshes
+from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
 
 __all__ = ["Candidate", "Deviation", "WrittenBy", "infer"]
 
 _MAX_DEVIATIONS = 1_000
-_WORTH_NAMING = 0.8
+_MUST_HOLD = 0.8
+_WORTH_NAMING = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,8 @@ class WrittenBy:
     Attributes:
         mesh: The mesh, or None if none can be told.
         world_size: Ranks of the group that saved, or None if no file names a rank.
-        certain: The replay explains every compared item, and on this mesh alone.
+        certain: Sizes, boxes and owners are proven, and the name of the mesh says no more than
+            they do: replicas, and shards of dim 0.
         evidence: Plain ASCII sentences that a person can check.
         alternatives: Other meshes that were tried, best first.
         writer: `DTensor`, `ShardedTensor`, `DTensor or ShardedTensor`, `FSDP1 flat parameters`
@@ -82,6 +89,14 @@ class WrittenBy:
         sampled: Only the first items of DCP's walk were compared.
         deviating: Items that lie elsewhere, at most 1,000.
         deviating_by_rank: How many there are in each rank's file.
+        proven: The replay explains every compared item, and on this mesh alone: its sizes, which
+            rank holds which box, and who wrote each. Not what the axes are for.
+        layout: What the axes of the mesh do, and look like; None without a mesh.
+        partition: Groups of ranks that share no tensor (pipeline stages), where one mesh does not
+            explain the items and they do; never certain.
+        caveats: What the files cannot tell; also among `evidence`.
+        replayed_on: The mesh that `deviating` is measured against: `mesh`, or the closest one
+            where none is named.
     """
 
     mesh: Mesh | None
@@ -96,6 +111,11 @@ class WrittenBy:
     sampled: bool = False
     deviating: tuple[Deviation, ...] = ()
     deviating_by_rank: dict[int, int] = field(default_factory=dict)
+    proven: bool = False
+    layout: Layout | None = None
+    partition: Partition | None = None
+    caveats: tuple[str, ...] = ()
+    replayed_on: Mesh | None = None
 
     @property
     def score(self) -> float:
@@ -128,9 +148,25 @@ def infer(checkpoint: Checkpoint, *, max_items: int = 100_000) -> WrittenBy:
     if world_size == 1:
         return _without_mesh(checkpoint, "One rank wrote everything.")
     walk = Walk(checkpoint, max_items)
-    if not walk.touched:
+    if walk.touched:
+        return _judge(walk, try_meshes(walk))
+    explained = replicas_explain(walk)
+    if explained is None or explained >= _WORTH_NAMING:
         return _without_mesh(checkpoint, *say.nothing_cut(walk))
-    return _judge(walk, try_meshes(walk))
+    partition = find_stages(walk, better_than=explained)
+    if partition is not None:
+        return _in_stages(walk, partition)
+    return _without_mesh(checkpoint, *say.not_replicated(walk, explained))
+
+
+def _in_stages(walk: Walk, partition: Partition) -> WrittenBy:
+    return replace(
+        _without_mesh(walk.checkpoint, *say.stages(walk, partition)),
+        writer=say.writer(walk.checkpoint, walk, None),
+        partition=partition,
+        num_items=partition.num_items,
+        num_placed=partition.num_placed,
+    )
 
 
 def _without_mesh(checkpoint: Checkpoint, *evidence: str) -> WrittenBy:
@@ -149,15 +185,32 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     best, others = trials[0], trials[1:]
     outcome = best.outcome
     assert outcome is not None  # noqa: S101  (the first is always replayed)
-    believed = best.support() >= _WORTH_NAMING
+    if not best.proven():
+        partition = find_stages(walk, better_than=outcome.score)
+        if partition is not None:
+            return _in_stages(walk, partition)
+    held = best.support() >= _MUST_HOLD
+    unseen = held and _unseen_replicas(walk, best.assignment, outcome)
+    alone = unseen and (outcome.rule is not Rule.LOWEST or outcome.num_owned > 0)
+    believed = held and outcome.score >= _WORTH_NAMING and not alone
     rivals = [t for t in others if t.proven()] if best.proven() else []
+    # Megatron-Core's planner gives each item to its main replica, so no replay proves replicas.
+    of_dcp = walk.checkpoint.provenance.num_plans is None
+    proven = believed and best.proven() and not rivals and of_dcp and not unseen
     assignment = best.assignment if believed else None
+    layout = None if assignment is None else _layout(walk, assignment)
     deviating, by_rank = _deviations(walk, best.assignment, outcome)
+    caveats = say.caveats(walk, best, layout) if layout is not None else ()
     return WrittenBy(
-        mesh=best.assignment.mesh if believed else None,
+        mesh=None if layout is None else layout.mesh,
         world_size=walk.world_size,
-        certain=believed and best.proven() and not rivals,
-        evidence=tuple(say.judgement(walk, best, others, rivals, believed=believed)),
+        certain=proven and layout is not None and layout.is_plain,
+        evidence=(
+            *(say.unseen_replicas(walk) if unseen else ()),
+            *say.judgement(walk, best, others, rivals, layout, proven=proven),
+        )
+        if not alone
+        else tuple(say.unseen_replicas(walk)),
         placer=Placer(walk.checkpoint, walk, assignment),
         alternatives=tuple(_candidate(t, walk) for t in others),
         writer=say.writer(walk.checkpoint, walk, assignment),
@@ -166,7 +219,39 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         sampled=outcome.sampled or walk.partial,
         deviating=deviating,
         deviating_by_rank=by_rank,
+        proven=proven,
+        layout=layout,
+        caveats=tuple(caveats),
+        replayed_on=best.assignment.mesh if held else None,
     )
+
+
+def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bool:
+    """Whether one replica alone wrote all pieces: then a sub-group may have held them alone.
+
+    Before torch 2.3 that is how DCP shared out the work, whatever the ranks held.
+    """
+    mesh, band = assignment.mesh, walk.checkpoint.provenance.torch_band or ""
+    if "replicate" not in mesh.axes or outcome.rule is Rule.ALL:
+        return False
+    if not band or band.startswith(("1.", "2.0", "2.1", "2.2")):
+        return False
+    if walk.checkpoint.provenance.num_plans is not None:
+        return False
+    axis = mesh.axes.index("replicate")
+    pieces = [walk.ranks[number].ravel() for number in walk.touched]
+    ranks = np.unique(np.concatenate(pieces))
+    return len({mesh.coordinate(r)[axis] for r in ranks[ranks >= 0].tolist()}) < 2
+
+
+def _layout(walk: Walk, assignment: Assignment) -> Layout:
+    """What the axes do and look like; the assignment's mesh takes the name that goes with it."""
+    fqns = walk.checkpoint.columns.fqns
+    layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
+    prefer_flat(walk, assignment, layout)
+    layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
+    assignment.mesh = layout.mesh
+    return layout
 
 
 def _candidate(trial: Trial, walk: Walk) -> Candidate:

@@ -8,6 +8,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.report.writer import groups_words, sure_words
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -39,10 +40,10 @@ def header_lines(
         ranks = checkpoint.world_size
         second = [f"written by {plural(ranks, 'rank')} ..." if ranks else "..."]
     elif written_by.mesh is not None:
-        sure = "certain" if written_by.certain else "not certain"
-        second = [f"written by {written_by.mesh} ({sure})"]
+        second = [f"written by {written_by.mesh} ({sure_words(written_by)})"]
     elif written_by.world_size:
-        second = [f"written by {plural(written_by.world_size, 'rank')}, mesh not known"]
+        group = plural(written_by.world_size, "rank")
+        second = [f"written by {group}, {groups_words(written_by) or 'mesh not known'}"]
     else:
         second = ["writer not known"]
     second += [
