@@ -6,6 +6,7 @@ every step of a long run would take minutes.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import deque
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
-from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, main_set, set_of
+from inspector.checkpoint.safetensors.sets import (
+    FileSet,
+    OneSet,
+    file_sets,
+    main_set,
+    set_of,
+    shard_rank,
+)
 from inspector.checkpoint.storage.local import Entry, Storage, is_url, open_storage, parent_of
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, NotACheckpointError, StorageError, UsageError
@@ -204,8 +212,20 @@ def discover(storage: Storage, *, max_depth: int = _MAX_DEPTH) -> list[Found]:
                 is_below = entry.kind == "folder" and not entry.name.startswith(".")
                 if is_below and entry.name not in passed:
                     below = f"{path}/{entry.name}" if path else entry.name
+                    if entry.is_link and _leads_inside(storage, below, max_depth):
+                        continue
                     pending.append((below, depth + 1))
     return sorted(found, key=_order)
+
+
+def _leads_inside(storage: Storage, path: str, max_depth: int) -> bool:
+    """True for a link (`LATEST`) to a folder that the search comes to by its own name."""
+    root, target = storage.local_path(""), storage.local_path(path)
+    if root is None or target is None:
+        return False
+    inside = os.path.relpath(os.path.realpath(target), os.path.realpath(root))
+    parts = [] if inside == os.curdir else inside.split(os.sep)
+    return len(parts) <= max_depth and not any(part.startswith(".") for part in parts)
 
 
 def newest(found: list[Found]) -> Found | None:
@@ -405,7 +425,8 @@ def locate(path: str) -> Storage | list[Found]:
     """The checkpoint at `path`; or, if `path` is a folder of checkpoints, all that are under it.
 
     A folder with neither comes back as the folder: reading it says best what is wrong with it. One
-    whose only checkpoint lies where a framework puts it is that checkpoint.
+    whose only checkpoint lies where a framework puts it is that checkpoint. One of ranks' shards
+    is itself, whatever of the same save lies below (their consolidation, an optimizer).
 
     Raises:
         InspectError: The path cannot be read, or is a file of another kind.
@@ -413,12 +434,24 @@ def locate(path: str) -> Storage | list[Found]:
     storage = folder_of(path)
     if is_checkpoint(storage) or isinstance(storage, OneSet):
         return storage
+    if storage.root != open_storage(path).root and has_safetensors(storage):
+        return storage  # A file was named: the checkpoint that it is part of is meant.
     here = identify(storage, storage.list())
     # Of a model's folder the user means the model, unless checkpoints lie right below.
     found = discover(storage, max_depth=2) if here else discover(storage)
+    if _is_shards(storage, here) and all(item.step is None or not item.path for item in found):
+        return storage
     if len(found) == 1 and (not found[0].path or _INNER.fullmatch(found[0].path)):
         return open_found(storage, found[0])
     return found or storage
+
+
+def _is_shards(storage: Storage, here: list[Found]) -> bool:
+    """True for a folder that is itself one set of ranks' shards, as DCP's writer makes it."""
+    if len(here) != 1 or here[0].path or here[0].format != "safetensors":
+        return False
+    chosen = main_set(file_sets(entry.name for entry in storage.list() if entry.kind == "file"))
+    return chosen is not None and any(shard_rank(name) is not None for name in chosen.files)
 
 
 def matching(names: Sequence[str], text: str) -> list[int]:

@@ -225,11 +225,8 @@ def _beside(checkpoint: Checkpoint) -> list[str]:
     others = [file.path for file in checkpoint.files if file.path not in stored.paths]
     if not others:
         return []
-    return [
-        f"{plural(len(others), 'safetensors file')} of the folder "
-        f"({printable(others[0], 80)} is one) are no part of this checkpoint; "
-        "HuggingFaceStorageReader reads every one of a folder"
-    ]
+    what = f"{plural(len(others), 'safetensors file')} ({printable(others[0], 80)} is one)"
+    return [f"HuggingFaceStorageReader also reads {what} of the folder, no part of the checkpoint"]
 
 
 def _resolve_device(
