@@ -203,6 +203,7 @@ def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Rep
         payload_bytes=mine.payload_bytes + checked.payload_bytes,
         not_checked=tuple(dict.fromkeys((*mine.not_checked, *checked.not_checked))),
         against=(*mine.against, *checked.against),
+        num_unread=mine.num_unread + checked.num_unread,
     )
     return replace(report, findings=_sorted([*report.findings, *findings]), checked=both)
 

@@ -111,7 +111,7 @@ def seal(path: str, output: str | None, force: bool, as_json: bool) -> int:
         print_pieces(seal_json(manifest, output, is_new=is_new))
     else:
         print_pieces(seal_text(manifest, output, is_new=is_new), "\n")
-    return 0
+    return 2 if manifest.not_sealed else 0
 
 
 commands: list[click.Command] = [diff, seal]

@@ -10,6 +10,7 @@ their signatures changed in torch 2.9.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 import os
 from collections.abc import Callable
@@ -59,11 +60,24 @@ def torch_dtype(name: str) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) else None
 
 
-def refuses(tensor: Tensor) -> str:
-    """Why this torch cannot load a tensor at all, or an empty string."""
-    if torch_dtype(tensor.dtype) is None:
-        return f"torch {torch.__version__} has no element type {tensor.dtype}"
+def refuses(entry: Tensor | BytesEntry) -> str:
+    """Why this torch cannot load an entry at all, or this Python not read it; or nothing."""
+    if isinstance(entry, Tensor) and torch_dtype(entry.dtype) is None:
+        return f"torch {torch.__version__} has no element type {entry.dtype}"
+    is_packed = any(name.startswith("stream.zstd") for name in entry.transforms)
+    if is_packed and not _has_zstandard():
+        return (
+            "it could not be read: its payloads are zstd frames, and the ranks' Python has no "
+            "zstandard (pip install zstandard)"
+        )
     return ""
+
+
+def _has_zstandard() -> bool:
+    try:
+        return importlib.util.find_spec("zstandard") is not None
+    except ImportError:
+        return False
 
 
 def torch_metadata(
