@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
@@ -28,6 +29,7 @@ from inspector.checkpoint.model import (
 )
 from inspector.checkpoint.storage.local import Entry, Storage, fetch_files
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
 
@@ -205,6 +207,8 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
         )
     if not names:
         return NotACheckpointError(f"{where} is an empty folder")
+    if is_torch_checkpointing(storage, listing):
+        return NotACheckpointError(f"{where}: {torch_checkpointing.WHAT}", torch_checkpointing.HINT)
     return NotACheckpointError(
         f"{where}: no checkpoint here (no .metadata in it)",
         "give the folder that holds .metadata, or one with checkpoints under it",

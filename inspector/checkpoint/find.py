@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
 from inspector.checkpoint.safetensors.sets import (
@@ -27,6 +28,7 @@ from inspector.checkpoint.safetensors.sets import (
 )
 from inspector.checkpoint.storage.local import Entry, Storage, is_url, open_storage, parent_of
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import InspectError, NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Found:
     Attributes:
         path: Relative to the folder that was searched; empty for that folder itself. A file, if
             the folder holds several safetensors checkpoints side by side.
-        format: `dcp` or `safetensors`.
+        format: `dcp` or `safetensors`; or `torch_checkpointing`, which is told and not read.
         state: `complete`, `unfinished` or `unreadable`.
         step: Training step, as the path tells it, or None.
         num_bytes: Size of the files in it (not below it).
@@ -98,6 +100,8 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
     if found is not None:
         return [found]
     files = [entry for entry in listing if entry.kind == "file"]
+    if is_torch_checkpointing(storage, listing):
+        return [_not_read(files, path)]
     sets = file_sets(entry.name for entry in files)
     chosen = main_set(sets)
     if chosen is not None:
@@ -106,6 +110,19 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
         _found_set(item, files, f"{path}/{item.name}" if path else item.name, is_file=True)
         for item in sets
     ]
+
+
+def _not_read(files: list[Entry], path: str) -> Found:
+    return Found(
+        path=path,
+        format="torch_checkpointing",
+        state="unreadable",
+        step=_step(path),
+        num_bytes=sum(entry.num_bytes or 0 for entry in files),
+        num_files=len(files),
+        modified_s=max((e.modified_s for e in files if e.modified_s is not None), default=None),
+        detail=torch_checkpointing.WHAT,
+    )
 
 
 def _found_set(found: FileSet, files: list[Entry], path: str, *, is_file: bool = False) -> Found:
@@ -332,9 +349,13 @@ def has_safetensors(storage: Storage) -> bool:
     """True for a folder with safetensors files and nothing of a DCP save."""
     if not storage.has_listing:
         storage.stat_all(["model.safetensors.index.json", "model.safetensors"])
-    names = [entry.name for entry in storage.list() if entry.kind != "folder"]
+    listing = storage.list()
+    names = [entry.name for entry in listing if entry.kind != "folder"]
     is_dcp = any(name.endswith((".distcp", ".metadata.tmp")) for name in names)
-    return not is_dcp and bool(file_sets(names))
+    if is_dcp or not file_sets(names):
+        return False
+    # Of a rank's file that was asked for by name, that file is meant.
+    return isinstance(storage, OneSet) or not is_torch_checkpointing(storage, listing)
 
 
 # Where a framework puts the one checkpoint of a folder: NeMo, OLMo-core, Accelerate, DCP's

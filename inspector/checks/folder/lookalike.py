@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.storage.local import Entry
 
 __all__ = ["Lookalike", "lookalike"]
@@ -77,8 +78,8 @@ _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
 )
 
 _TORCH_CHECKPOINTING = Lookalike(
-    "a checkpoint of the package torch_checkpointing (torchtitan's other backend), not DCP",
-    "load it with torch_checkpointing",
+    torch_checkpointing.WHAT,
+    torch_checkpointing.HINT,
 )
 _ONE_FILE = Lookalike(
     "a folder of whole torch.save files, not DCP", "load each with torch.load(..., mmap=True)"
@@ -93,7 +94,10 @@ def lookalike(listing: Iterable[Entry]) -> Lookalike | None:
         return _PADDLE
     if has_data:
         return None
-    if any("torch_checkpointing" in name for name in names):
+    if any("torch_checkpointing" in name for name in names) or (
+        torch_checkpointing.METADATA_FILE in names
+        and any(re.fullmatch(r".+_\d+\.(safetensors|pt)", name) for name in names)
+    ):
         return _TORCH_CHECKPOINTING
     for pattern, found in _NAMES:
         if any(pattern.match(name) for name in names):
