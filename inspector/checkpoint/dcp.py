@@ -38,6 +38,7 @@ __all__ = ["METADATA", "is_escape", "rank_metadata", "read_dcp"]
 METADATA = ".metadata"
 _RANK_METADATA = re.compile(r"__(\d{1,9})\.metadata\Z")
 
+_OTHER_METADATA = re.compile(r"it holds an? (\w+)\.[\w.]*Metadata, not DCP")
 # First bytes of files that are mistaken for a metadata pickle, and what they are.
 _SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
@@ -185,6 +186,10 @@ def _explained(storage: Storage, sources: list[Entry], error: MetadataError) -> 
         if start.startswith(signature):
             return MetadataError(f"{where} is {what}, not DCP metadata", hint)
     hint = error.hint
+    other = _OTHER_METADATA.match(error.message)
+    if other is not None and other[1] not in ("torch", "builtins"):
+        # ByteCheckpoint calls its own the same, beside .distcp files of bare elements.
+        hint = f"this is a checkpoint of the package {printable(other[1], 60)}: load it with that"
     if error.code == "metadata-truncated":
         hint = hint or "the copy or the save was cut short: compare its size with the original's"
     return MetadataError(f"{where}: {printable(error.message)}", hint, code=error.code)

@@ -34,8 +34,8 @@ _PADDLE = Lookalike(
 )
 
 # The first pattern that a name in the folder matches tells. Sources: DeepSpeed's engine
-# (`_get_zero_ckpt_name`, `_get_ckpt_name`), verl's FSDP checkpoint manager, Megatron-LM's
-# `get_checkpoint_name`, Orbax, torchsnapshot.
+# (`_get_zero_ckpt_name`, `_get_ckpt_name`), verl's FSDP checkpoint manager, cosmos-rl's
+# CheckpointManager, Megatron-LM's `get_checkpoint_name`, Orbax, torchsnapshot.
 _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
     (
         re.compile(
@@ -58,6 +58,14 @@ _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
         Lookalike(
             "a Megatron-LM checkpoint of the older kind: one torch.save file a rank, not DCP",
             "Megatron-LM converts it with --ckpt-convert-format torch_dist",
+        ),
+    ),
+    (
+        re.compile(r"cosmos_config\Z|\.rank_\d+_complete\Z"),
+        Lookalike(
+            "a cosmos-rl checkpoint: torch.save files of each rank, not DCP",
+            "resume it with cosmos-rl on the same number of ranks; what it exports lies in "
+            "safetensors/step_N beside checkpoints",
         ),
     ),
     (
