@@ -165,7 +165,7 @@ def _side(path: str, prefetched: Child | None = None) -> Side:
 
     target = locate(path)
     if isinstance(target, list):
-        names = ", ".join(printable(found.path) for found in target[:3])
+        names = ", ".join(printable(found.path or ".") for found in target[:3])
         more = " ..." if len(target) > 3 else ""
         raise UsageError(
             f"{printable(path)} holds {len(target):,} checkpoints: give the path of one",
