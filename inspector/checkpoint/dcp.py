@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
@@ -29,6 +30,7 @@ from inspector.checkpoint.model import (
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
 
@@ -37,6 +39,7 @@ __all__ = ["METADATA", "is_escape", "rank_metadata", "read_dcp"]
 METADATA = ".metadata"
 _RANK_METADATA = re.compile(r"__(\d{1,9})\.metadata\Z")
 
+_OTHER_METADATA = re.compile(r"it holds an? (\w+)\.[\w.]*Metadata, not DCP")
 # First bytes of files that are mistaken for a metadata pickle, and what they are.
 _SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
@@ -184,6 +187,10 @@ def _explained(storage: Storage, sources: list[Entry], error: MetadataError) -> 
         if start.startswith(signature):
             return MetadataError(f"{where} is {what}, not DCP metadata", hint)
     hint = error.hint
+    other = _OTHER_METADATA.match(error.message)
+    if other is not None and other[1] not in ("torch", "builtins"):
+        # ByteCheckpoint calls its own the same, beside .distcp files of bare elements.
+        hint = f"this is a checkpoint of the package {printable(other[1], 60)}: load it with that"
     if error.code == "metadata-truncated":
         hint = hint or "the copy or the save was cut short: compare its size with the original's"
     return MetadataError(f"{where}: {printable(error.message)}", hint, code=error.code)
@@ -206,6 +213,8 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
         )
     if not names:
         return NotACheckpointError(f"{where} is an empty folder")
+    if is_torch_checkpointing(storage, listing):
+        return NotACheckpointError(f"{where}: {torch_checkpointing.WHAT}", torch_checkpointing.HINT)
     return NotACheckpointError(
         f"{where}: no checkpoint here (no .metadata in it)",
         "give the folder that holds .metadata, or one with checkpoints under it",

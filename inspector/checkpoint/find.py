@@ -6,6 +6,7 @@ every step of a long run would take minutes.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import deque
@@ -14,12 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
-from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, main_set, set_of
+from inspector.checkpoint.safetensors.sets import (
+    FileSet,
+    OneSet,
+    file_sets,
+    main_set,
+    set_of,
+    shard_rank,
+)
 from inspector.checkpoint.storage.base import Entry, Storage, is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import InspectError, NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +71,7 @@ class Found:
     Attributes:
         path: Relative to the folder that was searched; empty for that folder itself. A file, if
             the folder holds several safetensors checkpoints side by side.
-        format: `dcp` or `safetensors`.
+        format: `dcp` or `safetensors`; or `torch_checkpointing`, which is told and not read.
         state: `complete`, `unfinished` or `unreadable`.
         step: Training step, as the path tells it, or None.
         num_bytes: Size of the files in it (not below it).
@@ -91,6 +101,8 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
     if found is not None:
         return [found]
     files = [entry for entry in listing if entry.kind == "file"]
+    if is_torch_checkpointing(storage, listing):
+        return [_not_read(files, path)]
     sets = file_sets(entry.name for entry in files)
     chosen = main_set(sets)
     if chosen is not None:
@@ -99,6 +111,19 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
         _found_set(item, files, f"{path}/{item.name}" if path else item.name, is_file=True)
         for item in sets
     ]
+
+
+def _not_read(files: list[Entry], path: str) -> Found:
+    return Found(
+        path=path,
+        format="torch_checkpointing",
+        state="unreadable",
+        step=_step(path),
+        num_bytes=sum(entry.num_bytes or 0 for entry in files),
+        num_files=len(files),
+        modified_s=max((e.modified_s for e in files if e.modified_s is not None), default=None),
+        detail=torch_checkpointing.WHAT,
+    )
 
 
 def _found_set(found: FileSet, files: list[Entry], path: str, *, is_file: bool = False) -> Found:
@@ -205,8 +230,20 @@ def discover(storage: Storage, *, max_depth: int = _MAX_DEPTH) -> list[Found]:
                 is_below = entry.kind == "folder" and not entry.name.startswith(".")
                 if is_below and entry.name not in passed:
                     below = f"{path}/{entry.name}" if path else entry.name
+                    if entry.is_link and _leads_inside(storage, below, max_depth):
+                        continue
                     pending.append((below, depth + 1))
     return sorted(found, key=_order)
+
+
+def _leads_inside(storage: Storage, path: str, max_depth: int) -> bool:
+    """True for a link (`LATEST`) to a folder that the search comes to by its own name."""
+    root, target = storage.local_path(""), storage.local_path(path)
+    if root is None or target is None:
+        return False
+    inside = os.path.relpath(os.path.realpath(target), os.path.realpath(root))
+    parts = [] if inside == os.curdir else inside.split(os.sep)
+    return len(parts) <= max_depth and not any(part.startswith(".") for part in parts)
 
 
 def newest(found: list[Found]) -> Found | None:
@@ -313,9 +350,13 @@ def has_safetensors(storage: Storage) -> bool:
     """True for a folder with safetensors files and nothing of a DCP save."""
     if not storage.has_listing:
         storage.stat_all(["model.safetensors.index.json", "model.safetensors"])
-    names = [entry.name for entry in storage.list() if entry.kind != "folder"]
+    listing = storage.list()
+    names = [entry.name for entry in listing if entry.kind != "folder"]
     is_dcp = any(name.endswith((".distcp", ".metadata.tmp")) for name in names)
-    return not is_dcp and bool(file_sets(names))
+    if is_dcp or not file_sets(names):
+        return False
+    # Of a rank's file that was asked for by name, that file is meant.
+    return isinstance(storage, OneSet) or not is_torch_checkpointing(storage, listing)
 
 
 # Where a framework puts the one checkpoint of a folder: NeMo, OLMo-core, Accelerate, DCP's
@@ -406,7 +447,8 @@ def locate(path: str) -> Storage | list[Found]:
     """The checkpoint at `path`; or, if `path` is a folder of checkpoints, all that are under it.
 
     A folder with neither comes back as the folder: reading it says best what is wrong with it. One
-    whose only checkpoint lies where a framework puts it is that checkpoint.
+    whose only checkpoint lies where a framework puts it is that checkpoint. One of ranks' shards
+    is itself, whatever of the same save lies below (their consolidation, an optimizer).
 
     Raises:
         InspectError: The path cannot be read, or is a file of another kind.
@@ -414,12 +456,24 @@ def locate(path: str) -> Storage | list[Found]:
     storage = folder_of(path)
     if is_checkpoint(storage) or isinstance(storage, OneSet):
         return storage
+    if storage.root != open_storage(path).root and has_safetensors(storage):
+        return storage  # A file was named: the checkpoint that it is part of is meant.
     here = identify(storage, storage.list())
     # Of a model's folder the user means the model, unless checkpoints lie right below.
     found = discover(storage, max_depth=2) if here else discover(storage)
+    if _is_shards(storage, here) and all(item.step is None or not item.path for item in found):
+        return storage
     if len(found) == 1 and (not found[0].path or _INNER.fullmatch(found[0].path)):
         return open_found(storage, found[0])
     return found or storage
+
+
+def _is_shards(storage: Storage, here: list[Found]) -> bool:
+    """True for a folder that is itself one set of ranks' shards, as DCP's writer makes it."""
+    if len(here) != 1 or here[0].path or here[0].format != "safetensors":
+        return False
+    chosen = main_set(file_sets(entry.name for entry in storage.list() if entry.kind == "file"))
+    return chosen is not None and any(shard_rank(name) is not None for name in chosen.files)
 
 
 def matching(names: Sequence[str], text: str) -> list[int]:

@@ -28,6 +28,8 @@ _MAX_SMALL_FILE = 1 << 20
 _MAX_VERSION = 40
 # Names that are looked at where all begin alike.
 _LOOK_AT = 1000
+# LLaMA-Factory's, in the folder of its run.
+_TRAINER_LOG = "trainer_log.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,46 @@ class _Traces:
         except StorageError:
             return {}
 
+    @cached_property
+    def above(self) -> dict[str, Entry]:
+        """What lies beside the folder that the folder lies in, by name."""
+        if self._path is None:
+            return {}
+        try:
+            parent = os.path.dirname(self._path)
+            return {e.name: e for e in LocalStorage(os.path.dirname(parent)).list()}
+        except StorageError:
+            return {}
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """The folders in it, by name."""
+        if self._path is None:
+            return frozenset()
+        try:
+            return frozenset(e.name for e in self._storage.list() if e.kind == "folder")
+        except StorageError:
+            return frozenset()
+
+    @property
+    def parent(self) -> str:
+        """The name of the folder that it lies in, or an empty string."""
+        return "" if self._path is None else os.path.basename(os.path.dirname(self._path))
+
     def has_beside(self, pattern: str) -> str:
         """A name beside the folder that a pattern matches, or an empty string."""
         return next((name for name in sorted(self.beside) if re.fullmatch(pattern, name)), "")
+
+    def content_beside(self, name: str) -> bytes:
+        """A small file beside the folder, or nothing."""
+        entry = self.beside.get(name)
+        if self._path is None or entry is None or (entry.num_bytes or 0) > _MAX_SMALL_FILE:
+            return b""
+        try:
+            beside = LocalStorage(os.path.dirname(self._path))
+            return beside.read(name, 0, _MAX_SMALL_FILE) if entry.kind == "file" else b""
+        except StorageError:
+            return b""
 
     def class_of(self, package: str) -> str:
         """A class of a package in the pickle, or an empty string."""
@@ -103,11 +142,23 @@ class _Traces:
 
     def json(self, name: str) -> dict[str, Any]:
         """A small JSON object of the folder; an empty one if it is none."""
-        try:
-            value = json.loads(self.content(name).decode() or "{}")
-        except (ValueError, RecursionError):
-            return {}
-        return value if type(value) is dict else {}
+        return _object(self.content(name))
+
+    def swift_version(self) -> str:
+        """What `args.json`, in the folder or beside it, says of ms-swift's version, or nothing."""
+        for content in (self.content("args.json"), self.content_beside("args.json")):
+            version = _object(content).get("swift_version")
+            if type(version) is str:
+                return printable(version, _MAX_VERSION)
+        return ""
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode() or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if type(value) is dict else {}
 
 
 def recognise(checkpoint: Checkpoint, storage: Storage) -> Framework:
@@ -156,6 +207,13 @@ def _megatron(traces: _Traces) -> Framework | None:
     if traces.folder == "weights" and "context" in traces.beside:
         evidence.insert(0, "its folder is called weights, and context lies beside it")
         return Framework("NeMo (Megatron-Core)", tuple(evidence), certain)
+    swift = traces.swift_version()
+    if swift:
+        evidence.insert(0, f"args.json names swift_version {swift}")
+        return Framework("ms-swift (Megatron-Core)", tuple(evidence), True)
+    if traces.folder == "dist_ckpt" and "huggingface" in traces.beside:
+        evidence.insert(0, "its folder is called dist_ckpt, and huggingface lies beside it")
+        return Framework("verl (Megatron-Core)", tuple(evidence), False)
     return Framework("Megatron-Core", tuple(evidence), certain)
 
 
@@ -191,6 +249,13 @@ def _accelerate(traces: _Traces) -> Framework | None:
     fits = traces.heads == {head}
     if fits:
         evidence.append(f"every name begins with {head}.")
+    swift = traces.swift_version()
+    if swift:
+        evidence.append(f"args.json beside it names swift_version {swift}")
+        return Framework("ms-swift (Accelerate)", tuple(evidence), True)
+    if _TRAINER_LOG in traces.beside or _TRAINER_LOG in traces.above:
+        evidence.append(f"{_TRAINER_LOG} lies near it, as LLaMA-Factory writes it")
+        return Framework("LLaMA-Factory (Accelerate)", tuple(evidence), False)
     other = "optimizer" if head == "model" else "pytorch_model_fsdp"
     sibling = traces.has_beside(rf"{other}_\d+")
     if sibling:
@@ -232,6 +297,87 @@ def _composer(traces: _Traces) -> Framework | None:
     return Framework("Composer", tuple(evidence), is_named and is_keyed)
 
 
+def _fairchem(traces: _Traces) -> Framework | None:
+    if "resume.yaml" not in traces.files or "unit_state" not in traces.heads:
+        return None
+    evidence = ["resume.yaml lies in it, and its names begin with unit_state."]
+    named = b"fairchem" in traces.content("resume.yaml")
+    if named:
+        evidence.append("resume.yaml names fairchem")
+    return Framework("fairchem", tuple(evidence), named)
+
+
+def _modalities(traces: _Traces) -> Framework | None:
+    if not re.fullmatch(r"eid_.+-seen_steps_\d+-seen_tokens_\d+.*", traces.folder, re.S):
+        return None
+    evidence = [f"its folder is called {printable(traces.folder, 120)}"]
+    if traces.heads == {"app"}:
+        evidence.append("every name begins with app.")
+    if "last_checkpoint_info.json" in traces.beside:
+        evidence.append("last_checkpoint_info.json lies beside it")
+    return Framework("modalities", tuple(evidence), False)
+
+
+def _veomni(traces: _Traces) -> Framework | None:
+    step = r"global_step_\d+"
+    if re.fullmatch(step, traces.folder) and "extra_state" in traces.folders:
+        where = f"its folder is called {traces.folder}, and extra_state lies in it"
+    elif (
+        traces.folder in ("model", "optimizer")
+        and re.fullmatch(step, traces.parent)
+        and "extra_state" in traces.beside
+    ):
+        where = f"it lies in {traces.parent}, with extra_state beside it"
+    else:
+        return None
+    return Framework("VeOmni", (where,), False)
+
+
+def _llama_factory(traces: _Traces) -> Framework | None:
+    if traces.folder not in ("model", "optimizer") or "CHECKPOINT_COMPLETE" not in traces.beside:
+        return None
+    evidence = [f"its folder is called {traces.folder}, and CHECKPOINT_COMPLETE lies beside it"]
+    also = [name for name in ("rng_state", "dataloader", "scheduler.pt") if name in traces.beside]
+    if also:
+        evidence.append(f"{', '.join(also)} lie beside it" if also[1:] else f"{also[0]} too")
+    return Framework("LLaMA-Factory", tuple(evidence), False)
+
+
+def _automodel(traces: _Traces) -> Framework | None:
+    """NeMo AutoModel: `epoch_0_step_9/model`, safetensors or DCP, and `epoch_0_step_9/optim`."""
+    step = r"epoch_\d+_step_\d+"
+    if traces.folder not in ("model", "optim") or not re.fullmatch(step, traces.parent):
+        return None
+    evidence = [f"it is called {traces.folder}, and lies in {traces.parent}"]
+    if "losses.json" in traces.beside:
+        evidence.append("losses.json lies beside it")
+    named = b"nemo_automodel" in traces.content_beside("config.yaml")
+    if named:
+        evidence.append("config.yaml beside it names nemo_automodel")
+    return Framework("NeMo AutoModel", tuple(evidence), named)
+
+
+def _cosmos(traces: _Traces) -> Framework | None:
+    part = traces.folder in ("model", "optim", "scheduler", "trainer")
+    if not part or not re.fullmatch(r"iter_\d{9}", traces.parent):
+        return None
+    evidence = [f"it is called {traces.folder}, and lies in {traces.parent}"]
+    if "latest_checkpoint.txt" in traces.above:
+        evidence.append(f"latest_checkpoint.txt lies beside {traces.parent}")
+    evidence.append("NVIDIA's other Cosmos frameworks write the same")
+    return Framework("cosmos-rl", tuple(evidence), False)
+
+
+def _transformers_optimizer(traces: _Traces) -> Framework | None:
+    shards = traces.has_beside(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+    version = _object(traces.content_beside("config.json")).get("transformers_version")
+    if not shards or type(version) is not str or traces.heads != {"optimizer"}:
+        return None
+    shown = printable(version, _MAX_VERSION)
+    evidence = f"{shards} and config.json lie beside it, which names transformers_version {shown}"
+    return Framework("Transformers", (evidence,), True)
+
+
 def _plain(traces: _Traces) -> Framework:
     where = "name" if traces.is_local else "name (what lies beside the folder was not looked at)"
     evidence = (f"no other framework's file, folder or {where} is there",)
@@ -239,6 +385,40 @@ def _plain(traces: _Traces) -> Framework:
 
 
 # -- safetensors -------------------------------------------------------------------------------
+
+
+def _transformers_shards(traces: _Traces) -> Framework | None:
+    stored = traces.stored
+    version = traces.json("config.json").get("transformers_version")
+    if stored is None or not stored.is_sharded or type(version) is not str:
+        return None
+    evidence = (
+        f"config.json names transformers_version {printable(version, _MAX_VERSION)}",
+        "the headers hold DCP_SHARDING_INFO: written through DCP's HuggingFaceStorageWriter",
+    )
+    return Framework("Transformers", evidence, True)
+
+
+def _trainers_of_transformers(traces: _Traces) -> Framework | None:
+    """What trains with transformers, and leaves files of its own beside the model's."""
+    swift = traces.swift_version()
+    if swift:
+        return Framework("ms-swift", (f"args.json names swift_version {swift}",), True)
+    if _TRAINER_LOG in traces.files or _TRAINER_LOG in traces.beside:
+        evidence = f"{_TRAINER_LOG} is there, as LLaMA-Factory writes it"
+        return Framework("LLaMA-Factory", (evidence,), False)
+    if traces.folder == "huggingface" and "config.json" in traces.files:
+        near = traces.has_beside(
+            r"fsdp_config\.json|dist_ckpt|(model|optim|extra_state)_world_size_\d+_rank_\d+\.pt"
+        )
+        if near:
+            evidence = f"its folder is called huggingface, and {near} lies beside it"
+            return Framework("verl", (evidence,), False)
+    is_step = re.fullmatch(r"step_\d+", traces.folder) and traces.parent == "safetensors"
+    if is_step and "checkpoints" in traces.above:
+        evidence = f"it is safetensors/{traces.folder}, and checkpoints lies beside safetensors"
+        return Framework("cosmos-rl", (evidence,), False)
+    return None
 
 
 def _by_dcp(traces: _Traces) -> Framework | None:
@@ -294,8 +474,22 @@ _DCP: tuple[Rule, ...] = (
     _olmo,
     _lightning,
     _accelerate,
+    _transformers_optimizer,
+    _fairchem,
+    _modalities,
+    _automodel,
+    _veomni,
+    _llama_factory,
+    _cosmos,
     _torchtitan,
     _composer,
     _plain,
 )
-_SAFETENSORS: tuple[Rule, ...] = (_by_dcp, _hugging_face, _plain_safetensors)
+_SAFETENSORS: tuple[Rule, ...] = (
+    _transformers_shards,
+    _automodel,
+    _trainers_of_transformers,
+    _by_dcp,
+    _hugging_face,
+    _plain_safetensors,
+)

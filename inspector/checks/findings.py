@@ -138,7 +138,11 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was looked at: counts, what it was compared with, and what was not looked at."""
+    """What was looked at: counts, what it was compared with, and what was not looked at.
+
+    `num_unread` payloads should have been read and were not, for a reason that is none of theirs
+    (a package that is not installed, a storage that does not answer); `not_checked` says which.
+    """
 
     tensors: int = 0
     chunks: int = 0
@@ -147,6 +151,7 @@ class Coverage:
     payload_bytes: int = 0
     not_checked: tuple[NotChecked, ...] = ()
     against: tuple[Against, ...] = ()
+    num_unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +171,18 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The sum of the findings. What holds nothing is never sound: it is suspicious."""
-        return "suspicious" if self.is_empty else verdict(self.findings)
+        """The sum of the findings. What holds nothing is never sound: it is suspicious.
+
+        Nor is what was to be read to its last byte, and could not be: it is unreadable here.
+        """
+        if self.is_empty:
+            return "suspicious"
+        return "unreadable" if self.is_unread else verdict(self.findings)
+
+    @property
+    def is_unread(self) -> bool:
+        """True if nothing is wrong with what was read, but not all could be that should be."""
+        return bool(self.checked.num_unread) and verdict(self.findings) == "sound"
 
     @property
     def exit_code(self) -> int:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.find import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.safetensors.sets import shard_rank
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
+from inspector.checks.folder.consolidation import check_consolidation
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
 from inspector.checks.metadata.entries import entries_of
@@ -201,6 +203,7 @@ def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Rep
         payload_bytes=mine.payload_bytes + checked.payload_bytes,
         not_checked=tuple(dict.fromkeys((*mine.not_checked, *checked.not_checked))),
         against=(*mine.against, *checked.against),
+        num_unread=mine.num_unread + checked.num_unread,
     )
     return replace(report, findings=_sorted([*report.findings, *findings]), checked=both)
 
@@ -255,6 +258,14 @@ def check_all(
     """
     entries = entries_of(checkpoint)
     from_files, not_checked = check_files(checkpoint, storage, entries)
+    consolidation, shards_not_checked = check_consolidation(checkpoint, storage)
+    if any(finding.code == "chunk-overlap" for finding in consolidation):
+        # What shards are beside their consolidation is told as such, and once.
+        from_files = [
+            finding
+            for finding in from_files
+            if finding.code != "file-unreferenced" or shard_rank(finding.file or "") is None
+        ]
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
@@ -262,7 +273,8 @@ def check_all(
         *check_optimizer(checkpoint),
         *from_files,
         *check_stored(checkpoint, entries),
+        *consolidation,
     ]
     if not any(finding.code in _OTHER_ITEMS for finding in findings):
         findings += check_replay(checkpoint, written_by)
-    return findings, [*not_checked, *left_unchecked(checkpoint)]
+    return findings, [*not_checked, *shards_not_checked, *left_unchecked(checkpoint)]

@@ -111,7 +111,7 @@ def seal(path: str, output: str | None, force: bool, as_json: bool) -> int:
         print_pieces(seal_json(manifest, output, is_new=is_new))
     else:
         print_pieces(seal_text(manifest, output, is_new=is_new), "\n")
-    return 0
+    return 2 if manifest.not_sealed else 0
 
 
 commands: list[click.Command] = [diff, seal]
@@ -165,7 +165,7 @@ def _side(path: str, prefetched: Child | None = None) -> Side:
 
     target = locate(path)
     if isinstance(target, list):
-        names = ", ".join(printable(found.path) for found in target[:3])
+        names = ", ".join(printable(found.path or ".") for found in target[:3])
         more = " ..." if len(target) > 3 else ""
         raise UsageError(
             f"{printable(path)} holds {len(target):,} checkpoints: give the path of one",

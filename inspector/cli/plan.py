@@ -49,6 +49,7 @@ def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) 
 
 def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: bool) -> int:
     from inspector.checkpoint.find import locate, read_checkpoint
+    from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import plural, printable
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
@@ -86,8 +87,10 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
         written_by=written_by,
         as_written=as_written(planner, written_by, mesh),
         problems=tuple(problems),
-        # Of safetensors no verification is offered.
-        commands=elsewhere(checkpoint.path, mesh) if checkpoint.format == "dcp" else (),
+        # torch reads safetensors behind no address.
+        commands=()
+        if checkpoint.format != "dcp" and is_url(checkpoint.path)
+        else elsewhere(checkpoint.path, mesh),
         expected=expected,
     )
     if as_json:

@@ -43,6 +43,9 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     said = ", ".join(counts) if counts else "nothing is wrong"
     if is_stopped:
         return f"stopped before every byte was read; so far {report.verdict}, {said}"
+    if report.is_unread:
+        num = plural(report.checked.num_unread, "payload")
+        return f"not read to its end: {num} could not be read; in the rest {said}"
     if report.verdict == "sound" and not report.checked.payloads:
         return f"sound as far as metadata and file sizes tell: {said}"
     return f"{report.verdict}: {said}"

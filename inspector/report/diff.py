@@ -390,6 +390,10 @@ def seal_text(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]
     what = f"{plural(len(manifest.tensors), 'tensor')}, {entries}"
     yield f"{printable(manifest.path)}: sealed {what} ({format_bytes(manifest.num_bytes)})"
     yield f"  content  sha256 {manifest.content_sha256}"
+    if manifest.not_sealed:
+        left = plural(len(manifest.not_sealed), "entry", "entries")
+        first, why = next(iter(manifest.not_sealed.items()))
+        yield f"  left out {left}, which could not be digested: {printable(first, 120)}: {why}"
     how = "seal" if is_new else "seal, there already, and the same"
     yield f"  {how}  {printable(output)}"
 
@@ -405,6 +409,7 @@ def seal_json(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]
         "tensors": len(manifest.tensors),
         "bytes": len(manifest.entries),
         "num_bytes": manifest.num_bytes,
+        "not_sealed": [{"fqn": fqn, "why": why} for fqn, why in manifest.not_sealed.items()],
     }
     yield json.dumps(document)
     yield "\n"

@@ -29,6 +29,9 @@ from inspector.layout.geometry import grid_cuts
 
 __all__ = ["BlockPlan", "TensorBits"]
 
+# By these torch pickles a tensor subclass: `_make_wrapper_subclass`, and one with state.
+_SUBCLASS = ("torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass")
+
 Bytes = npt.NDArray[np.uint8]
 
 # Bytes of a strided storage that are read for a byte that is wanted, before it is read in parts.
@@ -236,7 +239,9 @@ class TensorBits:
             return _Stored(stored.tensor, None, begin, stored.byteorder)
         except PayloadError as error:
             what = f"{where} in {printable(path, 120)}: {error.message}"
-            raise PayloadError(what, code=error.code, fate=error.fate) from error
+            raise PayloadError(
+                what, code=error.code, fate=error.fate, is_foreign=error.is_foreign
+            ) from error
         except StorageError as error:
             # Of its own kind: what did not answer says nothing of the checkpoint.
             raise type(error)(f"{where} in {printable(path, 120)}: {error.message}") from error
@@ -248,7 +253,10 @@ def _checked(
     """Where a payload's elements are, if it is what the metadata says."""
     found, record = payload.tensor, payload.data
     if payload.problem or found is None:
-        raise PayloadError(payload.problem or f"it holds no tensor but {payload.kind[:80]}")
+        raise PayloadError(
+            payload.problem or f"it holds no tensor but {payload.kind[:80]}",
+            is_foreign=not payload.problem and payload.kind in _SUBCLASS,
+        )
     if found.dtype != tensor.dtype or found.shape != sizes:
         raise PayloadError(
             f"it holds {found.dtype} {format_shape(found.shape)}, "

@@ -155,6 +155,7 @@ def has(name):
         return False
 facts = {"python": list(sys.version_info[:2]), "torch": None, "cuda": False}
 facts["missing"] = [name for name in ("torch", "numpy") if not has(name)]
+facts["safetensors"] = has("safetensors")
 if has("torch"):
     facts["torch"] = "?"
     for folder in util.find_spec("torch").submodule_search_locations or ():
@@ -177,11 +178,13 @@ class Interpreter:
         path: What is run.
         torch: Its torch's version, `?` if that could not be read.
         has_cuda: Whether that torch was built for GPUs.
+        has_safetensors: Whether the safetensors package is there, by which torch reads such files.
     """
 
     path: str
     torch: str
     has_cuda: bool
+    has_safetensors: bool = True
 
 
 def examine(python: str = "") -> Interpreter:
@@ -222,4 +225,4 @@ def examine(python: str = "") -> Interpreter:
             f"{shown} is Python {'.'.join(map(str, version))}, too old for the ranks",
             "--python takes a Python 3.10 or later",
         )
-    return Interpreter(found, str(facts["torch"]), bool(facts["cuda"]))
+    return Interpreter(found, str(facts["torch"]), bool(facts["cuda"]), bool(facts["safetensors"]))

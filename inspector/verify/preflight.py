@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ NO_SECOND_MESH = ("none",)
 #: Memory of a rank before it holds a tensor: Python and torch, on the CPU.
 RANK_BASE_BYTES = 250 << 20
 _LEAST_BYTES = 64 << 20
+#: The first torch whose reader of safetensors is public, and takes sharded files.
+_HF_TORCH = (2, 8)
 #: Of the memory that is free, so much is the ranks' to hold tensors in.
 _SHARE = 0.5
 #: Payload headers and the scratch's own metadata.
@@ -119,14 +122,9 @@ def prepare(
 
     Raises:
         UsageError: Arguments that cannot be meant, an interpreter that cannot run it, or a
-            checkpoint that is not DCP's.
+            checkpoint that torch cannot load from where it lies.
     """
     parsed = Mesh.parse(mesh)
-    if checkpoint.format != "dcp":
-        raise UsageError(
-            f"{printable(checkpoint.path)}: it is {checkpoint.format}; a job loads DCP alone",
-            "hsdp-inspect check --deep reads all of it, and plan says who would read what",
-        )
     if device not in DEVICES:
         raise UsageError(f"--device {printable(device)}: it is one of {', '.join(DEVICES)}")
     if timeout_s <= 0:
@@ -151,6 +149,8 @@ def prepare(
         timeout_s=timeout_s,
     )
     interpreter = examine(python)
+    if checkpoint.format == "safetensors":
+        _check_safetensors(checkpoint, interpreter)
     device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)
     free = machine.free_memory()
     memory = memory_bytes or _memory_share(free, gpus, spec.world_size)
@@ -169,6 +169,7 @@ def prepare(
     needed = int(max(waves_bytes, default=0) * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
     room = machine.free_disk(parent)
     problems = list(_problems(spec, expected, free, parent, needed, room))
+    notes += _beside(checkpoint)
     for why, fqns in expected.left_out:
         notes.append(f"{plural(len(fqns), 'entry', 'entries')} not verified: {why}")
     return Preflight(
@@ -186,6 +187,46 @@ def prepare(
         notes=tuple(notes),
         problems=tuple(problems),
     )
+
+
+def _check_safetensors(checkpoint: Checkpoint, interpreter: Interpreter) -> None:
+    """Raise if `HuggingFaceStorageReader` cannot run there, or not on these files.
+
+    Raises:
+        UsageError: It cannot; check and plan still can.
+    """
+    hint = "hsdp-inspect check --deep reads all of it, and plan says who would read what"
+    if is_url(checkpoint.path):
+        raise UsageError(
+            f"{printable(checkpoint.path)}: it is safetensors behind an address, and "
+            "HuggingFaceStorageReader opens local files alone",
+            hint,
+        )
+    python = printable(interpreter.path, 200)
+    if not interpreter.has_safetensors:
+        raise UsageError(
+            f"{python} has no safetensors, by which torch reads these files",
+            "pip install safetensors there, or --python takes another environment",
+        )
+    version = re.match(r"(\d+)\.(\d+)", interpreter.torch)
+    if version is not None and (int(version[1]), int(version[2])) < _HF_TORCH:
+        raise UsageError(
+            f"{python} has torch {printable(interpreter.torch, 40)}; HuggingFaceStorageReader, "
+            f"which loads safetensors, came with torch {_HF_TORCH[0]}.{_HF_TORCH[1]}",
+            hint,
+        )
+
+
+def _beside(checkpoint: Checkpoint) -> list[str]:
+    """Files of the folder that are no part of a safetensors checkpoint, but that torch reads."""
+    stored = checkpoint.stored
+    if stored is None:
+        return []
+    others = [file.path for file in checkpoint.files if file.path not in stored.paths]
+    if not others:
+        return []
+    what = f"{plural(len(others), 'safetensors file')} ({printable(others[0], 80)} is one)"
+    return [f"HuggingFaceStorageReader also reads {what} of the folder, no part of the checkpoint"]
 
 
 def _resolve_device(

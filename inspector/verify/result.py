@@ -22,6 +22,7 @@ EXIT_CODES = {"exact": 0, "differs": 1, "failed": 2, "cancelled": 2}
 
 #: Names listed under `not_verified`; `num_not_verified` counts all.
 _MAX_NAMES = 10_000
+_NOTHING = "nothing was checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ def result_event(
     num_unnamed = 0 if names else max((snapshot.num_entries or 0) - num_told, 0)
     num_unverified = len(unverified) + num_unnamed
     verdict, why = _verdict(snapshot, cancelled, len(exact), different, num_unverified)
+    if why == _NOTHING and left_out:
+        why = f"{_NOTHING}: {next(iter(left_out.values()))}"
     missing = [*unverified, *left_out.items()]
     return {
         "schema": SCHEMA,
@@ -161,7 +164,7 @@ def _verdict(
     if num_unverified:
         return "failed", f"{num_unverified} entries were not reported by every rank"
     if not num_exact:
-        return "failed", "nothing was checked"
+        return "failed", _NOTHING
     return "exact", ""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.find import matching
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
@@ -71,14 +71,16 @@ class Wave:
 
 
 def select(
-    checkpoint: Checkpoint, spec: JobSpec, refuses: Callable[[Tensor], str] = lambda _: ""
+    checkpoint: Checkpoint,
+    spec: JobSpec,
+    refuses: Callable[[Tensor | BytesEntry], str] = lambda _: "",
 ) -> Selection:
     """The entries that a spec's filter and sample take, less those that cannot be loaded.
 
     Args:
         checkpoint: The checkpoint.
         spec: The job.
-        refuses: Why a tensor cannot be verified by this torch, or an empty string.
+        refuses: Why an entry cannot be verified by this Python and its torch, or nothing.
     """
     columns, num_tensors = checkpoint.columns, checkpoint.num_tensors
     names = [*columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
@@ -104,7 +106,7 @@ def select(
         if i >= num_tensors:
             entry = checkpoint.bytes_entries[i - num_tensors]
             path = checkpoint.files[entry.file].path if entry.file >= 0 else ""
-            why = _ESCAPES if is_escape(path) else ""
+            why = _ESCAPES if is_escape(path) else refuses(entry)
         else:
             tensor = checkpoint.columns.tensor(i)
             why = _unverifiable(checkpoint, tensor) or refuses(tensor)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +433,18 @@ def test_the_seal_lies_beside_the_folder_that_was_given(tmp_path: Path) -> None:
     assert run_cli("seal", tmp_path / "nemo_2").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nemo_2", "nemo_2.seal.json"]
     assert not list((tmp_path / "nemo_2").rglob("*seal*"))
+
+
+def test_what_cannot_be_digested_is_left_out_and_said(tmp_path: Path) -> None:
+    """A tensor of a class of its own: only that class can tell its elements."""
+    folder, output = tmp_path / "c", tmp_path / "c.seal.json"
+    script = Path(__file__).parent / "foreign_tensor.py"
+    subprocess.run([sys.executable, "-W", "ignore", script, folder], check=True)
+    ran = seal(folder, "--output", output, code=2)
+    assert "left out 1 entry" in ran.out and "w" in ran.out
+    document = json.loads(output.read_text())
+    assert [item["fqn"] for item in document["tensors"]] == ["b"]
+    assert [item["fqn"] for item in document["not_sealed"]] == ["w"]
+    _, report = checked(folder, output)
+    assert not any(f["code"].startswith("seal-") for f in report["findings"])
+    assert any("the seal left them out" in left["why"] for left in report["checked"]["not_checked"])

@@ -326,9 +326,6 @@ async def test_advice_names_the_key_where_the_command_line_has_an_option() -> No
         await until(pilot, lambda: "not checked" in screen_text(app))
         assert "until c reads every byte, only sizes are compared" in words(app)
         assert "--deep" not in words(app)
-    async with opened(SAMPLES / "safetensors_1", "v") as (app, pilot):
-        await until(pilot, lambda: "who would read what" in words(app))
-        assert "c reads all of it, and 5 says who would read what" in words(app)
 
 
 async def test_a_notice_lies_over_no_figures() -> None:

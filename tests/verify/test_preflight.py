@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.safetensors.reader import read_safetensors
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import format_bytes
 from inspector.errors import UsageError
@@ -210,3 +213,32 @@ def test_the_roomiest_folder_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(machine, "free_disk", {"/a": 5, "/b": 50, "/tmp": 1}.get)
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/tmp")
     assert machine.roomiest("/a", "/b") == "/a"
+
+
+def test_safetensors_are_loaded_by_torchs_own_reader_or_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = read_safetensors(open_storage(str(SAMPLES / "hf_dcp_sharded_4")))
+
+    def ready(version: str = "2.13.0", has: bool = True, path: str = checkpoint.path) -> Preflight:
+        found = interpreter.Interpreter("/python", version, False, has)
+        monkeypatch.setattr(preflight, "examine", lambda python: found)
+        return prepare(dataclasses.replace(checkpoint, path=path), "fsdp:2")
+
+    assert len(ready().expected.names) == 8 and not ready().problems
+    for options, why in (
+        ({"version": "2.7.1"}, "came with torch 2.8"),
+        ({"has": False}, "no safetensors"),
+        ({"path": "memory://hub/model"}, "local files alone"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            ready(**options)
+
+
+def test_files_that_torch_reads_beside_the_checkpoint_are_told(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "transformers_1", tmp_path / "c")
+    shutil.copy(
+        next((SAMPLES / "hf_dcp_whole_1").glob("*.safetensors")), tmp_path / "c/extra.safetensors"
+    )
+    plan = prepare(read_safetensors(open_storage(str(tmp_path / "c"))), "fsdp:2", device="cpu")
+    assert any("extra.safetensors" in note for note in plan.notes)

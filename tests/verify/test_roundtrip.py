@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 
 from inspector.verify.spec import VIAS
 from tests.conftest import SAMPLES
@@ -61,6 +63,40 @@ def test_every_sample_under_every_mesh(tmp_path: Path, mesh: str, then: str) -> 
             without = {e.fqn for e in outcome.checkpoint.bytes_entries}
             assert outcome.names == without, path
         outcome.assert_exact(without)
+
+
+def test_safetensors_are_loaded_as_ranks_load_them(tmp_path: Path) -> None:
+    """By torch's HuggingFaceStorageReader: shards, their consolidation, a model of transformers."""
+    names = ("hf_dcp_sharded_hsdp_2x2", "hf_dcp_consolidated_2", "hf_dcp_whole_1", "transformers_1")
+    specs = {
+        f"{name}-{mesh}-{via}": make_spec(
+            tmp_path / f"{name}-{mesh}-{via}", SAMPLES / name, mesh, then, via=via
+        )
+        for name in names
+        for mesh, then, via in (("hsdp:2x1", "fsdp:2", "dtensor"), ("fsdp:2", "fsdp:2", "fsdp2"))
+    }
+    # A file among others is loaded alone; what torch cannot name it does not load at all.
+    several = tmp_path / "several"
+    several.mkdir()
+    for name in ("one", "two"):
+        save_file(
+            {"lora.weight": torch.full((3, 2), float(len(name)))}, several / f"{name}.safetensors"
+        )
+    specs["one"] = make_spec(tmp_path / "one", several / "one.safetensors", "fsdp:2", "fsdp:2")
+    specs["F4"] = make_spec(tmp_path / "F4", SAMPLES / "safetensors_1", "fsdp:2", "fsdp:2")
+    # A shard is gone, and another there twice: the hole is told, the copy is harmless.
+    lost = tmp_path / "lost"
+    shutil.copytree(SAMPLES / "hf_dcp_sharded_4", lost)
+    shutil.copy(lost / "shard-00001-model-00001-of-00001.safetensors", lost / "again.safetensors")
+    (lost / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    specs["lost"] = make_spec(tmp_path / "lost-job", lost, "fsdp:2", "fsdp:2")
+    outcomes = run_batch(tmp_path, specs)
+    refused = outcomes.pop("F4")
+    assert {e["verdict"] for e in refused.bad} == {"FAILED"}
+    assert all("KeyError: 'F4'" in e["detail"] for e in refused.bad)
+    assert {e["verdict"] for e in outcomes.pop("lost").bad} == {"MISSING"}
+    for outcome in outcomes.values():
+        outcome.assert_exact()
 
 
 def test_fsdp_ways_on_every_dtype(tmp_path: Path) -> None:

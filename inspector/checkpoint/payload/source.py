@@ -48,13 +48,22 @@ class PayloadError(InspectError):
     """A payload that cannot be read as one; the message says what is there instead.
 
     `code` is the finding code of the contract, `fate` what `dcp.load` does about it if that is
-    not what the code's usual text says.
+    not what the code's usual text says. `is_foreign`: it is intact as far as is known, but holds
+    a tensor of a class of its own, whose elements only that class can tell.
     """
 
-    def __init__(self, message: str, *, code: str = "payload-unreadable", fate: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "payload-unreadable",
+        fate: str = "",
+        is_foreign: bool = False,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.fate = fate
+        self.is_foreign = is_foreign
 
 
 class MissingPackageError(InspectError):

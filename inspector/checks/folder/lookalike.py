@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.storage.base import Entry
 
 __all__ = ["Lookalike", "lookalike"]
@@ -33,8 +34,8 @@ _PADDLE = Lookalike(
 )
 
 # The first pattern that a name in the folder matches tells. Sources: DeepSpeed's engine
-# (`_get_zero_ckpt_name`, `_get_ckpt_name`), verl's FSDP checkpoint manager, Megatron-LM's
-# `get_checkpoint_name`, Orbax, torchsnapshot.
+# (`_get_zero_ckpt_name`, `_get_ckpt_name`), verl's FSDP checkpoint manager, cosmos-rl's
+# CheckpointManager, Megatron-LM's `get_checkpoint_name`, Orbax, torchsnapshot.
 _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
     (
         re.compile(
@@ -60,6 +61,14 @@ _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
         ),
     ),
     (
+        re.compile(r"cosmos_config\Z|\.rank_\d+_complete\Z"),
+        Lookalike(
+            "a cosmos-rl checkpoint: torch.save files of each rank, not DCP",
+            "resume it with cosmos-rl on the same number of ranks; what it exports lies in "
+            "safetensors/step_N beside checkpoints",
+        ),
+    ),
+    (
         re.compile(r"(.*[_-])?rank[_-]?\d+.*\.(pt|pth|bin|ckpt)\Z"),
         Lookalike(
             "a per-rank checkpoint: one torch.save file a rank, not DCP",
@@ -77,8 +86,8 @@ _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
 )
 
 _TORCH_CHECKPOINTING = Lookalike(
-    "a checkpoint of the package torch_checkpointing (torchtitan's other backend), not DCP",
-    "load it with torch_checkpointing",
+    torch_checkpointing.WHAT,
+    torch_checkpointing.HINT,
 )
 _ONE_FILE = Lookalike(
     "a folder of whole torch.save files, not DCP", "load each with torch.load(..., mmap=True)"
@@ -93,7 +102,10 @@ def lookalike(listing: Iterable[Entry]) -> Lookalike | None:
         return _PADDLE
     if has_data:
         return None
-    if any("torch_checkpointing" in name for name in names):
+    if any("torch_checkpointing" in name for name in names) or (
+        torch_checkpointing.METADATA_FILE in names
+        and any(re.fullmatch(r".+_\d+\.(safetensors|pt)", name) for name in names)
+    ):
         return _TORCH_CHECKPOINTING
     for pattern, found in _NAMES:
         if any(pattern.match(name) for name in names):

@@ -127,5 +127,6 @@ def _sum(
         payload_bytes=max(mine.payload_bytes, checked.payload_bytes),
         not_checked=(*mine.not_checked, *checked.not_checked),
         against=(*mine.against, *checked.against),
+        num_unread=max(mine.num_unread, checked.num_unread),
     )
     return DeepReport((*report.findings, *findings), both, report.is_cancelled or is_cancelled)

@@ -198,7 +198,8 @@ def judge(
         else:
             _judge_payload(result, source, subjects, values, stop)
     except MissingPackageError as error:
-        result.not_checked, result.is_read = error.message, False
+        hint = f" ({error.hint})" if error.hint else ""
+        result.not_checked, result.is_read = error.message + hint, False
     except PayloadError as error:
         fate = error.fate or _FATES.get(error.code, "raises an error")
         for subject in subjects:

@@ -91,6 +91,7 @@ class _Run:
         self._notes: dict[Note, list[int]] = {}
         self._values: dict[int, NonFinite] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
+        self._num_unread = 0
         self._lock = threading.Lock()
 
     # --- what workers tell
@@ -139,6 +140,7 @@ class _Run:
                 self._values[tensor] = found if before is None else before + found
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
+                self._num_unread += not judgement.is_read
             if judgement.is_blob:
                 key = int(self.plan.file[place]), int(self.plan.offset[place])
                 starts = self.plan.owner_start
@@ -211,6 +213,7 @@ class _Run:
             payloads=int(np.count_nonzero(self._read)),
             payload_bytes=int(plan.length[self._read].sum()),
             not_checked=tuple(not_checked),
+            num_unread=self._num_unread,
         )
 
 

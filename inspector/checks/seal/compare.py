@@ -6,12 +6,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.payload.source import MissingPackageError, PayloadError
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import CODES, Against, Coverage, Finding, NotChecked
 from inspector.checks.seal.manifest import Manifest
 from inspector.errors import InspectError, UnreachableError
-from inspector.values.fingerprint import Fingerprint, Fingerprints, HashProgress, fingerprints
+from inspector.values.fingerprint import (
+    Fingerprint,
+    Fingerprints,
+    HashProgress,
+    fingerprints,
+    reason,
+)
 
 __all__ = ["ManifestReport", "check_manifest"]
 
@@ -68,6 +75,7 @@ class _Check:
     findings: list[Finding] = field(default_factory=list)
     num_matching: int = 0
     unreached: dict[str, str] = field(default_factory=dict)
+    not_sealed: list[str] = field(default_factory=list)
 
     def tensors_to_hash(self) -> list[int]:
         """Tensors that are as sealed, as far as dtype and shape go; the others are told of."""
@@ -129,8 +137,10 @@ class _Check:
         )
 
     def _unreadable(self, fqn: str, error: InspectError) -> None:
-        if isinstance(error, UnreachableError):
-            self.unreached[fqn] = error.message  # It says nothing of the checkpoint.
+        if isinstance(error, UnreachableError | MissingPackageError) or (
+            isinstance(error, PayloadError) and error.is_foreign
+        ):
+            self.unreached[fqn] = reason(error)  # It says nothing of the checkpoint.
             return
         code = getattr(error, "code", "payload-unreadable")
         self._error(
@@ -177,6 +187,9 @@ class _Check:
                 self._error("seal-missing", fqn, what, torch_does=fate)
 
     def _extra(self, fqn: str, noun: str, *, is_other_kind: bool) -> None:
+        if fqn in self.manifest.not_sealed:
+            self.not_sealed.append(fqn)
+            return
         if is_other_kind:
             other = "tensor" if noun == "bytes entry" else "bytes entry"
             self._error("seal-mismatch", fqn, f"it is a {noun}, and was sealed as a {other}")
@@ -208,6 +221,10 @@ class _Check:
         if self.unreached:
             what = plural(len(self.unreached), "sealed entry", "sealed entries")
             left.append(NotChecked(what, printable(next(iter(self.unreached.values())), 300)))
+        if self.not_sealed:
+            why = self.manifest.not_sealed[self.not_sealed[0]]
+            what = f"the content of {plural(len(self.not_sealed), 'entry', 'entries')}"
+            left.append(NotChecked(what, f"the seal left them out: {printable(why, 300)}"))
         extra = [f for f in self.findings if f.code == "seal-extra"]
         if extra:
             what = f"the content of {plural(len(extra), 'entry', 'entries')}"
@@ -221,6 +238,7 @@ class _Check:
                 payload_bytes=sum(lengths),
                 not_checked=tuple(left),
                 against=(Against("seal", name, sealed, self.num_matching),),
+                num_unread=len(self.unreached),
             ),
             found.is_cancelled,
         )

@@ -8,6 +8,7 @@ The file is JSON: `schema`, `kind` ("hsdp-inspect seal"), `tool`, `created`, `pa
 `hash`, and the tensors (`fqn`, `dtype`, `shape`, `num_bytes`, `sha256`) and bytes entries (`fqn`,
 `num_bytes`, `sha256`) by name. `content_sha256` is the SHA-256 of these two lists, as compact
 JSON with sorted keys: one digest for the whole checkpoint, and how damage of the seal is found.
+`not_sealed` lists what could not be digested (`fqn`, `why`); absent if nothing was left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
@@ -68,6 +69,7 @@ class Manifest:
         created: When, ISO 8601 in UTC.
         tool: Who wrote it.
         format: The checkpoint's.
+        not_sealed: Entries that could not be digested, with why, by raw name.
     """
 
     tensors: Mapping[str, SealedTensor]
@@ -76,6 +78,7 @@ class Manifest:
     created: str = ""
     tool: str = ""
     format: str = "dcp"
+    not_sealed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -95,9 +98,14 @@ class Manifest:
 
 
 def make_manifest(
-    checkpoint: Checkpoint, found: Fingerprints, *, created: str, tool: str
+    checkpoint: Checkpoint,
+    found: Fingerprints,
+    *,
+    created: str,
+    tool: str,
+    not_sealed: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """The seal of a checkpoint of which everything was hashed."""
+    """The seal of a checkpoint of which everything was hashed but what is named."""
     columns = checkpoint.columns
     tensors = {
         columns.fqns[i]: SealedTensor(
@@ -118,12 +126,13 @@ def make_manifest(
         created,
         tool,
         checkpoint.format,
+        dict(sorted((not_sealed or {}).items())),
     )
 
 
 def manifest_json(manifest: Manifest) -> str:
     """The seal as its file has it: one line an entry, so that two can be compared by eye."""
-    head = {
+    head: dict[str, Any] = {
         "schema": _SCHEMA,
         "kind": KIND,
         "tool": manifest.tool,
@@ -134,6 +143,9 @@ def manifest_json(manifest: Manifest) -> str:
         "num_bytes": manifest.num_bytes,
         "content_sha256": manifest.content_sha256,
     }
+    if manifest.not_sealed:
+        left = [{"fqn": fqn, "why": why} for fqn, why in manifest.not_sealed.items()]
+        head["not_sealed"] = left
     lines = [json.dumps(head, indent=1)[:-2] + ",", ' "tensors": [']
     lines += _listed(manifest.tensors.values())
     lines += [' "bytes": [', *_listed(manifest.entries.values())]
@@ -174,7 +186,14 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         manifest = Manifest(
             {t.fqn: t for t in map(_tensor, _list(document["tensors"]))},
             {e.fqn: e for e in map(_entry, _list(document["bytes"]))},
-            *(_text(document.get(key, "")) for key in ("path", "created", "tool", "format")),
+            path=_text(document.get("path", "")),
+            created=_text(document.get("created", "")),
+            tool=_text(document.get("tool", "")),
+            format=_text(document.get("format", "")),
+            not_sealed={
+                _text(item["fqn"]): _text(item["why"])
+                for item in _list(document.get("not_sealed", []))
+            },
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{shown} is a damaged seal: it lacks {error}") from error

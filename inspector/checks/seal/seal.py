@@ -14,11 +14,12 @@ from pathlib import Path
 
 from inspector._version import __version__
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.payload.source import MissingPackageError, PayloadError
 from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
-from inspector.values.fingerprint import HashProgress, fingerprints
+from inspector.values.fingerprint import Fingerprints, HashProgress, fingerprints, reason
 from inspector.values.incomplete import missing_parts
 
 __all__ = ["default_output", "read_seal", "refuse_output", "seal", "write_seal"]
@@ -101,6 +102,9 @@ def seal(
 ) -> Manifest:
     """The seal of a checkpoint: every tensor and bytes entry, hashed.
 
+    What cannot be digested though nothing is wrong with it (a tensor of a class of its own, or a
+    package is not installed) is left out, and the seal names it.
+
     Args:
         checkpoint: The checkpoint.
         storage: Its folder.
@@ -108,8 +112,8 @@ def seal(
         workers: Threads.
 
     Raises:
-        InspectError: Something in it cannot be read, so that a seal would not stand for all of
-            it; or there is nothing in it.
+        InspectError: Something in it is damaged, so that a seal would not stand for all of it;
+            nothing of it can be digested, or there is nothing in it.
         Cancelled: `progress` said so, or Ctrl+C.
     """
     where = printable(checkpoint.path)
@@ -125,15 +129,33 @@ def seal(
     found = fingerprints(checkpoint, storage, progress=progress, workers=workers)
     if found.is_cancelled:
         raise Cancelled("stopped before everything was hashed; nothing was written")
+    not_sealed = _undigested(checkpoint, found)
     errors = [(checkpoint.columns.fqns[i], e) for i, e in found.tensor_errors.items()]
     errors += [(checkpoint.bytes_entries[i].fqn, e) for i, e in found.entry_errors.items()]
+    errors = [(fqn, error) for fqn, error in errors if fqn not in not_sealed]
+    if not errors and not found.tensors and not found.entries:
+        why = next(iter(not_sealed.values()))
+        raise InspectError(f"{where} was not sealed: nothing of it can be digested: {why}")
     if errors:
         told = "; ".join(f"{printable(n, 80)}: {e.message}" for n, e in errors[:_MAX_NAMED])
         more = f"; and {len(errors) - _MAX_NAMED:,} more" if len(errors) > _MAX_NAMED else ""
         what = plural(len(errors), "entry", "entries")
         raise _Damaged(f"{where} was not sealed: {what} cannot be read. {told}{more}")
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return make_manifest(checkpoint, found, created=created, tool=f"hsdp-inspect {__version__}")
+    tool = f"hsdp-inspect {__version__}"
+    return make_manifest(checkpoint, found, created=created, tool=tool, not_sealed=not_sealed)
+
+
+def _undigested(checkpoint: Checkpoint, found: Fingerprints) -> dict[str, str]:
+    """Entries that could not be hashed though nothing says that they are damaged, with why."""
+    errors = {checkpoint.columns.fqns[i]: e for i, e in found.tensor_errors.items()}
+    errors |= {checkpoint.bytes_entries[i].fqn: e for i, e in found.entry_errors.items()}
+    return {
+        fqn: reason(error)
+        for fqn, error in errors.items()
+        if isinstance(error, MissingPackageError)
+        or (isinstance(error, PayloadError) and error.is_foreign)
+    }
 
 
 class _Damaged(InspectError):

@@ -104,7 +104,7 @@ class OpeningPair(Loading):
         self.stage, self.num_bytes = f"looking at {printable(given, 200)}", 0
         target = locate(given)
         if isinstance(target, list):
-            names = ", ".join(printable(found.path) for found in target[:3])
+            names = ", ".join(printable(found.path or ".") for found in target[:3])
             more = " ..." if len(target) > 3 else ""
             raise UsageError(
                 f"{printable(given)} holds {len(target):,} checkpoints: give the path of one",

@@ -31,7 +31,7 @@ from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
-from inspector.verify.ranks.torch_dcp import LoadPlanner, make_reader, torch_metadata
+from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
 from inspector.verify.selection import Wave
 from inspector.verify.spec import JobSpec
@@ -44,7 +44,11 @@ dcp: Any = _dcp
 
 @dataclass
 class Job:
-    """What all phases of one rank share."""
+    """What all phases of one rank share.
+
+    `hf` is there for safetensors, `hf_error` if torch cannot read their headers: then nothing of
+    the folder can be loaded, whatever is asked for.
+    """
 
     spec: JobSpec
     checkpoint: Checkpoint
@@ -53,6 +57,8 @@ class Job:
     reporter: Reporter
     seams: Seams
     reader: StoredReader
+    hf: HfFolder | None = None
+    hf_error: str = ""
     broken_saves: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
 
@@ -178,7 +184,13 @@ class _Wave:
     ) -> None:
         job = self._job
         metadata = None
-        if is_original:
+        reader: Any = None
+        if is_original and job.hf is not None:
+            if job.hf_error:
+                failures.update(dict.fromkeys(names, f"dcp.load raises {job.hf_error}"))
+                return
+            reader = job.hf.reader()
+        elif is_original:
             tensors = [self._tensors[n] for n in names if n in self._tensors]
             entries = [entry_of(self._entries[n], job.rank) for n in names if n in self._entries]
             metadata = torch_metadata(job.checkpoint, tensors, entries)
@@ -187,7 +199,8 @@ class _Wave:
         )
         state = {name: targets.state[name] for name in names}
         try:
-            dcp.load(state, storage_reader=make_reader(path, metadata), planner=planner)
+            reader = reader or make_reader(path, metadata)
+            dcp.load(state, storage_reader=reader, planner=planner)
         except BaseException as error:
             # CheckpointException is no Exception; every rank gets it, so all take this way.
             if not isinstance(error, CheckpointException) or is_out_of_memory(error):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.checkpoint.payload.array import unpack_limit
+from inspector.checkpoint.payload.array import raw_payload, unpack_limit
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
@@ -178,10 +178,14 @@ class StoredReader:
             source = self._source(
                 file, int(tensor.byte_offset[chunk]), int(tensor.byte_length[chunk])
             )
-            if not tensor.transforms:
-                source.prefetch()
-            inner = unpacked(source, tensor.transforms, unpack_limit(tensor.dtype, sizes))
-            payload = open_payload(inner, is_tensor=True)
+            inner: Source = source
+            if self._checkpoint.format == "safetensors":
+                payload = raw_payload(tensor.dtype, sizes, source.length)
+            else:
+                if not tensor.transforms:
+                    source.prefetch()
+                inner = unpacked(source, tensor.transforms, unpack_limit(tensor.dtype, sizes))
+                payload = open_payload(inner, is_tensor=True)
             wrong = _mismatch(tensor, sizes, payload)
             if wrong is not None:
                 tally.problem(*wrong, path)

@@ -10,7 +10,9 @@ their signatures changed in torch 2.9.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +36,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.verify.failures import is_out_of_memory
 
 __all__ = [
+    "HfFolder",
     "LoadPlanner",
     "RawBytes",
     "SavePlanner",
@@ -57,11 +60,24 @@ def torch_dtype(name: str) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) else None
 
 
-def refuses(tensor: Tensor) -> str:
-    """Why this torch cannot load a tensor at all, or an empty string."""
-    if torch_dtype(tensor.dtype) is None:
-        return f"torch {torch.__version__} has no element type {tensor.dtype}"
+def refuses(entry: Tensor | BytesEntry) -> str:
+    """Why this torch cannot load an entry at all, or this Python not read it; or nothing."""
+    if isinstance(entry, Tensor) and torch_dtype(entry.dtype) is None:
+        return f"torch {torch.__version__} has no element type {entry.dtype}"
+    is_packed = any(name.startswith("stream.zstd") for name in entry.transforms)
+    if is_packed and not _has_zstandard():
+        return (
+            "it could not be read: its payloads are zstd frames, and the ranks' Python has no "
+            "zstandard (pip install zstandard)"
+        )
     return ""
+
+
+def _has_zstandard() -> bool:
+    try:
+        return importlib.util.find_spec("zstandard") is not None
+    except ImportError:
+        return False
 
 
 def torch_metadata(
@@ -208,6 +224,49 @@ def make_reader(path: str, metadata: Metadata | None) -> Any:
         reader = _UrlReader(path)
     reader.metadata = metadata
     return reader
+
+
+class HfFolder:
+    """A folder of safetensors files, as `HuggingFaceStorageReader` sees it.
+
+    What torch makes of the headers is read once, by torch, and kept: each wave loads from the same.
+
+    Args:
+        path: The folder.
+        names: Of its files those to read; None for every one, as torch does.
+    """
+
+    def __init__(self, path: str, names: frozenset[str] | None) -> None:
+        self.path = path
+        self.metadata: Metadata | None = None
+        self._names = names
+
+    def reader(self) -> Any:
+        """A reader of it; one for each load.
+
+        Raises:
+            ImportError: This torch has none, or the safetensors package is not there.
+        """
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+        class _HfReader(_Salvage, HuggingFaceStorageReader):  # type: ignore[misc,unused-ignore]
+            """torch's reader of safetensors."""
+
+        reader: Any = _HfReader(path=self.path)
+        reader.metadata = self.metadata
+        if self._names is not None:
+            names, ls = self._names, reader.fs.ls
+            # Of several sets in a folder one was asked for; torch's reader knows no sets.
+            reader.fs.ls = lambda path: [p for p in ls(path) if os.path.basename(p) in names]
+        return reader
+
+    def read(self) -> None:
+        """Have torch read every header.
+
+        Raises:
+            Exception: What torch raises.
+        """
+        self.metadata = self.reader().read_metadata()
 
 
 class SavePlanner(DefaultSavePlanner):

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.errors import UsageError
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     import torch
 
     from inspector.checkpoint.model import Checkpoint
+    from inspector.checkpoint.storage.base import Storage
+    from inspector.verify.ranks.torch_dcp import HfFolder
 
 __all__ = ["Opening", "main", "start", "verify"]
 
@@ -146,7 +149,10 @@ def verify(
     grids = [make_grid(mesh, rank, device) for mesh in meshes]
     storage = folder_of(spec.path)
     reader = StoredReader(checkpoint, storage)
-    job = Job(spec, checkpoint, storage, grids, reporter, Seams(spec.inject, rank), reader)
+    hf, hf_error = _hf_folder(checkpoint, storage)
+    job = Job(
+        spec, checkpoint, storage, grids, reporter, Seams(spec.inject, rank), reader, hf, hf_error
+    )
     _plan(job, waves, [*selection.left_out, *too_large])
     run_waves(job, waves)
     dist.barrier()
@@ -180,6 +186,33 @@ def _share(opening: Opening | None) -> Checkpoint:
         raise error
     result: Checkpoint = checkpoint
     return result
+
+
+def _hf_folder(checkpoint: Checkpoint, storage: Storage) -> tuple[HfFolder | None, str]:
+    """The reader's view of safetensors files, on every rank, or torch's error; nothing for DCP.
+
+    Rank 0 has torch read the headers and hands on what it made of them.
+    """
+    import torch.distributed as dist
+
+    from inspector.verify.failures import reason
+    from inspector.verify.ranks.torch_dcp import HfFolder
+
+    folder = storage.local_path("")
+    if checkpoint.stored is None or folder is None:
+        return None, ""
+    paths = frozenset(map(os.path.basename, checkpoint.stored.paths))
+    hf = HfFolder(folder, paths if isinstance(storage, OneSet) else None)
+    told: list[Any] = [None, ""]
+    if dist.get_rank() == 0:
+        try:
+            hf.read()
+            told = [hf.metadata, ""]
+        except Exception as error:
+            told = [None, reason(error)]
+    dist.broadcast_object_list(told, src=0)
+    hf.metadata = told[0]
+    return hf, told[1]
 
 
 def _plan(job: Any, waves: list[Any], left_out: list[Any]) -> None:
