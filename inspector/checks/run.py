@@ -1,32 +1,83 @@
-"""A run folder: the state of every checkpoint under it, and the newest sound one."""
+"""A run folder: every checkpoint under it judged, and put together to steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
-from inspector.checkpoint.find import Found, discover, open_found
+from inspector.checkpoint.find import Found, Run, Search, discover, open_found
+from inspector.checkpoint.step_folders import part_name
 from inspector.checkpoint.storage.local import Storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
+from inspector.checks.kinds import kinds_of
+from inspector.checks.steps import (
+    Judged,
+    Step,
+    asked_for,
+    newest_resumable,
+    newest_sound,
+    steps_of,
+)
+from inspector.checks.trackers import check_trackers
 from inspector.errors import Cancelled, InspectError
 
-__all__ = ["Judged", "check_folder", "newest_sound"]
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
+
+__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run"]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One checkpoint of a run folder and its report."""
+class JudgedRun:
+    """A folder of checkpoints, judged.
 
-    found: Found
-    report: Report
+    Attributes:
+        run: What was found.
+        judged: Each checkpoint with its report; fewer, if judging was stopped.
+        steps: Each step, judged as a whole.
+        findings: What is wrong with the folder itself: trackers that name no sound step.
+    """
+
+    run: Run
+    judged: tuple[Judged, ...]
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...]
 
     @property
-    def is_sound(self) -> bool:
-        """True if it can be read and nothing is wrong with it."""
-        return self.report.verdict == "sound"
+    def newest_sound(self) -> Step | None:
+        """The newest step of which every part is sound."""
+        return newest_sound(self.steps)
+
+    @property
+    def newest_resumable(self) -> Step | None:
+        """The newest step that training can resume from."""
+        return newest_resumable(self.steps)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the newest step is sound, 1 if it is not or none is, 2 if not all was looked at."""
+        if self.run.is_partial:
+            return 2
+        asked = asked_for(self.steps)
+        if asked is None or self.newest_sound is None:
+            return 1
+        return 0 if asked.is_sound else 1
+
+
+def judge_run(run: Run, judged: Iterable[Judged]) -> JudgedRun:
+    """The judged checkpoints of a folder as steps; its trackers are read.
+
+    Args:
+        run: What was found.
+        judged: What `check_folder` gave.
+    """
+    items = tuple(judged)
+    steps = tuple(steps_of(run, items))
+    return JudgedRun(run, items, steps, tuple(check_trackers(run, steps)))
 
 
 def check_folder(
@@ -55,19 +106,24 @@ def check_folder(
     """
     with Server():
         for item in discover(storage) if found is None else found:
-            yield Judged(item, _report(item, storage, deep, limits, progress))
+            yield _judged(item, storage, deep, limits, progress)
 
 
-def _report(
+def _judged(
     item: Found,
     storage: Storage,
     deep: Deep | None,
     limits: Limits | None,
     progress: Progress | None,
-) -> Report:
+) -> Judged:
+    kinds: list[frozenset[str]] = []
+
+    def look(checkpoint: Checkpoint) -> None:
+        kinds.append(kinds_of(checkpoint, part_name(item.path)))
+
     try:
         here = open_found(storage, item)
-        return check_storage(here, deep=deep, limits=limits, progress=progress)
+        report = check_storage(here, deep=deep, limits=limits, progress=progress, on_read=look)
     except Cancelled:
         raise
     except InspectError as error:
@@ -81,20 +137,53 @@ def _report(
         )
         nothing = NotChecked("everything", "the folder could not be read")
         where = f"{storage.root.rstrip('/')}/{item.path}" if item.path else storage.root
-        return Report(where, (finding,), Coverage(not_checked=(nothing,)))
+        report = Report(where, (finding,), Coverage(not_checked=(nothing,)))
+    return Judged(item, report, kinds[0] if kinds else None)
 
 
-def newest_sound(judged: Iterable[Judged]) -> Judged | None:
-    """The sound checkpoint of the highest step (by time where no step is known), or None.
+def find_resumable(storage: Storage, *, progress: Progress | None = None) -> Step | None:
+    """The newest step that training can resume from, found without judging the older ones.
 
-    One of which nothing was checked (empty, or of another format) is not called sound.
+    Steps are listed and judged from the newest on, until one is resumable beside an older one;
+    a run of many steps on a slow storage takes a few round trips.
+
+    Args:
+        storage: The run's folder.
+        progress: Told the bytes of each metadata read; may cancel.
+
+    Raises:
+        StorageError: The folder itself cannot be listed.
+        Cancelled: `progress`, or whoever runs the thread, said so.
     """
-    sound = [
-        item
-        for item in judged
-        if item.is_sound and all(n.what != "everything" for n in item.report.checked.not_checked)
+    search = Search(storage)
+    found = search.containers()
+    judged: list[Judged] = []
+    with Server():
+        for batch in search.newest_first():
+            for items in batch:
+                found += items
+                judged += [_judged(item, storage, None, None, progress) for item in items]
+                step = _known(search.run(found), judged)
+                if step is not None:
+                    return step
+    run = search.run(found)
+    judged += [
+        _judged(item, storage, None, None, progress)
+        for item in run
+        if item not in {done.found for done in judged}
     ]
-    with_step = [item for item in sound if item.found.step is not None]
-    if with_step:
-        return max(with_step, key=lambda i: (i.found.step or 0, i.found.modified_s or 0.0))
-    return max(sound, key=lambda i: i.found.modified_s or 0.0, default=None)
+    return newest_resumable(steps_of(run, judged))
+
+
+def _known(run: Run, judged: Sequence[Judged]) -> Step | None:
+    """The newest resumable step, if the older ones cannot change that."""
+    done = {item.found for item in judged}
+    seen = Run(run.storage, [item for item in run if item in done], beside=run.beside)
+    steps = steps_of(seen, judged)
+    best = newest_resumable(steps)
+    if best is None or best.kinds is None or "optimizer" not in best.kinds:
+        return None  # An older one may show that an optimizer belongs to it.
+    is_beside = any(
+        (other.step or 0) < (best.step or 0) and other.series == best.series for other in steps
+    )
+    return best if is_beside else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find import locate
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.local import Storage, open_storage
+from inspector.checkpoint.storage.local import Storage
 from inspector.checks.judge import check_storage
 from inspector.cli.output import print_pieces, terminal_width, unreached
 from inspector.errors import UsageError
@@ -58,28 +58,29 @@ def run_check(
         reader = _Deep(deep=deep, values=values, manifest=manifest)
     if not isinstance(target, list):
         return _check_one(target, reader, form, prefetched)
-    from inspector.checks.run import Judged, check_folder, newest_sound
+    from inspector.checks.run import Judged, check_folder, judge_run
     from inspector.report import check as reports
 
     judged: list[Judged] = []
-    storage = open_storage(path)
+    storage = target.storage
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
         for item in check_folder(storage, found=target, deep=reader):
             judged.append(item)
             line.show(len(judged))
             if reader is not None and reader.is_cancelled:
                 break
+    run = judge_run(target, judged)
     if form == "json":
-        print_pieces(reports.folder_json(path, judged, storage.used))
+        print_pieces(reports.folder_json(path, run, storage.used))
     elif form == "github":
-        print_pieces(reports.folder_github(path, judged), "\n")
+        print_pieces(reports.folder_github(path, run), "\n")
     else:
-        print_pieces(reports.folder_text(path, judged, terminal_width()), "\n")
+        print_pieces(reports.folder_text(path, run, terminal_width()), "\n")
     if reader is not None and reader.is_cancelled:
         return _stopped()
     if storage.used is not None and storage.used.num_failed:
         return unreached()
-    return 0 if newest_sound(judged) is not None else 1
+    return run.exit_code
 
 
 def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None) -> int:

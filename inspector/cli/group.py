@@ -198,7 +198,7 @@ def _show_found(
             print_pieces(report_json.checkpoints_json(path, target))
         else:
             print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
-        return 0
+        return 2 if target.is_partial else 0
     checkpoint = _read(target, prefetched)
     return _show_one(checkpoint, as_json=as_json, chunks=chunks, filter_text=filter_text)
 

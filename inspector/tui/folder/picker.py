@@ -11,7 +11,7 @@ from textual.worker import get_current_worker
 from inspector.checkpoint.find import newest
 from inspector.checkpoint.storage.local import is_url
 from inspector.checkpoint.text import plural, printable
-from inspector.checks.run import Judged
+from inspector.checks.steps import Judged
 from inspector.tui.commands import bindings
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.view import View
@@ -84,7 +84,7 @@ class PickerScreen(Screen[None]):
 
     def _show(self, folder: Folder) -> None:
         self._folder = folder
-        latest = newest(list(folder.found))
+        latest = newest(folder.run)
         self._say(f"newest complete: {latest.path or '.'}" if latest else "none is complete")
         table = self.query_one(VirtualTable)
         self._source = FoundSource(folder.found)
@@ -96,15 +96,15 @@ class PickerScreen(Screen[None]):
 
     def _judge(self) -> None:
         """In a thread: judge every checkpoint by its metadata and file sizes."""
-        from inspector.checkpoint.storage.local import open_storage
         from inspector.checkpoint.workers import until
         from inspector.checks.run import check_folder
 
         worker, folder = get_current_worker(), self._folder
         # The progress callback is also how a reading is stopped when the screen goes away.
         judged = check_folder(
-            open_storage(folder.path),
-            found=folder.found,
+            folder.run.storage,
+            # The newest first: which one to resume from is what is waited for.
+            found=reversed(folder.found),
             progress=lambda done, total: worker.is_cancelled,
         )
         with until(lambda: worker.is_cancelled):
@@ -114,8 +114,6 @@ class PickerScreen(Screen[None]):
                 self.post_message(CheckpointJudged(item))
 
     def on_checkpoint_judged(self, event: CheckpointJudged) -> None:
-        from inspector.checks.run import newest_sound
-
         event.stop()
         item = event.judged
         if item.found not in self._folder.found:
@@ -125,9 +123,27 @@ class PickerScreen(Screen[None]):
         self._source.verdicts[self._folder.found.index(item.found)] = verdict
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
-            sound = newest_sound(self._judged)
-            said = "none is sound" if sound is None else f"newest sound: {sound.found.path or '.'}"
-            self._say(said)
+            self._say_steps()
+
+    def _say_steps(self) -> None:
+        """Every checkpoint is judged: which step is the newest sound one, and what is wrong."""
+        from inspector.checks.run import judge_run
+
+        run = judge_run(self._folder.run, self._judged)
+        rows = {item: row for row, item in enumerate(self._folder.found)}
+        for step in run.steps:
+            if len(step.parts) > 1 or step.lacks:
+                for part in step.parts:
+                    if step.why_not and part.found.state == "complete":
+                        self._source.notes[rows[part.found]] = step.why_not
+        self.query_one(VirtualTable).refresh_rows()
+        sound, best = run.newest_sound, run.newest_resumable
+        said = ["none is sound" if sound is None else f"newest sound: {sound.path or '.'}"]
+        if best != sound:
+            said.append(f"to resume from: {'none' if best is None else best.path or '.'}")
+        said += [finding.message for finding in run.findings]
+        said += [f"not looked at: {where}" for where, _ in run.run.not_looked_at]
+        self._say(" · ".join(said))
 
     def _say(self, said: str) -> None:
         self._said = said
