@@ -22,9 +22,9 @@ __all__ = ["Span", "check_beside", "check_sidecars", "is_sidecar"]
 # Folders in a DCP folder in which frameworks keep what is beside its tensors.
 _FOLDERS = frozenset({"extra_state", "extra", "train", "rng", "dataloader", "training_state"})
 _NAME = re.compile(
-    r"(?:(?:lr_)?scheduler|sched|extra_state|random_states?|rng|train(?:er|ing)?_?(?:state)?|args"
-    r"|data_?loader|sampler|optim(?:izer)?|scaler|common|progress|rank|step)"
-    r"(?:[-_.].*|\d.*)?\.(?:pt|pth|pkl|bin)",
+    r"(?:(?:lr_)?scheduler|extra_state|random_states?|rng(?:_states?)?|train(?:er|ing)?_state"
+    r"|training_args|data_?loader|sampler|optim(?:izer)?|scaler|rank)"
+    r"(?:[-_]?(?:states?|rank|dp|tp|pp|ep|cp|\d)[\w.-]*)?\.(?:pt|pth|pkl|bin)|common\.pt",
     re.I,
 )
 _MIN_NEWER_S = 300.0

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inspector.checkpoint.find import Found, Run
-from inspector.checkpoint.step_folders import StepFolder, is_export
+from inspector.checkpoint.step_folders import StepFolder, is_export, split_step
 from inspector.checkpoint.storage.local import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict
@@ -75,6 +75,12 @@ class Step:
         return self.path.rpartition("/")[0]
 
     @property
+    def is_numbered(self) -> bool:
+        """True if its folder is named after a step, so that those beside it are of one run."""
+        split = split_step(self.path)
+        return split is not None and split[0] == self.path
+
+    @property
     def verdict(self) -> Verdict:
         """Sound if every part is and none is missing."""
         verdicts = {part.report.verdict for part in self.parts if not self._is_nothing(part)}
@@ -122,10 +128,11 @@ class Step:
         wrong += [f.message for f in self.findings if f.code == "part-missing" and not f.file]
         if wrong:
             return "; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
-        have = self.kinds or frozenset()
-        if "model" not in have:
-            return "no model tensor" + _only(have)
-        return ", ".join(f"no {KINDS[kind]}" for kind in self.lacks) + _only(have)
+        if self.kinds is None:
+            return "not all of it could be read"
+        if "model" not in self.kinds:
+            return "no model tensor" + _only(self.kinds)
+        return _lacking(self.lacks, self.kinds)
 
     def is_fine(self, part: Judged) -> bool:
         """True if a part is no reason that the step is not sound."""
@@ -148,6 +155,14 @@ def _state(part: Judged) -> str:
     if part.found.state == "unfinished":
         return "unfinished"
     return "empty" if part.report.is_empty else part.report.verdict
+
+
+def _lacking(lacks: Sequence[str], have: frozenset[str]) -> str:
+    """`no optimizer: weights only`; of weights alone the optimizer tells enough."""
+    only = _only(have)
+    if only and "optimizer" in lacks:
+        lacks = ["optimizer"]
+    return ", ".join(f"no {KINDS[kind]}" for kind in lacks) + only
 
 
 def _only(have: frozenset[str]) -> str:
@@ -243,12 +258,12 @@ def _compared(steps: list[Step], run: Run) -> list[Step]:
     """The steps with what each lacks."""
     series: dict[str, list[Step]] = {}
     for step in steps:
-        if step.step is not None and step.path:
+        if step.is_numbered:
             series.setdefault(step.series, []).append(step)
     has_model = any(step.kinds is None or "model" in step.kinds for step in steps)
     compared = []
     for step in steps:
-        siblings = series.get(step.series, []) if step.step is not None else []
+        siblings = series.get(step.series, []) if step.is_numbered else []
         others = [other for other in siblings if other is not step]
         compared.append(_beside_siblings(step, others, has_model))
     return compared
@@ -281,7 +296,7 @@ def _not_resumable(step: Step, lacks: list[str], others: Sequence[Step]) -> Find
     where = printable(step.path or ".", 120)
     have = [o for o in others if o.kinds is not None and lacks[0] in o.kinds]
     nearest = min(have, key=lambda o: abs((o.step or 0) - (step.step or 0)))
-    words = ", ".join(f"no {KINDS[kind]}" for kind in lacks) + _only(step.kinds or frozenset())
+    words = _lacking(lacks, step.kinds or frozenset())
     return Finding(
         "not-resumable",
         "warning",
@@ -377,7 +392,9 @@ def asked_for(steps: Sequence[Step]) -> Step | None:
 
     One of which no part was finished is not there yet.
     """
-    steps = _candidates(steps)
+    with_model = {step.series for step in _candidates(steps)}
+    # One whose model is lost is asked for; a replica's data loader is not.
+    steps = [step for step in steps if step.series in with_model]
     if len(steps) == 1:
         return steps[0]
     numbered = [step for step in steps if step.step is not None and not step.is_begun]
