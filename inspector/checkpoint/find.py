@@ -136,6 +136,19 @@ class Run(list[Found]):
         self.not_looked_at = tuple(not_looked_at)
         self.cut_steps = frozenset(cut_steps)
 
+    def only(self, found: Iterable[Found]) -> Run:
+        """The same with some of the checkpoints."""
+        kept = set(found)
+        return Run(
+            self.storage,
+            [item for item in self if item in kept],
+            trackers=self.trackers,
+            beside=self.beside,
+            folders=self.folders,
+            not_looked_at=self.not_looked_at,
+            cut_steps=self.cut_steps,
+        )
+
     @property
     def is_partial(self) -> bool:
         """True if not every folder was looked at."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -141,7 +141,9 @@ def _judged(
     return Judged(item, report, kinds[0] if kinds else None)
 
 
-def find_resumable(storage: Storage, *, progress: Progress | None = None) -> Step | None:
+def find_resumable(
+    storage: Storage, *, deep: Deep | None = None, progress: Progress | None = None
+) -> JudgedRun:
     """The newest step that training can resume from, found without judging the older ones.
 
     Steps are listed and judged from the newest on, until one is resumable beside an older one;
@@ -149,7 +151,11 @@ def find_resumable(storage: Storage, *, progress: Progress | None = None) -> Ste
 
     Args:
         storage: The run's folder.
+        deep: Reads the payloads as well.
         progress: Told the bytes of each metadata read; may cancel.
+
+    Returns:
+        The steps that were judged; `newest_resumable` is that of the whole folder.
 
     Raises:
         StorageError: The folder itself cannot be listed.
@@ -162,28 +168,21 @@ def find_resumable(storage: Storage, *, progress: Progress | None = None) -> Ste
         for batch in search.newest_first():
             for items in batch:
                 found += items
-                judged += [_judged(item, storage, None, None, progress) for item in items]
-                step = _known(search.run(found), judged)
-                if step is not None:
-                    return step
-    run = search.run(found)
-    judged += [
-        _judged(item, storage, None, None, progress)
-        for item in run
-        if item not in {done.found for done in judged}
-    ]
-    return newest_resumable(steps_of(run, judged))
+                judged += [_judged(item, storage, deep, None, progress) for item in items]
+                so_far = judge_run(search.run(found).only(item.found for item in judged), judged)
+                if _is_known(so_far):
+                    return so_far
+        done = {item.found for item in judged}
+        rest = [item for item in found if item not in done]
+        judged += [_judged(item, storage, deep, None, progress) for item in rest]
+    return judge_run(search.run(found), judged)
 
 
-def _known(run: Run, judged: Sequence[Judged]) -> Step | None:
-    """The newest resumable step, if the older ones cannot change that."""
-    done = {item.found for item in judged}
-    seen = Run(run.storage, [item for item in run if item in done], beside=run.beside)
-    steps = steps_of(seen, judged)
-    best = newest_resumable(steps)
+def _is_known(so_far: JudgedRun) -> bool:
+    """Whether older steps can change nothing about which is the newest resumable one."""
+    best = so_far.newest_resumable
     if best is None or best.kinds is None or "optimizer" not in best.kinds:
-        return None  # An older one may show that an optimizer belongs to it.
-    is_beside = any(
-        (other.step or 0) < (best.step or 0) and other.series == best.series for other in steps
+        return False  # An older one may show that an optimizer belongs to it.
+    return any(
+        step.series == best.series and (step.step or 0) < (best.step or 0) for step in so_far.steps
     )
-    return best if is_beside else None

@@ -6,16 +6,18 @@ import sys
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find import locate
+from inspector.checkpoint.find import folder_of, locate
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.text import printable
 from inspector.checks.judge import check_storage
 from inspector.cli.output import print_pieces, terminal_width, unreached
-from inspector.errors import UsageError
+from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
     from inspector.checks.payload.deep import DeepReport
+    from inspector.checks.run import JudgedRun
 
 __all__ = ["run_check"]
 
@@ -44,10 +46,13 @@ def run_check(
     values: bool,
     form: str,
     manifest: str | None = None,
+    newest: bool = False,
     prefetched: Child | None = None,
 ) -> int:
     """Judge what is at `path`, print it, and give the exit code."""
-    target = locate(path)
+    target = folder_of(path) if newest else locate(path)
+    if newest and manifest is not None:
+        raise UsageError("--newest and --manifest exclude each other", "give one of them")
     if manifest is not None and isinstance(target, list):
         raise UsageError(
             f"a seal is of one checkpoint, and there are {len(target):,}",
@@ -56,10 +61,11 @@ def run_check(
     reader = None
     if deep or values or manifest is not None:
         reader = _Deep(deep=deep, values=values, manifest=manifest)
+    if newest and not isinstance(target, list):
+        return _check_newest(path, target, reader, form)
     if not isinstance(target, list):
         return _check_one(target, reader, form, prefetched)
     from inspector.checks.run import Judged, check_folder, judge_run
-    from inspector.report import check as reports
 
     judged: list[Judged] = []
     storage = target.storage
@@ -69,7 +75,24 @@ def run_check(
             line.show(len(judged))
             if reader is not None and reader.is_cancelled:
                 break
-    run = judge_run(target, judged)
+    return _print_run(path, judge_run(target, judged), reader, form)
+
+
+def _check_newest(path: str, storage: Storage, reader: _Deep | None, form: str) -> int:
+    """Judge steps from the newest on, until one is found that training resumes from."""
+    from inspector.checks.run import find_resumable
+
+    with ReadingLine(sys.stderr) as line:
+        run = find_resumable(storage, deep=reader, progress=line)
+    if not run.judged:
+        raise NotACheckpointError(f"{printable(path)}: no checkpoint is under this folder")
+    return _print_run(path, run, reader, form)
+
+
+def _print_run(path: str, run: JudgedRun, reader: _Deep | None, form: str) -> int:
+    from inspector.report import check as reports
+
+    storage = run.run.storage
     if form == "json":
         print_pieces(reports.folder_json(path, run, storage.used))
     elif form == "github":

@@ -573,11 +573,28 @@ def long_run(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_newest_resumable_step_of_a_long_run_takes_few_round_trips(long_run: Path) -> None:
     SlowStorage.reset()
-    step = find_resumable(SlowStorage(str(long_run)))
+    step = find_resumable(SlowStorage(str(long_run))).newest_resumable
     assert step is not None and step.path == "step-498"
     assert len(step.parts) == 4
     # A step costs some twenty requests; all five hundred would be more than ten thousand.
     assert SlowStorage.calls < 200
+
+
+def test_only_the_newest_steps_are_judged_if_that_is_asked_for(saved: Path, tmp_path: Path) -> None:
+    build(tmp_path, saved, "Accelerate", range(1, 9))
+    unfinished(tmp_path / "ckpt" / "checkpoint_8" / "optimizer_0")
+    ran = run_cli("check", tmp_path, "--newest", "--json")
+    document = ran.json()
+    assert ran.code == 1  # The newest is not sound.
+    assert document["newest_resumable"] == "ckpt/checkpoint_7"
+    assert [step["step"] for step in document["steps"]] == [6, 7, 8]
+    # Of weights alone no older one may have an optimizer: all are judged.
+    for step in STEPS:
+        make(tmp_path / "weights" / f"step-{step}", saved, "bare")
+    document = run_cli("check", tmp_path / "weights", "--newest", "--json").json()
+    assert (document["newest_resumable"], len(document["steps"])) == ("step-30", 3)
+    (tmp_path / "nothing").mkdir()
+    assert run_cli("check", tmp_path / "nothing", "--newest").code == 2
 
 
 def test_a_long_run_is_listed_many_folders_at_a_time(long_run: Path) -> None:
