@@ -169,20 +169,20 @@ def find_resumable(
             for items in batch:
                 found += items
                 judged += [_judged(item, storage, deep, None, progress) for item in items]
-                so_far = judge_run(search.run(found).only(item.found for item in judged), judged)
-                if _is_known(so_far):
-                    return so_far
+                if not any("optimizer" in (item.kinds or ()) for item in judged):
+                    continue  # An older step may show that an optimizer belongs to each.
+                so_far = search.run(found).only(item.found for item in judged)
+                if _is_known(steps_of(so_far, judged)):
+                    return judge_run(so_far, judged)
         done = {item.found for item in judged}
         rest = [item for item in found if item not in done]
         judged += [_judged(item, storage, deep, None, progress) for item in rest]
     return judge_run(search.run(found), judged)
 
 
-def _is_known(so_far: JudgedRun) -> bool:
+def _is_known(steps: list[Step]) -> bool:
     """Whether older steps can change nothing about which is the newest resumable one."""
-    best = so_far.newest_resumable
+    best = newest_resumable(steps)
     if best is None or best.kinds is None or "optimizer" not in best.kinds:
-        return False  # An older one may show that an optimizer belongs to it.
-    return any(
-        step.series == best.series and (step.step or 0) < (best.step or 0) for step in so_far.steps
-    )
+        return False
+    return any(step.series == best.series and (step.step or 0) < (best.step or 0) for step in steps)

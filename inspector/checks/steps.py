@@ -190,7 +190,7 @@ def steps_of(run: Run, judged: Iterable[Judged]) -> list[Step]:
         whole = tuple(part for part in parts if part is not None)
         if len(whole) == len(parts):
             steps.append(_step(folder, whole, run))
-    return _compared(steps, run)
+    return _compared(steps)
 
 
 def _step(folder: StepFolder, parts: tuple[Judged, ...], run: Run) -> Step:
@@ -254,41 +254,65 @@ def _wrong_part(step: Step, part: Judged, where: str) -> Finding:
 # -- a step beside its siblings ----------------------------------------------------------------
 
 
-def _compared(steps: list[Step], run: Run) -> list[Step]:
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """Steps of one run.
+
+    Attributes:
+        steps: They.
+        counts: How many of them hold each kind.
+        num_known: Of how many the kinds are known.
+    """
+
+    steps: list[Step]
+    counts: Counter[str]
+    num_known: int
+
+    @staticmethod
+    def of(steps: list[Step]) -> _Series:
+        counts = Counter(kind for step in steps for kind in step.kinds or ())
+        return _Series(steps, counts, sum(step.kinds is not None for step in steps))
+
+    def lacking(self, step: Step) -> list[str]:
+        """The kinds that a step, which is one of them, should have as the others do."""
+        kinds = step.kinds or frozenset()
+        return [
+            kind
+            for kind in KINDS
+            if kind not in kinds
+            and self.counts[kind] > (0 if kind in _NEEDED else (self.num_known - 1) / 2)
+        ]
+
+
+def _compared(steps: list[Step]) -> list[Step]:
     """The steps with what each lacks."""
-    series: dict[str, list[Step]] = {}
+    groups: dict[str, list[Step]] = {}
     for step in steps:
         if step.is_numbered:
-            series.setdefault(step.series, []).append(step)
+            groups.setdefault(step.series, []).append(step)
+    all_series = {name: _Series.of(group) for name, group in groups.items()}
+    newest = {id(max(group, key=lambda s: s.step or 0)) for group in groups.values()}
     has_model = any(step.kinds is None or "model" in step.kinds for step in steps)
     compared = []
     for step in steps:
-        siblings = series.get(step.series, []) if step.is_numbered else []
-        others = [other for other in siblings if other is not step]
-        compared.append(_beside_siblings(step, others, has_model))
+        series = all_series[step.series] if step.is_numbered else _Series.of([step])
+        missing = _missing_part(step, series.steps) if id(step) in newest else None
+        if missing is not None:
+            step = replace(step, findings=(*step.findings, missing))
+        compared.append(_beside_siblings(step, series, has_model))
     return compared
 
 
-def _beside_siblings(step: Step, others: Sequence[Step], has_model: bool) -> Step:
-    missing = _missing_part(step, others)
-    if missing is not None:
-        step = replace(step, findings=(*step.findings, missing))
+def _beside_siblings(step: Step, series: _Series, has_model: bool) -> Step:
     if step.kinds is None:
         return step
-    with_kinds = [other for other in others if other.kinds is not None]
-    counts = Counter(kind for other in with_kinds for kind in other.kinds or ())
-    lacks = [
-        kind
-        for kind in KINDS
-        if kind not in step.kinds
-        and (counts[kind] > 0 if kind in _NEEDED else 2 * counts[kind] > len(with_kinds))
-    ]
-    of_siblings = list(lacks)
+    lacks = of_siblings = series.lacking(step)
     if "model" not in step.kinds and "model" not in lacks and has_model:
-        lacks.insert(0, "model")  # A replica's data loader, say, beside the run's own steps.
+        lacks = ["model", *lacks]  # A replica's data loader, say, beside the run's own steps.
     step = replace(step, lacks=tuple(lacks))
     if of_siblings and step.is_sound:
-        return replace(step, findings=(*step.findings, _not_resumable(step, of_siblings, others)))
+        told = _not_resumable(step, of_siblings, series.steps)
+        return replace(step, findings=(*step.findings, told))
     return step
 
 
@@ -314,9 +338,12 @@ def _missing_part(step: Step, others: Sequence[Step]) -> Finding | None:
 
     A part that an older step lacks was taken away to save space; that the newest lacks it, is a
     save that died. Exports for others are made for some steps alone.
+
+    Args:
+        step: The newest step.
+        others: All of its run.
     """
-    if any((other.step or 0) > (step.step or 0) for other in others) or not others:
-        return None
+    others = [other for other in others if other is not step]
     mine = {_plain(step.name_of(part)) for part in step.parts}
     names = Counter(
         name
