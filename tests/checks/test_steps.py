@@ -571,6 +571,7 @@ def long_run(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
+@pytest.mark.slow  # It makes 500 steps.
 def test_the_newest_resumable_step_of_a_long_run_takes_few_round_trips(long_run: Path) -> None:
     SlowStorage.reset()
     step = find_resumable(SlowStorage(str(long_run))).newest_resumable
@@ -597,6 +598,7 @@ def test_only_the_newest_steps_are_judged_if_that_is_asked_for(saved: Path, tmp_
     assert run_cli("check", tmp_path / "nothing", "--newest").code == 2
 
 
+@pytest.mark.slow  # It makes 500 steps.
 def test_a_long_run_is_listed_many_folders_at_a_time(long_run: Path) -> None:
     SlowStorage.reset()
     run = discover(SlowStorage(str(long_run)))
@@ -607,6 +609,7 @@ def test_a_long_run_is_listed_many_folders_at_a_time(long_run: Path) -> None:
     assert SlowStorage.calls <= 1 + 500 + 2 * 2000
 
 
+@pytest.mark.slow  # It makes 500 steps.
 def test_what_was_not_looked_at_is_said(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_MAX_FOLDERS", 200)
     run = discover(open_storage(str(long_run)))
@@ -623,6 +626,7 @@ def test_what_was_not_looked_at_is_said(long_run: Path, monkeypatch: pytest.Monk
             assert len(folder.parts) == (3 if folder.step == 499 else 4)
 
 
+@pytest.mark.slow  # It makes 500 steps.
 def test_time_that_is_up_is_said_too(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_MAX_SECONDS", 0.4)
     monkeypatch.setattr(SlowStorage, "delay_s", 0.05)
