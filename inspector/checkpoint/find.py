@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_DEPTH",
+    "PART_DEPTH",
     "TRACKERS",
     "Found",
     "Run",
@@ -49,7 +50,7 @@ __all__ = [
 
 MAX_DEPTH = 5
 #: Levels that are looked at below a step's folder, however deep it lies itself.
-_PART_DEPTH = 3
+PART_DEPTH = 3
 _MAX_FOLDERS = 20_000
 _MAX_SECONDS = 20.0
 #: Listings at a time: what waits for a network disk or a storage costs no processor.
@@ -459,7 +460,7 @@ class Search:
             if split is None:
                 inside.append(_Place(below, depth, look.place.limit))
             else:
-                limit = max(self._max_depth, depth + _PART_DEPTH)
+                limit = max(self._max_depth, depth + PART_DEPTH)
                 self._steps[below] = _Place(below, depth, limit)
         return inside
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.local import Entry
 
-__all__ = ["KINDS", "kinds_beside", "kinds_of", "name_of_kind"]
+__all__ = ["KINDS", "kinds_beside", "kinds_of", "kinds_of_name"]
 
 #: Every kind, with what it is called.
 KINDS = {
@@ -50,9 +50,9 @@ _BESIDE = (
 )
 
 
-def name_of_kind(kind: str) -> str:
-    """What a kind is called: `no optimizer`."""
-    return KINDS[kind]
+def kinds_of_name(part: str) -> frozenset[str]:
+    """The kind that a part is of by its name, where it was not read."""
+    return frozenset({_kind_of_word(part.rpartition("/")[2]) or "model"})
 
 
 def kinds_of(checkpoint: Checkpoint, part: str = "") -> frozenset[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
-from inspector.checkpoint.find import Found, Run, Search, discover, open_found
-from inspector.checkpoint.step_folders import part_name
-from inspector.checkpoint.storage.local import Storage
+from inspector.checkpoint.find import PART_DEPTH, Found, Run, Search, discover, open_found
+from inspector.checkpoint.step_folders import StepFolder, part_name, step_number
+from inspector.checkpoint.storage.local import LocalStorage, Storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
 from inspector.checks.kinds import kinds_of
@@ -18,17 +19,18 @@ from inspector.checks.steps import (
     Judged,
     Step,
     asked_for,
+    beside_sibling,
     newest_resumable,
     newest_sound,
     steps_of,
 )
 from inspector.checks.trackers import check_trackers
-from inspector.errors import Cancelled, InspectError
+from inspector.errors import Cancelled, InspectError, StorageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
 
-__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run"]
+__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run", "lost_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,49 @@ def judge_run(run: Run, judged: Iterable[Judged]) -> JudgedRun:
     """
     items = tuple(judged)
     steps = tuple(steps_of(run, items))
+    if len(steps) == 1 and not steps[0].path:
+        sibling = _sibling(run)
+        if sibling is not None:
+            steps = (beside_sibling(steps[0], sibling),)
     return JudgedRun(run, items, steps, tuple(check_trackers(run, steps)))
+
+
+def _sibling(run: Run) -> StepFolder | None:
+    """The step before the one whose folder was searched, if that is the newest of its run.
+
+    It is listed and not read; on a local disk alone, where a listing costs nothing.
+    """
+    path, step = run.storage.local_path(""), step_number(run.name)
+    if path is None or step is None or not isinstance(run.storage, LocalStorage):
+        return None
+    above = LocalStorage(os.path.dirname(os.path.abspath(path)))
+    try:
+        names = [entry.name for entry in above.list() if entry.kind == "folder"]
+        numbers = {n: number for n in names if (number := step_number(n)) is not None}
+        numbers.pop(run.name, None)
+        if not numbers or max(numbers.values()) > step:
+            return None
+        name = max(numbers, key=lambda n: numbers[n])
+        found = discover(above.join(name), max_depth=PART_DEPTH)
+    except StorageError:
+        return None
+    parts = tuple(
+        replace(item, path=f"{name}/{item.path}" if item.path else name) for item in found
+    )
+    return StepFolder(name, numbers[name], parts) if parts else None
+
+
+def lost_part(storage: Storage) -> JudgedRun | None:
+    """The step in a folder, if a part of it is not there that the step before it has.
+
+    Args:
+        storage: A step's folder with one checkpoint below it.
+    """
+    run = discover(storage, max_depth=PART_DEPTH)
+    if _sibling(run) is None:
+        return None
+    judged = judge_run(run, check_folder(storage, found=run))
+    return judged if any(step.findings for step in judged.steps) else None
 
 
 def check_folder(

@@ -16,10 +16,18 @@ from inspector.checkpoint.step_folders import StepFolder, is_export, split_step
 from inspector.checkpoint.storage.local import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict
-from inspector.checks.kinds import KINDS, kinds_beside
+from inspector.checks.kinds import KINDS, kinds_beside, kinds_of_name
 from inspector.checks.sidecars import Span, check_sidecars
 
-__all__ = ["Judged", "Step", "asked_for", "newest_resumable", "newest_sound", "steps_of"]
+__all__ = [
+    "Judged",
+    "Step",
+    "asked_for",
+    "beside_sibling",
+    "newest_resumable",
+    "newest_sound",
+    "steps_of",
+]
 
 # Without these no training goes on; of the others, what most steps have is expected.
 _NEEDED = frozenset({"model", "optimizer"})
@@ -372,6 +380,21 @@ def _missing_part(step: Step, others: Sequence[Step]) -> Finding | None:
                 "the save did not come to its end, or the part was lost: resume from another step",
             )
     return None
+
+
+def beside_sibling(step: Step, sibling: StepFolder) -> Step:
+    """The newest step, whose folder alone was searched, beside the folder of the step before it.
+
+    Args:
+        step: The newest step.
+        sibling: What lies in the other's folder; its parts are known by their names alone.
+    """
+    parts = tuple(
+        Judged(part, Report(part.path), kinds_of_name(sibling.name_of(part)))
+        for part in sibling.parts
+    )
+    missing = _missing_part(step, [Step(sibling.path, sibling.step, parts)])
+    return step if missing is None else replace(step, findings=(*step.findings, missing))
 
 
 def _plain(name: str) -> str:

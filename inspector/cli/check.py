@@ -64,6 +64,9 @@ def run_check(
     if newest and not isinstance(target, list):
         return _check_newest(path, target, reader, form)
     if not isinstance(target, list):
+        run = _lost_part(path, target)
+        if run is not None:
+            return _print_run(path, run, reader, form)
         return _check_one(target, reader, form, prefetched)
     from inspector.checks.run import Judged, check_folder, judge_run
 
@@ -76,6 +79,15 @@ def run_check(
             if reader is not None and reader.is_cancelled:
                 break
     return _print_run(path, judge_run(target, judged), reader, form)
+
+
+def _lost_part(path: str, target: Storage) -> JudgedRun | None:
+    """The step at `path`, if its only checkpoint lies below it and others should lie there too."""
+    if target.local_path("") is None or folder_of(path).root == target.root:
+        return None
+    from inspector.checks.run import lost_part
+
+    return lost_part(folder_of(path))
 
 
 def _check_newest(path: str, storage: Storage, reader: _Deep | None, form: str) -> int:

@@ -211,6 +211,22 @@ def test_the_commands_say_it(saved: Path, tmp_path: Path) -> None:
         assert len(ran.json()["steps"][0]["parts"]) == 2
 
 
+@pytest.mark.parametrize("name", ["VeOmni", "Trainer", "lerobot"])
+def test_a_steps_folder_is_held_beside_the_step_before_it(
+    name: str, saved: Path, tmp_path: Path
+) -> None:
+    folders = build(tmp_path, saved, name)
+    optimizer = list(LAYOUTS[name][1])[-1]
+    absent(tmp_path / folders[-1] / optimizer)
+    ran = run_cli("check", tmp_path / folders[-1], "--json")
+    assert ran.code == 1
+    assert [finding["code"] for finding in ran.json()["findings"]] == ["part-missing"]
+    assert run_cli("check", tmp_path / folders[0]).code == 0
+    # If that before it has none either, there is nothing to say that one is missing.
+    absent(tmp_path / folders[-2] / optimizer)
+    assert run_cli("check", tmp_path / folders[-1]).code == 0
+
+
 def test_a_flipped_bit_in_a_part_is_the_steps(saved: Path, tmp_path: Path) -> None:
     build(tmp_path, saved, "Accelerate")
     data = tmp_path / "ckpt/checkpoint_30/optimizer_0/__0_0.distcp"
