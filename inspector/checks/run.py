@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
 from inspector.checkpoint.find import PART_DEPTH, Found, Run, Search, discover, open_found
-from inspector.checkpoint.step_folders import StepFolder, part_name, step_number
+from inspector.checkpoint.step_folders import StepFolder, is_export, part_name, step_number
 from inspector.checkpoint.storage.local import LocalStorage, Storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
@@ -30,7 +30,7 @@ from inspector.errors import Cancelled, InspectError, StorageError
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
 
-__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run", "lost_part"]
+__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run", "whole_step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +111,29 @@ def _sibling(run: Run) -> StepFolder | None:
     return StepFolder(name, numbers[name], parts) if parts else None
 
 
-def lost_part(storage: Storage) -> JudgedRun | None:
-    """The step in a folder, if a part of it is not there that the step before it has.
+def whole_step(storage: Storage, *, deep: Deep | None = None) -> JudgedRun | None:
+    """The step in a folder, if it has more than one part, or one is gone that another step has.
 
     Args:
-        storage: A step's folder with one checkpoint below it.
+        storage: The folder; a checkpoint lies in it, or in one folder below.
+        deep: Reads the payloads as well.
     """
     run = discover(storage, max_depth=PART_DEPTH)
-    if _sibling(run) is None:
+    parts = [item for item in run if not is_export(item.path or ".")]
+    if len(run.step_folders()) > 1 or not (len(parts) > 1 or _lacks_a_name(run)):
         return None
     judged = judge_run(run, check_folder(storage, found=run))
-    return judged if any(step.findings for step in judged.steps) else None
+    if len(parts) < 2 and not any(step.findings for step in judged.steps):
+        return None
+    return judged if deep is None else judge_run(run, check_folder(storage, found=run, deep=deep))
+
+
+def _lacks_a_name(run: Run) -> bool:
+    """Whether the step before it has a part of a name that this one has not."""
+    sibling = _sibling(run)
+    if sibling is None:
+        return False
+    return bool({sibling.name_of(part) for part in sibling.parts} - {item.path for item in run})
 
 
 def check_folder(

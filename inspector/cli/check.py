@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find import folder_of, locate
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.safetensors.sets import OneSet
+from inspector.checkpoint.step_folders import step_number
 from inspector.checkpoint.storage.local import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.judge import check_storage
@@ -64,7 +66,7 @@ def run_check(
     if newest and not isinstance(target, list):
         return _check_newest(path, target, reader, form)
     if not isinstance(target, list):
-        run = _lost_part(path, target)
+        run = _whole_step(path, target, reader)
         if run is not None:
             return _print_run(path, run, reader, form)
         return _check_one(target, reader, form, prefetched)
@@ -81,13 +83,16 @@ def run_check(
     return _print_run(path, judge_run(target, judged), reader, form)
 
 
-def _lost_part(path: str, target: Storage) -> JudgedRun | None:
-    """The step at `path`, if its only checkpoint lies below it and others should lie there too."""
-    if target.local_path("") is None or folder_of(path).root == target.root:
+def _whole_step(path: str, target: Storage, reader: _Deep | None) -> JudgedRun | None:
+    """The step at `path`, if `target` is one part of it and others lie below, or should."""
+    if target.local_path("") is None or isinstance(target, OneSet):
         return None
-    from inspector.checks.run import lost_part
+    folder = folder_of(path)
+    if folder.root == target.root and step_number(folder.root.rpartition("/")[2]) is None:
+        return None
+    from inspector.checks.run import whole_step
 
-    return lost_part(folder_of(path))
+    return whole_step(folder, deep=reader)
 
 
 def _check_newest(path: str, storage: Storage, reader: _Deep | None, form: str) -> int:

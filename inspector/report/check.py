@@ -246,6 +246,7 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
         "schema": SCHEMA,
         "path": redact(path),
         **({} if used is None else {"storage": _used(used)}),
+        **({"verdict": run.steps[0].verdict} if len(run.steps) == 1 else {}),
         "newest_sound": None if sound is None else sound.path,
         "newest_sound_step": None if sound is None else sound.step,
         "newest_resumable": None if best is None else best.path,

@@ -227,6 +227,18 @@ def test_a_steps_folder_is_held_beside_the_step_before_it(
     assert run_cli("check", tmp_path / folders[-1]).code == 0
 
 
+def test_parts_below_a_step_that_is_a_checkpoint_itself(saved: Path, tmp_path: Path) -> None:
+    make(tmp_path / "global_step_20", saved, "model")
+    make(tmp_path / "global_step_20" / "hf_ckpt", saved, "st")
+    # An export is no part that a training needs: the answer is of the checkpoint.
+    assert run_cli("check", tmp_path / "global_step_20", "--json").json()["checked"]["tensors"] == 1
+    make(tmp_path / "global_step_20" / "optimizer", saved, "optimizer")
+    unfinished(tmp_path / "global_step_20" / "optimizer")
+    ran = run_cli("check", tmp_path / "global_step_20", "--json")
+    assert (ran.code, ran.json()["verdict"]) == (1, "damaged")
+    assert len(ran.json()["steps"][0]["parts"]) == 3
+
+
 def test_a_flipped_bit_in_a_part_is_the_steps(saved: Path, tmp_path: Path) -> None:
     build(tmp_path, saved, "Accelerate")
     data = tmp_path / "ckpt/checkpoint_30/optimizer_0/__0_0.distcp"
