@@ -447,7 +447,7 @@ def judge(folder: Path) -> str:
     from inspector.checkpoint.find import locate
     from inspector.checks.judge import check_storage
     from inspector.checks.payload.payloads import check_payloads
-    from inspector.checks.run import check_folder
+    from inspector.checks.run import check_folder, judge_run
     from inspector.errors import MetadataError, NotACheckpointError
     from inspector.layout.writer.written_by import infer
     from inspector.report import check as reports
@@ -459,12 +459,10 @@ def judge(folder: Path) -> str:
 
     target = locate(str(folder))
     if isinstance(target, list):
-        from inspector.checkpoint.storage.opening import open_storage
-
-        items = list(check_folder(open_storage(str(folder)), found=target, deep=deep))
-        _look_at("".join(reports.folder_text(str(folder), items)))
-        json.loads("".join(reports.folder_json(str(folder), items)))
-        return items[0].report.verdict if items else "unreadable"
+        run = judge_run(target, check_folder(target.storage, found=target, deep=deep))
+        _look_at("".join(reports.folder_text(str(folder), run)))
+        json.loads("".join(reports.folder_json(str(folder), run)))
+        return run.judged[0].report.verdict if run.judged else "unreadable"
     report = check_storage(target, deep=deep)
     document = json.loads("".join(reports.check_json(report)))
     assert document["verdict"] in ("sound", "damaged", "suspicious", "unreadable")

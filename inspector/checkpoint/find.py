@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,13 @@ from inspector.checkpoint.safetensors.sets import (
     set_of,
     shard_rank,
 )
+from inspector.checkpoint.step_folders import StepFolder, split_step, step_folders, step_number
 from inspector.checkpoint.storage.base import Entry, Storage, is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
-from inspector.errors import InspectError, NotACheckpointError, StorageError, UsageError
+from inspector.checkpoint.workers import is_stopped
+from inspector.errors import Cancelled, InspectError, NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child, Limits, Progress
@@ -38,8 +40,12 @@ if TYPE_CHECKING:
     from inspector.checkpoint.storage.base import Storage
 
 __all__ = [
+    "MAX_DEPTH",
+    "PART_DEPTH",
+    "TRACKERS",
     "Found",
-    "are_parts",
+    "Run",
+    "Search",
     "discover",
     "folder_of",
     "has_safetensors",
@@ -52,16 +58,33 @@ __all__ = [
     "read_checkpoint",
 ]
 
-_MAX_DEPTH = 5
+MAX_DEPTH = 5
+#: Levels that are looked at below a step's folder, however deep it lies itself.
+PART_DEPTH = 3
 _MAX_FOLDERS = 20_000
 _MAX_SECONDS = 20.0
-
-# `step-100`, `iter_0000100`, `global_step5`, `epoch=1-step=50`, `ep1-ba20`, `checkpoint-7`, `100`
-_STEP = re.compile(
-    r"(?:step|iter|iteration|ba|checkpoint|ckpt|epoch|ep)s?[-_=]?0*(\d{1,15})(?!\d)", re.I
+#: Listings at a time: what waits for a network disk or a storage costs no processor.
+_AT_ONCE = 32
+_FIRST_BATCH = 4
+_MAX_BATCH = 512
+#: A file up to this size is looked at by one request.
+_SMALL_BYTES = 1 << 16
+# Names under which a folder with no permission is no loss.
+_NOBODYS = frozenset({"lost+found", "System Volume Information"})
+#: Files that name a step of the folder they lie in.
+TRACKERS = frozenset(
+    {
+        "latest",
+        "LATEST",
+        "LATEST.txt",
+        "latest.txt",
+        "last",
+        "latest_checkpointed_iteration.txt",
+        "trainer_state.json",
+        "last_checkpoint_info.json",
+    }
 )
-_PART_NAME = re.compile(r"(pytorch_model_fsdp|optimizer)_\d+")
-_NUMBER = re.compile(r"0*(\d{1,15})\Z")
+_BESIDE = re.compile(r".+\.(pt|pth|pkl|bin|json)", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +113,68 @@ class Found:
     modified_s: float | None
     detail: str = ""
     is_file: bool = False
+
+
+class Run(list[Found]):
+    """The checkpoints at or under a folder, and what else was seen while they were looked for.
+
+    Args:
+        storage: The folder.
+        found: The checkpoints.
+        trackers: Files that name a step, each with the folder it lies in.
+        beside: Files that no checkpoint's format knows (`*.pt`, `*.json` ...), by their folder.
+        folders: The folders in the folders that trackers lie in.
+        not_looked_at: Folders that were not listed, at most a few, and why.
+        cut_steps: Steps' folders that were not looked through.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        found: Iterable[Found] = (),
+        *,
+        trackers: Sequence[tuple[str, Entry]] = (),
+        beside: Mapping[str, tuple[Entry, ...]] | None = None,
+        folders: Mapping[str, tuple[str, ...]] | None = None,
+        not_looked_at: Sequence[tuple[str, str]] = (),
+        cut_steps: Iterable[str] = (),
+    ) -> None:
+        super().__init__(found)
+        self.storage = storage
+        self.trackers = tuple(trackers)
+        self.beside = dict(beside or {})
+        self.folders = dict(folders or {})
+        self.not_looked_at = tuple(not_looked_at)
+        self.cut_steps = frozenset(cut_steps)
+
+    def only(self, found: Iterable[Found]) -> Run:
+        """The same with some of the checkpoints."""
+        kept = set(found)
+        return Run(
+            self.storage,
+            [item for item in self if item in kept],
+            trackers=self.trackers,
+            beside=self.beside,
+            folders=self.folders,
+            not_looked_at=self.not_looked_at,
+            cut_steps=self.cut_steps,
+        )
+
+    @property
+    def is_partial(self) -> bool:
+        """True if not every folder was looked at."""
+        return bool(self.not_looked_at)
+
+    @property
+    def name(self) -> str:
+        """The name of the folder itself."""
+        path = self.storage.local_path("")
+        whole = self.storage.root if path is None else os.path.abspath(path)
+        return re.split(r"[/\\]", whole.rstrip("/\\"))[-1]
+
+    def step_folders(self) -> list[StepFolder]:
+        """The checkpoints, those of one step together."""
+        return step_folders(self, self.name)
 
 
 def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Found]:
@@ -187,81 +272,324 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
     )
 
 
-def discover(storage: Storage, *, max_depth: int = _MAX_DEPTH) -> list[Found]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder that is to be looked at; `limit` is how deep its subfolders may lie."""
+
+    path: str
+    depth: int
+    limit: int
+
+
+@dataclass(slots=True)
+class _Look:
+    """What was seen in a folder."""
+
+    place: _Place
+    listing: list[Entry] = field(default_factory=list)
+    here: list[Found] = field(default_factory=list)
+    error: StorageError | None = None
+
+
+class Search:
+    """Looks for checkpoints: `containers` first, then `newest_first`.
+
+    Folders are listed many at a time, so that a run of thousands on a slow storage takes seconds;
+    the newest steps are looked at first and each whole, so that who wants the newest alone may
+    stop early, and what is given up at the end is the oldest.
+
+    Args:
+        storage: The folder.
+        max_depth: How deep folders that are no step's are looked into.
+    """
+
+    def __init__(self, storage: Storage, *, max_depth: int = MAX_DEPTH) -> None:
+        self.num_looked = 0
+        self._storage = storage
+        self._max_depth = max_depth
+        self._steps: dict[str, _Place] = {}
+        self._trackers: list[tuple[str, Entry]] = []
+        self._beside: dict[str, tuple[Entry, ...]] = {}
+        self._folders: dict[str, tuple[str, ...]] = {}
+        self._not_looked_at: list[tuple[str, str]] = []
+        self._cut: list[str] = []
+        self._started = time.monotonic()
+        self._max_folders = _MAX_FOLDERS
+        self._seconds = _MAX_SECONDS
+
+    @property
+    def is_partial(self) -> bool:
+        """True if something was not looked at."""
+        return bool(self._not_looked_at)
+
+    def run(self, found: Iterable[Found]) -> Run:
+        """What was found, with what else was seen by now."""
+        return Run(
+            self._storage,
+            sorted(found, key=_order),
+            trackers=self._trackers,
+            beside=self._beside,
+            folders=self._folders,
+            not_looked_at=self._not_looked_at,
+            cut_steps=self._cut,
+        )
+
+    def containers(self) -> list[Found]:
+        """Look at every folder that is no step's, level by level; what is in them.
+
+        Raises:
+            StorageError: The folder itself cannot be listed.
+            Cancelled: The thread was told to stop.
+        """
+        # Half of the bound is kept for the steps.
+        given_up = self._waves([_Place("", 0, self._max_depth)], share=0.5)
+        found = [item for look in self._looks for item in look.here]
+        if given_up:
+            self._not_looked_at.append(_given_up(given_up))
+        return found
+
+    def newest_first(self) -> Iterator[list[list[Found]]]:
+        """Look through the steps' folders, newest first, a batch of them at a time.
+
+        Yields:
+            For each step's folder of the batch what is in it and below.
+
+        Raises:
+            Cancelled: The thread was told to stop.
+        """
+        places = sorted(self._steps.values(), key=_newest_first)
+        size, at = _FIRST_BATCH, 0
+        while at < len(places):
+            batch = places[at : at + size]
+            given_up = self._waves(batch, share=1.0)
+            yield [self._below(place, given_up) for place in batch]
+            at, size = at + size, min(2 * size, _MAX_BATCH)
+            if given_up:
+                rest = [*given_up, *places[at:]]
+                self._cut += [place.path for place in places[at:]]
+                self._not_looked_at.append(_given_up(rest))
+                return
+
+    def _below(self, place: _Place, given_up: list[_Place]) -> list[Found]:
+        """What was found in a step's folder; it is cut if some of it was not looked at."""
+        inside = f"{place.path}/"
+        if any(item.path == place.path or item.path.startswith(inside) for item in given_up):
+            self._cut.append(place.path)
+        return [
+            item
+            for look in self._looks
+            if look.place.path == place.path or look.place.path.startswith(inside)
+            for item in look.here
+        ]
+
+    def _waves(self, places: list[_Place], *, share: float) -> list[_Place]:
+        """List folders, then those in them, and so on; the ones that were not looked at."""
+        self._looks: list[_Look] = []
+        end = self._started + self._seconds * share
+        while places:
+            room = max(int(self._max_folders * share) - self.num_looked, 0)
+            looks, left = self._wave(places[:room], end)
+            left += places[room:]
+            self.num_looked += len(looks)
+            below: list[_Place] = []
+            for look in looks:
+                self._looks.append(look)
+                below += self._inside(look)
+            if left:
+                return left + below
+            places = below
+        return []
+
+    def _wave(self, places: list[_Place], end: float) -> tuple[list[_Look], list[_Place]]:
+        """Look at folders many at a time, until all are, or time is up."""
+        ahead: Callable[[Sequence[str]], None] | None
+        ahead = getattr(self._storage, "list_ahead", None)
+        if ahead is None and len(places) > 1:
+            return self._in_threads(places, end)
+        looks: list[_Look] = []
+        for at, place in enumerate(places):
+            if time.monotonic() > end:
+                return looks, places[at:]
+            if ahead is not None and at % _MAX_BATCH == 0:
+                ahead([item.path for item in places[at : at + _MAX_BATCH]])
+            looks.append(self._look(place))
+        return looks, []
+
+    def _in_threads(self, places: list[_Place], end: float) -> tuple[list[_Look], list[_Place]]:
+        looks: list[_Look | None] = [None] * len(places)
+        failed: list[BaseException] = []
+        numbers = iter(range(len(places)))
+        stop, lock = threading.Event(), threading.Lock()
+
+        def work() -> None:
+            while not stop.is_set():
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                try:
+                    looks[number] = self._look(places[number])
+                except BaseException as error:
+                    failed.append(error)
+                    stop.set()
+
+        # A disk that never answers must not keep the program from ending.
+        threads = [
+            threading.Thread(target=work, name="listing", daemon=True)
+            for _ in range(min(_AT_ONCE, len(places)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive() and time.monotonic() <= end:
+                    if is_stopped():
+                        raise Cancelled("looking through the folder was cancelled")
+                    thread.join(0.05)
+        finally:
+            stop.set()
+        if failed:
+            raise failed[0]
+        seen = list(looks)  # One that ends later is none of them.
+        left = [place for place, look in zip(places, seen, strict=True) if look is None]
+        return [look for look in seen if look is not None], left
+
+    def _look(self, place: _Place) -> _Look:
+        path, storage = place.path, self._storage
+        try:
+            listing = storage.list(path)
+            here = identify(storage.join(path) if path else storage, listing, path)
+        except StorageError as error:
+            if not path:
+                raise
+            return _Look(place, error=error)
+        return _Look(place, listing, here)
+
+    def _inside(self, look: _Look) -> list[_Place]:
+        """The folders in a folder that are to be looked at next; remembers what else is there."""
+        path = look.place.path
+        if look.error is not None:
+            self._unlisted(look, look.error)
+            return []
+        self._remember(path, look.listing)
+        passed = {"sharded"} if any(item.format == "safetensors" for item in look.here) else set()
+        inside = []
+        for entry in look.listing:
+            if entry.kind != "folder" or entry.name.startswith(".") or entry.name in passed:
+                continue
+            if look.place.depth >= look.place.limit or self._is_alias(path, entry):
+                continue
+            below = f"{path}/{entry.name}" if path else entry.name
+            depth = look.place.depth + 1
+            split = None if split_step(path) else split_step(below)
+            if split is None:
+                inside.append(_Place(below, depth, look.place.limit))
+            else:
+                limit = max(self._max_depth, depth + PART_DEPTH)
+                self._steps[below] = _Place(below, depth, limit)
+        return inside
+
+    def _unlisted(self, look: _Look, error: StorageError) -> None:
+        path = look.place.path
+        step = _step(path)
+        if step is not None:
+            look.here = [Found(path, "dcp", "unreadable", step, 0, 0, None, error.message)]
+        elif path.rpartition("/")[2] not in _NOBODYS:
+            self._not_looked_at.append((path, error.message))
+
+    def _remember(self, path: str, listing: list[Entry]) -> None:
+        trackers = [
+            e for e in listing if e.name in TRACKERS and (e.kind == "file" or _is_dangling(e))
+        ]
+        if trackers:
+            self._trackers += [(path, entry) for entry in trackers]
+            self._folders[path] = tuple(e.name for e in listing if e.kind == "folder")
+        beside = tuple(e for e in listing if e.kind == "file" and _BESIDE.fullmatch(e.name))
+        if beside:
+            self._beside[path] = beside
+
+    def _is_alias(self, folder: str, entry: Entry) -> bool:
+        """A link (`latest`, `last`, `best`) to what is looked at under its own name.
+
+        A step's part may be a link to another step's, and is followed.
+        """
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        local = self._storage.local_path(path) if entry.is_link else None
+        if local is None or split_step(path) is not None:
+            return False
+        target, top = os.path.realpath(local), os.path.realpath(self._storage.root)
+        if target == top or top.startswith(target.rstrip("/") + "/"):
+            return True  # It would be looked at again and again.
+        names = os.path.relpath(target, top).split(os.sep)
+        is_seen = len(names) <= self._max_depth or split_step("/".join(names)) is not None
+        return is_seen and not any(name.startswith(".") for name in names)
+
+
+def _is_dangling(entry: Entry) -> bool:
+    return entry.kind == "other" and entry.is_link
+
+
+def _newest_first(place: _Place) -> tuple[int, str]:
+    return (-(_step(place.path) or 0), place.path)
+
+
+def _given_up(left: list[_Place]) -> tuple[str, str]:
+    shown = left[0].path or "."
+    more = f" and {plural(len(left) - 1, 'other folder')}" if len(left) > 1 else ""
+    return f"{shown}{more}", "so much lies under the folder that looking through it was given up"
+
+
+def discover(storage: Storage, *, max_depth: int = MAX_DEPTH) -> Run:
     """Every checkpoint at or under a folder, by step and then by name.
 
     Folders whose name begins with a dot are passed over, and `sharded` in a safetensors
-    checkpoint, which holds what that was put together from; links are followed, at most five
-    levels deep. A step's folder that cannot be listed is `unreadable`.
+    checkpoint, which holds what that was put together from; links are followed, except to what is
+    looked at under its own name. Containers are looked into five levels deep, a step's folder
+    three levels more. A step's folder that cannot be listed is `unreadable`. What was not looked
+    at is told by `Run.is_partial`, and the newest steps are looked at first.
 
     Raises:
         StorageError: The folder itself cannot be listed, or so much lies under it that looking
             through it was given up before any checkpoint was found.
+        Cancelled: The thread was told to stop.
     """
-    give_up = time.monotonic() + _MAX_SECONDS
-    found: list[Found] = []
-    pending: deque[tuple[str, int]] = deque([("", 0)])
-    visited = 0
-    while pending:
-        if visited >= _MAX_FOLDERS or time.monotonic() > give_up:
-            if found:
-                break
-            raise StorageError(
-                f"{printable(storage.root)}: no checkpoint in the first {visited:,} folders, "
-                "so looking was given up",
-                "give a folder nearer to the checkpoint",
-            )
-        path, depth = pending.popleft()
-        visited += 1
-        try:
-            listing = storage.list(path)
-        except StorageError as error:
-            if not path:
-                raise
-            step = _step(path.rpartition("/")[2])
-            if step is not None:
-                found.append(Found(path, "dcp", "unreadable", step, 0, 0, None, error.message))
-            continue
-        here = identify(storage.join(path) if path else storage, listing, path)
-        found += here
-        passed = {"sharded"} if any(item.format == "safetensors" for item in here) else set()
-        if depth < max_depth:
-            for entry in listing:
-                is_below = entry.kind == "folder" and not entry.name.startswith(".")
-                if is_below and entry.name not in passed:
-                    below = f"{path}/{entry.name}" if path else entry.name
-                    if entry.is_link and _leads_inside(storage, below, max_depth):
-                        continue
-                    pending.append((below, depth + 1))
-    return sorted(found, key=_order)
+    search = Search(storage, max_depth=max_depth)
+    found = search.containers()
+    for batch in search.newest_first():
+        found += [item for folder in batch for item in folder]
+    if not found and search.is_partial:
+        raise StorageError(
+            f"{printable(storage.root)}: no checkpoint in the first {search.num_looked:,} folders, "
+            "so looking was given up",
+            "give a folder nearer to the checkpoint",
+        )
+    return search.run(found)
 
 
-def _leads_inside(storage: Storage, path: str, max_depth: int) -> bool:
-    """True for a link (`LATEST`) to a folder that the search comes to by its own name."""
-    root, target = storage.local_path(""), storage.local_path(path)
-    if root is None or target is None:
-        return False
-    inside = os.path.relpath(os.path.realpath(target), os.path.realpath(root))
-    parts = [] if inside == os.curdir else inside.split(os.sep)
-    return len(parts) <= max_depth and not any(part.startswith(".") for part in parts)
+def newest(found: Sequence[Found]) -> Found | None:
+    """The complete checkpoint of the highest step (by time where no step is known).
 
-
-def newest(found: list[Found]) -> Found | None:
-    """The complete checkpoint of the highest step (by time where no step is known)."""
-    complete = [item for item in found if item.state == "complete"]
+    Of a step of several parts it is the largest one, and none if one of them is not complete.
+    """
+    name = found.name if isinstance(found, Run) else ""
+    folders = step_folders(found, name)
+    complete = [f for f in folders if all(item.state == "complete" for item in f.parts)]
     if not complete:
         return None
-    with_step = [item for item in complete if item.step is not None]
+    with_step = [folder for folder in complete if folder.step is not None]
     if with_step:
-        return max(with_step, key=lambda item: (item.step or 0, item.modified_s or 0.0))
-    return max(complete, key=lambda item: item.modified_s or 0.0)
+        chosen = max(with_step, key=lambda f: (f.step or 0, _modified(f)))
+    else:
+        chosen = max(complete, key=_modified)
+    return max(chosen.parts, key=lambda item: (_is_model(item), item.num_bytes))
 
 
-def are_parts(found: Sequence[Found]) -> bool:
-    """True for the folders in which Accelerate saves model and optimizer of one step."""
-    folders = {item.path.rpartition("/")[0] for item in found}
-    names = [item.path.rpartition("/")[2] for item in found]
-    return len(found) > 1 and len(folders) == 1 and all(map(_PART_NAME.fullmatch, names))
+def _is_model(item: Found) -> bool:
+    return re.search(r"optim", item.path.rpartition("/")[2]) is None
+
+
+def _modified(folder: StepFolder) -> float:
+    return max((item.modified_s or 0.0 for item in folder.parts), default=0.0)
 
 
 def _order(item: Found) -> tuple[int, list[int | str]]:
@@ -272,14 +600,8 @@ def _order(item: Found) -> tuple[int, list[int | str]]:
 
 
 def _step(path: str) -> int | None:
-    for part in reversed(path.split("/")):
-        matches = _STEP.findall(part)
-        if matches:
-            return int(matches[-1])
-        number = _NUMBER.match(part)
-        if number:
-            return int(number[1])
-    return None
+    split = split_step(path)
+    return None if split is None else split[1]
 
 
 def _is_pickle(storage: Storage, entry: Entry) -> bool:
@@ -298,8 +620,12 @@ def _metadata_problem(storage: Storage, entry: Entry) -> str:
     if storage.local_path("") is None:
         return ""  # Two requests for every step of a run; reading one of them tells as much.
     try:
-        first = storage.read(entry.name, 0, 1)
-        last = storage.read(entry.name, entry.num_bytes - 1, 1)
+        if entry.num_bytes <= _SMALL_BYTES:
+            whole = storage.read(entry.name, 0, entry.num_bytes)
+            first, last = whole[:1], whole[-1:]
+        else:
+            first = storage.read(entry.name, 0, 1)
+            last = storage.read(entry.name, entry.num_bytes - 1, 1)
     except StorageError as error:
         return error.message
     if first not in (b"\x80", b"(", b"c"):
@@ -363,8 +689,10 @@ def has_safetensors(storage: Storage) -> bool:
 # consolidation, a cache of the Hugging Face hub.
 _INNER = re.compile(r"weights|model_and_optim|pytorch_model_fsdp_\d+|sharded|snapshots/[^/]+")
 # Files that stand for the folder they lie in.
-_BESIDE = frozenset({"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"})
-# Megatron-LM writes the newest iteration's number into it.
+_BESIDE_locate = frozenset(
+    {"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"}
+)
+# Megatron-LM and verl write the newest iteration's number into it.
 _LATEST = "latest_checkpointed_iteration.txt"
 
 
@@ -410,7 +738,7 @@ def _folder_of_file(path: str, name: str) -> Storage | None:
     if name == _LATEST:
         return _latest_iteration(path)
     is_set = name.endswith((".safetensors", ".json"))
-    if not is_set and name not in _BESIDE:
+    if not is_set and name not in _BESIDE_locate:
         return None
     folder = open_storage(parent_of(path))
     if not folder.has_listing:
@@ -420,15 +748,29 @@ def _folder_of_file(path: str, name: str) -> Storage | None:
     chosen = set_of(sets, name)
     if chosen is not None:
         return folder if chosen == main_set(sets) else OneSet(folder, chosen)
-    return folder if name in _BESIDE and identify(folder, listing) else None
+    return folder if name in _BESIDE_locate and identify(folder, listing) else None
+
+
+def _is_set(path: str) -> bool:
+    """True if the path itself is a safetensors file or an index: then it alone is meant."""
+    name = path.partition("?")[0] if is_url(path) else path
+    is_named = name.endswith((".safetensors", ".safetensors.index.json"))
+    if not is_named:
+        return False
+    entry = open_storage(path).stat("")
+    return entry is not None and entry.kind == "file"
 
 
 def _latest_iteration(path: str) -> Storage:
     """The checkpoint of the iteration that Megatron's file names."""
     folder = open_storage(parent_of(path))
     text = folder.read(_LATEST, 0, 64).decode("utf-8", "replace").strip()
-    name = f"iter_{int(text):07d}" if re.fullmatch(r"[0-9]{1,15}", text) else "release"
-    if folder.stat(name) is None:
+    is_number = re.fullmatch(r"[0-9]{1,15}", text) is not None
+    name = f"iter_{int(text):07d}" if is_number else "release"
+    names = [entry.name for entry in folder.list() if entry.kind == "folder"]
+    if name not in names and is_number:
+        name = next((n for n in names if step_number(n) == int(text)), name)
+    if name not in names:
         raise StorageError(
             f"{printable(path)} names {printable(text, 20)}, and there is no {name} beside it"
         )
@@ -443,7 +785,7 @@ def is_checkpoint(storage: Storage) -> bool:
     return bool(rank_metadata(listing))
 
 
-def locate(path: str) -> Storage | list[Found]:
+def locate(path: str) -> Storage | Run:
     """The checkpoint at `path`; or, if `path` is a folder of checkpoints, all that are under it.
 
     A folder with neither comes back as the folder: reading it says best what is wrong with it. One
@@ -454,7 +796,7 @@ def locate(path: str) -> Storage | list[Found]:
         InspectError: The path cannot be read, or is a file of another kind.
     """
     storage = folder_of(path)
-    if is_checkpoint(storage) or isinstance(storage, OneSet):
+    if is_checkpoint(storage) or isinstance(storage, OneSet) or _is_set(path):
         return storage
     if storage.root != open_storage(path).root and has_safetensors(storage):
         return storage  # A file was named: the checkpoint that it is part of is meant.

@@ -27,6 +27,7 @@ from inspector.checks.metadata.metadata import check_metadata, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure
+from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
 
@@ -88,8 +89,12 @@ def check_storage(
     limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
+    on_read: Callable[[Checkpoint], None] | None = None,
 ) -> Report:
-    """As `check`, for a folder that is open already (and its metadata perhaps being read)."""
+    """As `check`, for a folder that is open already (and its metadata perhaps being read).
+
+    `on_read` is given the checkpoint, if it could be read.
+    """
     try:
         checkpoint = read_checkpoint(
             storage, limits=limits, progress=progress, prefetched=prefetched
@@ -99,6 +104,8 @@ def check_storage(
 
         findings = check_unread(storage, error, limits)
     else:
+        if on_read is not None:
+            on_read(checkpoint)
         return judge(checkpoint, storage, deep=deep)
     nothing = NotChecked("everything", "the metadata could not be read")
     return Report(storage.root, _sorted(findings), Coverage(not_checked=(nothing,)))
@@ -272,6 +279,7 @@ def check_all(
         *check_structure(checkpoint, entries),
         *check_optimizer(checkpoint),
         *from_files,
+        *check_beside(checkpoint, storage),
         *check_stored(checkpoint, entries),
         *consolidation,
     ]

@@ -1,32 +1,140 @@
-"""A run folder: the state of every checkpoint under it, and the newest sound one."""
+"""A run folder: every checkpoint under it judged, and put together to steps."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
-from inspector.checkpoint.find import Found, discover, open_found
+from inspector.checkpoint.find import PART_DEPTH, Found, Run, Search, discover, open_found
+from inspector.checkpoint.step_folders import StepFolder, is_export, part_name, step_number
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
-from inspector.errors import Cancelled, InspectError
+from inspector.checks.kinds import kinds_of
+from inspector.checks.steps import (
+    Judged,
+    Step,
+    asked_for,
+    beside_sibling,
+    newest_resumable,
+    newest_sound,
+    steps_of,
+)
+from inspector.checks.trackers import check_trackers
+from inspector.errors import Cancelled, InspectError, StorageError
 
-__all__ = ["Judged", "check_folder", "newest_sound"]
+if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
+
+__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run", "whole_step"]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One checkpoint of a run folder and its report."""
+class JudgedRun:
+    """A folder of checkpoints, judged.
 
-    found: Found
-    report: Report
+    Attributes:
+        run: What was found.
+        judged: Each checkpoint with its report; fewer, if judging was stopped.
+        steps: Each step, judged as a whole.
+        findings: What is wrong with the folder itself: trackers that name no sound step.
+    """
+
+    run: Run
+    judged: tuple[Judged, ...]
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...]
 
     @property
-    def is_sound(self) -> bool:
-        """True if it can be read and nothing is wrong with it."""
-        return self.report.verdict == "sound"
+    def newest_sound(self) -> Step | None:
+        """The newest step of which every part is sound."""
+        return newest_sound(self.steps)
+
+    @property
+    def newest_resumable(self) -> Step | None:
+        """The newest step that training can resume from."""
+        return newest_resumable(self.steps)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the newest step is sound, 1 if it is not or none is, 2 if not all was looked at."""
+        if self.run.is_partial:
+            return 2
+        asked = asked_for(self.steps)
+        if asked is None or self.newest_sound is None:
+            return 1
+        return 0 if asked.is_sound else 1
+
+
+def judge_run(run: Run, judged: Iterable[Judged]) -> JudgedRun:
+    """The judged checkpoints of a folder as steps; its trackers are read.
+
+    Args:
+        run: What was found.
+        judged: What `check_folder` gave.
+    """
+    items = tuple(judged)
+    steps = tuple(steps_of(run, items))
+    if len(steps) == 1 and not steps[0].path:
+        sibling = _sibling(run)
+        if sibling is not None:
+            steps = (beside_sibling(steps[0], sibling),)
+    return JudgedRun(run, items, steps, tuple(check_trackers(run, steps)))
+
+
+def _sibling(run: Run) -> StepFolder | None:
+    """The step before the one whose folder was searched, if that is the newest of its run.
+
+    It is listed and not read; on a local disk alone, where a listing costs nothing.
+    """
+    path, step = run.storage.local_path(""), step_number(run.name)
+    if path is None or step is None or not isinstance(run.storage, LocalStorage):
+        return None
+    above = LocalStorage(os.path.dirname(os.path.abspath(path)))
+    try:
+        names = [entry.name for entry in above.list() if entry.kind == "folder"]
+        numbers = {n: number for n in names if (number := step_number(n)) is not None}
+        numbers.pop(run.name, None)
+        if not numbers or max(numbers.values()) > step:
+            return None
+        name = max(numbers, key=lambda n: numbers[n])
+        found = discover(above.join(name), max_depth=PART_DEPTH)
+    except StorageError:
+        return None
+    parts = tuple(
+        replace(item, path=f"{name}/{item.path}" if item.path else name) for item in found
+    )
+    return StepFolder(name, numbers[name], parts) if parts else None
+
+
+def whole_step(storage: Storage, *, deep: Deep | None = None) -> JudgedRun | None:
+    """The step in a folder, if it has more than one part, or one is gone that another step has.
+
+    Args:
+        storage: The folder; a checkpoint lies in it, or in one folder below.
+        deep: Reads the payloads as well.
+    """
+    run = discover(storage, max_depth=PART_DEPTH)
+    parts = [item for item in run if not is_export(item.path or ".")]
+    if len(run.step_folders()) > 1 or not (len(parts) > 1 or _lacks_a_name(run)):
+        return None
+    judged = judge_run(run, check_folder(storage, found=run))
+    if len(parts) < 2 and not any(step.findings for step in judged.steps):
+        return None
+    return judged if deep is None else judge_run(run, check_folder(storage, found=run, deep=deep))
+
+
+def _lacks_a_name(run: Run) -> bool:
+    """Whether the step before it has a part of a name that this one has not."""
+    sibling = _sibling(run)
+    if sibling is None:
+        return False
+    return bool({sibling.name_of(part) for part in sibling.parts} - {item.path for item in run})
 
 
 def check_folder(
@@ -55,19 +163,24 @@ def check_folder(
     """
     with Server():
         for item in discover(storage) if found is None else found:
-            yield Judged(item, _report(item, storage, deep, limits, progress))
+            yield _judged(item, storage, deep, limits, progress)
 
 
-def _report(
+def _judged(
     item: Found,
     storage: Storage,
     deep: Deep | None,
     limits: Limits | None,
     progress: Progress | None,
-) -> Report:
+) -> Judged:
+    kinds: list[frozenset[str]] = []
+
+    def look(checkpoint: Checkpoint) -> None:
+        kinds.append(kinds_of(checkpoint, part_name(item.path)))
+
     try:
         here = open_found(storage, item)
-        return check_storage(here, deep=deep, limits=limits, progress=progress)
+        report = check_storage(here, deep=deep, limits=limits, progress=progress, on_read=look)
     except Cancelled:
         raise
     except InspectError as error:
@@ -81,20 +194,52 @@ def _report(
         )
         nothing = NotChecked("everything", "the folder could not be read")
         where = f"{storage.root.rstrip('/')}/{item.path}" if item.path else storage.root
-        return Report(where, (finding,), Coverage(not_checked=(nothing,)))
+        report = Report(where, (finding,), Coverage(not_checked=(nothing,)))
+    return Judged(item, report, kinds[0] if kinds else None)
 
 
-def newest_sound(judged: Iterable[Judged]) -> Judged | None:
-    """The sound checkpoint of the highest step (by time where no step is known), or None.
+def find_resumable(
+    storage: Storage, *, deep: Deep | None = None, progress: Progress | None = None
+) -> JudgedRun:
+    """The newest step that training can resume from, found without judging the older ones.
 
-    One of which nothing was checked (empty, or of another format) is not called sound.
+    Steps are listed and judged from the newest on, until one is resumable beside an older one;
+    a run of many steps on a slow storage takes a few round trips.
+
+    Args:
+        storage: The run's folder.
+        deep: Reads the payloads as well.
+        progress: Told the bytes of each metadata read; may cancel.
+
+    Returns:
+        The steps that were judged; `newest_resumable` is that of the whole folder.
+
+    Raises:
+        StorageError: The folder itself cannot be listed.
+        Cancelled: `progress`, or whoever runs the thread, said so.
     """
-    sound = [
-        item
-        for item in judged
-        if item.is_sound and all(n.what != "everything" for n in item.report.checked.not_checked)
-    ]
-    with_step = [item for item in sound if item.found.step is not None]
-    if with_step:
-        return max(with_step, key=lambda i: (i.found.step or 0, i.found.modified_s or 0.0))
-    return max(sound, key=lambda i: i.found.modified_s or 0.0, default=None)
+    search = Search(storage)
+    found = search.containers()
+    judged: list[Judged] = []
+    with Server():
+        for batch in search.newest_first():
+            for items in batch:
+                found += items
+                judged += [_judged(item, storage, deep, None, progress) for item in items]
+                if not any("optimizer" in (item.kinds or ()) for item in judged):
+                    continue  # An older step may show that an optimizer belongs to each.
+                so_far = search.run(found).only(item.found for item in judged)
+                if _is_known(steps_of(so_far, judged)):
+                    return judge_run(so_far, judged)
+        done = {item.found for item in judged}
+        rest = [item for item in found if item not in done]
+        judged += [_judged(item, storage, deep, None, progress) for item in rest]
+    return judge_run(search.run(found), judged)
+
+
+def _is_known(steps: list[Step]) -> bool:
+    """Whether older steps can change nothing about which is the newest resumable one."""
+    best = newest_resumable(steps)
+    if best is None or best.kinds is None or "optimizer" not in best.kinds:
+        return False
+    return any(step.series == best.series and (step.step or 0) < (best.step or 0) for step in steps)

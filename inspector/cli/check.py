@@ -6,17 +6,20 @@ import sys
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find import locate
+from inspector.checkpoint.find import folder_of, locate
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.safetensors.sets import OneSet
+from inspector.checkpoint.step_folders import step_number
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.storage.opening import open_storage
+from inspector.checkpoint.text import printable
 from inspector.checks.judge import check_storage
 from inspector.cli.output import print_pieces, terminal_width, unreached
-from inspector.errors import UsageError
+from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
     from inspector.checks.payload.deep import DeepReport
+    from inspector.checks.run import JudgedRun
 
 __all__ = ["run_check"]
 
@@ -45,10 +48,13 @@ def run_check(
     values: bool,
     form: str,
     manifest: str | None = None,
+    newest: bool = False,
     prefetched: Child | None = None,
 ) -> int:
     """Judge what is at `path`, print it, and give the exit code."""
-    target = locate(path)
+    target = folder_of(path) if newest else locate(path)
+    if newest and manifest is not None:
+        raise UsageError("--newest and --manifest exclude each other", "give one of them")
     if manifest is not None and isinstance(target, list):
         raise UsageError(
             f"a seal is of one checkpoint, and there are {len(target):,}",
@@ -57,30 +63,64 @@ def run_check(
     reader = None
     if deep or values or manifest is not None:
         reader = _Deep(deep=deep, values=values, manifest=manifest)
+    if newest and not isinstance(target, list):
+        return _check_newest(path, target, reader, form)
     if not isinstance(target, list):
+        run = _whole_step(path, target, reader)
+        if run is not None:
+            return _print_run(path, run, reader, form)
         return _check_one(target, reader, form, prefetched)
-    from inspector.checks.run import Judged, check_folder, newest_sound
-    from inspector.report import check as reports
+    from inspector.checks.run import Judged, check_folder, judge_run
 
     judged: list[Judged] = []
-    storage = open_storage(path)
+    storage = target.storage
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
         for item in check_folder(storage, found=target, deep=reader):
             judged.append(item)
             line.show(len(judged))
             if reader is not None and reader.is_cancelled:
                 break
+    return _print_run(path, judge_run(target, judged), reader, form)
+
+
+def _whole_step(path: str, target: Storage, reader: _Deep | None) -> JudgedRun | None:
+    """The step at `path`, if `target` is one part of it and others lie below, or should."""
+    if target.local_path("") is None or isinstance(target, OneSet):
+        return None
+    folder = folder_of(path)
+    if folder.root == target.root and step_number(folder.root.rpartition("/")[2]) is None:
+        return None
+    from inspector.checks.run import whole_step
+
+    return whole_step(folder, deep=reader)
+
+
+def _check_newest(path: str, storage: Storage, reader: _Deep | None, form: str) -> int:
+    """Judge steps from the newest on, until one is found that training resumes from."""
+    from inspector.checks.run import find_resumable
+
+    with ReadingLine(sys.stderr) as line:
+        run = find_resumable(storage, deep=reader, progress=line)
+    if not run.judged:
+        raise NotACheckpointError(f"{printable(path)}: no checkpoint is under this folder")
+    return _print_run(path, run, reader, form)
+
+
+def _print_run(path: str, run: JudgedRun, reader: _Deep | None, form: str) -> int:
+    from inspector.report import check as reports
+
+    storage = run.run.storage
     if form == "json":
-        print_pieces(reports.folder_json(path, judged, storage.used))
+        print_pieces(reports.folder_json(path, run, storage.used))
     elif form == "github":
-        print_pieces(reports.folder_github(path, judged), "\n")
+        print_pieces(reports.folder_github(path, run), "\n")
     else:
-        print_pieces(reports.folder_text(path, judged, terminal_width()), "\n")
+        print_pieces(reports.folder_text(path, run, terminal_width()), "\n")
     if reader is not None and reader.is_cancelled:
         return _stopped()
     if storage.used is not None and storage.used.num_failed:
         return unreached()
-    return 0 if newest_sound(judged) is not None else 1
+    return run.exit_code
 
 
 def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None) -> int:

@@ -91,6 +91,9 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
 @click.option("--deep", is_flag=True, help="Read every stored byte and compare its checksum.")
 @click.option("--values", is_flag=True, help="Also look for NaN and infinite values (reads all).")
 @click.option("--manifest", metavar="FILE", help="Hold the content against a seal (reads all).")
+@click.option(
+    "--newest", is_flag=True, help="Of a run: only as far as the newest step to resume from."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @click.option(
     "--format",
@@ -99,7 +102,13 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     help="github: annotations for GitHub Actions.",
 )
 def check(
-    path: str, deep: bool, values: bool, manifest: str | None, as_json: bool, form: str | None
+    path: str,
+    deep: bool,
+    values: bool,
+    manifest: str | None,
+    newest: bool,
+    as_json: bool,
+    form: str | None,
 ) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
@@ -114,7 +123,13 @@ def check(
 
         form = "json" if as_json else form or "text"
         return run_check(
-            path, deep=deep, values=values, manifest=manifest, form=form, prefetched=prefetched
+            path,
+            deep=deep,
+            values=values,
+            manifest=manifest,
+            newest=newest,
+            form=form,
+            prefetched=prefetched,
         )
 
 
@@ -198,7 +213,7 @@ def _show_found(
             print_pieces(report_json.checkpoints_json(path, target))
         else:
             print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
-        return 0
+        return 2 if target.is_partial else 0
     checkpoint = _read(target, prefetched)
     return _show_one(checkpoint, as_json=as_json, chunks=chunks, filter_text=filter_text)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
 from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
-from inspector.checks.run import Judged, newest_sound
+from inspector.checks.run import Judged, JudgedRun
+from inspector.checks.steps import Step
 from inspector.report.json import SCHEMA
 from inspector.report.table import Column, render_table
 
@@ -136,9 +137,10 @@ _FOLDER_COLUMNS = (
 )
 
 
-def folder_text(path: str, judged: Sequence[Judged], width: int | None = None) -> Iterator[str]:
+def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator[str]:
     """The lines of `check` for a folder of checkpoints."""
-    yield f"{printable(path)}: {plural(len(judged), 'checkpoint')}"
+    judged = run.judged
+    yield f"{printable(path)}: {plural(len(judged), 'checkpoint')}{_of_steps(run)}"
     rows = [
         (
             printable(item.found.path or "."),
@@ -155,12 +157,56 @@ def folder_text(path: str, judged: Sequence[Judged], width: int | None = None) -
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
+    seen: Counter[str] = Counter()
+    for finding in _of_run(run):
+        seen[finding.code] += 1
+        if width is None or seen[finding.code] <= _MAX_ALIKE:
+            yield ""
+            yield from finding_lines(finding, width)
+    for code, count in seen.items():
+        if width is not None and count > _MAX_ALIKE:
+            yield ""
+            yield f"... and {count - _MAX_ALIKE:,} more {code}: send this to a file to see all"
     yield ""
-    sound = newest_sound(judged)
+    yield from _not_looked_at(run)
+    yield from _resumable_line(run)
+    yield _sound_line(run)
+
+
+def _of_steps(run: JudgedRun) -> str:
+    """`, 2 steps`, where a step is of more than one checkpoint."""
+    if all(len(step.parts) == 1 for step in run.steps):
+        return ""
+    numbered = sum(step.step is not None for step in run.steps)
+    return f", {plural(numbered, 'step')}" if numbered else ""
+
+
+def _of_run(run: JudgedRun) -> list[Finding]:
+    """Findings of the folder and of its steps, without those of single checkpoints."""
+    return [*run.findings, *(finding for step in run.steps for finding in step.findings)]
+
+
+def _not_looked_at(run: JudgedRun) -> Iterator[str]:
+    for where, why in run.run.not_looked_at:
+        yield f"Not looked at: {printable(where)}: {printable(why)}"
+
+
+def _resumable_line(run: JudgedRun) -> Iterator[str]:
+    """What training resumes from, where that is not the newest sound step."""
+    sound, best = run.newest_sound, run.newest_resumable
+    if sound is None or sound == best:
+        return
+    where = printable(sound.path or ".")
+    yield f"Training does not resume from {where}: {sound.why_not}"
+    if best is not None:
+        yield f"Newest step to resume from: {printable(best.path or '.')}"
+
+
+def _sound_line(run: JudgedRun) -> str:
+    sound = run.newest_sound
     if sound is None:
-        yield "No checkpoint here is sound."
-    else:
-        yield f"Newest sound checkpoint: {printable(sound.found.path or '.')}"
+        return "No checkpoint here is sound."
+    return f"Newest sound checkpoint: {printable(sound.path or '.')}"
 
 
 def _verdict(item: Judged) -> str:
@@ -195,28 +241,59 @@ def _used(used: Used) -> dict[str, int]:
     return {"requests": used.requests, "bytes": used.num_bytes, "failed": used.num_failed}
 
 
-def folder_json(path: str, judged: Sequence[Judged], used: Used | None = None) -> Iterator[str]:
+def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator[str]:
     """The document of `check --json` for a folder of checkpoints."""
-    sound = newest_sound(judged)
+    sound, best = run.newest_sound, run.newest_resumable
+    step_paths = {part.found: step.path for step in run.steps for part in step.parts}
     document = {
         "schema": SCHEMA,
         "path": redact(path),
         **({} if used is None else {"storage": _used(used)}),
-        "newest_sound": None if sound is None else sound.found.path,
-        "newest_sound_step": None if sound is None else sound.found.step,
+        **({"verdict": run.steps[0].verdict} if len(run.steps) == 1 else {}),
+        "newest_sound": None if sound is None else sound.path,
+        "newest_sound_step": None if sound is None else sound.step,
+        "newest_resumable": None if best is None else best.path,
+        "newest_resumable_step": None if best is None else best.step,
+        "is_partial": run.run.is_partial,
+        "not_looked_at": [{"what": what, "why": why} for what, why in run.run.not_looked_at],
+        "findings": [finding_json(finding) for finding in _of_run(run)],
+        "steps": [_step_json(step) for step in run.steps],
         "checkpoints": [
             {
                 "format": item.found.format,
                 "state": item.found.state,
                 "step": item.found.step,
+                "step_path": step_paths.get(item.found, item.found.path),
                 **_report(item.report),
                 "path": item.found.path,
             }
-            for item in judged
+            for item in run.judged
         ],
     }
     yield json.dumps(document)
     yield "\n"
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "path": step.path,
+        "step": step.step,
+        "verdict": step.verdict,
+        "resumable": step.resumable,
+        "why_not": step.why_not,
+        "kinds": None if step.kinds is None else sorted(step.kinds),
+        "lacks": list(step.lacks),
+        "parts": [
+            {
+                "path": part.found.path,
+                "format": part.found.format,
+                "state": part.found.state,
+                "verdict": part.report.verdict,
+            }
+            for part in step.parts
+        ],
+        "findings": [finding_json(finding) for finding in step.findings],
+    }
 
 
 def _report(report: Report) -> dict[str, Any]:
@@ -274,29 +351,38 @@ def check_github(report: Report) -> Iterator[str]:
     with %, CR and LF escaped in both, and colon and comma in properties.
     """
     for finding in report.findings:
-        folder = printable(report.path)
-        where = f"{folder}/{printable(finding.file)}" if finding.file is not None else folder
-        message = finding.message
-        if finding.torch_does:
-            message += f" | torch: {finding.torch_does}"
-        if finding.hint:
-            message += f" | do: {finding.hint}"
-        level = _LEVELS[finding.severity]
-        properties = f"file={_property(where)},title={_property(finding.code)}"
-        yield f"::{level} {properties}::{_data(printable(message))}"
+        yield _command(report.path, finding)
     yield f"{printable(report.path)}: {verdict_sentence(report)}"
 
 
-def folder_github(path: str, judged: Sequence[Judged]) -> Iterator[str]:
+def _command(path: str, finding: Finding) -> str:
+    folder = printable(path)
+    where = f"{folder}/{printable(finding.file)}" if finding.file is not None else folder
+    message = finding.message
+    if finding.torch_does:
+        message += f" | torch: {finding.torch_does}"
+    if finding.hint:
+        message += f" | do: {finding.hint}"
+    level = _LEVELS[finding.severity]
+    properties = f"file={_property(where)},title={_property(finding.code)}"
+    return f"::{level} {properties}::{_data(printable(message))}"
+
+
+def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
     """Workflow commands for a folder of checkpoints."""
-    for item in judged:
+    for item in run.judged:
         yield from check_github(item.report)
-    sound = newest_sound(judged)
-    if sound is None:
+    for finding in _of_run(run):
+        yield _command(path.rstrip("/"), finding)
+    for where, why in run.run.not_looked_at:
+        place = _property(printable(path))
+        yield f"::error file={place},title=not looked at::{_data(printable(f'{where}: {why}'))}"
+    if run.newest_sound is None:
         where = _property(printable(path))
         yield f"::error file={where},title=no sound checkpoint::No checkpoint here is sound."
-    else:
-        yield f"Newest sound checkpoint: {printable(sound.found.path or '.')}"
+        return
+    yield from _resumable_line(run)
+    yield _sound_line(run)
 
 
 def _data(text: str) -> str:

@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.find import Found, newest
+from inspector.checkpoint.find import Found, Run, newest
 from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.step_folders import step_folders
 from inspector.checkpoint.text import redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
@@ -170,15 +171,24 @@ def _file(file: Any) -> dict[str, Any]:
 
 def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     """The document of a folder with several checkpoints."""
-    latest = newest(list(found))
+    latest = newest(found)
+    run = found if isinstance(found, Run) else None
+    folders = step_folders(found, run.name if run is not None else "")
+    step_paths = {part: folder.path for folder in folders for part in folder.parts}
     yield _dump(
         {
             "schema": SCHEMA,
             "path": redact(path),
             "newest": latest.path if latest is not None else None,
+            "newest_step": step_paths[latest] if latest is not None else None,
+            "is_partial": run is not None and run.is_partial,
+            "not_looked_at": [
+                {"what": what, "why": why} for what, why in (run.not_looked_at if run else ())
+            ],
             "checkpoints": [
                 {
                     "path": item.path,
+                    "step_path": step_paths[item],
                     "format": item.format,
                     "state": item.state,
                     "step": item.step,

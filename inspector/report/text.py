@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.find import Found, are_parts, newest
+from inspector.checkpoint.find import Found, Run, newest
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.step_folders import step_folders
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
@@ -297,9 +298,12 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
         for item in found
     ]
     yield from _section(_FOUND_COLUMNS, rows, width)
-    latest = newest(list(found))
+    latest = newest(found)
+    folders = step_folders(found, found.name if isinstance(found, Run) else "")
     yield ""
-    if are_parts(found):
+    for where, why in found.not_looked_at if isinstance(found, Run) else ():
+        yield f"Not looked at: {printable(where)}: {printable(why)}"
+    if len(folders) == 1 and len(found) > 1:
         yield "They are the parts of one checkpoint; each opens by its own path."
         return
     if latest is None:

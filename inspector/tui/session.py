@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find import Found
+from inspector.checkpoint.find import Found, Run
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.crash import internal_error
@@ -35,7 +35,12 @@ class Folder:
     """A folder with checkpoints under it."""
 
     path: str
-    found: tuple[Found, ...]
+    run: Run
+
+    @property
+    def found(self) -> tuple[Found, ...]:
+        """The checkpoints."""
+        return tuple(self.run)
 
 
 Outcome: TypeAlias = "Loaded | Folder | Comparison | InspectError"
@@ -94,7 +99,7 @@ class Loading:
 
         target = locate(self.path) if self._whole_folder else folder_of(self.path)
         if isinstance(target, list):
-            return Folder(self.path, tuple(target))
+            return Folder(self.path, target)
         return Loaded(
             target,
             read_checkpoint(target, progress=self._progress, prefetched=self._prefetched),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from inspector.checkpoint.find import Run
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import check, merge
-from inspector.checks.run import check_folder, newest_sound
+from inspector.checks.run import Judged, check_folder
+from inspector.checks.steps import Step, newest_sound, steps_of
 from inspector.errors import NotACheckpointError, StorageError
 from tests.checks.editing import copy_of, edited, found
 from tests.conftest import SAMPLES
@@ -141,7 +145,7 @@ def test_an_empty_state_dict_is_no_error_and_not_silent(tmp_path: Path) -> None:
     assert not report.findings
     assert [n.what for n in report.checked.not_checked] == ["everything"]
     judged = list(check_folder(open_storage(str(tmp_path))))
-    assert newest_sound(judged) is None
+    assert newest_sound(steps(judged)) is None
 
 
 @pytest.mark.parametrize("beside", ["__9_0.distcp", "x.tmp", ".metadata"])
@@ -189,6 +193,11 @@ def test_merged_findings_are_in_order() -> None:
     ]  # fmt: skip
 
 
+def steps(judged: Iterable[Judged]) -> list[Step]:
+    items = list(judged)
+    return steps_of(Run(LocalStorage("run"), [item.found for item in items]), items)
+
+
 def test_a_run_folder() -> None:
     judged = list(check_folder(open_storage(str(SAMPLES / "run"))))
     assert [(j.found.step, j.report.verdict) for j in judged] == [
@@ -196,9 +205,9 @@ def test_a_run_folder() -> None:
         (200, "sound"),
         (300, "unreadable"),
     ]
-    newest = newest_sound(judged)
+    newest = newest_sound(steps(judged))
     assert newest is not None
-    assert newest.found.path == "step-200"
+    assert newest.path == "step-200"
 
 
 def test_the_newest_sound_step_passes_over_a_damaged_one(tmp_path: Path) -> None:
@@ -206,11 +215,11 @@ def test_the_newest_sound_step_passes_over_a_damaged_one(tmp_path: Path) -> None
         shutil.copytree(copy_of(tmp_path / f"x{step}"), tmp_path / "run" / f"step-{step}")
     (tmp_path / "run" / "step-10" / "__1_0.distcp").unlink()
     judged = list(check_folder(open_storage(str(tmp_path / "run"))))
-    newest = newest_sound(judged)
+    newest = newest_sound(steps(judged))
     assert newest is not None
-    assert newest.found.step == 5
+    assert newest.step == 5
     (tmp_path / "run" / "step-5" / ".metadata").write_bytes(b"")
-    assert newest_sound(check_folder(open_storage(str(tmp_path / "run")))) is None
+    assert newest_sound(steps(check_folder(open_storage(str(tmp_path / "run"))))) is None
 
 
 def test_over_fsspec(tmp_path: Path) -> None:

@@ -143,6 +143,23 @@ async def test_an_empty_rank_file_is_called_normal() -> None:
         assert "which is normal" in screen_text(app)
 
 
+async def test_the_picker_names_the_newest_step_that_is_whole(tmp_path: Path) -> None:
+    for step in (10, 20):
+        for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+            sample = SAMPLES / "accelerate_fsdp" / part
+            shutil.copytree(sample, tmp_path / f"checkpoint-{step}" / part)
+    newest = tmp_path / "checkpoint-20" / "optimizer_0"
+    (newest / ".metadata").rename(newest / ".metadata.tmp")
+    (tmp_path / "latest").write_text("checkpoint-20")
+    async with opened(tmp_path, size=(200, 20)) as (app, pilot):
+        assert isinstance(app.screen, PickerScreen)
+        await until(pilot, lambda: "newest sound" in screen_text(app))
+        text = screen_text(app)
+        assert "newest sound: checkpoint-10" in text
+        assert "latest names checkpoint-20, which never finished" in text
+        assert "optimizer_0: unfinished" in text
+
+
 async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() -> None:
     async with opened(SAMPLES / "run") as (app, pilot):
         assert isinstance(app.screen, PickerScreen)

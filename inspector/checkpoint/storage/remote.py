@@ -146,6 +146,33 @@ class RemoteStorage:
                 self._seen.folders[full] = self._listed(folder, full)
             return list(self._seen.folders.get(full, {}).values())
 
+    def list_ahead(self, folders: Iterable[str]) -> None:
+        """List folders many at a time, so that `list` has them; what fails, `list` tells."""
+        with self._seen.lock:
+            full = {self._full(folder): folder for folder in folders}
+            missing = [at for at in full if at not in self._seen.folders]
+            if not self._files.has_listing or not self.calls.is_concurrent or len(missing) < 2:
+                return
+            if self._is_in_tree(missing[0]):
+                return
+
+            def asked(path: str) -> Any:
+                return lambda: self._files.list(path)
+
+            futures = {at: self.calls.start(asked(at)) for at in missing}
+            try:
+                for at, future in futures.items():
+                    try:
+                        infos = self.calls.wait(future)
+                    except Cancelled:
+                        raise
+                    except Exception:  # noqa: S112 - `list` asks again, and says what is wrong
+                        continue
+                    self._seen.folders[at] = self._entries(infos, at)
+            finally:
+                for future in futures.values():
+                    future.cancel()
+
     def _known(self, full: str) -> Sequence[Entry]:
         """Of a storage without listings: the metadata, and what was asked for before."""
         self._look([f"{full}/{_METADATA}"])
@@ -159,7 +186,9 @@ class RemoteStorage:
         )
 
     def _listed(self, folder: str, full: str) -> dict[str, Entry]:
-        infos = self._ask(folder, lambda: self._files.list(full))
+        return self._entries(self._ask(folder, lambda: self._files.list(full)), full)
+
+    def _entries(self, infos: Any, full: str) -> dict[str, Entry]:
         entries = (self._files.entry(info, full) for info in infos)
         # A marker of the folder itself has no name; a file's own entry is not in it.
         by_name = {e.name: e for e in entries if e.name and "/" not in e.name}

@@ -12,9 +12,9 @@ from textual.widgets import Static
 
 from inspector.checkpoint.find import newest
 from inspector.checkpoint.storage.base import is_url
-from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import plural, printable
-from inspector.checks.run import Judged, check_folder, newest_sound
+from inspector.checks.run import check_folder
+from inspector.checks.steps import Judged
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background, Stop
 from inspector.tui.commands import command
@@ -66,8 +66,13 @@ class FoundView(TableView):
 def _judge(folder: Folder, tell: Callable[[Judged], object], stop: Stop) -> None:
     """Judge every checkpoint by its metadata and file sizes; for a thread."""
     # The progress callback is also how a reading is stopped when the screen goes away.
-    storage = open_storage(folder.path)
-    for item in check_folder(storage, found=folder.found, progress=lambda done, total: stop()):
+    judged = check_folder(
+        folder.run.storage,
+        # The newest first: which one to resume from is what is waited for.
+        found=reversed(folder.found),
+        progress=lambda done, total: stop(),
+    )
+    for item in judged:
         if stop():
             return
         tell(item)
@@ -121,7 +126,7 @@ class PickerScreen(Screen[None]):
 
     def _show(self, folder: Folder) -> None:
         self._folder = folder
-        latest = newest(list(folder.found))
+        latest = newest(folder.run)
         self._say(f"newest complete: {latest.path or '.'}" if latest else "none is complete")
         table = self.query_one(VirtualTable)
         self._source = FoundSource(folder.found)
@@ -149,9 +154,27 @@ class PickerScreen(Screen[None]):
         self._source.verdicts[self._folder.found.index(item.found)] = verdict
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
-            sound = newest_sound(self._judged)
-            said = "none is sound" if sound is None else f"newest sound: {sound.found.path or '.'}"
-            self._say(said)
+            self._say_steps()
+
+    def _say_steps(self) -> None:
+        """Every checkpoint is judged: which step is the newest sound one, and what is wrong."""
+        from inspector.checks.run import judge_run
+
+        run = judge_run(self._folder.run, self._judged)
+        rows = {item: row for row, item in enumerate(self._folder.found)}
+        for step in run.steps:
+            if len(step.parts) > 1 or step.lacks:
+                for part in step.parts:
+                    if step.why_not and part.found.state == "complete":
+                        self._source.notes[rows[part.found]] = step.why_not
+        self.query_one(VirtualTable).refresh_rows()
+        sound, best = run.newest_sound, run.newest_resumable
+        said = ["none is sound" if sound is None else f"newest sound: {sound.path or '.'}"]
+        if best != sound:
+            said.append(f"to resume from: {'none' if best is None else best.path or '.'}")
+        said += [finding.message for finding in run.findings]
+        said += [f"not looked at: {where}" for where, _ in run.run.not_looked_at]
+        self._say(" · ".join(said))
 
     def _say(self, said: str) -> None:
         self._said = said

@@ -435,6 +435,8 @@ class FoundSource(TableSource):
     def __init__(self, found: tuple[Found, ...]) -> None:
         self.found = found
         self.verdicts: dict[int, str] = {}
+        #: What is wrong with the step that a row is a part of.
+        self.notes: dict[int, str] = {}
         #: The row that another is to be compared with.
         self.marked: int | None = None
 
@@ -454,7 +456,7 @@ class FoundSource(TableSource):
             "size": format_bytes(item.num_bytes),
             "files": str(item.num_files),
             "modified": (format_time(item.modified_s), "dim"),
-            "detail": (item.detail, "dim"),
+            "detail": (item.detail or self.notes.get(row, ""), "dim"),
         }
         return cells[column_key]
 

@@ -1,0 +1,161 @@
+"""Files that name the newest step, held against the steps that are there.
+
+`latest` (DeepSpeed, and links), `latest_checkpointed_iteration.txt` (Megatron-LM, verl),
+`trainer_state.json` (transformers), `last_checkpoint_info.json` (modalities).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from inspector.checkpoint.find import Run
+from inspector.checkpoint.step_folders import split_step, step_number
+from inspector.checkpoint.storage.base import Entry
+from inspector.checkpoint.text import printable
+from inspector.checks.findings import Finding
+from inspector.checks.steps import Step
+from inspector.errors import StorageError
+
+__all__ = ["check_trackers"]
+
+_MAX_BYTES = 64 << 20
+_TRAINER = "trainer_state.json"
+_MODALITIES = "last_checkpoint_info.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a tracker names: a folder beside it, or a step's number."""
+
+    shown: str
+    name: str = ""
+    step: int | None = None
+
+
+def check_trackers(run: Run, steps: Sequence[Step]) -> list[Finding]:
+    """A `tracker-mismatch` for each tracker whose step is not there, or is not sound.
+
+    Args:
+        run: What was found; its trackers are read.
+        steps: Every step, judged.
+    """
+    findings = []
+    for folder, entry in run.trackers:
+        if entry.name == _TRAINER:
+            finding = _trainer(run, folder, entry, steps)
+        else:
+            named = _named(run, folder, entry)
+            finding = None if named is None else _compared(run, folder, entry, named, steps)
+        if finding is not None:
+            findings.append(finding)
+    return findings
+
+
+def _compared(
+    run: Run, folder: str, entry: Entry, named: _Named, steps: Sequence[Step]
+) -> Finding | None:
+    beside = [step for step in steps if _is_in(step, folder)]
+    if named.name:
+        path = f"{folder}/{named.name}" if folder else named.name
+        chosen = next((s for s in beside if s.path == path or s.path.startswith(f"{path}/")), None)
+        is_there = named.name in run.folders.get(folder, ())
+    else:
+        chosen = next((s for s in beside if s.step == named.step), None)
+        is_there = any(step_number(name) == named.step for name in run.folders.get(folder, ()))
+    if chosen is None:
+        if is_there or (not beside and not run.folders.get(folder)):
+            return None  # Of a format that is not judged, or no run at all.
+        return _finding(folder, entry, f"names {named.shown}, which is not there", steps)
+    if chosen.is_sound:
+        return None
+    what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
+    return _finding(folder, entry, f"names {named.shown}, which {what}", steps)
+
+
+def _is_in(step: Step, folder: str) -> bool:
+    return not folder or step.path.startswith(f"{folder}/")
+
+
+def _finding(folder: str, entry: Entry, what: str, steps: Iterable[Step]) -> Finding:
+    path = f"{folder}/{entry.name}" if folder else entry.name
+    sound = [s for s in steps if s.is_sound and s.step is not None and _is_in(s, folder)]
+    best = max(sound, key=lambda s: s.step or 0, default=None)
+    hint = "no step beside it is sound"
+    if best is not None:
+        hint = f"the newest sound step beside it is {printable(best.path, 120)}: resume from that"
+    return Finding(
+        "tracker-mismatch",
+        "warning",
+        f"{printable(path, 120)} {what}",
+        "does not read it; the framework that resumes does, and fails or starts anew",
+        hint,
+        file=path,
+    )
+
+
+def _trainer(run: Run, folder: str, entry: Entry, steps: Sequence[Step]) -> Finding | None:
+    """Transformers writes it into each step's folder, and at the end into the run's."""
+    step = _number(_json(run, folder, entry).get("global_step"))
+    if step is None:
+        return None
+    own = split_step(folder) if folder else None
+    if own is not None and own[0] == folder:
+        if own[1] == step:
+            return None
+        what = f"says step {step}, and its folder step {own[1]}"
+        return _finding(folder, entry, what, steps)
+    chosen = next((s for s in steps if _is_in(s, folder) and s.step == step), None)
+    if chosen is None or chosen.is_sound:
+        return None
+    what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
+    return _finding(folder, entry, f"names step {step}, which {what}", steps)
+
+
+def _named(run: Run, folder: str, entry: Entry) -> _Named | None:
+    """The step or the folder that a tracker names; None if its content is of another kind."""
+    path = f"{folder}/{entry.name}" if folder else entry.name
+    if entry.kind != "file":
+        local = run.storage.local_path(path)
+        try:
+            target = os.readlink(local or "")
+        except OSError:
+            return None
+        return _Named(printable(target, 120), os.path.basename(target.rstrip("/")))
+    if entry.name == _MODALITIES:
+        given = _json(run, folder, entry).get("checkpoint_folder_path")
+        if type(given) is not str or not given:
+            return None
+        name = given.rstrip("/").rpartition("/")[2]
+        return _Named(printable(name, 120), name)
+    if entry.num_bytes is None or not 0 < entry.num_bytes <= 512:
+        return None
+    try:
+        text = run.storage.read(path, 0, 512).decode().strip()
+    except (StorageError, UnicodeDecodeError):
+        return None
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        word = "iteration" if "iteration" in entry.name else "step"
+        return _Named(f"{word} {int(text)}", step=int(text))
+    name = text.rstrip("/").rpartition("/")[2]
+    if re.fullmatch(r"[\w.=+-]{1,200}", name) is None:
+        return None
+    return _Named(printable(name, 120), name)
+
+
+def _json(run: Run, folder: str, entry: Entry) -> dict[str, object]:
+    path = f"{folder}/{entry.name}" if folder else entry.name
+    if entry.num_bytes is None or entry.num_bytes > _MAX_BYTES:
+        return {}
+    try:
+        value = json.loads(run.storage.read(path, 0, entry.num_bytes))
+    except (StorageError, ValueError, RecursionError):
+        return {}
+    return value if type(value) is dict else {}
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
