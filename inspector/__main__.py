@@ -6,14 +6,34 @@ which takes longer to import than a small checkpoint takes to read. Everything e
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
 
-from inspector.cli.output import has_screen
-from inspector.errors import InspectError
+
+def _forget_working_folder() -> None:
+    """Import nothing more from the folder that is stood in, which may be a checkpoint.
+
+    `python -m inspector`, and an empty part of PYTHONPATH, put it before everything else. It stays
+    if this package lies there, and if PYTHONPATH names it from the root.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ""
+    named = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
+    kept = {os.path.dirname(os.path.dirname(os.path.abspath(__file__))), *named}
+    sys.path[:] = [part for part in sys.path if part in kept or part not in ("", ".", here)]
+
+
+if __name__ == "__main__":
+    _forget_working_folder()
+
+import errno  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+from inspector.cli.output import has_screen  # noqa: E402
+from inspector.errors import InspectError  # noqa: E402
 
 __all__ = ["COMMANDS", "main"]
 
@@ -26,6 +46,8 @@ _PLAIN = frozenset({"check", "plan", "seal", "show", "stats"})
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    if args is None:
+        _forget_working_folder()
     arguments = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in arguments or bool(os.environ.get("HSDP_INSPECT_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]

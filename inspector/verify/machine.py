@@ -14,6 +14,7 @@ from pathlib import Path
 
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
+from inspector.verify.import_path import clean_environment, empty_folder, find_program
 
 __all__ = ["Gpu", "Interpreter", "examine", "free_disk", "free_memory", "gpus", "roomiest"]
 
@@ -48,7 +49,7 @@ def gpus() -> list[Gpu]:
 
 def _asked() -> list[Gpu]:
     """By nvidia-smi: names and free memory."""
-    program = shutil.which("nvidia-smi")
+    program = find_program("nvidia-smi")
     if program is None:
         return []
     query = [program, "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
@@ -147,7 +148,9 @@ def _in_memory(folder: str) -> bool:
 
 _EXAMINE_TIMEOUT_S = 60.0
 _LOOK = """
-import importlib.util as util, json, os, re, sys
+import sys
+sys.path[:] = [part for part in sys.path if part]
+import importlib.util as util, json, os, re
 def has(name):
     try:
         return util.find_spec(name) is not None
@@ -184,27 +187,34 @@ class Interpreter:
     has_cuda: bool
 
 
-def examine(python: str = "") -> Interpreter:
+def examine(python: str = "", inspected: str = "") -> Interpreter:
     """Look at an interpreter (default: the one that runs this).
+
+    Args:
+        python: Its path or name.
+        inspected: The checkpoint, from whose folder it must import nothing.
 
     Raises:
         UsageError: It is not there, is no Python 3.10 or later, or lacks torch.
     """
     path = python or sys.executable
     shown = printable(path, 200)
-    found = shutil.which(path)
+    found = find_program(path, inspected)
     if found is None:
         raise UsageError(
             f"--python {shown}: there is no such program", "give the path of a Python interpreter"
         )
     try:
-        done = subprocess.run(  # noqa: S603 - the interpreter that the user named
-            [found, "-c", _LOOK],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_EXAMINE_TIMEOUT_S,
-            check=False,
-        )
+        with empty_folder() as folder:
+            done = subprocess.run(  # noqa: S603 - the interpreter that the user named
+                [found, "-c", _LOOK],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_EXAMINE_TIMEOUT_S,
+                check=False,
+                cwd=folder,
+                env=clean_environment(inspected=inspected),
+            )
         facts = json.loads(done.stdout.splitlines()[-1])
         version, missing = tuple(facts["python"]), facts["missing"]
     except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError) as error:

@@ -150,7 +150,7 @@ def prepare(
         sample=sample,
         timeout_s=timeout_s,
     )
-    interpreter = examine(python)
+    interpreter = examine(python, spec.path)
     device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)
     free = machine.free_memory()
     memory = memory_bytes or _memory_share(free, gpus, spec.world_size)

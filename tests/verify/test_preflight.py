@@ -34,7 +34,7 @@ def _open(name: str) -> Checkpoint:
 
 def _prepare(monkeypatch: pytest.MonkeyPatch, mesh: str, **options: Any) -> Preflight:
     found = options.pop("interpreter", CUDA)
-    monkeypatch.setattr(preflight, "examine", lambda python: found)
+    monkeypatch.setattr(preflight, "examine", lambda python, inspected: found)
     gpus = options.pop("gpus", [])
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
     free = options.pop("free", 64 << 30)

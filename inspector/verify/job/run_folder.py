@@ -25,6 +25,7 @@ from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids, remove_scratch
 
 __all__ = [
     "RunFolder",
+    "link_package",
     "make_scratch",
     "prune_runs",
     "recorded_runs",
@@ -81,8 +82,7 @@ class RunFolder:
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
         folder = cls(_make(runs_dir(), stem))
         try:
-            for part in (folder.logs, folder.imports):
-                part.mkdir()
+            folder.logs.mkdir()
             if events_dir is None:
                 folder.events.mkdir()
             else:
@@ -92,9 +92,7 @@ class RunFolder:
                         f"{events_dir} holds the events of another job", "give an empty folder"
                     )
                 folder.events.symlink_to(Path(events_dir).absolute())
-            # The package alone: a whole site-packages on the ranks' path would put our torch and
-            # numpy before those of the interpreter that the user chose.
-            (folder.imports / _PACKAGE.name).symlink_to(_PACKAGE)
+            link_package(folder.imports)
         except OSError as error:
             raise StorageError(f"cannot write {folder.path}: {error.strerror}") from error
         return folder
@@ -154,6 +152,22 @@ def _make(parent: Path, stem: str) -> Path:
             f"there is nowhere to record the job: {error.strerror}",
             "set XDG_STATE_HOME to a folder that can be written to",
         ) from error
+
+
+def link_package(folder: str | Path) -> None:
+    """Make a folder from which this package can be imported, and nothing else.
+
+    A whole site-packages on the ranks' path would put our torch and numpy before those of the
+    interpreter that the user chose.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    link = Path(folder, _PACKAGE.name)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not (link.is_symlink() and link.readlink() == _PACKAGE):
+        link.unlink(missing_ok=True)
+        link.symlink_to(_PACKAGE)
 
 
 def make_scratch(parent: str | Path) -> str:

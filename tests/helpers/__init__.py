@@ -1,0 +1,1 @@
+"""What several tests share: planted faults, mutations, makers of metadata."""
