@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from inspector.checkpoint.model import (
     TensorColumns,
     file_rank,
 )
+from inspector.checkpoint.own_folders import temporary_folder
 from inspector.checkpoint.storage.local import Entry, Storage, fetch_files
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import until
@@ -143,7 +143,7 @@ def _unpickle(
             if prefetched is None or prefetched.paths != local:
                 prefetched = Child(local, ranks, num_bytes, limits)
             return prefetched.result(progress)
-        with tempfile.TemporaryDirectory(prefix="hsdp-inspect-") as folder:
+        with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from inspector.checkpoint.own_folders import temporary_folder
 from inspector.checkpoint.storage.local import is_url
 
 __all__ = ["clean_environment", "clean_path", "empty_folder", "find_program"]
@@ -83,10 +83,9 @@ def find_program(name: str, inspected: str = "") -> str | None:
 @contextmanager
 def empty_folder() -> Iterator[str]:
     """A folder with nothing in it, to start a process in."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="hsdp-inspect-", ignore_cleanup_errors=True)
-    except OSError:
-        yield os.sep  # No disk has room; there is no code in the root of the file system.
-        return
-    with folder as path:
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(temporary_folder())
+        except OSError:
+            path = os.sep  # No disk has room; there is no code in the root of the file system.
         yield path

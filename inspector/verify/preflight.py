@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.outside import lies_inside, refuse_inside
 from inspector.checkpoint.storage.local import is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
@@ -150,6 +151,7 @@ def prepare(
         sample=sample,
         timeout_s=timeout_s,
     )
+    refuse_inside("--scratch", scratch, [spec.path])
     interpreter = examine(python, spec.path)
     device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)
     free = machine.free_memory()
@@ -163,7 +165,7 @@ def prepare(
     meshes = [parsed, *map(Mesh.parse, spec.then)]
     reads = [loading(checkpoint, tensors, parsed)]
     reads += [reloading(num_bytes, a, b) for a, b in itertools.pairwise(meshes)]
-    parent = scratch or machine.roomiest(scratch_dir())
+    parent = scratch or machine.roomiest(*_scratch_places(spec.path))
     # A wave at a time, but while it is loaded under one mesh it is saved for the next.
     copies = min(len(spec.then), 2)
     needed = int(max(waves_bytes, default=0) * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
@@ -186,6 +188,12 @@ def prepare(
         notes=tuple(notes),
         problems=tuple(problems),
     )
+
+
+def _scratch_places(path: str) -> list[str]:
+    """Where scratch folders may go by default: not into the checkpoint."""
+    place = str(scratch_dir())
+    return [] if not is_url(path) and lies_inside(place, path) else [place]
 
 
 def _resolve_device(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: What the standard library and our dependencies call their modules, and Python itself at its start.
+#: What the standard library and our dependencies call their modules.
 NAMES = (
     "json torch numpy random click rich textual fsspec isal ml_dtypes platformdirs re zlib struct "
     "typing dataclasses tempfile subprocess threading socket ctypes inspect logging pickle select "

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
+from inspector.checkpoint.own_folders import open_own, private_folder
 from inspector.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Recall:
             entry = self._root / _entry_name(self._num_bytes, digest)
             self._found = _load(entry, digest)
             # Used last is thrown away last.
-            os.utime(entry)
+            os.utime(entry, follow_symlinks=False)
         except (OSError, ValueError, KeyError, TypeError, struct.error):
             pass  # No entry, or none that can be used: the file is parsed.
 
@@ -142,7 +143,7 @@ def keep(num_bytes: int, header: dict[str, Any], columns: dict[str, memoryview])
     try:
         root = folder()
         if root is not None and header.get("digest"):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(root, root.parent)
             _store(root / _entry_name(num_bytes, header["digest"]), header, columns)
             _prune(root)
     except (OSError, ValueError, RuntimeError):
@@ -192,10 +193,8 @@ def _load(path: Path, digest: str) -> Found | None:
     Raises:
         OSError, ValueError, KeyError, TypeError, struct.error: It is none.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open(open_own(path), "rb", buffering=0) as file:
         info = os.fstat(file.fileno())
-        if hasattr(os, "getuid") and info.st_uid != os.getuid():
-            return None
         if not _START.size <= info.st_size <= MAX_TOTAL_BYTES:
             return None
         # Read, not mapped: a file that somebody cuts short must not take this process with it.
@@ -222,7 +221,7 @@ def _prune(root: Path) -> None:
     """Throw away what was not used for longest, and what a killed process left half written."""
     entries = []
     for path in root.iterdir():
-        info = path.stat()
+        info = path.lstat()
         if path.name.endswith(".tmp") and info.st_mtime < time.time() - _ABANDONED_S:
             path.unlink(missing_ok=True)
         elif path.name.endswith(_SUFFIX):

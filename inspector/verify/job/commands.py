@@ -159,7 +159,9 @@ def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> It
         StorageError: The spec cannot be written.
     """
     name = f"{Path(spec.path).name}-{spec.mesh}"
-    folder = Path(events_dir).absolute() if events_dir else RunFolder.create(name).path
+    folder = Path(events_dir).absolute() if events_dir else None
+    if folder is None:
+        folder = RunFolder.create(name, inspected=spec.path).path
     on_gpus = device != "cpu"
     spec = dataclasses.replace(
         spec,

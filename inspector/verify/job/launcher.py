@@ -50,6 +50,10 @@ _GUARD_PATIENCE_S = 15.0
 _IDLE_IO_BYTES = 16 << 20
 #: How long the ranks have to write their stacks.
 _STACKS_S = 1.5
+#: What a job's recording and logs may take: in all, and for each entry on each rank (which is told
+#: once for each mesh, and once more in the recording).
+_ROOM_BYTES = 16 << 20
+_ROOM_PER_ENTRY_BYTES = 2000
 #: How long torchrun may take to end once every rank has said bye.
 _TEARDOWN_S = 30.0
 
@@ -100,7 +104,13 @@ class Job:
         remove_leftovers()
         prune_runs()
         name = f"{Path(self.spec.path).name}-{self.spec.mesh}"
-        self.folder = RunFolder.create(name, self.spec.events_dir or None)
+        num_names = len(self._expected.names) if self._expected is not None else 0
+        self.folder = RunFolder.create(
+            name,
+            self.spec.events_dir or None,
+            inspected=self.spec.path,
+            num_bytes=_ROOM_BYTES + num_names * self.spec.world_size * _ROOM_PER_ENTRY_BYTES,
+        )
         scratch = make_scratch(self._scratch_parent or self.folder.path)
         self.spec = dataclasses.replace(
             self.spec,
@@ -365,8 +375,12 @@ class Job:
         if self._reason and result["verdict"] == "cancelled":
             result["why"] = self._reason
         self._take([result], time.monotonic())
-        for follower in (self._ranks, self._logs, self._recording):
+        for follower in (self._ranks, self._logs):
             follower.close()
+        try:
+            self._recording.close()
+        except OSError:
+            pass  # The same full disk, told once more for what is left in the buffer.
         if self._guard.stdin is not None:
             self._guard.stdin.close()
         self.result = result
