@@ -18,12 +18,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.make_metadata import Wanted, make
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.child import cache, isolated
 from inspector.checkpoint.model import Checkpoint
 from inspector.errors import Cancelled, MetadataError
 from tests.conftest import run_cli
+from tests.helpers.make_metadata import Wanted, make
 
 TENSORS: list[Wanted] = [
     ("model.embed.weight", (96, 40), torch.float32),

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import torch
 
     from inspector.checkpoint.model import Checkpoint
+    from inspector.verify.seams import Seams
 
 __all__ = ["Opening", "main", "start", "verify"]
 
@@ -75,8 +76,12 @@ class Opening(threading.Thread):
             self.error = error
 
 
-def main() -> NoReturn:
-    """Run one rank of the job that the spec on the command line describes."""
+def main(seams: Seams | None = None) -> NoReturn:
+    """Run one rank of the job that the spec on the command line describes.
+
+    Args:
+        seams: What it passes on its way (default: nothing).
+    """
     die_with_parent()
     spec = JobSpec.read(sys.argv[1])
     rank = int(os.environ.get("RANK", "0"))
@@ -86,7 +91,7 @@ def main() -> NoReturn:
     try:
         opening = Opening(spec.path) if rank == 0 else None
         device = _begin(spec, rank, reporter)
-        verify(spec, rank, device, reporter, opening)
+        verify(spec, rank, device, reporter, opening, seams)
     except BaseException as error:
         reporter.send("failed", **describe_failure(error), phase=reporter.name)
         _record(error)
@@ -122,18 +127,23 @@ def _begin(spec: JobSpec, rank: int, reporter: Reporter) -> torch.device:
 
 
 def verify(
-    spec: JobSpec, rank: int, device: torch.device, reporter: Reporter, opening: Opening | None
+    spec: JobSpec,
+    rank: int,
+    device: torch.device,
+    reporter: Reporter,
+    opening: Opening | None,
+    seams: Seams | None = None,
 ) -> None:
     """This rank's part of a job, in a process group that is there, from `plan` to `bye`."""
     import torch.distributed as dist
 
     from inspector.checkpoint.find import folder_of
     from inspector.layout.mesh import Mesh
-    from inspector.verify.ranks.inject import Seams
     from inspector.verify.ranks.roundtrip import Job, run_waves
     from inspector.verify.ranks.stored import StoredReader
     from inspector.verify.ranks.targets import make_grid
     from inspector.verify.ranks.torch_dcp import refuses
+    from inspector.verify.seams import Seams
     from inspector.verify.selection import make_waves, select
 
     begin = time.monotonic()
@@ -146,7 +156,7 @@ def verify(
     grids = [make_grid(mesh, rank, device) for mesh in meshes]
     storage = folder_of(spec.path)
     reader = StoredReader(checkpoint, storage)
-    job = Job(spec, checkpoint, storage, grids, reporter, Seams(spec.inject, rank), reader)
+    job = Job(spec, checkpoint, storage, grids, reporter, seams or Seams(), reader)
     _plan(job, waves, [*selection.left_out, *too_large])
     run_waves(job, waves)
     dist.barrier()

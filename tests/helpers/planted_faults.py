@@ -1,6 +1,6 @@
-"""Faults planted on purpose, so that tests see the comparison find them. Never used otherwise.
+"""Faults planted on purpose in a rank's seams, so that tests see the comparison find them.
 
-`JobSpec.inject` names them; each takes a rank or an object with `rank` and more:
+Each takes a rank or an object with `rank` and more:
 
     {"misplace": {"rank": 1, "fqn": F, "index": [5, 0]}}  after loading, the element at this global
                                                           index changes places with the next one
@@ -30,18 +30,19 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan
 
 from inspector.verify.ranks.compare import Local
+from inspector.verify.seams import Seams
 
-__all__ = ["Seams"]
+__all__ = ["PlantedFaults"]
 
 
-class Seams:
+class PlantedFaults(Seams):
     """The faults of one job, as one rank sees them."""
 
-    def __init__(self, inject: dict[str, Any], rank: int) -> None:
+    def __init__(self, faults: dict[str, Any], rank: int) -> None:
         self._rank = rank
         self._faults = {
             name: value if isinstance(value, dict) else {"rank": value}
-            for name, value in inject.items()
+            for name, value in faults.items()
         }
 
     def _mine(self, name: str) -> dict[str, Any] | None:
