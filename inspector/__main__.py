@@ -49,8 +49,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     if args is None:
         _forget_working_folder()
     arguments = sys.argv[1:] if args is None else list(args)
-    debug = "--debug" in arguments or bool(os.environ.get("HSDP_INSPECT_DEBUG"))
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    debug = bool(os.environ.get("HSDP_INSPECT_DEBUG"))
+    if "--debug" in arguments:
+        arguments, is_asked = _without_debug(arguments)
+        debug = debug or is_asked
     # A stream that the shell closed (`2>&-`) is none at all for Python.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -64,6 +66,27 @@ def main(args: list[str] | None = None) -> NoReturn:
     if is_plain:
         _leave(code)
     sys.exit(code)
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without the option `--debug`, and whether it is among them.
+
+    It is taken anywhere, but for what follows `--`, and what is the value of another option.
+    """
+    from inspector.cli.group import options_with_values
+
+    with_values = options_with_values(arguments)
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            kept += [argument, *rest]
+        elif argument in with_values:
+            kept.append(argument)
+            kept += [value for value in [next(rest, None)] if value is not None]
+        elif argument != "--debug":
+            kept.append(argument)
+    return kept, len(kept) < len(arguments)
 
 
 def _leave(code: int) -> NoReturn:

@@ -29,6 +29,7 @@ __all__ = ["commands", "parse_share", "parse_size"]
 
 _UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 _LINE_S = 0.1
+_MIN_MEMORY_BYTES = 1 << 20
 
 
 def parse_size(text: str) -> int:
@@ -179,6 +180,11 @@ def verify(
 
     # What is wrong with the arguments is told before anything is read.
     memory_bytes = None if memory is None else parse_size(memory)
+    if memory_bytes is not None and memory_bytes < _MIN_MEMORY_BYTES:
+        raise UsageError(
+            f"--memory {memory!a}: a rank needs at least 1 MiB to hold tensors in",
+            "leave it out: then it is a share of what is free",
+        )
     share = parse_share(sample)
     _check_mesh(mesh, then)
     checkpoint = _read(path)

@@ -147,6 +147,7 @@ def _in_memory(folder: str) -> bool:
 
 
 _EXAMINE_TIMEOUT_S = 60.0
+_LEAST_TORCH = (2, 6)
 _LOOK = """
 import sys
 sys.path[:] = [part for part in sys.path if part]
@@ -195,7 +196,7 @@ def examine(python: str = "", inspected: str = "") -> Interpreter:
         inspected: The checkpoint, from whose folder it must import nothing.
 
     Raises:
-        UsageError: It is not there, is no Python 3.10 or later, or lacks torch.
+        UsageError: It is not there, is no Python 3.10 or later, or lacks torch 2.6 or later.
     """
     path = python or sys.executable
     shown = printable(path, 200)
@@ -232,4 +233,11 @@ def examine(python: str = "", inspected: str = "") -> Interpreter:
             f"{shown} is Python {'.'.join(map(str, version))}, too old for the ranks",
             "--python takes a Python 3.10 or later",
         )
-    return Interpreter(found, str(facts["torch"]), bool(facts["cuda"]))
+    torch = str(facts["torch"])
+    numbers = re.match(r"(\d+)\.(\d+)", torch)
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < _LEAST_TORCH:
+        raise UsageError(
+            f"{shown} has torch {printable(torch, 40)}; the ranks need 2.6 or later",
+            "--python takes the interpreter of an environment with a newer torch",
+        )
+    return Interpreter(found, torch, bool(facts["cuda"]))

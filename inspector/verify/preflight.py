@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.outside import lies_inside, refuse_inside
-from inspector.checkpoint.storage.local import is_url
+from inspector.checkpoint.storage.local import address_of, is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
@@ -33,6 +33,7 @@ NO_SECOND_MESH = ("none",)
 #: Memory of a rank before it holds a tensor: Python and torch, on the CPU.
 RANK_BASE_BYTES = 250 << 20
 _LEAST_BYTES = 64 << 20
+_MAX_TIMEOUT_S = 30 * 86400.0
 #: Of the memory that is free, so much is the ranks' to hold tensors in.
 _SHARE = 0.5
 #: Payload headers and the scratch's own metadata.
@@ -130,16 +131,20 @@ def prepare(
         )
     if device not in DEVICES:
         raise UsageError(f"--device {printable(device)}: it is one of {', '.join(DEVICES)}")
-    if timeout_s <= 0:
-        raise UsageError("--timeout is more than 0 seconds")
+    if not 0 < timeout_s <= _MAX_TIMEOUT_S:  # NaN is neither.
+        raise UsageError(
+            f"--timeout {timeout_s:g}: it is more than 0 seconds and at most 30 days",
+            "without progress for so long, a job counts as stuck",
+        )
     if tuple(then) == NO_SECOND_MESH:
         second: tuple[str, ...] = ()
     else:
         second = tuple(then) or (str(default_then(parsed)),)
     path = checkpoint.path
-    if is_url(path) and HIDDEN in path:
+    if is_url(path) and (HIDDEN in path or address_of(path) != path):
         raise UsageError(
-            "a job records what it ran, so an address with a password in it is not handed to it",
+            "a job records what it ran, so an address with a password or a signature in it is not "
+            "handed to it",
             "give the credentials as the storage's own tools take them, not in the address",
         )
     spec = JobSpec(

@@ -37,7 +37,7 @@ class JobSpec:
         filter: Only entries whose names it selects (`checkpoint.select`); empty for all.
         sample: Share of the entries to take, more than 0 and at most 1.
         memory_bytes: What one rank may hold of tensors at a time.
-        timeout_s: After so long without progress the job counts as hung.
+        timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
     """
 

@@ -19,7 +19,7 @@ FILE = "faults.json"
 
 def faults_of(spec: JobSpec, rank: int) -> PlantedFaults:
     """The faults of a job, as one rank sees them."""
-    file = Path(spec.events_dir).parent / FILE
+    file = Path(spec.events_dir).resolve().parent / FILE
     return PlantedFaults(json.loads(file.read_text()) if file.exists() else {}, rank)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,22 @@ def test_the_roomiest_folder_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(machine, "free_disk", {"/a": 5, "/b": 50, "/tmp": 1}.get)
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/tmp")
     assert machine.roomiest("/a", "/b") == "/a"
+
+
+@pytest.mark.parametrize("version", ["2.5.1", "2.5.1+cu121", "1.13.1", "2.0"])
+def test_a_torch_that_is_too_old_is_told(version: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    answer = json.dumps({"python": [3, 11], "torch": version, "cuda": False, "missing": []})
+    python.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    python.chmod(0o755)
+    with pytest.raises(UsageError, match=f"torch {version.partition('+')[0]}.*2.6"):
+        interpreter.examine(str(python))
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.15.0.dev20260101+cpu", "3.0a0", "?", "garbage"])
+def test_a_torch_that_may_do_is_taken(version: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    answer = json.dumps({"python": [3, 11], "torch": version, "cuda": False, "missing": []})
+    python.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    python.chmod(0o755)
+    assert interpreter.examine(str(python)).torch == version

@@ -17,9 +17,12 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint import open_checkpoint
+from inspector.verify.job.launcher import run
+from inspector.verify.result import Expected
 from inspector.verify.spec import JobSpec
 from tests.checks.editing import edited, key, stored
 from tests.conftest import SAMPLES
+from tests.helpers import planted_worker
 from tests.verify.roundtrip_jobs import Outcome, make_spec, run_batch, run_job
 
 pytestmark = pytest.mark.torchrun
@@ -370,3 +373,19 @@ def test_a_rank_that_fails(tmp_path: Path, faults: dict[str, Any], kind: str) ->
     assert not failed[1]["is_echo"]
     # The other one may have been ended by torchrun before it could say a word.
     assert 0 not in failed or failed[0]["is_echo"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "verdict"), [("slow", "exact"), ("hang", "failed")])
+def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: str) -> None:
+    """The others wait for it in a collective for longer than `--timeout`; it reads meanwhile."""
+    spec = JobSpec(str(SOURCE), "fsdp:2", timeout_s=4, events_dir=str(tmp_path / "job" / "events"))
+    (tmp_path / "job").mkdir()
+    faults = {fault: {"rank": 1, "phase": "compare", "seconds": 14}}
+    (tmp_path / "job" / planted_worker.FILE).write_text(json.dumps(faults))
+    checkpoint = open_checkpoint(spec.path)
+    names = tuple(t.fqn for t in checkpoint.tensors)
+    names += tuple(dict.fromkeys(e.fqn for e in checkpoint.bytes_entries))
+    result = run(spec, expected=Expected(names), worker=planted_worker.__name__)
+    assert result["verdict"] == verdict, result
+    assert (result["elapsed_s"] > 14) == (fault == "slow")

@@ -91,6 +91,7 @@ class Job:
         self._pending: list[Event] = []
         self._stop_by: float | None = None
         self._is_cancelled = False
+        self._is_started = False
         self._reason = ""
         self._hung_at: float | None = None
         self._io_bytes: int | None = None
@@ -138,6 +139,9 @@ class Job:
         if self._expected is not None:
             known["num_entries"] = len(self._expected.names)
         self._pending.append(spec_event(self.spec, time.time(), **known))
+        self._is_started = True
+        if self._is_cancelled:  # While it was started, from another thread.
+            self._tell_guard(b"s", self._grace_s)
         return self
 
     def __enter__(self) -> Job:
@@ -194,8 +198,11 @@ class Job:
         self._tell_guard(b"k", 0.0)
 
     def close(self) -> None:
-        """Stop the job if it still runs, and wait for its end, which is bounded."""
-        if self.result is None:
+        """Stop the job if it still runs, and wait for its end, which is bounded.
+
+        Nothing happens to one that was not started.
+        """
+        if self.result is None and self._is_started:
             self.stop()
             for _ in self.events():
                 pass
@@ -243,6 +250,8 @@ class Job:
             )
 
     def _tell_guard(self, word: bytes, grace_s: float) -> None:
+        if not self._is_started:
+            return  # There is nobody to tell yet.
         by = time.monotonic() + grace_s + _GUARD_PATIENCE_S
         self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
         try:

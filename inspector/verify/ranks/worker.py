@@ -251,13 +251,18 @@ if __name__ == "__main__":
     main()
 
 
+#: How long a rank waits in a collective for the others. Whether they still move is the front end's
+#: to judge: one that is slow, and tells or reads something all the time, is not dead.
+_GROUP_TIMEOUT_S = 86400.0
+
+
 def start(spec: JobSpec) -> torch.device:
     """Join the process group; the device that this rank's shards are on.
 
     Raises:
         UsageError: CUDA was asked for and is not there.
     """
-    timeout = timedelta(seconds=spec.timeout_s)
+    timeout = timedelta(seconds=max(spec.timeout_s, _GROUP_TIMEOUT_S))
     if spec.device != "cuda":
         dist.init_process_group("gloo", timeout=timeout)
         return torch.device("cpu")
