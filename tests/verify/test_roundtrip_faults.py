@@ -388,4 +388,4 @@ def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: st
     names += tuple(dict.fromkeys(e.fqn for e in checkpoint.bytes_entries))
     result = run(spec, expected=Expected(names), worker=planted_worker.__name__)
     assert result["verdict"] == verdict, result
-    assert (result["elapsed_s"] > 14) == (fault == "slow")
+    assert fault == "hang" or result["elapsed_s"] > 14

@@ -1,8 +1,9 @@
 """Parsed metadata, kept in the user's cache folder: a second opening need not parse again.
 
 What is kept are the header and the columns that a child process made of one `.metadata` file,
-under the SHA-256 of that file's bytes and of the source of the reader. An entry can therefore
-not go stale: other bytes, or another version of the reader, have another name. Size and times of
+under the SHA-256 of that file's bytes, of our version and of the number of what the reader makes
+(`SCHEMA`). An entry can therefore not go stale: other bytes, or another reader, have another name;
+a test over golden files says when the number has to be raised. Size and times of
 the file play no part (the size only tells whether it is worth hashing at all), so that a copy or
 a re-download is recognised, and an edit within the clock's grain is not missed.
 
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inspector._version import __version__
 from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
 from inspector.checkpoint.own_folders import open_own, private_folder
 from inspector.errors import Cancelled
@@ -42,11 +44,9 @@ _ABANDONED_S = 3600.0
 _BLOCK_BYTES = 4 << 20
 _POLL_S = 0.1
 
-# What decides which columns a file becomes.
-_READER = (
-    "child/cache child/program child/wire dtypes pickle/bulk pickle/extract pickle/gate"
-    " pickle/records pickle/splice pickle/stand_ins pickle/values".split()
-)
+#: Of the columns and the header that the reader makes of a file. Raise it whenever they change for
+#: any file (`python -m tests.helpers.golden_columns` then writes down what they are).
+SCHEMA = 1
 
 
 def folder() -> Path | None:
@@ -151,14 +151,11 @@ def keep(num_bytes: int, header: dict[str, Any], columns: dict[str, memoryview])
 
 
 def _entry_name(num_bytes: int, digest: str) -> str:
-    """Name of the entry: of the file's bytes, and of the code that reads them."""
+    """Name of the entry: of the file's bytes, and of what reads them."""
     import hashlib
 
-    reader = hashlib.sha256(digest.encode())
-    here = Path(__file__).parents[1]
-    for name in _READER:
-        reader.update((here / f"{name}.py").read_bytes())
-    return f"{num_bytes}-{reader.hexdigest()[:40]}{_SUFFIX}"
+    key = hashlib.sha256(f"{digest} {__version__} {SCHEMA}".encode())
+    return f"{num_bytes}-{key.hexdigest()[:40]}{_SUFFIX}"
 
 
 def _crc32(data: Any, start: int = 0) -> int:
