@@ -343,8 +343,6 @@ def _provenance(header: dict[str, Any]) -> Provenance:
         torch_band=band,
         torch_evidence=evidence,
         metadata_version=header["version"],
-        checkpoint_id=header["checkpoint_id"],
-        save_id=header["save_id"],
         notes=tuple(notes),
         fields=tuple(header["fields"]),
         classes=tuple(f"{module}.{name}" for name, module in header["modules"].items()),
