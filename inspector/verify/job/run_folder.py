@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -165,13 +166,15 @@ def _make(stem: str, inspected: str, num_bytes: int) -> Path:
     parent = runs_dir()
     for number in range(1000):
         path = parent / (stem if number == 0 else f"{stem}-{number}")
+        is_made = False
         try:
             if inspected and not is_url(inspected) and lies_inside(parent, inspected):
                 break
             private_folder(parent, _state_dir())
-            if (free_disk(parent) or 0) < num_bytes:
+            if _room(parent) < num_bytes:
                 break
             path.mkdir(_MODE)
+            is_made = True
             path.chmod(_MODE)
             # A quota is not told before something is written.
             with open(path / ".room", "wb") as file:
@@ -180,7 +183,8 @@ def _make(stem: str, inspected: str, num_bytes: int) -> Path:
         except FileExistsError:
             continue
         except OSError:
-            shutil.rmtree(path, ignore_errors=True)
+            if is_made:
+                shutil.rmtree(path, ignore_errors=True)
             break
         return path
     return _make_temporary(stem, inspected, num_bytes)
@@ -192,9 +196,8 @@ def _make_temporary(stem: str, inspected: str, num_bytes: int) -> Path:
     if inspected and not is_url(inspected):
         places = [place for place in places if not lies_inside(place, inspected)]
     try:
-        room = {place: free_disk(place) or 0 for place in places}
-        where = next((place for place in places if room[place] >= num_bytes), None)
-        where = where or max(places, key=lambda place: room[place], default=None)
+        where = next((place for place in places if _room(place) >= num_bytes), None)
+        where = where or max(places, key=_room, default=None)
         path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{stem}-", dir=where))
         path.chmod(_MODE)
     except OSError as error:
@@ -203,6 +206,12 @@ def _make_temporary(stem: str, inspected: str, num_bytes: int) -> Path:
             "set XDG_STATE_HOME to a folder that can be written to",
         ) from error
     return path
+
+
+def _room(place: str | Path) -> float:
+    """Free bytes there; without end where nobody says."""
+    free = free_disk(place)
+    return math.inf if free is None else free
 
 
 def _temporary_places() -> list[str]:
