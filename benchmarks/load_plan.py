@@ -3,7 +3,7 @@
     python benchmarks/load_plan.py [--tensors 1000] [--chunks 1024] [--ranks 64 256 1024]
 
 Makes the metadata of `--tensors` tensors of 8,192 rows that `--chunks` ranks saved, by
-`make_metadata.py`, and plans its load under `fsdp:N` for every N of `--ranks`, both sides from
+`tests.helpers`, and plans its load under `fsdp:N` for every N of `--ranks`, both sides from
 metadata that is read already:
 
     torch    `create_default_local_load_plan` on DTensors under a fake process group of N ranks.
@@ -121,7 +121,8 @@ def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str
 def make_checkpoint(folder: str, num_tensors: int, num_chunks: int) -> None:
     """Metadata of tensors cut by `num_chunks` ranks."""
     import torch
-    from make_metadata import make
+
+    from tests.helpers.make_metadata import make
 
     gc.disable()
     tensors = [(f"layers.{i}.weight", (ROWS, WIDTH), torch.float32) for i in range(num_tensors)]

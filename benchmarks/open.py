@@ -2,7 +2,7 @@
 
     python benchmarks/open.py [--rounds 5] [--shape 1000x1024]... [--dir DIR]
 
-Checkpoints of three shapes are made by `make_metadata.py`. For each of them, in turn:
+Checkpoints of three shapes are made by `tests/helpers/make_metadata.py`. For each of them, in turn:
 
     torch   a process that imports torch and calls `FileSystemReader(path).read_metadata()`
     first   `hsdp-inspect show path`, with an empty cache
@@ -93,7 +93,7 @@ def main() -> None:
         for shape in options.shape or SHAPES:
             folder = root / shape
             if not (folder / ".metadata").exists():
-                script = str(ROOT / "benchmarks" / "make_metadata.py")
+                script = str(ROOT / "tests" / "helpers" / "make_metadata.py")
                 subprocess.run(
                     [sys.executable, script, shape, str(folder)], check=True, stdout=sys.stderr
                 )

@@ -23,7 +23,7 @@ metadata (its figure is until the mark of the cursor has moved). The others foll
 of the checks is on the screen, each when the terminal has been quiet for 400 ms. Escape is sent as
 the bare byte that most terminals send, so the wait for a longer sequence is in its figure.
 
-Checkpoints are made with make_metadata.py; the parsed cache is switched off.
+Checkpoints are made with tests/helpers/make_metadata.py; the parsed cache is switched off.
 Writes results/screen.json.
 """
 
@@ -374,7 +374,12 @@ def main() -> None:
         for shape in options.shape:
             folder = (options.dir or Path(scratch)) / shape
             if not (folder / ".metadata").exists():
-                maker = [sys.executable, str(HERE / "make_metadata.py"), shape, str(folder)]
+                maker = [
+                    sys.executable,
+                    str(HERE.parent / "tests" / "helpers" / "make_metadata.py"),
+                    shape,
+                    str(folder),
+                ]
                 subprocess.run(maker, check=True)
             columns, _, rows = options.size.partition("x")
             found = measure(folder, options.rounds, (int(columns), int(rows)))

@@ -6,14 +6,34 @@ which takes longer to import than a small checkpoint takes to read. Everything e
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
 
-from inspector.cli.output import drop_stdout, has_screen
-from inspector.errors import InspectError
+
+def _forget_working_folder() -> None:
+    """Import nothing more from the folder that is stood in, which may be a checkpoint.
+
+    `python -m inspector`, and an empty part of PYTHONPATH, put it before everything else. It stays
+    if this package lies there, and if PYTHONPATH names it from the root.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ""
+    named = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
+    kept = {os.path.dirname(os.path.dirname(os.path.abspath(__file__))), *named}
+    sys.path[:] = [part for part in sys.path if part in kept or part not in ("", ".", here)]
+
+
+if __name__ == "__main__":
+    _forget_working_folder()
+
+import errno  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+from inspector.cli.output import drop_stdout, has_screen  # noqa: E402
+from inspector.errors import InspectError  # noqa: E402
 
 __all__ = ["COMMANDS", "main"]
 
@@ -29,9 +49,13 @@ _SIGPIPE = 141
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    if args is None:
+        _forget_working_folder()
     arguments = sys.argv[1:] if args is None else list(args)
-    debug = "--debug" in arguments or bool(os.environ.get("HSDP_INSPECT_DEBUG"))
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    debug = bool(os.environ.get("HSDP_INSPECT_DEBUG"))
+    if "--debug" in arguments:
+        arguments, is_asked = _without_debug(arguments)
+        debug = debug or is_asked
     # A stream that the shell closed (`2>&-`) is none at all for Python.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -46,6 +70,27 @@ def main(args: list[str] | None = None) -> NoReturn:
     if is_plain:
         _leave(code)
     sys.exit(code)
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without the option `--debug`, and whether it is among them.
+
+    It is taken anywhere, but for what follows `--`, and what is the value of another option.
+    """
+    from inspector.cli.group import options_with_values
+
+    with_values = options_with_values(arguments)
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            kept += [argument, *rest]
+        elif argument in with_values:
+            kept.append(argument)
+            kept += [value for value in [next(rest, None)] if value is not None]
+        elif argument != "--debug":
+            kept.append(argument)
+    return kept, len(kept) < len(arguments)
 
 
 def _leave(code: int) -> NoReturn:

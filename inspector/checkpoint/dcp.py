@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from inspector.checkpoint.model import (
     TensorColumns,
     file_rank,
 )
+from inspector.checkpoint.own_folders import temporary_folder
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
 from inspector.checkpoint.text import printable
@@ -147,7 +147,7 @@ def _unpickle(
             if prefetched is None or prefetched.paths != local:
                 prefetched = Child(local, ranks, num_bytes, limits)
             return prefetched.result(progress)
-        with tempfile.TemporaryDirectory(prefix="hsdp-inspect-") as folder:
+        with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)
@@ -353,8 +353,6 @@ def _provenance(header: dict[str, Any]) -> Provenance:
         torch_band=band,
         torch_evidence=evidence,
         metadata_version=header["version"],
-        checkpoint_id=header["checkpoint_id"],
-        save_id=header["save_id"],
         notes=tuple(notes),
         fields=tuple(header["fields"]),
         classes=tuple(f"{module}.{name}" for name, module in header["modules"].items()),

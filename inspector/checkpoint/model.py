@@ -106,8 +106,6 @@ class Provenance:
         torch_band: Range of torch versions that write such metadata (`"2.4 to 2.6"`), or None.
         torch_evidence: The fact in the pickle that tells so.
         metadata_version: The `version` field (torch 2.9 and later), or None.
-        checkpoint_id: Path the writer was given, raw, or None.
-        save_id: UUID of the save, or None.
         notes: Other things found: Megatron's `mcore_data`, OLMo's storage class ...
         fields: Names of the fields of the pickled Metadata, in order.
         classes: Full names of the known classes in the pickle, which torch imports to read it.
@@ -119,8 +117,6 @@ class Provenance:
     torch_band: str | None = None
     torch_evidence: str = ""
     metadata_version: str | None = None
-    checkpoint_id: str | None = None
-    save_id: str | None = None
     notes: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()

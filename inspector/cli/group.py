@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 
-__all__ = ["cli", "run_command"]
+__all__ = ["cli", "options_with_values", "run_command"]
 
 # On a terminal a table stops here; piped, it never does.
 _MAX_TERMINAL_ROWS = 200
@@ -135,6 +135,18 @@ def check(
 
 for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
     cli.add_command(_command)
+
+
+def options_with_values(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that is meant after which a value follows."""
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    command = cli.commands.get(words[0] if words else "open") or cli.commands["open"]
+    return {
+        name
+        for option in command.params
+        if isinstance(option, click.Option) and not option.is_flag and not option.count
+        for name in option.opts
+    }
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -29,6 +29,7 @@ __all__ = ["commands", "parse_share", "parse_size"]
 
 _UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 _LINE_S = 0.1
+_MIN_MEMORY_BYTES = 1 << 20
 
 
 def parse_size(text: str) -> int:
@@ -173,13 +174,24 @@ def verify(
     It is then saved, loaded again under a second mesh, and compared again. Exit code 0: all that
     was asked for is exact; 1: something differs; 2: it could not be done.
     """
+    from inspector.checkpoint.outside import outermost, refuse_inside
+    from inspector.checkpoint.storage.base import is_url
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
     memory_bytes = None if memory is None else parse_size(memory)
+    if memory_bytes is not None and memory_bytes < _MIN_MEMORY_BYTES:
+        raise UsageError(
+            f"--memory {memory!a}: a rank needs at least 1 MiB to hold tensors in",
+            "leave it out: then it is a share of what is free",
+        )
     share = parse_share(sample)
     _check_mesh(mesh, then)
     checkpoint = _read(path)
+    local = None if is_url(checkpoint.path) else checkpoint.path
+    closed = [checkpoint.path, outermost(local, path) or ""]
+    for option, place in (("--report", report), ("--events", events), ("--scratch", scratch)):
+        refuse_inside(option, place, closed)
     plan = prepare(
         checkpoint,
         mesh,
@@ -228,6 +240,7 @@ def _print_commands(plan: Preflight, events: str, scratch: str, device: str) -> 
 
 
 def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
+    from inspector.checkpoint.text import printable
     from inspector.report.verify_text import plan_text, verify_text
     from inspector.verify.job.launcher import Job
     from inspector.verify.result import exit_code
@@ -238,6 +251,11 @@ def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
     spec = dataclasses.replace(plan.spec, events_dir=os.path.abspath(events) if events else "")
     job = Job(spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
     with job.start(), _Interrupts(job), _JobLine() as progress:
+        if not job.folder.is_kept:
+            where = printable(str(job.folder.path), 300)
+            sys.stderr.write(
+                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
+            )
         while job.result is None:
             told = job.step()
             if as_json and told and not write_lines(json.dumps(event) + "\n" for event in told):
@@ -265,6 +283,8 @@ def _write_report(path: str, snapshot: Snapshot) -> None:
     else:
         text = "".join(line + "\n" for line in verify_text(snapshot))
     try:
+        if os.path.isfile(path) and not os.path.islink(path) and os.stat(path).st_nlink > 1:
+            os.unlink(path)  # Its other names keep what they have.
         with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:

@@ -136,7 +136,8 @@ class _Job:
         """Read one place, and add it to the tensors that own it."""
         starts = self.plan.owner_start
         kept: tuple[Tensor, tuple[int, ...], Summary] | None = None
-        self._bytes += source.length
+        with self._lock:
+            self._bytes += source.length
         for owner in self.plan.owner[starts[place] : starts[place + 1]].tolist():
             tensor = self._checkpoint.tensors[self._tensor_of(owner)]
             chunk = owner - int(self._checkpoint.columns.chunk_start[tensor.index])

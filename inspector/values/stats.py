@@ -131,14 +131,12 @@ class StatsReport:
     Attributes:
         tensors: In the checkpoint's order; those of which some element was read, and the empty.
         not_read: Tensors of which some element was not, in the same order; one may be in both.
-        num_wanted: Tensors that were asked for.
         payload_bytes: Bytes that were read.
         is_cancelled: True if it was stopped before everything was read.
     """
 
     tensors: tuple[TensorStats, ...]
     not_read: tuple[NotRead, ...]
-    num_wanted: int
     payload_bytes: int
     is_cancelled: bool = False
 
@@ -186,7 +184,6 @@ def collect_stats(
     return StatsReport(
         tuple(found),
         tuple(missing),
-        len(wanted),
         gathered.payload_bytes,
         gathered.is_cancelled,
     )

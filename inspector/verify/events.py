@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ __all__ = ["EVENTS", "MAX_LINE_BYTES", "SCHEMA", "EventWriter", "decode", "encod
 
 SCHEMA = 1
 MAX_LINE_BYTES = 4096
+
+#: Events that the next of their kind makes up for.
+_PASSING = frozenset({"heartbeat", "progress"})
+#: Events after which a writer says nothing more: it waits for room as long as this.
+_LAST = frozenset({"bye", "failed"})
+_PATIENCE_S = 20.0
+_RETRY_S = 0.1
+_MAX_UNSENT_BYTES = 64 << 20
 
 EVENTS = frozenset("spec hello phase progress tensor log failed bye result heartbeat plan".split())
 
@@ -65,20 +74,48 @@ def decode(line: bytes | str) -> dict[str, Any] | None:
 
 
 class EventWriter:
-    """Appends one writer's events to its file."""
+    """Appends one writer's events to its file.
+
+    While the disk is full, what was found is kept until there is room again, and what only tells
+    how far it is goes lost.
+    """
 
     def __init__(self, events_dir: str | Path, rank: int | None) -> None:
         self.rank = rank
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._fd = os.open(rank_file(events_dir, rank), flags, 0o644)
+        self._lock = threading.Lock()
+        self._unsent = bytearray()
 
     def send(self, event: str, **fields: Any) -> None:
-        """Write one event; a full or vanished disk is not the job's failure."""
+        """Write one event; a disk that is full for a while is not the job's failure.
+
+        Raises:
+            OSError: It has been full for so long that more cannot be kept.
+        """
         line = {"schema": SCHEMA, "event": event, "rank": self.rank, "t": time.time(), **fields}
+        with self._lock:
+            if event in _PASSING and self._unsent:
+                self._flush()
+                return
+            self._unsent += encode(line)
+            error = self._flush()
+            deadline = time.monotonic() + (_PATIENCE_S if event in _LAST else 0.0)
+            while error is not None and time.monotonic() < deadline:
+                time.sleep(_RETRY_S)
+                error = self._flush()
+            if error is not None and len(self._unsent) > _MAX_UNSENT_BYTES:
+                raise error
+
+    def _flush(self) -> OSError | None:
+        """Write what is not written yet; why not all of it was."""
         try:
-            os.write(self._fd, encode(line))
-        except OSError:
-            pass
+            while self._unsent:
+                # A line may leave in two pieces: the rest of it is the next to be written.
+                del self._unsent[: os.write(self._fd, self._unsent)]
+        except OSError as error:
+            return error
+        return None
 
     def close(self) -> None:
         """Close the file."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
+from inspector.verify.import_path import clean_environment, empty_folder, find_program
 
 __all__ = ["Gpu", "Interpreter", "examine", "free_disk", "free_memory", "gpus", "roomiest"]
 
@@ -48,7 +49,7 @@ def gpus() -> list[Gpu]:
 
 def _asked() -> list[Gpu]:
     """By nvidia-smi: names and free memory."""
-    program = shutil.which("nvidia-smi")
+    program = find_program("nvidia-smi")
     if program is None:
         return []
     query = [program, "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
@@ -146,8 +147,11 @@ def _in_memory(folder: str) -> bool:
 
 
 _EXAMINE_TIMEOUT_S = 60.0
+_LEAST_TORCH = (2, 6)
 _LOOK = """
-import importlib.util as util, json, os, re, sys
+import sys
+sys.path[:] = [part for part in sys.path if part]
+import importlib.util as util, json, os, re
 def has(name):
     try:
         return util.find_spec(name) is not None
@@ -187,27 +191,34 @@ class Interpreter:
     has_safetensors: bool = True
 
 
-def examine(python: str = "") -> Interpreter:
+def examine(python: str = "", inspected: str = "") -> Interpreter:
     """Look at an interpreter (default: the one that runs this).
 
+    Args:
+        python: Its path or name.
+        inspected: The checkpoint, from whose folder it must import nothing.
+
     Raises:
-        UsageError: It is not there, is no Python 3.10 or later, or lacks torch.
+        UsageError: It is not there, is no Python 3.10 or later, or lacks torch 2.6 or later.
     """
     path = python or sys.executable
     shown = printable(path, 200)
-    found = shutil.which(path)
+    found = find_program(path, inspected)
     if found is None:
         raise UsageError(
             f"--python {shown}: there is no such program", "give the path of a Python interpreter"
         )
     try:
-        done = subprocess.run(  # noqa: S603 - the interpreter that the user named
-            [found, "-c", _LOOK],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_EXAMINE_TIMEOUT_S,
-            check=False,
-        )
+        with empty_folder() as folder:
+            done = subprocess.run(  # noqa: S603 - the interpreter that the user named
+                [found, "-c", _LOOK],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_EXAMINE_TIMEOUT_S,
+                check=False,
+                cwd=folder,
+                env=clean_environment(inspected=inspected),
+            )
         facts = json.loads(done.stdout.splitlines()[-1])
         version, missing = tuple(facts["python"]), facts["missing"]
     except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError) as error:
@@ -225,4 +236,11 @@ def examine(python: str = "") -> Interpreter:
             f"{shown} is Python {'.'.join(map(str, version))}, too old for the ranks",
             "--python takes a Python 3.10 or later",
         )
-    return Interpreter(found, str(facts["torch"]), bool(facts["cuda"]), bool(facts["safetensors"]))
+    torch = str(facts["torch"])
+    numbers = re.match(r"(\d+)\.(\d+)", torch)
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < _LEAST_TORCH:
+        raise UsageError(
+            f"{shown} has torch {printable(torch, 40)}; the ranks need 2.6 or later",
+            "--python takes the interpreter of an environment with a newer torch",
+        )
+    return Interpreter(found, torch, bool(facts["cuda"]), bool(facts.get("safetensors")))

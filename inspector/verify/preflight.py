@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import is_url
+from inspector.checkpoint.outside import lies_inside, refuse_inside
+from inspector.checkpoint.storage.base import address_of, is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
@@ -35,6 +36,7 @@ RANK_BASE_BYTES = 250 << 20
 _LEAST_BYTES = 64 << 20
 #: The first torch whose reader of safetensors is public, and takes sharded files.
 _HF_TORCH = (2, 8)
+_MAX_TIMEOUT_S = 30 * 86400.0
 #: Of the memory that is free, so much is the ranks' to hold tensors in.
 _SHARE = 0.5
 #: Payload headers and the scratch's own metadata.
@@ -127,16 +129,20 @@ def prepare(
     parsed = Mesh.parse(mesh)
     if device not in DEVICES:
         raise UsageError(f"--device {printable(device)}: it is one of {', '.join(DEVICES)}")
-    if timeout_s <= 0:
-        raise UsageError("--timeout is more than 0 seconds")
+    if not 0 < timeout_s <= _MAX_TIMEOUT_S:  # NaN is neither.
+        raise UsageError(
+            f"--timeout {timeout_s:g}: it is more than 0 seconds and at most 30 days",
+            "without progress for so long, a job counts as stuck",
+        )
     if tuple(then) == NO_SECOND_MESH:
         second: tuple[str, ...] = ()
     else:
         second = tuple(then) or (str(default_then(parsed)),)
     path = checkpoint.path
-    if is_url(path) and HIDDEN in path:
+    if is_url(path) and (HIDDEN in path or address_of(path) != path):
         raise UsageError(
-            "a job records what it ran, so an address with a password in it is not handed to it",
+            "a job records what it ran, so an address with a password or a signature in it is not "
+            "handed to it",
             "give the credentials as the storage's own tools take them, not in the address",
         )
     spec = JobSpec(
@@ -148,7 +154,8 @@ def prepare(
         sample=sample,
         timeout_s=timeout_s,
     )
-    interpreter = examine(python)
+    refuse_inside("--scratch", scratch, [spec.path])
+    interpreter = examine(python, spec.path)
     if checkpoint.format == "safetensors":
         _check_safetensors(checkpoint, interpreter)
     device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)
@@ -163,7 +170,7 @@ def prepare(
     meshes = [parsed, *map(Mesh.parse, spec.then)]
     reads = [loading(checkpoint, tensors, parsed)]
     reads += [reloading(num_bytes, a, b) for a, b in itertools.pairwise(meshes)]
-    parent = scratch or machine.roomiest(scratch_dir())
+    parent = scratch or machine.roomiest(*_scratch_places(spec.path))
     # A wave at a time, but while it is loaded under one mesh it is saved for the next.
     copies = min(len(spec.then), 2)
     needed = int(max(waves_bytes, default=0) * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
@@ -227,6 +234,12 @@ def _beside(checkpoint: Checkpoint) -> list[str]:
         return []
     what = f"{plural(len(others), 'safetensors file')} ({printable(others[0], 80)} is one)"
     return [f"HuggingFaceStorageReader also reads {what} of the folder, no part of the checkpoint"]
+
+
+def _scratch_places(path: str) -> list[str]:
+    """Where scratch folders may go by default: not into the checkpoint."""
+    place = str(scratch_dir())
+    return [] if not is_url(path) and lies_inside(place, path) else [place]
 
 
 def _resolve_device(

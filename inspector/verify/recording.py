@@ -90,8 +90,10 @@ class EventFollower:
         except OSError:
             names = []
         for name in names:
-            if name.endswith(".jsonl") and name not in self._files:
-                self._files[name] = LineFollower(self._folder / name)
+            path = self._folder / name
+            # Opening a FIFO would wait for whoever writes to it.
+            if name.endswith(".jsonl") and name not in self._files and path.is_file():
+                self._files[name] = LineFollower(path)
         events: list[tuple[Event, bytes]] = []
         for name, file in self._files.items():
             for line in file.read(whole=whole):
@@ -180,7 +182,7 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
     try:
         if place.is_dir():
             recording = place / "events.jsonl"
-            if recording.exists():
+            if recording.is_file():
                 yield from _recorded(recording, follow)
             else:
                 ranks = place / "events"

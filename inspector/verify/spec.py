@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
@@ -38,9 +37,8 @@ class JobSpec:
         filter: Only entries whose names it selects (`checkpoint.select`); empty for all.
         sample: Share of the entries to take, more than 0 and at most 1.
         memory_bytes: What one rank may hold of tensors at a time.
-        timeout_s: After so long without progress the job counts as hung.
+        timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
-        inject: Faults to plant, by name, for the tests of the comparison itself.
     """
 
     path: str
@@ -56,7 +54,6 @@ class JobSpec:
     memory_bytes: int = 1 << 30
     timeout_s: float = 600.0
     python: str = ""
-    inject: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
@@ -91,6 +88,7 @@ class JobSpec:
         try:
             values = json.loads(text)
             version = values.pop("version")
+            values.pop("inject", None)  # Earlier versions wrote it, empty.
             if version != _VERSION:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
             return cls(**{**values, "then": tuple(values["then"])})

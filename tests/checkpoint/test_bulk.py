@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch.distributed.checkpoint import metadata as dcp
 
-from benchmarks.make_metadata import Wanted, make
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.pickle.bulk import read_bulk
 from inspector.checkpoint.pickle.extract import Extraction
@@ -25,6 +24,7 @@ from inspector.checkpoint.pickle.gate import load
 from inspector.checkpoint.pickle.splice import NotSplicedError
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata
+from tests.helpers.make_metadata import Wanted, make
 
 TENSORS: list[Wanted] = [
     ("model.embed.weight", (96, 40), torch.float32),

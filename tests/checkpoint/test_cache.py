@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.make_metadata import Wanted, make
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.child import cache, isolated
 from inspector.checkpoint.model import Checkpoint
 from inspector.errors import Cancelled, MetadataError
 from tests.conftest import run_cli
+from tests.helpers import golden_columns
+from tests.helpers.make_metadata import Wanted, make
 
 TENSORS: list[Wanted] = [
     ("model.embed.weight", (96, 40), torch.float32),
@@ -209,39 +208,25 @@ def test_an_entry_of_another_file_under_this_name_is_not_believed(folder: Path) 
     assert opened(folder) == expected
 
 
+@pytest.mark.parametrize(("name", "value"), [("SCHEMA", 1000), ("__version__", "9.9")])
 def test_another_version_of_the_reader_reads_anew(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     expected = opened(folder)
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    for name in cache._READER:
-        (sources / f"{name}.py").write_bytes(
-            Path(cache.__file__).with_name(f"{name}.py").read_bytes()
-        )
-    monkeypatch.setattr(cache, "__file__", str(sources / "cache.py"))
     assert without_child(folder, monkeypatch) == expected
-    (sources / "extract.py").write_bytes(b"# another")
+    monkeypatch.setattr(cache, name, value)
     assert opened(folder) == expected
     assert len(entries()) == 2
 
 
-def test_the_reader_is_all_that_the_child_imports() -> None:
-    package = Path(cache.__file__).parent
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import inspector.checkpoint.pickle.bulk, inspector.checkpoint.child.program\n"
-        "import inspector.checkpoint.pickle.extract, inspector.checkpoint.child.wire\n"
-        "names = [m for m in sys.modules if m.startswith('inspector.checkpoint.')]\n"
-        "print(*(m.rpartition('.')[2] for m in names))"
-    )
-    told = subprocess.run(
-        [sys.executable, "-I", "-c", script, str(package.parents[1])],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert {*told.stdout.split(), "cache"} == set(cache._READER)
+def test_the_number_of_the_columns_is_raised_when_they_change() -> None:
+    document = json.loads(golden_columns.FILE.read_text())
+    assert document["schema"] == cache.SCHEMA, "python -m tests.helpers.golden_columns"
+    found = golden_columns.digests()
+    assert len(found) > 20
+    changed = {path for path in found if document["columns"].get(path) != found[path]}
+    advice = "raise cache.SCHEMA, then run python -m tests.helpers.golden_columns"
+    assert not changed and found.keys() == document["columns"].keys(), advice
 
 
 @pytest.mark.parametrize("value", ["1", "yes"])

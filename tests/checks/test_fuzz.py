@@ -1,4 +1,4 @@
-"""A hundred and fifty of the mutations that `benchmarks/fuzz.py` makes thousands of."""
+"""A hundred and fifty of the mutations that `tests.helpers.fuzz` makes thousands of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fuzz
+from tests.helpers import fuzz
 
 
 def test_every_mutation_ends_in_a_verdict() -> None:

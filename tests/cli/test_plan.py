@@ -164,11 +164,12 @@ def test_the_commands_are_verifys_own(tmp_path: Path) -> None:
     spec = json.loads((tmp_path / "spec.json").read_text())
     assert (spec["path"], spec["mesh"]) == (str(folder), "hsdp:8x64")
     # What it prints is what was shown, but for where the job lies and which Python it is.
-    shown = next(line for line in lines if line.startswith("python") and "--nnodes" in line)
-    arguments = shlex.split(shown.replace("SHARED_DIR", str(tmp_path)))[1:]
-    assert any(
-        shlex.split(line)[1:] == arguments for line in ran.out.splitlines() if line[:1] == "/"
-    )
+    shown = next(line for line in lines if "&& python " in line and "--nnodes" in line)
+    words = shlex.split(shown.replace("SHARED_DIR", str(tmp_path)))
+    assert words[:4] == ["cd", str(tmp_path / "import"), "&&", "python"]
+    printed = [shlex.split(line) for line in ran.out.splitlines() if line.startswith("cd ")]
+    assert any(line[:3] == words[:3] and line[4:] == words[4:] for line in printed)
+    assert (tmp_path / "import" / "inspector" / "__main__.py").exists()
 
 
 @pytest.mark.parametrize(

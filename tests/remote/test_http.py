@@ -131,3 +131,33 @@ def test_a_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(StorageError, match=f"{address} does not answer"):
             storage.list()
         assert storage.used is not None and storage.used.requests == 2
+
+
+def test_what_is_opened_anew_is_opened_as_it_was(web: HttpFiles) -> None:
+    """Reloading, comparing and judging take the path as it is shown, without its secrets."""
+    web.password, web.query = "user:sesame", "sig=opensesame"
+    storage = open_storage(web.url.replace("://", "://user:sesame@") + "?sig=opensesame")
+    assert "sesame" not in storage.root
+    again = open_storage(storage.root)
+    assert again.read(".metadata") == (SAMPLE / ".metadata").read_bytes()
+    assert again.root == storage.root
+    below = open_storage(storage.join("deep").root)
+    with pytest.raises(StorageError, match="no such file"):  # Not: permission denied.
+        below.read(".metadata")
+
+
+def test_a_signed_address_is_not_handed_to_a_job(web: HttpFiles) -> None:
+    web.query = "sig=opensesame"
+    ran = run_cli("verify", web.url + "?sig=opensesame", "--mesh", "fsdp:2")
+    assert ran.code == 2
+    assert "a password or a signature" in ran.err and "sesame" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "scheme", ["dir", "local", "data", "zip", "simplecache", "reference", "github", "foo", "DIR"]
+)
+def test_an_address_that_is_no_storage_of_folders(scheme: str) -> None:
+    ran = run_cli("show", f"{scheme}://x/y")
+    assert ran.code == 2 and ran.out == ""
+    assert f"{scheme.lower()}:// is not a known scheme" in ran.err
+    assert len(ran.err.splitlines()) == 2

@@ -337,10 +337,11 @@ async def test_too_many_ranks_for_this_machine_give_the_lines_to_run_elsewhere(
         assert isinstance(app.screen, CopyScreen)
         said = words(app)
         assert "hsdp:8x64 does not run on this machine: 512 ranks need about" in said
-        assert "torch.distributed.run --nnodes=64" in said
+        assert "cd SHARED_DIR/import && python -m torch.distributed" in said
         await pilot.press("j", "y")
         await pilot.pause(0.2)
-        assert app.clipboard.startswith("python -m torch.distributed.run --nnodes=64")
+        line = "cd SHARED_DIR/import && python -m torch.distributed.run --nnodes=64"
+        assert app.clipboard.startswith(line)
         assert "--nproc-per-node=8" in app.clipboard and "OSC 52" in words(app)
         await pilot.press("j", "y")
         await pilot.pause(0.2)

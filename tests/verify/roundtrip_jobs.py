@@ -22,6 +22,7 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.mesh import Mesh
 from inspector.verify.spec import JobSpec
+from tests.helpers import planted_worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,10 +106,22 @@ class Outcome:
                     assert compared[i] > 0
 
 
-def make_spec(folder: Path, path: Path | str, mesh: str, *then: str, **fields: Any) -> JobSpec:
-    """A spec with an events and a scratch folder of its own under `folder`."""
+def make_spec(
+    folder: Path,
+    path: Path | str,
+    mesh: str,
+    *then: str,
+    faults: dict[str, Any] | None = None,
+    **fields: Any,
+) -> JobSpec:
+    """A spec with an events and a scratch folder of its own under `folder`.
+
+    `faults` are planted in the ranks (`tests.helpers.planted_faults`).
+    """
     for name in ("events", "scratch"):
         (folder / name).mkdir(parents=True)
+    if faults:
+        (folder / planted_worker.FILE).write_text(json.dumps(faults))
     return JobSpec(
         path=str(path),
         mesh=mesh,
@@ -124,7 +137,9 @@ def run_job(spec: JobSpec) -> Outcome:
     """One job as `hsdp-inspect verify` starts it."""
     file = Path(spec.events_dir).parent / "spec.json"
     file.write_text(spec.to_json())
-    done = _torchrun(file.parent, spec.world_size, "-m", "inspector.verify.ranks.worker", str(file))
+    is_planted = (file.parent / planted_worker.FILE).exists()
+    module = planted_worker.__name__ if is_planted else "inspector.verify.ranks.worker"
+    done = _torchrun(file.parent, spec.world_size, "-m", module, str(file))
     return dataclasses.replace(_read(spec), code=done.returncode, stderr=done.stderr)
 
 
@@ -205,6 +220,7 @@ def _main() -> None:
     from inspector.verify.ranks import targets
     from inspector.verify.ranks.vitals import Reporter, die_with_parent
     from inspector.verify.ranks.worker import Opening, verify
+    from tests.helpers.planted_worker import faults_of
 
     die_with_parent()
     specs = [JobSpec.from_json(text) for text in json.loads(Path(sys.argv[1]).read_text())]
@@ -215,7 +231,7 @@ def _main() -> None:
     for spec in specs:
         opening = Opening(spec.path) if rank == 0 else None
         reporter = Reporter(spec.events_dir, rank)
-        verify(spec, rank, torch.device("cpu"), reporter, opening)
+        verify(spec, rank, torch.device("cpu"), reporter, opening, faults_of(spec, rank))
         reporter.writer.close()
     dist.barrier()
     sys.stderr.flush()

@@ -58,6 +58,11 @@ def test_sizes_and_shares() -> None:
         ([SAMPLE, "--mesh", "fsdp:2", "--then", "fsdp:4"], "4 ranks"),
         ([SAMPLE, "--mesh", "fsdp:2", "--sample", "200%"], "not a share"),
         ([SAMPLE, "--mesh", "fsdp:2", "--memory", "lots"], "not a size"),
+        ([SAMPLE, "--mesh", "fsdp:2", "--memory", "1"], "at least 1 MiB"),
+        *(
+            ([SAMPLE, "--mesh", "fsdp:2", "--timeout", seconds], "at most 30 days")
+            for seconds in ("nan", "inf", "-inf", "0", "-1", "1e300")
+        ),
         ([SAMPLE, "--mesh", "fsdp:2", "--filter", "no-such-name"], "no name matches"),
         ([SAMPLE, "--mesh", "fsdp:2", "--python", "/nowhere/python"], "no such program"),
         ([SAMPLE, "--mesh", "fsdp:2", "--python", "/bin/echo"], "does not answer"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.verify.events import MAX_LINE_BYTES, EventWriter, decode, encode, rank_file
-from inspector.verify.recording import EventFollower, LineFollower, LogFollower
+from inspector.verify.recording import EventFollower, LineFollower, LogFollower, read_events
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3000),
@@ -112,3 +112,11 @@ def test_a_full_disk_is_no_failure_of_the_job(tmp_path: Path) -> None:
     os.close(writer._fd)
     writer._fd = os.open("/dev/full", os.O_WRONLY) if os.path.exists("/dev/full") else -1
     writer.send("bye")
+
+
+def test_a_fifo_among_the_events_holds_nobody_up(tmp_path: Path) -> None:
+    EventWriter(tmp_path, 0).send("hello", pid=1)
+    os.mkfifo(tmp_path / "rank-00001.jsonl")
+    os.mkfifo(tmp_path / "events.jsonl")
+    events = [event for event in read_events(str(tmp_path)) if event is not None]
+    assert [event["event"] for event in events] == ["hello"]

@@ -136,3 +136,11 @@ def test_no_scratch_folder() -> None:
     with pytest.raises(StorageError, match="scratch"):
         job.start()
     assert job.pids == []
+
+
+def test_closing_and_stopping_a_job_that_was_not_started() -> None:
+    job = make_job()
+    job.close()
+    job.stop()
+    job.kill()
+    assert job.result is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -37,7 +38,7 @@ def _open(name: str) -> Checkpoint:
 
 def _prepare(monkeypatch: pytest.MonkeyPatch, mesh: str, **options: Any) -> Preflight:
     found = options.pop("interpreter", CUDA)
-    monkeypatch.setattr(preflight, "examine", lambda python: found)
+    monkeypatch.setattr(preflight, "examine", lambda python, inspected: found)
     gpus = options.pop("gpus", [])
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
     free = options.pop("free", 64 << 30)
@@ -222,7 +223,7 @@ def test_safetensors_are_loaded_by_torchs_own_reader_or_refused_in_words(
 
     def ready(version: str = "2.13.0", has: bool = True, path: str = checkpoint.path) -> Preflight:
         found = interpreter.Interpreter("/python", version, False, has)
-        monkeypatch.setattr(preflight, "examine", lambda python: found)
+        monkeypatch.setattr(preflight, "examine", lambda python, inspected: found)
         return prepare(dataclasses.replace(checkpoint, path=path), "fsdp:2")
 
     assert len(ready().expected.names) == 8 and not ready().problems
@@ -242,3 +243,22 @@ def test_files_that_torch_reads_beside_the_checkpoint_are_told(tmp_path: Path) -
     )
     plan = prepare(read_safetensors(open_storage(str(tmp_path / "c"))), "fsdp:2", device="cpu")
     assert any("extra.safetensors" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("version", ["2.5.1", "2.5.1+cu121", "1.13.1", "2.0"])
+def test_a_torch_that_is_too_old_is_told(version: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    answer = json.dumps({"python": [3, 11], "torch": version, "cuda": False, "missing": []})
+    python.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    python.chmod(0o755)
+    with pytest.raises(UsageError, match=f"torch {version.partition('+')[0]}.*2.6"):
+        interpreter.examine(str(python))
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.15.0.dev20260101+cpu", "3.0a0", "?", "garbage"])
+def test_a_torch_that_may_do_is_taken(version: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    answer = json.dumps({"python": [3, 11], "torch": version, "cuda": False, "missing": []})
+    python.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    python.chmod(0o755)
+    assert interpreter.examine(str(python)).torch == version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import shutil
 import struct
 import zipfile
@@ -16,8 +17,12 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint import open_checkpoint
+from inspector.verify.job.launcher import run
+from inspector.verify.result import Expected
+from inspector.verify.spec import JobSpec
 from tests.checks.editing import edited, key, stored
 from tests.conftest import SAMPLES
+from tests.helpers import planted_worker
 from tests.verify.roundtrip_jobs import Outcome, make_spec, run_batch, run_job
 
 pytestmark = pytest.mark.torchrun
@@ -152,12 +157,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         else:
             edited(copy, IN_METADATA[name])
         specs[name] = make_spec(folder / name, copy, MESH, "fsdp:4")
-    for name, inject in SEAMS.items():
-        specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", inject=inject)
+    for name, faults in SEAMS.items():
+        specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", faults=faults)
     for via in ("fsdp2", "fsdp1"):
         name = f"misplace-{via}"
-        inject = SEAMS["misplace"]
-        specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", via=via, inject=inject)
+        faults = SEAMS["misplace"]
+        specs[name] = make_spec(folder / name, SOURCE, MESH, "fsdp:4", via=via, faults=faults)
     no_scratch = make_spec(folder / "no-scratch", SOURCE, MESH, "fsdp:4", "hsdp:2x2")
     specs["no-scratch"] = dataclasses.replace(no_scratch, scratch_dir="/proc/none")
     copy = folder / "entry" / "checkpoint"
@@ -348,12 +353,18 @@ def test_no_scratch_space(outcomes: dict[str, Outcome]) -> None:
     assert len(outcome.of("bye")) == 4
 
 
+def test_no_job_description_plants_a_fault() -> None:
+    """What a user can write leads to no seam; a spec of an earlier version is still read."""
+    old = json.loads(JobSpec("/x", MESH).to_json()) | {"inject": {"raise": 0}}
+    assert JobSpec.from_json(json.dumps(old)) == JobSpec("/x", MESH)
+
+
 @pytest.mark.parametrize(
-    ("inject", "kind"),
+    ("faults", "kind"),
     [({"raise": 1}, "exception"), ({"oom": {"rank": 1, "phase": "save"}}, "out-of-memory")],
 )
-def test_a_rank_that_fails(tmp_path: Path, inject: dict[str, Any], kind: str) -> None:
-    outcome = run_job(make_spec(tmp_path, SOURCE, "fsdp:2", "fsdp:2", inject=inject))
+def test_a_rank_that_fails(tmp_path: Path, faults: dict[str, Any], kind: str) -> None:
+    outcome = run_job(make_spec(tmp_path, SOURCE, "fsdp:2", "fsdp:2", faults=faults))
     assert outcome.code == 1
     assert not outcome.of("bye")
     failed = {e["rank"]: e for e in outcome.of("failed")}
@@ -362,3 +373,19 @@ def test_a_rank_that_fails(tmp_path: Path, inject: dict[str, Any], kind: str) ->
     assert not failed[1]["is_echo"]
     # The other one may have been ended by torchrun before it could say a word.
     assert 0 not in failed or failed[0]["is_echo"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "verdict"), [("slow", "exact"), ("hang", "failed")])
+def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: str) -> None:
+    """The others wait for it in a collective for longer than `--timeout`; it reads meanwhile."""
+    spec = JobSpec(str(SOURCE), "fsdp:2", timeout_s=4, events_dir=str(tmp_path / "job" / "events"))
+    (tmp_path / "job").mkdir()
+    faults = {fault: {"rank": 1, "phase": "compare", "seconds": 14}}
+    (tmp_path / "job" / planted_worker.FILE).write_text(json.dumps(faults))
+    checkpoint = open_checkpoint(spec.path)
+    names = tuple(t.fqn for t in checkpoint.tensors)
+    names += tuple(dict.fromkeys(e.fqn for e in checkpoint.bytes_entries))
+    result = run(spec, expected=Expected(names), worker=planted_worker.__name__)
+    assert result["verdict"] == verdict, result
+    assert fault == "hang" or result["elapsed_s"] > 14

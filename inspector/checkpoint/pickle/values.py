@@ -136,6 +136,4 @@ def provenance_of(root: Meta, names: dict[str, str]) -> dict[str, Any]:
         "num_properties": len(values) if type(values) is tuple else None,
         "has_storage_meta": is_save_meta,
         "has_modules": is_save_meta and storage_meta.get("modules") is not None,
-        "checkpoint_id": _text(storage_meta.get("checkpoint_id")) if is_save_meta else None,
-        "save_id": _text(storage_meta.get("save_id")) if is_save_meta else None,
     }

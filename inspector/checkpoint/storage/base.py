@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Entry", "Storage", "Used", "is_url", "parent_of", "why"]
+__all__ = ["Entry", "Storage", "Used", "address_of", "is_url", "keep_address", "parent_of", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,21 @@ def parent_of(path: str) -> str:
         return str(Path(path).parent)
     path, mark, query = path.partition("?")
     return path.rstrip("/").rpartition("/")[0] + mark + query
+
+
+#: Addresses with a password or a signature in them, by how they are shown. For this process alone.
+_addresses: dict[str, str] = {}
+
+
+def keep_address(shown: str, address: str) -> None:
+    """Remember what an address is in full, of which only a part may be shown."""
+    if shown != address:
+        _addresses[shown] = address
+
+
+def address_of(shown: str) -> str:
+    """The address to open for one that a storage of this process shows as its root."""
+    return _addresses.get(shown.rstrip("/"), shown)
 
 
 def why(error: OSError) -> str:

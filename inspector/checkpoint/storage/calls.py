@@ -103,9 +103,10 @@ class Calls:
 
     async def _attempts(self, make: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
-        async with self._slots:
-            while True:
-                attempt += 1
+        while True:
+            attempt += 1
+            # Not held while it waits to ask once more: others can be answered meanwhile.
+            async with self._slots:
                 if self.counts:
                     self.asked()
                 try:
@@ -116,7 +117,7 @@ class Calls:
                 else:
                     self._has_answered = True
                     return answer
-                await asyncio.sleep(_backoff(attempt))
+            await asyncio.sleep(_backoff(attempt))
 
     def _run_here(self, make: Callable[[], Any]) -> Any:
         attempt = 0

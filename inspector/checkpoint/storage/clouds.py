@@ -200,13 +200,16 @@ class HttpFiles:
     Args:
         fs: fsspec's http file system.
         query: What stands after the `?` of the address, or an empty string.
+
+    Attributes:
+        query: The same with its `?`.
     """
 
     has_listing = False
 
     def __init__(self, fs: Any, query: str) -> None:
         self._fs = fs
-        self._query = f"?{query}" if query else ""
+        self.query = f"?{query}" if query else ""
         self.calls = Calls(fs.loop)
         self.endpoint = ""
 
@@ -223,7 +226,7 @@ class HttpFiles:
         scheme, _, rest = path.partition("://")
         host, slash, name = rest.partition("/")
         self.endpoint = f"{scheme}://{urlsplit(path).netloc.rpartition('@')[2]}"
-        return self._fs.encode_url(f"{scheme}://{host}{slash}{quote(name, safe='/%')}{self._query}")
+        return self._fs.encode_url(f"{scheme}://{host}{slash}{quote(name, safe='/%')}{self.query}")
 
     async def info(self, path: str) -> dict[str, Any]:
         """Size and time by a HEAD, or by the first byte where HEAD is not allowed."""

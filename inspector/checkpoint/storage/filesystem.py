@@ -22,6 +22,11 @@ __all__ = ["CONNECT_TIMEOUT_S", "READ_TIMEOUT_S", "FsspecFiles", "file_system", 
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
 _EXTRAS |= {"abfss": "azure", "adl": "azure", "http": "http", "https": "http"}
+#: Storages in which folders of files lie; fsspec knows wrappers, archives and views of them too.
+SCHEMES = frozenset(
+    "abfs abfss adl arrow_hdfs az box dbfs dropbox ftp gcs gdrive gs hdfs hf http https lakefs "
+    "memory oci ocilake oss s3 s3a sftp smb ssh tos tosfs webdav webhdfs".split()
+)
 #: Longest wait for a connection.
 CONNECT_TIMEOUT_S = 5
 #: Longest silence of a server that has begun to answer, or has been asked.
@@ -47,11 +52,12 @@ def file_system(url: str, make_options: Callable[[], dict[str, Any]]) -> tuple[A
     from fsspec.core import url_to_fs
 
     scheme = url.partition("://")[0].lower()
-    if scheme not in fsspec.available_protocols():
-        raise StorageError(
-            f"{printable(scheme)}:// is not a known scheme",
-            "known are s3, gs, az, abfs, http, https, memory, and what else fsspec has",
-        )
+    if scheme not in SCHEMES:
+        hint = "known are s3, gs, az, abfs, http, https, hf, hdfs, sftp, memory and a few more"
+        if scheme in fsspec.available_protocols():
+            # A cache, an archive, a folder of another, a notebook: what is behind it is meant.
+            hint = "give a path on this machine, or the address of the storage itself"
+        raise StorageError(f"{printable(scheme)}:// is not a known scheme", hint)
     for name in _LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())
 

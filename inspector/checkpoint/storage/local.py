@@ -27,7 +27,7 @@ class LocalStorage:
         path = Path(self.root, folder)
         try:
             with os.scandir(path) as entries:
-                found = [_local_entry(entry.name, entry.path) for entry in entries]
+                found = [_listed_entry(entry) for entry in entries]
         except (OSError, ValueError) as error:
             raise _unreadable(str(path), error) from error
         return sorted(found, key=lambda entry: entry.name)
@@ -86,12 +86,26 @@ def _unreadable(path: str, error: OSError | ValueError) -> StorageError:
     return StorageError(f"cannot read {printable(path)}: {reason}")
 
 
+def _listed_entry(entry: os.DirEntry[str]) -> Entry:
+    # The listing says what is a link: only what one leads to, and sizes, have to be asked for.
+    is_link = entry.is_symlink()
+    try:
+        info = entry.stat()
+    except OSError as error:
+        return Entry(entry.name, "other", is_link=is_link, problem=why(error))
+    return _entry(entry.name, info, is_link)
+
+
 def _local_entry(name: str, path: str) -> Entry:
     is_link = os.path.islink(path)
     try:
         info = os.stat(path)
     except OSError as error:
         return Entry(name, "other", is_link=is_link, problem=why(error))
+    return _entry(name, info, is_link)
+
+
+def _entry(name: str, info: os.stat_result, is_link: bool) -> Entry:
     if stat.S_ISDIR(info.st_mode):
         return Entry(name, "folder", None, info.st_mtime, is_link)
     if not stat.S_ISREG(info.st_mode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inspector.checkpoint.storage.base import Entry, Storage, is_url
+from inspector.checkpoint.storage.base import Entry, Storage, address_of, is_url
 from inspector.checkpoint.storage.local import LocalStorage
 
 __all__ = ["fetch_files", "open_storage"]
@@ -16,8 +16,9 @@ def open_storage(path: str) -> Storage:
     Raises:
         StorageError: A URL whose file system is not installed, or that cannot be meant.
     """
-    if path.startswith("file://"):
-        path = path.removeprefix("file://")
+    path = address_of(path)
+    if path[:7].lower() == "file://":
+        path = path[7:]
     if not is_url(path):
         return LocalStorage(path)
     # lazy: fsspec and asyncio are for URLs alone

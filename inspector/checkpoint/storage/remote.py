@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
-from inspector.checkpoint.storage.base import Entry, Used
+from inspector.checkpoint.storage.base import Entry, Used, keep_address
 from inspector.checkpoint.storage.calls import Calls
 from inspector.checkpoint.storage.clouds import HttpFiles
 from inspector.checkpoint.storage.errors import in_words, is_transient, status_of
@@ -120,6 +120,9 @@ class RemoteStorage:
         self.has_listing = files.has_listing
         self.calls = files.calls
         self._url = url.rstrip("/")
+        query = files.query if isinstance(files, HttpFiles) else ""
+        # So that what is opened anew, from what is shown, is opened as it was.
+        keep_address(self.root, self._url + query)
         self._base = base
         self._files = files
         self._seen = seen

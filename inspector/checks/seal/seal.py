@@ -10,10 +10,10 @@ import os
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
 
 from inspector._version import __version__
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.outside import outermost, refuse_inside
 from inspector.checkpoint.payload.source import MissingPackageError, PayloadError
 from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
@@ -29,19 +29,6 @@ _MAX_BYTES = 1 << 30
 _MAX_NAMED = 3
 
 
-def _outermost(storage: Storage, path: str) -> str | None:
-    """The folder that is sealed: the one named by `path`, if the checkpoint lies in it."""
-    local = storage.local_path("")
-    if local is None:
-        return None
-    given = os.path.abspath(path)
-    if path and os.path.isdir(given):
-        inner, outer = Path(os.path.realpath(local)), Path(os.path.realpath(given))
-        if inner.is_relative_to(outer):
-            return given
-    return str(local)
-
-
 def default_output(storage: Storage, path: str = "") -> str:
     """`PATH.seal.json`, in the folder in which the checkpoint lies.
 
@@ -52,7 +39,7 @@ def default_output(storage: Storage, path: str = "") -> str:
     Raises:
         UsageError: The checkpoint is remote, or is a whole file system.
     """
-    local = _outermost(storage, path)
+    local = outermost(storage.local_path(""), path)
     if local is None:
         raise UsageError(
             f"{printable(storage.root)} is not on this machine, and nothing is written there",
@@ -71,7 +58,7 @@ def refuse_output(storage: Storage, output: str, path: str = "") -> None:
     Raises:
         UsageError: It lies there, is one of the checkpoint's files, or is no path for a file.
     """
-    local = _outermost(storage, path)
+    local = outermost(storage.local_path(""), path)
     shown = printable(output)
     try:
         if os.path.isdir(output):
@@ -79,15 +66,8 @@ def refuse_output(storage: Storage, output: str, path: str = "") -> None:
         parent = os.path.realpath(os.path.dirname(os.path.abspath(output)))
         if not os.path.isdir(parent):
             raise UsageError(f"cannot write {shown}: there is no such folder")
-        if local is None:
-            return
-        folder = Path(parent)
-        for place in (folder, *folder.parents):
-            if os.path.samefile(place, local):
-                raise UsageError(
-                    f"{shown} lies in the checkpoint folder, and nothing is written there",
-                    "--output takes a path outside of it",
-                )
+        if local is not None:
+            refuse_inside("--output", output, [local])
     except (OSError, ValueError) as error:
         reason = why(error) if isinstance(error, OSError) else "it is no valid path"
         raise UsageError(f"cannot write {shown}: {reason}") from error

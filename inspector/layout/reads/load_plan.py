@@ -232,17 +232,6 @@ class Planner:
         runs = Runs.make(self.checkpoint, self._items, mesh)
         return LoadPlan(self.checkpoint, mesh, runs.figures(), runs)
 
-    def even_shards(self, limit: int = 4096) -> tuple[int, ...]:
-        """Numbers of shards that divide the first dim of every tensor: no rank is left short.
-
-        Args:
-            limit: Largest number to give.
-        """
-        rows = self._items.tensors
-        heights = rows.height[rows.is_cut & rows.has_elements]
-        common = int(np.gcd.reduce(heights)) if len(heights) else 0
-        return tuple(n for n in range(1, limit + 1) if common % n == 0)
-
 
 def load_plan(checkpoint: Checkpoint, mesh: Mesh) -> LoadPlan:
     """Plans one checkpoint under one mesh.

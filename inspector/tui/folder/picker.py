@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from inspector.checkpoint.find import newest
+from inspector.checkpoint.find import Found, newest
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import check_folder
@@ -110,6 +110,7 @@ class PickerScreen(Screen[None]):
         super().__init__()
         self._folder = folder
         self._source = FoundSource(folder.found)
+        self._numbers: dict[Found, int] = {}
         self._list = FoundView()
         self._judged: list[Judged] = []
         self._opening = ""
@@ -130,6 +131,7 @@ class PickerScreen(Screen[None]):
         self._say(f"newest complete: {latest.path or '.'}" if latest else "none is complete")
         table = self.query_one(VirtualTable)
         self._source = FoundSource(folder.found)
+        self._numbers = {found: number for number, found in enumerate(folder.found)}
         self._list.show_found(self._source)
         if latest is not None:
             table.select_row(folder.found.index(latest))
@@ -147,11 +149,12 @@ class PickerScreen(Screen[None]):
             )
 
     def _show_judged(self, item: Judged) -> None:
-        if item.found not in self._folder.found:
+        number = self._numbers.get(item.found)
+        if number is None:
             return  # Of a folder that was read anew meanwhile.
         self._judged.append(item)
         verdict: str = "empty" if item.report.is_empty else item.report.verdict
-        self._source.verdicts[self._folder.found.index(item.found)] = verdict
+        self._source.verdicts[number] = verdict
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
             self._say_steps()

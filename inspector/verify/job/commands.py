@@ -12,8 +12,9 @@ from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 from inspector.layout.mesh import Mesh
+from inspector.verify.import_path import clean_environment
 from inspector.verify.job.guard import MARK
-from inspector.verify.job.run_folder import RunFolder
+from inspector.verify.job.run_folder import RunFolder, link_package
 from inspector.verify.spec import JobSpec
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "cluster_commands",
     "elsewhere",
     "environment",
+    "imports_of",
     "local_argv",
+    "one_node_line",
     "print_lines",
     "shell",
 ]
@@ -73,7 +76,7 @@ def environment(
         mark: What the job's processes are known by.
         base: Environment to start from (default: this process's).
     """
-    env = dict(os.environ if base is None else base)
+    env = clean_environment(base, spec.path)
     path = env.get("PYTHONPATH")
     env["PYTHONPATH"] = f"{imports}{os.pathsep}{path}" if path else str(imports)
     env[MARK] = mark
@@ -89,6 +92,18 @@ def environment(
         # No rank makes a context on a GPU that somebody else computes on.
         env["CUDA_VISIBLE_DEVICES"] = ""
     return env
+
+
+def imports_of(events_dir: str | Path) -> str:
+    """The folder in which the processes of a printed job start; it holds our package alone."""
+    return str(Path(events_dir, "import"))
+
+
+def one_node_line(spec: JobSpec, spec_path: str | Path) -> str:
+    """What to run where all ranks are on one machine."""
+    local = ["--standalone", f"--nproc-per-node={spec.world_size}", "-m", WORKER, str(spec_path)]
+    torchrun = shell([spec.python, "-m", "torch.distributed.run", *local])
+    return f"cd {shlex.quote(imports_of(spec.events_dir))} && {torchrun}"
 
 
 def cluster_commands(spec: JobSpec, spec_path: str | Path) -> list[tuple[str, str]]:
@@ -107,13 +122,17 @@ def cluster_commands(spec: JobSpec, spec_path: str | Path) -> list[tuple[str, st
         f"{shlex.quote(spec.python)} -m torch.distributed.run {meet} "
         f"--nproc-per-node={per_node} -m {WORKER} {shlex.quote(str(spec_path))}"
     )
+    # The folder of this import is of our own, and both torchrun and the ranks look there first: not
+    # in the folder that somebody happens to stand in.
+    go = f"cd {shlex.quote(imports_of(spec.events_dir))} && "
     lines = []
     if nodes > 1:
-        lines.append((f"on each of {nodes} nodes, HEAD_NODE being the first of them", torchrun))
+        where = f"on each of {nodes} nodes, HEAD_NODE being the first of them"
+        lines.append((where, go + torchrun))
     lines.append(
         (
             "inside a SLURM allocation",
-            f"{head}srun --nodes={nodes} --ntasks-per-node=1 {torchrun}",
+            f"{go}{head}srun --nodes={nodes} --ntasks-per-node=1 {torchrun}",
         )
     )
     lines.append(
@@ -140,7 +159,9 @@ def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> It
         StorageError: The spec cannot be written.
     """
     name = f"{Path(spec.path).name}-{spec.mesh}"
-    folder = Path(events_dir).absolute() if events_dir else RunFolder.create(name).path
+    folder = Path(events_dir).absolute() if events_dir else None
+    if folder is None:
+        folder = RunFolder.create(name, inspected=spec.path).path
     on_gpus = device != "cpu"
     spec = dataclasses.replace(
         spec,
@@ -152,6 +173,7 @@ def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> It
     spec_path = folder / "spec.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        link_package(imports_of(folder))
         spec_path.write_text(spec.to_json() + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
@@ -159,14 +181,13 @@ def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> It
     if not events_dir:
         yield "# several nodes need a folder that all of them see: --events DIR"
     yield "# on this machine alone"
-    local = ["--standalone", f"--nproc-per-node={spec.world_size}", "-m", WORKER, str(spec_path)]
-    yield shell([spec.python, "-m", "torch.distributed.run", *local])
+    yield one_node_line(spec, spec_path)
     for where, line in cluster_commands(spec, spec_path):
         yield f"# {where}"
         yield line
 
 
-#: What the lines call the folder that all nodes see; to be replaced by its path.
+#: What the lines call the folder that all nodes see; to be replaced by its path from the root.
 SHARED_DIR = "SHARED_DIR"
 _PYTHON = "python"
 
@@ -193,6 +214,5 @@ def elsewhere(path: str, mesh: Mesh, shared_dir: str = SHARED_DIR) -> tuple[tupl
     ]
     commands = cluster_commands(spec, spec_path)
     if not any("each of" in where for where, _ in commands):
-        local = ["--standalone", f"--nproc-per-node={mesh.world_size}", "-m", WORKER, spec_path]
-        lines.append(("on one node", shlex.join([_PYTHON, "-m", "torch.distributed.run", *local])))
+        lines.append(("on one node", one_node_line(spec, spec_path)))
     return (*lines, *commands)

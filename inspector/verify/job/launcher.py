@@ -50,6 +50,10 @@ _GUARD_PATIENCE_S = 15.0
 _IDLE_IO_BYTES = 16 << 20
 #: How long the ranks have to write their stacks.
 _STACKS_S = 1.5
+#: What a job's recording and logs may take: in all, and for each entry on each rank (which is told
+#: once for each mesh, and once more in the recording).
+_ROOM_BYTES = 16 << 20
+_ROOM_PER_ENTRY_BYTES = 2000
 #: How long torchrun may take to end once every rank has said bye.
 _TEARDOWN_S = 30.0
 
@@ -87,6 +91,7 @@ class Job:
         self._pending: list[Event] = []
         self._stop_by: float | None = None
         self._is_cancelled = False
+        self._is_started = False
         self._reason = ""
         self._hung_at: float | None = None
         self._io_bytes: int | None = None
@@ -100,7 +105,13 @@ class Job:
         remove_leftovers()
         prune_runs()
         name = f"{Path(self.spec.path).name}-{self.spec.mesh}"
-        self.folder = RunFolder.create(name, self.spec.events_dir or None)
+        num_names = len(self._expected.names) if self._expected is not None else 0
+        self.folder = RunFolder.create(
+            name,
+            self.spec.events_dir or None,
+            inspected=self.spec.path,
+            num_bytes=_ROOM_BYTES + num_names * self.spec.world_size * _ROOM_PER_ENTRY_BYTES,
+        )
         scratch = make_scratch(self._scratch_parent or self.folder.path)
         self.spec = dataclasses.replace(
             self.spec,
@@ -128,6 +139,9 @@ class Job:
         if self._expected is not None:
             known["num_entries"] = len(self._expected.names)
         self._pending.append(spec_event(self.spec, time.time(), **known))
+        self._is_started = True
+        if self._is_cancelled:  # While it was started, from another thread.
+            self._tell_guard(b"s", self._grace_s)
         return self
 
     def __enter__(self) -> Job:
@@ -184,8 +198,11 @@ class Job:
         self._tell_guard(b"k", 0.0)
 
     def close(self) -> None:
-        """Stop the job if it still runs, and wait for its end, which is bounded."""
-        if self.result is None:
+        """Stop the job if it still runs, and wait for its end, which is bounded.
+
+        Nothing happens to one that was not started.
+        """
+        if self.result is None and self._is_started:
             self.stop()
             for _ in self.events():
                 pass
@@ -233,6 +250,8 @@ class Job:
             )
 
     def _tell_guard(self, word: bytes, grace_s: float) -> None:
+        if not self._is_started:
+            return  # There is nobody to tell yet.
         by = time.monotonic() + grace_s + _GUARD_PATIENCE_S
         self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
         try:
@@ -365,8 +384,12 @@ class Job:
         if self._reason and result["verdict"] == "cancelled":
             result["why"] = self._reason
         self._take([result], time.monotonic())
-        for follower in (self._ranks, self._logs, self._recording):
+        for follower in (self._ranks, self._logs):
             follower.close()
+        try:
+            self._recording.close()
+        except OSError:
+            pass  # The same full disk, told once more for what is left in the buffer.
         if self._guard.stdin is not None:
             self._guard.stdin.close()
         self.result = result

@@ -12,19 +12,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from inspector.checkpoint.outside import lies_inside
+from inspector.checkpoint.own_folders import private_folder, read_own, remove_abandoned
+from inspector.checkpoint.storage.base import is_url
 from inspector.errors import StorageError, UsageError
 from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids, remove_scratch
+from inspector.verify.machine import free_disk
 
 __all__ = [
     "RunFolder",
+    "link_package",
     "make_scratch",
     "prune_runs",
     "recorded_runs",
@@ -39,6 +46,13 @@ _NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9._-]+")
 #: As many runs are always kept, and every run of the last days.
 _NUM_KEPT = 20
 _KEPT_S = 3 * 86400.0
+#: Folders of our own are this user's alone.
+_MODE = 0o700
+#: Begins the names of run folders outside the state directory.
+_TEMPORARY = "hsdp-inspect-"
+#: A run is not recorded on a disk that has less room: the ranks tell what they found in its files.
+_RUN_BYTES = 16 << 20
+_PROBE_BYTES = 1 << 16
 #: What a start may remove, so that it does not wait for years of runs on a slow disk.
 _MAX_REMOVED = 50
 
@@ -65,26 +79,35 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, name: str, events_dir: str | Path | None = None) -> RunFolder:
+    def create(
+        cls,
+        name: str,
+        events_dir: str | Path | None = None,
+        *,
+        inspected: str = "",
+        num_bytes: int = _RUN_BYTES,
+    ) -> RunFolder:
         """Make a folder named after the time and `name`.
 
-        Where the state directory cannot be written to, the folder is a temporary one.
+        Where the state directory cannot be written to, has no room, or lies in the checkpoint, the
+        folder is a temporary one.
 
         Args:
             name: What is verified; only its letters, digits, dots, dashes and underscores stay.
             events_dir: Folder for the ranks' events, if it is to be another than `events`.
+            inspected: The checkpoint, in which nothing is written; empty for none.
+            num_bytes: What the job may write there.
 
         Raises:
             StorageError: There is nowhere to write.
         """
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[-60:] or "job"
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
-        folder = cls(_make(runs_dir(), stem))
+        folder = cls(_make(stem, inspected, num_bytes))
         try:
-            for part in (folder.logs, folder.imports):
-                part.mkdir()
+            folder.logs.mkdir(_MODE)
             if events_dir is None:
-                folder.events.mkdir()
+                folder.events.mkdir(_MODE)
             else:
                 Path(events_dir).mkdir(parents=True, exist_ok=True)
                 if any(Path(events_dir).glob("rank-*.jsonl")):
@@ -92,12 +115,15 @@ class RunFolder:
                         f"{events_dir} holds the events of another job", "give an empty folder"
                     )
                 folder.events.symlink_to(Path(events_dir).absolute())
-            # The package alone: a whole site-packages on the ranks' path would put our torch and
-            # numpy before those of the interpreter that the user chose.
-            (folder.imports / _PACKAGE.name).symlink_to(_PACKAGE)
+            link_package(folder.imports)
         except OSError as error:
             raise StorageError(f"cannot write {folder.path}: {error.strerror}") from error
         return folder
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it lies with the other runs; else it is a temporary one."""
+        return self.path.parent == runs_dir()
 
     @property
     def spec(self) -> Path:
@@ -136,24 +162,77 @@ class RunFolder:
         return self.path / "guard.status.json"
 
 
-def _make(parent: Path, stem: str) -> Path:
+def _make(stem: str, inspected: str, num_bytes: int) -> Path:
+    parent = runs_dir()
     for number in range(1000):
         path = parent / (stem if number == 0 else f"{stem}-{number}")
+        is_made = False
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700)
+            if inspected and not is_url(inspected) and lies_inside(parent, inspected):
+                break
+            private_folder(parent, _state_dir())
+            if _room(parent) < num_bytes:
+                break
+            path.mkdir(_MODE)
+            is_made = True
+            path.chmod(_MODE)
+            # A quota is not told before something is written.
+            with open(path / ".room", "wb") as file:
+                file.write(bytes(_PROBE_BYTES))
+            os.unlink(path / ".room")
         except FileExistsError:
             continue
         except OSError:
+            if is_made:
+                shutil.rmtree(path, ignore_errors=True)
             break
         return path
+    return _make_temporary(stem, inspected, num_bytes)
+
+
+def _make_temporary(stem: str, inspected: str, num_bytes: int) -> Path:
+    """A run folder outside the state directory: in the first place with room, or the roomiest."""
+    places = [place for place in _temporary_places() if os.access(place, os.W_OK | os.X_OK)]
+    if inspected and not is_url(inspected):
+        places = [place for place in places if not lies_inside(place, inspected)]
     try:
-        return Path(tempfile.mkdtemp(prefix=f"hsdp-inspect-{stem}-"))
+        where = next((place for place in places if _room(place) >= num_bytes), None)
+        where = where or max(places, key=_room, default=None)
+        path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{stem}-", dir=where))
+        path.chmod(_MODE)
     except OSError as error:
         raise StorageError(
             f"there is nowhere to record the job: {error.strerror}",
             "set XDG_STATE_HOME to a folder that can be written to",
         ) from error
+    return path
+
+
+def _room(place: str | Path) -> float:
+    """Free bytes there; without end where nobody says."""
+    free = free_disk(place)
+    return math.inf if free is None else free
+
+
+def _temporary_places() -> list[str]:
+    """Where a run goes that the state directory cannot take."""
+    return list(dict.fromkeys([tempfile.gettempdir(), "/dev/shm"]))  # noqa: S108 - a private folder
+
+
+def link_package(folder: str | Path) -> None:
+    """Make a folder from which this package can be imported, and nothing else.
+
+    A whole site-packages on the ranks' path would put our torch and numpy before those of the
+    interpreter that the user chose.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    link = Path(folder, _PACKAGE.name)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not (link.is_symlink() and link.readlink() == _PACKAGE):
+        link.unlink(missing_ok=True)
+        link.symlink_to(_PACKAGE)
 
 
 def make_scratch(parent: str | Path) -> str:
@@ -163,6 +242,8 @@ def make_scratch(parent: str | Path) -> str:
         StorageError: It cannot be made there.
     """
     try:
+        if Path(parent) == scratch_dir():
+            private_folder(scratch_dir(), _state_dir())
         Path(parent).mkdir(parents=True, exist_ok=True)
         return tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=Path(parent).absolute())
     except OSError as error:
@@ -180,15 +261,46 @@ def recorded_runs() -> list[Path]:
         return []
 
 
+def _temporary_runs() -> list[Path]:
+    """The folders of runs that the state directory could not take, this user's alone."""
+    found: list[Path] = []
+    for place in _temporary_places():
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    name = entry.name.removeprefix(_TEMPORARY)
+                    if name == entry.name or not _NAME.fullmatch(name):
+                        continue
+                    info = entry.stat(follow_symlinks=False)
+                    is_private = stat.S_ISDIR(info.st_mode) and stat.S_IMODE(info.st_mode) == _MODE
+                    if is_private and info.st_uid == os.getuid():
+                        found.append(Path(entry.path))
+        except OSError:
+            continue
+    return sorted(found, reverse=True)
+
+
 def remove_leftovers() -> None:
-    """Remove the scratch folders of runs that were killed together with their guard."""
-    for folder in recorded_runs():
+    """Remove what runs that were killed together with their guard have left.
+
+    That is their scratch folders; and the folders of temporary runs in which nothing happened for
+    three days.
+    """
+    remove_abandoned()
+    temporary = _temporary_runs()
+    for folder in [*recorded_runs(), *temporary]:
         run = RunFolder(folder)
         try:
-            job = json.loads(run.guard_job.read_text(encoding="utf-8"))
+            job = json.loads(read_own(run.guard_job))
             scratch, mark = job["scratch_dir"], job["mark"]
             if scratch and os.path.isdir(scratch) and not _is_guarded(run, mark):
                 remove_scratch(scratch)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    for run in map(RunFolder, temporary):
+        try:
+            if _last_change(run) < time.time() - _KEPT_S and not _may_live(run):
+                shutil.rmtree(run.path, ignore_errors=True)
         except (OSError, ValueError, KeyError, TypeError):
             continue
 
@@ -250,11 +362,11 @@ def _may_live(run: RunFolder) -> bool:
     Raises:
         OSError, ValueError, KeyError, TypeError: Its guard's file is not to be read.
     """
-    job = json.loads(run.guard_job.read_text(encoding="utf-8"))
+    job = json.loads(read_own(run.guard_job))
     if job["scratch_dir"] and os.path.lexists(job["scratch_dir"]):
         return True
     try:
-        status = json.loads(run.guard_status.read_text(encoding="utf-8"))
+        status = json.loads(read_own(run.guard_status))
         if status["state"] == "ended" and status["is_empty"]:
             return False
     except (OSError, ValueError, KeyError, TypeError):

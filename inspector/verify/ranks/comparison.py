@@ -19,8 +19,8 @@ from inspector.verify.ranks.tasks import (
 from inspector.verify.ranks.vitals import Reporter
 
 if TYPE_CHECKING:
-    from inspector.verify.ranks.inject import Seams
     from inspector.verify.ranks.targets import Targets
+    from inspector.verify.seams import Seams
 
 __all__ = ["Comparison", "tell"]
 

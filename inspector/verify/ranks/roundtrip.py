@@ -25,7 +25,6 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.ranks.compare import Tally
 from inspector.verify.ranks.comparison import Comparison, tell
-from inspector.verify.ranks.inject import Seams
 from inspector.verify.ranks.replicas import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
@@ -33,6 +32,7 @@ from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
 from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
+from inspector.verify.seams import Seams
 from inspector.verify.selection import Wave
 from inspector.verify.spec import JobSpec
 

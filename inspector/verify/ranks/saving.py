@@ -20,10 +20,10 @@ from inspector.errors import InspectError
 from inspector.verify.failures import describe_failure, is_out_of_memory
 from inspector.verify.ranks.compare import Tally
 from inspector.verify.ranks.comparison import tell
-from inspector.verify.ranks.inject import Seams
 from inspector.verify.ranks.targets import Targets
 from inspector.verify.ranks.torch_dcp import SavePlanner
 from inspector.verify.ranks.vitals import Reporter
+from inspector.verify.seams import Seams
 
 __all__ = ["save"]
 

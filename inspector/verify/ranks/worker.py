@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
     from inspector.verify.ranks.torch_dcp import HfFolder
+    from inspector.verify.seams import Seams
 
 __all__ = ["Opening", "main", "start", "verify"]
 
@@ -78,8 +79,12 @@ class Opening(threading.Thread):
             self.error = error
 
 
-def main() -> NoReturn:
-    """Run one rank of the job that the spec on the command line describes."""
+def main(seams: Seams | None = None) -> NoReturn:
+    """Run one rank of the job that the spec on the command line describes.
+
+    Args:
+        seams: What it passes on its way (default: nothing).
+    """
     die_with_parent()
     spec = JobSpec.read(sys.argv[1])
     rank = int(os.environ.get("RANK", "0"))
@@ -89,7 +94,7 @@ def main() -> NoReturn:
     try:
         opening = Opening(spec.path) if rank == 0 else None
         device = _begin(spec, rank, reporter)
-        verify(spec, rank, device, reporter, opening)
+        verify(spec, rank, device, reporter, opening, seams)
     except BaseException as error:
         reporter.send("failed", **describe_failure(error), phase=reporter.name)
         _record(error)
@@ -125,18 +130,23 @@ def _begin(spec: JobSpec, rank: int, reporter: Reporter) -> torch.device:
 
 
 def verify(
-    spec: JobSpec, rank: int, device: torch.device, reporter: Reporter, opening: Opening | None
+    spec: JobSpec,
+    rank: int,
+    device: torch.device,
+    reporter: Reporter,
+    opening: Opening | None,
+    seams: Seams | None = None,
 ) -> None:
     """This rank's part of a job, in a process group that is there, from `plan` to `bye`."""
     import torch.distributed as dist
 
     from inspector.checkpoint.find import folder_of
     from inspector.layout.mesh import Mesh
-    from inspector.verify.ranks.inject import Seams
     from inspector.verify.ranks.roundtrip import Job, run_waves
     from inspector.verify.ranks.stored import StoredReader
     from inspector.verify.ranks.targets import make_grid
     from inspector.verify.ranks.torch_dcp import refuses
+    from inspector.verify.seams import Seams
     from inspector.verify.selection import make_waves, select
 
     begin = time.monotonic()
@@ -150,9 +160,7 @@ def verify(
     storage = folder_of(spec.path)
     reader = StoredReader(checkpoint, storage)
     hf, hf_error = _hf_folder(checkpoint, storage)
-    job = Job(
-        spec, checkpoint, storage, grids, reporter, Seams(spec.inject, rank), reader, hf, hf_error
-    )
+    job = Job(spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error)
     _plan(job, waves, [*selection.left_out, *too_large])
     run_waves(job, waves)
     dist.barrier()
@@ -274,13 +282,18 @@ if __name__ == "__main__":
     main()
 
 
+#: How long a rank waits in a collective for the others. Whether they still move is the front end's
+#: to judge: one that is slow, and tells or reads something all the time, is not dead.
+_GROUP_TIMEOUT_S = 86400.0
+
+
 def start(spec: JobSpec) -> torch.device:
     """Join the process group; the device that this rank's shards are on.
 
     Raises:
         UsageError: CUDA was asked for and is not there.
     """
-    timeout = timedelta(seconds=spec.timeout_s)
+    timeout = timedelta(seconds=max(spec.timeout_s, _GROUP_TIMEOUT_S))
     if spec.device != "cuda":
         dist.init_process_group("gloo", timeout=timeout)
         return torch.device("cpu")

@@ -1,6 +1,6 @@
 """Checkpoints of a million chunks, as `dcp.save` of a thousand ranks leaves them: without ranks.
 
-    python benchmarks/make_metadata.py SHAPE FOLDER
+    python -m tests.helpers.make_metadata SHAPE FOLDER
 
 SHAPE is one of:
 

@@ -1,6 +1,6 @@
-"""Faults planted on purpose, so that tests see the comparison find them. Never used otherwise.
+"""Faults planted on purpose in a rank's seams, so that tests see the comparison find them.
 
-`JobSpec.inject` names them; each takes a rank or an object with `rank` and more:
+Each takes a rank or an object with `rank` and more:
 
     {"misplace": {"rank": 1, "fqn": F, "index": [5, 0]}}  after loading, the element at this global
                                                           index changes places with the next one
@@ -11,6 +11,7 @@
     {"drop_chunk_on_save": {"fqn": F}}                    the save plan loses one chunk
     {"hang": {"rank": 1, "phase": "compare"}}             sleeps for ever (as do the next ones, in
                                                           phase `load` unless told)
+    {"slow": {"rank": 1, "seconds": 9}}                   reads for so long before it goes on
     {"die": {"rank": 1, "signal": 9}}                     kills itself
     {"raise": {"rank": 1}}                                raises RuntimeError
     {"oom": {"rank": 1}}                                  asks for more memory than there is
@@ -30,18 +31,19 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan
 
 from inspector.verify.ranks.compare import Local
+from inspector.verify.seams import Seams
 
-__all__ = ["Seams"]
+__all__ = ["PlantedFaults"]
 
 
-class Seams:
+class PlantedFaults(Seams):
     """The faults of one job, as one rank sees them."""
 
-    def __init__(self, inject: dict[str, Any], rank: int) -> None:
+    def __init__(self, faults: dict[str, Any], rank: int) -> None:
         self._rank = rank
         self._faults = {
             name: value if isinstance(value, dict) else {"rank": value}
-            for name, value in inject.items()
+            for name, value in faults.items()
         }
 
     def _mine(self, name: str) -> dict[str, Any] | None:
@@ -50,7 +52,7 @@ class Seams:
 
     def enter(self, phase: str) -> None:
         """A phase begins on this rank."""
-        for name, act in (("hang", _hang), ("die", _die), ("raise", _raise), ("oom", _exhaust)):
+        for name, act in _ACTS.items():
             fault = self._mine(name)
             if fault is not None and fault.get("phase", "load") == phase:
                 act(fault)
@@ -87,6 +89,14 @@ def _hang(_: dict[str, Any]) -> None:
         time.sleep(60)
 
 
+def _read_on(fault: dict[str, Any]) -> None:
+    until = time.monotonic() + fault["seconds"]
+    with open("/dev/zero", "rb", buffering=0) as file:
+        while time.monotonic() < until:
+            file.read(64 << 20)
+            time.sleep(0.2)
+
+
 def _die(fault: dict[str, Any]) -> None:
     os.kill(os.getpid(), fault.get("signal", 9))
     time.sleep(60)
@@ -98,6 +108,9 @@ def _raise(fault: dict[str, Any]) -> None:
 
 def _exhaust(_: dict[str, Any]) -> None:
     torch.empty(1 << 60, dtype=torch.uint8)
+
+
+_ACTS = {"hang": _hang, "slow": _read_on, "die": _die, "raise": _raise, "oom": _exhaust}
 
 
 def _skip(plan: LoadPlan, fqn: str) -> LoadPlan:

@@ -1,0 +1,159 @@
+"""Folders of our own: the cache, the state, temporary ones. Nobody else reads or plants there.
+
+They are made for this user alone, whatever the umask is. What is read from them again is opened
+without following a link and without waiting at a FIFO. A temporary folder is named after the
+process that made it, so that the next one can tell whether it was left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["open_own", "private_folder", "read_own", "remove_abandoned", "temporary_folder"]
+
+_MODE = 0o700
+_PREFIX = "hsdp-inspect-tmp-"
+_NAME = re.compile(
+    re.escape(_PREFIX) + r"(?P<system>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>\d+)-.+"
+)
+
+
+def private_folder(path: Path, top: Path) -> None:
+    """Make a folder for this user alone, and those between it and `top`; mend what is there.
+
+    Args:
+        path: The folder.
+        top: The outermost one that is ours; what is above it is made as any folder is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    top.parent.mkdir(parents=True, exist_ok=True)
+    below = path.relative_to(top).parts
+    for depth in range(len(below) + 1):
+        _make(top.joinpath(*below[:depth]))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(_MODE)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    info = folder.stat()
+    # An older version left it open, or the umask closed it to ourselves.
+    if stat.S_IMODE(info.st_mode) != _MODE and _is_mine(info):
+        folder.chmod(_MODE)
+
+
+def open_own(path: str | Path) -> int:
+    """A descriptor of a regular file of this user, to read; never a link, a FIFO or a device.
+
+    Raises:
+        OSError: It is none, or cannot be read.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
+        flags |= getattr(os, name, 0)
+    fd = os.open(path, flags)
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and _is_mine(info):
+        return fd
+    os.close(fd)
+    raise OSError(f"{path} is no file of this user")
+
+
+def read_own(path: str | Path, max_bytes: int = 1 << 20) -> str:
+    """The text of a file that `open_own` opens.
+
+    Raises:
+        OSError, ValueError: It is none, is larger, or is no text.
+    """
+    with open(open_own(path), "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes} bytes")
+    return data.decode("utf-8")
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """An empty folder for this user alone, which is removed at the end.
+
+    If this process is killed, the next one that wants such a folder removes it.
+
+    Raises:
+        OSError: There is no room for one.
+    """
+    remove_abandoned()
+    pid = os.getpid()
+    prefix = f"{_PREFIX}{_system()}-{pid}-{_started(pid) or 0}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, _MODE)
+        yield folder
+
+
+def remove_abandoned() -> None:
+    """Remove the temporary folders of processes that were killed before they could."""
+    try:
+        with os.scandir(tempfile.gettempdir()) as entries:
+            found = [entry for entry in entries if entry.name.startswith(_PREFIX)]
+    except OSError:
+        return
+    for entry in found:
+        name = _NAME.fullmatch(entry.name)
+        # Of another host or container, whose processes cannot be seen from here: it stays.
+        if name is None or name["system"] != _system():
+            continue
+        pid, started = int(name["pid"]), _started(int(name["pid"]))
+        is_over = started is None if not int(name["start"]) else started != int(name["start"])
+        try:
+            info = entry.stat(follow_symlinks=False)
+            if is_over and pid != os.getpid() and stat.S_ISDIR(info.st_mode) and _is_mine(info):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _is_mine(info: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or info.st_uid == os.getuid()
+
+
+def _started(pid: int) -> int | None:
+    """When a process was started, in ticks (1 where nobody says); None if it is over."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is its name, in parentheses, and may hold anything.
+            fields = file.read().rpartition(b")")[2].split()
+        # A zombie holds nothing any more.
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        if os.path.isdir("/proc/self"):
+            return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass  # It is there, and is another user's.
+    return 1
+
+
+def _system() -> str:
+    """Short for the machine since it was started, and the processes that are seen from here."""
+    import hashlib  # With the first temporary folder: opening a checkpoint does without.
+
+    words = [os.uname().nodename] if hasattr(os, "uname") else []
+    try:
+        words.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        words.append(os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        pass
+    return hashlib.sha256("|".join(words).encode("utf-8", "replace")).hexdigest()[:8]
