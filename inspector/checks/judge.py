@@ -20,7 +20,10 @@ from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
+from inspector.checks.metadata.aliases import check_aliases
 from inspector.checks.metadata.entries import entries_of
+from inspector.checks.metadata.families import check_families
+from inspector.checks.metadata.local_state import check_local_state
 from inspector.checks.metadata.metadata import check_metadata, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
@@ -260,6 +263,9 @@ def check_all(
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
         *check_structure(checkpoint, entries),
         *check_optimizer(checkpoint),
+        *check_local_state(checkpoint),
+        *check_families(checkpoint),
+        *check_aliases(checkpoint),
         *from_files,
         *check_stored(checkpoint, entries),
     ]
