@@ -125,6 +125,7 @@ def _is_piece(shape: Shape, param: Tensor) -> bool:
 
 def _finding(checkpoint: Checkpoint, prefix: str, pieces: list[_Piece]) -> Finding:
     columns = checkpoint.columns
+    pieces = sorted(pieces, key=lambda piece: -piece.param.num_elements)
     slots = ", ".join(sorted({piece.slot for piece in pieces}))
     named = [
         f"{printable(columns.fqns[p.state], _MAX_NAME)} {format_shape(p.shape)} for "
