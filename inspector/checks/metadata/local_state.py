@@ -21,7 +21,7 @@ from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.metadata.optimizer import split_state
 
-__all__ = ["check_local_state"]
+__all__ = ["check_local_state", "local_pieces"]
 
 #: State that has its parameter's shape by definition: torch's own optimizers and the common others.
 _SHAPED = frozenset(
@@ -76,12 +76,19 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
     """
     pieces: dict[str, list[_Piece]] = {}
     for prefix, piece in _pieces(checkpoint):
+        if checkpoint.columns.num_chunks_of[piece.state] > 1:
+            continue  # Every rank stored its own (`__R.metadata`), and loads it again.
         pieces.setdefault(prefix, []).append(piece)
     return [
         _finding(checkpoint, prefix, members)
         for prefix, members in pieces.items()
         if _is_proven(members)
     ]
+
+
+def local_pieces(checkpoint: Checkpoint) -> frozenset[int]:
+    """Tensors, by index, that have the shape of a piece of their parameter."""
+    return frozenset(piece.state for _, piece in _pieces(checkpoint))
 
 
 def _is_proven(pieces: list[_Piece]) -> bool:
@@ -99,7 +106,9 @@ def _pieces(checkpoint: Checkpoint) -> Iterator[tuple[str, _Piece]]:
         split = split_state(fqn)
         if split is None:
             others.setdefault(fqn.rpartition(".")[2], []).append(index)
-        elif split.slot in _SHAPED and columns.num_chunks_of[index] == 1:
+        elif split.slot in _SHAPED and (
+            columns.num_chunks_of[index] == 1 or checkpoint.per_rank_metadata
+        ):
             states.append((index, split))
     for index, split in states:
         if split.param.isdigit():
