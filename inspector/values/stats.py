@@ -17,6 +17,7 @@ from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.checkpoint.storage.local import Storage
 from inspector.values.gather import gather
 from inspector.values.histogram import Bars, Histogram
+from inspector.values.replicas import ReplicaDifference
 from inspector.values.tally import Summary
 
 __all__ = ["STOPPED", "NotRead", "StatsReport", "TensorStats", "collect_stats"]
@@ -134,6 +135,7 @@ class StatsReport:
         num_wanted: Tensors that were asked for.
         payload_bytes: Bytes that were read.
         is_cancelled: True if it was stopped before everything was read.
+        differing: Tensors whose copies of several ranks differ; the figures are of the first copy.
     """
 
     tensors: tuple[TensorStats, ...]
@@ -141,6 +143,7 @@ class StatsReport:
     num_wanted: int
     payload_bytes: int
     is_cancelled: bool = False
+    differing: tuple[ReplicaDifference, ...] = ()
 
     @property
     def has_non_finite(self) -> bool:

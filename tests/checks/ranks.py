@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement
@@ -43,6 +44,20 @@ def save_as_ranks(folder: Path, world: int, make: Callable[[int], StateDict]) ->
         for writer, planner, plan in zip(writers, planners, plans, strict=True)
     ]
     writers[0].finish(metadata, written)
+    return folder
+
+
+def save_per_rank(folder: Path, world: int, make: Callable[[int], StateDict]) -> Path:
+    """The same with metadata of every rank's own (`use_collectives=False`): nothing is handed over.
+
+    `dcp.save` itself runs once for each rank.
+    """
+    for rank in range(world):
+        dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
+        try:
+            dcp.save(make(rank), storage_writer=FileSystemWriter(folder), use_collectives=False)
+        finally:
+            dist.destroy_process_group()
     return folder
 
 

@@ -355,8 +355,8 @@ def _stale_dtype(subject: Subject, tensor: StoredTensor) -> tuple[str, str, str]
         "the metadata says, so both are of one save"
     )
     fate = (
-        f"loads it rightly into a tensor of {tensor.dtype}; what makes its tensors by the metadata "
-        f"(dcp_to_torch_save) makes {subject.dtype} of it"
+        f"casts to the target's type silently: exact into {tensor.dtype}; what makes its tensors "
+        f"by the metadata (dcp_to_torch_save) makes {subject.dtype} of it"
     )
     hint = (
         "all data is there: a save with plan caching (enable_plan_caching=True) keeps the dtype of "
