@@ -24,7 +24,7 @@ from inspector.checks.metadata.aliases import check_aliases
 from inspector.checks.metadata.entries import entries_of
 from inspector.checks.metadata.families import check_families
 from inspector.checks.metadata.local_state import check_local_state
-from inspector.checks.metadata.metadata import check_metadata, reading_notes
+from inspector.checks.metadata.metadata import check_metadata, lacking_classes, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure
@@ -261,6 +261,7 @@ def check_all(
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
+        *lacking_classes(checkpoint),
         *check_structure(checkpoint, entries),
         *check_optimizer(checkpoint),
         *check_local_state(checkpoint),
