@@ -161,6 +161,7 @@ def lacking_classes(checkpoint: Checkpoint, root: Path | None = None) -> list[Fi
     return found
 
 
+@cache
 def _is_lacking(full: str, root: Path | None) -> bool:
     """Whether a module of torch surely has no such class; False if its source does not tell."""
     module, _, name = full.rpartition(".")
