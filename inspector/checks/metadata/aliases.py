@@ -14,10 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.optimizer import split_state
+from inspector.checks.metadata.optimizer import is_optimizer_state
 
 __all__ = ["check_aliases"]
 
@@ -26,7 +28,6 @@ Shape = tuple[int, ...]
 _MAX_NAME = 120
 _MAX_NAMED = 3
 _TAIL = 3
-_OPTIMIZER = re.compile(r"(?:\A|\.)optim\w*\.")
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 # Modules whose weight is a matrix by definition (`nn.Embedding`, `nn.Linear`), as the common models
 # call them.
@@ -44,15 +45,14 @@ def check_aliases(checkpoint: Checkpoint) -> list[Finding]:
         checkpoint: The checkpoint; metadata alone is looked at.
     """
     columns = checkpoint.columns
-    cut: list[int] = []
-    flat: list[int] = []
-    for index, fqn in enumerate(columns.fqns):
-        if _OPTIMIZER.search(fqn) or split_state(fqn) is not None:
-            continue
-        if columns.num_chunks_of[index] > 1:
-            cut.append(index)
-        if columns.dim_start[index + 1] - columns.dim_start[index] == 1:
-            flat.append(index)
+    fqns = columns.fqns
+    ndims = np.diff(columns.dim_start)
+    cut = [
+        i
+        for i in np.flatnonzero(columns.num_chunks_of > 1).tolist()
+        if not is_optimizer_state(fqns[i])
+    ]
+    flat = [i for i in np.flatnonzero(ndims == 1).tolist() if not is_optimizer_state(fqns[i])]
     return [*_truncated(checkpoint, cut), *_flat(checkpoint, flat)]
 
 
@@ -64,7 +64,7 @@ def _truncated(checkpoint: Checkpoint, cut: list[int]) -> Iterator[Finding]:
     columns = checkpoint.columns
     groups: dict[tuple[str, str], list[int]] = {}
     for index in cut:
-        parts = columns.fqns[index].split(".")
+        parts = columns.fqns[index].rsplit(".", _TAIL)
         if len(parts) > 1:
             key = ".".join(parts[-_TAIL:]), columns.dtype(index)
             groups.setdefault(key, []).append(index)
@@ -130,18 +130,19 @@ def _flat(checkpoint: Checkpoint, flat: list[int]) -> Iterator[Finding]:
     wanted = [i for i in flat if columns.dtype(i) in _FLOATS and lengths[i] > 1]
     kinds = {_kind(columns.fqns[i]) for i in wanted} - {""}
     matrices: dict[str, Counter[Shape]] = {}
-    widths: Counter[int] = Counter()
-    for index, fqn in enumerate(columns.fqns):
-        if columns.dim_start[index + 1] - columns.dim_start[index] != 2:
-            continue
-        shape = columns.shape(index)
-        widths.update(set(shape))
+    widths: set[int] = set()
+    ndims = np.diff(columns.dim_start)
+    two = np.flatnonzero(ndims == 2) if wanted else np.zeros(0, np.int64)
+    sides = np.concatenate([columns.shapes[columns.dim_start[two] + d] for d in (0, 1)])
+    widths.update(np.unique(sides).tolist())
+    for index in two.tolist() if kinds else ():
+        fqn = columns.fqns[index]
         kind = _kind(fqn)
-        if kind in kinds and split_state(fqn) is None and not _OPTIMIZER.search(fqn):
-            matrices.setdefault(kind, Counter())[shape] += 1
+        if kind in kinds and not is_optimizer_state(fqn):
+            matrices.setdefault(kind, Counter())[columns.shape(index)] += 1
     # The model's width: a vector (of a norm) that is a side of matrices too.
     vectors = Counter(lengths[i] for i in wanted if not _MATRICES.search(columns.fqns[i]))
-    width = max((n for n in vectors if n > 1 and widths[n]), key=lambda n: vectors[n], default=0)
+    width = max((n for n in vectors if n > 1 and n in widths), key=lambda n: vectors[n], default=0)
     for index in wanted:
         fqn, length = columns.fqns[index], lengths[index]
         siblings = matrices.get(_kind(fqn), Counter())

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +23,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, TensorColumns
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.optimizer import split_state
+from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
 from inspector.checks.metadata.tiling import chunk_volumes
 
 __all__ = ["check_families"]
@@ -39,7 +40,6 @@ _ROUTER = re.compile(
 )
 # Adapters and the like, which sit on the layers that somebody chose.
 _PARTIAL = re.compile(r"lora|adapter|ia3|prompt|hada|lokr|oft_|vera_|prefix|modules_to_save", re.I)
-_OPTIMIZER = re.compile(r"(?:\A|\.)optim\w*\.")
 # What torch's own leaf modules call theirs; between such, a Sequential has activations.
 _LEAF = frozenset(
     "weight bias running_mean running_var num_batches_tracked weight_g weight_v in_proj_weight "
@@ -82,22 +82,36 @@ def check_families(checkpoint: Checkpoint) -> list[Finding]:
     columns = checkpoint.columns
     layers: dict[str, _Family] = {}
     routed = _Routed()
-    with_state: dict[str, set[int]] = {}
     for index, fqn in enumerate(columns.fqns):
+        if is_optimizer_state(fqn):
+            continue
+        for prefix, number, suffix in _numbered(_LAYERS, fqn):
+            if not (_is_partial(prefix) or _is_partial(suffix)):
+                family = layers.setdefault(prefix, _Family())
+                family.add(number, suffix, columns.shape(index), index)
+        if "expert" in fqn or "gate" in fqn or "router" in fqn:
+            routed.add(columns, index, fqn)
+    holed = {prefix: family for prefix, family in layers.items() if family.missing}
+    return [
+        *(_holes(checkpoint, layers, holed, _with_state(columns)) if holed else ()),
+        *routed.findings(columns, checkpoint.world_size),
+    ]
+
+
+def _with_state(columns: TensorColumns) -> dict[str, set[int]]:
+    """The numbers that the optimizer has state for, by the name of the list."""
+    found: dict[str, set[int]] = {}
+    for fqn in columns.fqns:
         state = split_state(fqn)
         if state is not None:
             for prefix, number, _ in _numbered(_LAYERS, state.param):
-                with_state.setdefault(prefix, set()).add(number)
-            continue
-        if _OPTIMIZER.search(fqn) or _PARTIAL.search(fqn):
-            continue
-        for prefix, number, suffix in _numbered(_LAYERS, fqn):
-            layers.setdefault(prefix, _Family()).add(number, suffix, columns.shape(index), index)
-        routed.add(columns, index, fqn)
-    return [
-        *_holes(checkpoint, layers, with_state),
-        *routed.findings(columns, checkpoint.world_size),
-    ]
+                found.setdefault(prefix, set()).add(number)
+    return found
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_partial(name: str) -> bool:
+    return _PARTIAL.search(name) is not None
 
 
 def _numbered(pattern: re.Pattern[str], fqn: str) -> Iterator[tuple[str, int, str]]:
@@ -109,9 +123,12 @@ def _numbered(pattern: re.Pattern[str], fqn: str) -> Iterator[tuple[str, int, st
 
 
 def _holes(
-    checkpoint: Checkpoint, layers: dict[str, _Family], with_state: dict[str, set[int]]
+    checkpoint: Checkpoint,
+    layers: dict[str, _Family],
+    holed: dict[str, _Family],
+    with_state: dict[str, set[int]],
 ) -> Iterator[Finding]:
-    for prefix, family in layers.items():
+    for prefix, family in holed.items():
         missing = family.missing
         if not missing or len(missing) > len(family.members):
             continue

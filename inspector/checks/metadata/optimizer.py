@@ -18,7 +18,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["StateName", "check_optimizer", "split_state"]
+__all__ = ["StateName", "check_optimizer", "is_optimizer_state", "split_state"]
 
 #: State that torch's own optimizers and the common others keep for every parameter.
 _SLOTS = frozenset(
@@ -47,6 +47,7 @@ _SLOTS = frozenset(
 # Copies in full precision, which parameters that have it themselves do not need.
 _COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
 _STATE = re.compile(r"(?:\A|(?<=\.))state\.")
+_OPTIMIZER = re.compile(r"(?:\A|\.)optim\w*\.")
 _DIGITS = re.compile(r"(?<![^.])\d+(?![^.])")
 _MOST = 0.75
 _MIN_SIBLINGS = 3
@@ -69,6 +70,8 @@ class StateName:
 
 def split_state(fqn: str) -> StateName | None:
     """Take the name of a piece of optimizer state apart; None if it is none, or an unknown one."""
+    if "state." not in fqn:
+        return None
     match = _STATE.search(fqn)
     if match is None:
         return None
@@ -78,6 +81,13 @@ def split_state(fqn: str) -> StateName | None:
     if slot not in known:
         slot, _, param = rest.partition(".")
     return StateName(fqn[: match.end()], param, slot) if slot in known and param else None
+
+
+def is_optimizer_state(fqn: str) -> bool:
+    """Whether a name is of an optimizer's state, and not of a model."""
+    if "optim" in fqn and _OPTIMIZER.search(fqn):
+        return True
+    return split_state(fqn) is not None
 
 
 @dataclass(slots=True)
