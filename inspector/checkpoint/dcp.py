@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
+from inspector.checkpoint.lookalike import lookalike, lookalike_below
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -206,6 +207,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
             "if that file is complete, renaming it to .metadata repairs the checkpoint",
             code="save-unfinished",
         )
+    other = lookalike(listing)
+    if other is not None:
+        return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
     if data:
         return NotACheckpointError(
             f"{where}: {len(data)} data files, but no .metadata",
@@ -215,6 +219,11 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
         return NotACheckpointError(f"{where} is an empty folder")
     if is_torch_checkpointing(storage, listing):
         return NotACheckpointError(f"{where}: {torch_checkpointing.WHAT}", torch_checkpointing.HINT)
+    below = lookalike_below(storage, listing)
+    if below is not None:
+        path, other = below
+        what = f"{where}: no checkpoint here (no .metadata in it); {printable(path)} in it is"
+        return NotACheckpointError(f"{what} {other.what}", other.hint)
     return NotACheckpointError(
         f"{where}: no checkpoint here (no .metadata in it)",
         "give the folder that holds .metadata, or one with checkpoints under it",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
+from inspector.checkpoint.lookalike import lookalike_of_file
 from inspector.checkpoint.safetensors.sets import (
     FileSet,
     OneSet,
@@ -728,6 +729,9 @@ def folder_of(path: str) -> Storage:
     hint = "give the folder that holds .metadata"
     if pure.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         hint = "a torch.save file is one whole checkpoint: open it with torch.load"
+        part = lookalike_of_file(pure.name)
+        if part is not None:
+            raise NotACheckpointError(f"{printable(path)} is one file of {part.what}", part.hint)
     raise NotACheckpointError(f"{printable(path)} is a file, not a checkpoint folder", hint)
 
 

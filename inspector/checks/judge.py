@@ -22,8 +22,11 @@ from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Repo
 from inspector.checks.folder.consolidation import check_consolidation
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
+from inspector.checks.metadata.aliases import check_aliases
 from inspector.checks.metadata.entries import entries_of
-from inspector.checks.metadata.metadata import check_metadata, reading_notes
+from inspector.checks.metadata.families import check_families
+from inspector.checks.metadata.local_state import check_local_state
+from inspector.checks.metadata.metadata import check_metadata, lacking_classes, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure
@@ -276,8 +279,12 @@ def check_all(
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
+        *lacking_classes(checkpoint),
         *check_structure(checkpoint, entries),
         *check_optimizer(checkpoint),
+        *check_local_state(checkpoint),
+        *check_families(checkpoint),
+        *check_aliases(checkpoint),
         *from_files,
         *check_beside(checkpoint, storage),
         *check_stored(checkpoint, entries),

@@ -78,6 +78,7 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
     from inspector.report.progress import PayloadLine, ReadingLine
     from inspector.report.stats import stats_json, stats_text
     from inspector.values.ranking import rank
+    from inspector.values.replicas import replica_differences
     from inspector.values.stats import collect_stats
 
     target = locate(path)
@@ -93,6 +94,9 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
     with PayloadLine(sys.stderr) as line:
         report = collect_stats(checkpoint, target, wanted, progress=line)
     report = replace(report, not_read=report.not_read + _unseen(checkpoint, filter_text))
+    if not report.is_cancelled:
+        differing = tuple(replica_differences(checkpoint, target, wanted))
+        report = replace(report, differing=differing)
     ranked = rank(report.tensors)
     if as_json:
         print_pieces(stats_json(report, ranked, histograms=histograms))

@@ -6,7 +6,7 @@ that a weight that did not move is worth a look; why it did not is for the reade
 
 from __future__ import annotations
 
-from inspector.checks.metadata.optimizer import state_of
+from inspector.checks.metadata.optimizer import split_state
 from inspector.diff.model import Diff
 
 __all__ = ["UNMOVED", "unmoved_weights"]
@@ -25,9 +25,9 @@ def unmoved_weights(diff: Diff) -> tuple[str, ...]:
     """Raw names of the weights, in A's order; none where no values were compared."""
     moved = set()
     for tensor in diff.tensors:
-        found = state_of(tensor.fqn) if tensor.verdict in _MOVED else None
-        if found is not None and found[2] in _FIRST_MOMENTS:
-            moved.add(found[1])
+        found = split_state(tensor.fqn) if tensor.verdict in _MOVED else None
+        if found is not None and found.slot in _FIRST_MOMENTS:
+            moved.add(found.param)
     if not moved:
         return ()
     # The optimizer may know a parameter without the prefix of the model (`model.`).
@@ -36,5 +36,5 @@ def unmoved_weights(diff: Diff) -> tuple[str, ...]:
         for tensor in diff.tensors
         if tensor.verdict == "EXACT"
         and (tensor.fqn in moved or tensor.fqn.partition(".")[2] in moved)
-        and state_of(tensor.fqn) is None
+        and split_state(tensor.fqn) is None
     )

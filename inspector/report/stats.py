@@ -70,6 +70,7 @@ def stats_text(
             yield f"... {left:,} more tensors: narrow them with --filter, or send this to a file"
         for item in shown if histograms else ():
             yield from _one(item, histograms, width, is_unicode)
+    yield from _differing_lines(report, width)
     yield from _not_read_lines(report, width)
 
 
@@ -86,6 +87,8 @@ def _summary(report: StatsReport, ranked: Sequence[Ranked]) -> str:
         count = sum(item.kind == kind for item in ranked)
         if count:
             parts.append(f"{count:,} {what}")
+    if report.differing:
+        parts.append(f"{len(report.differing):,} with copies that differ")
     if report.not_read:
         parts.append(f"{len(report.not_read):,} not read in full")
     said = "; ".join(parts)
@@ -224,6 +227,25 @@ def _bar(share: float, room: int, is_unicode: bool) -> str:
     return "█" * full + (_EIGHTHS[rest] if rest else "")
 
 
+def _differing_lines(report: StatsReport, width: int | None) -> Iterator[str]:
+    if report.differing:
+        yield ""
+        yield "COPIES THAT DIFFER: every rank stored its own, and the figures are of the first"
+    for item in report.differing:
+        ranks = ["?" if rank is None else f"{rank:,}" for rank in item.ranks]
+        line = (
+            f"{printable(item.fqn, 200) or repr('')}: {plural(item.num_different, 'element')} of "
+            f"{item.num_elements:,}, the first at {list(item.first_index)}: rank {ranks[0]} has "
+            f"{item.values[0]}, rank {ranks[1]} {item.values[1]}"
+        )
+        if width is None:
+            yield f"  {line}"
+        else:
+            yield from textwrap.wrap(
+                line, max(20, width), initial_indent="  ", subsequent_indent="    "
+            )
+
+
 def _not_read_lines(report: StatsReport, width: int | None) -> Iterator[str]:
     left = [item for item in report.not_read if not (report.is_cancelled and item.why == STOPPED)]
     if report.not_read:
@@ -271,6 +293,16 @@ def stats_json(
     for n, item in enumerate(report.not_read):
         entry = {"fqn": item.fqn, "num_elements": item.num_elements, "why": item.why}
         yield ("," if n else "") + "\n" + _dump(entry)
+    yield '], "replicas_differ": ['
+    for n, found in enumerate(report.differing):
+        copies = {
+            "fqn": found.fqn,
+            "num_elements": found.num_elements,
+            "num_different": found.num_different,
+            "first_index": list(found.first_index),
+            "ranks": list(found.ranks),
+        }
+        yield ("," if n else "") + "\n" + _dump(copies)
     yield "]}\n"
 
 

@@ -17,6 +17,7 @@ from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.checkpoint.storage.base import Storage
 from inspector.values.gather import gather
 from inspector.values.histogram import Bars, Histogram
+from inspector.values.replicas import ReplicaDifference
 from inspector.values.tally import Summary
 
 __all__ = ["STOPPED", "NotRead", "StatsReport", "TensorStats", "collect_stats"]
@@ -133,12 +134,14 @@ class StatsReport:
         not_read: Tensors of which some element was not, in the same order; one may be in both.
         payload_bytes: Bytes that were read.
         is_cancelled: True if it was stopped before everything was read.
+        differing: Tensors whose copies of several ranks differ; the figures are of the first copy.
     """
 
     tensors: tuple[TensorStats, ...]
     not_read: tuple[NotRead, ...]
     payload_bytes: int
     is_cancelled: bool = False
+    differing: tuple[ReplicaDifference, ...] = ()
 
     @property
     def has_non_finite(self) -> bool:

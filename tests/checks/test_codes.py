@@ -383,6 +383,8 @@ def test_every_code_fires_and_is_silent_somewhere() -> None:
     fires |= {code for code in CODES if code.startswith(("seal-", "integrity-"))}
     # Those of steps, of several checkpoints and what is beside them, are in test_steps.py.
     fires |= {"part-missing", "part-damaged", "not-resumable", "tracker-mismatch", "sidecar-times"}
+    # These need several ranks' saves: test_shapes.py, test_replicas.py.
+    fires |= {"local-state", "family-hole", "alias-shape", "replicas-differ"}
     assert fires == set(CODES)
     # Each of them is absent from the base of its sample, and from every good checkpoint but these.
     told_of_good = {"name-unprintable", "values-nan", "values-inf", "metadata-version"}
@@ -400,6 +402,7 @@ def test_the_contracts_table_is_the_codes() -> None:
         "name-unprintable", "storage-orphan", "optimizer-incomplete", "file-unreferenced",
         "file-newer", "values-nan", "values-inf", "seal-extra", "integrity-unreadable",
         "index-mismatch", "not-resumable", "tracker-mismatch", "sidecar-times",
+        "local-state", "family-hole", "alias-shape",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,38 @@ def test_pathlib_of_python_3_13_in_a_pickle(tmp_path: Path) -> None:
         "metadata-version"
     ]
     assert not reading_notes(checkpoint.provenance, python_version=(3, 14))
+
+
+class Tomorrow:
+    """A class that torch does not have yet."""
+
+
+def test_a_class_of_a_newer_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "torch.distributed.checkpoint.metadata"
+    with monkeypatch.context() as patched:
+        patched.setattr(Tomorrow, "__module__", module)
+        # By sys.modules, as pickle does: torch's aliases make it twice after an old checkpoint.
+        patched.setattr(sys.modules[module], "Tomorrow", Tomorrow, raising=False)
+
+        def edit(metadata: Metadata) -> None:
+            metadata.planner_data = {**(metadata.planner_data or {}), "new": Tomorrow()}
+
+        folder = edited(copy_of(tmp_path), edit)
+    report = check(str(folder))
+    (finding,) = found(report, "metadata-unknown-class")
+    assert finding.severity == "note"
+    assert "metadata.Tomorrow" in finding.message
+    assert f"the installed torch ({torch.__version__}) lacks" in finding.message
+    with pytest.raises(AttributeError, match="Can't get attribute 'Tomorrow'"):
+        pickle.loads((folder / ".metadata").read_bytes())
+
+
+def test_a_class_that_the_installed_torch_has(tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.planner import LoadPlan
+
+    def edit(metadata: Metadata) -> None:
+        metadata.planner_data = {**(metadata.planner_data or {}), "old": LoadPlan([])}
+
+    folder = edited(copy_of(tmp_path), edit)
+    assert not found(check(str(folder)), "metadata-unknown-class")
+    assert pickle.loads((folder / ".metadata").read_bytes())

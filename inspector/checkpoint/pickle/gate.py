@@ -215,6 +215,9 @@ class Gate(pickle.Unpickler):
                 unsafe.add(kind.name)
             elif verdict == "unknown":
                 unknown.add(kind.name)
+            elif module.partition(".")[0] == "torch":
+                # Harmless, but the torch that reads it has to have it.
+                self.names.setdefault(name, module)
         return Pickled(root, self.names, tuple(sorted(unknown)), tuple(sorted(unsafe)))
 
 

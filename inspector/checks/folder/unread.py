@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from inspector.checkpoint.child.isolated import Limits
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
+from inspector.checkpoint.lookalike import lookalike
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.folder.files import check_files
-from inspector.checks.folder.lookalike import lookalike
 from inspector.checks.metadata.entries import entries_of
 from inspector.checks.metadata.metadata import check_metadata
 from inspector.checks.metadata.structure import check_structure

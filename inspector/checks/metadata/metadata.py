@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 from inspector.checkpoint.model import Checkpoint, Provenance
 from inspector.checkpoint.text import is_printable, plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["check_metadata", "installed_torch", "reading_notes"]
+__all__ = ["check_metadata", "installed_torch", "lacking_classes", "reading_notes"]
 
 _KNOWN_VERSION = (1, 0, 0)
 _MAX_SHOWN = 3
@@ -67,15 +69,21 @@ def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
         by_fqn.setdefault(entry.fqn, []).append(entry.what)
     for fqn, whats in by_fqn.items():
         subject = f"{printable(fqn, _MAX_NAME)}: " if fqn else ""
+        is_newer = whats[0].startswith("the entry is a torch.")
         more = f" (and {plural(len(whats) - 1, 'fault')} more)" if len(whats) > 1 else ""
         yield Finding(
             "entry-malformed",
             "error",
             f"{subject}{printable(whats[0], 300)}{more}; it was left out",
-            "depends on the value: a negative size loads silently and wrong, others raise"
+            "raises AttributeError while reading the metadata, if it lacks the class"
+            if is_newer
+            else "depends on the value: a negative size loads silently and wrong, others raise"
             if checkpoint.format == "dcp"
             else "raises SafetensorError or KeyError",
-            "no torch writes this: take .metadata from the original, or load an earlier checkpoint"
+            "a kind of entry that a newer torch may have: load it with the torch that wrote it"
+            if is_newer
+            else "no torch writes this: take .metadata from the original, or load an earlier "
+            "checkpoint"
             if checkpoint.format == "dcp"
             else "fetch the file again from where it was written",
             fqn=fqn or None,
@@ -110,6 +118,9 @@ def _unprintable(
 def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
     for full in checkpoint.unknown_globals:
         package = full.partition(".")[0]
+        if package == "torch":
+            yield _of_torch(full, "which is not known here; it was passed over")
+            continue
         yield Finding(
             "metadata-unknown-class",
             "note",
@@ -118,6 +129,75 @@ def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"imports {printable(package, 60)}, and raises ModuleNotFoundError if it cannot",
             "install that package where you load the checkpoint",
         )
+
+
+def _of_torch(full: str, what: str) -> Finding:
+    name = printable(full.rpartition(".")[2], 60)
+    return Finding(
+        "metadata-unknown-class",
+        "note",
+        f".metadata holds an object of {printable(full, _MAX_NAME)}, {what}",
+        "raises AssertionError: metadata is None; global metadata read failed: Can't get attribute "
+        f"'{name}', if it lacks the class",
+        "load it with the torch that wrote it, or a later one",
+    )
+
+
+def lacking_classes(checkpoint: Checkpoint, root: Path | None = None) -> list[Finding]:
+    """Notes on classes of torch in the metadata that the installed torch lacks.
+
+    Its source is searched for their names; it is not imported.
+
+    Args:
+        checkpoint: The checkpoint.
+        root: The folder of the package; by default that of the installed torch.
+    """
+    torchs = [full for full in checkpoint.provenance.classes if full.startswith("torch.")]
+    found = []
+    for full in torchs:
+        if _is_lacking(full, root):
+            what = f"which the installed torch ({installed_torch()}) lacks: it cannot read this"
+            found.append(_of_torch(full, what))
+    return found
+
+
+@cache
+def _is_lacking(full: str, root: Path | None) -> bool:
+    """Whether a module of torch surely has no such class; False if its source does not tell."""
+    module, _, name = full.rpartition(".")
+    parts = module.split(".")[1:]
+    if module == "torch" or not all(part.isidentifier() for part in [*parts, name]):
+        return False
+    folder = root or _torch_folder()
+    if folder is None:
+        return False
+    source = _source(folder.joinpath(*parts))
+    if source is None:
+        # Not there: unless its package makes it up (torch kept old names alive so).
+        package = _source(folder.joinpath(*parts[:-1]))
+        return package is not None and "sys.modules" not in package
+    if re.search(rf"\b{name}\b", source):
+        return False
+    return not re.search(r"^def __getattr__|import \*|globals\(\)|setattr\(sys", source, re.M)
+
+
+def _source(path: Path) -> str | None:
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        try:
+            return file.read_text("utf-8", "replace")
+        except OSError:
+            continue
+    return None
+
+
+@cache
+def _torch_folder() -> Path | None:
+    try:
+        spec = find_spec("torch")
+    except (ImportError, ValueError):
+        return None
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(places[0]) if places else None
 
 
 def _trailing(checkpoint: Checkpoint) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["check_optimizer", "state_of"]
+__all__ = ["StateName", "check_optimizer", "is_optimizer_state", "split_state"]
 
 #: State that torch's own optimizers and the common others keep for every parameter.
 _SLOTS = frozenset(
@@ -44,10 +44,50 @@ _SLOTS = frozenset(
         "z",
     }
 )
+# Copies in full precision, which parameters that have it themselves do not need.
+_COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
 _STATE = re.compile(r"(?:\A|(?<=\.))state\.")
+_OPTIMIZER = re.compile(r"(?:\A|\.)optim\w*\.")
 _DIGITS = re.compile(r"(?<![^.])\d+(?![^.])")
 _MOST = 0.75
 _MIN_SIBLINGS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StateName:
+    """The name of a piece of optimizer state, taken apart.
+
+    Attributes:
+        prefix: Of the optimizer, up to and with `state.`.
+        param: Name of the parameter, or its number.
+        slot: What of it: `exp_avg`, `step` ...
+    """
+
+    prefix: str
+    param: str
+    slot: str
+
+
+def split_state(fqn: str) -> StateName | None:
+    """Take the name of a piece of optimizer state apart; None if it is none, or an unknown one."""
+    if "state." not in fqn:
+        return None
+    match = _STATE.search(fqn)
+    if match is None:
+        return None
+    rest = fqn[match.end() :]
+    known = _SLOTS | _COPIES
+    param, _, slot = rest.rpartition(".")
+    if slot not in known:
+        slot, _, param = rest.partition(".")
+    return StateName(fqn[: match.end()], param, slot) if slot in known and param else None
+
+
+def is_optimizer_state(fqn: str) -> bool:
+    """Whether a name is of an optimizer's state, and not of a model."""
+    if "optim" in fqn and _OPTIMIZER.search(fqn):
+        return True
+    return split_state(fqn) is not None
 
 
 @dataclass(slots=True)
@@ -85,23 +125,11 @@ def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
 def _groups(fqns: Iterable[str]) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for fqn in fqns:
-        found = state_of(fqn)
-        if found is not None:
-            prefix, param, slot = found
-            groups.setdefault(prefix, _Group()).slots.setdefault(param, set()).add(slot)
+        name = split_state(fqn)
+        if name is not None and name.slot in _SLOTS:
+            group = groups.setdefault(name.prefix, _Group())
+            group.slots.setdefault(name.param, set()).add(name.slot)
     return groups
-
-
-def state_of(fqn: str) -> tuple[str, str, str] | None:
-    """Prefix, parameter and slot of a name that is optimizer state, else None."""
-    match = _STATE.search(fqn)
-    if match is None:
-        return None
-    rest = fqn[match.end() :]
-    param, _, slot = rest.rpartition(".")
-    if slot not in _SLOTS:
-        slot, _, param = rest.partition(".")
-    return (fqn[: match.end()], param, slot) if slot in _SLOTS and param else None
 
 
 def _lacking_slots(slots: dict[str, set[str]]) -> Iterator[tuple[str, set[str], int]]:

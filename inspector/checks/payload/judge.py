@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
@@ -24,7 +25,7 @@ from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
 from inspector.checkpoint.text import format_box, format_shape, plural, printable
-from inspector.checks.findings import Finding
+from inspector.checks.findings import Finding, Severity
 from inspector.errors import StorageError, UnreachableError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ except ImportError:  # Slower, and as right.
 __all__ = ["Judgement", "Note", "Subject", "judge", "subject_of"]
 
 _MAX_ENTRY_BYTES = 1 << 30
+# A zip archive's end record without a comment, as torch writes it.
+_ZIP_END = 22
 _STALE = (
     "if others of this file are wrong too, the file and .metadata are of different saves: "
     "restore both from one; else take another checkpoint"
@@ -140,7 +143,9 @@ class Judgement:
         not_checked: Why (a part of) it was not looked at, or an empty string.
         is_read: False if it was not read at all.
         is_blob: True if it is part of a safetensors blob inside a DCP file.
-        is_unreached: True if a remote storage did not answer.
+        shape: The tensor's own shape, where it is not the one in the metadata.
+        crc32: Of the tensor's elements as they are stored, with how they lie there; None if they
+            were not read.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -149,13 +154,23 @@ class Judgement:
     not_checked: str = ""
     is_read: bool = True
     is_blob: bool = False
+    shape: tuple[int, ...] | None = None
+    crc32: tuple[object, ...] | None = None
 
-    def error(self, code: str, subject: Subject, what: str, torch_does: str, hint: str) -> None:
+    def error(
+        self,
+        code: str,
+        subject: Subject,
+        what: str,
+        torch_does: str,
+        hint: str,
+        severity: Severity = "error",
+    ) -> None:
         where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
         self.findings.append(
             Finding(
                 code,
-                "error",
+                severity,
                 f"{subject.shown} in {where}: {what}",
                 torch_does,
                 hint,
@@ -243,7 +258,7 @@ def _judge_payload(
     for subject in subjects:
         _judge_names(result, subject, payload)
         if subject.is_tensor and not payload.problem:
-            _judge_header(result, subject, payload)
+            _judge_header(result, subject, payload, inner)
     damaged = _read_records(result, inner, payload, subjects, values, has_checksums=True)
     # A pickle whose bytes are damaged has been told of.
     if payload.problem and "data.pkl" not in damaged:
@@ -303,14 +318,52 @@ def _judge_names(result: Judgement, subject: Subject, payload: Payload) -> None:
     )
 
 
-def _judge_header(result: Judgement, subject: Subject, payload: Payload) -> None:
+def _judge_header(result: Judgement, subject: Subject, payload: Payload, source: Source) -> None:
     tensor = payload.tensor
     if tensor is not None:
-        for what, fate in _differences(subject, tensor, payload.data):
+        found = _differences(subject, tensor, payload.data)
+        if tensor.shape != subject.sizes:
+            result.shape = tensor.shape
+        if len(found) == 1 and _is_stale_dtype(subject, tensor, source):
+            result.error("payload-mismatch", subject, *_stale_dtype(subject, tensor), "warning")
+            return
+        for what, fate in found:
             result.error("payload-mismatch", subject, what, fate, _STALE)
     elif not payload.kind.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_")):
         what = f"it holds no tensor but {printable(payload.kind, 80)}"
         result.error("payload-mismatch", subject, what, "raises AttributeError", _STALE)
+
+
+def _is_stale_dtype(subject: Subject, tensor: StoredTensor, source: Source) -> bool:
+    """Whether the metadata is wrong in the dtype alone, and of the same save as the file.
+
+    It is where elements of another size fill the entry's range to its last byte: the metadata
+    knows where this very payload ends.
+    """
+    if tensor.dtype == subject.dtype or tensor.shape != subject.sizes or not tensor.num_elements:
+        return False
+    sizes = itemsize(tensor.dtype), itemsize(subject.dtype)
+    if None in sizes or sizes[0] == sizes[1]:
+        return False
+    end = max(source.length - _ZIP_END, 0)
+    return source.read(end, 4) == b"PK\x05\x06"
+
+
+def _stale_dtype(subject: Subject, tensor: StoredTensor) -> tuple[str, str, str]:
+    """What is wrong, what torch does, and what to do."""
+    what = (
+        f"its elements are {tensor.dtype}, {subject.dtype} by the metadata; its bytes end where "
+        "the metadata says, so both are of one save"
+    )
+    fate = (
+        f"casts to the target's type silently: exact into {tensor.dtype}; what makes its tensors "
+        f"by the metadata (dcp_to_torch_save) makes {subject.dtype} of it"
+    )
+    hint = (
+        "all data is there: a save with plan caching (enable_plan_caching=True) keeps the dtype of "
+        f"the first save; load into {tensor.dtype}, and save once without the cache"
+    )
+    return what, fate, hint
 
 
 def _differences(
@@ -367,6 +420,9 @@ def _read_records(
             crc = crc32(block, crc)
             if scan is not None and is_data:
                 scan.feed(block)
+        if is_data and payload.tensor is not None:
+            kept = payload.tensor
+            result.crc32 = (crc, kept.dtype, kept.shape, kept.strides, kept.first)
         expected = record.crc32 or record.confirmed_crc32 or 0
         if not has_checksums or payload.container == "legacy":
             continue

@@ -23,6 +23,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import Judgement, Note, judge, subject_of
+from inspector.checks.payload.pieces import with_pieces
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -90,6 +91,9 @@ class _Run:
         self._findings: list[tuple[int, list[Finding]]] = []
         self._notes: dict[Note, list[int]] = {}
         self._values: dict[int, NonFinite] = {}
+        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._digests: dict[int, object] = {}
+        self._storage = storage
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         self._num_unread = 0
         self._lock = threading.Lock()
@@ -112,6 +116,10 @@ class _Run:
             values=self._values_wanted,
             stop=lambda: self.sweep.stop.is_set,
         )
+        if judgement.shape is not None:
+            self._shapes.update(dict.fromkeys(owners, judgement.shape))
+        if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
+            self._digests.update(dict.fromkeys(owners, judgement.crc32))
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
@@ -155,6 +163,11 @@ class _Run:
 
     def report(self) -> PayloadReport:
         findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
+        findings = with_pieces(self._checkpoint, findings, self._shapes)
+        if self._digests:
+            from inspector.checks.payload.replicas import check_replicas
+
+            findings += check_replicas(self._checkpoint, self._storage, self._digests)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._values:

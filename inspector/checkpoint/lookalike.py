@@ -6,13 +6,15 @@ The rule this module keeps: told from names alone; a folder that is not sure sta
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inspector.checkpoint import torch_checkpointing
-from inspector.checkpoint.storage.base import Entry
+from inspector.checkpoint.storage.base import Entry, Storage
+from inspector.errors import StorageError
 
-__all__ = ["Lookalike", "lookalike"]
+__all__ = ["Lookalike", "lookalike", "lookalike_below", "lookalike_of_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,16 @@ _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
         re.compile(r"(model|optim|extra_state)_world_size_\d+_rank_\d+\.pt\Z"),
         Lookalike(
             "a per-rank checkpoint (verl, SkyRL): one torch.save file a rank, not DCP",
-            "load it with the same number of ranks, or merge it with verl's model_merger",
+            "verl's FSDPCheckpointManager loads it on the same number of ranks; python -m "
+            "verl.model_merger merge --backend fsdp puts the model together",
+        ),
+    ),
+    (
+        re.compile(r"\w+\.rank_\d+\.pth\Z"),
+        Lookalike(
+            "a per-rank checkpoint (dinov2): each file is one rank's shard of FSDP1, not DCP and "
+            "no whole model",
+            "dinov2's FSDPCheckpointer loads it, on as many ranks as wrote it",
         ),
     ),
     (
@@ -94,6 +105,11 @@ _ONE_FILE = Lookalike(
 )
 
 
+# Folders that are looked into, and how deep (verl: global_step_5/actor).
+_MAX_BELOW = 16
+_MAX_DEPTH = 2
+
+
 def lookalike(listing: Iterable[Entry]) -> Lookalike | None:
     """Whose checkpoint a listed folder is, if it looks like DCP's and is not."""
     names = [entry.name for entry in listing]
@@ -107,11 +123,45 @@ def lookalike(listing: Iterable[Entry]) -> Lookalike | None:
         and any(re.fullmatch(r".+_\d+\.(safetensors|pt)", name) for name in names)
     ):
         return _TORCH_CHECKPOINTING
-    for pattern, found in _NAMES:
-        if any(pattern.match(name) for name in names):
-            return found
+    found = _named(names)
+    if found is not None:
+        return found
     if any(
         name.endswith((".pt", ".pth", ".ckpt")) or name == "pytorch_model.bin" for name in names
     ):
         return _ONE_FILE
+    return None
+
+
+def lookalike_of_file(name: str) -> Lookalike | None:
+    """Whose checkpoint a torch.save file is a part of, as its name tells; None if it is whole."""
+    return _named([name])
+
+
+def lookalike_below(storage: Storage, listing: Iterable[Entry]) -> tuple[str, Lookalike] | None:
+    """The first folder below a listed one that is another program's checkpoint, and whose.
+
+    Few folders are looked into, and plain torch.save files are not told of.
+    """
+    pending = deque((entry.name, 1) for entry in listing if entry.kind == "folder")
+    for _ in range(_MAX_BELOW):
+        if not pending:
+            break
+        path, depth = pending.popleft()
+        try:
+            below = storage.list(path)
+        except StorageError:
+            continue
+        found = lookalike(below)
+        if found is not None and found is not _ONE_FILE:
+            return path, found
+        if depth < _MAX_DEPTH:
+            pending += [(f"{path}/{e.name}", depth + 1) for e in below if e.kind == "folder"]
+    return None
+
+
+def _named(names: list[str]) -> Lookalike | None:
+    for pattern, found in _NAMES:
+        if any(pattern.match(name) for name in names):
+            return found
     return None

@@ -1,0 +1,161 @@
+"""Optimizer state of which one rank's piece is stored for the whole.
+
+An optimizer that works on local tensors (`p.to_local()`) keeps plain tensors as its state. DCP
+takes a plain tensor for a replicated one: all ranks write the same name, and one rank's survives.
+`dcp.load` gives that piece to every rank.
+
+The rule this module keeps: told only where nothing else explains the shapes. A slot counts if it
+has its parameter's shape by definition (Adam's `exp_avg`, not Adafactor's `row_var`), and if it is
+one whole chunk of exactly the shape of one of its parameter's chunks. A low-rank projection
+(GaLore, APOLLO) can have such a shape by chance: it makes matrices of one rank, and leaves vectors
+alone, so vectors or two lengths along the cut are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checks.findings import Finding
+from inspector.checks.metadata.optimizer import split_state
+
+__all__ = ["check_local_state", "local_pieces"]
+
+#: State that has its parameter's shape by definition: torch's own optimizers and the common others.
+_SHAPED = frozenset(
+    {
+        "exp_avg",
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "momentum_buffer",
+        "square_avg",
+        "grad_avg",
+        "acc_delta",
+        "sum",
+        "exp_inf",
+        "prev",
+        "ax",
+        "step_size",
+        "exp_avg_diff",
+        "neg_grad_or_diff",
+        "z",
+        "master_param",
+        "master_weight",
+        "fp32_param",
+    }
+)
+_MAX_NAMED = 3
+_MAX_NAME = 120
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A state tensor that has the shape of a piece of its parameter."""
+
+    state: int
+    param: Tensor
+    slot: str
+    shape: Shape
+
+    @property
+    def cut_lengths(self) -> tuple[tuple[int, int], ...]:
+        """Along each dim that is cut: which, and how long the piece is."""
+        pairs = zip(self.shape, self.param.shape, strict=True)
+        return tuple((d, n) for d, (n, whole) in enumerate(pairs) if n != whole)
+
+
+def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
+    """All `local-state` findings, one for each optimizer.
+
+    Args:
+        checkpoint: The checkpoint; metadata alone is looked at.
+    """
+    pieces: dict[str, list[_Piece]] = {}
+    for prefix, piece in _pieces(checkpoint):
+        if checkpoint.columns.num_chunks_of[piece.state] > 1:
+            continue  # Every rank stored its own (`__R.metadata`), and loads it again.
+        pieces.setdefault(prefix, []).append(piece)
+    return [
+        _finding(checkpoint, prefix, members)
+        for prefix, members in pieces.items()
+        if _is_proven(members)
+    ]
+
+
+def local_pieces(checkpoint: Checkpoint) -> frozenset[int]:
+    """Tensors, by index, that have the shape of a piece of their parameter."""
+    return frozenset(piece.state for _, piece in _pieces(checkpoint))
+
+
+def _is_proven(pieces: list[_Piece]) -> bool:
+    """Whether no projection to one rank makes all of these shapes."""
+    if any(len(piece.shape) == 1 for piece in pieces):
+        return True
+    return len({n for piece in pieces for _, n in piece.cut_lengths}) > 1
+
+
+def _pieces(checkpoint: Checkpoint) -> Iterator[tuple[str, _Piece]]:
+    columns = checkpoint.columns
+    states = []
+    others: dict[str, list[int]] = {}
+    for index, fqn in enumerate(columns.fqns):
+        split = split_state(fqn)
+        if split is None:
+            others.setdefault(fqn.rpartition(".")[2], []).append(index)
+        elif split.slot in _SHAPED and (
+            columns.num_chunks_of[index] == 1 or checkpoint.per_rank_metadata
+        ):
+            states.append((index, split))
+    for index, split in states:
+        if split.param.isdigit():
+            continue  # A number in the order of the parameters, which is not stored.
+        shape = columns.shape(index)
+        tail = "." + split.param
+        named = [
+            i
+            for i in others.get(split.param.rpartition(".")[2], ())
+            if columns.fqns[i] == split.param or columns.fqns[i].endswith(tail)
+        ]
+        params = [columns.tensor(i) for i in named]
+        # Where several tensors could be the parameter, each has to tell the same.
+        if params and all(_is_piece(shape, param) for param in params):
+            yield split.prefix, _Piece(index, params[0], split.slot, shape)
+
+
+def _is_piece(shape: Shape, param: Tensor) -> bool:
+    if param.num_chunks < 2 or len(shape) != len(param.shape) or shape == param.shape:
+        return False
+    return bool((param.sizes == shape).all(axis=1).any())
+
+
+def _finding(checkpoint: Checkpoint, prefix: str, pieces: list[_Piece]) -> Finding:
+    columns = checkpoint.columns
+    pieces = sorted(pieces, key=lambda piece: -piece.param.num_elements)
+    slots = ", ".join(sorted({piece.slot for piece in pieces}))
+    named = [
+        f"{printable(columns.fqns[p.state], _MAX_NAME)} {format_shape(p.shape)} for "
+        f"{format_shape(p.param.shape)}, in {p.param.num_chunks:,} shards"
+        for p in pieces[:_MAX_NAMED]
+    ]
+    more = "" if len(pieces) <= _MAX_NAMED else f" and {len(pieces) - _MAX_NAMED:,} more"
+    lost = sum(p.param.num_elements - columns.tensor(p.state).num_elements for p in pieces)
+    one = len(pieces) == 1
+    return Finding(
+        "local-state",
+        "warning",
+        f"{printable(prefix.rstrip('.'), 60)}: {plural(len(pieces), 'tensor')} ({slots}) "
+        f"{'has' if one else 'have'} the shape of one rank's shard of "
+        f"{'its parameter' if one else 'their parameters'}, and {'is' if one else 'are'} all there "
+        f"is: {'; '.join(named)}{more}. {plural(lost, 'element')} of optimizer state "
+        f"{'is' if lost == 1 else 'are'} not stored",
+        "loads silently: every rank gets the one rank's piece that was kept, whichever rank it was",
+        "the optimizer keeps plain local tensors, which DCP takes for replicated ones: wrap them "
+        "as DTensors of their parameters' placements (DTensor.from_local) before saving; from this "
+        "checkpoint take the weights, and start the optimizer anew",
+        fqn=columns.fqns[pieces[0].state],
+        num_elements=lost,
+    )

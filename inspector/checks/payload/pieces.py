@@ -1,0 +1,98 @@
+"""Payloads of other shapes than the metadata says that make up the tensor all the same.
+
+`DTensor.from_local` with shards of other lengths than `torch.chunk` cuts, and without a check,
+records the boxes that the shards should have had: `[0:2]` and `[2:4]` for one row and three. The
+data is there; only the boxes are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import format_box, format_shape, printable
+from inspector.checks.findings import Finding
+
+__all__ = ["with_pieces"]
+
+Shape = tuple[int, ...]
+
+_MAX_NAMED = 4
+
+
+def with_pieces(
+    checkpoint: Checkpoint, findings: Iterable[Finding], shapes: Mapping[int, Shape]
+) -> list[Finding]:
+    """The findings; of those about such payloads, the hint says which piece belongs where.
+
+    Args:
+        checkpoint: What they are about.
+        findings: All of them.
+        shapes: The shape that a payload has, by chunk of `TensorColumns`, where it is not the
+            one in the metadata.
+    """
+    columns = checkpoint.columns
+    starts = columns.chunk_start
+    hints: dict[str, str] = {}
+    for index in {int(np.searchsorted(starts, chunk, "right")) - 1 for chunk in shapes}:
+        tensor = columns.tensor(index)
+        first = int(starts[index])
+        real = [
+            shapes.get(first + chunk, tuple(tensor.sizes[chunk].tolist()))
+            for chunk in range(tensor.num_chunks)
+        ]
+        places = _places(tensor, real)
+        if places is not None:
+            hints[tensor.fqn] = _hint(checkpoint, tensor, real, places)
+    return [
+        replace(finding, hint=hints[finding.fqn])
+        if finding.code == "payload-mismatch" and finding.fqn in hints
+        else finding
+        for finding in findings
+    ]
+
+
+def _places(tensor: Tensor, shapes: list[Shape]) -> list[Shape] | None:
+    """Where each piece begins if they follow one another along one dim; None if they do not.
+
+    They have to be recorded so too, and to fill the tensor exactly.
+    """
+    cut = [d for d in range(len(tensor.shape)) if (tensor.offsets[:, d] != 0).any()]
+    if len(cut) != 1 or any(len(shape) != len(tensor.shape) for shape in shapes):
+        return None
+    dim = cut[0]
+    for shape in shapes:
+        if shape[:dim] + shape[dim + 1 :] != tensor.shape[:dim] + tensor.shape[dim + 1 :]:
+            return None
+    starts = tensor.offsets[:, dim]
+    if len(np.unique(starts)) < len(starts):
+        return None
+    if sum(shape[dim] for shape in shapes) != tensor.shape[dim]:
+        return None
+    places: list[Shape] = [()] * len(shapes)
+    at = 0
+    for chunk in np.argsort(starts).tolist():
+        places[chunk] = tuple(at if d == dim else 0 for d in range(len(tensor.shape)))
+        at += shapes[chunk][dim]
+    return places
+
+
+def _hint(checkpoint: Checkpoint, tensor: Tensor, shapes: list[Shape], places: list[Shape]) -> str:
+    order = sorted(range(len(places)), key=lambda chunk: places[chunk])
+    named = [
+        f"{format_box(places[chunk], shapes[chunk])} is in "
+        f"{printable(checkpoint.files[int(tensor.file[chunk])].path, 60)} at byte "
+        f"{int(tensor.byte_offset[chunk]):,}"
+        for chunk in order[:_MAX_NAMED]
+    ]
+    more = f", and {len(order) - _MAX_NAMED:,} more" if len(order) > _MAX_NAMED else ""
+    return (
+        f"all data is there: in the order of their offsets the pieces fill "
+        f"{format_shape(tensor.shape)} exactly ({', '.join(named)}{more}). The boxes are wrong, as "
+        "DTensor.from_local(..., run_check=False) records them of shards that torch.chunk would "
+        "not cut so: give torch.load the bytes of each piece and join them, or save again from "
+        "tensors that distribute_tensor cuts"
+    )

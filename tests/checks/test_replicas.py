@@ -1,0 +1,201 @@
+"""What only the bytes tell: copies that differ, pieces whose boxes are wrong, a dtype of before."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemReader
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.base import Storage
+from inspector.checks.findings import Report
+from inspector.checks.judge import check
+from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from tests.checks.ranks import StateDict, mesh_of, save_as_ranks, save_per_rank, sharded
+from tests.conftest import run_cli
+
+needs_no_collectives = pytest.mark.skipif(
+    "use_collectives" not in inspect.signature(dcp.save).parameters,
+    reason="torch before 2.9 knows no metadata of every rank's own",
+)
+
+
+def deep(folder: Path) -> Report:
+    def read(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+        return check_payloads(checkpoint, storage)
+
+    return check(str(folder), deep=read)
+
+
+def full(*shape: int) -> torch.Tensor:
+    return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+
+
+# -- copies ------------------------------------------------------------------------------------
+
+
+def per_rank(other: Callable[[int], StateDict]) -> Callable[[int], StateDict]:
+    return lambda rank: {"a": sharded(full(8), mesh_of(4), Shard(0)), **other(rank)}
+
+
+@needs_no_collectives
+def test_a_copy_that_differs_is_told_with_its_first_index(tmp_path: Path) -> None:
+    def other(rank: int) -> StateDict:
+        w = full(4, 3)
+        if rank == 2:
+            w[1, 2] = -7
+            w[3, 0] = torch.nan
+        return {"w": w, "nan": torch.full((2,), torch.nan)}
+
+    folder = save_per_rank(tmp_path, 4, per_rank(other))
+    report = deep(folder)
+    (finding,) = report.findings
+    assert (finding.code, finding.severity, finding.fqn) == ("replicas-differ", "error", "w")
+    assert (finding.offsets, finding.num_elements) == ((1, 2), 2)
+    assert "rank 0 stored 5.0, rank 2 -7.0" in finding.message
+    assert finding.file == "__2_0.distcp"
+    assert report.verdict == "damaged"
+    with pytest.raises(Exception, match=r"."):
+        FileSystemReader(folder).read_metadata(rank=4)
+
+
+@needs_no_collectives
+def test_copies_of_shards_are_compared_too(tmp_path: Path) -> None:
+    def make(rank: int) -> StateDict:
+        mesh = mesh_of(2, 2)
+        return {"w": sharded(full(4, 3) + (rank == 3), mesh, Replicate(), Shard(0))}
+
+    (finding,) = deep(save_per_rank(tmp_path, 4, make)).findings
+    assert (finding.offsets, finding.num_elements) == ((2, 0), 6)
+    assert "6 elements of 12" in finding.message
+
+
+@needs_no_collectives
+def test_a_ranks_own_state_is_no_error(tmp_path: Path) -> None:
+    def other(rank: int) -> StateDict:
+        torch.manual_seed(rank)
+        return {"rng": torch.get_rng_state(), "position": torch.tensor(rank), "b": full(3)}
+
+    report = deep(save_per_rank(tmp_path, 4, per_rank(other)))
+    assert {(f.code, f.severity, f.fqn) for f in report.findings} == {
+        ("replicas-differ", "warning", "rng"),
+        ("replicas-differ", "warning", "position"),
+    }
+    assert report.verdict == "sound"
+
+
+@needs_no_collectives
+def test_local_state_that_every_rank_keeps_is_no_error(tmp_path: Path) -> None:
+    # The same is lost where one file of metadata is written (test_shapes.py).
+    def make(rank: int) -> StateDict:
+        p = sharded(full(16, 8), mesh_of(4), Shard(0))
+        return {"model": {"w": p}, "optim": {"state": {"w": {"exp_avg": p.to_local()}}}}
+
+    report = deep(save_per_rank(tmp_path, 4, make))
+    assert [(f.code, f.severity) for f in report.findings] == [("replicas-differ", "warning")]
+    assert "a rank's own piece" in report.findings[0].hint
+
+
+@needs_no_collectives
+def test_copies_that_are_alike_are_not_told(tmp_path: Path) -> None:
+    def other(rank: int) -> StateDict:
+        return {"w": full(4, 3), "nan": torch.full((2,), torch.nan), "t": full(3, 5).T}
+
+    assert not deep(save_per_rank(tmp_path, 4, per_rank(other))).findings
+
+
+# -- boxes -------------------------------------------------------------------------------------
+
+
+def uneven(lengths: tuple[int, ...], rows: int) -> Callable[[int], StateDict]:
+    def make(rank: int) -> StateDict:
+        mesh = mesh_of(len(lengths))
+        first = sum(lengths[:rank])
+        local = full(rows, 4)[first : first + lengths[rank]].contiguous()
+        w = DTensor.from_local(
+            local, mesh, [Shard(0)], run_check=False, shape=torch.Size((rows, 4)), stride=(4, 1)
+        )
+        return {"w": w, "v": sharded(full(4, 3), mesh, Shard(0))}
+
+    return make
+
+
+def test_pieces_that_fill_the_tensor_are_told(tmp_path: Path) -> None:
+    report = deep(save_as_ranks(tmp_path, 3, uneven((1, 4, 1), 6)))
+    hints = {f.hint for f in report.findings}
+    assert {f.code for f in report.findings} == {"payload-mismatch"}
+    (hint,) = hints
+    assert "all data is there" in hint
+    assert "[0:1, 0:4] is in __0_0.distcp at byte" in hint
+    assert "[1:5, 0:4] is in __1_0.distcp at byte" in hint
+    assert "[5:6, 0:4] is in __2_0.distcp at byte" in hint
+    # As it says: the pieces, read where it says, are the tensor.
+    import re
+    from io import BytesIO
+
+    pieces = []
+    for name, at in re.findall(r"is in (\S+) at byte (\d+)", hint):
+        (info,) = [
+            v
+            for k, v in FileSystemReader(tmp_path).read_metadata().storage_data.items()
+            if k.fqn == "w" and v.relative_path == name
+        ]
+        assert info.offset == int(at)
+        data = (tmp_path / name).read_bytes()[int(at) : int(at) + info.length]
+        pieces.append(torch.load(BytesIO(data), weights_only=True))
+    assert torch.equal(torch.cat(pieces), full(6, 4))
+
+
+def test_pieces_that_do_not_fill_the_tensor_are_not(tmp_path: Path) -> None:
+    report = deep(save_as_ranks(tmp_path, 3, uneven((1, 2, 1), 6)))
+    assert report.findings
+    assert not any("all data" in f.hint for f in report.findings)
+
+
+# -- dtypes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "enable_plan_caching" not in inspect.signature(DefaultSavePlanner).parameters,
+    reason="torch before 2.7 caches no plans",
+)
+@pytest.mark.parametrize("first", [torch.float32, torch.float16])
+def test_a_dtype_that_plan_caching_kept(tmp_path: Path, first: torch.dtype) -> None:
+    state = {"w": full(4, 4).to(torch.float64), "v": torch.ones(3)}
+    for n, dtype in enumerate((first, torch.float64)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sd = {**state, "w": state["w"].to(dtype)}
+            planner = DefaultSavePlanner(enable_plan_caching=True)
+            dcp.save(sd, checkpoint_id=tmp_path / str(n), no_dist=True, planner=planner)
+    stored = FileSystemReader(tmp_path / "1").read_metadata().state_dict_metadata["w"]
+    if stored.properties.dtype == torch.float64:
+        pytest.skip("this torch does not keep it")
+    report = deep(tmp_path / "1")
+    (finding,) = [f for f in report.findings if f.code == "payload-mismatch"]
+    assert (finding.severity, finding.fqn) == ("warning", "w")
+    assert "different saves" not in finding.hint
+    assert "enable_plan_caching" in finding.hint
+    target = {"w": torch.zeros(4, 4, dtype=torch.float64)}
+    dcp.load(target, checkpoint_id=tmp_path / "1", no_dist=True)
+    assert torch.equal(target["w"], state["w"])
+
+
+@needs_no_collectives
+def test_stats_tells_of_copies_that_differ(tmp_path: Path) -> None:
+    folder = save_per_rank(tmp_path, 4, per_rank(lambda rank: {"w": full(2, 2) + (rank == 1)}))
+    ran = run_cli("stats", folder, "--json")
+    assert ran.code == 0
+    assert ran.json()["replicas_differ"] == [
+        {"fqn": "w", "num_elements": 4, "num_different": 4, "first_index": [0, 0], "ranks": [0, 1]}
+    ]
+    text = run_cli("stats", folder).out
+    assert "1 with copies that differ" in text
+    assert "w: 4 elements of 4, the first at [0, 0]: rank 0 has 0.0, rank 1 1.0" in text
