@@ -371,7 +371,7 @@ def _read_records(
             continue
         if not expected and record.num_bytes:
             is_unsummed = True
-        elif crc != expected or crc != record.crc32:
+        elif crc != record.crc32 or record.confirmed_crc32 not in (None, crc):
             damaged.add(record.short_name)
             for subject in subjects:
                 _corrupt(result, subject, record, crc, is_data)
@@ -400,7 +400,10 @@ def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueS
 
 def _corrupt(result: Judgement, subject: Subject, record: Record, crc: int, is_data: bool) -> None:
     name = printable(record.short_name, 60)
-    if record.confirmed_crc32 == crc:
+    if record.crc32 == crc:
+        what = f"the checksum behind the bytes of {name} is damaged; the bytes are as written"
+        fate = "loads it, and rightly: it does not look at checksums"
+    elif record.confirmed_crc32 == crc:
         what = f"the zip directory's checksum of {name} is damaged; the bytes are as written"
         fate = "loads it, and rightly: it does not look at checksums"
     else:
