@@ -25,6 +25,7 @@ from inspector.checks.metadata.metadata import check_metadata, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure
+from inspector.checks.payload.packed import without_packed
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
 
@@ -258,7 +259,7 @@ def check_all(
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
-        *check_structure(checkpoint, entries),
+        *without_packed(checkpoint, storage, check_structure(checkpoint, entries)),
         *check_optimizer(checkpoint),
         *from_files,
         *check_stored(checkpoint, entries),

@@ -25,7 +25,13 @@ from inspector.checkpoint.payload.source import (
     Source,
     rechunk,
 )
-from inspector.checkpoint.payload.tensor import StoredTensor, describe, kind_of
+from inspector.checkpoint.payload.tensor import (
+    PackedTensor,
+    StoredTensor,
+    describe,
+    kind_of,
+    packed,
+)
 from inspector.checkpoint.payload.zip import Record, has_directory, read_directory
 from inspector.checkpoint.payload.zstd import ZstdSource
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
@@ -47,6 +53,7 @@ class Payload:
         container: `zip`, or `legacy` for torch's format before 1.6.
         records: The records, in the order of their bytes; for `legacy`, the storages.
         tensor: The strided tensor in it, or None.
+        packed: The tensor of a class of its own in it, or None.
         kind: What it holds instead, in a few words; empty if there is a tensor.
         byteorder: `little` or `big`.
         unknown, unsafe: Names in its pickle, as `payload_pickle.Scan` has them.
@@ -63,6 +70,7 @@ class Payload:
     unsafe: tuple[str, ...] = ()
     not_scanned: str = ""
     problem: str = ""
+    packed: PackedTensor | None = None
 
     @property
     def data(self) -> Record | None:
@@ -188,6 +196,7 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         byteorder,
         found.unknown,
         tuple(sorted({*found.unsafe, *unsafe})),
+        packed=packed(found.root) if is_tensor and tensor is None else None,
     )
 
 
@@ -222,6 +231,7 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
         "little" if info.get("little_endian", True) else "big",
         tuple(sorted({name for one in scans for name in one.unknown})),
         tuple(sorted({name for one in scans for name in one.unsafe})),
+        packed=packed(found.root) if is_tensor and tensor is None else None,
     )
 
 

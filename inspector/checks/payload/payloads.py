@@ -90,6 +90,7 @@ class _Run:
         self._findings: list[tuple[int, list[Finding]]] = []
         self._notes: dict[Note, list[int]] = {}
         self._values: dict[int, NonFinite] = {}
+        self._packed: dict[str, list[int]] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         self._lock = threading.Lock()
 
@@ -125,7 +126,7 @@ class _Run:
     ) -> None:
         self._tried[place] = True
         self._read[place] = judgement.is_read
-        plain = not (judgement.findings or judgement.notes or judgement.values)
+        plain = not (judgement.findings or judgement.notes or judgement.values or judgement.packed)
         if plain and not judgement.not_checked and not judgement.is_blob:
             return
         with self._lock:
@@ -139,6 +140,8 @@ class _Run:
                 self._values[tensor] = found if before is None else before + found
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
+            if judgement.packed is not None:
+                self._packed.setdefault(judgement.packed.kind, []).append(place)
             if judgement.is_blob:
                 key = int(self.plan.file[place]), int(self.plan.offset[place])
                 starts = self.plan.owner_start
@@ -199,6 +202,7 @@ class _Run:
             NotChecked(f"{plural(count, 'payload')} of {printable(path, 120)}", reason)
             for (path, reason), count in sorted(self._skipped.items())
         ]
+        not_checked += [self._unread(kind, places) for kind, places in sorted(self._packed.items())]
         left = np.flatnonzero(~self._tried)
         if len(left):
             num_bytes = int(plan.length[left].sum())
@@ -211,6 +215,18 @@ class _Run:
             payloads=int(np.count_nonzero(self._read)),
             payload_bytes=int(plan.length[self._read].sum()),
             not_checked=tuple(not_checked),
+        )
+
+    def _unread(self, kind: str, places: list[int]) -> NotChecked:
+        """Packed tensors: their bytes were read, their values are their class's business."""
+        first = int(self.plan.owner[self.plan.owner_start[min(places)]])
+        fqn = printable(subject_of(self._checkpoint, first).fqn, 80)
+        what = f"the values of {plural(len(places), 'payload')} of {printable(kind, 120)}"
+        package = printable(kind.partition(".")[0], 60)
+        return NotChecked(
+            f"{what} ({fqn} is {'the' if len(places) == 1 else 'the first'}{' one' if len(places) == 1 else ''})",
+            f"a tensor class of {package}: its bytes agree with their checksums, what they mean "
+            f"only {package} knows",
         )
 
 
