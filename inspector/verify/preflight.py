@@ -100,6 +100,7 @@ def prepare(
     sample: float = 1.0,
     scratch: str = "",
     python: str = "",
+    imports: Sequence[str] = (),
     timeout_s: float = 600.0,
 ) -> Preflight:
     """Resolve a job for this machine.
@@ -115,6 +116,7 @@ def prepare(
         sample: As in `JobSpec`.
         scratch: Folder for the scratch folder (default: where there is room).
         python: Interpreter of the ranks (default: this one).
+        imports: As in `JobSpec`.
         timeout_s: As in `JobSpec`.
 
     Raises:
@@ -149,6 +151,7 @@ def prepare(
         filter=filter_text,
         sample=sample,
         timeout_s=timeout_s,
+        imports=tuple(imports),
     )
     interpreter = examine(python)
     device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)

@@ -40,6 +40,7 @@ class JobSpec:
         memory_bytes: What one rank may hold of tensors at a time.
         timeout_s: After so long without progress the job counts as hung.
         python: Interpreter that runs the ranks.
+        imports: Modules that every rank imports after torch, so that their classes load.
         inject: Faults to plant, by name, for the tests of the comparison itself.
     """
 
@@ -56,6 +57,7 @@ class JobSpec:
     memory_bytes: int = 1 << 30
     timeout_s: float = 600.0
     python: str = ""
+    imports: tuple[str, ...] = ()
     inject: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,9 @@ class JobSpec:
                 )
         if self.via not in VIAS:
             raise UsageError(f"--via {self.via!a}: it is one of {', '.join(VIAS)}")
+        for module in self.imports:
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise UsageError(f"--import {module!a}: it is no module's name")
         if not 0 < self.sample <= 1:
             raise UsageError("--sample is more than 0 % and at most 100 %")
 
@@ -93,7 +98,8 @@ class JobSpec:
             version = values.pop("version")
             if version != _VERSION:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
-            return cls(**{**values, "then": tuple(values["then"])})
+            imports = tuple(values.get("imports", ()))
+            return cls(**{**values, "then": tuple(values["then"]), "imports": imports})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("this is no job of hsdp-inspect") from error
 

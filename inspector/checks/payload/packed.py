@@ -22,7 +22,7 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 from inspector.errors import InspectError
 
-__all__ = ["without_packed"]
+__all__ = ["packed_in", "without_packed"]
 
 _MAX_PEEKS = 64
 _MAX_REMOTE_PEEKS = 8
@@ -57,6 +57,18 @@ def without_packed(
     gone = {id(f) for members in kinds.values() for f in members}
     kept = [f for f in found if id(f) not in gone]
     return [*kept, *(_note(kind, members, len(unseen)) for kind, members in kinds.items())]
+
+
+def packed_in(checkpoint: Checkpoint, storage: Storage, fqn: str) -> PackedTensor | None:
+    """The packed tensor that a tensor's first stored payload holds; None if it is none."""
+    if fqn not in checkpoint.columns.fqns:
+        return None
+    index = checkpoint.columns.fqns.index(fqn)
+    tensor = checkpoint.columns.tensor(index)
+    stored = np.flatnonzero(tensor.file >= 0)
+    if not len(stored):
+        return None
+    return _peek(checkpoint, storage, index, tuple(tensor.offsets[int(stored[0])].tolist()))
 
 
 def _peek(

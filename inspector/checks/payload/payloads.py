@@ -223,8 +223,9 @@ class _Run:
         fqn = printable(subject_of(self._checkpoint, first).fqn, 80)
         what = f"the values of {plural(len(places), 'payload')} of {printable(kind, 120)}"
         package = printable(kind.partition(".")[0], 60)
+        which = fqn if len(places) == 1 else f"{fqn} is the first"
         return NotChecked(
-            f"{what} ({fqn} is {'the' if len(places) == 1 else 'the first'}{' one' if len(places) == 1 else ''})",
+            f"{what} ({which})",
             f"a tensor class of {package}: its bytes agree with their checksums, what they mean "
             f"only {package} knows",
         )
