@@ -84,9 +84,9 @@ def _text_int(m: Machine) -> None:
         m.stack.append(int(text) if len(text) <= 40 else OTHER)
 
 
-def _text_other(m: Machine) -> None:
-    m.line()
-    m.stack.append(OTHER)
+def _text_float(m: Machine) -> None:
+    text = m.line()
+    m.stack.append(float(text) if len(text) <= 40 else OTHER)
 
 
 def _text_unicode(m: Machine) -> None:
@@ -166,6 +166,7 @@ def _tuple(count: int) -> Callable[[Machine], None]:
     return push
 
 
+_KEYS = (str, int, float, bool, type(None))
 _NAMED = (Global, Held, tuple)
 _MAX_SIZE = 8
 
@@ -209,8 +210,8 @@ def _set_items(m: Machine, items: list[Any]) -> None:
     m.hold(target, items)
     if m.keep and type(target) is dict:
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) in (str, int):
-                target[key] = value
+            # A key that is no constant is not left out in silence: the dict holds something else.
+            target[key if type(key) in _KEYS else OTHER] = value
 
 
 def _dict_mark(m: Machine) -> None:
@@ -379,7 +380,7 @@ _HANDLERS: dict[bytes, Callable[[Machine], bool | None]] = {
     b"M": _binary_int(_U16),
     b"\x8a": _long(_one_byte),
     b"\x8b": _long(_length(_I32)),
-    b"F": _text_other,
+    b"F": _text_float,
     b"G": _float,
     b"S": _text_string,
     b"T": _bytes(_length(_I32), text=True),

@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.scan import Feed, PickleError, Scan, scan
@@ -37,7 +37,15 @@ from inspector.checkpoint.payload.zstd import ZstdSource
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
 from inspector.checkpoint.text import format_shape
 
-__all__ = ["Payload", "in_blob", "looks_like", "open_payload", "record_blocks", "unpacked"]
+__all__ = [
+    "Payload",
+    "in_blob",
+    "looks_like",
+    "open_payload",
+    "open_value",
+    "record_blocks",
+    "unpacked",
+]
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_TENSOR_PICKLE_BYTES = 256 << 10
@@ -121,6 +129,25 @@ def open_payload(
     if start.startswith(_LEGACY):
         return _open_legacy(source, is_tensor, stop)
     return _open_bare(source, is_tensor, stop)
+
+
+def open_value(source: Source) -> Any:
+    """The value of a small zip payload, as constants and symbols; nothing is unpickled.
+
+    Raises:
+        PayloadError: It is none, or cannot be parsed, or is larger than a small one.
+        StorageError: It cannot be read.
+    """
+    if not source.read(0, 4) == b"PK\x03\x04":
+        raise PayloadError("it is no zip archive")
+    records = read_directory(source)
+    pickled = next((r for r in records if r.short_name == "data.pkl"), None)
+    if pickled is None:
+        raise PayloadError("a zip archive is there, but torch.save did not write it (no data.pkl)")
+    try:
+        return scan(_content(source, pickled, _MAX_TENSOR_PICKLE_BYTES), keep=True).root
+    except PickleError as error:
+        raise PayloadError(f"its pickle cannot be read: {error}") from error
 
 
 def _open_bare(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
