@@ -64,6 +64,8 @@ class StoredTensor:
         key: Name of the record: `data/<key>`.
         storage_bytes: Bytes the pickle says the storage has.
         is_conj, is_neg: Lazy conjugation and negation that torch applies on reading.
+        quantizer: What its integers stand for (`scale 0.5, zero point 10`); empty if they stand
+            for themselves.
     """
 
     dtype: str
@@ -74,6 +76,7 @@ class StoredTensor:
     storage_bytes: int
     is_conj: bool = False
     is_neg: bool = False
+    quantizer: str = ""
 
     @property
     def num_elements(self) -> int:
@@ -223,7 +226,19 @@ def _tensor(function: str, args: tuple[Any, ...]) -> StoredTensor | None:
         size * size_unit,
         flags.get("conj") is True,
         flags.get("neg") is True,
+        _quantizer(args[4]) if function == "_rebuild_qtensor" and len(args) > 4 else "",
     )
+
+
+def _quantizer(params: Any) -> str:
+    """A quantizer's parameters: (scheme, scale, zero point), or (scheme, scales, points, axis)."""
+    if type(params) is not tuple or len(params) < 3 or type(params[0]) is not Global:
+        return "a quantizer that is not known"
+    _, scale, zero_point = params[:3]
+    if type(scale) is float and type(zero_point) is int:
+        return f"scale {scale:.9g}, zero point {zero_point}"
+    axis = params[3] if len(params) > 3 and type(params[3]) is int else "?"
+    return f"scales of their own along dim {axis}"
 
 
 def _natural(value: Any) -> bool:

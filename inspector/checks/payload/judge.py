@@ -151,6 +151,7 @@ class Judgement:
     is_read: bool = True
     is_blob: bool = False
     packed: PackedTensor | None = None
+    quantizer: str = ""
 
     def error(self, code: str, subject: Subject, what: str, torch_does: str, hint: str) -> None:
         where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
@@ -280,6 +281,8 @@ def _judge_form(result: Judgement, payload: Payload, *, is_tensor: bool) -> None
     if any(r.deflated for r in payload.records):
         what = "its records are deflated, as torch itself never writes them"
         result.notes.append(Note("payload-format", what, "loads it"))
+    if payload.tensor is not None:
+        result.quantizer = payload.tensor.quantizer
     if payload.packed is not None:
         result.packed = payload.packed
     elif payload.kind.startswith(_OTHER_TENSORS):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
 
+_MAX_QUANTIZERS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class PayloadReport:
@@ -91,6 +93,7 @@ class _Run:
         self._notes: dict[Note, list[int]] = {}
         self._values: dict[int, NonFinite] = {}
         self._packed: dict[str, list[int]] = {}
+        self._quantized: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         self._lock = threading.Lock()
 
@@ -126,7 +129,8 @@ class _Run:
     ) -> None:
         self._tried[place] = True
         self._read[place] = judgement.is_read
-        plain = not (judgement.findings or judgement.notes or judgement.values or judgement.packed)
+        plain = not (judgement.findings or judgement.notes or judgement.values)
+        plain = plain and not (judgement.packed or judgement.quantizer)
         if plain and not judgement.not_checked and not judgement.is_blob:
             return
         with self._lock:
@@ -140,6 +144,8 @@ class _Run:
                 self._values[tensor] = found if before is None else before + found
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
+            if judgement.quantizer:
+                self._quantized[place] = judgement.quantizer
             if judgement.packed is not None:
                 self._packed.setdefault(judgement.packed.kind, []).append(place)
             if judgement.is_blob:
@@ -158,6 +164,8 @@ class _Run:
         findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
+        if self._quantized:
+            findings.append(self._quantised())
         if self._values:
             from inspector.checks.payload.values import value_findings
         for index, found in sorted(self._values.items()):
@@ -181,6 +189,25 @@ class _Run:
             note.hint,
             fqn=example.fqn if is_one else None,
             file=example.file if is_one else None,
+        )
+
+    def _quantised(self) -> Finding:
+        """Quantised tensors, with the scales of the first: what DCP does not give the target."""
+        plan = self.plan
+        shown = []
+        for place, quantizer in sorted(self._quantized.items())[:_MAX_QUANTIZERS]:
+            subject = subject_of(self._checkpoint, int(plan.owner[plan.owner_start[place]]))
+            shown.append(f"{printable(subject.fqn, 80)}: {quantizer}")
+        num_more = len(self._quantized) - len(shown)
+        more = f"; and {num_more} more" if num_more else ""
+        return Finding(
+            "payload-format",
+            "note",
+            f"{plural(len(self._quantized), 'payload')} of quantised elements "
+            f"({'; '.join(shown)}{more})",
+            "loads their integers alone, into a quantised target that keeps its own scale and zero "
+            "point; without such a target it raises RuntimeError",
+            "make each target with the stored scale and zero point before loading",
         )
 
     def _coverage(self) -> Coverage:
