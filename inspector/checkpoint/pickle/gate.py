@@ -82,6 +82,12 @@ _RECORDS: dict[str, type[Record]] = {
     ),
 }
 
+# Where torch has had these classes, from 1.13 to 2.15; elsewhere in torch no version has them.
+_TORCH_HOMES = re.compile(
+    r"torch\.distributed\.(_shard\.)?checkpoint\.(metadata|filesystem|planner|storage|hf_storage)\Z"
+    r"|torch\.distributed\._shard\.sharded_tensor\.metadata\Z"
+)
+
 _ENUMS = frozenset({"_MEM_FORMAT_ENCODING", "MEM_FORMAT_ENCODING", "WriteItemType"})
 
 # Packages that write DCP metadata. Their classes are mapped by class name, whatever the module:
@@ -168,6 +174,7 @@ class Gate(pickle.Unpickler):
         self.opaque: dict[tuple[str, str], type[Opaque]] = {}
         self.called: set[str] = set()
         self.dangerous: set[str] = set()
+        self.misplaced: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of `module.name`. Imports nothing, whatever is asked for."""
@@ -179,6 +186,10 @@ class Gate(pickle.Unpickler):
         if module == "torch" and DTYPES.match(name):
             return DType(name)
         if root in _WRITERS:
+            if (last in _RECORDS or last in _ENUMS) and (
+                name != last or (root == "torch" and not _TORCH_HOMES.match(module))
+            ):
+                self.misplaced.add(f"{module}.{name}")
             if last in _RECORDS:
                 self.names[last] = module
                 return _RECORDS[last]
@@ -218,7 +229,7 @@ class Gate(pickle.Unpickler):
 
     def result(self, root: Any) -> Pickled:
         """Sort the names that are not known into unsafe and merely unknown."""
-        unsafe, unknown = set(self.dangerous), set()
+        unsafe, unknown = set(self.dangerous), set(self.misplaced)
         for (module, name), kind in self.opaque.items():
             verdict = judge_global(module, name, called=kind.name in self.called)
             if verdict == "unsafe":
