@@ -368,6 +368,12 @@ def seal_text(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]
     entries = plural(len(manifest.entries), "bytes entry", "bytes entries")
     what = f"{plural(len(manifest.tensors), 'tensor')}, {entries}"
     yield f"{printable(manifest.path)}: sealed {what} ({format_bytes(manifest.num_bytes)})"
+    if manifest.left_out:
+        fqn, why = next(iter(manifest.left_out.items()))
+        yield (
+            f"  left out  {plural(len(manifest.left_out), 'tensor')}, first "
+            f"{printable(fqn, 80)}: {printable(why, 300)}"
+        )
     yield f"  content  sha256 {manifest.content_sha256}"
     how = "seal" if is_new else "seal, there already, and the same"
     yield f"  {how}  {printable(output)}"
@@ -384,6 +390,7 @@ def seal_json(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]
         "tensors": len(manifest.tensors),
         "bytes": len(manifest.entries),
         "num_bytes": manifest.num_bytes,
+        "left_out": [{"fqn": fqn, "why": why} for fqn, why in manifest.left_out.items()],
     }
     yield json.dumps(document)
     yield "\n"

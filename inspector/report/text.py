@@ -135,7 +135,8 @@ def show_text(
             _TENSOR_COLUMNS, _tensor_rows(checkpoint, written_by, selected[:max_rows]), width
         )
     yield from _more(len(selected), max_rows, "tensors")
-    rows = _bytes_rows(checkpoint, chosen[:max_rows], literals or {})
+    max_chars = _MAX_VALUE if width is not None else _WHOLE_VALUE
+    rows = _bytes_rows(checkpoint, chosen[:max_rows], literals or {}, max_chars)
     yield from _section(_BYTES_COLUMNS, rows, width)
     yield from _more(len(chosen), max_rows, "bytes entries")
     yield from _section(_FILE_COLUMNS, _file_rows(checkpoint, max_rows), width)
@@ -230,6 +231,10 @@ def _chunk_sections(
         yield from render_table(_CHUNK_COLUMNS, rows)
 
 
+_MAX_VALUE = 200
+# What is read of an entry is at most 64 KiB, each byte of which takes at most ten characters.
+_WHOLE_VALUE = 1 << 20
+
 _BYTES_COLUMNS = (
     Column("BYTES ENTRY", min_width=18),
     Column("FILE", min_width=12),
@@ -240,7 +245,10 @@ _BYTES_COLUMNS = (
 
 
 def _bytes_rows(
-    checkpoint: Checkpoint, chosen: Sequence[int], literals: Mapping[int, Literal]
+    checkpoint: Checkpoint,
+    chosen: Sequence[int],
+    literals: Mapping[int, Literal],
+    max_chars: int,
 ) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for index in chosen:
@@ -252,7 +260,7 @@ def _bytes_rows(
                 printable(checkpoint.files[entry.file].path) if stored else "stored nowhere",
                 str(entry.byte_offset) if stored else "",
                 str(entry.byte_length) if stored else "",
-                format_literal(literals[index].value) if index in literals else "",
+                format_literal(literals[index].value, max_chars) if index in literals else "",
             )
         )
     return rows

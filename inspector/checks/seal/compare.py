@@ -68,6 +68,7 @@ class _Check:
     findings: list[Finding] = field(default_factory=list)
     num_matching: int = 0
     unreached: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     def tensors_to_hash(self) -> list[int]:
         """Tensors that are as sealed, as far as dtype and shape go; the others are told of."""
@@ -75,6 +76,9 @@ class _Check:
         for index in self.checkpoint.tensor_order.tolist():
             fqn = columns.fqns[index]
             sealed = self.manifest.tensors.get(fqn)
+            if sealed is None and fqn in self.manifest.left_out:
+                self.left_out.append(fqn)
+                continue
             if sealed is None:
                 self._extra(fqn, "tensor", is_other_kind=fqn in self.manifest.entries)
                 continue
@@ -208,6 +212,10 @@ class _Check:
         if self.unreached:
             what = plural(len(self.unreached), "sealed entry", "sealed entries")
             left.append(NotChecked(what, printable(next(iter(self.unreached.values())), 300)))
+        if self.left_out:
+            what = f"the content of {plural(len(self.left_out), 'tensor')}"
+            why = printable(self.manifest.left_out[self.left_out[0]], 300)
+            left.append(NotChecked(what, f"the seal leaves it out: {why}"))
         extra = [f for f in self.findings if f.code == "seal-extra"]
         if extra:
             what = f"the content of {plural(len(extra), 'entry', 'entries')}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
@@ -68,6 +68,7 @@ class Manifest:
         created: When, ISO 8601 in UTC.
         tool: Who wrote it.
         format: The checkpoint's.
+        left_out: Tensors that could not be hashed, with the reason; no part of the digest.
     """
 
     tensors: Mapping[str, SealedTensor]
@@ -76,6 +77,7 @@ class Manifest:
     created: str = ""
     tool: str = ""
     format: str = "dcp"
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -95,9 +97,14 @@ class Manifest:
 
 
 def make_manifest(
-    checkpoint: Checkpoint, found: Fingerprints, *, created: str, tool: str
+    checkpoint: Checkpoint,
+    found: Fingerprints,
+    *,
+    created: str,
+    tool: str,
+    left_out: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """The seal of a checkpoint of which everything was hashed."""
+    """The seal of a checkpoint of which everything was hashed that is not left out."""
     columns = checkpoint.columns
     tensors = {
         columns.fqns[i]: SealedTensor(
@@ -118,6 +125,7 @@ def make_manifest(
         created,
         tool,
         checkpoint.format,
+        dict(left_out or {}),
     )
 
 
@@ -134,6 +142,8 @@ def manifest_json(manifest: Manifest) -> str:
         "num_bytes": manifest.num_bytes,
         "content_sha256": manifest.content_sha256,
     }
+    if manifest.left_out:
+        head["left_out"] = [{"fqn": fqn, "why": why} for fqn, why in manifest.left_out.items()]
     lines = [json.dumps(head, indent=1)[:-2] + ",", ' "tensors": [']
     lines += _listed(manifest.tensors.values())
     lines += [' "bytes": [', *_listed(manifest.entries.values())]
@@ -171,10 +181,17 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             f"{shown} is a seal of another version", "use the hsdp-inspect of its tool"
         )
     try:
+        path, created, tool, form = (
+            _text(document.get(key, "")) for key in ("path", "created", "tool", "format")
+        )
         manifest = Manifest(
             {t.fqn: t for t in map(_tensor, _list(document["tensors"]))},
             {e.fqn: e for e in map(_entry, _list(document["bytes"]))},
-            *(_text(document.get(key, "")) for key in ("path", "created", "tool", "format")),
+            path,
+            created,
+            tool,
+            form,
+            {_text(x["fqn"]): _text(x["why"]) for x in _list(document.get("left_out", []))},
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{shown} is a damaged seal: it lacks {error}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from inspector._version import __version__
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.payload.source import PackedPayloadError
 from inspector.checkpoint.storage.local import Storage, why
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
@@ -101,6 +102,8 @@ def seal(
 ) -> Manifest:
     """The seal of a checkpoint: every tensor and bytes entry, hashed.
 
+    Packed tensors (of a class of their own, whose values only that knows) are left out by name.
+
     Args:
         checkpoint: The checkpoint.
         storage: Its folder.
@@ -125,7 +128,15 @@ def seal(
     found = fingerprints(checkpoint, storage, progress=progress, workers=workers)
     if found.is_cancelled:
         raise Cancelled("stopped before everything was hashed; nothing was written")
+    left_out = {
+        checkpoint.columns.fqns[i]: error.message
+        for i, error in found.tensor_errors.items()
+        if isinstance(error, PackedPayloadError)
+    }
+    if left_out and not (found.tensors or found.entries):
+        raise InspectError(f"{where} was not sealed: all of it is of tensor classes of their own")
     errors = [(checkpoint.columns.fqns[i], e) for i, e in found.tensor_errors.items()]
+    errors = [(fqn, error) for fqn, error in errors if fqn not in left_out]
     errors += [(checkpoint.bytes_entries[i].fqn, e) for i, e in found.entry_errors.items()]
     if errors:
         told = "; ".join(f"{printable(n, 80)}: {e.message}" for n, e in errors[:_MAX_NAMED])
@@ -133,7 +144,8 @@ def seal(
         what = plural(len(errors), "entry", "entries")
         raise _Damaged(f"{where} was not sealed: {what} cannot be read. {told}{more}")
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return make_manifest(checkpoint, found, created=created, tool=f"hsdp-inspect {__version__}")
+    tool = f"hsdp-inspect {__version__}"
+    return make_manifest(checkpoint, found, created=created, tool=tool, left_out=left_out)
 
 
 class _Damaged(InspectError):
