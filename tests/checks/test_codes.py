@@ -381,6 +381,8 @@ def test_every_code_fires_and_is_silent_somewhere() -> None:
     fires |= {code for _, code, _, _ in MADE.values()}
     # Those of seals and of integrity.json are in tests/cli/test_seal.py.
     fires |= {code for code in CODES if code.startswith(("seal-", "integrity-"))}
+    # Those of tensor classes, foreign objects and steps are in tests/checks/test_packed.py.
+    fires |= {"packed-tensor", "payload-foreign-class", "step-mismatch"}
     assert fires == set(CODES)
     # Each of them is absent from the base of its sample, and from every good checkpoint but these.
     told_of_good = {"name-unprintable", "values-nan", "values-inf", "metadata-version"}
@@ -393,11 +395,12 @@ def test_the_contracts_table_is_the_codes() -> None:
     assert {code for code, severity in CODES.items() if severity == "note"} == {
         "metadata-unknown-class", "metadata-trailing-bytes", "metadata-version", "file-leftover",
         "bytes-unreferenced", "payload-format", "payload-no-checksum",
+        "packed-tensor", "payload-foreign-class",
     }  # fmt: skip
     assert {code for code, severity in CODES.items() if severity == "warning"} == {
         "name-unprintable", "storage-orphan", "optimizer-incomplete", "file-unreferenced",
         "file-newer", "values-nan", "values-inf", "seal-extra", "integrity-unreadable",
-        "index-mismatch",
+        "index-mismatch", "step-mismatch",
     }  # fmt: skip
 
 

@@ -248,3 +248,57 @@ def test_both_checksums_have_to_agree(tmp_path: Path) -> None:
     for at in (first, second):
         file.write_bytes(data[:at] + b"\x00\x01\x02\x03" + data[at + 4 :])
         assert "payload-corrupt" in codes(judged(folder, deep=True)), at
+
+
+# -- values of bytes entries ---------------------------------------------------------------------
+
+
+def test_plain_values_are_shown_and_a_step_that_is_not_the_folders_is_told(tmp_path: Path) -> None:
+    state: Any = {
+        "w": torch.ones(2),
+        "train_state": {"step": 10, "losses": [1.0, float("nan")], "object": {1, 2}},
+        "scheduler": {"step": 3},
+    }
+    folder = saved(tmp_path / "step-30", state)
+    shown = {e["fqn"]: e for e in run_cli("show", folder, "--json").json()["bytes"]}
+    assert shown["train_state.step"]["value"] == 10
+    assert shown["train_state.losses"]["value"] == [1.0, "nan"]
+    assert "value" not in shown["train_state.object"]
+    ran = run_cli("check", "--deep", folder, "--json")
+    told = [f for f in ran.json()["findings"] if f["code"] == "step-mismatch"]
+    assert [f["fqn"] for f in told] == ["train_state.step"]
+    assert (ran.code, ran.json()["verdict"]) == (0, "sound")
+    right = folder.rename(tmp_path / "step-10")
+    assert "step-mismatch" not in run_cli("check", "--deep", right, "--json").out
+
+
+def test_a_quantised_tensor_is_told_with_its_scale(tmp_path: Path) -> None:
+    quantised = torch.quantize_per_tensor(torch.tensor([1.0, 2.0]), 0.5, 10, torch.qint8)
+    report = judged(saved(tmp_path / "c", {"q": quantised}), deep=True)
+    (note,) = report.findings
+    assert (note.code, note.severity, report.verdict) == ("payload-format", "note", "sound")
+    assert "q: scale 0.5, zero point 10" in note.message
+
+
+UNREADABLE = {
+    "dtype": (b"float32", b"float77", "metadata-unknown-class"),
+    "layout": (b"torch.strided", b"torch.strideX", "entry-malformed"),
+    "module": (b"checkpoint.metadata", b"checkpoint.metadatX", "metadata-unknown-class"),
+    "memory format": (
+        b"_MEM_FORMAT_ENCODING\x94\x93\x94K\x00",
+        b"_MEM_FORMAT_ENCODING\x94\x93\x94K\x09",
+        "entry-malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_metadata_that_no_torch_reads_has_a_finding(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", {"w": torch.ones(4, 4)})
+    old, new, code = UNREADABLE[name]
+    data = (folder / ".metadata").read_bytes()
+    assert old in data
+    (folder / ".metadata").write_bytes(data.replace(old, new))
+    with pytest.raises((AttributeError, KeyError, ModuleNotFoundError, ValueError)):
+        dcp.FileSystemReader(folder).read_metadata()
+    assert code in codes(judged(folder, deep=False))
