@@ -30,6 +30,7 @@ from inspector.checks.metadata.metadata import check_metadata, lacking_classes, 
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure
+from inspector.checks.payload.packed import without_packed
 from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
@@ -280,7 +281,7 @@ def check_all(
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
         *lacking_classes(checkpoint),
-        *check_structure(checkpoint, entries),
+        *without_packed(checkpoint, storage, check_structure(checkpoint, entries)),
         *check_optimizer(checkpoint),
         *check_local_state(checkpoint),
         *check_families(checkpoint),

@@ -227,11 +227,14 @@ def _show_found(
             print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
         return 2 if target.is_partial else 0
     checkpoint = _read(target, prefetched)
-    return _show_one(checkpoint, as_json=as_json, chunks=chunks, filter_text=filter_text)
+    return _show_one(checkpoint, target, as_json=as_json, chunks=chunks, filter_text=filter_text)
 
 
-def _show_one(checkpoint: Checkpoint, *, as_json: bool, chunks: bool, filter_text: str) -> int:
+def _show_one(
+    checkpoint: Checkpoint, storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
+) -> int:
     from inspector.checkpoint.find import matching
+    from inspector.checkpoint.payload.literals import read_literals
     from inspector.layout.writer.written_by import infer
 
     written_by = infer(checkpoint)
@@ -243,17 +246,26 @@ def _show_one(checkpoint: Checkpoint, *, as_json: bool, chunks: bool, filter_tex
         entries = [i for i in checkpoint.bytes_order.tolist() if i in kept]
         if not tensors and not entries:
             sys.stderr.write("hsdp-inspect: no name matches the filter\n")
+    width = terminal_width()
+    rows = None if width is None or as_json else _MAX_TERMINAL_ROWS
+    shown = checkpoint.bytes_order.tolist() if entries is None else entries
+    literals = read_literals(checkpoint, storage, shown[:rows])
     if as_json:
         from inspector.report.json import show_json
 
         print_pieces(
-            show_json(checkpoint, written_by, tensors=tensors, entries=entries, chunks=chunks)
+            show_json(
+                checkpoint,
+                written_by,
+                tensors=tensors,
+                entries=entries,
+                chunks=chunks,
+                literals=literals,
+            )
         )
         return 0
     from inspector.report.text import show_text
 
-    width = terminal_width()
-    rows = None if width is None else _MAX_TERMINAL_ROWS
     print_pieces(
         show_text(
             checkpoint,
@@ -263,6 +275,7 @@ def _show_one(checkpoint: Checkpoint, *, as_json: bool, chunks: bool, filter_tex
             chunks=chunks,
             width=width,
             max_rows=rows,
+            literals=literals,
         ),
         "\n",
     )

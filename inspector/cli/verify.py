@@ -143,6 +143,13 @@ class _Interrupts:
 @click.option("--sample", default="100%", metavar="SHARE", help="Verify a part of it (5%).")
 @click.option("--scratch", default="", metavar="DIR", help="Where the saved copy goes.")
 @click.option("--python", default="", metavar="EXE", help="Interpreter that runs the ranks.")
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Import this in the ranks, so that its tensor classes load (torchao).",
+)
 @click.option("--events", default="", metavar="DIR", help="Where the ranks write their events.")
 @click.option(
     "--timeout", default=600.0, metavar="S", help="Without progress for so long, it is stuck."
@@ -163,6 +170,7 @@ def verify(
     sample: str,
     scratch: str,
     python: str,
+    imports: tuple[str, ...],
     events: str,
     timeout: float,
     as_json: bool,
@@ -203,6 +211,7 @@ def verify(
         sample=share,
         scratch=scratch,
         python=python,
+        imports=imports,
         timeout_s=timeout,
     )
     if print_command:

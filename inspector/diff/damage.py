@@ -14,6 +14,7 @@ from inspector.checks.folder.stored import check_stored
 from inspector.checks.metadata.entries import entries_of
 from inspector.checks.metadata.metadata import check_metadata
 from inspector.checks.metadata.structure import check_structure
+from inspector.checks.payload.packed import without_packed
 from inspector.diff.model import Damage, Side
 from inspector.errors import StorageError
 
@@ -35,7 +36,7 @@ def damage_of(name: str, side: Side, filter_text: str = "") -> list[Damage]:
     entries = entries_of(checkpoint)
     found = [
         *check_metadata(checkpoint),
-        *check_structure(checkpoint, entries),
+        *without_packed(checkpoint, side.storage, check_structure(checkpoint, entries)),
         *check_stored(checkpoint, entries),
     ]
     try:

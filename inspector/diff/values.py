@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.payload.literals import format_literal, read_literal
 from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
@@ -423,8 +424,22 @@ class _Comparing:
         a, b = found
         if a.sha256 == b.sha256:
             return BytesDiff(pair.fqn, "EXACT", a.num_bytes, b.num_bytes)
-        detail = "the pickles differ; equal objects may be pickled to different bytes"
+        detail = self._literals(pair)
         return BytesDiff(pair.fqn, "DIFFER", a.num_bytes, b.num_bytes, detail)
+
+    def _literals(self, pair: Pair) -> str:
+        """How two pickles differ, where both hold plain values."""
+        structure = self._run.structure
+        values = [
+            read_literal(side.checkpoint, side.storage, side.checkpoint.bytes_entries[index])
+            for side, index in ((structure.a, pair.index_a), (structure.b, pair.index_b))
+        ]
+        if values[0] is None or values[1] is None:
+            return "the pickles differ; equal objects may be pickled to different bytes"
+        a, b = (format_literal(value.value, 120) for value in values if value is not None)
+        if repr(values[0]) == repr(values[1]):
+            return f"the pickles differ, and hold the same value: {a}"
+        return f"{a} in A, {b} in B"
 
     def _check(self) -> None:
         self._run.stop.check()

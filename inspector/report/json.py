@@ -7,11 +7,12 @@ are raw; the encoder escapes everything that is not ASCII, lone surrogates inclu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.find import Found, Run, newest
 from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.payload.literals import Literal, json_literal
 from inspector.checkpoint.step_folders import step_folders
 from inspector.checkpoint.text import redact
 from inspector.layout.writer.written_by import WrittenBy
@@ -36,6 +37,7 @@ def show_json(
     tensors: Sequence[int] | None = None,
     entries: Sequence[int] | None = None,
     chunks: bool = False,
+    literals: Mapping[int, Literal] | None = None,
 ) -> Iterator[str]:
     """The document of `show --json`, in pieces.
 
@@ -45,6 +47,7 @@ def show_json(
         tensors: Which tensors, by index (default: all).
         entries: Which bytes entries, by index (default: all).
         chunks: Whether each tensor's chunks are listed.
+        literals: Plain values of bytes entries, by index; each is its entry's `value`.
     """
     yield '{"schema": ' + str(SCHEMA) + ', "checkpoint": ' + _dump(_summary(checkpoint, written_by))
     yield ', "tensors": ['
@@ -58,7 +61,7 @@ def show_json(
     yield '], "bytes": ['
     chosen = checkpoint.bytes_order.tolist() if entries is None else entries
     for n, index in enumerate(chosen):
-        yield ("," if n else "") + "\n" + _dump(_bytes_entry(checkpoint, index))
+        yield ("," if n else "") + "\n" + _dump(_bytes_entry(checkpoint, index, literals or {}))
     yield '], "files": '
     yield _dump([_file(file) for file in checkpoint.files])
     yield "}\n"
@@ -147,15 +150,19 @@ def _chunks(checkpoint: Checkpoint, tensor: Tensor) -> Iterator[dict[str, Any]]:
         }
 
 
-def _bytes_entry(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
+def _bytes_entry(
+    checkpoint: Checkpoint, index: int, literals: Mapping[int, Literal]
+) -> dict[str, Any]:
     entry = checkpoint.bytes_entries[index]
     stored = entry.file >= 0
+    value = {"value": json_literal(literals[index].value)} if index in literals else {}
     return {
         "fqn": entry.fqn,
         "file": checkpoint.files[entry.file].path if stored else None,
         "offset": entry.byte_offset if stored else None,
         "length": entry.byte_length if stored else None,
         "state_path": _state_path(checkpoint, entry.fqn),
+        **value,
     }
 
 

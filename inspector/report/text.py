@@ -6,11 +6,12 @@ the display gate (`inspector.checkpoint.text.printable`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.find import Found, Run, newest
 from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.payload.literals import Literal, format_literal
 from inspector.checkpoint.step_folders import step_folders
 from inspector.checkpoint.text import (
     format_box,
@@ -107,6 +108,7 @@ def show_text(
     chunks: bool = False,
     width: int | None = None,
     max_rows: int | None = None,
+    literals: Mapping[int, Literal] | None = None,
 ) -> Iterator[str]:
     """The lines of `show`.
 
@@ -118,6 +120,7 @@ def show_text(
         chunks: Whether each tensor's chunks are listed under it.
         width: Cells of the terminal; None if there is none.
         max_rows: Rows a table may have; None for all.
+        literals: Plain values of bytes entries, by index.
     """
     yield printable(checkpoint.path)
     for label, text in summary_facts(checkpoint, written_by):
@@ -131,7 +134,9 @@ def show_text(
             _TENSOR_COLUMNS, _tensor_rows(checkpoint, written_by, selected[:max_rows]), width
         )
     yield from _more(len(selected), max_rows, "tensors")
-    yield from _section(_BYTES_COLUMNS, _bytes_rows(checkpoint, chosen[:max_rows]), width)
+    max_chars = _MAX_VALUE if width is not None else _WHOLE_VALUE
+    rows = _bytes_rows(checkpoint, chosen[:max_rows], literals or {}, max_chars)
+    yield from _section(_BYTES_COLUMNS, rows, width)
     yield from _more(len(chosen), max_rows, "bytes entries")
     yield from _section(_FILE_COLUMNS, _file_rows(checkpoint, max_rows), width)
     yield from _more(len(checkpoint.files), max_rows, "files")
@@ -225,15 +230,25 @@ def _chunk_sections(
         yield from render_table(_CHUNK_COLUMNS, rows)
 
 
+_MAX_VALUE = 200
+# What is read of an entry is at most 64 KiB, each byte of which takes at most ten characters.
+_WHOLE_VALUE = 1 << 20
+
 _BYTES_COLUMNS = (
     Column("BYTES ENTRY", min_width=18),
     Column("FILE", min_width=12),
     Column("OFFSET", "right", priority=1),
     Column("LENGTH", "right"),
+    Column("VALUE", min_width=12),
 )
 
 
-def _bytes_rows(checkpoint: Checkpoint, chosen: Sequence[int]) -> list[Sequence[str]]:
+def _bytes_rows(
+    checkpoint: Checkpoint,
+    chosen: Sequence[int],
+    literals: Mapping[int, Literal],
+    max_chars: int,
+) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for index in chosen:
         entry = checkpoint.bytes_entries[index]
@@ -244,6 +259,7 @@ def _bytes_rows(checkpoint: Checkpoint, chosen: Sequence[int]) -> list[Sequence[
                 printable(checkpoint.files[entry.file].path) if stored else "stored nowhere",
                 str(entry.byte_offset) if stored else "",
                 str(entry.byte_length) if stored else "",
+                format_literal(literals[index].value, max_chars) if index in literals else "",
             )
         )
     return rows

@@ -21,7 +21,7 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
 from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.payload.payload import Payload, open_payload, unpacked
-from inspector.checkpoint.payload.source import BLOCK_BYTES, PayloadError
+from inspector.checkpoint.payload.source import BLOCK_BYTES, PackedPayloadError, PayloadError
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.errors import StorageError
@@ -237,6 +237,9 @@ class TensorBits:
                 raise PayloadError("a deflated record claims more bytes than it can need")
             begin = self._files.spool(inner, record)
             return _Stored(stored.tensor, None, begin, stored.byteorder)
+        except PackedPayloadError as error:
+            what = f"{where} in {printable(path, 120)}: {error.message}"
+            raise PackedPayloadError(what, error.kind) from error
         except PayloadError as error:
             what = f"{where} in {printable(path, 120)}: {error.message}"
             raise PayloadError(
@@ -252,6 +255,10 @@ def _checked(
 ) -> _Stored:
     """Where a payload's elements are, if it is what the metadata says."""
     found, record = payload.tensor, payload.data
+    if payload.packed is not None and not payload.problem:
+        kind, package = payload.packed.kind, payload.packed.package
+        what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)} knows"
+        raise PackedPayloadError(what, kind)
     if payload.problem or found is None:
         raise PayloadError(
             payload.problem or f"it holds no tensor but {payload.kind[:80]}",

@@ -13,7 +13,12 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import numpy_dtype, raw_payload, unpack_limit
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.plan import PayloadPlan, chunk_problems, plan_payloads
-from inspector.checkpoint.payload.source import PayloadError, RangeSource, Source
+from inspector.checkpoint.payload.source import (
+    PackedPayloadError,
+    PayloadError,
+    RangeSource,
+    Source,
+)
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
@@ -259,6 +264,10 @@ def _must_fit(payload: Payload, tensor: Tensor, sizes: tuple[int, ...]) -> None:
     """Raise PayloadError if a payload is not the chunk that the metadata says."""
     stored = payload.tensor
     if stored is None:
+        if payload.packed is not None and not payload.problem:
+            kind, package = payload.packed.kind, payload.packed.package
+            what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)}"
+            raise PackedPayloadError(f"{what} knows", kind)
         held = f"no tensor but {printable(payload.kind, 80)}" if payload.kind else "no tensor"
         raise PayloadError(payload.problem or f"its payload holds {held}")
     if stored.shape != sizes:

@@ -105,6 +105,7 @@ def prepare(
     sample: float = 1.0,
     scratch: str = "",
     python: str = "",
+    imports: Sequence[str] = (),
     timeout_s: float = 600.0,
 ) -> Preflight:
     """Resolve a job for this machine.
@@ -120,6 +121,7 @@ def prepare(
         sample: As in `JobSpec`.
         scratch: Folder for the scratch folder (default: where there is room).
         python: Interpreter of the ranks (default: this one).
+        imports: As in `JobSpec`.
         timeout_s: As in `JobSpec`.
 
     Raises:
@@ -153,6 +155,7 @@ def prepare(
         filter=filter_text,
         sample=sample,
         timeout_s=timeout_s,
+        imports=tuple(imports),
     )
     refuse_inside("--scratch", scratch, [spec.path])
     interpreter = examine(python, spec.path)

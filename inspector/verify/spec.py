@@ -39,6 +39,7 @@ class JobSpec:
         memory_bytes: What one rank may hold of tensors at a time.
         timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
+        imports: Modules that every rank imports after torch, so that their classes load.
     """
 
     path: str
@@ -54,6 +55,7 @@ class JobSpec:
     memory_bytes: int = 1 << 30
     timeout_s: float = 600.0
     python: str = ""
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
@@ -67,6 +69,9 @@ class JobSpec:
                 )
         if self.via not in VIAS:
             raise UsageError(f"--via {self.via!a}: it is one of {', '.join(VIAS)}")
+        for module in self.imports:
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise UsageError(f"--import {module!a}: it is no module's name")
         if not 0 < self.sample <= 1:
             raise UsageError("--sample is more than 0 % and at most 100 %")
 
@@ -91,7 +96,8 @@ class JobSpec:
             values.pop("inject", None)  # Earlier versions wrote it, empty.
             if version != _VERSION:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
-            return cls(**{**values, "then": tuple(values["then"])})
+            imports = tuple(values.get("imports", ()))
+            return cls(**{**values, "then": tuple(values["then"]), "imports": imports})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("this is no job of hsdp-inspect") from error
 

@@ -385,6 +385,8 @@ def test_every_code_fires_and_is_silent_somewhere() -> None:
     fires |= {"part-missing", "part-damaged", "not-resumable", "tracker-mismatch", "sidecar-times"}
     # These need several ranks' saves: test_shapes.py, test_replicas.py.
     fires |= {"local-state", "family-hole", "alias-shape", "replicas-differ"}
+    # Those of tensor classes, foreign objects and steps are in tests/checks/test_packed.py.
+    fires |= {"packed-tensor", "payload-foreign-class", "step-mismatch"}
     assert fires == set(CODES)
     # Each of them is absent from the base of its sample, and from every good checkpoint but these.
     told_of_good = {"name-unprintable", "values-nan", "values-inf", "metadata-version"}
@@ -397,12 +399,13 @@ def test_the_contracts_table_is_the_codes() -> None:
     assert {code for code, severity in CODES.items() if severity == "note"} == {
         "metadata-unknown-class", "metadata-trailing-bytes", "metadata-version", "file-leftover",
         "bytes-unreferenced", "payload-format", "payload-no-checksum",
+        "packed-tensor", "payload-foreign-class",
     }  # fmt: skip
     assert {code for code, severity in CODES.items() if severity == "warning"} == {
         "name-unprintable", "storage-orphan", "optimizer-incomplete", "file-unreferenced",
         "file-newer", "values-nan", "values-inf", "seal-extra", "integrity-unreadable",
         "index-mismatch", "not-resumable", "tracker-mismatch", "sidecar-times",
-        "local-state", "family-hole", "alias-shape",
+        "local-state", "family-hole", "alias-shape", "step-mismatch",
     }  # fmt: skip
 
 

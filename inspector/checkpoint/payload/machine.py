@@ -6,11 +6,28 @@ Nothing is called, hashed or imported; a REDUCE of a global becomes a `Call` tha
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from inspector.checkpoint.pickle.gate import judge_global
+from inspector.checkpoint.payload.names import (
+    CALLS_ITS_ARGUMENTS,
+    MAKES_A_CALLABLE,
+    Use,
+    judge_name,
+)
 
-__all__ = ["MARK", "MAX_STACK", "OTHER", "Call", "Global", "Machine", "Persistent", "PickleError"]
+__all__ = [
+    "MARK",
+    "MAX_STACK",
+    "OTHER",
+    "Call",
+    "Feed",
+    "Global",
+    "Held",
+    "Machine",
+    "Persistent",
+    "PickleError",
+]
 
 
 class PickleError(Exception):
@@ -54,58 +71,166 @@ class _Other:
     __slots__ = ()
 
 
+class Held:
+    """A list, dict, set or made object where values are not kept: only the names it holds.
+
+    `index` is where the pickle remembers it, -1 if nowhere. Only one that holds names is really
+    remembered: the others are many, and all alike.
+    """
+
+    __slots__ = ("index", "names")
+
+    def __init__(self, names: frozenset[Global] | set[Global] = frozenset()) -> None:
+        self.names = names
+        self.index = -1
+
+
+class Feed:
+    """Bytes of a pickle in blocks: what is read of one, however long it is.
+
+    `position` is how many of them were taken.
+    """
+
+    def __init__(self, blocks: Iterator[memoryview]) -> None:
+        self._blocks = blocks
+        self._left = b""
+        self.position = 0
+
+    def next(self) -> bytes:
+        """The next bytes; none at the end."""
+        data, self._left = self._left, b""
+        while not data:
+            block = next(self._blocks, None)
+            if block is None:
+                return b""
+            data = bytes(block)
+        self.position += len(data)
+        return data
+
+    def skip(self, num_bytes: int) -> bool:
+        """Pass over bytes; False if there are fewer."""
+        while num_bytes > 0:
+            data = self.next()
+            if not data:
+                return False
+            if len(data) > num_bytes:
+                self.push_back(data[num_bytes:])
+                return True
+            num_bytes -= len(data)
+        return True
+
+    def push_back(self, data: bytes) -> None:
+        """Give back what was read too far."""
+        self._left = data + self._left
+        self.position -= len(data)
+
+
 OTHER = _Other()
 MARK = object()
 _MAX_MEMO = 1 << 19
 MAX_STACK = 1 << 21
 _MAX_NAME = 500
+_MAX_LINE = 64 << 20
+_MAX_SIZE = 8
+_MAX_HELD = 64
+_MAX_WALKED = 3_000_000
+_MAX_LITERAL = 100
 
 
 _GETATTR = frozenset({Global("builtins", "getattr"), Global("__builtin__", "getattr")})
+_TYPE = frozenset({Global("builtins", "type"), Global("__builtin__", "type")})
+_RECONSTRUCT = frozenset(
+    {Global("copyreg", "_reconstructor"), Global("copy_reg", "_reconstructor")}
+)
+_REBUILD_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
+# Stands for a callable that the pickle makes: a bound method, functools.partial.
+_COMPUTED = Global("", "a call of something that the pickle computes")
+_LITERALS = (str, int, float, bool, type(None))
 
 
 class Machine:
-    """A pickle machine over symbols."""
+    """A pickle machine over symbols.
 
-    def __init__(self, data: bytes, start: int, keep: bool) -> None:
+    Args:
+        data: The pickle, or its beginning.
+        start: Where it begins.
+        keep: Build its values.
+        feed: Gives what comes after `data`, or None if that is all.
+        weights_only: True if torch would load it with `weights_only=True`.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        start: int,
+        keep: bool,
+        feed: Feed | None = None,
+        *,
+        weights_only: bool = False,
+    ) -> None:
         self.data = data
         self.at = start
         self.keep = keep
+        self.feed = feed
+        self.weights_only = weights_only
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.num_memoized = 0
         self.puts = False
         self.memoizes = False
-        self.named: set[Global] = set()
-        self.called: set[Global] = set()
+        self.uses: dict[Global, Use] = {}
         self.tricks: set[str] = set()
         self.root: Any = None
+        self._num_walked = 0
 
     def judgement(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names that want a package, and those of code to be run."""
         unknown, unsafe = set(), set(self.tricks)
-        for name in self.named - (_GETATTR - self.called):
-            judged = judge_global(name.module, name.name, called=name in self.called)
+        for name, use in self.uses.items():
+            if name is _COMPUTED or (name in _GETATTR and use == Use.HELD):
+                continue
+            judged = judge_name(name.module, name.name, use, weights_only=self.weights_only)
             full = f"{name.module}.{name.name}"[:_MAX_NAME]
             if judged == "unsafe":
                 unsafe.add(full)
-            elif judged == "unknown":
+            elif judged == "foreign":
                 unknown.add(full)
         return tuple(sorted(unknown)), tuple(sorted(unsafe))
 
+    def use(self, name: Global, use: Use) -> None:
+        if use > self.uses.get(name, -1):
+            self.uses[name] = use
+
     # --- reading arguments
 
+    def fetch(self, num_bytes: int) -> bool:
+        """Have so many bytes at hand from `at` on; False if there are fewer."""
+        while len(self.data) - self.at < num_bytes:
+            more = self.feed.next() if self.feed is not None else b""
+            if not more:
+                return False
+            self.data = self.data[self.at :] + more
+            self.at = 0
+        return True
+
     def take(self, num_bytes: int) -> bytes:
-        end = self.at + num_bytes
-        if end > len(self.data):
+        if not self.fetch(num_bytes):
             raise PickleError("the pickle ends too early")
+        end = self.at + num_bytes
         found = self.data[self.at : end]
         self.at = end
         return found
 
     def line(self) -> str:
         end = self.data.find(b"\n", self.at)
-        if end < 0:
-            raise PickleError("the pickle ends too early")
+        while end < 0:
+            have = len(self.data) - self.at
+            if have > _MAX_LINE or not self.fetch(2 * have + 1):
+                end = self.data.find(b"\n", self.at)
+                if end < 0:
+                    raise PickleError("the pickle ends too early")
+            else:
+                end = self.data.find(b"\n", self.at + have)
         found = self.data[self.at : end].decode("utf-8", "surrogateescape")
         self.at = end + 1
         return found
@@ -116,9 +241,14 @@ class Machine:
         return int(value)
 
     def skip(self, num_bytes: int) -> None:
-        if self.at + num_bytes > len(self.data):
+        beyond = self.at + num_bytes - len(self.data)
+        if beyond <= 0:
+            self.at += num_bytes
+            return
+        if self.feed is None or not self.feed.skip(beyond):
             raise PickleError("the pickle ends too early")
-        self.at += num_bytes
+        self.data, self.at = b"", 0
+        self.fetch(1)
 
     # --- stack
 
@@ -145,10 +275,21 @@ class Machine:
 
     def put(self, index: int, value: Any) -> None:
         # Where values are not kept only what may become a name needs remembering.
-        if self.keep or type(value) in (str, Global):
-            if len(self.memo) >= _MAX_MEMO:
+        kind = type(value)
+        if kind is Held:
+            value.index = index
+        if (
+            self.keep
+            or kind is Global
+            or (kind is str and len(value) <= _MAX_NAME)
+            or (kind is Held and value.names)
+            or (kind is tuple and self.names_in(value))
+        ):
+            if len(self.memo) >= _MAX_MEMO and (self.keep or kind is not str):
                 raise PickleError("it remembers more than any checkpoint's pickle should")
-            self.memo[index] = value
+            if len(self.memo) < _MAX_MEMO:
+                # A text that is forgotten cannot be a name later: that would be told as a trick.
+                self.memo[index] = value
         else:
             self.memo.pop(index, None)
 
@@ -156,6 +297,52 @@ class Machine:
         if self.keep and index not in self.memo:
             raise PickleError("the pickle refers to a value that it does not have")
         self.stack.append(self.memo.get(index, OTHER))
+
+    def hold(self, target: Any, items: list[Any]) -> None:
+        """A list, dict or set takes items in, where values are not kept: note their names."""
+        if type(target) is not Held:
+            return
+        for item in items:
+            kind = type(item)
+            if kind is not Global and kind is not Held and kind is not tuple:
+                continue
+            names = self.names_in(item)
+            if names and len(target.names) < _MAX_HELD and not names <= target.names:
+                target.names = target.names | names
+                if len(target.names) >= _MAX_HELD:
+                    target.names = target.names | {_COMPUTED}
+                if target.index >= 0 and target.index not in self.memo:
+                    self.put(target.index, target)
+
+    def names_in(self, value: Any) -> set[Global]:
+        """The names that a value holds, however deep; `_COMPUTED` for a callable that it made."""
+        found: set[Global] = set()
+        pending = [value]
+        seen: set[int] = set()
+        while pending:
+            # Where values are kept all of them may be walked for every call.
+            self._num_walked += self.keep
+            if self._num_walked > _MAX_WALKED:
+                raise PickleError("it asks for more calls than any checkpoint's pickle should")
+            value = pending.pop()
+            kind = type(value)
+            if kind is Global:
+                found.add(value)
+            elif kind is Held:
+                found |= value.names
+            elif kind in (tuple, list, dict, Call):
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
+                if kind is dict:
+                    pending += value.values()
+                elif kind is Call:
+                    if value.func is _COMPUTED:
+                        found.add(_COMPUTED)
+                    pending.append(value.args)
+                else:
+                    pending += value
+        return found
 
     # --- names and calls
 
@@ -165,35 +352,86 @@ class Machine:
             self.stack.append(OTHER)
             return
         found = Global(module, name)
-        self.named.add(found)
+        self.use(found, Use.HELD)
         self.stack.append(found)
 
     def call(self, func: Any, args: Any) -> None:
         """REDUCE, INST and OBJ: the callable is called with the arguments."""
-        if type(func) is Global:
-            if func in _GETATTR:
-                self.getattr(func, args)
-                return
-            self.named.add(func)
-            self.called.add(func)
+        if type(func) is not Global:
+            self.tricks.add(_COMPUTED.name)
+            self.made(func, args)
+        elif func in _GETATTR:
+            self.getattr(func, args)
+        elif func in _TYPE and type(args) is tuple and len(args) == 1:
+            self.stack.append(OTHER)  # the class of a value: a NoneType, mostly
+        elif func in _RECONSTRUCT:
+            self._reconstruct(args)
+            self.made(func, args)
+        elif f"{func.module}.{func.name}" in MAKES_A_CALLABLE:
+            self.use(func, Use.CALLED)
+            self.made(_COMPUTED, args)
         else:
-            self.tricks.add("a call of something that the pickle computes")
-        self.made(func, args)
+            self._called(func, args)
+            self.made(func, args)
+
+    def _called(self, func: Global, args: Any) -> None:
+        use = Use.CALLED_PLAIN if _is_plain(args) else Use.CALLED
+        self.use(func, use)
+        if use == Use.CALLED_PLAIN:
+            return
+        if func == _REBUILD_TYPE:
+            # (function, class, its arguments, state): a call of that function.
+            if type(args) is not tuple or len(args) < 3 or type(args[0]) is not Global:
+                self.tricks.add(_COMPUTED.name)
+            elif args[0] == _REBUILD_TYPE or args[0] in _GETATTR or args[0] in _RECONSTRUCT:
+                self.tricks.add("a call of a call, as no pickler writes")
+            else:
+                self._called(args[0], args[2])
+            return
+        full = f"{func.module}.{func.name}"
+        known = judge_name(func.module, func.name, use, weights_only=self.weights_only) == "known"
+        if known and full not in CALLS_ITS_ARGUMENTS:
+            return
+        for name in self.names_in(args):
+            if name is _COMPUTED:
+                self.tricks.add(_COMPUTED.name)
+            elif known or not self.weights_only:
+                self.use(name, Use.CALLED)
+
+    def _reconstruct(self, args: Any) -> None:
+        # copyreg._reconstructor(class, base, state): base.__new__ and base.__init__ are called.
+        if type(args) is not tuple or len(args) != 3 or type(args[0]) is not Global:
+            self.tricks.add("an object of a class that the pickle computes")
+            return
+        self.use(args[0], Use.MADE)
+        if type(args[1]) is Global:
+            self.use(args[1], Use.CALLED)
+        else:
+            self.tricks.add("an object of a class that the pickle computes")
 
     def made(self, func: Any, args: Any) -> None:
-        self.stack.append(Call(func, args) if self.keep else OTHER)
+        if self.keep:
+            self.stack.append(Call(func, args))
+        else:
+            names = self.names_in(args) if type(args) in (tuple, Held) else set()
+            self.stack.append(Held(names | {_COMPUTED} if func is _COMPUTED else names))
 
     def getattr(self, func: Global, args: Any) -> None:
         # Python 3.11 pickles an enum's member as getattr(Enum, "NAME"), protocols up to 3 a
-        # nested class as getattr(Outer, "Inner"). Any other attribute may be anything.
+        # nested class or a method as getattr(Outer, "inner"), and every protocol a bound method as
+        # getattr(object, "method"). Any other attribute may be anything.
         owner, name = args if type(args) is tuple and len(args) == 2 else (None, None)
+        is_name = type(name) is str and name.isidentifier() and not name.startswith("__")
         if (
-            type(owner) is Global
-            and type(name) is str
-            and owner.name.rpartition(".")[2].lstrip("_")[:1].isupper()
-            and name[:1].isupper()
+            is_name
+            and type(owner) is Global
+            and owner.name.split(".")[-1].lstrip("_")[:1].isupper()
         ):
-            self.stack.append(Global(owner.module, f"{owner.name}.{name}"))
+            found = Global(owner.module, f"{owner.name}.{name}")
+            self.use(found, Use.HELD)
+            self.stack.append(found)
+        elif is_name and (owner is OTHER or type(owner) in (Call, Held)):
+            self.made(_COMPUTED, (owner,))
         else:
             self.tricks.add("builtins.getattr")
             self.stack.append(OTHER)
@@ -201,7 +439,7 @@ class Machine:
     def make(self, kind: Any, args: Any) -> None:
         """NEWOBJ: `kind.__new__(kind, *args)`."""
         if type(kind) is Global:
-            self.named.add(kind)
+            self.use(kind, Use.MADE)
         else:
             self.tricks.add("an object of a class that the pickle computes")
         self.made(kind, args)
@@ -209,3 +447,17 @@ class Machine:
     def fill(self) -> None:
         if type(self.top()) is Global:
             self.tricks.add("a change to something that the pickle only names")
+
+
+def _is_plain(args: Any) -> bool:
+    """True for one short literal, as the member of an enum is written: `Precision("bf16")`."""
+    if type(args) is not tuple or len(args) != 1:
+        return False
+    (value,) = args
+    if type(value) is tuple:
+        return len(value) <= _MAX_SIZE and all(
+            _is_plain((v,)) for v in value if type(v) is not tuple
+        )
+    if type(value) is str:
+        return len(value) <= _MAX_LITERAL and all(c.isalnum() or c in "_-.:+ " for c in value)
+    return type(value) in _LITERALS

@@ -14,6 +14,7 @@ from inspector.checkpoint.payload.machine import (
     OTHER,
     Call,
     Global,
+    Held,
     Machine,
     Persistent,
     PickleError,
@@ -83,9 +84,9 @@ def _text_int(m: Machine) -> None:
         m.stack.append(int(text) if len(text) <= 40 else OTHER)
 
 
-def _text_other(m: Machine) -> None:
-    m.line()
-    m.stack.append(OTHER)
+def _text_float(m: Machine) -> None:
+    text = m.line()
+    m.stack.append(float(text) if len(text) <= 40 else OTHER)
 
 
 def _text_unicode(m: Machine) -> None:
@@ -150,7 +151,7 @@ def _float(m: Machine) -> None:
 
 def _empty(kind: Callable[[], Any]) -> Callable[[Machine], None]:
     def push(m: Machine) -> None:
-        m.stack.append(kind() if m.keep else OTHER)
+        m.stack.append(kind() if m.keep else Held())
 
     return push
 
@@ -165,10 +166,32 @@ def _tuple(count: int) -> Callable[[Machine], None]:
     return push
 
 
+_KEYS = (str, int, float, bool, type(None))
+_NAMED = (Global, Held, tuple)
+_MAX_SIZE = 8
+
+
 def _as_tuple(m: Machine, items: list[Any]) -> Any:
-    # The arguments of getattr matter even where values are not kept.
-    is_getattr = len(items) == 2 and type(items[0]) is Global
-    return tuple(items) if m.keep or is_getattr else OTHER
+    if m.keep:
+        return tuple(items)
+    # Where values are not kept, what a call is given matters all the same: names, a literal.
+    if len(items) <= _MAX_SIZE:
+        return tuple([_flat(m, item) if type(item) is tuple else item for item in items])
+    if any(type(item) in _NAMED for item in items):
+        held = Held()
+        m.hold(held, items)
+        return held
+    return OTHER
+
+
+def _flat(m: Machine, inner: tuple[Any, ...]) -> Any:
+    """A tuple as an item of one: as it is if it holds literals, else the names in it.
+
+    So no tuple is deeper than two, and looking through one costs nothing.
+    """
+    if any(type(item) in _NAMED for item in inner):
+        return Held(m.names_in(inner))
+    return inner
 
 
 def _tuple_mark(m: Machine) -> None:
@@ -177,21 +200,23 @@ def _tuple_mark(m: Machine) -> None:
 
 def _list_mark(m: Machine) -> None:
     items = m.pop_to_mark()
-    m.stack.append(items if m.keep else OTHER)
+    m.stack.append(items if m.keep else Held())
+    m.hold(m.stack[-1], items)
 
 
 def _set_items(m: Machine, items: list[Any]) -> None:
     m.fill()
     target = m.top()
+    m.hold(target, items)
     if m.keep and type(target) is dict:
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) in (str, int):
-                target[key] = value
+            # A key that is no constant is not left out in silence: the dict holds something else.
+            target[key if type(key) in _KEYS else OTHER] = value
 
 
 def _dict_mark(m: Machine) -> None:
     items = m.pop_to_mark()
-    m.stack.append({} if m.keep else OTHER)
+    m.stack.append({} if m.keep else Held())
     _set_items(m, items)
 
 
@@ -207,6 +232,7 @@ def _set_items_mark(m: Machine) -> None:
 def _append(m: Machine) -> None:
     item = m.pop()
     m.fill()
+    m.hold(m.top(), [item])
     if m.keep and type(m.top()) is list:
         m.top().append(item)
 
@@ -214,13 +240,15 @@ def _append(m: Machine) -> None:
 def _appends(m: Machine) -> None:
     items = m.pop_to_mark()
     m.fill()
+    m.hold(m.top(), items)
     if m.keep and type(m.top()) is list:
         m.top().extend(items)
 
 
 def _other_mark(m: Machine) -> None:
-    m.pop_to_mark()
-    m.stack.append(OTHER)
+    items = m.pop_to_mark()
+    m.stack.append(Held())
+    m.hold(m.stack[-1], items)
 
 
 def _put(index: Callable[[Machine], int]) -> Callable[[Machine], None]:
@@ -301,6 +329,7 @@ def _new_obj_ex(m: Machine) -> None:
 def _build(m: Machine) -> None:
     state = m.pop()
     m.fill()
+    m.hold(m.top(), [state])
     if m.keep and type(m.top()) is Call:
         m.top().state = state
 
@@ -351,7 +380,7 @@ _HANDLERS: dict[bytes, Callable[[Machine], bool | None]] = {
     b"M": _binary_int(_U16),
     b"\x8a": _long(_one_byte),
     b"\x8b": _long(_length(_I32)),
-    b"F": _text_other,
+    b"F": _text_float,
     b"G": _float,
     b"S": _text_string,
     b"T": _bytes(_length(_I32), text=True),
@@ -367,7 +396,7 @@ _HANDLERS: dict[bytes, Callable[[Machine], bool | None]] = {
     b"]": _empty(list),
     b"}": _empty(dict),
     b")": _constant(()),
-    b"\x8f": _empty(lambda: OTHER),
+    b"\x8f": _empty(Held),
     b"\x85": _tuple(1),
     b"\x86": _tuple(2),
     b"\x87": _tuple(3),

@@ -12,10 +12,10 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.payload.scan import PickleError, scan
+from inspector.checkpoint.payload.scan import Feed, PickleError, Scan, scan
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
     DataHandle,
@@ -25,17 +25,31 @@ from inspector.checkpoint.payload.source import (
     Source,
     rechunk,
 )
-from inspector.checkpoint.payload.tensor import StoredTensor, describe, kind_of
+from inspector.checkpoint.payload.tensor import (
+    PackedTensor,
+    StoredTensor,
+    describe,
+    kind_of,
+    packed,
+)
 from inspector.checkpoint.payload.zip import Record, has_directory, read_directory
 from inspector.checkpoint.payload.zstd import ZstdSource
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
 from inspector.checkpoint.text import format_shape
 
-__all__ = ["Payload", "in_blob", "looks_like", "open_payload", "record_blocks", "unpacked"]
+__all__ = [
+    "Payload",
+    "in_blob",
+    "looks_like",
+    "open_payload",
+    "open_value",
+    "record_blocks",
+    "unpacked",
+]
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_TENSOR_PICKLE_BYTES = 256 << 10
-_MAX_PICKLE_BYTES = 16 << 20
+_LEGACY_PICKLES = 5
 _MAX_SMALL_RECORD_BYTES = 1 << 20
 
 
@@ -47,6 +61,7 @@ class Payload:
         container: `zip`, or `legacy` for torch's format before 1.6.
         records: The records, in the order of their bytes; for `legacy`, the storages.
         tensor: The strided tensor in it, or None.
+        packed: The tensor of a class of its own in it, or None.
         kind: What it holds instead, in a few words; empty if there is a tensor.
         byteorder: `little` or `big`.
         unknown, unsafe: Names in its pickle, as `payload_pickle.Scan` has them.
@@ -63,6 +78,7 @@ class Payload:
     unsafe: tuple[str, ...] = ()
     not_scanned: str = ""
     problem: str = ""
+    packed: PackedTensor | None = None
 
     @property
     def data(self) -> Record | None:
@@ -112,7 +128,40 @@ def open_payload(
         return _open_zip(source, is_tensor, stop)
     if start.startswith(_LEGACY):
         return _open_legacy(source, is_tensor, stop)
-    raise PayloadError(looks_like(source))
+    return _open_bare(source, is_tensor, stop)
+
+
+def open_value(source: Source) -> Any:
+    """The value of a small zip payload, as constants and symbols; nothing is unpickled.
+
+    Raises:
+        PayloadError: It is none, or cannot be parsed, or is larger than a small one.
+        StorageError: It cannot be read.
+    """
+    if not source.read(0, 4) == b"PK\x03\x04":
+        raise PayloadError("it is no zip archive")
+    records = read_directory(source)
+    pickled = next((r for r in records if r.short_name == "data.pkl"), None)
+    if pickled is None:
+        raise PayloadError("a zip archive is there, but torch.save did not write it (no data.pkl)")
+    try:
+        return scan(_content(source, pickled, _MAX_TENSOR_PICKLE_BYTES), keep=True).root
+    except PickleError as error:
+        raise PayloadError(f"its pickle cannot be read: {error}") from error
+
+
+def _open_bare(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
+    """Bytes that are no payload: torch takes them for a pickle, so what that names is told."""
+    what = looks_like(source)
+    try:
+        found = scan(Feed(source.blocks(0, source.length)), weights_only=is_tensor, stop=stop)
+        unsafe = found.unsafe
+    except PickleError as error:
+        # Damaged bytes may happen to be opcodes that fit nothing; a name is no accident.
+        unsafe = tuple(name for name in error.unsafe if " " not in name)
+    if unsafe:
+        return Payload("legacy", (), None, unsafe=unsafe, problem=what)
+    raise PayloadError(what)
 
 
 def looks_like(source: Source) -> str:
@@ -155,15 +204,12 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
     byteorder = "big" if order and _content(source, order, 16) == b"big" else "little"
     # torch.load hands an archive with this record to TorchScript, which compiles what is in it.
     unsafe = ("TorchScript code",) if "constants.pkl" in by_name else ()
-    limit = _MAX_TENSOR_PICKLE_BYTES if is_tensor else _MAX_PICKLE_BYTES
-    if pickled.num_bytes > limit:
-        if is_tensor:
-            what = f"its pickle has {pickled.num_bytes:,} bytes, far more than any tensor's"
-            return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
-        what = f"its pickle has more than {limit >> 20} MiB"
-        return Payload("zip", records, None, "", byteorder, (), unsafe, not_scanned=what)
+    if is_tensor and pickled.num_bytes > _MAX_TENSOR_PICKLE_BYTES:
+        what = f"its pickle has {pickled.num_bytes:,} bytes, far more than any tensor's"
+        return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
     try:
-        found = scan(_content(source, pickled, limit), keep=is_tensor, stop=stop)
+        feed = Feed(record_blocks(source, pickled))
+        found = scan(feed, keep=is_tensor, weights_only=is_tensor, stop=stop)
     except PickleError as error:
         unsafe = tuple(sorted({*error.unsafe, *unsafe}))
         what = f"its pickle cannot be read: {error}"
@@ -177,26 +223,31 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         byteorder,
         found.unknown,
         tuple(sorted({*found.unsafe, *unsafe})),
+        packed=packed(found.root) if is_tensor and tensor is None else None,
     )
 
 
 def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
     """Five pickles (magic, version, system, the object, the storages' keys), then the storages."""
-    data = source.read(0, _MAX_TENSOR_PICKLE_BYTES if is_tensor else _MAX_PICKLE_BYTES)
+    # A tensor's pickles are small, and their values are kept; of others only names are.
+    size = min(source.length, _MAX_TENSOR_PICKLE_BYTES) if is_tensor else source.length
+    feed = Feed(source.blocks(0, size))
+    scans: list[Scan] = []
     try:
-        version = scan(data, len(_LEGACY), stop=stop)
-        system = scan(data, version.end, keep=True, stop=stop)
-        found = scan(data, system.end, keep=is_tensor, stop=stop)
-        keys = scan(data, found.end, keep=True, stop=stop)
+        while len(scans) < _LEGACY_PICKLES:
+            scans.append(scan(feed, keep=is_tensor, weights_only=is_tensor, stop=stop))
     except PickleError as error:
+        # torch unpickles each of them, so the names of each are those of the payload.
+        unsafe = {name for found in scans for name in found.unsafe} | {*error.unsafe}
         what = f"its pickle cannot be read: {error}"
-        return Payload("legacy", (), None, unsafe=error.unsafe, problem=what)
+        return Payload("legacy", (), None, unsafe=tuple(sorted(unsafe)), problem=what)
+    _, _, system, found, keys = scans
     info = system.root if type(system.root) is dict else {}
     tensor = describe(found.root) if is_tensor else None
     records: tuple[Record, ...] = ()
     if tensor is not None and keys.root == [tensor.key]:
         # Each storage is its number of elements in eight bytes, and then those.
-        begin = keys.end + 8
+        begin = feed.position + 8
         size = min(tensor.storage_bytes, max(source.length - begin, 0))
         records = (Record(f"archive/data/{tensor.key}", begin, size, size, 0, False),)
     return Payload(
@@ -205,8 +256,9 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
         tensor,
         kind_of(found.root) if is_tensor and tensor is None else "",
         "little" if info.get("little_endian", True) else "big",
-        found.unknown,
-        found.unsafe,
+        tuple(sorted({name for one in scans for name in one.unknown})),
+        tuple(sorted({name for one in scans for name in one.unsafe})),
+        packed=packed(found.root) if is_tensor and tensor is None else None,
     )
 
 

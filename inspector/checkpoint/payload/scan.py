@@ -15,10 +15,10 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from inspector.checkpoint.payload.machine import MAX_STACK, Machine, PickleError
+from inspector.checkpoint.payload.machine import MAX_STACK, Feed, Machine, PickleError
 from inspector.checkpoint.payload.opcodes import TABLE
 
-__all__ = ["PickleError", "Scan", "scan"]
+__all__ = ["Feed", "PickleError", "Scan", "scan"]
 
 
 class Scan(NamedTuple):
@@ -39,21 +39,29 @@ class Scan(NamedTuple):
 
 
 def scan(
-    data: bytes, start: int = 0, *, keep: bool = False, stop: Callable[[], bool] | None = None
+    data: bytes | Feed,
+    start: int = 0,
+    *,
+    keep: bool = False,
+    weights_only: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> Scan:
     """Walk the opcodes of one pickle.
 
     Args:
-        data: The pickle, and perhaps more after it.
-        start: Where it begins.
+        data: The pickle, and perhaps more after it; a `Feed` is left after its end.
+        start: Where it begins in `data` (0 of a feed).
         keep: Build its values (for a tensor's small pickle); otherwise only strings that may
             become names are kept.
+        weights_only: True if torch would load it with `weights_only=True`.
         stop: Asked now and then; True gives up with `PickleError`.
 
     Raises:
         PickleError: It does not parse to its end; `unsafe` are the names seen until then.
     """
-    machine = Machine(data, start, keep)
+    feed = data if isinstance(data, Feed) else None
+    first = b"" if isinstance(data, Feed) else data
+    machine = Machine(first, start, keep, feed, weights_only=weights_only)
     try:
         root = _run(machine, stop)
     except PickleError as error:
@@ -64,14 +72,23 @@ def scan(
     except (ValueError, TypeError, OverflowError, MemoryError) as error:
         what = f"the pickle is damaged ({type(error).__name__})"
         raise PickleError(what, machine.judgement()[1]) from error
+    if feed is not None:
+        feed.push_back(machine.data[machine.at :])
     unknown, unsafe = machine.judgement()
     return Scan(root if keep else None, machine.at, unknown, unsafe)
 
 
+# Bytes that any opcode's own number takes, and more: texts are fetched as they come.
+_AT_HAND = 64
+
+
 def _run(machine: Machine, stop: Callable[[], bool] | None) -> Any:
-    data, table, stack, count = machine.data, TABLE, machine.stack, 0
+    table, stack, count = TABLE, machine.stack, 0
+    fed = machine.feed is not None
     while True:
-        opcode = data[machine.at]
+        if fed and len(machine.data) - machine.at < _AT_HAND:
+            fed = machine.fetch(_AT_HAND)
+        opcode = machine.data[machine.at]
         machine.at += 1
         handler = table[opcode]
         if handler is None:

@@ -25,6 +25,7 @@ __all__ = [
     "BLOCK_BYTES",
     "DataHandle",
     "MissingPackageError",
+    "PackedPayloadError",
     "PayloadError",
     "RangeSource",
     "Source",
@@ -64,6 +65,17 @@ class PayloadError(InspectError):
         self.code = code
         self.fate = fate
         self.is_foreign = is_foreign
+
+
+class PackedPayloadError(PayloadError):
+    """A payload that holds a tensor of a class of its own: whole, but its values are its class's.
+
+    `kind` is that class.
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message, code="packed-tensor")
+        self.kind = kind
 
 
 class MissingPackageError(InspectError):

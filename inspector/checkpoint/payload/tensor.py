@@ -16,7 +16,7 @@ from typing import Any
 from inspector.checkpoint.dtypes import canonical, itemsize
 from inspector.checkpoint.payload.machine import Call, Global, Persistent
 
-__all__ = ["StoredTensor", "describe", "kind_of"]
+__all__ = ["PackedTensor", "StoredTensor", "describe", "kind_of", "packed"]
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -64,6 +64,8 @@ class StoredTensor:
         key: Name of the record: `data/<key>`.
         storage_bytes: Bytes the pickle says the storage has.
         is_conj, is_neg: Lazy conjugation and negation that torch applies on reading.
+        quantizer: What its integers stand for (`scale 0.5, zero point 10`); empty if they stand
+            for themselves.
     """
 
     dtype: str
@@ -74,6 +76,7 @@ class StoredTensor:
     storage_bytes: int
     is_conj: bool = False
     is_neg: bool = False
+    quantizer: str = ""
 
     @property
     def num_elements(self) -> int:
@@ -117,6 +120,65 @@ def describe(root: Any) -> StoredTensor | None:
         else:
             return None
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTensor:
+    """A tensor of a class of its own, whose bytes mean what that class says.
+
+    Attributes:
+        kind: The class, or the function that rebuilds it: `torchao.optim.subclass_8bit...`.
+        dtype: The element type that it shows to the outside, or None where that is not said.
+        shape: Its shape, or None likewise.
+    """
+
+    kind: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+
+    @property
+    def package(self) -> str:
+        """What has to be imported for it to load."""
+        return self.kind.partition(".")[0]
+
+
+def packed(root: Any) -> PackedTensor | None:
+    """The tensor subclass that the scanned pickle rebuilds, or None if it is none.
+
+    `torch.Tensor.__reduce_ex__` writes a subclass as `_rebuild_from_type_v2(function, class, its
+    arguments, state)`; the function is `_rebuild_wrapper_subclass` (class, dtype, size, strides,
+    offset, layout, device, requires_grad) for one without a storage of its own.
+    """
+    for _ in range(4):
+        if type(root) is not Call or type(root.func) is not Global or type(root.args) is not tuple:
+            return None
+        module, name = root.func
+        args = root.args
+        if module == "torch._utils" and name in _WRAPPERS and args:
+            root = args[0]
+        elif (module, name) == ("torch._tensor", "_rebuild_from_type_v2") and len(args) >= 3:
+            func, kind, inner = args[:3]
+            if type(func) is not Global or type(kind) is not Global or kind in _PLAIN_TYPES:
+                return None
+            dtype, shape = _outside(func, inner)
+            return PackedTensor(f"{kind.module}.{kind.name}"[:200], dtype, shape)
+        elif module.partition(".")[0] not in ("torch", "builtins", "__builtin__", "collections"):
+            return PackedTensor(f"{module}.{name}"[:200], None, None)
+        else:
+            return None
+    return None
+
+
+def _outside(func: Global, args: Any) -> tuple[str | None, tuple[int, ...] | None]:
+    """What a wrapper subclass, or a subclass with a storage, says of itself."""
+    if func == Global("torch._utils", "_rebuild_wrapper_subclass"):
+        if type(args) is tuple and len(args) >= 3 and type(args[1]) is Global:
+            return canonical(args[1].name), _numbers(args[2])
+        return None, None
+    if func.module == "torch._utils" and type(args) is tuple:
+        tensor = _tensor(func.name, args)
+        return (tensor.dtype, tensor.shape) if tensor is not None else (None, None)
+    return None, None
 
 
 def kind_of(root: Any) -> str:
@@ -164,7 +226,19 @@ def _tensor(function: str, args: tuple[Any, ...]) -> StoredTensor | None:
         size * size_unit,
         flags.get("conj") is True,
         flags.get("neg") is True,
+        _quantizer(args[4]) if function == "_rebuild_qtensor" and len(args) > 4 else "",
     )
+
+
+def _quantizer(params: Any) -> str:
+    """A quantizer's parameters: (scheme, scale, zero point), or (scheme, scales, points, axis)."""
+    if type(params) is not tuple or len(params) < 3 or type(params[0]) is not Global:
+        return "a quantizer that is not known"
+    _, scale, zero_point = params[:3]
+    if type(scale) is float and type(zero_point) is int:
+        return f"scale {scale:.9g}, zero point {zero_point}"
+    axis = params[3] if len(params) > 3 and type(params[3]) is int else "?"
+    return f"scales of their own along dim {axis}"
 
 
 def _natural(value: Any) -> bool:

@@ -83,13 +83,18 @@ def read_directory(source: Source) -> tuple[Record, ...]:
             raise PayloadError("the zip directory lists more records than it holds")
         record, at = _read_entry(source, data, at, start)
         records.append(record)
+    folder = records[0].name.partition("/")[0] if records else ""
+    if any(record.name.partition("/")[0] != folder or "/" not in record.name for record in records):
+        # torch takes the first record's folder for that of all, other readers do not.
+        raise PayloadError("the zip directory is damaged: its records do not lie in one folder")
     records.sort(key=lambda r: r.data_offset)
     end = 0
     for record in records:
         if record.data_offset < end:
             raise PayloadError("the zip directory is damaged: two records share bytes")
         end = record.data_offset + record.stored_bytes
-    if len({r.name for r in records}) < len(records):
+    # torch's reader finds a record by its name without regard to case.
+    if len({r.name.lower() for r in records}) < len(records):
         raise PayloadError("the zip directory is damaged: it names a record twice")
     return tuple(records)
 

@@ -8,6 +8,7 @@ Standard library only: it runs in the child process, beside the pickle.
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from itertools import chain
 from typing import Any
@@ -22,6 +23,7 @@ from inspector.checkpoint.pickle.stand_ins import (
     Index,
     Layout,
     Meta,
+    Opaque,
     Properties,
     Stored,
     TensorMeta,
@@ -54,9 +56,25 @@ _MEMORY_FORMATS = {
     "TORCH_PRESERVE_FORMAT": "preserve",
 }
 
+_LAYOUTS = frozenset(
+    f"torch.{name}"
+    for name in (
+        "strided sparse_coo sparse_csr sparse_csc sparse_bsr sparse_bsc jagged _mkldnn".split()
+    )
+)
+_LATER_DTYPE = re.compile(r"torch\.([a-z][a-z0-9_]{2,39})\Z")
+
 _Properties = tuple[str, str, bool, str]  # dtype, layout, requires_grad, memory format
 _Place = tuple[int, int, int, tuple[str, ...]]  # file, byte offset, byte length, transforms
 _NOWHERE: _Place = (-1, -1, -1, ())
+
+
+def _later_dtype(dtype: Any) -> str | None:
+    """The name of an element type that a later torch may have; the gate tells of the name."""
+    if isinstance(dtype, type) and issubclass(dtype, Opaque):
+        found = _LATER_DTYPE.match(dtype.name)
+        return found[1] if found else None
+    return None
 
 
 class NotMetadataError(ValueError):
@@ -306,10 +324,14 @@ class Extraction:
         ids = id(dtype), id(layout), requires_grad is True, id(memory_format)
         if ids in self._seen_properties:
             return self._seen_properties[ids][0]
-        known = canonical(dtype) if isinstance(dtype, DType) else None
+        known = canonical(dtype) if isinstance(dtype, DType) else _later_dtype(dtype)
         if known is None:
             self._complain(fqn, f"its dtype is {describe(dtype)}, which is not known")
+        if isinstance(layout, Layout) and layout not in _LAYOUTS:
+            self._complain(fqn, f"its layout is {str(layout)[:40]}, which no torch has")
         encoding = memory_format.value if isinstance(memory_format, EnumMember) else None
+        if type(encoding) not in (int, str) or encoding not in _MEMORY_FORMATS:
+            self._complain(fqn, "its memory format is one that no torch has")
         found = (
             known or (str(dtype)[:40] if isinstance(dtype, DType) else "?"),
             str(layout)[:40].removeprefix("torch.") if isinstance(layout, Layout) else "strided",

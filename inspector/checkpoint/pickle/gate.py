@@ -40,7 +40,17 @@ from inspector.checkpoint.pickle.stand_ins import (
     collection_of,
 )
 
-__all__ = ["Gate", "GateError", "Pickled", "judge_global", "load"]
+__all__ = [
+    "CALLABLES",
+    "DANGEROUS_MODULES",
+    "DTYPES",
+    "PAYLOAD_NAMES",
+    "Gate",
+    "GateError",
+    "Pickled",
+    "judge_global",
+    "load",
+]
 
 
 class _Called(type):
@@ -72,6 +82,12 @@ _RECORDS: dict[str, type[Record]] = {
     ),
 }
 
+# Where torch has had these classes, from 1.13 to 2.15; elsewhere in torch no version has them.
+_TORCH_HOMES = re.compile(
+    r"torch\.distributed\.(_shard\.)?checkpoint\.(metadata|filesystem|planner|storage|hf_storage)\Z"
+    r"|torch\.distributed\._shard\.sharded_tensor\.metadata\Z"
+)
+
 _ENUMS = frozenset({"_MEM_FORMAT_ENCODING", "MEM_FORMAT_ENCODING", "WriteItemType"})
 
 # Packages that write DCP metadata. Their classes are mapped by class name, whatever the module:
@@ -81,12 +97,12 @@ _WRITERS = frozenset(
     "accelerate verl llmfoundry torchtune torchsnapshot prime olmo".split()
 )
 
-_DTYPES = re.compile(
+DTYPES = re.compile(
     r"(bool|half|float|double|short|int|long|chalf|cfloat|cdouble|bfloat16|complex(32|64|128)"
     r"|u?int[1-9]\d?|float(16|32|64)|float8_\w+|float4_\w+|q?u?int(8|32|4x2|2x4)|bits\w+)\Z"
 )
 
-_CALLABLES: dict[tuple[str, str], Any] = {
+CALLABLES: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("torch", "device"): as_device,
     ("torch.serialization", "_get_layout"): as_layout,
@@ -121,7 +137,7 @@ _CALLABLES: dict[tuple[str, str], Any] = {
 }
 
 # Modules whose every name is a way to run code, reach a file or the network.
-_DANGEROUS = frozenset(
+DANGEROUS_MODULES = frozenset(
     "os posix nt posixpath ntpath sys subprocess _posixsubprocess builtins __builtin__ importlib "
     "imp runpy pty socket shutil ctypes _ctypes code codeop pdb bdb timeit trace profile cProfile "
     "pickle _pickle marshal shelve dill cloudpickle joblib webbrowser platform operator _operator "
@@ -158,17 +174,22 @@ class Gate(pickle.Unpickler):
         self.opaque: dict[tuple[str, str], type[Opaque]] = {}
         self.called: set[str] = set()
         self.dangerous: set[str] = set()
+        self.misplaced: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of `module.name`. Imports nothing, whatever is asked for."""
         last = name.rpartition(".")[2]
-        if (module, name) in _CALLABLES:
+        if (module, name) in CALLABLES:
             self.names[name] = module
-            return _CALLABLES[module, name]
+            return CALLABLES[module, name]
         root = module.partition(".")[0]
-        if module == "torch" and _DTYPES.match(name):
+        if module == "torch" and DTYPES.match(name):
             return DType(name)
         if root in _WRITERS:
+            if (last in _RECORDS or last in _ENUMS) and (
+                name != last or (root == "torch" and not _TORCH_HOMES.match(module))
+            ):
+                self.misplaced.add(f"{module}.{name}")
             if last in _RECORDS:
                 self.names[last] = module
                 return _RECORDS[last]
@@ -208,7 +229,7 @@ class Gate(pickle.Unpickler):
 
     def result(self, root: Any) -> Pickled:
         """Sort the names that are not known into unsafe and merely unknown."""
-        unsafe, unknown = set(self.dangerous), set()
+        unsafe, unknown = set(self.dangerous), set(self.misplaced)
         for (module, name), kind in self.opaque.items():
             verdict = judge_global(module, name, called=kind.name in self.called)
             if verdict == "unsafe":
@@ -254,10 +275,12 @@ def load(file: io.BufferedIOBase, gate: Gate | None = None) -> Pickled:
 # What torch.save and ordinary Python values name in a payload. None of it runs anything of the
 # pickle's choosing: torch's own rebuilders and the classes of its weights-only allow list
 # (torch/_weights_only_unpickler.py), numpy's, and plain containers and values.
-_PAYLOAD_NAMES = re.compile(
+PAYLOAD_NAMES = re.compile(
     r"""torch\.((\w*Storage)|Tensor|Size|device|Generator|strided|(per_\w+|contiguous|preserve)\w*)\Z
     |torch\.storage\.\w*Storage\Z
-    |torch\._utils\._rebuild_\w+\Z
+    |torch\._utils\._rebuild_(tensor(_v2|_v3)?|qtensor|parameter(_with_state)?|wrapper_subclass)\Z
+    |torch\._utils\._rebuild_((sparse|sparse_csr|nested|mlc|hpu)_tensor|meta_tensor_no_storage)\Z
+    |torch\._utils\._rebuild_(device_tensor_from_(numpy|cpu_tensor)|xla_tensor)\Z
     |torch\._tensor\._rebuild_from_type_v2\Z
     |torch\.nn\.parameter\.(Parameter|Buffer)\Z
     |torch\.serialization\._get_layout\Z
@@ -297,13 +320,15 @@ def judge_global(module: str, name: str, *, called: bool) -> str:
         called: Whether the pickle calls it, as against only making an object of it.
     """
     full = f"{module}.{name}"
-    if (module, name) in _CALLABLES or _PAYLOAD_NAMES.match(full):
+    if (module, name) in CALLABLES or PAYLOAD_NAMES.match(full):
         return "known"
-    if module == "torch" and _DTYPES.match(name):
+    if module == "torch" and DTYPES.match(name):
         return "known"
     parts = name.split(".")
     # A dotted name walks through attributes: "torch.utils", "collect_env.subprocess.Popen".
-    if module.partition(".")[0] in _DANGEROUS or any(part in _DANGEROUS for part in parts[:-1]):
+    if module.partition(".")[0] in DANGEROUS_MODULES or any(
+        part in DANGEROUS_MODULES for part in parts[:-1]
+    ):
         return "unsafe"
     package = module.partition(".")[0]
     is_torch_value = bool(_TORCH_VALUES.match(module))

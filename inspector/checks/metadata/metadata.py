@@ -77,7 +77,7 @@ def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{subject}{printable(whats[0], 300)}{more}; it was left out",
             "raises AttributeError while reading the metadata, if it lacks the class"
             if is_newer
-            else "depends on the value: a negative size loads silently and wrong, others raise"
+            else _fate(whats[0])
             if checkpoint.format == "dcp"
             else "raises SafetensorError or KeyError",
             "a kind of entry that a newer torch may have: load it with the torch that wrote it"
@@ -88,6 +88,12 @@ def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
             else "fetch the file again from where it was written",
             fqn=fqn or None,
         )
+
+
+def _fate(what: str) -> str:
+    if what.startswith(("its layout", "its memory format")):
+        return "raises AssertionError: metadata is None; ... KeyError or ValueError"
+    return "depends on the value: a negative size loads silently and wrong, others raise"
 
 
 def _names(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -115,11 +121,11 @@ def _unprintable(
     )
 
 
-def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
+def _unknown(checkpoint: Checkpoint, torch_version: str | None = None) -> Iterator[Finding]:
     for full in checkpoint.unknown_globals:
         package = full.partition(".")[0]
         if package == "torch":
-            yield _of_torch(full, "which is not known here; it was passed over")
+            yield _not_of_torch(full, torch_version or installed_torch())
             continue
         yield Finding(
             "metadata-unknown-class",
@@ -198,6 +204,22 @@ def _torch_folder() -> Path | None:
         return None
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     return Path(places[0]) if places else None
+
+
+def _not_of_torch(full: str, torch_version: str | None) -> Finding:
+    """A name in torch's own modules that no torch known here has."""
+    module, _, name = full.rpartition(".")
+    mine = f"torch {torch_version}" if torch_version else "torch of up to 2.15"
+    return Finding(
+        "metadata-unknown-class",
+        "note",
+        f".metadata names {printable(full, _MAX_NAME)}, which no torch known here has (up to "
+        f"2.15): it is of a later one, or damaged; {mine} cannot read this checkpoint",
+        "raises AssertionError: metadata is None; ... "
+        f"{printable(module, 80)} has no attribute {printable(name, 60)!r}",
+        "load it with the torch that wrote it; if that is the installed one, take .metadata from "
+        "the original",
+    )
 
 
 def _trailing(checkpoint: Checkpoint) -> Iterator[Finding]:

@@ -84,10 +84,12 @@ def check_deep(checkpoint: Checkpoint, storage: Storage, wanted: Wanted, line: L
     if wanted.payloads:
         from inspector.checks.folder.integrity import check_integrity, has_integrity
         from inspector.checks.payload.payloads import check_payloads
+        from inspector.checks.payload.stored_step import check_steps
 
         with line() as told:
             found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
-        report = DeepReport(found.findings, found.checked, found.is_cancelled)
+        steps = () if found.is_cancelled else check_steps(checkpoint, storage)
+        report = DeepReport((*found.findings, *steps), found.checked, found.is_cancelled)
         if has_integrity(checkpoint) and not report.is_cancelled:
             with line() as told:
                 digests = check_integrity(checkpoint, storage, progress=told)

@@ -21,7 +21,7 @@ from inspector.checkpoint.payload.source import (
     RangeSource,
     Source,
 )
-from inspector.checkpoint.payload.tensor import StoredTensor
+from inspector.checkpoint.payload.tensor import PackedTensor, StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
 from inspector.checkpoint.text import format_box, format_shape, plural, printable
@@ -146,6 +146,8 @@ class Judgement:
         shape: The tensor's own shape, where it is not the one in the metadata.
         crc32: Of the tensor's elements as they are stored, with how they lie there; None if they
             were not read.
+        packed: The tensor of a class of its own in it, or None.
+        is_unreached: True if a remote storage did not answer.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -156,6 +158,8 @@ class Judgement:
     is_blob: bool = False
     shape: tuple[int, ...] | None = None
     crc32: tuple[object, ...] | None = None
+    packed: PackedTensor | None = None
+    quantizer: str = ""
 
     def error(
         self,
@@ -254,7 +258,7 @@ def _judge_payload(
     for record in payload.records:
         if record.deflated and record.num_bytes > limit:
             raise PayloadError("a deflated record claims more bytes than it can need")
-    _judge_form(result, payload)
+    _judge_form(result, payload, is_tensor=first.is_tensor)
     for subject in subjects:
         _judge_names(result, subject, payload)
         if subject.is_tensor and not payload.problem:
@@ -279,12 +283,8 @@ def _is_blob(source: RangeSource) -> bool:
     return True
 
 
-def _judge_form(result: Judgement, payload: Payload) -> None:
-    for name in payload.unknown:
-        what = f"its pickle makes an object of {printable(name, 120)}"
-        result.notes.append(
-            Note("payload-format", what, "imports that class, so its package must be installed")
-        )
+def _judge_form(result: Judgement, payload: Payload, *, is_tensor: bool) -> None:
+    result.notes += _foreign(payload, is_tensor=is_tensor)
     result.not_checked = (
         payload.not_scanned and f"{payload.not_scanned}; it was not searched for code"
     )
@@ -298,9 +298,44 @@ def _judge_form(result: Judgement, payload: Payload) -> None:
     if any(r.deflated for r in payload.records):
         what = "its records are deflated, as torch itself never writes them"
         result.notes.append(Note("payload-format", what, "loads it"))
-    if payload.kind.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_")):
+    if payload.tensor is not None:
+        result.quantizer = payload.tensor.quantizer
+    if payload.packed is not None:
+        result.packed = payload.packed
+    elif payload.kind.startswith(_OTHER_TENSORS):
         what = f"it holds a tensor of another kind ({printable(payload.kind, 80)}), not compared"
         result.notes.append(Note("payload-format", what, "loads it if the target is alike"))
+
+
+_OTHER_TENSORS = ("torch._utils._rebuild_", "torch._tensor._rebuild_")
+_MAX_PACKAGES = 5
+
+
+def _foreign(payload: Payload, *, is_tensor: bool) -> list[Note]:
+    """What has to be importable for the payload to load, one note for each package."""
+    packages: dict[str, list[str]] = {}
+    for name in payload.unknown:
+        packages.setdefault(name.partition(".")[0], []).append(name)
+    notes = []
+    for package, names in list(packages.items())[:_MAX_PACKAGES]:
+        shown = printable(package, 60)
+        what = f"its pickle names {', '.join(printable(n, 120) for n in names[:3])}"
+        if len(names) > 3:
+            what += f" and {len(names) - 3} more of {shown}"
+        if package in ("__main__", "__mp_main__"):
+            fate = "raises AttributeError unless the script that loads defines it as well"
+            hint = "load it from the script that saved it, or save plain values"
+        elif is_tensor:
+            fate = (
+                f"loads it if {shown} is imported and registers the class "
+                "(torch.serialization.add_safe_globals), else raises UnpicklingError"
+            )
+            hint = f"import {shown} before loading"
+        else:
+            fate = f"imports {shown}, and raises ModuleNotFoundError if it is not installed"
+            hint = f"install {shown} where you load the checkpoint"
+        notes.append(Note("payload-foreign-class", what, fate, hint))
+    return notes
 
 
 def _judge_names(result: Judgement, subject: Subject, payload: Payload) -> None:
@@ -329,7 +364,10 @@ def _judge_header(result: Judgement, subject: Subject, payload: Payload, source:
             return
         for what, fate in found:
             result.error("payload-mismatch", subject, what, fate, _STALE)
-    elif not payload.kind.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_")):
+    elif payload.packed is not None:
+        for what, fate in _packed_differences(subject, payload.packed):
+            result.error("payload-mismatch", subject, what, fate, _STALE)
+    elif not payload.kind.startswith(_OTHER_TENSORS):
         what = f"it holds no tensor but {printable(payload.kind, 80)}"
         result.error("payload-mismatch", subject, what, "raises AttributeError", _STALE)
 
@@ -364,6 +402,19 @@ def _stale_dtype(subject: Subject, tensor: StoredTensor) -> tuple[str, str, str]
         f"the first save; load into {tensor.dtype}, and save once without the cache"
     )
     return what, fate, hint
+
+
+def _packed_differences(subject: Subject, packed: PackedTensor) -> list[tuple[str, str]]:
+    """Where a tensor of a class of its own says other things of itself than the metadata."""
+    found = []
+    if packed.dtype is not None and packed.dtype != subject.dtype:
+        what = f"its elements are {packed.dtype}, {subject.dtype} by the metadata"
+        found.append((what, "copies it as its class does, or raises an error"))
+    sizes = subject.sizes or ()
+    if packed.shape is not None and packed.shape != sizes:
+        what = f"its shape is {format_shape(packed.shape)}, {format_shape(sizes)} by the metadata"
+        found.append((what, "raises AssertionError (mismatch sizes)"))
+    return found
 
 
 def _differences(
@@ -428,7 +479,7 @@ def _read_records(
             continue
         if not expected and record.num_bytes:
             is_unsummed = True
-        elif crc != expected or crc != record.crc32:
+        elif crc != record.crc32 or record.confirmed_crc32 not in (None, crc):
             damaged.add(record.short_name)
             for subject in subjects:
                 _corrupt(result, subject, record, crc, is_data)
@@ -457,7 +508,10 @@ def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueS
 
 def _corrupt(result: Judgement, subject: Subject, record: Record, crc: int, is_data: bool) -> None:
     name = printable(record.short_name, 60)
-    if record.confirmed_crc32 == crc:
+    if record.crc32 == crc:
+        what = f"the checksum behind the bytes of {name} is damaged; the bytes are as written"
+        fate = "loads it, and rightly: it does not look at checksums"
+    elif record.confirmed_crc32 == crc:
         what = f"the zip directory's checksum of {name} is damaged; the bytes are as written"
         fate = "loads it, and rightly: it does not look at checksums"
     else:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
 
+_MAX_QUANTIZERS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class PayloadReport:
@@ -94,6 +96,8 @@ class _Run:
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._digests: dict[int, object] = {}
         self._storage = storage
+        self._packed: dict[str, list[int]] = {}
+        self._quantized: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         self._num_unread = 0
         self._lock = threading.Lock()
@@ -135,6 +139,7 @@ class _Run:
         self._tried[place] = True
         self._read[place] = judgement.is_read
         plain = not (judgement.findings or judgement.notes or judgement.values)
+        plain = plain and not (judgement.packed or judgement.quantizer)
         if plain and not judgement.not_checked and not judgement.is_blob:
             return
         with self._lock:
@@ -149,6 +154,10 @@ class _Run:
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
                 self._num_unread += not judgement.is_read
+            if judgement.quantizer:
+                self._quantized[place] = judgement.quantizer
+            if judgement.packed is not None:
+                self._packed.setdefault(judgement.packed.kind, []).append(place)
             if judgement.is_blob:
                 key = int(self.plan.file[place]), int(self.plan.offset[place])
                 starts = self.plan.owner_start
@@ -170,6 +179,8 @@ class _Run:
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
+        if self._quantized:
+            findings.append(self._quantised())
         if self._values:
             from inspector.checks.payload.values import value_findings
         for index, found in sorted(self._values.items()):
@@ -195,6 +206,25 @@ class _Run:
             file=example.file if is_one else None,
         )
 
+    def _quantised(self) -> Finding:
+        """Quantised tensors, with the scales of the first: what DCP does not give the target."""
+        plan = self.plan
+        shown = []
+        for place, quantizer in sorted(self._quantized.items())[:_MAX_QUANTIZERS]:
+            subject = subject_of(self._checkpoint, int(plan.owner[plan.owner_start[place]]))
+            shown.append(f"{printable(subject.fqn, 80)}: {quantizer}")
+        num_more = len(self._quantized) - len(shown)
+        more = f"; and {num_more} more" if num_more else ""
+        return Finding(
+            "payload-format",
+            "note",
+            f"{plural(len(self._quantized), 'payload')} of quantised elements "
+            f"({'; '.join(shown)}{more})",
+            "loads their integers alone, into a quantised target that keeps its own scale and zero "
+            "point; without such a target it raises RuntimeError",
+            "make each target with the stored scale and zero point before loading",
+        )
+
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns
         owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
@@ -214,6 +244,7 @@ class _Run:
             NotChecked(f"{plural(count, 'payload')} of {printable(path, 120)}", reason)
             for (path, reason), count in sorted(self._skipped.items())
         ]
+        not_checked += [self._unread(kind, places) for kind, places in sorted(self._packed.items())]
         left = np.flatnonzero(~self._tried)
         if len(left):
             num_bytes = int(plan.length[left].sum())
@@ -227,6 +258,19 @@ class _Run:
             payload_bytes=int(plan.length[self._read].sum()),
             not_checked=tuple(not_checked),
             num_unread=self._num_unread,
+        )
+
+    def _unread(self, kind: str, places: list[int]) -> NotChecked:
+        """Packed tensors: their bytes were read, their values are their class's business."""
+        first = int(self.plan.owner[self.plan.owner_start[min(places)]])
+        fqn = printable(subject_of(self._checkpoint, first).fqn, 80)
+        what = f"the values of {plural(len(places), 'payload')} of {printable(kind, 120)}"
+        package = printable(kind.partition(".")[0], 60)
+        which = fqn if len(places) == 1 else f"{fqn} is the first"
+        return NotChecked(
+            f"{what} ({which})",
+            f"a tensor class of {package}: its bytes agree with their checksums, what they mean "
+            f"only {package} knows",
         )
 
 

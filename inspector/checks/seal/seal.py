@@ -14,7 +14,11 @@ from datetime import datetime, timezone
 from inspector._version import __version__
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.outside import outermost, refuse_inside
-from inspector.checkpoint.payload.source import MissingPackageError, PayloadError
+from inspector.checkpoint.payload.source import (
+    MissingPackageError,
+    PackedPayloadError,
+    PayloadError,
+)
 from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
@@ -133,7 +137,7 @@ def _undigested(checkpoint: Checkpoint, found: Fingerprints) -> dict[str, str]:
     return {
         fqn: reason(error)
         for fqn, error in errors.items()
-        if isinstance(error, MissingPackageError)
+        if isinstance(error, MissingPackageError | PackedPayloadError)
         or (isinstance(error, PayloadError) and error.is_foreign)
     }
 

@@ -9,7 +9,9 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from inspector.checkpoint.find import folder_of
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.checkpoint.payload.literals import MAX_BYTES, format_literal, read_literal
 from inspector.checkpoint.text import (
     format_bytes,
     format_count,
@@ -19,6 +21,7 @@ from inspector.checkpoint.text import (
     printable,
 )
 from inspector.checks.findings import Finding
+from inspector.errors import InspectError
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.kit.pane import Column, Pane, Row
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
@@ -26,6 +29,8 @@ from inspector.tui.screens.sources import CHUNK_COLUMNS, ChunkSource
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
 
 __all__ = ["TensorDetail"]
+
+_MAX_VALUE = 2000
 
 
 def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor) -> Text:
@@ -58,8 +63,8 @@ def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: T
     return _lines(rows)
 
 
-def bytes_facts(checkpoint: Checkpoint, entry: BytesEntry) -> Text:
-    """What is known of a non-tensor entry without unpickling it."""
+def bytes_facts(checkpoint: Checkpoint, entry: BytesEntry, value: str = "") -> Text:
+    """What is known of a non-tensor entry without unpickling it; its plain value, if it is one."""
     rows = [(printable(entry.fqn), "bold"), ("bytes entry: a pickle, which is never run here", "")]
     if entry.file < 0:
         rows.append(("the metadata stores it nowhere", ""))
@@ -69,6 +74,8 @@ def bytes_facts(checkpoint: Checkpoint, entry: BytesEntry) -> Text:
         rows.append((f"{printable(file.path)}{writer}", ""))
         rows.append((f"bytes {entry.byte_offset} to {entry.byte_offset + entry.byte_length}", ""))
         rows.append((format_bytes(entry.byte_length), ""))
+    if value:
+        rows.append((f"it holds {value}", "bold"))
     return _lines(rows)
 
 
@@ -125,6 +132,7 @@ class TensorDetail(Pane):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._tensor: Tensor | None = None
+        self._shown_entry: BytesEntry | None = None
         self._text = _FactsText(markup=False, id="detail-text")
         self._facts = _Facts(self._text, id="detail-facts")
         self._map = ChunkMap()
@@ -174,17 +182,42 @@ class TensorDetail(Pane):
     def show_bytes(
         self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding] = ()
     ) -> None:
-        """Show a non-tensor entry."""
+        """Show a non-tensor entry, and its value once that is read, if it is a plain one."""
         self._tensor = None
+        self._shown_entry = entry
         facts = bytes_facts(checkpoint, entry)
         self._text.show(_with_findings(facts, findings))
+        if 0 < entry.byte_length <= MAX_BYTES:
+            self.run_worker(
+                lambda: self._read_value(checkpoint, entry, findings),
+                thread=True,
+                exclusive=True,
+                group="value",
+            )
         self.chunks.set_source(NoRows())
         self._map.show(None)
         self._map.display = False
 
+    def _read_value(
+        self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding]
+    ) -> None:
+        """In a thread: the plain value of an entry."""
+        try:
+            literal = read_literal(checkpoint, folder_of(checkpoint.path), entry)
+        except InspectError:
+            return
+        if literal is not None:
+            facts = bytes_facts(checkpoint, entry, format_literal(literal.value, _MAX_VALUE))
+            self.app.call_from_thread(self._show_value, entry, _with_findings(facts, findings))
+
+    def _show_value(self, entry: BytesEntry, text: Text) -> None:
+        if self._shown_entry is entry and self._tensor is None:
+            self._text.show(text)
+
     def show_nothing(self) -> None:
         """Nothing is under the cursor."""
         self._tensor = None
+        self._shown_entry = None
         self._text.show(Text())
         self.chunks.set_source(NoRows())
         self._map.show(None)

@@ -21,7 +21,10 @@ import torch.distributed.checkpoint as _dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.checkpoint.payload.tensor import PackedTensor
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.text import printable
+from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.ranks.compare import Tally
 from inspector.verify.ranks.comparison import Comparison, tell
@@ -99,6 +102,7 @@ class _Wave:
         self._phase("load", job.grids[0])
         targets = self._targets(job.grids[0])
         failures = self._load(targets, job.checkpoint.path, is_original=True)
+        self._leave_packed(targets, failures)
         bad = self._compare("compare", targets, failures, check_crc=True)
         if len(job.grids) > 1:
             bad |= self._leave_variants()
@@ -127,6 +131,29 @@ class _Wave:
         dist.barrier()
         if self._job.rank == 0:
             shutil.rmtree(folder.parent, ignore_errors=True)
+
+    def _leave_packed(self, targets: Targets, failures: dict[str, str]) -> None:
+        """What did not load for want of its class is not compared: that is no difference."""
+        job = self._job
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, {f: w for f, w in failures.items() if f in self._tensors})
+        failed = {fqn: why for told in everyone for fqn, why in told.items()}
+        if not failed:
+            return
+        left: list[Any] = [{}]
+        if job.rank == 0:
+            for fqn, why in failed.items():
+                packed = packed_in(job.checkpoint, job.storage, fqn)
+                if packed is not None:
+                    left[0][fqn] = _want_of(packed, why, job.spec.imports)
+        dist.broadcast_object_list(left, src=0)
+        targets.drop(set(left[0]))
+        for fqn, why in left[0].items():
+            failures.pop(fqn, None)
+            if job.rank == 0:
+                job.reporter.send(
+                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
+                )
 
     def _leave_variants(self) -> set[str]:
         """Per-rank metadata may hold a value for each rank; a joint save keeps one of them."""
@@ -288,6 +315,15 @@ class _Wave:
         job.reporter.advance(0, len(targets.state))
         job.reporter.progress(force=True)
         return torn, deviating
+
+
+def _want_of(packed: PackedTensor, why: str, imports: tuple[str, ...]) -> str:
+    """Why a packed tensor was not compared."""
+    package = printable(packed.package, 60)
+    what = f"a tensor of the class {printable(packed.kind, 120)}"
+    if packed.package in {name.partition(".")[0] for name in imports}:
+        return f"{what}, which does not load into a plain tensor ({printable(why, 200)})"
+    return f"{what}, which loads only where {package} is imported (--import {package})"
 
 
 def _name(hop: int, grid: Grid) -> str:

@@ -30,6 +30,7 @@ writes the stacks of all threads to `events_dir/rank-NNNNN.stacks`.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import socket
 import sys
@@ -112,6 +113,8 @@ def _begin(spec: JobSpec, rank: int, reporter: Reporter) -> torch.device:
     import torch
     import torch.distributed as dist
 
+    for module in spec.imports:
+        importlib.import_module(module)
     device = start(spec)
     reporter.send(
         "hello",
@@ -158,7 +161,7 @@ def verify(
     meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
     grids = [make_grid(mesh, rank, device) for mesh in meshes]
     storage = folder_of(spec.path)
-    reader = StoredReader(checkpoint, storage)
+    reader = StoredReader(checkpoint, storage, unpacks=bool(spec.imports))
     hf, hf_error = _hf_folder(checkpoint, storage)
     job = Job(spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error)
     _plan(job, waves, [*selection.left_out, *too_large])

@@ -1,0 +1,141 @@
+"""What a bytes entry holds, where that is a plain value: a number, a text, a list or dict of them.
+
+Read by the same scanner that looks for code: nothing is unpickled. What is not wholly made of
+plain values is not shown in part, for half a value is a wrong one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from inspector.checkpoint.dcp import is_escape
+from inspector.checkpoint.model import BytesEntry, Checkpoint
+from inspector.checkpoint.payload.payload import open_value, unpacked
+from inspector.checkpoint.payload.source import DataHandle, RangeSource, open_file
+from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.text import printable
+from inspector.errors import InspectError
+
+__all__ = [
+    "MAX_BYTES",
+    "Literal",
+    "format_literal",
+    "json_literal",
+    "read_literal",
+    "read_literals",
+]
+
+#: Most bytes of a payload that is looked into.
+MAX_BYTES = 64 << 10
+_MAX_ITEMS = 1000
+_MAX_DEPTH = 20
+_MAX_ENTRIES = 2000
+_MAX_REMOTE_ENTRIES = 32
+
+
+class Literal(NamedTuple):
+    """A plain value; None is one, too."""
+
+    value: Any
+
+
+def read_literal(
+    checkpoint: Checkpoint, storage: Storage, entry: BytesEntry, file: DataHandle | None = None
+) -> Literal | None:
+    """The plain value that an entry holds; None if it holds another, or cannot be read.
+
+    Args:
+        checkpoint: Whose entry it is.
+        storage: Its folder.
+        entry: The entry.
+        file: Its file, if that is open already.
+    """
+    if entry.file < 0 or not 0 < entry.byte_length <= MAX_BYTES:
+        return None
+    path = checkpoint.files[entry.file].path
+    if is_escape(path):
+        return None
+    opened = None
+    try:
+        if file is None:
+            file = opened = open_file(storage, path)
+        ranged = RangeSource(file, entry.byte_offset, entry.byte_length)
+        ranged.prefetch()
+        root = open_value(unpacked(ranged, entry.transforms, 4 * MAX_BYTES))
+    except InspectError:
+        return None
+    finally:
+        if opened is not None:
+            opened.close()
+    return Literal(root) if _is_plain(root) else None
+
+
+def read_literals(
+    checkpoint: Checkpoint, storage: Storage, entries: Iterable[int] | None = None
+) -> dict[int, Literal]:
+    """Of some bytes entries those that hold plain values, by index; of very many, the first."""
+    chosen = range(len(checkpoint.bytes_entries)) if entries is None else list(entries)
+    is_local = storage.local_path("") is not None
+    limit = _MAX_ENTRIES if is_local else _MAX_REMOTE_ENTRIES
+    found: dict[int, Literal] = {}
+    number, file = -1, None
+    try:
+        for index in list(chosen)[:limit]:
+            entry = checkpoint.bytes_entries[index]
+            if entry.file < 0 or is_escape(checkpoint.files[entry.file].path):
+                continue
+            if entry.file != number:
+                if file is not None:
+                    file.close()
+                file, number = None, entry.file
+                try:
+                    file = open_file(storage, checkpoint.files[entry.file].path)
+                except InspectError:
+                    pass
+            if file is None:
+                continue
+            literal = read_literal(checkpoint, storage, entry, file)
+            if literal is not None:
+                found[index] = literal
+    finally:
+        if file is not None:
+            file.close()
+    return found
+
+
+def _is_plain(root: Any) -> bool:
+    """Whether a scanned value is made of literals alone, not too many and not too deep."""
+    pending, count = [(root, 0)], 0
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if count > _MAX_ITEMS or depth > _MAX_DEPTH:
+            return False
+        kind = type(value)
+        if kind in (list, tuple):
+            pending += [(item, depth + 1) for item in value]
+        elif kind is dict:
+            pending += [(item, depth + 1) for pair in value.items() for item in pair]
+        elif kind not in (int, float, str, bool, type(None)):
+            return False
+    return True
+
+
+def json_literal(value: Any) -> Any:
+    """A plain value as JSON takes it: keys as text, NaN and infinities as the contract has them."""
+    if type(value) is float and not math.isfinite(value):
+        return "nan" if value != value else "inf" if value > 0 else "-inf"
+    if type(value) in (list, tuple):
+        return [json_literal(item) for item in value]
+    if type(value) is dict:
+        return {
+            k if type(k) is str else str(json_literal(k)): json_literal(v) for k, v in value.items()
+        }
+    return value
+
+
+def format_literal(value: Any, max_chars: int = 200) -> str:
+    """A plain value as Python writes it, printable and cut."""
+    return printable(repr(value), max_chars)
