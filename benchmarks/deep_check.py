@@ -69,7 +69,7 @@ print(json.dumps({"s": time.perf_counter() - begin, "bytes": total}))
 DEEP = """
 import sys, time, json
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checks.payload.payloads import check_payloads
 begin = time.perf_counter()
 checkpoint = open_checkpoint(sys.argv[1])

@@ -37,7 +37,7 @@ from measuring import (
 sys.path.insert(0, str(ROOT))
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, segments_of
 from tests.remote.s3_server import S3Server, s3_server
 from tests.remote.watched import Asked

@@ -48,7 +48,7 @@ print(json.dumps({"s": elapsed, "norm": sum(x * x for x in l2.values()) ** 0.5})
 COLLECT = """
 import sys, time, json
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.values.stats import collect_stats
 begin = time.perf_counter()
 checkpoint = open_checkpoint(sys.argv[1])

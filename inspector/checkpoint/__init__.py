@@ -24,6 +24,6 @@ def open_checkpoint(path: str, *, progress: Progress | None = None) -> Checkpoin
         InspectError: It cannot be read; the message says why, the hint what to do.
     """
     # Not at the top: the child process that unpickles imports this package without numpy.
-    from inspector.checkpoint.find import folder_of, read_checkpoint
+    from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 
     return read_checkpoint(folder_of(path), progress=progress)

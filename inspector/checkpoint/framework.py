@@ -12,17 +12,16 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, Framework
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 
-__all__ = ["Framework", "recognise"]
+__all__ = ["recognise"]
 
 _MAX_SMALL_FILE = 1 << 20
 _MAX_VERSION = 40
@@ -30,21 +29,6 @@ _MAX_VERSION = 40
 _LOOK_AT = 1000
 # LLaMA-Factory's, in the folder of its run.
 _TRAINER_LOG = "trainer_log.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Framework:
-    """Who wrote a checkpoint.
-
-    Attributes:
-        name: The framework, as it writes its own name.
-        evidence: What speaks for it, as printable sentences.
-        certain: Nothing else writes so.
-    """
-
-    name: str
-    evidence: tuple[str, ...]
-    certain: bool
 
 
 class _Traces:

@@ -24,13 +24,13 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.framework import Framework
     from inspector.checkpoint.safetensors.facts import Stored
 
 __all__ = [
     "BytesEntry",
     "Checkpoint",
     "DataFile",
+    "Framework",
     "Malformed",
     "Orphan",
     "Provenance",
@@ -55,6 +55,21 @@ def file_rank(path: str) -> int | None:
     """
     match = _RANK_FILE.search(path)
     return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """Who wrote a checkpoint.
+
+    Attributes:
+        name: The framework, as it writes its own name.
+        evidence: What speaks for it, as printable sentences.
+        certain: Nothing else writes so.
+    """
+
+    name: str
+    evidence: tuple[str, ...]
+    certain: bool
 
 
 @dataclass(frozen=True, slots=True)

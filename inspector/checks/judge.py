@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
-from inspector.checkpoint.find import folder_of, read_checkpoint
+from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import shard_rank
 from inspector.checkpoint.storage.base import Storage

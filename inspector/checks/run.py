@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
-from inspector.checkpoint.find import PART_DEPTH, Found, Run, Search, discover, open_found
-from inspector.checkpoint.step_folders import StepFolder, is_export, part_name, step_number
+from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.identify import open_found
+from inspector.checkpoint.find.search import PART_DEPTH, Run, Search, discover
+from inspector.checkpoint.find.step_folders import StepFolder, is_export, part_name, step_number
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report

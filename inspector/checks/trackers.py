@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from inspector.checkpoint.find import Run
-from inspector.checkpoint.step_folders import split_step, step_number
+from inspector.checkpoint.find.search import Run
+from inspector.checkpoint.find.step_folders import split_step, step_number
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding

@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find import folder_of, locate
+from inspector.checkpoint.find.locate import folder_of, locate
+from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet
-from inspector.checkpoint.step_folders import step_number
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.judge import check_storage

@@ -158,7 +158,7 @@ def _structure(a: str, b: str, filter_text: str) -> Structure:
 
 def _side(path: str, prefetched: Child | None = None) -> Side:
     """The checkpoint at a path, with a line of progress on a terminal if it takes long."""
-    from inspector.checkpoint.find import locate, read_checkpoint
+    from inspector.checkpoint.find.locate import locate, read_checkpoint
     from inspector.checkpoint.text import printable
     from inspector.diff.model import Side
     from inspector.report.progress import ReadingLine

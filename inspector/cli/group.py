@@ -205,7 +205,8 @@ def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
 def _show_found(
     path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
-    from inspector.checkpoint.find import locate, newest
+    from inspector.checkpoint.find.locate import locate
+    from inspector.checkpoint.find.search import newest
     from inspector.checkpoint.text import plural, printable
 
     target = locate(path)
@@ -233,7 +234,7 @@ def _show_found(
 def _show_one(
     checkpoint: Checkpoint, storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
-    from inspector.checkpoint.find import matching
+    from inspector.checkpoint.find.locate import matching
     from inspector.checkpoint.payload.literals import read_literals
     from inspector.layout.writer.written_by import infer
 
@@ -284,7 +285,7 @@ def _show_one(
 
 def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
     """Read a checkpoint, with a line of progress on a terminal if it takes long."""
-    from inspector.checkpoint.find import read_checkpoint
+    from inspector.checkpoint.find.locate import read_checkpoint
     from inspector.report.progress import ReadingLine
 
     with ReadingLine(sys.stderr) as line:

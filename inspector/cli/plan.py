@@ -48,7 +48,7 @@ def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) 
 
 
 def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: bool) -> int:
-    from inspector.checkpoint.find import locate, read_checkpoint
+    from inspector.checkpoint.find.locate import locate, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import plural, printable
     from inspector.checks.plan.against import compare

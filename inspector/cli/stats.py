@@ -72,7 +72,8 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) ->
 
 
 def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: Child | None) -> int:
-    from inspector.checkpoint.find import locate, newest, read_checkpoint
+    from inspector.checkpoint.find.locate import locate, read_checkpoint
+    from inspector.checkpoint.find.search import newest
     from inspector.checkpoint.text import plural, printable
     from inspector.cli.output import print_pieces, terminal_width, unreached
     from inspector.report.progress import PayloadLine, ReadingLine
@@ -129,7 +130,7 @@ def _wanted(checkpoint: Checkpoint, filter_text: str) -> list[int]:
     Raises:
         UsageError: There are none.
     """
-    from inspector.checkpoint.find import matching
+    from inspector.checkpoint.find.locate import matching
 
     if not checkpoint.num_tensors and not checkpoint.malformed:
         raise UsageError("there is no tensor in this checkpoint, so there are no statistics")
@@ -154,7 +155,7 @@ def _unseen(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
 
 def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
     """Entries that could not even become tensors, of which the filter selects the name."""
-    from inspector.checkpoint.find import matching
+    from inspector.checkpoint.find.locate import matching
     from inspector.checkpoint.text import printable
     from inspector.values.stats import NotRead
 

@@ -228,7 +228,7 @@ def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
 
 
 def _read(path: str) -> Checkpoint:
-    from inspector.checkpoint.find import locate, read_checkpoint
+    from inspector.checkpoint.find.locate import locate, read_checkpoint
     from inspector.checkpoint.text import printable
     from inspector.report.progress import ReadingLine
 

@@ -6,7 +6,7 @@ holds, or that lie in no file. What `check` finds wrong with them is told beside
 
 from __future__ import annotations
 
-from inspector.checkpoint.find import matching
+from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding
 from inspector.checks.folder.files import check_files

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inspector.checkpoint.find import matching
+from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_shape, printable
 from inspector.diff.damage import damage_of

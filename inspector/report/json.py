@@ -10,16 +10,17 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.find import Found, Run, newest
+from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.search import Run, newest
+from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.literals import Literal, json_literal
-from inspector.checkpoint.step_folders import step_folders
 from inspector.checkpoint.text import redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.framework import Framework
+    from inspector.checkpoint.model import Framework
 
 __all__ = ["SCHEMA", "checkpoints_json", "show_json"]
 

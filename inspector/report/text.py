@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.find import Found, Run, newest
+from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.search import Run, newest
+from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.literals import Literal, format_literal
-from inspector.checkpoint.step_folders import step_folders
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find import Found, Run
+from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.search import Run
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.crash import internal_error
@@ -95,7 +96,7 @@ class Loading:
             self.outcome = internal_error(error)
 
     def _load(self) -> Outcome:
-        from inspector.checkpoint.find import folder_of, locate, read_checkpoint
+        from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
 
         target = locate(self.path) if self._whole_folder else folder_of(self.path)
         if isinstance(target, list):

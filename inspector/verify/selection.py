@@ -14,7 +14,7 @@ import numpy as np
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.find import matching
+from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.layout.mesh import Mesh

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inspector.checkpoint.find import discover, folder_of, locate, open_found, read_checkpoint
+from inspector.checkpoint.find.identify import open_found
+from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
+from inspector.checkpoint.find.search import discover
 from inspector.checkpoint.safetensors.sets import OneSet, file_sets, main_set, shard_rank
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.errors import NotACheckpointError

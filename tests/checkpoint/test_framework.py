@@ -156,7 +156,7 @@ def test_a_remote_checkpoint_costs_no_request_more(monkeypatch: pytest.MonkeyPat
     import fsspec
 
     from inspector.checkpoint.dcp import read_dcp
-    from inspector.checkpoint.find import read_checkpoint
+    from inspector.checkpoint.find.locate import read_checkpoint
     from inspector.checkpoint.storage.opening import open_storage
 
     memory = fsspec.filesystem("memory")

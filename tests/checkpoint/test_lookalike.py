@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.checkpoint.find import locate, read_checkpoint
+from inspector.checkpoint.find.locate import locate, read_checkpoint
 from inspector.errors import NotACheckpointError
 
 

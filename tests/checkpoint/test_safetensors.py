@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.array import read_box
 from inspector.checkpoint.payload.source import PayloadError

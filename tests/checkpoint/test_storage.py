@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.checkpoint.find import folder_of, locate
+from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, segments_of
 from inspector.checkpoint.storage.base import is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage

@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner
 
 from inspector.checkpoint.dtypes import ITEMSIZE
-from inspector.checkpoint.find import read_checkpoint
+from inspector.checkpoint.find.locate import read_checkpoint
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import CODES, Finding
 from inspector.checks.plan.against import PLAN_CODES, compare, holds, summary

@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import _version
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
-from inspector.checkpoint.find import read_checkpoint
+from inspector.checkpoint.find.locate import read_checkpoint
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import Finding
 from inspector.checks.plan.against import compare

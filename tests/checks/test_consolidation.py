@@ -14,7 +14,8 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-from inspector.checkpoint.find import discover, locate
+from inspector.checkpoint.find.locate import locate
+from inspector.checkpoint.find.search import discover
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checks.findings import Report
 from inspector.checks.judge import check

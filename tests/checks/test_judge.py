@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.checkpoint.find import Run
+from inspector.checkpoint.find.search import Run
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage

@@ -17,7 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checks.payload.payloads import PayloadProgress, PayloadReport, check_payloads
 from tests.conftest import GOLDEN, SAMPLES
 

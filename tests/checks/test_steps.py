@@ -17,8 +17,9 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 from inspector.checkpoint import find as discovery
-from inspector.checkpoint.find import discover, locate
-from inspector.checkpoint.step_folders import split_step, step_number
+from inspector.checkpoint.find.locate import locate
+from inspector.checkpoint.find.search import discover
+from inspector.checkpoint.find.step_folders import split_step, step_number
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.storage.opening import open_storage

@@ -133,11 +133,12 @@ def test_no_permission(tmp_path: Path) -> None:
     folder.chmod(0o755)
     (folder / ".metadata").chmod(0o000)
     script = (
-        "import os, sys, inspector.cli.group, inspector.checkpoint.find\n"
+        "import os, sys, inspector.cli.group, inspector.checkpoint.find.locate\n"
         "import inspector.layout.writer.written_by\n"
         "import inspector.checkpoint.dcp, inspector.report.progress\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "from inspector.checkpoint.find import discover, identify\n"
+        "from inspector.checkpoint.find.identify import identify\n"
+        "from inspector.checkpoint.find.search import discover\n"
         "from inspector.checkpoint.storage.opening import open_storage\n"
         "from inspector.errors import InspectError\n"
         "from inspector.checkpoint.dcp import read_dcp\n"

@@ -218,7 +218,7 @@ def test_a_url_costs_only_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     import fsspec
 
     from inspector.checkpoint import open_checkpoint
-    from inspector.checkpoint.find import folder_of
+    from inspector.checkpoint.find.locate import folder_of
     from inspector.checkpoint.storage.base import Storage
     from inspector.values.stats import collect_stats
 

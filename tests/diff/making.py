@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from inspector.checkpoint.find import folder_of, read_checkpoint
+from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.diff.model import Diff, Side, TensorDiff
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import compare_values

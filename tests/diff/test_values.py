@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     script = (
         "import re, sys\n"
         "from inspector.checkpoint import open_checkpoint\n"
-        "from inspector.checkpoint.find import folder_of\n"
+        "from inspector.checkpoint.find.locate import folder_of\n"
         "from inspector.diff.model import Side\n"
         "from inspector.diff.structure import compare_structure\n"
         "from inspector.diff.values import compare_values\n"

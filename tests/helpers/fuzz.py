@@ -439,7 +439,7 @@ def judge(folder: Path) -> str:
         Exception: Whatever should not have been raised.
     """
     from inspector.checkpoint.dcp import read_dcp
-    from inspector.checkpoint.find import locate
+    from inspector.checkpoint.find.locate import locate
     from inspector.checks.judge import check_storage
     from inspector.checks.payload.payloads import check_payloads
     from inspector.checks.run import check_folder, judge_run

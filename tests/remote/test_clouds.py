@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.find import folder_of, locate
+from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled

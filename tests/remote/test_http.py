@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.array import read_chunk
 from inspector.checkpoint.storage import clouds as storage_http
 from inspector.checkpoint.storage.opening import open_storage

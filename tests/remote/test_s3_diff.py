@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from inspector.checkpoint.find import folder_of, read_checkpoint
+from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.storage import ahead as storage_ahead
 from inspector.diff import ahead, values
 from inspector.diff.model import Diff, Side

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.source import open_file
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until

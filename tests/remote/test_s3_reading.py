@@ -17,7 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import read_box, read_chunk
 from inspector.checkpoint.storage import ahead as storage_ahead

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import matching
+from inspector.checkpoint.find.locate import matching
 from inspector.errors import InspectError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.reads.load_plan import Planner

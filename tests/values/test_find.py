@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.errors import Cancelled, UsageError
 from inspector.values import nonfinite as find
 from inspector.values.nonfinite import boxes_in_order, find_first

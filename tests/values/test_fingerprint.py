@@ -210,7 +210,7 @@ def test_a_safetensors_checkpoint_has_the_same_digests(tmp_path: Path) -> None:
     import json
     import struct
 
-    from inspector.checkpoint.find import read_checkpoint
+    from inspector.checkpoint.find.locate import read_checkpoint
     from inspector.checkpoint.storage.opening import open_storage
 
     x = sample(torch.bfloat16, (6, 4))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.source import PayloadError
 from inspector.errors import Cancelled, UsageError
 from inspector.values import slices

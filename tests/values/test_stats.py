@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.values.gather import _joined, _Sums
 from inspector.values.stats import StatsReport, collect_stats
 from tests.checks.test_payloads import edit, patch, place, save, saved

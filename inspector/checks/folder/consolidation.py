@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.find import identify
+from inspector.checkpoint.find.identify import identify
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.safetensors.reader import read_safetensors
 from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, shard_rank

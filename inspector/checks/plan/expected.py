@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inspector.checkpoint.dtypes import canonical
-from inspector.checkpoint.find import locate, read_checkpoint
+from inspector.checkpoint.find.locate import locate, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.header import DTYPES, HeaderError, bounded_json, naturals
 from inspector.checkpoint.storage.base import parent_of

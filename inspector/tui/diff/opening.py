@@ -96,7 +96,7 @@ class OpeningPair(Loading):
         return Comparison(structure, written_by, self.pair.tolerance or Tolerance(), filter_text)
 
     def _side(self, given: str | Loaded, child: Child | None) -> Loaded:
-        from inspector.checkpoint.find import locate, read_checkpoint
+        from inspector.checkpoint.find.locate import locate, read_checkpoint
 
         if isinstance(given, Loaded):
             return given

@@ -10,7 +10,8 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from inspector.checkpoint.find import Found, newest
+from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.search import newest
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import check_folder

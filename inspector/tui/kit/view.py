@@ -207,7 +207,7 @@ class TableView(View):
         if text.strip():
             import numpy as np
 
-            from inspector.checkpoint.find import matching
+            from inspector.checkpoint.find.locate import matching
 
             found = np.asarray(matching(names, text), np.int64)
         rows = self.narrowed(found)

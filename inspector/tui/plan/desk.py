@@ -105,7 +105,7 @@ class PlanDesk:
         """The planner of the entries that a filter leaves; kept until another is asked for."""
         import numpy as np
 
-        from inspector.checkpoint.find import matching
+        from inspector.checkpoint.find.locate import matching
         from inspector.layout.reads.load_plan import Planner
 
         if self._planner is None or filter_text != self._filter_text:

@@ -38,7 +38,7 @@ def with_faults(planned: Planned, findings: Sequence[Finding]) -> list[Finding]:
         findings: What the checks found; those about an entry that its filter leaves out are not
             of this load.
     """
-    from inspector.checkpoint.find import matching
+    from inspector.checkpoint.find.locate import matching
     from inspector.checks.plan.faults import untold
 
     faults = untold(findings, planned.problems)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import short_name
-from inspector.checkpoint.find import Found
+from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import (
     format_box,

@@ -143,7 +143,7 @@ def verify(
     """This rank's part of a job, in a process group that is there, from `plan` to `bye`."""
     import torch.distributed as dist
 
-    from inspector.checkpoint.find import folder_of
+    from inspector.checkpoint.find.locate import folder_of
     from inspector.layout.mesh import Mesh
     from inspector.verify.ranks.roundtrip import Job, run_waves
     from inspector.verify.ranks.stored import StoredReader

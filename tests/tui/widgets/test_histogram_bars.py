@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.find import folder_of
+from inspector.checkpoint.find.locate import folder_of
 from inspector.tui.values.histogram import HistogramBars, column_lines
 from inspector.values.stats import TensorStats, collect_stats
 from tests.diff.making import write

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find import Found
+    from inspector.checkpoint.find.found import Found
 
 __all__ = ["StepFolder", "is_export", "part_name", "split_step", "step_folders", "step_number"]
 

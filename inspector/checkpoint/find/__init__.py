@@ -1,0 +1,1 @@
+"""Where checkpoints lie under a path, and which one is meant."""
