@@ -24,7 +24,7 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.safetensors.facts import Stored
+    from inspector.checkpoint.safetensors.facts import SafetensorsFacts
 
 __all__ = [
     "BytesEntry",
@@ -377,7 +377,7 @@ class Checkpoint:
     metadata_modified_s: float | None = None
     folder_files: dict[str, int] = field(default_factory=dict)
     framework: Framework | None = None
-    stored: Stored | None = None
+    stored: SafetensorsFacts | None = None
 
     @cached_property
     def tensors(self) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import open_found
-from inspector.checkpoint.find.search import PART_DEPTH, Run, Search, discover
+from inspector.checkpoint.find.search import PART_DEPTH, RunListing, Search, discover
 from inspector.checkpoint.find.step_folders import StepFolder, is_export, part_name, step_number
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage
@@ -47,7 +47,7 @@ class JudgedRun:
         findings: What is wrong with the folder itself: trackers that name no sound step.
     """
 
-    run: Run
+    run: RunListing
     judged: tuple[Judged, ...]
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...]
@@ -73,7 +73,7 @@ class JudgedRun:
         return 0 if asked.is_sound else 1
 
 
-def judge_run(run: Run, judged: Iterable[Judged]) -> JudgedRun:
+def judge_run(run: RunListing, judged: Iterable[Judged]) -> JudgedRun:
     """The judged checkpoints of a folder as steps; its trackers are read.
 
     Args:
@@ -89,7 +89,7 @@ def judge_run(run: Run, judged: Iterable[Judged]) -> JudgedRun:
     return JudgedRun(run, items, steps, tuple(check_trackers(run, steps)))
 
 
-def _sibling(run: Run) -> StepFolder | None:
+def _sibling(run: RunListing) -> StepFolder | None:
     """The step before the one whose folder was searched, if that is the newest of its run.
 
     It is listed and not read; on a local disk alone, where a listing costs nothing.
@@ -131,7 +131,7 @@ def whole_step(storage: Storage, *, deep: Deep | None = None) -> JudgedRun | Non
     return judged if deep is None else judge_run(run, check_folder(storage, found=run, deep=deep))
 
 
-def _lacks_a_name(run: Run) -> bool:
+def _lacks_a_name(run: RunListing) -> bool:
     """Whether the step before it has a part of a name that this one has not."""
     sibling = _sibling(run)
     if sibling is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import Run
+from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.find.step_folders import StepFolder, is_export, split_step
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import plural, printable
@@ -185,7 +185,7 @@ def _only(have: frozenset[str]) -> str:
     return ""
 
 
-def steps_of(run: Run, judged: Iterable[Judged]) -> list[Step]:
+def steps_of(run: RunListing, judged: Iterable[Judged]) -> list[Step]:
     """The steps of a folder, as far as they were judged.
 
     Args:
@@ -202,7 +202,7 @@ def steps_of(run: Run, judged: Iterable[Judged]) -> list[Step]:
     return _compared(steps)
 
 
-def _step(folder: StepFolder, parts: tuple[Judged, ...], run: Run) -> Step:
+def _step(folder: StepFolder, parts: tuple[Judged, ...], run: RunListing) -> Step:
     beside = _beside(folder, run.beside)
     kinds: frozenset[str] | None = None
     if all(part.kinds is not None for part in parts):

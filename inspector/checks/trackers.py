@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from inspector.checkpoint.find.search import Run
+from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.find.step_folders import split_step, step_number
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import printable
@@ -36,7 +36,7 @@ class _Named:
     step: int | None = None
 
 
-def check_trackers(run: Run, steps: Sequence[Step]) -> list[Finding]:
+def check_trackers(run: RunListing, steps: Sequence[Step]) -> list[Finding]:
     """A `tracker-mismatch` for each tracker whose step is not there, or is not sound.
 
     Args:
@@ -56,7 +56,7 @@ def check_trackers(run: Run, steps: Sequence[Step]) -> list[Finding]:
 
 
 def _compared(
-    run: Run, folder: str, entry: Entry, named: _Named, steps: Sequence[Step]
+    run: RunListing, folder: str, entry: Entry, named: _Named, steps: Sequence[Step]
 ) -> Finding | None:
     beside = [step for step in steps if _is_in(step, folder)]
     if named.name:
@@ -97,7 +97,7 @@ def _finding(folder: str, entry: Entry, what: str, steps: Iterable[Step]) -> Fin
     )
 
 
-def _trainer(run: Run, folder: str, entry: Entry, steps: Sequence[Step]) -> Finding | None:
+def _trainer(run: RunListing, folder: str, entry: Entry, steps: Sequence[Step]) -> Finding | None:
     """Transformers writes it into each step's folder, and at the end into the run's."""
     step = _number(_json(run, folder, entry).get("global_step"))
     if step is None:
@@ -115,7 +115,7 @@ def _trainer(run: Run, folder: str, entry: Entry, steps: Sequence[Step]) -> Find
     return _finding(folder, entry, f"names step {step}, which {what}", steps)
 
 
-def _named(run: Run, folder: str, entry: Entry) -> _Named | None:
+def _named(run: RunListing, folder: str, entry: Entry) -> _Named | None:
     """The step or the folder that a tracker names; None if its content is of another kind."""
     path = f"{folder}/{entry.name}" if folder else entry.name
     if entry.kind != "file":
@@ -146,7 +146,7 @@ def _named(run: Run, folder: str, entry: Entry) -> _Named | None:
     return _Named(printable(name, 120), name)
 
 
-def _json(run: Run, folder: str, entry: Entry) -> dict[str, object]:
+def _json(run: RunListing, folder: str, entry: Entry) -> dict[str, object]:
     path = f"{folder}/{entry.name}" if folder else entry.name
     if entry.num_bytes is None or entry.num_bytes > _MAX_BYTES:
         return {}

@@ -28,10 +28,10 @@ class _Deep:
     """Reads the payloads, shows how far it is, and remembers whether it was stopped."""
 
     def __init__(self, *, deep: bool, values: bool, manifest: str | None) -> None:
-        from inspector.checks.payload.deep import Wanted, read_wanted
+        from inspector.checks.payload.deep import DeepRequest, read_wanted
 
         self.is_cancelled = False
-        self._wanted: Wanted = read_wanted(deep=deep, values=values, manifest=manifest)
+        self._wanted: DeepRequest = read_wanted(deep=deep, values=values, manifest=manifest)
 
     def __call__(self, checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         from inspector.checks.payload.deep import check_deep

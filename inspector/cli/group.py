@@ -235,7 +235,7 @@ def _show_one(
     checkpoint: Checkpoint, storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
     from inspector.checkpoint.find.locate import matching
-    from inspector.checkpoint.payload.literals import read_literals
+    from inspector.checkpoint.payload.scan.literals import read_literals
     from inspector.layout.writer.written_by import infer
 
     written_by = infer(checkpoint)

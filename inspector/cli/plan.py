@@ -59,7 +59,7 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
     from inspector.layout.mesh import Mesh
     from inspector.layout.reads.load_plan import Planner
     from inspector.layout.writer.written_by import infer
-    from inspector.report.plan import Planned, as_written, plan_json, plan_text
+    from inspector.report.plan import PlanReport, as_written, plan_json, plan_text
     from inspector.report.progress import ReadingLine
     from inspector.verify.job.commands import elsewhere
 
@@ -82,7 +82,7 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
     problems += plan_faults(checkpoint, target, problems, written_by)
     if expected is not None:
         problems += compare(checkpoint, expected)
-    planned = Planned(
+    planned = PlanReport(
         plan=found,
         written_by=written_by,
         as_written=as_written(planner, written_by, mesh),

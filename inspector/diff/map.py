@@ -21,7 +21,7 @@ from inspector.diff.values import DiffProgress, plan_of
 from inspector.errors import Cancelled
 from inspector.values.bits import TensorBits
 
-__all__ = ["DifferenceMap", "difference_map"]
+__all__ = ["DifferenceCells", "difference_map"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -30,7 +30,7 @@ _TASK_BLOCKS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DifferenceMap:
+class DifferenceCells:
     """How many elements differ in each cell.
 
     Attributes:
@@ -58,7 +58,7 @@ def difference_map(
     *,
     progress: Callable[[DiffProgress], bool] | None = None,
     workers: int = 2,
-) -> DifferenceMap:
+) -> DifferenceCells:
     """Read a tensor of both sides, and count what differs in each cell.
 
     Args:
@@ -94,7 +94,7 @@ def difference_map(
         raise Cancelled("stopped before the whole tensor was compared")
     counts: Ints = np.sum([worker.counts for worker in run.workers], axis=0, dtype=np.int64)
     cells = len(run.row_cuts) - 1, len(run.column_cuts) - 1
-    return DifferenceMap(run.row_cuts, run.column_cuts, counts.reshape(cells))
+    return DifferenceCells(run.row_cuts, run.column_cuts, counts.reshape(cells))
 
 
 def _cuts(size: int, cells: int) -> Ints:

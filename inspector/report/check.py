@@ -14,7 +14,7 @@ from inspector.checks.findings import Against, Coverage, Finding, Report, Severi
 from inspector.checks.run import Judged, JudgedRun
 from inspector.checks.steps import Step
 from inspector.report.json import SCHEMA
-from inspector.report.table import Column, render_table
+from inspector.report.table import TextColumn, render_table
 
 __all__ = [
     "against_sentence",
@@ -129,11 +129,11 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 
 
 _FOLDER_COLUMNS = (
-    Column("CHECKPOINT", min_width=16),
-    Column("STEP", "right"),
-    Column("STATE", priority=2),
-    Column("VERDICT"),
-    Column("FINDINGS", min_width=20, priority=1),
+    TextColumn("CHECKPOINT", min_width=16),
+    TextColumn("STEP", "right"),
+    TextColumn("STATE", priority=2),
+    TextColumn("VERDICT"),
+    TextColumn("FINDINGS", min_width=20, priority=1),
 )
 
 

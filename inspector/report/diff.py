@@ -20,7 +20,7 @@ from inspector.checks.seal.manifest import Manifest
 from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
 from inspector.diff.unmoved import UNMOVED, unmoved_weights
 from inspector.report.json import SCHEMA
-from inspector.report.table import Column, render_table
+from inspector.report.table import TextColumn, render_table
 
 __all__ = [
     "counts",
@@ -183,22 +183,26 @@ def _placements(diff: Diff, width: int | None) -> Iterator[str]:
 
 _COLUMNS = (
     # A name cut short is no name: figures go first.
-    Column("TENSOR", min_width=36),
-    Column("VERDICT"),
-    Column("DIFFERENT", "right", priority=1),
-    Column("OF", "right", priority=5),
-    Column("FIRST", priority=2),
-    Column("MAX ABS", "right", priority=3),
-    Column("AT", priority=4),
-    Column("MAX REL", "right", priority=6),
-    Column("ULPS", "right", priority=7),
-    Column("DETAIL", min_width=12, priority=8),
+    TextColumn("TENSOR", min_width=36),
+    TextColumn("VERDICT"),
+    TextColumn("DIFFERENT", "right", priority=1),
+    TextColumn("OF", "right", priority=5),
+    TextColumn("FIRST", priority=2),
+    TextColumn("MAX ABS", "right", priority=3),
+    TextColumn("AT", priority=4),
+    TextColumn("MAX REL", "right", priority=6),
+    TextColumn("ULPS", "right", priority=7),
+    TextColumn("DETAIL", min_width=12, priority=8),
 )
-_STRUCTURE_COLUMNS = (Column("TENSOR", min_width=16), Column("VERDICT"), Column("DETAIL"))
+_STRUCTURE_COLUMNS = (
+    TextColumn("TENSOR", min_width=16),
+    TextColumn("VERDICT"),
+    TextColumn("DETAIL"),
+)
 _ENTRY_COLUMNS = (
-    Column("BYTES ENTRY", min_width=16),
-    Column("VERDICT"),
-    Column("DETAIL", min_width=20),
+    TextColumn("BYTES ENTRY", min_width=16),
+    TextColumn("VERDICT"),
+    TextColumn("DETAIL", min_width=20),
 )
 
 

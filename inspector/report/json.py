@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import Run, newest
+from inspector.checkpoint.find.search import RunListing, newest
 from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.payload.literals import Literal, json_literal
+from inspector.checkpoint.payload.scan.literals import Literal, json_literal
 from inspector.checkpoint.text import redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
@@ -180,7 +180,7 @@ def _file(file: Any) -> dict[str, Any]:
 def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     """The document of a folder with several checkpoints."""
     latest = newest(found)
-    run = found if isinstance(found, Run) else None
+    run = found if isinstance(found, RunListing) else None
     folders = step_folders(found, run.name if run is not None else "")
     step_paths = {part: folder.path for folder in folders for part in folder.parts}
     yield _dump(

@@ -20,11 +20,11 @@ from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.check import finding_json, finding_lines
 from inspector.report.json import SCHEMA
-from inspector.report.table import Column, render_table
+from inspector.report.table import TextColumn, render_table
 
 __all__ = [
     "RANK_COLUMNS",
-    "Planned",
+    "PlanReport",
     "as_written",
     "comparison",
     "headline",
@@ -42,7 +42,7 @@ _MAX_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanReport:
     """All that `plan` has found out.
 
     Attributes:
@@ -220,7 +220,7 @@ def _empty(plan: LoadPlan) -> str:
     return ", ".join(named) + (f" and {plural(more, 'tensor')} more" if more else "")
 
 
-def plan_json(planned: Planned, *, reads: bool = False) -> Iterator[str]:
+def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
     """The document of `plan --json [--reads]`, in pieces."""
     plan = planned.plan
     yield json.dumps(_summary(planned))[:-1]
@@ -250,7 +250,7 @@ def plan_json(planned: Planned, *, reads: bool = False) -> Iterator[str]:
     yield "}\n"
 
 
-def _summary(planned: Planned) -> dict[str, Any]:
+def _summary(planned: PlanReport) -> dict[str, Any]:
     plan, under, written_by = planned.plan, planned.as_written, planned.written_by
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -310,15 +310,15 @@ _MAX_ALIKE = 5
 _MAX_CELL_NAME = 80
 
 RANK_COLUMNS = (
-    Column("RANK", "right"),
-    Column("PLACE", priority=2),
-    Column("NEEDS", "right"),
-    Column("READS", "right"),
-    Column("TIMES", "right", priority=3),
-    Column("ITEMS", "right", priority=1),
-    Column("FILES", "right"),
-    Column("EMPTY", "right", priority=4),
-    Column("PEAK", "right"),
+    TextColumn("RANK", "right"),
+    TextColumn("PLACE", priority=2),
+    TextColumn("NEEDS", "right"),
+    TextColumn("READS", "right"),
+    TextColumn("TIMES", "right", priority=3),
+    TextColumn("ITEMS", "right", priority=1),
+    TextColumn("FILES", "right"),
+    TextColumn("EMPTY", "right", priority=4),
+    TextColumn("PEAK", "right"),
 )
 
 
@@ -340,7 +340,7 @@ def rank_cells(plan: LoadPlan, rank: int) -> tuple[str, ...]:
 
 
 def plan_text(
-    planned: Planned, width: int | None = None, max_rows: int | None = None
+    planned: PlanReport, width: int | None = None, max_rows: int | None = None
 ) -> Iterator[str]:
     """The lines of `plan`.
 
@@ -394,7 +394,7 @@ def _wrapped(text: str, width: int | None) -> list[str]:
     return [text] if width is None else textwrap.wrap(text, max(20, width))
 
 
-def _against(planned: Planned, expected: Expected, width: int | None) -> Iterator[str]:
+def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iterator[str]:
     what = f"{printable(expected.path)} ({expected.source}, {plural(len(expected.wanted), 'key')})"
     if not planned.num_matching:
         what += ", none of which is in the checkpoint"

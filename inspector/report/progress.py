@@ -63,7 +63,7 @@ class ReadingLine(TerminalLine):
         return False
 
 
-class BytesProgress(Protocol):
+class BytesLine(Protocol):
     """How far a reading of many bytes is."""
 
     @property
@@ -76,7 +76,7 @@ class BytesProgress(Protocol):
 class PayloadLine(TerminalLine):
     """A bar with bytes, rate and time left, for whatever reads payloads; never cancels."""
 
-    def __call__(self, progress: BytesProgress) -> bool:
+    def __call__(self, progress: BytesLine) -> bool:
         """Show how far the reading is."""
         done, total = progress.bytes_done, progress.bytes_total
         share = done / total if total else 1.0

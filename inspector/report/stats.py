@@ -11,7 +11,7 @@ from typing import Any
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
 from inspector.report.json import SCHEMA
-from inspector.report.table import Column, render_table
+from inspector.report.table import TextColumn, render_table
 from inspector.values.histogram import Bars
 from inspector.values.ranking import Ranked
 from inspector.values.stats import STOPPED, StatsReport, TensorStats
@@ -96,16 +96,16 @@ def _summary(report: StatsReport, ranked: Sequence[Ranked]) -> str:
 
 
 _COLUMNS = (
-    Column("TENSOR", min_width=34),
-    Column("DTYPE", priority=5),
-    Column("SHAPE", min_width=8, priority=7),
-    Column("MIN", "right", priority=3),
-    Column("MAX", "right", priority=3),
-    Column("MEAN", "right", priority=4),
-    Column("STD", "right", priority=2),
-    Column("L2", "right", priority=6),
-    Column("ZEROS", "right", priority=8),
-    Column("NOTE", min_width=20, priority=1),
+    TextColumn("TENSOR", min_width=34),
+    TextColumn("DTYPE", priority=5),
+    TextColumn("SHAPE", min_width=8, priority=7),
+    TextColumn("MIN", "right", priority=3),
+    TextColumn("MAX", "right", priority=3),
+    TextColumn("MEAN", "right", priority=4),
+    TextColumn("STD", "right", priority=2),
+    TextColumn("L2", "right", priority=6),
+    TextColumn("ZEROS", "right", priority=8),
+    TextColumn("NOTE", min_width=20, priority=1),
 )
 
 

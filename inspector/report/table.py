@@ -8,13 +8,13 @@ from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
 
-__all__ = ["Column", "render_table", "shorten_cells"]
+__all__ = ["TextColumn", "render_table", "shorten_cells"]
 
 _GAP = "  "
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TextColumn:
     """One column of a table.
 
     Attributes:
@@ -47,7 +47,7 @@ def shorten_cells(text: str, width: int) -> str:
 
 
 def render_table(
-    columns: Sequence[Column], rows: Iterable[Sequence[str]], width: int | None = None
+    columns: Sequence[TextColumn], rows: Iterable[Sequence[str]], width: int | None = None
 ) -> list[str]:
     """The lines of a table, head first; empty if there are no rows.
 
@@ -77,7 +77,7 @@ def render_table(
     return lines
 
 
-def _fit(columns: Sequence[Column], widths: list[int], width: int) -> list[int]:
+def _fit(columns: Sequence[TextColumn], widths: list[int], width: int) -> list[int]:
     """Narrow `widths` in place, and give the columns that stay."""
     shown = list(range(len(columns)))
 

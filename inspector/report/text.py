@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import Run, newest
+from inspector.checkpoint.find.search import RunListing, newest
 from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload.literals import Literal, format_literal
+from inspector.checkpoint.payload.scan.literals import Literal, format_literal
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
@@ -25,11 +25,11 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.report.table import Column, render_table
+from inspector.report.table import TextColumn, render_table
 from inspector.report.writer import writer_words
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.safetensors.facts import Stored
+    from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["checkpoints_text", "show_text", "summary_facts"]
@@ -82,7 +82,7 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
     return facts
 
 
-def _stored_words(stored: Stored) -> str:
+def _stored_words(stored: SafetensorsFacts) -> str:
     """What kind of safetensors checkpoint it is, to follow that word."""
     words = ", one file a rank" if stored.is_sharded and not stored.index else ""
     if stored.index:
@@ -144,7 +144,7 @@ def show_text(
 
 
 def _section(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None
+    columns: Sequence[TextColumn], rows: Sequence[Sequence[str]], width: int | None
 ) -> Iterator[str]:
     lines = render_table(columns, rows, width)
     if lines:
@@ -159,13 +159,13 @@ def _more(count: int, max_rows: int | None, what: str) -> Iterator[str]:
 
 
 _TENSOR_COLUMNS = (
-    Column("TENSOR", min_width=18),
-    Column("DTYPE", priority=2),
-    Column("SHAPE", min_width=8),
-    Column("PLACEMENTS", min_width=10, priority=1),
-    Column("CHUNKS", "right"),
-    Column("BYTES", "right"),
-    Column("RANKS", min_width=5, priority=3),
+    TextColumn("TENSOR", min_width=18),
+    TextColumn("DTYPE", priority=2),
+    TextColumn("SHAPE", min_width=8),
+    TextColumn("PLACEMENTS", min_width=10, priority=1),
+    TextColumn("CHUNKS", "right"),
+    TextColumn("BYTES", "right"),
+    TextColumn("RANKS", min_width=5, priority=3),
 )
 
 
@@ -190,12 +190,12 @@ def _tensor_rows(
 
 
 _CHUNK_COLUMNS = (
-    Column("  CHUNK"),
-    Column("SIZES"),
-    Column("RANK", "right"),
-    Column("FILE"),
-    Column("OFFSET", "right"),
-    Column("LENGTH", "right"),
+    TextColumn("  CHUNK"),
+    TextColumn("SIZES"),
+    TextColumn("RANK", "right"),
+    TextColumn("FILE"),
+    TextColumn("OFFSET", "right"),
+    TextColumn("LENGTH", "right"),
 )
 
 
@@ -236,11 +236,11 @@ _MAX_VALUE = 200
 _WHOLE_VALUE = 1 << 20
 
 _BYTES_COLUMNS = (
-    Column("BYTES ENTRY", min_width=18),
-    Column("FILE", min_width=12),
-    Column("OFFSET", "right", priority=1),
-    Column("LENGTH", "right"),
-    Column("VALUE", min_width=12),
+    TextColumn("BYTES ENTRY", min_width=18),
+    TextColumn("FILE", min_width=12),
+    TextColumn("OFFSET", "right", priority=1),
+    TextColumn("LENGTH", "right"),
+    TextColumn("VALUE", min_width=12),
 )
 
 
@@ -267,11 +267,11 @@ def _bytes_rows(
 
 
 _FILE_COLUMNS = (
-    Column("FILE", min_width=12),
-    Column("RANK", "right"),
-    Column("SIZE", "right"),
-    Column("REFERENCED", "right", priority=1),
-    Column("PAYLOADS", "right", priority=2),
+    TextColumn("FILE", min_width=12),
+    TextColumn("RANK", "right"),
+    TextColumn("SIZE", "right"),
+    TextColumn("REFERENCED", "right", priority=1),
+    TextColumn("PAYLOADS", "right", priority=2),
 )
 
 
@@ -289,13 +289,13 @@ def _file_rows(checkpoint: Checkpoint, max_rows: int | None) -> list[Sequence[st
 
 
 _FOUND_COLUMNS = (
-    Column("CHECKPOINT", min_width=16),
-    Column("STEP", "right"),
-    Column("STATE"),
-    Column("SIZE", "right"),
-    Column("FILES", "right", priority=2),
-    Column("MODIFIED", priority=1),
-    Column("", min_width=10, priority=3),
+    TextColumn("CHECKPOINT", min_width=16),
+    TextColumn("STEP", "right"),
+    TextColumn("STATE"),
+    TextColumn("SIZE", "right"),
+    TextColumn("FILES", "right", priority=2),
+    TextColumn("MODIFIED", priority=1),
+    TextColumn("", min_width=10, priority=3),
 )
 
 
@@ -316,9 +316,9 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
     ]
     yield from _section(_FOUND_COLUMNS, rows, width)
     latest = newest(found)
-    folders = step_folders(found, found.name if isinstance(found, Run) else "")
+    folders = step_folders(found, found.name if isinstance(found, RunListing) else "")
     yield ""
-    for where, why in found.not_looked_at if isinstance(found, Run) else ():
+    for where, why in found.not_looked_at if isinstance(found, RunListing) else ():
         yield f"Not looked at: {printable(where)}: {printable(why)}"
     if len(folders) == 1 and len(found) > 1:
         yield "They are the parts of one checkpoint; each opens by its own path."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inspector.checkpoint.text import plural
 
 if TYPE_CHECKING:
-    from inspector.layout.writer.axes import Layout
+    from inspector.layout.writer.axes import AxisRoles
     from inspector.layout.writer.stages import Stage
     from inspector.layout.writer.written_by import WrittenBy
 
@@ -59,7 +59,7 @@ def written_by_json(written_by: WrittenBy) -> dict[str, Any]:
     }
 
 
-def _layout_json(layout: Layout | None) -> dict[str, Any]:
+def _layout_json(layout: AxisRoles | None) -> dict[str, Any]:
     """What the axes do and look like; a kind is never certain."""
     if layout is None:
         return {"shape": None, "axes": [], "cuts": [], "named_axes": None, "looks_like": None}

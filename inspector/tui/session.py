@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import Run
+from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.crash import internal_error
@@ -36,7 +36,7 @@ class Folder:
     """A folder with checkpoints under it."""
 
     path: str
-    run: Run
+    run: RunListing
 
     @property
     def found(self) -> tuple[Found, ...]:

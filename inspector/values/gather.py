@@ -27,7 +27,7 @@ from inspector.values.histogram import Histogram
 from inspector.values.moments import Moments
 from inspector.values.nonfinite import NonFinite
 from inspector.values.places import Hole, places_of, shares_of
-from inspector.values.tally import Summary, Tally
+from inspector.values.tally import ChunkTally, Summary
 
 __all__ = ["Gathered", "gather"]
 
@@ -254,7 +254,7 @@ def _summary(
         raise PayloadError("its elements share places in its storage, so they were not counted")
     if places.repeats > 1 and stored.num_elements > _MAX_REPEATED:
         raise PayloadError("it claims more elements than there can be")
-    tally = Tally(places, payload.byteorder)
+    tally = ChunkTally(places, payload.byteorder)
     for block in record_blocks(inner, record):
         tally.feed(block)
     return tally.result()

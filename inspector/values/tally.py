@@ -22,7 +22,7 @@ from inspector.values.moments import Moments, as_numbers
 from inspector.values.nonfinite import NonFinite, ValueScan, has_non_finite
 from inspector.values.places import Places
 
-__all__ = ["Summary", "Tally"]
+__all__ = ["ChunkTally", "Summary"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -66,7 +66,7 @@ class Summary:
         )
 
 
-class Tally:
+class ChunkTally:
     """Sums up a storage's bytes as they come, from its start; each block holds whole elements.
 
     Args:

@@ -22,7 +22,7 @@ from inspector.layout.mesh import Mesh
 from inspector.verify import machine
 from inspector.verify.job.run_folder import scratch_dir
 from inspector.verify.machine import Interpreter, examine
-from inspector.verify.result import Expected
+from inspector.verify.result import ExpectedEntries
 from inspector.verify.selection import Reads, Wave, loading, make_waves, reloading, select
 from inspector.verify.spec import DEVICES, JobSpec, default_then
 
@@ -66,7 +66,7 @@ class Preflight:
 
     spec: JobSpec
     interpreter: Interpreter
-    expected: Expected
+    expected: ExpectedEntries
     num_bytes: int
     num_waves: int
     rank_bytes: int
@@ -274,7 +274,7 @@ def _memory_share(free: int, gpus: list[machine.Gpu], world_size: int) -> int:
     return max(share, _LEAST_BYTES)
 
 
-def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int], list[Wave]]:
+def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, list[int], list[Wave]]:
     """The entries of the job, the tensors among them, and the waves they come in."""
     selection = select(checkpoint, spec)
     waves, too_large = make_waves(checkpoint, selection, spec)
@@ -285,7 +285,7 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[Expected, list[int],
         [*(checkpoint.columns.fqns[i] for i in tensors), *(entry.fqn for entry in entries)]
     )
     left_out = tuple((item.why, item.fqns) for item in (*selection.left_out, *too_large))
-    return Expected(tuple(names), left_out), tensors, waves
+    return ExpectedEntries(tuple(names), left_out), tensors, waves
 
 
 def _stored_bytes(checkpoint: Checkpoint, wave: Wave) -> int:
@@ -297,7 +297,7 @@ def _stored_bytes(checkpoint: Checkpoint, wave: Wave) -> int:
 
 def _problems(
     spec: JobSpec,
-    expected: Expected,
+    expected: ExpectedEntries,
     free: int,
     scratch: str,
     needed: int,

@@ -15,7 +15,7 @@ from inspector.verify.progress import Snapshot
 from inspector.verify.spec import JobSpec
 from inspector.verify.verdicts import TensorView, severity
 
-__all__ = ["EXIT_CODES", "Expected", "exit_code", "result_event"]
+__all__ = ["EXIT_CODES", "ExpectedEntries", "exit_code", "result_event"]
 
 #: Exit code of each verdict.
 EXIT_CODES = {"exact": 0, "differs": 1, "failed": 2, "cancelled": 2}
@@ -26,7 +26,7 @@ _NOTHING = "nothing was checked"
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedEntries:
     """What the front end expects to hear of.
 
     Attributes:
@@ -43,7 +43,7 @@ def result_event(
     spec: JobSpec,
     elapsed_s: float,
     cancelled: bool,
-    expected: Expected | None = None,
+    expected: ExpectedEntries | None = None,
 ) -> dict[str, Any]:
     """The `result` event of a job that has ended.
 
@@ -55,7 +55,7 @@ def result_event(
         expected: What should have been told; without it, entries never heard of are only
             counted, by the number in the ranks' `plan`.
     """
-    expected = expected or Expected()
+    expected = expected or ExpectedEntries()
     exact, different, unverified = _sort(snapshot, spec)
     left_out = {fqn: why for why, fqns in expected.left_out for fqn in fqns}
     left_out |= _not_compared(snapshot)

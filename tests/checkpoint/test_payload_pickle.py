@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from inspector.checkpoint.payload.scan import Feed, PickleError, scan
+from inspector.checkpoint.payload.scan.scan import Feed, PickleError, scan
 
 
 class Evil:

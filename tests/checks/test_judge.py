@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.checkpoint.find.search import Run
+from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage
@@ -195,7 +195,7 @@ def test_merged_findings_are_in_order() -> None:
 
 def steps(judged: Iterable[Judged]) -> list[Step]:
     items = list(judged)
-    return steps_of(Run(LocalStorage("run"), [item.found for item in items]), items)
+    return steps_of(RunListing(LocalStorage("run"), [item.found for item in items]), items)
 
 
 def test_a_run_folder() -> None:

@@ -14,7 +14,7 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import load_plan
 from inspector.layout.writer.written_by import infer
-from inspector.report.plan import Planned, plan_text
+from inspector.report.plan import PlanReport, plan_text
 from tests.conftest import SAMPLES, run_cli
 
 RANK_KEYS = {
@@ -77,7 +77,7 @@ def lines(name: str, mesh: str, width: int | None, max_rows: int | None) -> list
     """The text as a terminal of some width gets it."""
     checkpoint = read_dcp(open_storage(str(SAMPLES / name)))
     plan = load_plan(checkpoint, Mesh.parse(mesh))
-    return list(plan_text(Planned(plan, infer(checkpoint)), width, max_rows))
+    return list(plan_text(PlanReport(plan, infer(checkpoint)), width, max_rows))
 
 
 def listed(text: list[str]) -> list[int]:

@@ -27,7 +27,7 @@ from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.picker import MeshStepper
 from inspector.tui.plan.desk import Order, Planned
 from inspector.tui.plan.grid import PlanGrid
-from inspector.tui.plan.sources import EmptySource, RankSource, ReadSource
+from inspector.tui.plan.sources import EmptySource, PlanRankSource, ReadSource
 from inspector.tui.plan.view import LoadPlanView
 from inspector.tui.screens.copy import CopyScreen
 from inspector.tui.screens.main import MainScreen
@@ -109,7 +109,7 @@ async def test_a_typed_mesh_is_planned_and_compared_with_the_writers(size: tuple
         ranks = table(app, "ranks")
         assert ranks.has_focus and ranks.num_lines == 512
         source = ranks.source
-        assert isinstance(source, RankSource)
+        assert isinstance(source, PlanRankSource)
         figures = Planner(open_checkpoint(str(SAMPLE))).plan(plan.mesh).ranks
         assert source.plan.ranks.bytes_read.tolist() == figures.bytes_read.tolist()
         assert "512 ranks" in said
@@ -275,7 +275,7 @@ async def test_ranks_are_sorted_by_any_figure() -> None:
         await type_mesh(app, pilot, "fsdp:16")
         ranks = table(app, "ranks")
         source = ranks.source
-        assert isinstance(source, RankSource)
+        assert isinstance(source, PlanRankSource)
         figures = source.plan.ranks
         for key, column in [
             ("needs", figures.bytes_needed),

@@ -363,16 +363,16 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.reached = threading.Event(), threading.Event()
         self.free = 0
-        feed = tally.Tally.feed
+        feed = tally.ChunkTally.feed
 
-        def slow(this: tally.Tally, block: memoryview) -> None:
+        def slow(this: tally.ChunkTally, block: memoryview) -> None:
             self.free -= 1
             if self.free < 0:
                 self.reached.set()
                 assert self.open.wait(60)
             feed(this, block)
 
-        monkeypatch.setattr(tally.Tally, "feed", slow)
+        monkeypatch.setattr(tally.ChunkTally, "feed", slow)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.values.places import Places, places_of
-from inspector.values.tally import Summary, Tally
+from inspector.values.tally import ChunkTally, Summary
 from tests.values.test_nonfinite import stored
 
 
@@ -26,7 +26,7 @@ def summed(
     tensor: torch.Tensor, cuts: tuple[int, ...] = (), holes: tuple = (), order: str = "little"
 ) -> Summary:
     described, raw = stored(tensor)
-    tally = Tally(places(described, holes), order)
+    tally = ChunkTally(places(described, holes), order)
     size = tensor.element_size()
     borders = [0, *sorted(min(cut * size, len(raw)) for cut in cuts), len(raw)]
     for a, b in itertools.pairwise(borders):
@@ -121,7 +121,7 @@ def test_big_endian(dtype: torch.dtype) -> None:
     tensor = torch.arange(-20, 30).to(dtype)
     described, _ = stored(tensor)
     raw = tensor.numpy().astype(tensor.numpy().dtype.newbyteorder(">")).tobytes()
-    tally = Tally(places(described), "big")
+    tally = ChunkTally(places(described), "big")
     tally.feed(memoryview(raw))
     assert_alike(tally.result(), summed(tensor))
 
@@ -145,6 +145,6 @@ def test_a_sum_that_leaves_float64() -> None:
 def test_an_unaligned_block() -> None:
     values = np.arange(100, dtype=np.float64)
     raw = memoryview(b"x" + values.tobytes())[1:]
-    tally = Tally(places(StoredTensor("float64", (100,), (1,), 0, "0", 800)))
+    tally = ChunkTally(places(StoredTensor("float64", (100,), (1,), 0, "0", 800)))
     tally.feed(raw)
     assert tally.result().moments.mean == 49.5

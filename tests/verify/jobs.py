@@ -11,7 +11,7 @@ from typing import Any
 
 from inspector.verify.job.guard import MARK, job_pids
 from inspector.verify.job.launcher import Job
-from inspector.verify.result import Expected
+from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
 
 NAMES = ("layers.0.weight", "layers.1.weight", "step")
@@ -29,7 +29,7 @@ def make_job(num_ranks: int = 2, timeout_s: float = 60.0, **options: Any) -> Job
         timeout_s=timeout_s,
         python=options.pop("python", ""),
     )
-    return Job(spec, expected=Expected(NAMES), worker=WORKER, **options)
+    return Job(spec, expected=ExpectedEntries(NAMES), worker=WORKER, **options)
 
 
 def run_job(job: Job, on_event: Callable[[Job, Event], None] | None = None) -> list[Event]:

@@ -15,7 +15,7 @@ from inspector.verify.job.launcher import run
 from inspector.verify.job.run_folder import RunFolder
 from inspector.verify.progress import JobState
 from inspector.verify.recording import read_events
-from inspector.verify.result import Expected
+from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
 from tests.conftest import ROOT
 from tests.verify.jobs import (
@@ -73,7 +73,7 @@ def test_differences_are_an_answer_not_a_failure(monkeypatch: pytest.MonkeyPatch
         JobSpec("/x", "fsdp:2", then=("fsdp:2",)),
         seen.append,
         worker=WORKER,
-        expected=Expected(NAMES),
+        expected=ExpectedEntries(NAMES),
     )
     assert seen[-1] == result
     assert result["verdict"] == "differs"

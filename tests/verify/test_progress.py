@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from inspector.report.verify_text import progress_line, report_json, verify_text
 from inspector.verify.progress import JobState, Snapshot, apply
-from inspector.verify.result import Expected, exit_code, result_event
+from inspector.verify.result import ExpectedEntries, exit_code, result_event
 from inspector.verify.spec import JobSpec
 
 SPEC = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",))
@@ -61,7 +61,7 @@ def _fold(events: list[Event]) -> Snapshot:
 
 
 def _result(snapshot: Snapshot, cancelled: bool = False, names: tuple[str, ...] = NAMES) -> Event:
-    return result_event(snapshot, SPEC, 1.0, cancelled, Expected(names))
+    return result_event(snapshot, SPEC, 1.0, cancelled, ExpectedEntries(names))
 
 
 def test_a_whole_job() -> None:
@@ -151,7 +151,11 @@ def test_what_is_left_out_is_said_and_does_no_harm() -> None:
     )
     snapshot = _fold([_spec(), *_rank(0), *_rank(1), left_out])
     result = result_event(
-        snapshot, SPEC, 1.0, False, Expected(NAMES, (("quantised", ("q",)), ("filter", ("z",))))
+        snapshot,
+        SPEC,
+        1.0,
+        False,
+        ExpectedEntries(NAMES, (("quantised", ("q",)), ("filter", ("z",)))),
     )
     assert result["verdict"] == "exact"
     assert result["tensors"]["total"] == 4

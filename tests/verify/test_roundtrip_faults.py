@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint import open_checkpoint
 from inspector.verify.job.launcher import run
-from inspector.verify.result import Expected
+from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
 from tests.checks.editing import edited, key, stored
 from tests.conftest import SAMPLES
@@ -386,6 +386,6 @@ def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: st
     checkpoint = open_checkpoint(spec.path)
     names = tuple(t.fqn for t in checkpoint.tensors)
     names += tuple(dict.fromkeys(e.fqn for e in checkpoint.bytes_entries))
-    result = run(spec, expected=Expected(names), worker=planted_worker.__name__)
+    result = run(spec, expected=ExpectedEntries(names), worker=planted_worker.__name__)
     assert result["verdict"] == verdict, result
     assert fault == "hang" or result["elapsed_s"] > 14

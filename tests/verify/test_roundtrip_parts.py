@@ -23,9 +23,9 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.verify.failures import describe_failure, is_out_of_memory
-from inspector.verify.ranks.compare import POISON, Local, Region, Tally
+from inspector.verify.ranks.compare import POISON, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import flipped_bit
-from inspector.verify.ranks.stored import Feed, StoredReader
+from inspector.verify.ranks.stored import RegionFeed, StoredReader
 from inspector.verify.ranks.tasks import chunk_tasks, count_uncovered
 from inspector.verify.selection import make_waves, select
 from inspector.verify.spec import JobSpec
@@ -129,7 +129,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, dict[str,
     return open_checkpoint(str(folder)), {n: _as_stored(t) for n, t in tensors.items()}
 
 
-def _compare(checkpoint: Checkpoint, fqn: str, data: bytes, shards: int = 1) -> list[Tally]:
+def _compare(checkpoint: Checkpoint, fqn: str, data: bytes, shards: int = 1) -> list[RegionTally]:
     """The tallies of all ranks of `fsdp:shards` that hold the tensor with these bytes."""
     (tensor,) = [t for t in checkpoint.tensors if t.fqn == fqn]
     mesh = Mesh("fsdp", (shards,))
@@ -141,7 +141,7 @@ def _compare(checkpoint: Checkpoint, fqn: str, data: bytes, shards: int = 1) -> 
         first, rows = (offsets[0], sizes[0]) if sizes else (0, 1)
         mine = np.frombuffer(data, np.uint8)[first * row : (first + rows) * row].copy()
         local = Local(mine, offsets, sizes, size)
-        tally = Tally(fqn, local.num_elements)
+        tally = RegionTally(fqn, local.num_elements)
         count_uncovered(tensor, local, tally)
         reader = StoredReader(checkpoint, open_storage(checkpoint.path))
         tasks = chunk_tasks(checkpoint, tensor, mesh, rank, (offsets, sizes), check_crc=True)
@@ -195,7 +195,7 @@ def test_bytes_entries(odd: tuple[Checkpoint, dict[str, bytes]]) -> None:
     cases = [(data, "EXACT"), (bytes(wrong), "DIFFER"), (data[:-1], "DIFFER"), (data * 2, "DIFFER")]
     for loaded, verdict in cases:
         reader = StoredReader(checkpoint, open_storage(checkpoint.path))
-        tally = Tally("lr", len(loaded))
+        tally = RegionTally("lr", len(loaded))
         reader.entry(entry, tally, loaded, True)
         assert tally.verdict == verdict
         assert reader.num_checked == 1
@@ -209,9 +209,9 @@ def test_big_endian_and_negated_integers_are_put_together() -> None:
     payload = Payload("zip", (record,), stored, byteorder="big")
     expected = np.ascontiguousarray((-values.astype("<i4")).T)
     local = Local(expected.reshape(-1).view(np.uint8), (0, 0), (4, 3), 4)
-    tally = Tally("x", 12)
+    tally = RegionTally("x", 12)
     region = Region(local, (1, 0), (2, 3), tally, "f")
-    feed = Feed(payload, stored, region, [1, 0])
+    feed = RegionFeed(payload, stored, region, [1, 0])
     feed.take(memoryview(values.tobytes()), 0)
     feed.finish()
     assert (tally.num_compared, tally.num_different) == (6, 0)
@@ -240,12 +240,12 @@ def test_unwritten_and_uncovered_elements_are_counted() -> None:
 
 
 def test_a_tally_is_exact_only_if_all_was_compared() -> None:
-    assert Tally("x", 3).verdict == "FAILED"
-    assert Tally("x", 3, num_compared=2).verdict == "FAILED"
-    assert Tally("x", 3, num_compared=3).verdict == "EXACT"
-    assert Tally("x", 0).verdict == "EMPTY"
-    assert Tally("x", 3, num_compared=1, num_uncovered=2).verdict == "MISSING"
-    tally = Tally("x", 3, num_compared=3, num_different=1)
+    assert RegionTally("x", 3).verdict == "FAILED"
+    assert RegionTally("x", 3, num_compared=2).verdict == "FAILED"
+    assert RegionTally("x", 3, num_compared=3).verdict == "EXACT"
+    assert RegionTally("x", 0).verdict == "EMPTY"
+    assert RegionTally("x", 3, num_compared=1, num_uncovered=2).verdict == "MISSING"
+    tally = RegionTally("x", 3, num_compared=3, num_different=1)
     assert tally.verdict == "DIFFER"
     tally.problem("FAILED", "no")
     assert tally.verdict == "FAILED"

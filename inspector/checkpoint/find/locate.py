@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import identify, open_found
-from inspector.checkpoint.find.search import Run, discover
+from inspector.checkpoint.find.search import RunListing, discover
 from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.framework import recognise
 from inspector.checkpoint.lookalike import lookalike_of_file
@@ -182,7 +182,7 @@ def is_checkpoint(storage: Storage) -> bool:
     return bool(rank_metadata(listing))
 
 
-def locate(path: str) -> Storage | Run:
+def locate(path: str) -> Storage | RunListing:
     """The checkpoint at `path`; or, if `path` is a folder of checkpoints, all that are under it.
 
     A folder with neither comes back as the folder: reading it says best what is wrong with it. One

@@ -21,7 +21,7 @@ from inspector.errors import Cancelled, StorageError
 if TYPE_CHECKING:
     from inspector.checkpoint.storage.base import Storage
 
-__all__ = ["MAX_DEPTH", "PART_DEPTH", "Run", "Search", "discover", "newest"]
+__all__ = ["MAX_DEPTH", "PART_DEPTH", "RunListing", "Search", "discover", "newest"]
 
 
 MAX_DEPTH = 5
@@ -38,7 +38,7 @@ _NOBODYS = frozenset({"lost+found", "System Volume Information"})
 _BESIDE = re.compile(r".+\.(pt|pth|pkl|bin|json)", re.I)
 
 
-class Run(list[Found]):
+class RunListing(list[Found]):
     """The checkpoints at or under a folder, and what else was seen while they were looked for.
 
     Args:
@@ -70,10 +70,10 @@ class Run(list[Found]):
         self.not_looked_at = tuple(not_looked_at)
         self.cut_steps = frozenset(cut_steps)
 
-    def only(self, found: Iterable[Found]) -> Run:
+    def only(self, found: Iterable[Found]) -> RunListing:
         """The same with some of the checkpoints."""
         kept = set(found)
-        return Run(
+        return RunListing(
             self.storage,
             [item for item in self if item in kept],
             trackers=self.trackers,
@@ -150,9 +150,9 @@ class Search:
         """True if something was not looked at."""
         return bool(self._not_looked_at)
 
-    def run(self, found: Iterable[Found]) -> Run:
+    def run(self, found: Iterable[Found]) -> RunListing:
         """What was found, with what else was seen by now."""
-        return Run(
+        return RunListing(
             self._storage,
             sorted(found, key=_order),
             trackers=self._trackers,
@@ -367,7 +367,7 @@ def _given_up(left: list[_Place]) -> tuple[str, str]:
     return f"{shown}{more}", "so much lies under the folder that looking through it was given up"
 
 
-def discover(storage: Storage, *, max_depth: int = MAX_DEPTH) -> Run:
+def discover(storage: Storage, *, max_depth: int = MAX_DEPTH) -> RunListing:
     """Every checkpoint at or under a folder, by step and then by name.
 
     Folders whose name begins with a dot are passed over, and `sharded` in a safetensors
@@ -399,7 +399,7 @@ def newest(found: Sequence[Found]) -> Found | None:
 
     Of a step of several parts it is the largest one, and none if one of them is not complete.
     """
-    name = found.name if isinstance(found, Run) else ""
+    name = found.name if isinstance(found, RunListing) else ""
     folders = step_folders(found, name)
     complete = [f for f in folders if all(item.state == "complete" for item in f.parts)]
     if not complete:

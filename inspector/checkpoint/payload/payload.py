@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.payload.scan import Feed, PickleError, Scan, scan
+from inspector.checkpoint.payload.scan.scan import Feed, PickleError, Scan, scan
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
     DataHandle,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.checkpoint.dtypes import canonical, itemsize
-from inspector.checkpoint.payload.machine import Call, Global, Persistent
+from inspector.checkpoint.payload.scan.machine import Call, Global, Persistent
 
 __all__ = ["PackedTensor", "StoredTensor", "describe", "kind_of", "packed"]
 

@@ -179,7 +179,7 @@ class _Bulk(Extraction):
             _add_place(places, fqn, (int(self._row_file[row]), offset, length, ()))
             self._row_used[row] = False
 
-    def _path(self, stored: records.Stored, row: int) -> str:
+    def _path(self, stored: records.StoredRecords, row: int) -> str:
         at = int(stored.start[row]) + int(stored.path_at[row])
         return self._text(at, int(stored.path_length[row]))
 

@@ -27,8 +27,8 @@ from inspector.checkpoint.pickle.stand_ins import (
     Opaque,
     Plan,
     Properties,
-    Record,
     SaveMeta,
+    StandIn,
     Stored,
     TensorMeta,
     as_bytes,
@@ -67,7 +67,7 @@ class _Called(type):
         return super().__call__(*args, **kwargs)
 
 
-_RECORDS: dict[str, type[Record]] = {
+_RECORDS: dict[str, type[StandIn]] = {
     "Metadata": Meta,
     "MCoreMetadata": Meta,
     "MetadataIndex": Index,
@@ -222,7 +222,7 @@ class Gate(pickle.Unpickler):
 
     def _reconstruct(self, kind: Any, _base: Any = None, _state: Any = None) -> Any:
         """`copyreg._reconstructor`, how protocols 0 and 1 make an object."""
-        if isinstance(kind, type) and issubclass(kind, (Record, Opaque)):
+        if isinstance(kind, type) and issubclass(kind, (StandIn, Opaque)):
             new: Any = kind.__new__
             return new(kind)
         raise pickle.UnpicklingError("an object of a class that is not one")

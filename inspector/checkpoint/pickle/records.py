@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PAD", "ChunkForm", "Chunks", "Ints", "Stored", "StoredForm", "anchors", "words_of"]
+__all__ = [
+    "PAD",
+    "ChunkForm",
+    "Chunks",
+    "Ints",
+    "StoredForm",
+    "StoredRecords",
+    "anchors",
+    "words_of",
+]
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -311,7 +320,7 @@ class ChunkForm:
 
 
 @dataclass(slots=True)
-class Stored:
+class StoredRecords:
     """Pairs of `MetadataIndex` and `_StorageInfo` that follow the form.
 
     Attributes:
@@ -370,7 +379,7 @@ class StoredForm:
             self.new + self.fqn + self.index + self.offset + self.size + self.info + self.path
         ) + (self.start + self.length)
 
-    def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> Stored:
+    def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
         """Read the records at those anchors that follow the form; arguments as for chunks."""
         words = words_of(data)
         starts = at - (len(self.new) + 1)
@@ -383,7 +392,7 @@ class StoredForm:
         columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
         name_at = len(self.new + _NEW + self.fqn) + 2
         columns += [_boxes(columns[9]), name_at]
-        return Stored(*columns)
+        return StoredRecords(*columns)
 
     def _rows(self, data: Bytes, words: Words, start: Ints, at: Ints) -> tuple[Any, ...]:
         cursor = _Cursor(data, words, at)

@@ -32,7 +32,14 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
-from inspector.checkpoint.pickle.records import PAD, ChunkForm, Chunks, Stored, StoredForm, anchors
+from inspector.checkpoint.pickle.records import (
+    PAD,
+    ChunkForm,
+    Chunks,
+    StoredForm,
+    StoredRecords,
+    anchors,
+)
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
 from inspector.checkpoint.pickle.stand_ins import Index
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
@@ -95,7 +102,7 @@ class Spliced:
     protocol: int
     pickled: Pickled
     chunks: Chunks | None
-    stored: Stored | None
+    stored: StoredRecords | None
     batches: list[Batch]
     chunk_refs: tuple[Any, ...]
     stored_refs: tuple[Any, ...]
@@ -240,7 +247,7 @@ class _Editor:
             text = b"(%b%b%bta" % (self._call, _MEMO * batch.num_memo, form.refs)
             self._edits.append((start, end, text, batch))
 
-    def add_stored(self, stored: Stored, form: StoredForm) -> None:
+    def add_stored(self, stored: StoredRecords, form: StoredForm) -> None:
         # Names that are said once are rarely said by reference; if they are, all are kept.
         keep_names = bool((stored.name_ref >= 0).any())
         for start, end, batch in self._batches(stored, ord("u"), is_stored=True):
@@ -253,7 +260,7 @@ class _Editor:
             text = b"(%b%b%bt(%bts" % (self._call, memo, form.refs, gets)
             self._edits.append((start, end, text, batch))
 
-    def _stored_memo(self, stored: Stored, batch: Batch, *, keep_names: bool) -> bytes:
+    def _stored_memo(self, stored: StoredRecords, batch: Batch, *, keep_names: bool) -> bytes:
         """MEMOIZE as often as the records do, of the strings themselves where they matter."""
         rows = slice(batch.first, batch.last)
         counts = stored.num_memo[rows].astype(np.int64)
@@ -285,7 +292,7 @@ class _Editor:
         return b"".join(pieces) + _MEMO * (total - done)
 
     def _batches(
-        self, records: Chunks | Stored, closing: int, *, is_stored: bool
+        self, records: Chunks | StoredRecords, closing: int, *, is_stored: bool
     ) -> Iterator[tuple[int, int, Batch]]:
         """(begin, end, batch) of the records that follow each other from MARK to `closing`."""
         data, count = self.raw.data, len(records.start)
@@ -333,7 +340,7 @@ class _Editor:
         self._edits = []
         return b"".join(pieces)
 
-    def _check_borders(self, records: Chunks | Stored) -> None:
+    def _check_borders(self, records: Chunks | StoredRecords) -> None:
         """Note the frames that end within a record, and there within an opcode."""
         cuts = np.asarray(self.raw.cuts, np.int64)
         rows = np.searchsorted(records.start, cuts, "right") - 1

@@ -22,8 +22,8 @@ __all__ = [
     "Opaque",
     "Plan",
     "Properties",
-    "Record",
     "SaveMeta",
+    "StandIn",
     "Stored",
     "TensorMeta",
     "as_bytes",
@@ -48,7 +48,7 @@ class Layout(str):
     __slots__ = ()
 
 
-class Record:
+class StandIn:
     """Stand-in of a class that torch is known to write: attributes, no behaviour.
 
     Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state
@@ -90,7 +90,7 @@ class Record:
         return rest if type(rest) is dict else {}
 
 
-class Chunk(Record):
+class Chunk(StandIn):
     """`ChunkStorageMetadata`."""
 
     __slots__ = fields = ("offsets", "sizes")
@@ -106,7 +106,7 @@ class Chunk(Record):
             super().__setstate__(state)
 
 
-class Index(Record):
+class Index(StandIn):
     """`MetadataIndex`. Compared by identity, so that no hash of the pickle's making is computed."""
 
     __slots__ = fields = ("fqn", "index", "offset")
@@ -121,7 +121,7 @@ class Index(Record):
             super().__setstate__(state)
 
 
-class Stored(Record):
+class Stored(StandIn):
     """`_StorageInfo`."""
 
     __slots__ = fields = ("length", "offset", "relative_path", "transform_descriptors")
@@ -138,7 +138,7 @@ class Stored(Record):
             super().__setstate__(state)
 
 
-class Meta(Record):
+class Meta(StandIn):
     """`Metadata` (and Megatron's `MCoreMetadata`). `state_keys` are the pickled fields in order."""
 
     __slots__ = (
@@ -157,7 +157,7 @@ class Meta(Record):
         self.keys = tuple(map(str, state)) if type(state) is dict else ()
 
 
-class TensorMeta(Record):
+class TensorMeta(StandIn):
     """`TensorStorageMetadata`."""
 
     __slots__ = fields = ("chunks", "properties", "size")
@@ -173,19 +173,19 @@ class TensorMeta(Record):
             super().__setstate__(state)
 
 
-class BytesMeta(Record):
+class BytesMeta(StandIn):
     """`BytesStorageMetadata`."""
 
     __slots__ = ()
 
 
-class SaveMeta(Record):
+class SaveMeta(StandIn):
     """`StorageMeta`."""
 
     __slots__ = fields = ("checkpoint_id", "load_id", "modules", "save_id")
 
 
-class Properties(Record):
+class Properties(StandIn):
     """`TensorProperties`, whose state is a tuple of 5 (6 from torch 2.15 on)."""
 
     __slots__ = ("values",)
@@ -194,7 +194,7 @@ class Properties(Record):
         self.values = state
 
 
-class Plan(Record):
+class Plan(StandIn):
     """Planner classes (`SavePlan`, `WriteItem` ...) that Megatron-Core caches in the metadata."""
 
     __slots__ = ()

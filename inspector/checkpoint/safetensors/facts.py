@@ -1,4 +1,4 @@
-"""`Stored`: what a safetensors checkpoint has that a DCP one has not, as values.
+"""`SafetensorsFacts`: what a safetensors checkpoint has that a DCP one has not, as values.
 
 Its checks and the frameworks' evidence are made of it; names are raw.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Misplaced", "Stored", "Unread"]
+__all__ = ["Misplaced", "SafetensorsFacts", "Unread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Misplaced:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SafetensorsFacts:
     """What a safetensors checkpoint has that a DCP one has not; what its checks are made of.
 
     Attributes:

@@ -26,7 +26,7 @@ from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural
 from inspector.errors import StorageError
 
-__all__ = ["Files", "Index", "find_files", "headers", "read_index"]
+__all__ = ["Files", "IndexFile", "find_files", "headers", "read_index"]
 
 # Room for the headers of most files, so that one request gets all of it.
 _FIRST_BYTES = 64 << 10
@@ -43,7 +43,7 @@ _LOOKALIKES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class IndexFile:
     """`NAME.safetensors.index.json`: the file of each tensor, and the bytes of all."""
 
     weight_map: dict[str, str] = field(default_factory=dict)
@@ -68,28 +68,28 @@ class Files:
     escapes: list[str] = field(default_factory=list)
 
 
-def read_index(storage: Storage, entry: Entry) -> Index:
+def read_index(storage: Storage, entry: Entry) -> IndexFile:
     """The index file, or why it is none."""
     try:
         if (entry.num_bytes or 0) > MAX_HEADER_BYTES:
             raise HeaderError(f"it has {entry.num_bytes:,} bytes, more than an index can have")
         fields = bounded_json(storage.read(entry.name, 0, MAX_HEADER_BYTES))
     except HeaderError as error:
-        return Index(problem=str(error))
+        return IndexFile(problem=str(error))
     except StorageError as error:
-        return Index(problem=error.message)
+        return IndexFile(problem=error.message)
     weight_map = fields.get("weight_map") if type(fields) is dict else None
     if type(weight_map) is not dict or any(type(v) is not str for v in weight_map.values()):
-        return Index(problem="it has no weight_map from names to files")
+        return IndexFile(problem="it has no weight_map from names to files")
     about = fields.get("metadata")
     size = about.get("total_size") if type(about) is dict else None
     # Some tools wrote it as a float.
     if type(size) is float and size.is_integer():
         size = int(size)
-    return Index(weight_map, size if type(size) is int else None)
+    return IndexFile(weight_map, size if type(size) is int else None)
 
 
-def find_files(storage: Storage, listing: list[Entry], chosen: FileSet, index: Index) -> Files:
+def find_files(storage: Storage, listing: list[Entry], chosen: FileSet, index: IndexFile) -> Files:
     """Where the data files of a set are: those its index names, else those of its names."""
     known = {entry.name: entry for entry in listing}
     if not index.weight_map:

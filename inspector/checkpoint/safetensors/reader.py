@@ -21,8 +21,8 @@ import numpy.typing as npt
 from inspector.checkpoint.child.isolated import Progress
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, DataFile, Malformed, Provenance, TensorColumns
-from inspector.checkpoint.safetensors.facts import Misplaced, Stored, Unread
-from inspector.checkpoint.safetensors.files import Files, Index, find_files, headers, read_index
+from inspector.checkpoint.safetensors.facts import Misplaced, SafetensorsFacts, Unread
+from inspector.checkpoint.safetensors.files import Files, IndexFile, find_files, headers, read_index
 from inspector.checkpoint.safetensors.header import (
     Header,
     HeaderError,
@@ -105,7 +105,7 @@ class _Reading:
         self._storage = storage
         self._listing = listing
         self._chosen = chosen
-        self._index = Index()
+        self._index = IndexFile()
         self._files = Files([], {}, {})
         self._unread: list[Unread] = []
         self._malformed: list[Malformed] = []
@@ -226,7 +226,7 @@ class _Reading:
             if entry.kind == "file" and entry.name.endswith(SUFFIX) and entry.name not in ours:
                 yield DataFile(entry.name, None, entry.num_bytes, 0, 0, entry.modified_s)
 
-    def _stored(self) -> Stored:
+    def _stored(self) -> SafetensorsFacts:
         weight_map = self._index.weight_map
         unknown = {*self._files.missing, *self._files.escapes, *(u.path for u in self._unread)}
         misplaced = []
@@ -241,7 +241,7 @@ class _Reading:
             for fqn, tensor in self._tensors.items()
             if weight_map and fqn not in weight_map
         ]
-        return Stored(
+        return SafetensorsFacts(
             index=self._chosen.index,
             index_problem=self._index.problem,
             total_size=self._index.total_size,

@@ -31,7 +31,7 @@ _TREE_S = 5.0
 _METADATA = ".metadata"
 
 
-class Files(Protocol):
+class RemoteFiles(Protocol):
     """Files by their full paths; what a method gives is run by `calls`."""
 
     has_listing: bool
@@ -115,7 +115,7 @@ class RemoteStorage:
         seen: What is known of it.
     """
 
-    def __init__(self, url: str, base: str, files: Files, seen: _Seen) -> None:
+    def __init__(self, url: str, base: str, files: RemoteFiles, seen: _Seen) -> None:
         self.root = redact(url.rstrip("/"))
         self.has_listing = files.has_listing
         self.calls = files.calls

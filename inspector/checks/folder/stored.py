@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.safetensors.facts import Stored
+from inspector.checkpoint.safetensors.facts import SafetensorsFacts
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.metadata.entries import Entries
@@ -75,7 +75,7 @@ def _unread_by_torch(checkpoint: Checkpoint) -> Iterator[Finding]:
             )
 
 
-def _unread(stored: Stored) -> Iterator[Finding]:
+def _unread(stored: SafetensorsFacts) -> Iterator[Finding]:
     for unread in stored.unread:
         yield Finding(
             unread.code,
@@ -98,7 +98,7 @@ def _unread(stored: Stored) -> Iterator[Finding]:
         )
 
 
-def _missing(stored: Stored) -> Iterator[Finding]:
+def _missing(stored: SafetensorsFacts) -> Iterator[Finding]:
     for path, count in stored.missing.items():
         what = "the names of the others call for it"
         if count is not None:
@@ -131,7 +131,7 @@ def _ranks(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
-def _index(checkpoint: Checkpoint, stored: Stored) -> Iterator[Finding]:
+def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding]:
     index = printable(stored.index, 120)
     if stored.index_problem:
         yield Finding(
@@ -183,7 +183,9 @@ def _index(checkpoint: Checkpoint, stored: Stored) -> Iterator[Finding]:
         )
 
 
-def _unowned(checkpoint: Checkpoint, stored: Stored, entries: Entries) -> Iterator[Finding]:
+def _unowned(
+    checkpoint: Checkpoint, stored: SafetensorsFacts, entries: Entries
+) -> Iterator[Finding]:
     """Bytes of a file that no tensor owns: behind the last, or between two."""
     sweep = entries.sweep
     for number, file in enumerate(checkpoint.files):

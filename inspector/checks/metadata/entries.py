@@ -19,7 +19,7 @@ from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.model import Checkpoint
 from inspector.checks.metadata.tiling import chunk_volumes
 
-__all__ = ["Entries", "Sweep", "entries_of", "total"]
+__all__ = ["Entries", "RangeSweep", "entries_of", "total"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -35,7 +35,7 @@ def total(values: npt.NDArray[Any]) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class RangeSweep:
     """What a walk over the byte ranges of all files finds.
 
     Attributes:
@@ -120,7 +120,7 @@ class Entries:
         return needed
 
     @cached_property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> RangeSweep:
         """The walk over all byte ranges, in the order of their starts."""
         num_files = len(self.checkpoint.files)
         rows = np.flatnonzero((self.file >= 0) & (self.length > 0))
@@ -134,14 +134,14 @@ class Entries:
             base = np.concatenate([[0], np.cumsum(ends)[:-1]]) if num_files else ends
             overlapping, partner, new = self._swept(rows, start + base[file], end + base[file])
             np.add.at(owned, self.file[rows], new)
-            return Sweep(overlapping, partner, owned, ends)
+            return RangeSweep(overlapping, partner, owned, ends)
         parts = []
         for number, members in _grouped(self.file, rows):
             first = self.start[members]
             *found, new = self._swept(members, first, first + self.length[members])
             owned[number] = new.sum()
             parts.append(found)
-        return Sweep(
+        return RangeSweep(
             np.concatenate([p[0] for p in parts]),
             np.concatenate([p[1] for p in parts]),
             owned,

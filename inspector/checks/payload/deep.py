@@ -15,7 +15,7 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 if TYPE_CHECKING:
     from inspector.checks.seal.manifest import Manifest
 
-__all__ = ["DeepReport", "Wanted", "check_deep", "read_wanted"]
+__all__ = ["DeepReport", "DeepRequest", "check_deep", "read_wanted"]
 
 
 class BytesProgress(Protocol):
@@ -33,7 +33,7 @@ Line = Callable[[], AbstractContextManager[Callable[[BytesProgress], bool]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeepRequest:
     """Which of them.
 
     Attributes:
@@ -58,20 +58,22 @@ class DeepReport:
     is_cancelled: bool = False
 
 
-def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> Wanted:
+def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> DeepRequest:
     """The checks that a command asks for; reads the seal.
 
     Raises:
         UsageError: The seal cannot be read.
     """
     if manifest is None:
-        return Wanted(deep or values, values)
+        return DeepRequest(deep or values, values)
     from inspector.checks.seal.seal import read_seal
 
-    return Wanted(deep or values, values, read_seal(manifest), manifest)
+    return DeepRequest(deep or values, values, read_seal(manifest), manifest)
 
 
-def check_deep(checkpoint: Checkpoint, storage: Storage, wanted: Wanted, line: Line) -> DeepReport:
+def check_deep(
+    checkpoint: Checkpoint, storage: Storage, wanted: DeepRequest, line: Line
+) -> DeepReport:
     """Run them; once one is cancelled, the rest is left out, and that is said.
 
     Args:

@@ -5,14 +5,10 @@ What `dcp.load` does with each fault was run with torch 2.13 on the CPU.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
@@ -24,19 +20,20 @@ from inspector.checkpoint.payload.source import (
 from inspector.checkpoint.payload.tensor import PackedTensor, StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
-from inspector.checkpoint.text import format_box, format_shape, plural, printable
-from inspector.checks.findings import Finding, Severity
+from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checks.payload.judgement import Judgement, Note, Subject
 from inspector.errors import StorageError, UnreachableError
 
 if TYPE_CHECKING:
-    from inspector.values.nonfinite import NonFinite, ValueScan
+    from inspector.values.nonfinite import ValueScan
+
+__all__ = ["judge"]
+
 
 try:
     from isal.isal_zlib import crc32
 except ImportError:  # Slower, and as right.
     from zlib import crc32
-
-__all__ = ["Judgement", "Note", "Subject", "judge", "subject_of"]
 
 _MAX_ENTRY_BYTES = 1 << 30
 # A zip archive's end record without a comment, as torch writes it.
@@ -46,75 +43,6 @@ _STALE = (
     "restore both from one; else take another checkpoint"
 )
 _COPY_AGAIN = "copy the file again from where it was written, or take another checkpoint"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An entry whose payload is looked at: a chunk of a tensor, or a bytes entry.
-
-    Attributes:
-        fqn: Raw name.
-        file: Raw path of the data file.
-        byte_offset: Where the payload begins in it.
-        tensor: Index of the tensor, or -1.
-        dtype: Element type by the metadata.
-        offsets: Lower corner of the chunk, or None for a bytes entry.
-        sizes: Its extent, likewise.
-        transforms: Stream transforms of the payload.
-    """
-
-    fqn: str
-    file: str
-    byte_offset: int
-    tensor: int = -1
-    dtype: str = ""
-    offsets: tuple[int, ...] | None = None
-    sizes: tuple[int, ...] | None = None
-    transforms: tuple[str, ...] = ()
-
-    @property
-    def is_tensor(self) -> bool:
-        return self.sizes is not None
-
-    @cached_property
-    def shown(self) -> str:
-        """The entry as a sentence's subject, printable."""
-        name = printable(self.fqn, 200) or "''"
-        if self.offsets is None or self.sizes is None:
-            return f"the bytes entry {name}"
-        return f"{name} {format_box(self.offsets, self.sizes)}" if self.sizes else name
-
-
-def subject_of(checkpoint: Checkpoint, owner: int) -> Subject:
-    """The entry with this number in a `PayloadPlan`."""
-    columns = checkpoint.columns
-    if owner >= columns.num_chunks:
-        entry: BytesEntry = checkpoint.bytes_entries[owner - columns.num_chunks]
-        path = checkpoint.files[entry.file].path
-        return Subject(entry.fqn, path, entry.byte_offset, transforms=entry.transforms)
-    index = int(columns.chunk_start.searchsorted(owner, "right")) - 1
-    ndim = int(columns.dim_start[index + 1] - columns.dim_start[index])
-    box = int(columns.box_start[index]) + (owner - int(columns.chunk_start[index])) * ndim
-    return Subject(
-        columns.fqns[index],
-        checkpoint.files[int(columns.file[owner])].path,
-        int(columns.byte_offset[owner]),
-        index,
-        columns.dtype(index),
-        tuple(columns.offsets[box : box + ndim].tolist()),
-        tuple(columns.sizes[box : box + ndim].tolist()),
-        columns.transforms.get(index, ()),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """An oddity that many payloads share; told once, with how many."""
-
-    code: str
-    what: str
-    torch_does: str
-    hint: str = ""
 
 
 _NO_CHECKSUM = Note(
@@ -130,61 +58,6 @@ _NO_CHECKSUM_SAFETENSORS = Note(
     "loads it",
     "keep digests of your own",
 )
-
-
-@dataclass(slots=True)
-class Judgement:
-    """What came out of one payload.
-
-    Attributes:
-        findings: Errors, for every entry that owns the payload.
-        notes: Oddities to be told once.
-        values: NaN and infinities in it, in the chunk's own indices, or None if none.
-        not_checked: Why (a part of) it was not looked at, or an empty string.
-        is_read: False if it was not read at all.
-        is_blob: True if it is part of a safetensors blob inside a DCP file.
-        shape: The tensor's own shape, where it is not the one in the metadata.
-        crc32: Of the tensor's elements as they are stored, with how they lie there; None if they
-            were not read.
-        packed: The tensor of a class of its own in it, or None.
-        is_unreached: True if a remote storage did not answer.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    values: NonFinite | None = None
-    not_checked: str = ""
-    is_read: bool = True
-    is_blob: bool = False
-    shape: tuple[int, ...] | None = None
-    crc32: tuple[object, ...] | None = None
-    packed: PackedTensor | None = None
-    quantizer: str = ""
-
-    def error(
-        self,
-        code: str,
-        subject: Subject,
-        what: str,
-        torch_does: str,
-        hint: str,
-        severity: Severity = "error",
-    ) -> None:
-        where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
-        self.findings.append(
-            Finding(
-                code,
-                severity,
-                f"{subject.shown} in {where}: {what}",
-                torch_does,
-                hint,
-                fqn=subject.fqn,
-                file=subject.file,
-                offsets=subject.offsets,
-                sizes=subject.sizes,
-                num_elements=None if subject.sizes is None else math.prod(subject.sizes),
-            )
-        )
 
 
 def judge(

@@ -22,7 +22,8 @@ from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
-from inspector.checks.payload.judge import Judgement, Note, judge, subject_of
+from inspector.checks.payload.judge import judge
+from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.array import read_chunk
-from inspector.checkpoint.payload.literals import read_literal
+from inspector.checkpoint.payload.scan.literals import read_literal
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding

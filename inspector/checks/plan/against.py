@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding, Severity
-from inspector.checks.plan.expected import Expected, Wanted
+from inspector.checks.plan.expected import Expected, ExpectedEntry
 from inspector.checks.plan.families import families, family_of, numbers_text
 from inspector.checks.plan.flattening import (
     OldFlattening,
@@ -101,7 +101,7 @@ def compare(checkpoint: Checkpoint, expected: Expected) -> list[Finding]:
     old = old_flattening(expected.wanted, tensors, objects, checkpoint.state_paths)
     whole = {} if old is None else {q: fqns for q, fqns in old.whole.items() if q in objects}
     in_whole = {fqn for fqns in whole.values() for fqn in fqns}
-    lost: list[Wanted] = []
+    lost: list[ExpectedEntry] = []
     for wanted in expected.wanted:
         index = tensors.get(wanted.fqn)
         if wanted.fqn in in_whole:
@@ -128,7 +128,7 @@ def compare(checkpoint: Checkpoint, expected: Expected) -> list[Finding]:
     return [*missing, *errors, *others, *ignored, *notes]
 
 
-def _tensor(wanted: Wanted, dtype: str, shape: tuple[int, ...]) -> Iterator[Finding]:
+def _tensor(wanted: ExpectedEntry, dtype: str, shape: tuple[int, ...]) -> Iterator[Finding]:
     name = printable(wanted.fqn, _MAX_NAME)
     if wanted.kind == "bytes":
         yield Finding(
@@ -163,7 +163,7 @@ def _tensor(wanted: Wanted, dtype: str, shape: tuple[int, ...]) -> Iterator[Find
         )
 
 
-def _bytes_for_tensor(wanted: Wanted) -> Finding:
+def _bytes_for_tensor(wanted: ExpectedEntry) -> Finding:
     return Finding(
         "kind-mismatch",
         "error",
@@ -217,7 +217,9 @@ class _Names:
         unused: What the checkpoint has and the model does not expect.
     """
 
-    def __init__(self, checkpoint: Checkpoint, lost: list[Wanted], unused: list[str]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, lost: list[ExpectedEntry], unused: list[str]
+    ) -> None:
         columns = checkpoint.columns
         self._tensors = {fqn: columns.shape(i) for i, fqn in enumerate(columns.fqns)}
         self._malformed = {item.fqn for item in checkpoint.malformed}
@@ -233,7 +235,7 @@ class _Names:
         #: Expected as one object, and taken apart by today's torch as the checkpoint is.
         self.today = frozenset(self._parts) if self._is_old_listing else frozenset()
 
-    def _likely_renames(self, lost: list[Wanted], unused: list[str]) -> dict[str, str]:
+    def _likely_renames(self, lost: list[ExpectedEntry], unused: list[str]) -> dict[str, str]:
         left = {w.fqn: (w.kind, w.shape) for w in lost if w.fqn not in self._parts}
         there: dict[str, _Kind] = {
             fqn: ("tensor", self._tensors[fqn]) if fqn in self._tensors else ("bytes", None)
@@ -250,7 +252,7 @@ class _Names:
                 del bare[bare_name(fqn)]
         return found
 
-    def missing(self, wanted: Wanted) -> Finding:
+    def missing(self, wanted: ExpectedEntry) -> Finding:
         role = _role(wanted)
         torch_does = _RAISES_MISSING
         if role != "weight":
@@ -266,7 +268,7 @@ class _Names:
             other_fqn=self._renamed.get(wanted.fqn),
         )
 
-    def _missing_hint(self, wanted: Wanted, role: Role) -> str:
+    def _missing_hint(self, wanted: ExpectedEntry, role: Role) -> str:
         fqn = wanted.fqn
         if fqn in self._renamed:
             other = self._renamed[fqn]
@@ -371,7 +373,7 @@ class _Names:
         return bool(self.today) and owner_of(fqn, self.today) is not None
 
 
-def _role(wanted: Wanted) -> Role:
+def _role(wanted: ExpectedEntry) -> Role:
     return role_of(wanted.fqn, is_tensor=wanted.kind != "bytes")
 
 

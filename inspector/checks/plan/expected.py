@@ -24,7 +24,7 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import InspectError, StorageError, UsageError
 
-__all__ = ["Expected", "Wanted", "expected_of", "read_expected"]
+__all__ = ["Expected", "ExpectedEntry", "expected_of", "read_expected"]
 
 _MAX_FILE_BYTES = 256 << 20
 _FORMS = (
@@ -36,7 +36,7 @@ _NO_TENSOR = frozenset({"bytes", "object", "pickle"})
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExpectedEntry:
     """One key of the state dict that is loaded into.
 
     Attributes:
@@ -67,7 +67,7 @@ class Expected:
 
     path: str
     source: str
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[ExpectedEntry, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -108,7 +108,7 @@ def expected_of(
         return paths.get(fqn, (fqn,)) if paths else None
 
     wanted = [
-        Wanted(
+        ExpectedEntry(
             columns.fqns[i],
             "tensor",
             columns.dtype(i),
@@ -122,7 +122,7 @@ def expected_of(
         fqn = checkpoint.bytes_entries[i].fqn
         if fqn not in seen:  # Metadata of every rank: once a rank.
             seen.add(fqn)
-            wanted.append(Wanted(fqn, "bytes", path=path_of(fqn)))
+            wanted.append(ExpectedEntry(fqn, "bytes", path=path_of(fqn)))
     return Expected(path, source, tuple(wanted), tuple(notes))
 
 
@@ -146,7 +146,7 @@ def _from_index(path: str, weight_map: Mapping[str, object]) -> Expected:
     except InspectError:
         known = ()
     by_fqn = {entry.fqn: entry for entry in known}
-    wanted = tuple(by_fqn.get(fqn) or Wanted(fqn, "tensor") for fqn in weight_map)
+    wanted = tuple(by_fqn.get(fqn) or ExpectedEntry(fqn, "tensor") for fqn in weight_map)
     num_named = sum(entry.shape is None for entry in wanted)
     notes = []
     if num_named:
@@ -175,7 +175,7 @@ def _from_json(path: str, value: Any) -> Expected:
             listed.append({**entry, "fqn": fqn})
     if not isinstance(listed, list):
         raise _no_names(path, "it is JSON, but neither a list nor an object")
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, ExpectedEntry] = {}
     for number, entry in enumerate(listed):
         found = _wanted(path, number, entry)
         if found.fqn in wanted:
@@ -194,9 +194,9 @@ def _has_name(entry: object) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("fqn"), str)
 
 
-def _wanted(path: str, number: int, entry: object) -> Wanted:
+def _wanted(path: str, number: int, entry: object) -> ExpectedEntry:
     if isinstance(entry, str):
-        return Wanted(entry)
+        return ExpectedEntry(entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("fqn"), str):
         raise _no_names(path, f'entry {number} of its list has no "fqn"')
     fqn: str = entry["fqn"]
@@ -204,7 +204,7 @@ def _wanted(path: str, number: int, entry: object) -> Wanted:
     dtype, shape = entry.get("dtype"), entry.get("shape")
     place = _path(path, where, fqn, entry.get("state_path"))
     if isinstance(dtype, str) and dtype.lower() in _NO_TENSOR:
-        return Wanted(fqn, "bytes", path=place)
+        return ExpectedEntry(fqn, "bytes", path=place)
     name = None
     if dtype is not None:
         known = _dtype(dtype) if isinstance(dtype, str) else None
@@ -220,7 +220,7 @@ def _wanted(path: str, number: int, entry: object) -> Wanted:
     kind: Literal["tensor", "unknown"] = "unknown"
     if name is not None or sizes is not None:
         kind = "tensor"
-    return Wanted(fqn, kind, name, sizes, place)
+    return ExpectedEntry(fqn, kind, name, sizes, place)
 
 
 def _path(path: str, where: str, fqn: str, parts: object) -> tuple[str | int, ...] | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from inspector.checks.plan.expected import Wanted
+from inspector.checks.plan.expected import ExpectedEntry
 
 __all__ = ["OldFlattening", "is_old_listing", "old_flattening", "owner_of", "taken_apart"]
 
@@ -42,7 +42,7 @@ class OldFlattening:
 
 
 def old_flattening(
-    wanted: Iterable[Wanted],
+    wanted: Iterable[ExpectedEntry],
     tensors: Collection[str],
     objects: Collection[str],
     paths: Mapping[str, Path],

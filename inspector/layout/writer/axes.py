@@ -1,4 +1,4 @@
-"""`Layout`: what each axis of a mesh does to the tensors, and what it may be for.
+"""`AxisRoles`: what each axis of a mesh does to the tensors, and what it may be for.
 
 The rule this module keeps: what an axis does (which dims it cuts, in which order, and which
 tensors it leaves whole) is read off the boxes and is as sure as they are. What an axis is *for*
@@ -19,7 +19,7 @@ from inspector.layout.mesh import FAMILIES, Mesh
 from inspector.layout.placements import ORDINALS, Fit, Pattern, fit_of
 from inspector.layout.writer.survey import Assignment, Survey
 
-__all__ = ["Axis", "DimCut", "Layout", "Use", "layout_of", "prefer_flat", "uses_of"]
+__all__ = ["AxisRoles", "DimCut", "MeshAxis", "PlacementUse", "layout_of", "prefer_flat", "uses_of"]
 
 #: torch's and torchtitan's words for what an axis is for.
 _WORDS = {
@@ -44,7 +44,7 @@ _MAX_CUTS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class MeshAxis:
     """One axis of a mesh.
 
     Attributes:
@@ -93,7 +93,7 @@ class DimCut:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class PlacementUse:
     """Tensors of one cut that are placed alike.
 
     Attributes:
@@ -108,7 +108,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class AxisRoles:
     """What the axes of a mesh do, and what they look like.
 
     Attributes:
@@ -122,7 +122,7 @@ class Layout:
     """
 
     mesh: Mesh
-    axes: tuple[Axis, ...]
+    axes: tuple[MeshAxis, ...]
     cuts: tuple[DimCut, ...]
     looks_like: str
     speaks_against: str = ""
@@ -161,16 +161,16 @@ def _count(num: int) -> str:
     return f"{num} tensor" + ("" if num == 1 else "s")
 
 
-def uses_of(survey: Survey, assignment: Assignment) -> list[Use]:
+def uses_of(survey: Survey, assignment: Assignment) -> list[PlacementUse]:
     """The tensors of an assignment by their placements."""
     result = []
     for number, fit, rows in assignment.rows():
         members = survey.classes[number]
-        result.append(Use(members.cut, fit, members.tensors[rows]))
+        result.append(PlacementUse(members.cut, fit, members.tensors[rows]))
     return result
 
 
-def layout_of(mesh: Mesh, uses: Sequence[Use], fqns: Sequence[str]) -> Layout:
+def layout_of(mesh: Mesh, uses: Sequence[PlacementUse], fqns: Sequence[str]) -> AxisRoles:
     """What the axes of a mesh do and look like.
 
     Args:
@@ -183,10 +183,10 @@ def layout_of(mesh: Mesh, uses: Sequence[Use], fqns: Sequence[str]) -> Layout:
     family = _family(kinds) or mesh.family
     named = Mesh(family, mesh.sizes)
     axes = tuple(
-        Axis(size, kind, reason)
+        MeshAxis(size, kind, reason)
         for size, kind, reason in zip(mesh.sizes, kinds, reasons, strict=True)
     )
-    return Layout(named, axes, tally.cuts(), _looks_like(kinds, tally), against, tuple(doubts))
+    return AxisRoles(named, axes, tally.cuts(), _looks_like(kinds, tally), against, tuple(doubts))
 
 
 def _family(kinds: Sequence[str | None]) -> str | None:
@@ -220,12 +220,14 @@ def _looks_like(kinds: Sequence[str | None], tally: _Tally) -> str:
 class _Tally:
     """Counts of what each axis does, experts and all others apart."""
 
-    def __init__(self, sizes: tuple[int, ...], uses: Sequence[Use], fqns: Sequence[str]) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...], uses: Sequence[PlacementUse], fqns: Sequence[str]
+    ) -> None:
         self.sizes = sizes
         self.fqns = fqns
         any_expert = bool(_EXPERT.search("\n".join(fqns))) or "expert" in "\n".join(fqns).lower()
-        self.dense: list[Use] = []
-        self.experts: list[Use] = []
+        self.dense: list[PlacementUse] = []
+        self.experts: list[PlacementUse] = []
         for use in uses:
             is_expert = np.zeros(len(use.tensors), dtype=bool)
             # Stacked experts alone: one tensor holds them all, along its first dim.
@@ -236,7 +238,7 @@ class _Tally:
                 if mask.any():
                     group.append(replace(use, tensors=use.tensors[mask]))
 
-    def cut(self, uses: Iterable[Use]) -> list[Use]:
+    def cut(self, uses: Iterable[PlacementUse]) -> list[PlacementUse]:
         return [use for use in uses if use.cut.touched]
 
     def num_whole(self) -> int:
@@ -247,7 +249,7 @@ class _Tally:
             if not use.cut.touched and use.cut.shape and use.cut.shape[0] > 1
         )
 
-    def dims_of(self, uses: Iterable[Use], axis: int) -> dict[int, int]:
+    def dims_of(self, uses: Iterable[PlacementUse], axis: int) -> dict[int, int]:
         """Dim -> tensors of two dims and more that the axis cuts there."""
         result: dict[int, int] = {}
         for use in uses:
@@ -256,7 +258,7 @@ class _Tally:
                 result[dim] = result.get(dim, 0) + len(use.tensors)
         return result
 
-    def num_unused(self, uses: Iterable[Use], axis: int) -> int:
+    def num_unused(self, uses: Iterable[PlacementUse], axis: int) -> int:
         """Cut tensors that lie alike along an axis."""
         return sum(len(u.tensors) for u in uses if u.fit.pattern.dims[axis] is None)
 
@@ -290,7 +292,7 @@ class _Tally:
         )
 
 
-def _is_flat(use: Use, axes: Sequence[int], sizes: tuple[int, ...]) -> bool:
+def _is_flat(use: PlacementUse, axes: Sequence[int], sizes: tuple[int, ...]) -> bool:
     nested = _flat_pattern(axes, len(sizes))
     if use.fit.pattern.flat or use.fit.pattern == nested:
         return True
@@ -302,7 +304,7 @@ def _flat_pattern(axes: Sequence[int], num_axes: int) -> Pattern:
     return Pattern(tuple(0 if a in axes else None for a in range(num_axes)))
 
 
-def prefer_flat(survey: Survey, assignment: Assignment, layout: Layout) -> None:
+def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> None:
     """Of two placements that give every rank the same box, takes the flat one beside experts.
 
     A router of four rows over eight ranks lies alike under `[Shard(0), Shard(0)]` and under a
@@ -351,7 +353,7 @@ def _kinds(tally: _Tally) -> _Kinds:
 
 
 def _one_axis(
-    tally: _Tally, dense: list[Use], kinds: list[str | None], reasons: list[str], axis: int
+    tally: _Tally, dense: list[PlacementUse], kinds: list[str | None], reasons: list[str], axis: int
 ) -> _Kinds:
     dims = tally.dims_of(dense, axis)
     whole = tally.num_whole()
@@ -388,7 +390,7 @@ def _dims_words(dims: dict[int, int]) -> str:
 
 def _several_axes(
     tally: _Tally,
-    dense: list[Use],
+    dense: list[PlacementUse],
     kinds: list[str | None],
     reasons: list[str],
     cutting: list[int],
@@ -427,7 +429,7 @@ def _several_axes(
     return kinds, reasons, "nothing tells which axis is for what", []
 
 
-def _like_tensor(tally: _Tally, dense: list[Use], axis: int) -> bool:
+def _like_tensor(tally: _Tally, dense: list[PlacementUse], axis: int) -> bool:
     """Whether an axis treats tensors differently: columns, rows, and norms left whole."""
     dims = tally.dims_of(dense, axis)
     strided = any(u.fit.pattern.strided and u.fit.pattern.axes_of(0)[:1] == (axis,) for u in dense)

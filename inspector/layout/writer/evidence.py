@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.placements import ORDINALS, to_strings
-from inspector.layout.writer.axes import Layout
-from inspector.layout.writer.stages import Partition, Stage
+from inspector.layout.writer.axes import AxisRoles
+from inspector.layout.writer.stages import Stage, StageGroups
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Rule, Trial, Walk
 
@@ -86,7 +86,7 @@ def unseen_replicas(walk: Walk) -> list[str]:
     return [said]
 
 
-def stages(walk: Walk, partition: Partition) -> list[str]:
+def stages(walk: Walk, partition: StageGroups) -> list[str]:
     """For ranks in groups that share no tensor."""
     num = len(partition.stages)
     result = [
@@ -128,7 +128,7 @@ def judgement(
     best: Trial,
     others: list[Trial],
     rivals: list[Trial],
-    layout: Layout | None,
+    layout: AxisRoles | None,
     *,
     proven: bool,
 ) -> list[str]:
@@ -171,7 +171,7 @@ def judgement(
     return result + _damaged(walk)
 
 
-def _layout(layout: Layout, proven: bool) -> list[str]:
+def _layout(layout: AxisRoles, proven: bool) -> list[str]:
     """What is proven of the axes, and what they look like."""
     sure = "Certain are sizes, boxes and owners" if proven else "If so"
     result = [f"{sure}: {layout.shape_words()}."]
@@ -186,7 +186,7 @@ def _layout(layout: Layout, proven: bool) -> list[str]:
     return result
 
 
-def _main(walk: Walk, best: Trial, others: list[Trial], layout: Layout | None) -> str:
+def _main(walk: Walk, best: Trial, others: list[Trial], layout: AxisRoles | None) -> str:
     outcome = best.outcome
     count = f"{outcome.num_placed} of {outcome.num_items}" if outcome else "none"
     follow = f"; no other mesh of {walk.world_size} ranks makes these chunks"
@@ -203,7 +203,7 @@ def _main(walk: Walk, best: Trial, others: list[Trial], layout: Layout | None) -
     )
 
 
-def _name(layout: Layout) -> str:
+def _name(layout: AxisRoles) -> str:
     mesh = layout.mesh
     sizes = "x".join(map(str, mesh.sizes))
     if layout.is_plain:
@@ -239,7 +239,7 @@ def _score(trial: Trial, walk: Walk) -> str:
     return f"{mesh}, {outcome.num_placed} of {outcome.num_items}"
 
 
-def caveats(walk: Walk, best: Trial, layout: Layout) -> list[str]:
+def caveats(walk: Walk, best: Trial, layout: AxisRoles) -> list[str]:
     """What the files cannot tell of a mesh that is named."""
     result = list(layout.doubts)
     if layout.speaks_against and layout.looks_like and layout.mesh.family in _FAMILY:

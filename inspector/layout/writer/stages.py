@@ -19,12 +19,12 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.layout.geometry import Ints
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Fit, fits
-from inspector.layout.writer.axes import Layout, Use, layout_of
+from inspector.layout.writer.axes import AxisRoles, PlacementUse, layout_of
 from inspector.layout.writer.replay import balance
 from inspector.layout.writer.survey import Bools
 from inspector.layout.writer.walk import Walk, meshes_of
 
-__all__ = ["Partition", "Stage", "find_stages", "replicas_explain"]
+__all__ = ["Stage", "StageGroups", "find_stages", "replicas_explain"]
 
 _ENOUGH = 0.9
 _HOPELESS = 0.4  # of the items: no turning over of whole ones will mend that
@@ -48,7 +48,7 @@ class Stage:
     """
 
     ranks: tuple[int, ...]
-    layout: Layout | None
+    layout: AxisRoles | None
     num_tensors: int
     example: str
     layers: str = ""
@@ -59,7 +59,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
+class StageGroups:
     """The ranks in groups that share no tensor.
 
     Attributes:
@@ -99,7 +99,7 @@ def replicas_explain(walk: Walk) -> float | None:
     return max(found) / walk.num_items
 
 
-def find_stages(walk: Walk, *, better_than: float = 0.0) -> Partition | None:
+def find_stages(walk: Walk, *, better_than: float = 0.0) -> StageGroups | None:
     """The partition of the ranks that explains the items, or None.
 
     Args:
@@ -110,7 +110,7 @@ def find_stages(walk: Walk, *, better_than: float = 0.0) -> Partition | None:
     usable = checkpoint.format == "dcp" and bool(checkpoint.state_paths) and not walk.partial
     if not usable or checkpoint.per_rank_metadata or not 0 < walk.num_items <= _MAX_ITEMS:
         return None
-    best: Partition | None = None
+    best: StageGroups | None = None
     for blocks in _partitions(walk)[:_MAX_TRIES]:
         found = _judge(walk, blocks)
         if found is None or found.score < _ENOUGH or found.score <= better_than:
@@ -153,7 +153,7 @@ def _joined(walk: Walk) -> list[Ints]:
     return list(found.values())
 
 
-def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> Partition | None:
+def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> StageGroups | None:
     group = _Group(walk, blocks)
     pure, layers = group.layers()
     if pure < _ENOUGH or len(layers) < len(blocks):
@@ -162,7 +162,7 @@ def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> Partition | None:
     if not walk.touched and width == 1:
         # One rank a group: where an item lies is no evidence, only its name is.
         stages = tuple(group.stage(b, None, layers) for b in range(len(blocks)))
-        return Partition(stages, walk.num_items, walk.num_items, walk.num_items, by_names=True)
+        return StageGroups(stages, walk.num_items, walk.num_items, walk.num_items, by_names=True)
     best: tuple[int, _Inside | None] | None = None
     for inside in group.insides():
         placed, _ = group.replay(inside)
@@ -175,7 +175,7 @@ def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> Partition | None:
     stages = tuple(group.stage(b, best[1], layers) for b in range(len(blocks)))
     if any(stage.num_tensors == 0 for stage in stages):
         return None
-    return Partition(stages, walk.num_items, best[0])
+    return StageGroups(stages, walk.num_items, best[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class _Group:
         layout = None
         if inside is not None:
             uses = [
-                Use(self.walk.classes[number].cut, fit, tensors)
+                PlacementUse(self.walk.classes[number].cut, fit, tensors)
                 for (number, place), found in inside.fits.items()
                 if place == block
                 for fit, tensors in found

@@ -22,8 +22,8 @@ from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.placer import Placer
 from inspector.layout.writer import evidence as say
-from inspector.layout.writer.axes import Layout, layout_of, prefer_flat, uses_of
-from inspector.layout.writer.stages import Partition, find_stages, replicas_explain
+from inspector.layout.writer.axes import AxisRoles, layout_of, prefer_flat, uses_of
+from inspector.layout.writer.stages import StageGroups, find_stages, replicas_explain
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
 
@@ -112,8 +112,8 @@ class WrittenBy:
     deviating: tuple[Deviation, ...] = ()
     deviating_by_rank: dict[int, int] = field(default_factory=dict)
     proven: bool = False
-    layout: Layout | None = None
-    partition: Partition | None = None
+    layout: AxisRoles | None = None
+    partition: StageGroups | None = None
     caveats: tuple[str, ...] = ()
     replayed_on: Mesh | None = None
 
@@ -159,7 +159,7 @@ def infer(checkpoint: Checkpoint, *, max_items: int = 100_000) -> WrittenBy:
     return _without_mesh(checkpoint, *say.not_replicated(walk, explained))
 
 
-def _in_stages(walk: Walk, partition: Partition) -> WrittenBy:
+def _in_stages(walk: Walk, partition: StageGroups) -> WrittenBy:
     return replace(
         _without_mesh(walk.checkpoint, *say.stages(walk, partition)),
         writer=say.writer(walk.checkpoint, walk, None),
@@ -244,7 +244,7 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
     return len({mesh.coordinate(r)[axis] for r in ranks[ranks >= 0].tolist()}) < 2
 
 
-def _layout(walk: Walk, assignment: Assignment) -> Layout:
+def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:
     """What the axes do and look like; the assignment's mesh takes the name that goes with it."""
     fqns = walk.checkpoint.columns.fqns
     layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)

@@ -21,7 +21,7 @@ from inspector.tui.values.heat_paint import cuts_on, place
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Tensor
-    from inspector.diff.map import DifferenceMap as Found
+    from inspector.diff.map import DifferenceCells as Found
     from inspector.tui.diff.paint import Ints
 
 __all__ = ["DifferenceMap"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.text import format_box, format_shape
 from inspector.diff.elements import index_of
-from inspector.diff.map import DifferenceMap
+from inspector.diff.map import DifferenceCells
 
 __all__ = ["COLORS", "LEVELS", "SHADES", "PartGrid", "plane_cuts", "plane_size"]
 
@@ -59,13 +59,13 @@ class PartGrid:
         is_wrapped: Whether the plane is one row or one column, whose parts go on from line to line.
     """
 
-    found: DifferenceMap
+    found: DifferenceCells
     shape: tuple[int, ...]
     levels: npt.NDArray[np.int8]
     is_wrapped: bool
 
     @classmethod
-    def of(cls, found: DifferenceMap, shape: tuple[int, ...], per_line: int) -> PartGrid:
+    def of(cls, found: DifferenceCells, shape: tuple[int, ...], per_line: int) -> PartGrid:
         """From a map; `per_line` parts in each line, if its plane is one row or column."""
         shares = found.num_different / np.maximum(found.num_elements, 1)
         levels = np.searchsorted(LEVELS, shares, side="left").astype(np.int8)

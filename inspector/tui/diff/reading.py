@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inspector.checkpoint.text import printable
-from inspector.diff.map import DifferenceMap, difference_map
+from inspector.diff.map import DifferenceCells, difference_map
 from inspector.diff.model import Side, TensorDiff
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import Cancelled, InspectError
@@ -72,6 +72,8 @@ def _value(side: Side, index: int, at: tuple[int, ...]) -> str:
     return value_text(found.values[0, 0], _DIGITS)
 
 
-def read_map(structure: Structure, pair: Pair, size: tuple[int, int], stop: Stop) -> DifferenceMap:
+def read_map(
+    structure: Structure, pair: Pair, size: tuple[int, int], stop: Stop
+) -> DifferenceCells:
     """Where a tensor differs, in at most `size` rows and columns of parts."""
     return difference_map(structure, pair, *size, progress=lambda progress: stop())

@@ -1,4 +1,4 @@
-"""`Pane`: a widget that was given its size; `Row` and `Column` are panes that hold others.
+"""`Pane`: a widget that was given its size; `RowPane` and `ColumnPane` are panes that hold others.
 
 Textual lays the whole screen out a second time whenever the size of a widget changed, in case
 scrollbars follow from it. Nothing follows from the size of these, so they do not ask for it.
@@ -10,7 +10,7 @@ from textual.geometry import Size
 from textual.reactive import Reactive
 from textual.widget import Widget
 
-__all__ = ["Column", "Pane", "Row"]
+__all__ = ["ColumnPane", "Pane", "RowPane"]
 
 
 class Pane(Widget):
@@ -19,18 +19,22 @@ class Pane(Widget):
     virtual_size = Reactive(Size(0, 0), layout=False, repaint=False)
 
 
-class Row(Pane):
+class RowPane(Pane):
     """Widgets side by side."""
 
     # Nothing of it is seen, so there is nothing to draw line by line.
     BLANK = True
 
-    DEFAULT_CSS = "Row { width: 1fr; height: 1fr; layout: horizontal; overflow: hidden hidden; }"
+    DEFAULT_CSS = (
+        "RowPane { width: 1fr; height: 1fr; layout: horizontal; overflow: hidden hidden; }"
+    )
 
 
-class Column(Pane):
+class ColumnPane(Pane):
     """Widgets below each other."""
 
     BLANK = True
 
-    DEFAULT_CSS = "Column { width: 1fr; height: 1fr; layout: vertical; overflow: hidden hidden; }"
+    DEFAULT_CSS = (
+        "ColumnPane { width: 1fr; height: 1fr; layout: vertical; overflow: hidden hidden; }"
+    )

@@ -11,7 +11,7 @@ from textual.strip import Strip
 from inspector.tui.mesh.layout import MeshLayout
 from inspector.tui.mesh.paint import Run, cell_lines, merged
 from inspector.tui.mesh.rank_grid import RankGrid
-from inspector.tui.verification.figures import RankFigures
+from inspector.tui.verification.figures import RankProgress
 
 __all__ = ["MeshGrid"]
 
@@ -67,11 +67,11 @@ class MeshGrid(RankGrid):
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
         super().__init__(max_lines=max_lines, id=id)
-        self._ranks: tuple[RankFigures, ...] = ()
+        self._ranks: tuple[RankProgress, ...] = ()
         self._cells: dict[int, list[list[Run]]] = {}
         self._styles: dict[tuple[str, bool, bool], dict[str, Style]] = {}
 
-    def show(self, num_replicas: int, num_shards: int, ranks: tuple[RankFigures, ...]) -> None:
+    def show(self, num_replicas: int, num_shards: int, ranks: tuple[RankProgress, ...]) -> None:
         """Show the ranks of a mesh, in its row-major order."""
         if ranks != self._ranks or (num_replicas, num_shards) != self._shape:
             self._ranks = ranks
@@ -91,7 +91,7 @@ class MeshGrid(RankGrid):
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"mesh--{name}")
 
-    def ranks_of(self, layout: MeshLayout, cell: int) -> tuple[RankFigures, ...]:
+    def ranks_of(self, layout: MeshLayout, cell: int) -> tuple[RankProgress, ...]:
         """The ranks that share a cell."""
         ranks = self.rank_range(layout, cell)
         return self._ranks[ranks.start : ranks.stop]
@@ -136,7 +136,7 @@ class MeshGrid(RankGrid):
         super().notify_style_update()
         self._styles.clear()
 
-    def _filled(self, segments: list[Segment], rank: RankFigures, width: int) -> list[Segment]:
+    def _filled(self, segments: list[Segment], rank: RankProgress, width: int) -> list[Segment]:
         """A cell of one line has no bar: its ground is filled instead."""
         over = self._cell_styles(rank.state, False, False)["fill"]
         part = min(width, int(rank.share * width))

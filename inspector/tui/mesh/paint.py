@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from inspector.checkpoint.text import format_bytes
 from inspector.tui.kit.cell_text import fit, shown
-from inspector.tui.verification.figures import RankFigures
+from inspector.tui.verification.figures import RankProgress
 
 __all__ = ["GLYPHS", "Run", "cell_lines", "merged", "stage_bar", "word"]
 
@@ -33,13 +33,13 @@ _STEPS = "▁▂▃▄▅▆▇█"
 _WORST = ("done", "running", "waiting", "stopped", "wrong", "failed")
 
 
-def merged(ranks: Sequence[RankFigures]) -> RankFigures:
+def merged(ranks: Sequence[RankProgress]) -> RankProgress:
     """Several ranks as one: the worst state, the mean share, the sum of bytes."""
     if len(ranks) == 1:
         return ranks[0]
     worst = max(ranks, key=lambda rank: _WORST.index(rank.state))
     resident = [rank.memory for rank in ranks if rank.memory is not None]
-    return RankFigures(
+    return RankProgress(
         ranks[0].rank,
         worst.state,
         worst.phase,
@@ -51,7 +51,7 @@ def merged(ranks: Sequence[RankFigures]) -> RankFigures:
     )
 
 
-def word(rank: RankFigures) -> str:
+def word(rank: RankProgress) -> str:
     """What a rank is doing, in a word; raw."""
     if rank.state == "running":
         return rank.phase or "starting"
@@ -60,7 +60,7 @@ def word(rank: RankFigures) -> str:
     return _WORDS.get(rank.state, rank.state)
 
 
-def cell_lines(rank: RankFigures, width: int, height: int) -> list[list[Run]]:
+def cell_lines(rank: RankProgress, width: int, height: int) -> list[list[Run]]:
     """The lines of a cell, each exactly `width` characters wide."""
     if height == 1:
         return [_one_line(rank, width)]
@@ -74,7 +74,7 @@ def cell_lines(rank: RankFigures, width: int, height: int) -> list[list[Run]]:
     return lines[:height]
 
 
-def _memory(rank: RankFigures) -> str:
+def _memory(rank: RankProgress) -> str:
     if rank.memory is None:
         return ""
     gpu = "" if rank.gpu_memory is None else f", {format_bytes(rank.gpu_memory)} GPU"
@@ -94,7 +94,7 @@ def _percent(share: float) -> str:
     return f"{min(99 if share < 1 else 100, math.floor(share * 100))}%"
 
 
-def _title(rank: RankFigures, width: int) -> list[Run]:
+def _title(rank: RankProgress, width: int) -> list[Run]:
     number = str(rank.rank)
     percent = _percent(rank.share) if rank.state not in ("waiting", "done") else ""
     room = width - 4 - len(number) - (len(percent) + 1 if percent else 0)
@@ -105,7 +105,7 @@ def _title(rank: RankFigures, width: int) -> list[Run]:
     return _exactly([*runs, (" ", "")], width)
 
 
-def _one_line(rank: RankFigures, width: int) -> list[Run]:
+def _one_line(rank: RankProgress, width: int) -> list[Run]:
     glyph, number = GLYPHS[rank.state], str(rank.rank)
     step = _STEPS[min(7, int(rank.share * 8))]
     is_moving = rank.state in ("running", "wrong", "failed", "stopped") and rank.share < 1

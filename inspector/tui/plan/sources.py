@@ -21,7 +21,7 @@ __all__ = [
     "RANK_COLUMNS",
     "READ_COLUMNS",
     "EmptySource",
-    "RankSource",
+    "PlanRankSource",
     "ReadSource",
     "coordinate_text",
 ]
@@ -48,7 +48,7 @@ def coordinate_text(plan: LoadPlan, rank: int) -> str:
     return " ".join(f"{letter}{n}" for letter, n in zip(letters, coordinate, strict=True))
 
 
-class RankSource(TableSource):
+class PlanRankSource(TableSource):
     """The ranks of a plan. A row is a rank."""
 
     def __init__(self, plan: LoadPlan) -> None:

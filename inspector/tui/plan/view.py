@@ -30,7 +30,7 @@ from inspector.tui.plan.sources import (
     RANK_COLUMNS,
     READ_COLUMNS,
     EmptySource,
-    RankSource,
+    PlanRankSource,
     ReadSource,
 )
 from inspector.tui.screens.copy import CopyScreen
@@ -90,33 +90,14 @@ class LoadPlanView(TableView):
     BINDINGS = [
         command("m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64.", footer=True),
         command(
-            "plus,equals_sign",
-            "size('shard', 1)",
-            "More shards",
-            "The next number of shards that divides evenly.",
+            "plus,equals_sign", "size('shard', 1)", "More shards", "The next that divides evenly."
         ),
         command("minus", "size('shard', -1)", "Fewer shards", "The number of shards before."),
-        command(
-            "greater_than_sign",
-            "size('replicate', 1)",
-            "More replicas",
-            "Twice as many replicas.",
-        ),
-        command(
-            "less_than_sign",
-            "size('replicate', -1)",
-            "Fewer replicas",
-            "Half as many replicas; one is FSDP.",
-        ),
+        command("greater_than_sign", "size('replicate', 1)", "More replicas", "Twice as many."),
+        command("less_than_sign", "size('replicate', -1)", "Fewer replicas", "Half; one is FSDP."),
         command("f", "size('kind', 1)", "FSDP or HSDP", "The other kind, with the same ranks."),
         command("w", "worst", "Worst rank", "Go to the rank that reads most.", footer=True),
-        command(
-            "e",
-            "empty",
-            "Empty",
-            "The tensors that leave ranks without an element.",
-            footer=True,
-        ),
+        command("e", "empty", "Empty", "The tensors that leave ranks empty.", footer=True),
         command(
             "v",
             "verify",
@@ -290,7 +271,7 @@ class LoadPlanView(TableView):
         grid = self.query_one(PlanGrid)
         grid.show(plan)
         rank = min(self._rank, plan.world_size - 1)
-        self._table.set_source(RankSource(plan))
+        self._table.set_source(PlanRankSource(plan))
         self._table.select_row(rank)
         self._empty.set_empty_text("No tensor leaves a rank without an element")
         self._empty.set_source(EmptySource(plan))
@@ -415,7 +396,7 @@ class LoadPlanView(TableView):
         self._table.select_row(plan.worst_rank)
         self._show_rank(plan.worst_rank)
         source = self._table.source
-        if isinstance(source, RankSource) and not source.is_uneven:
+        if isinstance(source, PlanRankSource) and not source.is_uneven:
             self.notify("Every rank reads as much as every other.")
 
     def action_verify(self) -> None:

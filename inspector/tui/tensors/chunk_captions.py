@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inspector.checkpoint.text import format_count, format_shape, plural
-from inspector.tui.tensors.chunk_layout import Axis
+from inspector.tui.tensors.chunk_layout import DrawnAxis
 from inspector.tui.tensors.chunk_paint import NUM_HUES, ChunkBoxes, Painting
 
 __all__ = ["captions", "left_ruler", "top_ruler"]
@@ -37,7 +37,7 @@ def top_ruler(painting: Painting, margin: int, width: int) -> tuple[str, dict[in
     return " " * margin + head, side
 
 
-def _index_at(axis: Axis, cell: int) -> int:
+def _index_at(axis: DrawnAxis, cell: int) -> int:
     """Index of the tensor at the start of a cell."""
     after = int(np.searchsorted(axis.at, cell, side="right")) - 1
     if axis.per_cell > 1:
@@ -50,7 +50,7 @@ def _index_at(axis: Axis, cell: int) -> int:
     return start + piece * (cell - int(axis.at[after])) // cells
 
 
-def _along(axis: Axis, width: int) -> str:
+def _along(axis: DrawnAxis, width: int) -> str:
     """Cut indices at their cells, as many as do not touch; the last one ends at the edge."""
     if axis.dim < 0:
         return " " * width

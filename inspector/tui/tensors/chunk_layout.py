@@ -24,9 +24,9 @@ __all__ = [
     "OUTSIDE",
     "POINT",
     "UNIT",
-    "Axis",
     "Cells",
     "ChunkGrid",
+    "DrawnAxis",
     "Ints",
     "Mark",
     "layout",
@@ -41,7 +41,7 @@ LABEL_CELLS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Axis:
+class DrawnAxis:
     """One drawn axis: where the cuts of a dim lie in cells.
 
     Attributes:
@@ -76,23 +76,23 @@ class Axis:
 
 
 UNIT = np.array([0, 1], dtype=np.int64)
-POINT = Axis(-1, UNIT, UNIT, 1)
+POINT = DrawnAxis(-1, UNIT, UNIT, 1)
 
 
-def place_cuts(dim: int, cuts: Ints, cells: int, limit: int) -> Axis:
+def place_cuts(dim: int, cuts: Ints, cells: int, limit: int) -> DrawnAxis:
     """Places the cuts of a dim on `cells` cells, or on up to `limit` if they need more."""
     pieces = len(cuts) - 1
     if pieces > limit:
         per_cell = -(-pieces // limit)
         at = np.arange(pieces + 1, dtype=np.int64) // per_cell + _last(pieces, per_cell)
-        return Axis(dim, cuts, at, per_cell)
+        return DrawnAxis(dim, cuts, at, per_cell)
     lengths = np.diff(cuts)
     if _is_regular(lengths):
         # To the nearest multiple: cells that cannot be shared evenly are not used.
         cells = min(max(1, round(cells / pieces)), limit // pieces) * pieces
     cells = max(cells, pieces)
     at = np.concatenate([[0], np.cumsum(_share(lengths, cells))]).astype(np.int64)
-    return Axis(dim, cuts, at, 1)
+    return DrawnAxis(dim, cuts, at, 1)
 
 
 def _last(pieces: int, per_cell: int) -> Ints:
@@ -130,7 +130,7 @@ def _share(lengths: Ints, cells: int) -> Ints:
     return wide
 
 
-def wrap_cuts(dim: int, cuts: Ints, width: int, height: int) -> tuple[Axis, int]:
+def wrap_cuts(dim: int, cuts: Ints, width: int, height: int) -> tuple[DrawnAxis, int]:
     """A line that wraps: the axis along all of it, and the cells of one row."""
     pieces = len(cuts) - 1
     rows = min(height, max(1, -(-pieces * LABEL_CELLS // width)))
@@ -190,8 +190,8 @@ class ChunkGrid:
     """
 
     kind: Literal["plane", "band", "empty"]
-    rows: Axis
-    cols: Axis
+    rows: DrawnAxis
+    cols: DrawnAxis
     wrap: int
     folded: tuple[int, ...]
     folded_cut: tuple[int, ...]
@@ -285,7 +285,7 @@ def layout(
     elif ndim == 1:
         rows, (cols, wrap) = POINT, wrap_cuts(0, cuts[0], width, height)
     else:
-        rows, cols = POINT, Axis(-1, UNIT, np.array([0, min(width, 2 * LABEL_CELLS)]), 1)
+        rows, cols = POINT, DrawnAxis(-1, UNIT, np.array([0, min(width, 2 * LABEL_CELLS)]), 1)
 
     drawn = {rows.dim, cols.dim}
     folded = tuple(d for d in range(ndim) if d not in drawn)
@@ -330,7 +330,7 @@ def _clip(extent: Ints, offsets: Ints, sizes: Ints) -> tuple[Ints, Ints, npt.NDA
 
 def _nothing(num_chunks: int, empty: Ints, outside: Ints, num_marks: int) -> ChunkGrid:
     none = np.empty((0, 0), np.int32)
-    no_axis = Axis(-1, UNIT, np.zeros(2, np.int64), 1)
+    no_axis = DrawnAxis(-1, UNIT, np.zeros(2, np.int64), 1)
     return ChunkGrid(
         "empty", no_axis, no_axis, 0, (), (), none, none, none,
         np.full((num_chunks, 4), -1, np.int64), empty, outside,
@@ -357,7 +357,7 @@ def _plane_size(rows: int, cols: int, width: int, height: int) -> tuple[int, int
 
 
 def _boxes(
-    rows: Axis, cols: Axis, low: Ints, high: Ints, alive: npt.NDArray[np.bool_], num: int
+    rows: DrawnAxis, cols: DrawnAxis, low: Ints, high: Ints, alive: npt.NDArray[np.bool_], num: int
 ) -> Ints:
     """Each box in cells: top, left, bottom, right; -1 throughout for boxes of no size."""
     boxes = np.zeros((num, 4), np.int64)

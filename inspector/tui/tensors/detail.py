@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.checkpoint.payload.literals import MAX_BYTES, format_literal, read_literal
+from inspector.checkpoint.payload.scan.literals import MAX_BYTES, format_literal, read_literal
 from inspector.checkpoint.text import (
     format_bytes,
     format_count,
@@ -23,7 +23,7 @@ from inspector.checkpoint.text import (
 from inspector.checks.findings import Finding
 from inspector.errors import InspectError
 from inspector.layout.writer.written_by import WrittenBy
-from inspector.tui.kit.pane import Column, Pane, Row
+from inspector.tui.kit.pane import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.screens.sources import CHUNK_COLUMNS, ChunkSource
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
@@ -140,8 +140,8 @@ class TensorDetail(Pane):
         self.chunks = VirtualTable(CHUNK_COLUMNS, id="detail-chunks")
 
     def compose(self) -> ComposeResult:
-        with Row():
-            yield Column(self._facts, self.chunks, id="detail-left")
+        with RowPane():
+            yield ColumnPane(self._facts, self.chunks, id="detail-left")
             yield self._map
 
     def give_room(self, *, is_roomy: bool) -> None:

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command
 from inspector.tui.kit.columns import Column as TableColumn
-from inspector.tui.kit.pane import Column, Row
+from inspector.tui.kit.pane import ColumnPane, RowPane
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.tensors.entry_columns import entry_columns
@@ -89,18 +89,18 @@ class TensorsView(TableView):
         self._detail: TensorDetail | None = None
 
     def compose(self) -> ComposeResult:
-        with Row(), Column(id="entries-side"):
+        with RowPane(), ColumnPane(id="entries-side"):
             yield self._table
 
     async def complete(self) -> None:
         from inspector.tui.tensors.detail import TensorDetail
         from inspector.tui.tensors.tree import TensorTree
 
-        side = self.query_one("#entries-side", Column)
+        side = self.query_one("#entries-side", ColumnPane)
         tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
         # Until it is known whether there is room for it: nothing should jump.
         tree.display = False
-        await self.query_one(Row).mount(tree, before=side)
+        await self.query_one(RowPane).mount(tree, before=side)
         await side.mount(detail)
         self._tree, self._detail = tree, detail
         self._arrange()

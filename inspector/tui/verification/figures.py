@@ -14,7 +14,7 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.progress import RankView, Snapshot
 
 __all__ = [
-    "RankFigures",
+    "RankProgress",
     "Rates",
     "Totals",
     "mesh_shape",
@@ -37,7 +37,7 @@ def stages(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class RankFigures:
+class RankProgress:
     """One rank as the screen shows it.
 
     Attributes:
@@ -97,7 +97,7 @@ class Rates:
         return tuple(max(0, a - b) / (t - start) for a, b in zip(now, before, strict=True))
 
 
-def rank_figures(snapshot: Snapshot, rates: tuple[float, ...]) -> tuple[RankFigures, ...]:
+def rank_figures(snapshot: Snapshot, rates: tuple[float, ...]) -> tuple[RankProgress, ...]:
     """Every rank, by number."""
     names, ended = stages(snapshot), snapshot.result is not None
     return tuple(
@@ -106,7 +106,7 @@ def rank_figures(snapshot: Snapshot, rates: tuple[float, ...]) -> tuple[RankFigu
     )
 
 
-def _rank_figures(rank: RankView, names: tuple[str, ...], rate: float, ended: bool) -> RankFigures:
+def _rank_figures(rank: RankView, names: tuple[str, ...], rate: float, ended: bool) -> RankProgress:
     done = rank.done
     shares = tuple(1.0 if rank.status == "done" else _share(done.get(name)) for name in names)
     state = rank.status
@@ -117,7 +117,7 @@ def _rank_figures(rank: RankView, names: tuple[str, ...], rate: float, ended: bo
     elif ended and state != "done":
         state = "stopped"
     gpu = rank.extra.get("cuda_bytes")
-    return RankFigures(
+    return RankProgress(
         rank.rank,
         state,
         rank.phase,
@@ -166,7 +166,7 @@ class Totals:
     gpu_memory: int | None
 
 
-def totals(snapshot: Snapshot, ranks: tuple[RankFigures, ...], now_t: float) -> Totals:
+def totals(snapshot: Snapshot, ranks: tuple[RankProgress, ...], now_t: float) -> Totals:
     """The job as a whole at the moment `now_t`, seconds since the epoch."""
     result = snapshot.result
     share = sum(rank.share for rank in ranks) / len(ranks) if ranks else 0.0
@@ -199,7 +199,7 @@ def totals(snapshot: Snapshot, ranks: tuple[RankFigures, ...], now_t: float) -> 
     )
 
 
-def where(snapshot: Snapshot, ranks: tuple[RankFigures, ...]) -> str:
+def where(snapshot: Snapshot, ranks: tuple[RankProgress, ...]) -> str:
     """The phase of the slowest rank; raw."""
     moving = [rank for rank in ranks if rank.state in ("running", "wrong")]
     if not moving:

@@ -14,7 +14,7 @@ from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys, natural_keys
 from inspector.tui.kit.virtual_table import TableSource
 from inspector.tui.mesh.paint import GLYPHS, word
-from inspector.tui.verification.figures import RankFigures
+from inspector.tui.verification.figures import RankProgress
 from inspector.tui.verification.run import ALL, Moment
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import Fault, TensorView, severity
@@ -175,9 +175,9 @@ class RankSource(TableSource):
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
-        self._ranks: tuple[RankFigures, ...] = ()
+        self._ranks: tuple[RankProgress, ...] = ()
 
-    def update(self, snapshot: Snapshot, ranks: tuple[RankFigures, ...]) -> bool:
+    def update(self, snapshot: Snapshot, ranks: tuple[RankProgress, ...]) -> bool:
         """Show another moment; whether there are more or fewer ranks than before."""
         is_other = self._snapshot is None or len(ranks) != len(self._ranks)
         self._snapshot, self._ranks = snapshot, ranks

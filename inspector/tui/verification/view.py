@@ -21,7 +21,7 @@ from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
 from inspector.tui.verification.control import ask_to_cancel, begin
-from inspector.tui.verification.figures import RankFigures, Rates, mesh_shape, rank_figures, totals
+from inspector.tui.verification.figures import RankProgress, Rates, mesh_shape, rank_figures, totals
 from inspector.tui.verification.head import VerifyHead, verdict_text
 from inspector.tui.verification.log_pane import LogPane
 from inspector.tui.verification.run import ALL, Moment, Run, Verification
@@ -128,7 +128,7 @@ class VerificationView(TableView):
         self._rank_source = RankSource()
         self._rates = Rates()
         self._shown: Moment | None = None
-        self._ranks: tuple[RankFigures, ...] = ()
+        self._ranks: tuple[RankProgress, ...] = ()
         self._has_told = False
         self._wants_output = False
         self._wants_detail = False

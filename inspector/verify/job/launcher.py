@@ -34,7 +34,7 @@ from inspector.verify.job.run_folder import RunFolder, make_scratch, prune_runs,
 from inspector.verify.progress import JobState, LogLine, Snapshot
 from inspector.verify.ranks.vitals import stacks_file
 from inspector.verify.recording import EventFollower, LogFollower, spec_event
-from inspector.verify.result import Expected, result_event
+from inspector.verify.result import ExpectedEntries, result_event
 from inspector.verify.spec import JobSpec
 
 __all__ = ["Job", "run"]
@@ -73,7 +73,7 @@ class Job:
         self,
         spec: JobSpec,
         *,
-        expected: Expected | None = None,
+        expected: ExpectedEntries | None = None,
         scratch_parent: str = "",
         worker: str = commands.WORKER,
         grace_s: float = _GRACE_S,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["POISON", "Local", "Region", "Tally", "bits_of"]
+__all__ = ["POISON", "Local", "Region", "RegionTally", "bits_of"]
 
 #: What every byte of a target is filled with before it is loaded.
 POISON = 0xA5
@@ -87,7 +87,7 @@ class Local:
 
 
 @dataclass(slots=True)
-class Tally:
+class RegionTally:
     """What one rank found out about one entry.
 
     Attributes:
@@ -180,7 +180,7 @@ class Region:
         local: Local,
         offsets: tuple[int, ...],
         sizes: tuple[int, ...],
-        tally: Tally,
+        tally: RegionTally,
         file: str,
     ) -> None:
         self.offsets = offsets

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.verify.ranks.compare import Local, Region, Tally
+from inspector.verify.ranks.compare import Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.tasks import (
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from inspector.verify.ranks.targets import Targets
     from inspector.verify.seams import Seams
 
-__all__ = ["Comparison", "tell"]
+__all__ = ["WaveComparison", "tell"]
 
 
 def tell(
-    reporter: Reporter, phase: str, targets: Targets, tally: Tally, via: str, **fields: Any
+    reporter: Reporter, phase: str, targets: Targets, tally: RegionTally, via: str, **fields: Any
 ) -> None:
     """One `tensor` event."""
     more = {
@@ -57,7 +57,7 @@ def tell(
     )
 
 
-class Comparison:
+class WaveComparison:
     """Compares what one rank holds of a wave.
 
     Attributes:
@@ -78,7 +78,7 @@ class Comparison:
     ) -> None:
         self.locals: dict[str, Local] = {}
         self.raw: dict[str, bytes] = {}
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, RegionTally] = {}
         self._checkpoint = checkpoint
         self._reader = reader
         self._targets = targets
@@ -92,7 +92,9 @@ class Comparison:
         """Take the loaded shards as bytes; note what cannot be compared."""
         for fqn, tensor in self._tensors.items():
             _, sizes = self._grid.box(tensor.shape)
-            tally = self.tallies[fqn] = Tally(fqn, math.prod(sizes), entry=self._positions[fqn])
+            tally = self.tallies[fqn] = RegionTally(
+                fqn, math.prod(sizes), entry=self._positions[fqn]
+            )
             if fqn in failures:
                 tally.problem("FAILED", failures[fqn])
             try:
@@ -109,13 +111,15 @@ class Comparison:
             count_uncovered(tensor, local, tally)
         for fqn in self._entries:
             data = self._targets.local_bytes(fqn)
-            tally = self.tallies[fqn] = Tally(fqn, len(data or b""), entry=self._positions[fqn])
+            tally = self.tallies[fqn] = RegionTally(
+                fqn, len(data or b""), entry=self._positions[fqn]
+            )
             if data is None:
                 tally.problem("FAILED", failures.get(fqn, "dcp.load did not bring it"))
             else:
                 self.raw[fqn] = data
 
-    def run(self, *, check_crc: bool) -> dict[str, Tally]:
+    def run(self, *, check_crc: bool) -> dict[str, RegionTally]:
         """Read every payload this rank has to, in the order of its bytes, and compare."""
         tasks: list[ChunkTask] = []
         last: dict[int, int] = {}
@@ -134,10 +138,10 @@ class Comparison:
         self._reporter.progress(force=True)
         return self.tallies
 
-    def again(self, fqn: str) -> Tally:
+    def again(self, fqn: str) -> RegionTally:
         """Compare one entry once more."""
         old = self.tallies[fqn]
-        tally = self.tallies[fqn] = Tally(fqn, old.num_elements, entry=old.entry)
+        tally = self.tallies[fqn] = RegionTally(fqn, old.num_elements, entry=old.entry)
         if fqn in self._tensors:
             if fqn in self.locals:
                 count_uncovered(self._tensors[fqn], self.locals[fqn], tally)

@@ -26,8 +26,8 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
-from inspector.verify.ranks.compare import Tally
-from inspector.verify.ranks.comparison import Comparison, tell
+from inspector.verify.ranks.compare import RegionTally
+from inspector.verify.ranks.comparison import WaveComparison, tell
 from inspector.verify.ranks.replicas import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
@@ -39,14 +39,14 @@ from inspector.verify.seams import Seams
 from inspector.verify.selection import Wave
 from inspector.verify.spec import JobSpec
 
-__all__ = ["Job", "run_waves"]
+__all__ = ["RankJob", "run_waves"]
 
 # Its stubs do not export what it exports.
 dcp: Any = _dcp
 
 
 @dataclass
-class Job:
+class RankJob:
     """What all phases of one rank share.
 
     `hf` is there for safetensors, `hf_error` if torch cannot read their headers: then nothing of
@@ -70,7 +70,7 @@ class Job:
         return self.grids[0].rank
 
 
-def run_waves(job: Job, waves: list[Wave]) -> None:
+def run_waves(job: RankJob, waves: list[Wave]) -> None:
     """Verify every wave, and tell what came out."""
     for number, wave in enumerate(waves):
         _Wave(job, wave, number, len(waves)).run()
@@ -80,7 +80,7 @@ def run_waves(job: Job, waves: list[Wave]) -> None:
 class _Wave:
     """One wave on its way."""
 
-    def __init__(self, job: Job, wave: Wave, number: int, num_waves: int) -> None:
+    def __init__(self, job: RankJob, wave: Wave, number: int, num_waves: int) -> None:
         self._job = job
         self._number, self._num_waves = number, num_waves
         columns = job.checkpoint.columns
@@ -260,7 +260,7 @@ class _Wave:
         job = self._job
         fields = {} if hop is None else {"hop": hop}
         self._phase(phase, targets.grid, **fields)
-        comparison = Comparison(
+        comparison = WaveComparison(
             job.checkpoint,
             job.reader,
             targets,
@@ -290,14 +290,14 @@ class _Wave:
         unexplained = torn - set().union(*(d for _, _, d in everyone))
         if job.rank == 0:
             for fqn in sorted(unexplained):
-                tally = Tally(fqn, 0)
+                tally = RegionTally(fqn, 0)
                 what = "its replicas disagree, though each equals what is stored"
                 tally.problem("FAILED", what)
                 tell(job.reporter, "replicas", targets, tally, targets.via[fqn], **fields)
         return set().union(*(b for b, _, _ in everyone)) | torn
 
     def _replicas(
-        self, comparison: Comparison, targets: Targets, fields: dict[str, Any]
+        self, comparison: WaveComparison, targets: Targets, fields: dict[str, Any]
     ) -> tuple[set[str], set[str]]:
         """Entries whose replicas disagree; those of them that this rank holds wrongly."""
         job = self._job

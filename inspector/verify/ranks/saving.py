@@ -18,7 +18,7 @@ from inspector.checkpoint.text import format_bytes
 from inspector.checks.judge import judge
 from inspector.errors import InspectError
 from inspector.verify.failures import describe_failure, is_out_of_memory
-from inspector.verify.ranks.compare import Tally
+from inspector.verify.ranks.compare import RegionTally
 from inspector.verify.ranks.comparison import tell
 from inspector.verify.ranks.targets import Targets
 from inspector.verify.ranks.torch_dcp import SavePlanner
@@ -112,14 +112,14 @@ def _check(reporter: Reporter, folder: Path, names: set[str], targets: Targets, 
             what = f"the saved folder fails the check: {finding.message}"
             reporter.send("failed", kind="exception", message=what, stack="", phase="save")
             continue
-        tally = Tally(finding.fqn, finding.num_elements or 0)
+        tally = RegionTally(finding.fqn, finding.num_elements or 0)
         verdict = "MISSING" if finding.code in ("chunk-gap", "chunk-unstored") else "FAILED"
         tally.problem(verdict, f"in the saved folder: {finding.message}", finding.file)
         tally.first_index = finding.offsets
         tell(reporter, "save", targets, tally, targets.via.get(finding.fqn, ""), hop=hop)
     saved = {*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)}
     for fqn in sorted(names - saved):
-        tally = Tally(fqn, 0)
+        tally = RegionTally(fqn, 0)
         tally.problem("MISSING", "the saved folder does not have it")
         tell(reporter, "save", targets, tally, targets.via.get(fqn, ""), hop=hop)
     reporter.send(

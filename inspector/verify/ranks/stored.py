@@ -32,13 +32,13 @@ from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, printable
 from inspector.errors import InspectError
-from inspector.verify.ranks.compare import Bytes, Region, Tally
+from inspector.verify.ranks.compare import Bytes, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt, explain
 
-__all__ = ["Feed", "StoredReader"]
+__all__ = ["RegionFeed", "StoredReader"]
 
 
-class Feed:
+class RegionFeed:
     """Brings a payload's bytes to a region in the region's order.
 
     Contiguous elements go straight through, block by block. Others (strided, big-endian,
@@ -161,7 +161,12 @@ class StoredReader:
         self._handle, self._file = None, -1
 
     def chunk(
-        self, tensor: Tensor, chunk: int, tally: Tally, region: Region | None, is_checker: bool
+        self,
+        tensor: Tensor,
+        chunk: int,
+        tally: RegionTally,
+        region: Region | None,
+        is_checker: bool,
     ) -> None:
         """Read one chunk's payload and compare it with a region of the local shard.
 
@@ -191,7 +196,7 @@ class StoredReader:
                 if self._unpacks and payload.packed is not None and not payload.unsafe:
                     if is_checker:
                         self._check(payload, None, inner, tensor.fqn, offsets, sizes, path)
-                    from inspector.verify.ranks.packed_values import plain
+                    from inspector.verify.ranks.torch_dcp import plain
 
                     inner, payload = plain(inner, tensor.dtype, sizes)
                     is_checker = False
@@ -207,7 +212,7 @@ class StoredReader:
         tally.bytes_read += self.bytes_read - before
 
     def entry(
-        self, entry: BytesEntry, tally: Tally, loaded: bytes | None, is_checker: bool
+        self, entry: BytesEntry, tally: RegionTally, loaded: bytes | None, is_checker: bool
     ) -> None:
         """Read a bytes entry's payload and compare it with what was loaded."""
         path = self._checkpoint.files[entry.file].path
@@ -245,12 +250,12 @@ class StoredReader:
         path: str,
     ) -> None:
         tensor, record = payload.tensor, payload.data
-        feed: Feed | None = None
+        feed: RegionFeed | None = None
         if region is not None and tensor is not None and region.num_bytes:
             if record is None or tensor.needed_bytes > record.num_bytes:
                 raise PayloadError("it holds fewer bytes than its shape needs")
             start = [o - c for o, c in zip(region.offsets, offsets, strict=True)]
-            feed = Feed(payload, tensor, region, start)
+            feed = RegionFeed(payload, tensor, region, start)
         if is_checker:
             self._check(payload, feed, source, fqn, offsets, sizes, path)
         elif feed is not None and record is not None:
@@ -265,7 +270,7 @@ class StoredReader:
     def _check(
         self,
         payload: Payload,
-        feed: Feed | None,
+        feed: RegionFeed | None,
         source: Source,
         fqn: str,
         offsets: tuple[int, ...],
@@ -333,7 +338,7 @@ def _mismatch(tensor: Tensor, sizes: tuple[int, ...], payload: Payload) -> tuple
     return None
 
 
-def _compare_bytes(source: Source, loaded: bytes, tally: Tally, path: str) -> None:
+def _compare_bytes(source: Source, loaded: bytes, tally: RegionTally, path: str) -> None:
     mine = memoryview(loaded)
     at = 0
     for block in source.blocks(0, source.length):

@@ -17,7 +17,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checks.metadata.cover import analyse
 from inspector.layout.geometry import Ints, intersect, volumes
 from inspector.layout.mesh import Mesh
-from inspector.verify.ranks.compare import POISON, Local, Tally
+from inspector.verify.ranks.compare import POISON, Local, RegionTally
 
 __all__ = ["ChunkTask", "chunk_tasks", "count_uncovered", "entry_of", "is_checker"]
 
@@ -122,7 +122,7 @@ def entry_of(entries: list[BytesEntry], rank: int) -> BytesEntry:
     return next((e for e in entries if e.rank == rank), entries[0])
 
 
-def count_uncovered(tensor: Tensor, local: Local, tally: Tally) -> None:
+def count_uncovered(tensor: Tensor, local: Local, tally: RegionTally) -> None:
     """Count the elements of a shard that no stored chunk holds."""
     if not local.num_elements:
         return

@@ -145,7 +145,7 @@ def verify(
 
     from inspector.checkpoint.find.locate import folder_of
     from inspector.layout.mesh import Mesh
-    from inspector.verify.ranks.roundtrip import Job, run_waves
+    from inspector.verify.ranks.roundtrip import RankJob, run_waves
     from inspector.verify.ranks.stored import StoredReader
     from inspector.verify.ranks.targets import make_grid
     from inspector.verify.ranks.torch_dcp import refuses
@@ -163,7 +163,9 @@ def verify(
     storage = folder_of(spec.path)
     reader = StoredReader(checkpoint, storage, unpacks=bool(spec.imports))
     hf, hf_error = _hf_folder(checkpoint, storage)
-    job = Job(spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error)
+    job = RankJob(
+        spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error
+    )
     _plan(job, waves, [*selection.left_out, *too_large])
     run_waves(job, waves)
     dist.barrier()

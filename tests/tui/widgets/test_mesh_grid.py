@@ -7,7 +7,7 @@ import pytest
 from inspector.tui.mesh.grid import MeshGrid
 from inspector.tui.mesh.layout import mesh_layout
 from inspector.tui.mesh.paint import GLYPHS, cell_lines, stage_bar
-from inspector.tui.verification.figures import RankFigures
+from inspector.tui.verification.figures import RankProgress
 from tests.tui.widgets.hosting import HOSTILE, Host, drawn
 
 MESHES = [(1, 1), (1, 3), (2, 1), (1, 8), (2, 4), (4, 2), (8, 8), (1, 64), (2, 32), (3, 7)]
@@ -17,10 +17,10 @@ STATES = list(GLYPHS)
 
 def figures(
     rank: int = 0, state: str = "running", share: float = 0.5, **other: object
-) -> RankFigures:
+) -> RankProgress:
     values: dict[str, object] = {"phase": "load", "num_bytes": 1 << 20, "rate": 3e6}
     values |= {"memory": 1 << 28, "gpu_memory": None, **other}
-    return RankFigures(rank, state, shares=(share, 0.0), **values)  # type: ignore[arg-type]
+    return RankProgress(rank, state, shares=(share, 0.0), **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mesh", [*MESHES, (32, 32), (1, 4096), (300, 2)], ids=str)

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from inspector.checkpoint.payload.machine import MAX_STACK, Feed, Machine, PickleError
-from inspector.checkpoint.payload.opcodes import TABLE
+from inspector.checkpoint.payload.scan.machine import MAX_STACK, Feed, Machine, PickleError
+from inspector.checkpoint.payload.scan.opcodes import TABLE
 
 __all__ = ["Feed", "PickleError", "Scan", "scan"]
 

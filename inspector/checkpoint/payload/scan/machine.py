@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from inspector.checkpoint.payload.names import (
+from inspector.checkpoint.payload.scan.names import (
     CALLS_ITS_ARGUMENTS,
     MAKES_A_CALLABLE,
     Use,

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from inspector.checkpoint.payload.machine import (
+from inspector.checkpoint.payload.scan.machine import (
     MARK,
     OTHER,
     Call,

@@ -1,0 +1,1 @@
+"""Payload pickles read without unpickling: what they hold, and what they name."""

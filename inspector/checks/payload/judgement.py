@@ -1,0 +1,142 @@
+"""`Judgement`: what reading one payload found; `Subject`: what the metadata says of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from inspector.checkpoint.model import BytesEntry, Checkpoint
+from inspector.checkpoint.payload.tensor import PackedTensor
+from inspector.checkpoint.text import format_box, printable
+from inspector.checks.findings import Finding, Severity
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite
+
+__all__ = ["Judgement", "Note", "Subject", "subject_of"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An entry whose payload is looked at: a chunk of a tensor, or a bytes entry.
+
+    Attributes:
+        fqn: Raw name.
+        file: Raw path of the data file.
+        byte_offset: Where the payload begins in it.
+        tensor: Index of the tensor, or -1.
+        dtype: Element type by the metadata.
+        offsets: Lower corner of the chunk, or None for a bytes entry.
+        sizes: Its extent, likewise.
+        transforms: Stream transforms of the payload.
+    """
+
+    fqn: str
+    file: str
+    byte_offset: int
+    tensor: int = -1
+    dtype: str = ""
+    offsets: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    transforms: tuple[str, ...] = ()
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.sizes is not None
+
+    @cached_property
+    def shown(self) -> str:
+        """The entry as a sentence's subject, printable."""
+        name = printable(self.fqn, 200) or "''"
+        if self.offsets is None or self.sizes is None:
+            return f"the bytes entry {name}"
+        return f"{name} {format_box(self.offsets, self.sizes)}" if self.sizes else name
+
+
+def subject_of(checkpoint: Checkpoint, owner: int) -> Subject:
+    """The entry with this number in a `PayloadPlan`."""
+    columns = checkpoint.columns
+    if owner >= columns.num_chunks:
+        entry: BytesEntry = checkpoint.bytes_entries[owner - columns.num_chunks]
+        path = checkpoint.files[entry.file].path
+        return Subject(entry.fqn, path, entry.byte_offset, transforms=entry.transforms)
+    index = int(columns.chunk_start.searchsorted(owner, "right")) - 1
+    ndim = int(columns.dim_start[index + 1] - columns.dim_start[index])
+    box = int(columns.box_start[index]) + (owner - int(columns.chunk_start[index])) * ndim
+    return Subject(
+        columns.fqns[index],
+        checkpoint.files[int(columns.file[owner])].path,
+        int(columns.byte_offset[owner]),
+        index,
+        columns.dtype(index),
+        tuple(columns.offsets[box : box + ndim].tolist()),
+        tuple(columns.sizes[box : box + ndim].tolist()),
+        columns.transforms.get(index, ()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An oddity that many payloads share; told once, with how many."""
+
+    code: str
+    what: str
+    torch_does: str
+    hint: str = ""
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What came out of one payload.
+
+    Attributes:
+        findings: Errors, for every entry that owns the payload.
+        notes: Oddities to be told once.
+        values: NaN and infinities in it, in the chunk's own indices, or None if none.
+        not_checked: Why (a part of) it was not looked at, or an empty string.
+        is_read: False if it was not read at all.
+        is_blob: True if it is part of a safetensors blob inside a DCP file.
+        shape: The tensor's own shape, where it is not the one in the metadata.
+        crc32: Of the tensor's elements as they are stored, with how they lie there; None if they
+            were not read.
+        packed: The tensor of a class of its own in it, or None.
+        is_unreached: True if a remote storage did not answer.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    values: NonFinite | None = None
+    not_checked: str = ""
+    is_read: bool = True
+    is_blob: bool = False
+    shape: tuple[int, ...] | None = None
+    crc32: tuple[object, ...] | None = None
+    packed: PackedTensor | None = None
+    quantizer: str = ""
+
+    def error(
+        self,
+        code: str,
+        subject: Subject,
+        what: str,
+        torch_does: str,
+        hint: str,
+        severity: Severity = "error",
+    ) -> None:
+        where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
+        self.findings.append(
+            Finding(
+                code,
+                severity,
+                f"{subject.shown} in {where}: {what}",
+                torch_does,
+                hint,
+                fqn=subject.fqn,
+                file=subject.file,
+                offsets=subject.offsets,
+                sizes=subject.sizes,
+                num_elements=None if subject.sizes is None else math.prod(subject.sizes),
+            )
+        )
