@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from textual.driver import Driver
 
     from inspector.checkpoint.child.isolated import Child
-    from inspector.tui.preview import Preview
     from inspector.tui.session import Loading
+    from inspector.tui.tensors.preview import Preview
     from inspector.tui.verification.run import Verification
 
 __all__ = ["InspectApp"]

@@ -23,7 +23,7 @@ def run(path: str) -> int:
     # could not: importing holds the interpreter's lock.
     prefetched = prefetch(path, _MAX_PREVIEW_BYTES)
     from inspector.tui.app import InspectApp
-    from inspector.tui.preview import Preview
+    from inspector.tui.tensors.preview import Preview
 
     preview = None
     if prefetched is not None:

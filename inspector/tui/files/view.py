@@ -8,9 +8,9 @@ from textual.app import ComposeResult
 
 from inspector.checkpoint.text import printable
 from inspector.layout.contents import file_contents
+from inspector.tui.files.sources import CONTENT_COLUMNS, FILE_COLUMNS, ContentSource, FileSource
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
-from inspector.tui.screens.sources import CONTENT_COLUMNS, FILE_COLUMNS, ContentSource, FileSource
 from inspector.tui.session import Loaded
 
 if TYPE_CHECKING:

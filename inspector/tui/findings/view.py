@@ -19,10 +19,10 @@ from inspector.tui.advice import on_screen
 from inspector.tui.background import Background
 from inspector.tui.commands import CHECK_BYTES
 from inspector.tui.findings.checking import DeepCheck
+from inspector.tui.findings.sources import FINDING_COLUMNS, FindingSource
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
-from inspector.tui.screens.sources import FINDING_COLUMNS, FindingSource
 
 if TYPE_CHECKING:
     from textual.notifications import SeverityLevel

@@ -19,10 +19,10 @@ from inspector.checks.steps import Judged
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background, Stop
 from inspector.tui.commands import command
+from inspector.tui.folder.sources import FOUND_COLUMNS, FoundSource
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.kit.virtual_table import VirtualTable
-from inspector.tui.screens.sources import FOUND_COLUMNS, FoundSource
 from inspector.tui.session import Folder, Loaded
 
 __all__ = ["PickerScreen"]

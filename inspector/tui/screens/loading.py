@@ -26,7 +26,7 @@ _AHEAD_PAUSE_S = 0.03
 _NEXT = (
     "inspector.tui.screens.help",
     "numpy.ma",  # what numpy imports when it first looks for what is unique
-    "inspector.tui.screens.sources",
+    "inspector.tui.tensors.sources",
     "inspector.tui.tensors.detail",
     "inspector.tui.tensors.tree",
     "inspector.tui.kit.lines",

@@ -21,8 +21,8 @@ from inspector.tui.commands import CHECK_BYTES, VIEW_KEYS, command
 from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
-from inspector.tui.preview import Preview
 from inspector.tui.screens.header import CheckpointHeader
+from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from inspector.tui.files.view import FilesView
     from inspector.tui.findings.view import FindingsView
     from inspector.tui.plan.view import LoadPlanView
-    from inspector.tui.screens.sources import EntrySource
     from inspector.tui.session import Loaded
+    from inspector.tui.tensors.sources import EntrySource
     from inspector.tui.values.statistics import StatisticsView
     from inspector.tui.values.view import ValuesView
     from inspector.tui.verification.run import Run

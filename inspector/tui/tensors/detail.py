@@ -25,8 +25,8 @@ from inspector.errors import InspectError
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.kit.pane import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
-from inspector.tui.screens.sources import CHUNK_COLUMNS, ChunkSource
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
+from inspector.tui.tensors.sources import CHUNK_COLUMNS, ChunkSource
 
 __all__ = ["TensorDetail"]
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy
-    from inspector.tui.preview import Preview
-    from inspector.tui.screens.sources import EntrySource
     from inspector.tui.session import Loaded
     from inspector.tui.tensors.detail import TensorDetail
+    from inspector.tui.tensors.preview import Preview
+    from inspector.tui.tensors.sources import EntrySource
     from inspector.tui.tensors.tree import TensorTree
     from inspector.tui.tensors.trie import ModuleTrie
 
@@ -121,7 +121,7 @@ class TensorsView(TableView):
         self.table.set_source(preview)
 
     def show(self, loaded: Loaded) -> None:
-        from inspector.tui.screens.sources import EntrySource
+        from inspector.tui.tensors.sources import EntrySource
 
         kept = self._current_name()
         self.loaded = loaded
