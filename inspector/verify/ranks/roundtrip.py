@@ -12,6 +12,7 @@ before it changes what comes next, or they would wait for each other for ever.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
 from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
+from inspector.verify.ranks.witness.canary import (
+    SavedCanary,
+    require_scratch,
+    try_checksums,
+    try_comparison,
+    try_digests,
+)
 from inspector.verify.seams import Seams
 from inspector.verify.selection import Wave
 from inspector.verify.spec import JobSpec
@@ -64,6 +72,8 @@ class RankJob:
     hf_error: str = ""
     broken_saves: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
+    #: Bytes changed on purpose that were reported, by what reported them (`witness.canary`).
+    canaries: Counter[str] = field(default_factory=Counter)
 
     @property
     def rank(self) -> int:
@@ -112,19 +122,24 @@ class _Wave:
                 return
             folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", _name(hop, targets.grid))
             self._phase("save", targets.grid, hop=hop, folder=str(folder))
-            if not save(job.reporter, job.seams, targets, folder, hop, self._tensors):
+            names = set(targets.state)
+            canary = SavedCanary(targets, self._tensors, self._entries, names)
+            tensors = self._tensors | canary.tensors
+            if not save(job.reporter, job.seams, targets, folder, hop, tensors):
                 job.broken_saves += 1
                 self._remove(folder)
                 return
-            names = set(targets.state)
             # The shards of one mesh at a time.
             del targets
             give_back_memory()
             self._phase("reload", grid, hop=hop)
             targets = self._targets(grid, names)
+            canary.add(targets)
             failures = self._load(targets, str(folder), is_original=False)
             self._remove(folder)
-            bad = self._compare("recheck", targets, failures, check_crc=False, hop=hop)
+            bad = self._compare(
+                "recheck", targets, failures, check_crc=False, hop=hop, canary=canary
+            )
 
     def _remove(self, folder: Path) -> None:
         """Remove what was saved, once no rank needs it. What a failing rank leaves, others do."""
@@ -227,6 +242,8 @@ class _Wave:
         state = {name: targets.state[name] for name in names}
         try:
             reader = reader or make_reader(path, metadata)
+            if not is_original:
+                require_scratch(reader, job.spec.scratch_dir)
             dcp.load(state, storage_reader=reader, planner=planner)
         except BaseException as error:
             # CheckpointException is no Exception; every rank gets it, so all take this way.
@@ -255,11 +272,13 @@ class _Wave:
         *,
         check_crc: bool,
         hop: int | None = None,
+        canary: SavedCanary | None = None,
     ) -> set[str]:
         """Compare with what is stored, then among replicas; the entries that are not EXACT."""
         job = self._job
         fields = {} if hop is None else {"hop": hop}
         self._phase(phase, targets.grid, **fields)
+        reloaded = None if canary is None else canary.take(targets)
         comparison = WaveComparison(
             job.checkpoint,
             job.reader,
@@ -271,6 +290,11 @@ class _Wave:
         )
         comparison.hold(failures, job.seams if phase == "compare" else None)
         tallies = comparison.run(check_crc=check_crc)
+        job.canaries[phase] += try_comparison(comparison, phase)
+        if canary is not None:
+            job.canaries["reload"] += canary.try_reload(comparison, reloaded)
+        if check_crc:
+            job.canaries["checksums"] += try_checksums(job.reader)
         job.reader.close()
         found: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(found, job.reader.corrupt)
@@ -302,6 +326,7 @@ class _Wave:
         """Entries whose replicas disagree; those of them that this rank holds wrongly."""
         job = self._job
         self._phase("replicas", targets.grid, **fields)
+        job.canaries["replicas"] += try_digests(targets.grid)
         torn = disagreeing(targets, comparison.locals, comparison.raw, self._variants)
         deviating = set()
         for fqn in sorted(torn):

@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from torch.futures import Future
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload
 from inspector.checkpoint.payload.payload import Payload
-from inspector.checkpoint.payload.source import PayloadError, Source
+from inspector.checkpoint.payload.source import BytesSource, PayloadError, Source
 from inspector.verify.failures import is_out_of_memory, reason
 
 __all__ = [
@@ -298,20 +298,6 @@ class SavePlanner(DefaultSavePlanner):
         return super().transform_object(write_item, object)
 
 
-class _Bytes:
-    """Bytes in memory as a source."""
-
-    def __init__(self, data: memoryview) -> None:
-        self.length = len(data)
-        self._data = data
-
-    def read(self, offset: int, num_bytes: int) -> bytes:
-        return bytes(self._data[offset : offset + num_bytes])
-
-    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
-        yield self._data[offset : offset + num_bytes]
-
-
 def plain(source: Source, dtype: str, sizes: tuple[int, ...]) -> tuple[Source, Payload]:
     """A packed tensor's elements in C order, as a source and a header that says so.
 
@@ -335,4 +321,4 @@ def plain(source: Source, dtype: str, sizes: tuple[int, ...]) -> tuple[Source, P
         raise PayloadError("its class gives no plain tensor of its shape")
     values = values.to(getattr(torch, dtype)).contiguous()
     elements = values.reshape(-1).view(torch.uint8).numpy().tobytes()
-    return _Bytes(memoryview(elements)), raw_payload(dtype, sizes, len(elements))
+    return BytesSource(memoryview(elements)), raw_payload(dtype, sizes, len(elements))
