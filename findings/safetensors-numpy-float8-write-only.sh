@@ -3,8 +3,8 @@
 # Happens:  float8 arrays are written, and reading them raises AttributeError: numpy has no float8. load_file of the
 #           whole file fails, so one float8 tensor keeps all others of the file from being read by it.
 # Versions: safetensors 0.8.0, numpy 2.4.6, ml_dtypes 0.6.0
-# Source:   safetensors' Rust binding (the dtype is looked up as an attribute of the module numpy; only bfloat16 is
-#           taken from ml_dtypes), called by safetensors/numpy.py (load_file: safe_open(framework="np"))
+# Source:   safetensors' bindings/python/src/lib.rs (get_pydtype: the dtype is looked up as an attribute of numpy; only
+#           bfloat16 is taken from ml_dtypes), called by safetensors/numpy.py (load_file)
 # Met by:   tools without torch that read float8 models (scales and norms too), JAX users.
 set -eu
 dir=$(mktemp -d)
