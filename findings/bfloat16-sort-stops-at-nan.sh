@@ -5,7 +5,8 @@
 #           np.percentile and np.searchsorted of the result are wrong too. np.unique keeps every NaN of bfloat16; of
 #           float8_e5m2 with a NaN it returns ONE value, whatever else there was. As float32 all is well.
 # Versions: ml_dtypes 0.6.0, numpy 2.4.6
-# Source:   ml_dtypes/_src/custom_float.h (NPyCustomFloat_CompareFunc) and numpy's generic sort, which uses it
+# Source:   the comparison that ml_dtypes registers for its dtypes (ml_dtypes/_src/custom_float.h), as numpy's sort uses it;
+#           np.unique then cuts at the first NaN that np.searchsorted finds for a dtype of kind "f"
 # Met by:   tools that take quantiles or unique values of bfloat16 weights or gradients in numpy.
 set -eu
 dir=$(mktemp -d)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Guess:    a sharded tensor is saved with all its shards wherever it stands in the state dict (or dcp.save refuses).
 # Happens:  only dicts and lists are walked. A DTensor inside a tuple is pickled whole in a bytes entry, each rank with
-#           its own shard, and of entries with one name one rank's is kept. After loading, every rank holds rank 0's
-#           shard, and nothing is said at either end.
+#           its own shard, and of entries with one name one rank's is kept. After loading, every rank holds the shard of
+#           the rank that wrote (here rank 0), and nothing is said at either end.
 # Versions: torch 2.13.0
 # Source:   torch/distributed/checkpoint/_traverse.py (traverse_state_dict) and
 #           torch/distributed/checkpoint/planner_helpers.py (_create_write_items: else -> BYTE_IO)

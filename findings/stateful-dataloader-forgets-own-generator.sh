@@ -4,8 +4,9 @@
 # Happens:  the resumed epoch is right and the next epoch is shuffled otherwise than in the uninterrupted run, when a
 #           generator is given and num_workers=0. Without a generator, or with workers, the next epoch agrees.
 # Versions: torchdata 0.11.0, torch 2.13.0
-# Source:   torchdata/stateful_dataloader/sampler.py (_StatefulRandomSamplerIterator.load_state_dict sets the shared
-#           generator back; the loader's own draw of a base seed from it is not in the state)
+# Source:   torchdata/stateful_dataloader/sampler.py (_StatefulRandomSamplerIterator.load_state_dict sets the generator
+#           back to where the permutation was drawn) and torch/utils/data/dataloader.py (_BaseDataLoaderIter draws its base
+#           seed from the same generator, which is not drawn again)
 # Met by:   who compares a resumed run with an uninterrupted one and passed a seeded generator to be deterministic.
 set -eu
 dir=$(mktemp -d)
