@@ -20,7 +20,7 @@ import torch
 from inspector.checkpoint.model import BytesEntry, Tensor
 from inspector.errors import InspectError
 from inspector.verify.ranks.compare import Local
-from inspector.verify.ranks.replicas import disagreeing
+from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.torch_dcp import RawBytes
