@@ -235,7 +235,8 @@ class JobState:
         taker = self._takers.get(str(event.get("event")))
         if taker is None:
             return
-        if self.spec.get("run") and event.get("run") != self.spec["run"]:
+        is_evidence = taker is not self._takers["log"]
+        if is_evidence and self.spec.get("run") and event.get("run") != self.spec["run"]:
             self.num_foreign += 1
             return
         t = event.get("t")

@@ -33,6 +33,7 @@ EXIT_CODES = {
 #: Names listed under `not_verified`; `num_not_verified` counts all.
 _MAX_NAMES = 10_000
 _NOTHING = "nothing was checked"
+_SECOND = "a second, plain reading of the metadata does not bear it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,9 @@ def _verdict(
         why = f"no end was heard of rank {named}" if gone else "no rank was heard of"
         return "failed", f"{why}; the events are another job's" if snapshot.num_foreign else why
     reads = snapshot.torch_reads or {}
+    if reads.get("second_reading"):
+        # Before torch is said to read it otherwise: it is we who do.
+        return "failed", f"{_SECOND}: {reads['second_reading']}"
     if reads and reads.get("ok") is not True and (reads.get("tried") or reads.get("unsafe")):
         return "unreadable", str(reads.get("error") or "torch did not say why")
     if different:
@@ -227,8 +231,7 @@ def _proof(
     if reads is None:
         return "failed", "no rank told whether torch itself reads the metadata"
     if reads.get("second_reading") != "":
-        told = reads.get("second_reading") or "nobody did"
-        return "failed", f"a second, plain reading of the metadata does not bear it out: {told}"
+        return "failed", f"{_SECOND}: nobody did read it"
     if reads.get("num_forgotten"):
         names = ", ".join(map(str, reads.get("forgotten") or ()))
         return "failed", f"entries were neither verified nor left out: {names}"
@@ -239,6 +242,8 @@ def _proof(
     blind = _untried(snapshot, spec)
     if blind:
         return "failed", f"the check itself was not tried out ({blind})"
+    if faults := _sum(snapshot, "payload_faults"):
+        return "failed", f"{faults} payloads are not as they were written, and no entry says so"
     if unasked:
         return "partial", next(iter(unasked.values()))
     wanted, seen = reads.get("num_payloads"), _sum(snapshot, "payloads_checked")

@@ -218,6 +218,7 @@ def test_what_torch_does_not_read_is_never_exact() -> None:
         ({"reads": {"num_forgotten": 1, "forgotten": ["c"]}}, "neither verified nor left out: c"),
         ({"reads": {"num_payloads": 7}}, "of 7 stored payloads 6"),
         ({"reads": {"num_payloads": None}}, "of None stored payloads"),
+        ({"bye": {"payload_faults": 1}}, "2 payloads are not as they were written"),
         ({"bye": {"canaries": None}}, "not tried out (compare, reload, recheck, replicas"),
         ({"bye": {"canaries": {**CANARIES, "reload": 0}}}, "not tried out (reload)"),
         ({"bye": {"canaries": {**CANARIES, "checksums": 0}}}, "not tried out (checksums)"),

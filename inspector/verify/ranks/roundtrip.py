@@ -37,11 +37,11 @@ from inspector.verify.ranks.tasks import entry_of
 from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
 from inspector.verify.ranks.witness.canary import (
+    CopyCanaries,
     SavedCanary,
     require_scratch,
     try_checksums,
     try_comparison,
-    try_digests,
 )
 from inspector.verify.seams import Seams
 from inspector.verify.selection import Wave
@@ -326,8 +326,11 @@ class _Wave:
         """Entries whose replicas disagree; those of them that this rank holds wrongly."""
         job = self._job
         self._phase("replicas", targets.grid, **fields)
-        job.canaries["replicas"] += try_digests(targets.grid)
-        torn = disagreeing(targets, comparison.locals, comparison.raw, self._variants)
+        canaries = CopyCanaries(targets.grid)
+        watched = Targets(targets.grid, targets.state | canaries.state)
+        raw = comparison.raw | canaries.raw
+        torn = disagreeing(watched, comparison.locals, raw, self._variants)
+        job.canaries["replicas"] += canaries.take(torn)
         deviating = set()
         for fqn in sorted(torn):
             tally = comparison.again(fqn)

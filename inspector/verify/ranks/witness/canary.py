@@ -20,7 +20,6 @@ import torch
 from inspector.checkpoint.model import BytesEntry, Tensor
 from inspector.errors import InspectError
 from inspector.verify.ranks.compare import Local
-from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.torch_dcp import RawBytes
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlindError",
+    "CopyCanaries",
     "SavedCanary",
     "require_scratch",
     "try_checksums",
     "try_comparison",
-    "try_digests",
 ]
 
 _NAME = "canary of hsdp-inspect"
@@ -79,35 +78,51 @@ def try_comparison(comparison: WaveComparison, phase: str) -> int:
     return 1
 
 
-def try_digests(grid: Grid) -> int:
-    """Let copies of private buffers differ by a byte on some ranks. Every rank has to call it.
+class CopyCanaries:
+    """Private buffers that go through the comparison of copies with the entries of a wave.
 
-    Raises:
-        BlindError: That was not reported, or copies that are the same were.
+    Some are the same on every rank, some differ by one byte.
+
+    Attributes:
+        state: What stands for them in a state dict.
+        raw: This rank's bytes of each.
     """
-    if grid.mesh.world_size == 1:
-        return 0
-    targets = Targets(grid)
-    raw: dict[str, bytes] = {}
-    expected = set()
-    has_copies = grid.mesh.num_replicas > 1
-    coordinate = grid.mesh.coordinate(grid.rank)
-    # Small data are hashed, large ones summed up: both ways.
-    for size in (64, 1 << 14):
-        for kind in ("cut", "whole"):
-            for word in ("same", "torn"):
-                name = f"{kind} {word} {size}"
-                data = bytearray(np.arange(size, dtype=np.uint8).tobytes())
-                is_first = coordinate[0] == 0 if kind == "cut" else grid.rank == 0
-                if word == "torn":
-                    data[size // 2] ^= is_first
-                    if kind == "whole" or has_copies:
-                        expected.add(name)
-                targets.state[name] = torch.empty(1) if kind == "cut" else RawBytes()
-                raw[name] = bytes(data)
-    if disagreeing(targets, {}, raw, set()) != expected:
-        raise BlindError("the digests of replicas do not tell copies that differ by one byte")
-    return 1
+
+    def __init__(self, grid: Grid) -> None:
+        self.state: dict[str, Any] = {}
+        self.raw: dict[str, bytes] = {}
+        self._torn: set[str] = set()
+        if grid.mesh.world_size == 1:
+            return
+        has_copies = grid.mesh.num_replicas > 1
+        is_first = grid.mesh.coordinate(grid.rank)[0] == 0
+        # Small data are hashed, large ones summed up: both ways.
+        for size in (64, 1 << 14):
+            for kind in ("cut", "whole"):
+                for word in ("same", "torn"):
+                    name = f"{_NAME}: {kind}, {word}, {size}"
+                    data = bytearray(np.arange(size, dtype=np.uint8).tobytes())
+                    if word == "torn":
+                        data[size // 2] ^= is_first if kind == "cut" else grid.rank == 0
+                        if kind == "whole" or has_copies:
+                            self._torn.add(name)
+                    self.state[name] = torch.empty(1) if kind == "cut" else RawBytes()
+                    self.raw[name] = bytes(data)
+
+    def take(self, torn: set[str]) -> int:
+        """Take them out of what was reported.
+
+        Returns:
+            How many reports were due: 0 where there is one rank.
+
+        Raises:
+            BlindError: One that differs was not reported, or one that does not was.
+        """
+        reported = torn & self.state.keys()
+        torn -= reported
+        if reported != self._torn:
+            raise BlindError("the digests of replicas do not tell copies that differ by one byte")
+        return len(self._torn)
 
 
 def try_checksums(reader: StoredReader) -> int:

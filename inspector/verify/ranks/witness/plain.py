@@ -117,10 +117,13 @@ def _take(
 def _places(storage_data: Any) -> dict[tuple[Any, Any], Place]:
     places = {}
     for index, info in (storage_data or {}).items():
-        transforms = tuple(getattr(info, "transform_descriptors", None) or ())
-        place = (info.relative_path, info.offset, info.length, transforms)
-        offset = index.offset if index.offset is None else tuple(index.offset)
-        places[name_of(index.fqn), offset] = place
+        try:
+            transforms = tuple(getattr(info, "transform_descriptors", None) or ())
+            place = (info.relative_path, info.offset, info.length, transforms)
+            offset = index.offset if index.offset is None else tuple(index.offset)
+            places[name_of(index.fqn), offset] = place
+        except (AttributeError, TypeError):
+            continue  # It is malformed, which the first reading tells by name.
     return places
 
 
