@@ -106,6 +106,8 @@ class _Wave:
             fqn = job.checkpoint.bytes_entries[index].fqn
             self._positions[fqn] = job.checkpoint.num_tensors + index
         self._variants = {fqn for fqn, entries in self._entries.items() if len(entries) > 1}
+        #: Name of the canary, which is no part of the progress.
+        self._uncounted = ""
 
     def run(self) -> None:
         job = self._job
@@ -124,8 +126,9 @@ class _Wave:
             self._phase("save", targets.grid, hop=hop, folder=str(folder))
             names = set(targets.state)
             canary = SavedCanary(targets, self._tensors, self._entries, names)
+            self._uncounted = canary.name
             tensors = self._tensors | canary.tensors
-            if not save(job.reporter, job.seams, targets, folder, hop, tensors):
+            if not save(job.reporter, job.seams, targets, folder, hop, tensors, names):
                 job.broken_saves += 1
                 self._remove(folder)
                 return
@@ -237,7 +240,9 @@ class _Wave:
             entries = [entry_of(self._entries[n], job.rank) for n in names if n in self._entries]
             metadata = torch_metadata(job.checkpoint, tensors, entries)
         planner = LoadPlanner(
-            lambda n: job.reporter.advance(n), job.seams.load_plan() if is_original else None
+            lambda n: job.reporter.advance(n),
+            job.seams.load_plan() if is_original else None,
+            self._uncounted,
         )
         state = {name: targets.state[name] for name in names}
         try:
@@ -260,7 +265,7 @@ class _Wave:
             targets.state[fqn].data = data
         for fqn, failure in planner.failures.items():
             failures[fqn] = f"dcp.load raises {reason(failure)}"
-        job.reporter.advance(0, len(names))
+        job.reporter.advance(0, len(names) - (self._uncounted in names))
 
     # --- compare
 

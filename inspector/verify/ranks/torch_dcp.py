@@ -134,6 +134,7 @@ class LoadPlanner(DefaultLoadPlanner):
     Args:
         on_read: Told the bytes of every region that was written.
         edit_plan: A fault to plant in the local plan (tests).
+        uncounted: An entry whose bytes `on_read` is not told of (the canary).
 
     Attributes:
         raw: Bytes entries as they came.
@@ -144,8 +145,10 @@ class LoadPlanner(DefaultLoadPlanner):
         self,
         on_read: Callable[[int], None] = lambda _: None,
         edit_plan: Callable[[LoadPlan], LoadPlan] | None = None,
+        uncounted: str = "",
     ) -> None:
         super().__init__()
+        self._uncounted = uncounted
         self.raw: dict[str, bytes] = {}
         self.failures: dict[str, BaseException] = {}
         self.done: set[int] = set()
@@ -161,14 +164,17 @@ class LoadPlanner(DefaultLoadPlanner):
         """Keep the bytes; the stock planner would unpickle them."""
         data = value.getvalue() if isinstance(value, io.BytesIO) else value.read()
         self.raw[read_item.dest_index.fqn] = data
-        self.done.add(id(read_item))
-        self._on_read(len(data))
+        self._count(read_item, len(data))
 
     def commit_tensor(self, read_item: Any, tensor: torch.Tensor) -> None:
         """Count a region that was written."""
         super().commit_tensor(read_item, tensor)
+        self._count(read_item, tensor.numel() * tensor.element_size())
+
+    def _count(self, read_item: Any, num_bytes: int) -> None:
         self.done.add(id(read_item))
-        self._on_read(tensor.numel() * tensor.element_size())
+        if read_item.dest_index.fqn != self._uncounted:
+            self._on_read(num_bytes)
 
 
 class _Salvage:
