@@ -180,7 +180,8 @@ def verify(
     """Load a checkpoint under a mesh with torchrun, and compare every bit with what is stored.
 
     It is then saved, loaded again under a second mesh, and compared again. Exit code 0: all that
-    was asked for is exact; 1: something differs; 2: it could not be done.
+    was asked for is exact; 1: something differs, or torch itself cannot read the metadata; 2: it
+    could not be done, or not all of it.
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
@@ -319,7 +320,7 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     from inspector.report.verify_text import verify_text
     from inspector.verify.progress import JobState
     from inspector.verify.recording import read_events
-    from inspector.verify.result import exit_code
+    from inspector.verify.result import confirmed, exit_code
 
     state = JobState()
     is_read = as_json
@@ -340,9 +341,10 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     snapshot = state.snapshot()
     if not snapshot.version:
         raise UsageError(f"there are no events in {events!a}", "give a run's events.jsonl")
+    result = confirmed(snapshot) or None
     if not as_json:
-        print_pieces(verify_text(snapshot), "\n")
-    return exit_code(snapshot.result or {})
+        print_pieces(verify_text(snapshot, result), "\n")
+    return exit_code(result or {})
 
 
 #: For `cli` to add to its group.

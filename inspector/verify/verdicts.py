@@ -81,6 +81,8 @@ class TensorView(NamedTuple):
         faults: What is wrong, at most `MAX_FAULTS`.
         num_faults: How many reports were bad in all.
         detail: What the first report that was no plain EXACT said.
+        is_asked: The user left it out.
+        has_elements: A rank held elements of it.
     """
 
     fqn: str
@@ -89,6 +91,8 @@ class TensorView(NamedTuple):
     faults: tuple[Fault, ...]
     num_faults: int
     detail: str
+    is_asked: bool = False
+    has_elements: bool = True
 
     @property
     def is_bad(self) -> bool:
@@ -111,11 +115,16 @@ class TensorMerge:
     faults: list[Fault] = field(default_factory=list)
     num_faults: int = 0
     detail: str = ""
+    is_asked: bool = False
+    has_elements: bool = False
 
     def add(self, rank: int, hop: int, event: dict[str, Any], world_size: int) -> None:
         """Take one `tensor` event."""
         phase = str(event.get("phase", ""))
         verdict = str(event.get("verdict", ""))
+        # Who says nothing of elements has some.
+        self.has_elements |= verdict != "EMPTY" and event.get("num_elements") != 0
+        self.is_asked |= event.get("asked") is True
         key = (hop, phase)
         merge = self.phases.get(key)
         if merge is None:
@@ -150,7 +159,16 @@ class TensorMerge:
         # One bad report settles it; a good word needs every rank's.
         if severity(told) == 0 and not any(phase.is_complete for phase in phases):
             told = ""
-        return TensorView(self.fqn, told, phases, tuple(self.faults), self.num_faults, self.detail)
+        return TensorView(
+            self.fqn,
+            told,
+            phases,
+            tuple(self.faults),
+            self.num_faults,
+            self.detail,
+            self.is_asked,
+            self.has_elements,
+        )
 
 
 def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK_BYTES",
+    "BytesSource",
     "DataHandle",
     "MissingPackageError",
     "PackedPayloadError",
@@ -232,6 +233,20 @@ class Source(Protocol):
         Every block but the last is a multiple of 16 bytes long.
         """
         ...
+
+
+class BytesSource:
+    """Bytes in memory as a source."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.length = len(data)
+        self._data = data
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        return bytes(self._data[offset : offset + num_bytes])
+
+    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
+        yield self._data[offset : offset + num_bytes]
 
 
 class RangeSource:

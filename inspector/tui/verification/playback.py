@@ -9,11 +9,13 @@ import bisect
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from inspector.errors import UsageError
 from inspector.tui.verification.run import Moment, Run
 from inspector.verify.progress import JobState
+from inspector.verify.result import confirmed
 
 __all__ = ["SPEEDS", "Playback", "read_recording"]
 
@@ -160,6 +162,8 @@ class Playback(Run):
             self._is_stale = False
             lines = tuple(self._state.log_lines(self._watched, _MAX_LINES))
             snapshot = self._state.snapshot()
+            if snapshot.result is not None:
+                snapshot = replace(snapshot, result=confirmed(snapshot))
             now_t = snapshot.first_t + self._position_s
             self.moment = Moment(snapshot, lines, now_t, self._position_s, self.end_s)
 

@@ -21,6 +21,7 @@ from inspector.checkpoint.payload.array import raw_payload, unpack_limit
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
+    BytesSource,
     DataHandle,
     PayloadError,
     RangeSource,
@@ -228,6 +229,22 @@ class StoredReader:
         except InspectError as error:
             tally.problem("FAILED", f"{printable(path, 120)}: {error.message}", path)
         tally.bytes_read += self.bytes_read - before
+
+    def is_corrupt(self, stored: bytes) -> bool | None:
+        """Whether the checksums of a payload in memory say that it is not as it was written.
+
+        None if it has none. Nothing of it is counted.
+        """
+        source = BytesSource(memoryview(stored))
+        before = self.corrupt, self.num_checked, self.num_unsummed, self.num_corrupt
+        self.corrupt = []
+        try:
+            payload = open_payload(source, is_tensor=True)
+            shape = payload.tensor.shape if payload.tensor is not None else ()
+            self._check(payload, None, source, "", (0,) * len(shape), shape, "")
+            return None if self.num_unsummed > before[2] else bool(self.corrupt)
+        finally:
+            self.corrupt, self.num_checked, self.num_unsummed, self.num_corrupt = before
 
     # --- reading
 
