@@ -411,6 +411,13 @@ def expert_parallel_by_number(rank: int) -> StateDict:
     return moe(rank, 2, experts)
 
 
+def rows_of_no_expert(rank: int) -> StateDict:
+    # Half of the router's rows choose nothing; all ranks hold pieces of the experts there are.
+    mesh = mesh_of(4)
+    experts = {"w1": sharded(full(4, 9, 4), mesh, Shard(0))}
+    return moe(rank, 4, lambda _: experts)
+
+
 def stages(rank: int) -> StateDict:
     mesh = mesh_of(2, 2, names=("pp", "fsdp"))
     mine = range(4) if rank < 2 else range(4, 8)
@@ -482,6 +489,7 @@ SEVERAL: dict[str, tuple[int, Callable[[int], StateDict]]] = {
     "apollo": (4, apollo),
     "expert parallel": (4, expert_parallel),
     "expert parallel by number": (2, expert_parallel_by_number),
+    "rows of the router for no expert": (4, rows_of_no_expert),
     "pipeline stages, sharded": (4, stages),
     "pipeline stages in turn": (2, stages_in_turn),
     "fsdp and tp": (4, two_dims),
