@@ -147,6 +147,13 @@ def stale_step(folder: Path) -> None:
         save(folder / f"step-{step}", {**state, "train_state": {"step": 10, "losses": [1.0]}})
 
 
+def counted(folder_name: str, step: int) -> Maker:
+    def make(folder: Path) -> None:
+        save(folder / folder_name, {"model": {"w": full(4)}, "train_state": {"step": step}})
+
+    return make
+
+
 def sidecars_of_a_later_save(folder: Path) -> None:
     save(folder, {"model": {"w": full(4)}})
     (folder / "extra_state").mkdir()

@@ -93,6 +93,17 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
          Right("check {}/step-10 --deep --json", facts=SOUND),
          Right("show {}/step-30", says=("train_state.step",), never=("step-mismatch",))],
     ),
+    "a folder that counts saves": (
+        make.counted("checkpoint_3", 300),
+        [Right("check {}/checkpoint_3 --deep --json", facts=SOUND)],
+    ),
+    "a stored step that counts batches": (
+        make.counted("step-40", 320), [Right("check {}/step-40 --deep --json", facts=SOUND)],
+    ),
+    "a stored step that is ahead": (
+        make.counted("step-40", 90),
+        [Right("check {}/step-40 --deep --json", told=("step-mismatch warning",), facts=SOUND)],
+    ),
     "files beside a checkpoint are of a later save": (
         make.sidecars_of_a_later_save,
         [Right("check {} --json", told=("sidecar-times warning",), facts=SOUND)],

@@ -42,6 +42,10 @@ _SLOTS = frozenset(
         "exp_avg_diff",
         "neg_grad_or_diff",
         "z",
+        "momentum",
+        "exp_avg_fast",
+        "exp_avg_slow",
+        "hessian",
     }
 )
 # Copies in full precision, which parameters that have it themselves do not need.
