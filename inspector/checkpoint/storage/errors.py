@@ -10,12 +10,15 @@ import errno
 from collections.abc import Iterator
 from http.client import IncompleteRead
 
+from inspector.checkpoint.storage.bounds import BadAnswerError, SlowAnswerError
 from inspector.checkpoint.text import shorten
 
 __all__ = [
     "NoBucketError",
+    "bad_answer",
     "in_words",
     "is_past_end",
+    "is_slow",
     "is_transient",
     "is_unreached",
     "not_opened",
@@ -36,6 +39,7 @@ _UNREACHED_CLASSES = frozenset(
     "EndpointConnectionError ClientConnectorError ConnectTimeoutError ConnectionTimeoutError "
     "ReadTimeoutError ServerTimeoutError ProxyConnectionError ServiceRequestError".split()
 )
+_SILENT_CLASSES = frozenset("ReadTimeoutError ServerTimeoutError SocketTimeoutError".split())
 _NO_CREDENTIALS = frozenset(
     "NoCredentialsError PartialCredentialsError ProfileNotFound CredentialRetrievalError "
     "TokenRetrievalError UnauthorizedSSOTokenError SSOTokenLoadError DefaultCredentialsError "
@@ -108,8 +112,15 @@ def _code_of(error: BaseException) -> str:
     return "NoSuchBucket" if isinstance(error, NoBucketError) else ""
 
 
+def bad_answer(error: BaseException) -> BadAnswerError | None:
+    """What was wrong with an answer, if that is what an exception comes of."""
+    return next((link for link in _chain(error) if isinstance(link, BadAnswerError)), None)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed in a moment."""
+    if bad_answer(error) is not None:
+        return False
     status = status_of(error)
     if status in _TRANSIENT_STATUS or _code_of(error) in _TRANSIENT_CODES:
         return True
@@ -119,6 +130,13 @@ def is_transient(error: BaseException) -> bool:
     if any(isinstance(link, kinds) for link in _chain(error)):
         return True
     return bool(_classes(error) & (_TRANSIENT_CLASSES | _UNREACHED_CLASSES | {"TimeoutError"}))
+
+
+def is_slow(error: BaseException) -> bool:
+    """Whether the server was silent, or too slow: asking for more would take as long again."""
+    return isinstance(bad_answer(error), SlowAnswerError) or (
+        is_transient(error) and bool(_classes(error) & _SILENT_CLASSES)
+    )
 
 
 def is_unreached(error: BaseException) -> bool:
@@ -140,6 +158,9 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
         endpoint: The server that was asked, if that is known.
     """
     server = endpoint or "the server"
+    bad = bad_answer(error)
+    if bad is not None:
+        return f"{server} does not answer as it should: {bad}", "try again, or ask who runs it"
     classes, code, status = _classes(error), _code_of(error), status_of(error)
     if classes & _NO_CREDENTIALS and status is None:
         first = str(error).strip().partition("\n")[0]
