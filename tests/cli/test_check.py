@@ -206,7 +206,8 @@ def test_annotations_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["::error file=x::forged", "##[error]forged", "a\n::error::forged", "%0A::error::forged"]
+    "name",
+    ["::error file=x::forged", "##[error]forged", "a\n::error::forged", "%0A::error::forged"],
 )
 def test_no_name_forges_an_annotation(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -228,7 +229,9 @@ def test_no_name_forges_an_annotation(
         assert ran.returncode == 1, ran.stderr
         for line in ran.stdout.splitlines():
             if line.lstrip().startswith("::"):
-                assert re.match(r"::(error|warning|notice) file=[^:,]*,title=[a-z -]+::", line), line
+                assert re.match(r"::(error|warning|notice) file=[^:,]*,title=[a-z -]+::", line), (
+                    line
+                )
                 assert "%0A" not in line
             else:
                 assert "##[" not in line

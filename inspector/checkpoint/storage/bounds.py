@@ -102,7 +102,8 @@ def check_range(told: str | None, start: int, length: int | None) -> int | None:
 
     Args:
         told: The header.
-        start, length: What was asked for.
+        start: First byte that was asked for.
+        length: How many were asked for; None for all to the end.
 
     Raises:
         BadAnswerError: It is of another range than was asked for, or of less.
@@ -130,6 +131,11 @@ class Tags:
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
+
+    def note(self, path: str, tag: str | None) -> None:
+        """Note what a listing told."""
+        if tag:
+            self._seen[path] = tag
 
     def check(self, path: str, tag: str | None) -> None:
         """Note the ETag of an answer.
@@ -168,11 +174,7 @@ class Listing:
             raise BadAnswerError("its listing goes in a circle: it gives a page's token again")
         self._tokens.add(token)
         elapsed_s = time.monotonic() - self._began_s
-        if (
-            self._num_pages >= _MAX_PAGES
-            or len(self.infos) > _MAX_KEYS
-            or elapsed_s > LISTING_S
-        ):
+        if self._num_pages >= _MAX_PAGES or len(self.infos) > _MAX_KEYS or elapsed_s > LISTING_S:
             raise BadAnswerError(
                 f"its listing does not end: {plural(self._num_pages, 'page')} with "
                 f"{plural(len(self.infos), 'name')} in {elapsed_s:.0f} s"

@@ -90,9 +90,7 @@ class Calls:
             return self._run_here(make)
         return self.wait(self.start(make, most_s=most_s), patience_s=patience_s)
 
-    def start(
-        self, make: Callable[[], Awaitable[T]], *, most_s: float | None = None
-    ) -> Future[T]:
+    def start(self, make: Callable[[], Awaitable[T]], *, most_s: float | None = None) -> Future[T]:
         """Make a request of a concurrent file system; give the future to `wait`, or cancel it."""
         assert self._loop is not None  # noqa: S101 - `is_concurrent` was asked
         most_s = answer_s(0) if most_s is None else most_s

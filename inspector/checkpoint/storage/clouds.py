@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import inspect
 import os
 from functools import partial
 from typing import Any
@@ -204,11 +205,16 @@ class S3Files(FsspecFiles):
             )
             token = page.get("NextContinuationToken") or "" if page.get("IsTruncated") else None
             below = page.get("CommonPrefixes", [])
-            infos = [{"name": f"{bucket}/{f['Prefix']}", "type": "directory"} for f in below]
+            infos: list[dict[str, Any]] = [
+                {"name": f"{bucket}/{f['Prefix']}", "type": "directory"} for f in below
+            ]
             infos += [
                 {"name": f"{bucket}/{f['Key']}", "size": f["Size"], "mtime": _time(f)}
                 for f in page.get("Contents", [])
             ]
+            if delimiter:
+                for found in page.get("Contents", []):
+                    self._tags.note(f"{bucket}/{found['Key']}", found.get("ETag"))
             pages.add(infos, token)
             if token is None:
                 return pages.infos
@@ -250,16 +256,17 @@ def _time(found: dict[str, Any]) -> float | None:
 
 
 def _bounded_session() -> dict[str, Any]:
-    """aiobotocore's own way to send requests, bounded; nothing where it takes no other.
+    """The way in which aiobotocore sends requests, bounded; nothing where it takes no other.
 
     What is no file's content is read here, as far as it may go: botocore reads it to its end,
     whatever its length. And nothing is followed to another host: aiohttp would take the session
     token along.
     """
-    import inspect
-
-    from aiobotocore.config import AioConfig
-    from aiobotocore.httpsession import AIOHTTPSession
+    # lazy: botocore is for S3 alone
+    from aiobotocore.config import AioConfig  # type: ignore[import-untyped, unused-ignore]
+    from aiobotocore.httpsession import (  # type: ignore[import-untyped, unused-ignore]
+        AIOHTTPSession,
+    )
 
     if "http_session_cls" not in inspect.signature(AioConfig.__init__).parameters:
         return {}
@@ -332,6 +339,7 @@ class HttpFiles:
                 answer.raise_for_status()
                 size = _size(answer.headers.get("Content-Length"))
                 if size is not None:
+                    self._tags.check(path, _strong(answer.headers.get("ETag")))
                     return _http_info(path, size, answer)
         self.calls.asked()
         async with await self._ask("GET", path, {"Range": "bytes=0-0"}) as answer:

@@ -12,6 +12,7 @@ from http.client import IncompleteRead
 
 from inspector.checkpoint.storage.bounds import BadAnswerError, SlowAnswerError
 from inspector.checkpoint.text import shorten
+from inspector.redaction import redact_secrets
 
 __all__ = [
     "NoBucketError",
@@ -114,7 +115,13 @@ def _code_of(error: BaseException) -> str:
 
 def bad_answer(error: BaseException) -> BadAnswerError | None:
     """What was wrong with an answer, if that is what an exception comes of."""
-    return next((link for link in _chain(error) if isinstance(link, BadAnswerError)), None)
+    for link in _chain(error):
+        if isinstance(link, BadAnswerError):
+            return link
+    # aiohttp gives an answer that it cannot read a status of its own.
+    if type(error).__name__ == "ClientResponseError" and "HttpProcessingError" in _classes(error):
+        return BadAnswerError("it does not speak HTTP")
+    return None
 
 
 def is_transient(error: BaseException) -> bool:
@@ -207,7 +214,7 @@ def not_opened(error: BaseException, scheme: str) -> tuple[str, str]:
 
 
 def _line(error: BaseException) -> str:
-    return shorten(" ".join(str(error).split()), 300) or type(error).__name__
+    return shorten(" ".join(redact_secrets(str(error)).split()), 300) or type(error).__name__
 
 
 def _credentials_hint(scheme: str) -> str:

@@ -7,15 +7,21 @@ together, from one listing of the whole tree. Opening the URL anew sees the stor
 
 from __future__ import annotations
 
+import inspect
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
 from inspector.checkpoint.storage.base import Entry, Used, keep_address
-from inspector.checkpoint.storage.bounds import LISTING_S, MAX_UNSIZED_BYTES, answer_s
+from inspector.checkpoint.storage.bounds import (
+    LISTING_S,
+    MAX_UNSIZED_BYTES,
+    BadAnswerError,
+    answer_s,
+)
 from inspector.checkpoint.storage.calls import Calls
 from inspector.checkpoint.storage.clouds import HttpFiles
 from inspector.checkpoint.storage.errors import bad_answer, in_words, is_transient, status_of
@@ -307,7 +313,7 @@ class RemoteStorage:
         if length is None or length <= _PART_BYTES or not self.calls.is_concurrent:
             data: bytes = self._ask(
                 path,
-                lambda: self._files.read(full, offset, length),
+                lambda: self._fetch(full, offset, length),
                 most_s=answer_s(MAX_UNSIZED_BYTES if length is None else length),
             )
             self.calls.received(len(data))
@@ -325,8 +331,18 @@ class RemoteStorage:
         """Begin to read a range; give the future to `result`, or cancel it."""
         full = self._full(path)
         return self.calls.start(
-            lambda: self._files.read(full, offset, length), most_s=answer_s(length)
+            lambda: self._fetch(full, offset, length), most_s=answer_s(length)
         )
+
+    def _fetch(self, full: str, offset: int, length: int | None) -> Any:
+        """A range, or an awaitable of it, held against the size that was told before."""
+        size = self._size(full)
+        promised = 0
+        if size is not None:
+            rest = max(size - offset, 0)
+            promised = rest if length is None else min(rest, length)
+        found = self._files.read(full, offset, length)
+        return _whole(found, promised) if inspect.isawaitable(found) else _held(found, promised)
 
     def result(self, path: str, future: Future[bytes]) -> bytes:
         """Wait for what `start_read` began."""
@@ -376,6 +392,23 @@ class RemoteStorage:
             return StorageError(what, hint)
         self.calls.failed()
         return UnreachableError(what, hint)
+
+
+async def _whole(found: Awaitable[bytes], promised: int) -> bytes:
+    return _held(await found, promised)
+
+
+def _held(data: bytes, promised: int) -> bytes:
+    """The bytes of a range, of which so many should be there.
+
+    Raises:
+        BadAnswerError: There are fewer.
+    """
+    if len(data) < promised:
+        raise BadAnswerError(
+            f"{len(data):,} bytes came where {promised:,} should be: it changed while it was read"
+        )
+    return data
 
 
 def _by_folder(entries: list[Entry], seen: _Seen) -> dict[str, dict[str, Entry]]:
