@@ -25,6 +25,7 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
+from inspector.errors import StorageError
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -172,7 +173,13 @@ class _Run:
     # --- what comes out
 
     def report(self) -> PayloadReport:
-        findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
+        changed = self._leave_out_changed()
+        findings = [
+            f
+            for place, found in sorted(self._findings, key=lambda x: x[0])
+            if int(self.plan.file[place]) not in changed
+            for f in found
+        ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
         if self._digests:
             from inspector.checks.payload.replicas import check_replicas
@@ -188,6 +195,32 @@ class _Run:
             tensor = self._checkpoint.columns.tensor(index)
             findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
+
+    def _leave_out_changed(self) -> set[int]:
+        """Files that somebody wrote to while they were read: what was found in them is of none.
+
+        A remote storage tells by itself (`storage.bounds.Tags`).
+        """
+        changed: set[int] = set()
+        if self._storage.local_path("") is None:
+            return changed
+        opened = self._read.copy()
+        opened[[place for place, _ in self._findings]] = True
+        for index in np.unique(self.plan.file[opened]).tolist():
+            file = self._checkpoint.files[index]
+            if file.num_bytes is None or file.modified_s is None:
+                continue
+            try:
+                now = self._storage.stat(file.path)
+            except StorageError:
+                now = None
+            if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
+                changed.add(index)
+                places = np.flatnonzero((self.plan.file == index) & opened)
+                self._read[places] = False
+                self._num_unread += len(places)
+                self._skip(int(places[0]), "the file changed while it was read", len(places))
+        return changed
 
     def _note(self, note: Note, places: list[int]) -> Finding:
         example = subject_of(
