@@ -70,6 +70,24 @@ class EntrySource(TableSource):
         ]
         return [sizes[entry] for entry in self.entries.tolist()]
 
+    def first_in(self, path: str) -> str | None:
+        """Raw name of the first entry with bytes in a file; None if there is none."""
+        checkpoint = self.checkpoint
+        number = next((i for i, f in enumerate(checkpoint.files) if f.path == path), None)
+        if number is None:
+            return None
+        columns = checkpoint.columns
+        chunks = np.flatnonzero(columns.file == number)
+        inside = set((np.searchsorted(columns.chunk_start, chunks, side="right") - 1).tolist())
+        inside |= {
+            checkpoint.num_tensors + i
+            for i, entry in enumerate(checkpoint.bytes_entries)
+            if entry.file == number
+        }
+        rows = (row for row, entry in enumerate(self.entries.tolist()) if entry in inside)
+        first = next(rows, None)
+        return None if first is None else self.row_names[first]
+
     def tensor(self, row: int) -> Tensor | None:
         """The tensor of a row; None for a bytes entry."""
         latest, tensor = self._latest

@@ -15,8 +15,6 @@ from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.tensors.entry_columns import entry_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from inspector.checkpoint.model import Ints
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy
@@ -78,8 +76,6 @@ class TensorsView(TableView):
         self._source: EntrySource | None = None
         self._columns: tuple[TableColumn, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
-        self._report: Report | None = None
-        self._verified: Sequence[Finding] = ()
         self._marked: Finding | None = None
         self._subtree: Ints | None = None
         self._tree_wanted: bool | None = None
@@ -128,7 +124,6 @@ class TensorsView(TableView):
         source = self._source = EntrySource(loaded.checkpoint)
         self._subtree = None
         self._findings, self._marked = {}, None
-        self._report, self._verified = None, ()
         self._show_columns()
         self.table.set_source(source)
         self._fill_tree()
@@ -158,20 +153,10 @@ class TensorsView(TableView):
             self._show_row(self.table.cursor_row)
 
     def show_report(self, report: Report) -> None:
-        self._report = report
-        self._show_findings()
-
-    def show_verified(self, findings: Sequence[Finding]) -> None:
-        """Mark the entries that a verification found wrong."""
-        self._verified = findings
-        self._show_findings()
-
-    def _show_findings(self) -> None:
         if self._source is None:
             return
         self._findings = {}
-        found = () if self._report is None else self._report.findings
-        for finding in (*self._verified, *found):
+        for finding in report.findings:
             if finding.fqn is not None:
                 self._findings.setdefault(finding.fqn, []).append(finding)
         self._show_badges()
@@ -208,6 +193,21 @@ class TensorsView(TableView):
             self.table.select_row(row)
         self._show_row(row)
         return True
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the cursor still lies where it lay when this was opened, and nothing hides."""
+        is_first = self.table.cursor == 0 and not self.is_zoomed and self._subtree is None
+        return is_first and (self._line is None or not self._line.display)
+
+    def entry_of(self, finding: Finding) -> str | None:
+        """Raw name of the entry a finding is about: its own, or the first in its file."""
+        source = self._source
+        if source is None:
+            return None
+        if finding.fqn is not None:
+            return finding.fqn if finding.fqn in source.row_names else None
+        return None if finding.file is None else source.first_in(finding.file)
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
         name, marked = self._current_name(), self._marked
