@@ -166,7 +166,11 @@ class InspectApp(App[int]):
             )
 
     def _after_error(self, answer: str | None) -> None:
-        if answer == "again":
+        if answer == "above":
+            from inspector.tui.screens.error import folder_above
+
+            self._path = folder_above(self._path)
+        if answer in ("again", "above"):
             self._failed = False
             self._open()
 

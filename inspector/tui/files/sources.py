@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import (
     format_box,
@@ -128,7 +129,7 @@ class ContentSource(TableSource):
         if column_key == "name":
             return tensor.fqn
         if column_key == "dtype":
-            return tensor.dtype
+            return short_name(tensor.dtype)
         chunk = int(self.contents.chunk[row])
         return format_box(tensor.offsets[chunk].tolist(), tensor.sizes[chunk].tolist())
 

@@ -19,7 +19,7 @@ from inspector.tui.advice import on_screen
 from inspector.tui.background import Background
 from inspector.tui.commands import CHECK_BYTES
 from inspector.tui.findings.checking import DeepCheck, DeepResult
-from inspector.tui.findings.sources import FINDING_COLUMNS, FindingSource
+from inspector.tui.findings.sources import FindingSource, finding_columns
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
@@ -63,7 +63,7 @@ class FindingsView(TableView):
     def __init__(self) -> None:
         super().__init__(id="findings")
         self._table = VirtualTable(
-            FINDING_COLUMNS, id="findings-table", empty_text="The checks are still running"
+            finding_columns(()), id="findings-table", empty_text="The checks are still running"
         )
         self._text = Static("", markup=False, id="finding-text")
         self._source: FindingSource | None = None
@@ -104,6 +104,7 @@ class FindingsView(TableView):
         self._source = FindingSource(report.findings)
         self._names = self._source.searchable
         self._table.set_empty_text(f"{verdict_sentence(report).capitalize()}")
+        self._table.set_columns(finding_columns(report.findings))
         self._table.set_source(self._source)
         self.refilter()
         if row is not None:

@@ -16,7 +16,7 @@ from textual.widgets import Button, Static
 
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.tui.verification.head import sentence_of
+from inspector.tui.verification.head import sentence_of, without_verdict
 from inspector.tui.verification.run import Run, Verification
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import TensorView
@@ -136,7 +136,13 @@ def _tell(app: App[int], run: Run) -> None:
         "cancelled": "The verification was cancelled",
     }
     title = titles.get(verdict, "Verified")
-    app.notify(sentence_of(result), title=title, severity=severity, markup=False, timeout=12)
+    app.notify(
+        without_verdict(sentence_of(result)),
+        title=title,
+        severity=severity,
+        markup=False,
+        timeout=12,
+    )
 
 
 def ask_to_cancel(app: App[int], run: Verification) -> None:
@@ -207,8 +213,8 @@ def _finding(view: TensorView) -> Iterator[Finding]:
         return
     fault = view.faults[0]
     parts = [f"{printable(fault.verdict, 40)} in {printable(fault.phase, 40)} on rank {fault.rank}"]
-    if fault.num_different is not None and fault.num_elements is not None:
-        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements")
+    if fault.num_wrong and fault.num_elements is not None:
+        parts.append(f"{fault.num_wrong:,} of {fault.num_elements:,} elements")
     if fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     if fault.detail:
@@ -221,5 +227,5 @@ def _finding(view: TensorView) -> Iterator[Finding]:
         _HINT,
         fqn=view.fqn,
         file=fault.file or None,
-        num_elements=fault.num_different,
+        num_elements=fault.num_wrong,
     )
