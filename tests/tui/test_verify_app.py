@@ -179,7 +179,7 @@ async def started(app: InspectApp, pilot: object) -> Verification:
 async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_path: Path) -> None:
     async with opened(SAMPLE, "v") as (app, pilot):
         run = await started(app, pilot)
-        await until(pilot, lambda: "starting torchrun" in words(app))
+        await until(pilot, lambda: "STARTING torchrun" in words(app))
         stub.let(30)
         await until(pilot, lambda: "RUNNING" in screen_text(app))
         await pilot.press("1")  # leaving the view does not stop it

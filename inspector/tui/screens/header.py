@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.report.writer import groups_words, sure_words
+from inspector.tui.kit.cell_text import fit
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -146,7 +147,10 @@ class CheckpointHeader(Static):
         first = Text.assemble(path, gap, (tail, "dim"))
         if badge:
             first = Text.assemble(first, "  ", (f" {badge} ", badge_style))
-        second = Text(" · ".join(_fitting(self._facts[1], width, 3)))
+        facts = _fitting(self._facts[1], width, 3)
+        if not facts and self._facts[1]:
+            facts = [fit(self._facts[1][0], width).rstrip()]
+        second = Text(" · ".join(facts))
         # Of two lines always: the rest of the screen need not be laid out anew.
         self.update(Text("\n").join([first, second]), layout=False)
 

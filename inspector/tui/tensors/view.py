@@ -330,6 +330,8 @@ class TensorsView(TableView):
             return
         self._set_zoomed(not self.is_zoomed)
         (self._detail.chunks if self.is_zoomed else self.table).focus()
+        if self.is_zoomed:
+            self._detail.pick_under_cursor()
 
     def _set_zoomed(self, zoomed: bool) -> None:
         # The class says which; what it changes is changed here. The style sheet would be matched
@@ -381,7 +383,7 @@ class TensorsView(TableView):
         choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
         tensor = source.tensor(row)
         if tensor is not None and tensor.num_chunks and self._detail is not None:
-            chunk = self._detail.chunks.cursor_row or 0
+            chunk = self._detail.picked or self._detail.chunks.cursor_row or 0
             file = int(tensor.file[chunk])
             if file >= 0:
                 path = printable(source.checkpoint.files[file].path)

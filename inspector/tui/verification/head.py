@@ -76,9 +76,9 @@ def _sentence(snapshot: Snapshot, now: Totals, result: Mapping[str, Any] | None)
         return without_verdict(sentence_of(result))  # The badge says it.
     ranks = len(snapshot.ranks)
     if not ranks:
-        return "starting torchrun"
+        return "torchrun"  # The badge says that it starts.
     if now.num_up < ranks:
-        return f"starting {plural(ranks, 'rank')}: {now.num_up} up"
+        return f"{plural(ranks, 'rank')}, {now.num_up} up"
     return printable(now.where, 120) or f"{plural(ranks, 'rank')} up, planning"
 
 

@@ -230,6 +230,7 @@ class VerificationView(TableView):
         self._wants_detail = False
         self.set_class(run is None, "-empty")
         self.set_class(run is not None, "-running")
+        self._table.set_empty_text("No verdict has come yet")
         self._table.set_source(self._source)
         self._arrange()
         self.refilter()
@@ -245,6 +246,7 @@ class VerificationView(TableView):
         if run.is_over and not self._has_told:
             self._has_told = True
             self.is_paused = False
+            self._table.set_empty_text("It ended before any entry was compared")
             self.post_message(self.Ended(run))
         if not self.is_on_screen:
             return
