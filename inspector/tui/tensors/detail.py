@@ -120,8 +120,26 @@ class _FactsText(Static):
 
     virtual_size = Pane.virtual_size
 
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(markup=False, id=id)
+        self._is_shown = False
+        self._is_stale = False
+
+    def on_show(self) -> None:
+        self._is_shown = True
+        if self._is_stale:
+            self._is_stale = False
+            self.refresh(layout=True)
+
+    def on_hide(self) -> None:
+        self._is_shown = False
+
     def show(self, facts: Text) -> None:
         self.update(facts, layout=False)
+        if not self._is_shown:
+            # Nothing is measured while it is hidden.
+            self._is_stale = True
+            return
         size = self.content_size
         if self.get_content_height(self.container_size, self.app.size, size.width) != size.height:
             self.refresh(layout=True)
@@ -154,7 +172,7 @@ class TensorDetail(Pane):
         super().__init__(id=id)
         self._tensor: Tensor | None = None
         self._shown_entry: BytesEntry | None = None
-        self._text = _FactsText(markup=False, id="detail-text")
+        self._text = _FactsText(id="detail-text")
         self._facts = _Facts(self._text, id="detail-facts")
         self._map = ChunkMap(tells_current=False)
         self._picked_lines = Static("", markup=False, id="detail-chunk")

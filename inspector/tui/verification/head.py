@@ -142,7 +142,8 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
 
 def _last(snapshot: Snapshot, report: str, width: int) -> Text:
     """The worst failure; or, at the end, where the report is; or what runs."""
-    if snapshot.failures and (snapshot.result is None or not report):
+    is_cancelled = (snapshot.result or {}).get("verdict") == "cancelled"
+    if snapshot.failures and not is_cancelled and (snapshot.result is None or not report):
         failure = snapshot.failures[0]
         who = "the job" if failure.rank is None else f"rank {failure.rank}"
         return Text(printable(f"✗ {who}: {failure.message}", max(width, 8)), "bold red")
