@@ -141,7 +141,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
 async def test_a_damaged_checkpoint_opens_on_what_is_damaged(size: tuple[int, int]) -> None:
-    for name, entry in (("chunk_gap", None), ("file_missing", None)):
+    for name in ("chunk_gap", "file_missing", "chunk_overlap_and_gap"):
         async with opened(BROKEN / name, size=size) as (app, pilot):
             view = app.screen.query_one(TensorsView)
             await until(pilot, lambda: "DAMAGED" in screen_text(app))
@@ -150,6 +150,9 @@ async def test_a_damaged_checkpoint_opens_on_what_is_damaged(size: tuple[int, in
             assert found is not None
             entry = view.entry_of(found.findings[0])
             assert entry is not None and view._current_name() == entry
+            row = view.table.cursor_row
+            assert row is not None and view.table.source.marker(row) == "error"
+            assert f"error {found.findings[0].code}" in words(app)
             text = screen_text(app)
             assert f"3 Findings {len(found.findings)}" in text
             assert "n Next finding" in text.splitlines()[-1]

@@ -41,6 +41,8 @@ def changes(checkpoint: Checkpoint, storage: Storage) -> str:
     Raises:
         StorageError: The folder cannot be listed (any more).
     """
+    if not storage.has_listing:
+        return _without_listing(checkpoint, storage)
     listing = storage.list()
     found = {entry.name: entry for entry in listing}
     parts = _metadata(checkpoint, listing)
@@ -71,6 +73,14 @@ def changes(checkpoint: Checkpoint, storage: Storage) -> str:
         if names:
             parts.append(f"{_named(names)} {'is' if len(names) == 1 else 'are'} {what}")
     return ", ".join(parts)
+
+
+def _without_listing(checkpoint: Checkpoint, storage: Storage) -> str:
+    """Where each file costs a request of its own, the metadata stands for all of them."""
+    if checkpoint.format != "dcp" or checkpoint.per_rank_metadata:
+        return ""
+    there = [entry for entry in storage.stat_all([METADATA]) if entry is not None]
+    return ", ".join(_metadata(checkpoint, there))
 
 
 def _metadata(checkpoint: Checkpoint, listing: list[Entry]) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.find.changes import changes, is_same_save
-from inspector.checkpoint.find.locate import read_checkpoint
+from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import check_storage, judge
 from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
@@ -72,11 +72,17 @@ def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> Look
     Raises:
         InspectError: It is not there any more, or cannot be read.
     """
-    said = changes(loaded.checkpoint, loaded.storage)
+    storage = _anew(loaded)
+    said = changes(loaded.checkpoint, storage)
     if not said or not reads:
         return Look(said)
-    fresh = read_checkpoint(loaded.storage, progress=lambda done, total: stop())
-    return Look(said, Loaded(loaded.storage, fresh))
+    fresh = read_checkpoint(storage, progress=lambda done, total: stop())
+    return Look(said, Loaded(storage, fresh))
+
+
+def _anew(loaded: Loaded) -> Storage:
+    """The checkpoint's folder, opened anew: a remote one remembers what it has seen."""
+    return folder_of(loaded.checkpoint.path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,8 +148,9 @@ class DeepCheck:
 
         loaded = self.loaded
         try:
+            storage = _anew(loaded)
             report = check_storage(
-                loaded.storage, deep=deep, progress=lambda done, total: stop(), on_read=keep
+                storage, deep=deep, progress=lambda done, total: stop(), on_read=keep
             )
         except Cancelled:
             raise
@@ -152,7 +159,7 @@ class DeepCheck:
         fresh = self._fresh
         if fresh is None:
             return DeepResult(report, is_lost=True)
-        other = None if is_same_save(fresh, loaded.checkpoint) else Loaded(loaded.storage, fresh)
+        other = None if is_same_save(fresh, loaded.checkpoint) else Loaded(storage, fresh)
         return DeepResult(report, other, was_stopped=self._was_stopped)
 
 

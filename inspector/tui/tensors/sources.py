@@ -24,6 +24,8 @@ from inspector.tui.kit.row_order import Ints, SortKeys, natural_keys
 from inspector.tui.kit.virtual_table import TableSource
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["ChunkSource", "EntrySource", "chunk_columns"]
@@ -70,23 +72,20 @@ class EntrySource(TableSource):
         ]
         return [sizes[entry] for entry in self.entries.tolist()]
 
-    def first_in(self, path: str) -> str | None:
-        """Raw name of the first entry with bytes in a file; None if there is none."""
+    def rows_in(self, paths: Collection[str]) -> list[int]:
+        """Rows of the entries with bytes in one of these files, by their raw paths."""
         checkpoint = self.checkpoint
-        number = next((i for i, f in enumerate(checkpoint.files) if f.path == path), None)
-        if number is None:
-            return None
+        numbers = [i for i, file in enumerate(checkpoint.files) if file.path in paths]
+        if not numbers:
+            return []
         columns = checkpoint.columns
-        chunks = np.flatnonzero(columns.file == number)
-        inside = set((np.searchsorted(columns.chunk_start, chunks, side="right") - 1).tolist())
-        inside |= {
-            checkpoint.num_tensors + i
-            for i, entry in enumerate(checkpoint.bytes_entries)
-            if entry.file == number
-        }
-        rows = (row for row, entry in enumerate(self.entries.tolist()) if entry in inside)
-        first = next(rows, None)
-        return None if first is None else self.row_names[first]
+        inside = np.zeros(columns.num_tensors + len(checkpoint.bytes_entries), np.bool_)
+        chunks = np.flatnonzero(np.isin(columns.file, numbers))
+        inside[np.searchsorted(columns.chunk_start, chunks, side="right") - 1] = True
+        for number, entry in enumerate(checkpoint.bytes_entries):
+            inside[columns.num_tensors + number] = entry.file in numbers
+        rows: list[int] = np.flatnonzero(inside[self.entries]).tolist()
+        return rows
 
     def tensor(self, row: int) -> Tensor | None:
         """The tensor of a row; None for a bytes entry."""

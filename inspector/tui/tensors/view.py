@@ -15,7 +15,9 @@ from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.tensors.entry_columns import entry_columns
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.model import Ints
+    from collections.abc import Iterator
+
+    from inspector.checkpoint.model import Ints, Tensor
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.session import Loaded
@@ -76,6 +78,8 @@ class TensorsView(TableView):
         self._source: EntrySource | None = None
         self._columns: tuple[TableColumn, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
+        #: Of files that are damaged as a whole, and so whatever has bytes in them.
+        self._of_files: dict[str, list[Finding]] = {}
         self._marked: Finding | None = None
         self._subtree: Ints | None = None
         self._tree_wanted: bool | None = None
@@ -123,7 +127,7 @@ class TensorsView(TableView):
         self.loaded = loaded
         source = self._source = EntrySource(loaded.checkpoint)
         self._subtree = None
-        self._findings, self._marked = {}, None
+        self._findings, self._of_files, self._marked = {}, {}, None
         self._show_columns()
         self.table.set_source(source)
         self._fill_tree()
@@ -155,10 +159,12 @@ class TensorsView(TableView):
     def show_report(self, report: Report) -> None:
         if self._source is None:
             return
-        self._findings = {}
+        self._findings, self._of_files = {}, {}
         for finding in report.findings:
             if finding.fqn is not None:
                 self._findings.setdefault(finding.fqn, []).append(finding)
+            elif finding.file is not None and finding.severity == "error":
+                self._of_files.setdefault(finding.file, []).append(finding)
         self._show_badges()
         self._show_row(self.table.cursor_row)
 
@@ -172,6 +178,7 @@ class TensorsView(TableView):
         if worst:
             names = self._source.row_names
             badges = {row: worst[name] for row, name in enumerate(names) if name in worst}
+        badges.update(dict.fromkeys(self._source.rows_in(self._of_files), "error"))
         self._source.badges = badges
         self.table.refresh_rows()
         if self._tree is not None:
@@ -207,7 +214,8 @@ class TensorsView(TableView):
             return None
         if finding.fqn is not None:
             return finding.fqn if finding.fqn in source.row_names else None
-        return None if finding.file is None else source.first_in(finding.file)
+        rows = [] if finding.file is None else source.rows_in([finding.file])
+        return source.row_names[rows[0]] if rows else None
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
         name, marked = self._current_name(), self._marked
@@ -306,13 +314,22 @@ class TensorsView(TableView):
             return
         tensor = source.tensor(row)
         name = source.name(row)
-        findings = self._findings.get(name, [])
+        findings = [*self._findings.get(name, []), *self._findings_of_files(tensor)]
         if tensor is not None:
             marked = self._marked if self._marked and self._marked.fqn == name else None
             detail.show_tensor(checkpoint, source.written_by, tensor, findings, marked)
         else:
             entry = int(source.entries[row]) - checkpoint.num_tensors
             detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry], findings)
+
+    def _findings_of_files(self, tensor: Tensor | None) -> Iterator[Finding]:
+        """Those of the files in which a tensor has bytes."""
+        if tensor is None or not self._of_files or self._source is None:
+            return
+        files = self._source.checkpoint.files
+        for number in dict.fromkeys(tensor.file.tolist()):
+            if number >= 0:
+                yield from self._of_files.get(files[number].path, ())
 
     # Room.
 
