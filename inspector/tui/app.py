@@ -45,7 +45,8 @@ class InspectApp(App[int]):
     """
 
     TITLE = "hsdp-inspect"
-    CSS_PATH = "inspector.tcss"
+    # In full: of a subclass elsewhere Textual would look beside that.
+    CSS_PATH = Path(__file__).with_name("inspector.tcss")
     #: Seconds: a notice is one line, and may lie over something.
     NOTIFICATION_TIMEOUT = 4
     BINDINGS = [

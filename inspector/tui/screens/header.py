@@ -133,6 +133,8 @@ class CheckpointHeader(Static):
         badge, badge_style = self._badge
         room = width - (len(badge) + 3 if badge else 0)
         facts = _fitting(self._facts[0], max(0, room - min(len(self._path), room // 2) - 2))
+        # Who wrote it is told in the second line where the first has no room for it.
+        left = [fact for fact in self._facts[0][len(facts) :] if fact.startswith("by ")]
         tail = "  ".join(facts)
         path = Text(self._path, style="bold")
         path_room = max(8, room - len(tail) - 2)
@@ -147,9 +149,10 @@ class CheckpointHeader(Static):
         first = Text.assemble(path, gap, (tail, "dim"))
         if badge:
             first = Text.assemble(first, "  ", (f" {badge} ", badge_style))
-        facts = _fitting(self._facts[1], width, 3)
-        if not facts and self._facts[1]:
-            facts = [fit(self._facts[1][0], width).rstrip()]
+        wanted = [*self._facts[1][:1], *left, *self._facts[1][1:]]
+        facts = _fitting(wanted, width, 3)
+        if not facts and wanted:
+            facts = [fit(wanted[0], width).rstrip()]
         second = Text(" · ".join(facts))
         # Of two lines always: the rest of the screen need not be laid out anew.
         self.update(Text("\n").join([first, second]), layout=False)
