@@ -248,6 +248,8 @@ def _fault(fault: Fault) -> str:
     if fault.num_different:
         of = "" if fault.num_elements is None else f" of {fault.num_elements:,}"
         parts.append(f"{fault.num_different:,}{of} elements")
+    if fault.num_missing:
+        parts.append(f"{fault.num_missing:,} elements in no chunk")
     if fault.num_different and fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     if fault.expected or fault.found:

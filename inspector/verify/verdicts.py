@@ -54,6 +54,15 @@ class Fault(NamedTuple):
     found: str
     file: str
     detail: str
+    #: Elements that no stored chunk holds, or None if nobody counted.
+    num_missing: int | None = None
+
+    @property
+    def num_wrong(self) -> int | None:
+        """Elements that differ and those that are missing; None if nobody counted."""
+        if self.num_different is None and self.num_missing is None:
+            return None
+        return (self.num_different or 0) + (self.num_missing or 0)
 
 
 class PhaseVerdict(NamedTuple):
@@ -197,4 +206,5 @@ def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any])
         text("found"),
         text("file"),
         text("detail"),
+        count("num_uncovered"),
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.payload.source import RangeSource
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
@@ -101,7 +101,9 @@ class _Run:
         self._packed: dict[str, list[int]] = {}
         self._quantized: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
-        self._num_unread = 0
+        # What is left out for a fault that the other checks find is damage by that; where the
+        # fault came only after they had looked, nothing else would say so.
+        self._num_unread = sum(self.plan.left_out.values())
         self._lock = threading.Lock()
 
     # --- what workers tell
@@ -133,7 +135,9 @@ class _Run:
         with self._lock:
             self._tried[first:last] = True
             starts = self.plan.owner_start
-            self._skip(first, reason, int(starts[last] - starts[first]))
+            count = int(starts[last] - starts[first])
+            self._skip(first, reason, count)
+            self._num_unread += count
 
     def _keep(
         self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]
@@ -190,10 +194,10 @@ class _Run:
         if self._quantized:
             findings.append(self._quantised())
         if self._values:
-            from inspector.checks.payload.values import value_findings
+            from inspector.checks.payload.values import file_at, value_findings
         for index, found in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
-            findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
+            findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
 
     def _leave_out_changed(self) -> set[int]:
@@ -319,15 +323,3 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
         "the values are there: cut the file at that byte and open the rest with safetensors",
         file=path,
     )
-
-
-def _file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
-    """Finds the file with the chunk that holds an element."""
-
-    def find(index: tuple[int, ...]) -> str | None:
-        at = np.array(index, np.int64)
-        holds = ((tensor.offsets <= at) & (at - tensor.offsets < tensor.sizes)).all(axis=1)
-        chunks = np.flatnonzero(holds & (tensor.file >= 0))
-        return checkpoint.files[int(tensor.file[chunks[0]])].path if len(chunks) else None
-
-    return find
