@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from inspector.checks.folder.lookalike import lookalike
+from inspector.checkpoint.lookalike import lookalike
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Framework
