@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
@@ -45,7 +46,8 @@ class InspectApp(App[int]):
     """
 
     TITLE = "hsdp-inspect"
-    CSS_PATH = "inspector.tcss"
+    # Absolute: a subclass in another room would look beside its own module.
+    CSS_PATH = os.path.join(os.path.dirname(__file__), "inspector.tcss")
     #: Seconds: a notice is one line, and may lie over something.
     NOTIFICATION_TIMEOUT = 4
     BINDINGS = [
