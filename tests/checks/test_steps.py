@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
-from inspector.checkpoint import find as discovery
+from inspector.checkpoint.find import search as discovery
 from inspector.checkpoint.find.locate import locate
 from inspector.checkpoint.find.search import discover
 from inspector.checkpoint.find.step_folders import split_step, step_number
