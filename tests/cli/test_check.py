@@ -248,6 +248,7 @@ def test_a_deep_look_moves_the_newest_sound_step(tmp_path: Path) -> None:
     assert check(tmp_path, "--json", "--deep").json()["newest_sound_step"] == 1
 
 
+@pytest.mark.slow
 def test_the_samples_folder_is_not_confused_by_the_broken_ones() -> None:
     ran = check(SAMPLES, "--json")
     document = ran.json()
@@ -433,6 +434,7 @@ async def test_an_attack_touches_nothing_in_the_screen(attack: tuple[Path, Path,
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_bomb_ends_in_time() -> None:
     begin = time.monotonic()
     ran = check(BROKEN / "metadata_bomb")

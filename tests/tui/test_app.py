@@ -21,7 +21,7 @@ from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, wo
 SIZES = [(80, 24), (160, 50)]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=size) as (app, _):
         text = screen_text(app)
@@ -194,7 +194,7 @@ async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() ->
         assert isinstance(app.screen, PickerScreen)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_a_bad_path_is_told_on_the_screen_and_by_the_exit_code(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
