@@ -366,6 +366,7 @@ def test_a_frame_that_ends_within_an_opcode_is_seen(data: bytes, tmp_path: Path)
         assert not assert_no_other(framed(opcodes, at), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory can be bounded so")
 def test_mutations_are_never_read_as_something_else(data: bytes, tmp_path: Path) -> None:
@@ -389,6 +390,7 @@ def test_mutations_are_never_read_as_something_else(data: bytes, tmp_path: Path)
     assert num_read > 20, "mutations of sizes and lengths leave what can be read in bulk"
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_in_bulk_by_the_child_and_runs_nothing(tmp_path: Path) -> None:
     folder, marker = tmp_path / "large", tmp_path / "ran"
     tensors: list[Wanted] = [(f"layers.{i}.weight", (512, 8), torch.float32) for i in range(64)]

@@ -160,7 +160,7 @@ PARTS = [(name, part) for name in SPLIT for part in LAYOUTS[name][1] if part]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("name", "part"), several_fast(PARTS, PARTS[::4]))
+@pytest.mark.parametrize(("name", "part"), several_fast(PARTS, PARTS[::6]))
 def test_a_step_is_no_sounder_than_its_worst_part(
     name: str, part: str, fault: Callable[[Path], None], saved: Path, tmp_path: Path
 ) -> None:

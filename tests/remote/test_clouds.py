@@ -19,7 +19,7 @@ from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_cli, some_fast
 from tests.remote.clouds import AZURE_KEY, AZURITE, Azure, Cloud, azure, google
 from tests.remote.s3_server import S3Server
 from tests.remote.said import plain
@@ -83,7 +83,7 @@ def stored(store: Cloud | S3Server) -> str:
 # --- what it costs
 
 
-@pytest.mark.parametrize("command", ["show", "check"])
+@pytest.mark.parametrize("command", some_fast(["show", "check"], ["show"]))
 def test_opening_is_a_listing_and_a_metadata_read(
     command: str, store: Cloud | S3Server, stored: str
 ) -> None:

@@ -32,7 +32,7 @@ from inspector.tui.plan.view import LoadPlanView
 from inspector.tui.screens.copy import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
-from tests.conftest import SAMPLES, some_fast
+from tests.conftest import SAMPLES, several_fast, some_fast
 from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
 
 SIZES = [(80, 24), (160, 50)]
@@ -182,15 +182,18 @@ async def test_the_line_of_sizes_answers_to_the_arrows() -> None:
         assert shown(app) == "fsdp:20"
 
 
+BAD_MESHES = [
+    ("hsdp:8x", "is not a mesh"),
+    ("hsdp:0x4", "an axis of size 0 has no ranks"),
+    ("ddp:4", "planned under fsdp:S or hsdp:RxS"),
+    ("fsdp:99999", "more than 65536 ranks"),
+    ("[bold]", "is not a mesh"),
+]
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [
-        ("hsdp:8x", "is not a mesh"),
-        ("hsdp:0x4", "an axis of size 0 has no ranks"),
-        ("ddp:4", "planned under fsdp:S or hsdp:RxS"),
-        ("fsdp:99999", "more than 65536 ranks"),
-        ("[bold]", "is not a mesh"),
-    ],
+    several_fast(BAD_MESHES, BAD_MESHES[2:4]),
 )
 async def test_a_bad_mesh_is_told_while_the_last_good_one_stays(typed: str, said: str) -> None:
     async with planning(size=(80, 24)) as (app, pilot):

@@ -42,7 +42,7 @@ def numbers(tensor: torch.Tensor) -> np.ndarray:
     return wide.numpy()
 
 
-@pytest.mark.parametrize("folder", some_fast(FOLDERS, FOLDERS[:1]), ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", some_fast(FOLDERS, FOLDERS[1:]), ids=lambda p: p.name)
 def test_every_window_and_map_of_the_samples(folder: Path) -> None:
     for fqn, tensor in load(folder).items():
         if not tensor.numel():

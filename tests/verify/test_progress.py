@@ -206,6 +206,7 @@ _KEYS = (
 ).split()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
