@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "HIDDEN",
@@ -60,11 +60,28 @@ def _hidden(char: str) -> bool:
     return ord(char) in _HIDDEN or unicodedata.category(char) in _HIDDEN_CATEGORIES
 
 
+#: Marks that may stand on one character: no script piles up more.
+_MAX_MARKS = 8
+
+
+def _has_pile(text: str) -> bool:
+    """Whether more marks stand on one character than `_MAX_MARKS`."""
+    return any(is_beyond for _, is_beyond in _marked(text))
+
+
+def _marked(text: str) -> Iterator[tuple[str, bool]]:
+    """Each character, and whether it is a mark upon too many others."""
+    run = 0
+    for char in text:
+        run = run + 1 if char > "\u02ff" and unicodedata.category(char)[0] == "M" else 0
+        yield char, run > _MAX_MARKS
+
+
 def is_printable(text: str) -> bool:
     """True if every character of `text` shows as itself and nothing else."""
     if text.isascii():
         return text.isprintable()
-    return not any(map(_hidden, text))
+    return not any(map(_hidden, text)) and not _has_pile(text)
 
 
 def printable(text: str, max_len: int | None = None) -> str:
@@ -73,7 +90,8 @@ def printable(text: str, max_len: int | None = None) -> str:
     C0 and C1 controls, DEL, bidi and other format controls, line and paragraph separators, odd
     spaces, fillers, private-use and unassigned characters and lone surrogates become `\x1b`,
     `\u202e` and the like; in such a text a backslash is doubled, so that the result can be read
-    back. Wide and combining characters and markup brackets stay as they are.
+    back. Wide and combining characters and markup brackets stay as they are; of marks upon one
+    character, those beyond the eighth become escapes, so that no pile hides the lines around it.
 
     Passwords and queries of URLs are hidden, see `redact`.
 
@@ -96,7 +114,8 @@ def _printable(text: str) -> str:
     if is_printable(text):
         return text
     return "".join(
-        "\\\\" if char == "\\" else _escape(char) if _hidden(char) else char for char in text
+        "\\\\" if char == "\\" else _escape(char) if is_beyond or _hidden(char) else char
+        for char, is_beyond in _marked(text)
     )
 
 

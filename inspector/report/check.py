@@ -354,7 +354,7 @@ def check_github(report: Report) -> Iterator[str]:
     """
     for finding in report.findings:
         yield _command(report.path, finding)
-    yield f"{printable(report.path)}: {verdict_sentence(report)}"
+    yield _no_command(f"{printable(report.path)}: {verdict_sentence(report)}")
 
 
 def _command(path: str, finding: Finding) -> str:
@@ -383,8 +383,17 @@ def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
         where = _property(printable(path))
         yield f"::error file={where},title=no sound checkpoint::No checkpoint here is sound."
         return
-    yield from _resumable_line(run)
-    yield _sound_line(run)
+    yield from map(_no_command, _resumable_line(run))
+    yield _no_command(_sound_line(run))
+
+
+def _no_command(line: str) -> str:
+    """A line that no folder's name makes a workflow command of.
+
+    The runner takes a line that begins with `::`, and the old form `##[` wherever it stands.
+    """
+    line = line.replace("##[", "#\\x23[")
+    return f"./{line}" if line.lstrip().startswith("::") else line
 
 
 def _data(text: str) -> str:

@@ -130,7 +130,7 @@ def _row(item: Ranked) -> tuple[str, ...]:
         format_number(stats.std),
         format_number(stats.l2),
         format_number(stats.num_zero),
-        item.reason,
+        item.reason or ("integers as stored" if stats.is_quantized else ""),
     )
 
 
@@ -143,6 +143,8 @@ def stats_facts(item: Ranked) -> list[tuple[str, str]]:
     facts = [("tensor", f"{stats.dtype} {format_shape(stats.shape)}, {size}")]
     if stats.is_complex:
         facts.append(("figures", "of absolute values"))
+    elif stats.is_quantized:
+        facts.append(("figures", "of the integers as stored, not times their scale"))
     facts += [
         ("min, max", f"{format_number(stats.low, 6)}, {format_number(stats.high, 6)}"),
         ("mean, std", f"{format_number(stats.mean, 6)}, {format_number(stats.std, 6)}"),
@@ -306,6 +308,12 @@ def stats_json(
     yield "]}\n"
 
 
+def _of(stats: TensorStats) -> str:
+    if stats.is_quantized:
+        return "integers as stored"
+    return "absolute values" if stats.is_complex else "values"
+
+
 def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
     first = stats.first_non_finite
     return {
@@ -314,7 +322,7 @@ def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
         "shape": list(stats.shape),
         "num_elements": stats.num_elements,
         "num_read": stats.num_read,
-        "of": "absolute values" if stats.is_complex else "values",
+        "of": _of(stats),
         "min": _number(stats.low),
         "max": _number(stats.high),
         "mean": _number(stats.mean),

@@ -148,6 +148,8 @@ def _in_memory(folder: str) -> bool:
 
 _EXAMINE_TIMEOUT_S = 60.0
 _LEAST_TORCH = (2, 6)
+# On Linux a plain install brings gigabytes of CUDA libraries.
+_CPU_WAY = " (without GPUs: --index-url https://download.pytorch.org/whl/cpu)"
 _LOOK = """
 import sys
 sys.path[:] = [part for part in sys.path if part]
@@ -229,6 +231,7 @@ def examine(python: str = "", inspected: str = "") -> Interpreter:
     if missing:
         raise UsageError(
             f"{shown} has no {' and no '.join(missing)}, which the ranks need",
+            f"pip install {' '.join(missing)} there{_CPU_WAY if 'torch' in missing else ''}, or "
             "--python EXE runs them in another environment, such as the one you train in",
         )
     if version < (3, 10):

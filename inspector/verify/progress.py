@@ -2,7 +2,7 @@
 
 The rule this module keeps: no clock and no IO. A live job, a finished one, a recording and a test
 are the same fold over the same events, so they show the same. Events may come late, twice or
-out of order, and may hold anything that JSON can: what makes no sense is passed over.
+out of order, and may hold anything that JSON can: each passes the gate of `events` first.
 
 Reducing is cheap and mutable inside (20,000 events a second are a few percent of a core); what
 leaves is an immutable `Snapshot`, made as often as somebody wants to look.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inspector.verify.events import MAX_RANKS, PHASES, checked
 from inspector.verify.verdicts import TensorMerge, TensorView, severity
 
 __all__ = ["PHASES", "Failure", "JobState", "LogLine", "PhaseTime", "RankView", "Snapshot", "apply"]
@@ -133,9 +134,6 @@ class Snapshot:
 
 Event = dict[str, Any]
 
-#: The phases in the order in which a wave of tensors goes through them.
-PHASES = ("load", "compare", "replicas", "save", "reload", "recheck")
-_MAX_RANKS = 65_536
 _MAX_LOG_LINES = 2000
 _MAX_FAILURES = 1000
 
@@ -227,25 +225,26 @@ class JobState:
     @property
     def world_size(self) -> int:
         """Ranks there should be; before the `spec` event, those heard of."""
-        size = self.spec.get("world_size")
-        if isinstance(size, int) and 0 < size <= _MAX_RANKS:
-            return size
+        size = self.spec.get("world_size") or 0
+        if 0 < size <= MAX_RANKS:
+            return int(size)
         return max(self._ranks, default=-1) + 1
 
     def apply(self, event: Event) -> None:
         """Take one event."""
-        taker = self._takers.get(str(event.get("event")))
+        name = event.get("event")
+        taker = self._takers.get(name) if isinstance(name, str) else None
         if taker is None:
             return
+        event = checked(event)
         is_evidence = taker is not self._takers["log"]
         if is_evidence and self.spec.get("run") and event.get("run") != self.spec["run"]:
             self.num_foreign += 1
             return
-        t = event.get("t")
-        t = float(t) if isinstance(t, (int, float)) else 0.0
+        t: float = event["t"]
         number = event.get("rank")
         rank = None
-        if isinstance(number, int) and 0 <= number < _MAX_RANKS:
+        if number is not None:
             rank = self._ranks.get(number)
             if rank is None:
                 rank = self._ranks[number] = _Rank(number)
@@ -322,8 +321,8 @@ class JobState:
     def _hello(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is not None:
             rank.pid = _int(event.get("pid"))
-            rank.host = str(event.get("host", ""))
-            rank.device = str(event.get("device", ""))
+            rank.host = event.get("host") or ""
+            rank.device = event.get("device") or ""
             self._extra(event, rank)
 
     def _plan(self, event: Event, rank: _Rank | None, t: float) -> None:
@@ -343,7 +342,7 @@ class JobState:
             )
 
     def _phase(self, event: Event, rank: _Rank | None, t: float) -> None:
-        phase = str(event.get("phase", ""))
+        phase = event.get("phase")
         if rank is None or not phase:
             return
         # Waves of tensors go through the same phases again and again: only time orders them.
@@ -354,7 +353,7 @@ class JobState:
             rank.elapsed_s[rank.phase] = spent + t - rank.phase_t
         if phase != rank.phase or event.get("mesh"):
             rank.hop = _int(event.get("hop")) or 0
-            rank.mesh = str(event.get("mesh", ""))
+            rank.mesh = event.get("mesh") or ""
         rank.phase, rank.phase_t = phase, t
 
     def _progress(self, event: Event, rank: _Rank | None, t: float) -> None:
@@ -363,7 +362,7 @@ class JobState:
         rss = _int(event.get("rss_bytes"))
         rank.rss = rank.rss if rss is None else rss
         self._extra(event, rank)
-        phase = str(event.get("phase") or rank.phase)
+        phase = event.get("phase") or rank.phase
         told = [_int(event.get(name)) or 0 for name in _COUNTS]
         if any(told):
             before = rank.progress.get(phase, (0, 0, 0, 0))
@@ -389,7 +388,7 @@ class JobState:
 
     def _log(self, event: Event, rank: _Rank | None, t: float) -> None:
         number = None if rank is None else rank.rank
-        line = LogLine(number, str(event.get("stream", "")), str(event.get("text", "")), t)
+        line = LogLine(number, event.get("stream") or "", event.get("text") or "", t)
         if number not in self._logs:
             self._logs[number] = deque(maxlen=_MAX_LOG_LINES)
         self._logs[number].append(line)
@@ -400,10 +399,10 @@ class JobState:
         number = None if rank is None else rank.rank
         if rank is not None:
             rank.has_failed = True
-        kind, message = str(event.get("kind", "exception")), str(event.get("message", ""))
+        kind, message = event.get("kind") or "exception", event.get("message") or ""
         key = (number, kind, message)
         if key not in self._failures and len(self._failures) < _MAX_FAILURES:
-            stack = str(event.get("stack") or "")
+            stack = event.get("stack") or ""
             is_root, is_echo = event.get("root") is True, event.get("is_echo") is True
             self._failures[key] = Failure(number, kind, message, stack, t, is_root, is_echo)
 

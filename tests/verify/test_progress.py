@@ -315,6 +315,7 @@ _KEYS = (
 ).split()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(

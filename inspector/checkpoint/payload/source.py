@@ -112,8 +112,9 @@ class _LocalFile:
         self._at = 0
         try:
             self._file = io.FileIO(path, opener=_open)
-        except OSError as error:
-            raise StorageError(f"cannot read {shown}: {why(error)}") from error
+        except (OSError, ValueError) as error:  # A lone surrogate, or NUL, is in no path.
+            reason = why(error) if isinstance(error, OSError) else "it is no valid path"
+            raise StorageError(f"cannot read {shown}: {reason}") from error
 
     def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
         pass

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import is_escape
+from inspector.checkpoint.json_bounds import over_bounds
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import BLOCK_BYTES, open_file
 from inspector.checkpoint.storage.base import Storage
@@ -93,6 +94,9 @@ def _read(storage: Storage) -> dict[str, str]:
     text = storage.read(INTEGRITY, 0, _MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         raise InspectError(f"it has more than {_MAX_BYTES >> 20} MiB")
+    over = over_bounds(text)
+    if over:
+        raise InspectError(over)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -59,16 +59,27 @@ class Column:
 def fit_columns(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
     """The columns that show in `width` cells, in order, each with its width.
 
-    Columns hide by priority until the least widths fit. What is then left goes to columns
-    without flex up to their most, then to flex columns by their share. If even those of
-    priority 0 do not fit, the result is wider than asked, and the table scrolls.
+    Columns hide by priority until the least widths fit; those of them that fit into what a wider
+    one then left come back. What is left after that goes to columns without flex up to their
+    most, then to flex columns by their share. If even those of priority 0 do not fit, the result
+    is wider than asked, and the table scrolls.
     """
-    kept = list(columns)
-    while _total([c.least for c in kept]) > width:
-        hideable = [i for i, c in enumerate(kept) if c.priority > 0]
+    shown = set(range(len(columns)))
+
+    def needed(*more: int) -> int:
+        return _total([columns[i].least for i in (*shown, *more)])
+
+    hidden: list[int] = []
+    while needed() > width:
+        hideable = [i for i in shown if columns[i].priority > 0]
         if not hideable:
             break
-        del kept[max(hideable, key=lambda i: (kept[i].priority, i))]
+        hidden.append(max(hideable, key=lambda i: (columns[i].priority, i)))
+        shown.discard(hidden[-1])
+    for i in reversed(hidden):
+        if needed(i) <= width:
+            shown.add(i)
+    kept = [columns[i] for i in sorted(shown)]
     widths = [c.least for c in kept]
     room = max(0, width - _total(widths))
     flexible = [i for i, c in enumerate(kept) if c.flex]

@@ -270,11 +270,19 @@ class VirtualTable(CursorView):
             self.announce()
 
     def _measure(self) -> None:
-        self.fit_width(self.scrollable_content_region.width)
-        self.lines_changed(width=self._scrolled_width)
+        width = self.scrollable_content_region.width
+        # Nothing is measured while it is hidden: that is done when it shows (`on_show`), and at
+        # the latest when it is drawn.
+        self._fitted = width if width > 0 else -1
+        if width > 0:
+            self.fit_width(width)
+        self.lines_changed(width=self._scrolled_width if width > 0 else 0)
 
     def fit_width(self, width: int) -> None:
+        before = self._shown_columns
         self._shown_columns = fit_columns(self._columns, max(0, width - _GUTTER))
+        if self._shown_columns != before:
+            self._drawn.clear()
 
     @property
     def _scrolled_width(self) -> int:
@@ -285,6 +293,9 @@ class VirtualTable(CursorView):
     def on_mount(self) -> None:
         self._measure()
         self.announce()
+
+    def on_show(self) -> None:
+        self._measure()
 
     def on_resize(self, event: events.Resize) -> None:
         self.fit_width(self.scrollable_content_region.width)

@@ -14,6 +14,7 @@ from typing import Any
 
 from inspector.errors import UsageError
 from inspector.tui.verification.run import Moment, Run
+from inspector.verify.events import checked, moment
 from inspector.verify.progress import JobState
 from inspector.verify.result import confirmed
 
@@ -57,7 +58,7 @@ class Playback(Run):
 
     def __init__(self, events: Sequence[Event], *, speed: float = 1.0) -> None:
         spec = next((event for event in events if event.get("event") == "spec"), {})
-        super().__init__(str(spec.get("path", "")))
+        super().__init__(checked(spec).get("path") or "")
         self._events = events
         self._times = _times(events)
         self._state = JobState()
@@ -174,8 +175,8 @@ def _times(events: Sequence[Event]) -> list[float]:
     first: float | None = None
     latest = 0.0
     for event in events:
-        t = event.get("t")
-        if isinstance(t, (int, float)) and not isinstance(t, bool) and t > 0:
+        t = moment(event)
+        if t > 0:
             first = t if first is None else first
             latest = max(latest, t - first)
         times.append(latest)

@@ -19,6 +19,7 @@ from inspector.errors import InspectError
 from inspector.verify.progress import JobState, LogLine, Snapshot
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
     from inspector.verify.job.launcher import Job
     from inspector.verify.preflight import Preflight
 
@@ -145,6 +146,8 @@ class Verification(Run):
         #: Where it is recorded; empty before it started.
         self.folder = ""
         self.is_stopping = False
+        #: The checkpoint as it was when this began; None if nobody said.
+        self.checkpoint: Checkpoint | None = None
         self._job = job
         self._clock: Callable[[], float] = time.time
 

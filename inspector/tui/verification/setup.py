@@ -215,6 +215,13 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self._pause: Timer | None = None
         self._starts = False
 
+    def replace(self, checkpoint: Checkpoint) -> None:
+        """Plan for the checkpoint as it is now; what was asked for stays asked for."""
+        self._checkpoint = checkpoint
+        starts = self._starts
+        self._changed()
+        self._starts = starts
+
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = "Verify: load it with torchrun, and compare every bit"

@@ -312,7 +312,7 @@ def _common(chunk: Any, low: int, size: int) -> int:
     if not sizes:
         return 1
     first, last = max(chunk.offsets[0], low), min(chunk.offsets[0] + sizes[0], low + size)
-    return max(0, int(last - first)) * math.prod(sizes[1:])
+    return int(max(0, last - first) * math.prod(sizes[1:]))
 
 
 def _seen(metadata: Any, folder: str = "") -> tuple[set[str], Callable[[str], Entry]]:
