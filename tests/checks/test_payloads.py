@@ -297,7 +297,7 @@ def test_an_unknown_class_is_a_note(folder: Path) -> None:
     finally:
         del sys.modules["their_package"]
     (finding,) = deep(folder).findings
-    assert (finding.code, finding.severity) == ("payload-format", "note")
+    assert (finding.code, finding.severity) == ("payload-foreign-class", "note")
     assert "their_package.Config" in finding.message
 
 
