@@ -19,7 +19,6 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
-from inspector.checks.folder.consolidation import check_consolidation
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
 from inspector.checks.metadata.aliases import check_aliases
@@ -30,7 +29,6 @@ from inspector.checks.metadata.metadata import check_metadata, lacking_classes, 
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure
-from inspector.checks.payload.packed import without_packed
 from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
@@ -269,7 +267,12 @@ def check_all(
     """
     entries = entries_of(checkpoint)
     from_files, not_checked = check_files(checkpoint, storage, entries)
-    consolidation, shards_not_checked = check_consolidation(checkpoint, storage)
+    consolidation: list[Finding] = []
+    shards_not_checked: list[NotChecked] = []
+    if checkpoint.format == "safetensors":
+        from inspector.checks.folder.consolidation import check_consolidation  # lazy: see format
+
+        consolidation, shards_not_checked = check_consolidation(checkpoint, storage)
     if any(finding.code == "chunk-overlap" for finding in consolidation):
         # What shards are beside their consolidation is told as such, and once.
         from_files = [
@@ -277,11 +280,16 @@ def check_all(
             for finding in from_files
             if finding.code != "file-unreferenced" or shard_rank(finding.file or "") is None
         ]
+    structure = check_structure(checkpoint, entries)
+    if any(finding.code == "range-too-short" for finding in structure):
+        from inspector.checks.payload.packed import without_packed  # lazy: it reads payloads
+
+        structure = without_packed(checkpoint, storage, structure)
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
         *lacking_classes(checkpoint),
-        *without_packed(checkpoint, storage, check_structure(checkpoint, entries)),
+        *structure,
         *check_optimizer(checkpoint),
         *check_local_state(checkpoint),
         *check_families(checkpoint),

@@ -6,15 +6,17 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
 from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
-from inspector.checks.run import Judged, JudgedRun
-from inspector.checks.steps import Step
 from inspector.report.json import SCHEMA
 from inspector.report.table import TextColumn, render_table
+
+if TYPE_CHECKING:
+    from inspector.checks.run import Judged, JudgedRun
+    from inspector.checks.steps import Step
 
 __all__ = [
     "against_sentence",

@@ -244,7 +244,7 @@ def test_one_ranks_file_of_another_step(tmp_path: Path) -> None:
 NOBODY = """
 import os, sys
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import judge
 from inspector.checks.payload.payloads import check_payloads
 

@@ -10,8 +10,9 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from inspector.checkpoint.find.locate import folder_of
+from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.checkpoint.payload.scan.literals import MAX_BYTES, format_literal, read_literal
+from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literal
 from inspector.checkpoint.text import (
     format_bytes,
     format_count,

@@ -28,7 +28,7 @@ from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.ranks.compare import RegionTally
 from inspector.verify.ranks.comparison import WaveComparison, tell
-from inspector.verify.ranks.replicas import disagreeing
+from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets

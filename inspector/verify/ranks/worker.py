@@ -36,14 +36,9 @@ import socket
 import sys
 import threading
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-import torch.distributed as dist
-
 from inspector.checkpoint.safetensors.sets import OneSet
-from inspector.errors import UsageError
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
 from inspector.verify.spec import JobSpec
@@ -56,7 +51,7 @@ if TYPE_CHECKING:
     from inspector.verify.ranks.torch_dcp import HfFolder
     from inspector.verify.seams import Seams
 
-__all__ = ["Opening", "main", "start", "verify"]
+__all__ = ["Opening", "main", "verify"]
 
 _MAX_NAMED = 1000
 
@@ -112,6 +107,8 @@ def _begin(spec: JobSpec, rank: int, reporter: Reporter) -> torch.device:
     begin = time.monotonic()
     import torch
     import torch.distributed as dist
+
+    from inspector.verify.ranks.group import start
 
     for module in spec.imports:
         importlib.import_module(module)
@@ -285,36 +282,3 @@ def _record(error: BaseException) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-#: How long a rank waits in a collective for the others. Whether they still move is the front end's
-#: to judge: one that is slow, and tells or reads something all the time, is not dead.
-_GROUP_TIMEOUT_S = 86400.0
-
-
-def start(spec: JobSpec) -> torch.device:
-    """Join the process group; the device that this rank's shards are on.
-
-    Raises:
-        UsageError: CUDA was asked for and is not there.
-    """
-    timeout = timedelta(seconds=max(spec.timeout_s, _GROUP_TIMEOUT_S))
-    if spec.device != "cuda":
-        dist.init_process_group("gloo", timeout=timeout)
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if not torch.cuda.is_available() or not count:
-        raise UsageError("this interpreter's torch sees no GPU", "take --device cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    if spec.backend == "nccl" and local_size > count:
-        raise UsageError(
-            f"nccl needs a GPU for each rank: there are {count} for {local_size}",
-            "take the gloo backend, with which ranks can share a GPU",
-        )
-    device = torch.device("cuda", local_rank % count)
-    torch.cuda.set_device(device)
-    torch.cuda.init()  # type: ignore[no-untyped-call]
-    backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
-    dist.init_process_group(backend, timeout=timeout)
-    return device
