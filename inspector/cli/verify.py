@@ -228,15 +228,10 @@ def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
 
 
 def _read(path: str) -> Checkpoint:
-    from inspector.checkpoint.find.locate import locate, read_checkpoint
-    from inspector.checkpoint.text import printable
+    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.report.progress import ReadingLine
 
-    target = locate(path)
-    if isinstance(target, list):
-        raise UsageError(
-            f"{printable(path)} holds {len(target)} checkpoints", "give the path of one of them"
-        )
+    target = locate_one(path)
     with ReadingLine(sys.stderr) as line:
         return read_checkpoint(target, progress=line)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
+from inspector.checkpoint.payload.crc import crc32
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     MissingPackageError,
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
     from inspector.values.nonfinite import ValueScan
 
 __all__ = ["judge"]
-
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
 
 _MAX_ENTRY_BYTES = 1 << 30
 # A zip archive's end record without a comment, as torch writes it.

@@ -96,20 +96,13 @@ class OpeningPair(Loading):
         return Comparison(structure, written_by, self.pair.tolerance or Tolerance(), filter_text)
 
     def _side(self, given: str | Loaded, child: Child | None) -> Loaded:
-        from inspector.checkpoint.find.locate import locate, read_checkpoint
+        from inspector.checkpoint.find.locate import locate_one, read_checkpoint
 
         if isinstance(given, Loaded):
             return given
         self.reading = given
         self.stage, self.num_bytes = f"looking at {printable(given, 200)}", 0
-        target = locate(given)
-        if isinstance(target, list):
-            names = ", ".join(printable(found.path or ".") for found in target[:3])
-            more = " ..." if len(target) > 3 else ""
-            raise UsageError(
-                f"{printable(given)} holds {len(target):,} checkpoints: give the path of one",
-                f"they are {names}{more}",
-            )
+        target = locate_one(given)
         return Loaded(target, read_checkpoint(target, progress=self._progress, prefetched=child))
 
 

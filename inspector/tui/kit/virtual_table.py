@@ -18,8 +18,9 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from inspector.report.table import GAP, fit_columns
 from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
-from inspector.tui.kit.columns import GAP, Column, fit_columns
+from inspector.tui.kit.columns import Column
 from inspector.tui.kit.cursor_view import CursorView
 
 if TYPE_CHECKING:

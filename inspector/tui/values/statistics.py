@@ -14,13 +14,13 @@ from textual.widgets import Static
 
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
+from inspector.checkpoint.text import format_bytes, format_shape, natural_keys, plural, printable
 from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
