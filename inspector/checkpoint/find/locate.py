@@ -68,6 +68,7 @@ def read_checkpoint(
         # DCP is tried first, and not asked for first: it has one listing to make, not two.
         if not has_safetensors(storage):
             raise
+        # lazy: `check` begins without
         from inspector.checkpoint.safetensors.reader import read_safetensors
 
         checkpoint = read_safetensors(storage, progress=progress)

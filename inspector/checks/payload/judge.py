@@ -24,6 +24,7 @@ from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.payload.judgement import Judgement, Note, Subject
 from inspector.errors import StorageError, UnreachableError
+from inspector.values.nonfinite import has_non_finite, scan_of
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import ValueScan
@@ -360,8 +361,6 @@ def _read_records(
 
 def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueScan | None:
     """What counts NaN and infinities in the tensor's data, if it can hold any."""
-    from inspector.values.nonfinite import has_non_finite, scan_of
-
     tensor = payload.tensor
     if tensor is None or payload.data is None or not tensor.num_elements:
         return None

@@ -247,7 +247,7 @@ class VirtualTable(CursorView):
             keys = self._source.sort_key(key)
             if keys is None:
                 return None
-            from inspector.tui.kit.row_order import sort_order
+            from inspector.tui.kit.row_order import sort_order  # lazy: the first frame does without
 
             order = self._orders[key, reverse] = sort_order(keys, reverse=reverse)
         return order
@@ -259,7 +259,7 @@ class VirtualTable(CursorView):
         elif order is None:
             self._rows = self._filter
         else:
-            from inspector.tui.kit.row_order import ordered
+            from inspector.tui.kit.row_order import ordered  # lazy: the first frame does without
 
             self._rows = ordered(self._filter, order)
         self._measure()

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.widgets import Static
@@ -279,8 +280,6 @@ class StatisticsView(TableView):
         self._show_summary(run)
 
     def _show_summary(self, run: WholeRun) -> None:
-        from rich.text import Text
-
         num_read = sum(item.stats.num_read for item in run.ranked)
         text = Text(no_wrap=True, overflow="ellipsis")
         if not run.is_whole:
