@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from inspector.checkpoint.text import format_bytes, format_seconds
@@ -31,12 +30,7 @@ class TerminalLine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -6,7 +6,6 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from inspector.checkpoint.dcp import is_escape
@@ -66,12 +65,7 @@ class OpenFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def get(self, path: str) -> DataHandle:
