@@ -25,6 +25,8 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
+from inspector.checks.payload.replicas import check_replicas
+from inspector.checks.payload.values import value_findings
 from inspector.errors import StorageError
 
 if TYPE_CHECKING:
@@ -186,15 +188,11 @@ class _Run:
         ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
         if self._digests:
-            from inspector.checks.payload.replicas import check_replicas
-
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._quantized:
             findings.append(self._quantised())
-        if self._values:
-            from inspector.checks.payload.values import file_at, value_findings
         for index, found in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
             findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
