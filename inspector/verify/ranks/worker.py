@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 __all__ = ["Opening", "main", "start", "verify"]
 
 _MAX_NAMED = 1000
+#: How long a rank waits in a collective for the others. Whether they still move is the front end's
+#: to judge: one that is slow, and tells or reads something all the time, is not dead.
+_GROUP_TIMEOUT_S = 86400.0
 
 
 class Opening(threading.Thread):
@@ -283,15 +286,6 @@ def _record(error: BaseException) -> None:
         pass
 
 
-if __name__ == "__main__":
-    main()
-
-
-#: How long a rank waits in a collective for the others. Whether they still move is the front end's
-#: to judge: one that is slow, and tells or reads something all the time, is not dead.
-_GROUP_TIMEOUT_S = 86400.0
-
-
 def start(spec: JobSpec) -> torch.device:
     """Join the process group; the device that this rank's shards are on.
 
@@ -318,3 +312,7 @@ def start(spec: JobSpec) -> torch.device:
     backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
     dist.init_process_group(backend, timeout=timeout)
     return device
+
+
+if __name__ == "__main__":
+    main()
