@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.plan import plan_payloads
@@ -25,6 +26,7 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
+from inspector.checks.payload.stale_dtype import stale_dtypes
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -99,6 +101,7 @@ class _Run:
         self._storage = storage
         self._packed: dict[str, list[int]] = {}
         self._quantized: dict[int, str] = {}
+        self._stale_dtypes: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         self._num_unread = 0
         self._lock = threading.Lock()
@@ -125,6 +128,8 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
+        for number, dtype in judgement.stale_dtypes.items():
+            self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
@@ -174,6 +179,9 @@ class _Run:
     def report(self) -> PayloadReport:
         findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
+        if self._stale_dtypes:
+            read = frozenset(self._owners_read().tolist())
+            findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
         if self._digests:
             from inspector.checks.payload.replicas import check_replicas
 
@@ -226,9 +234,14 @@ class _Run:
             "make each target with the stored scale and zero point before loading",
         )
 
+    def _owners_read(self) -> npt.NDArray[np.int64]:
+        plan = self.plan
+        owners: npt.NDArray[np.int64] = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        return owners
+
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns
-        owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        owners = self._owners_read()
         read = np.zeros(columns.num_chunks, np.bool_)
         read[owners[owners < columns.num_chunks]] = True
         totals = np.concatenate([[0], np.cumsum(read)])
