@@ -283,6 +283,10 @@ def check_all(
             for finding in from_files
             if finding.code != "file-unreferenced" or shard_rank(finding.file or "") is None
         ]
+    if checkpoint.format == "safetensors":
+        from inspector.checks.folder.other_sets import with_other_sets  # lazy: likewise
+
+        from_files = with_other_sets(checkpoint, storage, from_files)
     structure = check_structure(checkpoint, entries)
     if has_odd_lengths(entries):
         from inspector.checks.payload.packed import without_packed  # lazy: it reads payloads
