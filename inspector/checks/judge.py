@@ -27,6 +27,7 @@ from inspector.checks.metadata.families import check_families
 from inspector.checks.metadata.local_state import check_local_state
 from inspector.checks.metadata.metadata import check_metadata, lacking_classes, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
+from inspector.checks.metadata.param_groups import with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure, has_odd_lengths
 from inspector.checks.sidecars import check_beside
@@ -297,7 +298,7 @@ def check_all(
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
         *lacking_classes(checkpoint),
         *structure,
-        *check_optimizer(checkpoint),
+        *with_idle_parameters(checkpoint, storage, check_optimizer(checkpoint)),
         *check_local_state(checkpoint),
         *check_families(checkpoint),
         *check_aliases(checkpoint),
