@@ -18,7 +18,7 @@ from inspector.checks.metadata.cover import MAX_WORK, Box, Cover, analyse
 from inspector.checks.metadata.entries import Entries, Ints, total
 from inspector.checks.metadata.tiling import unproven
 
-__all__ = ["check_structure", "has_odd_lengths", "longer_rows"]
+__all__ = ["check_structure", "has_odd_lengths", "longer_rows", "short_rows"]
 
 _MAX_NAME = 120
 _MAX_SHOWN = 3
@@ -270,12 +270,13 @@ def longer_rows(entries: Entries) -> Ints:
 
 def has_odd_lengths(entries: Entries) -> bool:
     """Whether some payload is so short or so long that its elements must be of another size."""
-    if len(_short_rows(entries)):
+    if len(short_rows(entries)):
         return True
     return bool(len(longer_rows(entries)))
 
 
-def _short_rows(entries: Entries) -> Ints:
+def short_rows(entries: Entries) -> Ints:
+    """Rows that take fewer bytes than the elements and torch's container need."""
     needed = entries.needed
     container = _MIN_CONTAINER if entries.checkpoint.format == "dcp" else 0
     return np.flatnonzero(
@@ -291,7 +292,7 @@ def _lengths(entries: Entries) -> Iterator[Finding]:
     in_raw_file = np.isin(entries.file, np.unique(entries.file[raw]))
     needed = entries.needed
     container = _MIN_CONTAINER if entries.checkpoint.format == "dcp" else 0
-    short = _short_rows(entries)
+    short = short_rows(entries)
     for _, rows in entries.by_entry(short[~in_raw_file[short]]):
         row = int(rows[0])
         fqn, (offsets, sizes) = entries.fqn(row), entries.box(row)

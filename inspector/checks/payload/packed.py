@@ -10,6 +10,7 @@ odd length is read, of a few tensors: they are of one kind.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,15 +23,16 @@ from inspector.checkpoint.payload.tensor import PackedTensor
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.entries import Entries
-from inspector.checks.metadata.structure import longer_rows
+from inspector.checks.metadata.entries import Entries, entries_of
+from inspector.checks.metadata.structure import longer_rows, short_rows
 from inspector.checks.payload.stale_dtype import is_stale_dtype, stale_dtype
 from inspector.errors import InspectError
 
-__all__ = ["packed_in", "without_packed"]
+__all__ = ["packed_in", "with_stored_dtypes", "without_packed"]
 
 _MAX_PEEKS = 64
 _MAX_REMOTE_PEEKS = 8
+_MAX_DTYPES = 2000
 # torch.save's zip takes 1,513 to 1,600 bytes more than the elements, in all versions so far.
 _MAX_CONTAINER = 4 << 10
 
@@ -190,3 +192,43 @@ def _note(kind: str, members: list[Finding], num_unseen: int) -> Finding:
         fqn=first.fqn if len(members) == 1 else None,
         file=first.file if len(members) == 1 else None,
     )
+
+
+def with_stored_dtypes(
+    checkpoint: Checkpoint, storage: Storage
+) -> tuple[Checkpoint, dict[str, str]]:
+    """The checkpoint with each tensor's dtype as it is stored, where the metadata has another.
+
+    Args:
+        checkpoint: What the metadata says.
+        storage: Its folder; heads of payloads are read, on a remote storage none.
+
+    Returns:
+        What to load, and the dtypes that are not the metadata's, by name.
+    """
+    columns = checkpoint.columns
+    if checkpoint.format != "dcp" or storage.local_path("") is None:
+        return checkpoint, {}
+    if columns.num_tensors <= _MAX_DTYPES:
+        chosen = list(range(columns.num_tensors))
+    else:
+        entries = entries_of(checkpoint)
+        rows = np.concatenate([short_rows(entries), longer_rows(entries)])
+        chosen = np.unique(entries.entry[rows]).tolist()[:_MAX_DTYPES]
+    properties, ids = list(columns.properties), columns.property_id.copy()
+    found: dict[str, str] = {}
+    for index in chosen:
+        tensor = columns.tensor(index)
+        stored = np.flatnonzero((tensor.file >= 0) & tensor.sizes.all(axis=1))
+        dtype = _peek(checkpoint, storage, index, int(stored[0])) if len(stored) else None
+        if isinstance(dtype, str):
+            _, layout, requires_grad, memory_format = columns.properties[int(ids[index])]
+            kind = (dtype, layout, requires_grad, memory_format)
+            if kind not in properties:
+                properties.append(kind)
+            ids[index] = properties.index(kind)
+            found[columns.fqns[index]] = dtype
+    if not found:
+        return checkpoint, {}
+    as_stored = replace(columns, properties=properties, property_id=ids)
+    return replace(checkpoint, columns=as_stored), found
