@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,12 +101,7 @@ class _Interrupts:
                 self._before[number] = signal.signal(number, self._stop)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -229,15 +224,10 @@ def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
 
 
 def _read(path: str) -> Checkpoint:
-    from inspector.checkpoint.find.locate import locate, read_checkpoint
-    from inspector.checkpoint.text import printable
+    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.report.progress import ReadingLine
 
-    target = locate(path)
-    if isinstance(target, list):
-        raise UsageError(
-            f"{printable(path)} holds {len(target)} checkpoints", "give the path of one of them"
-        )
+    target = locate_one(path)
     with ReadingLine(sys.stderr) as line:
         return read_checkpoint(target, progress=line)
 

@@ -167,7 +167,7 @@ class _RemoteFile:
         self._ahead: ReadAhead | None = None
 
     def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
-        from inspector.checkpoint.storage.ahead import read_ahead
+        from inspector.checkpoint.storage.ahead import read_ahead  # lazy: only a URL takes it
 
         self.close()
         named = ((self._path, offset, length) for offset, length in ranges)

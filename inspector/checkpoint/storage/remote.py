@@ -82,15 +82,15 @@ def open_remote(url: str) -> RemoteStorage:
 
 def _kind(scheme: str) -> type[FsspecFiles]:
     if scheme in ("s3", "s3a"):
-        from inspector.checkpoint.storage.clouds import S3Files
+        from inspector.checkpoint.storage.clouds import S3Files  # lazy: only a URL takes it
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.clouds import GcsFiles
+        from inspector.checkpoint.storage.clouds import GcsFiles  # lazy: only a URL takes it
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.clouds import AzureFiles
+        from inspector.checkpoint.storage.clouds import AzureFiles  # lazy: only a URL takes it
 
         return AzureFiles
     return FsspecFiles

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
+from inspector.checkpoint.payload.crc import crc32
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
@@ -122,12 +123,6 @@ class RegionFeed:
             else:
                 result[...] = ~result + np.array(1, result.dtype)
         return result.reshape(-1).view(np.uint8)
-
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
 
 
 _MAX_ENTRY_BYTES = 1 << 40
