@@ -335,9 +335,7 @@ _JOB: dict[str, Check] = {
 _unverified = _object({"fqn": _text, "why": _text})
 _counts = _object(
     {
-        **dict.fromkeys(
-            "total verified exact raw num_not_verified num_not_asked".split(), _count
-        ),
+        **dict.fromkeys("total verified exact raw num_not_verified num_not_asked".split(), _count),
         "different": _list(_text),
         "not_verified": _list(_unverified),
     }
