@@ -253,10 +253,6 @@ def vectors(net: nn.Module) -> list[torch.Tensor]:
     return [p for p in net.parameters() if p.ndim == 1]
 
 
-def odd_layers(n: int) -> dict[str, torch.Tensor]:
-    return {f"layers.{i}.attn.wq": full(8, 8) for i in range(0, n, 2)}
-
-
 def partly_frozen() -> StateDict:
     model = model_of(layers=layers(8))
     moving = {n: p for n, p in model.items() if n.split(".")[1] in "13567"}

@@ -18,10 +18,10 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["StateName", "check_optimizer", "is_optimizer_state", "split_state"]
+__all__ = ["COPIES", "SLOTS", "StateName", "check_optimizer", "is_optimizer_state", "split_state"]
 
 #: State that torch's own optimizers and the common others keep for every parameter.
-_SLOTS = frozenset(
+SLOTS = frozenset(
     {
         "step",
         "exp_avg",
@@ -48,8 +48,8 @@ _SLOTS = frozenset(
         "hessian",
     }
 )
-# Copies in full precision, which parameters that have it themselves do not need.
-_COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
+#: Copies in full precision, which parameters that have it themselves do not need.
+COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
 _STATE = re.compile(r"(?:\A|(?<=\.))state\.")
 _OPTIMIZER = re.compile(r"(?:\A|\.)optim\w*\.")
 _DIGITS = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -84,7 +84,7 @@ def split_state(fqn: str) -> StateName | None:
     if match is None:
         return None
     rest = fqn[match.end() :]
-    known = _SLOTS | _COPIES
+    known = SLOTS | COPIES
     param, _, slot = rest.rpartition(".")
     if slot not in known:
         slot, _, param = rest.partition(".")
@@ -134,7 +134,7 @@ def _groups(fqns: Iterable[str]) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for fqn in fqns:
         name = split_state(fqn)
-        if name is not None and name.slot in _SLOTS:
+        if name is not None and name.slot in SLOTS:
             group = groups.setdefault(name.prefix, _Group())
             group.slots.setdefault(name.param, set()).add(name.slot)
     return groups
