@@ -309,7 +309,6 @@ class MainScreen(OpenScreen):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its views are there."""
         return self._completed
 
     @property
