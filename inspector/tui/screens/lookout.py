@@ -6,30 +6,55 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background
 
 if TYPE_CHECKING:
-    from inspector.tui.findings.checking import Look
-    from inspector.tui.screens.main import MainScreen
+    from textual.widget import Widget
+
+    from inspector.tui.findings.checking import SecondLook
+    from inspector.tui.findings.standing import Standing
     from inspector.tui.session import Loaded
 
 __all__ = ["Lookout"]
+
+
+class Watched(Protocol):
+    """The screen with the checkpoint, as far as looking at it again goes."""
+
+    loaded: Loaded | None
+    standing: Standing
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    def replace(self, loaded: Loaded) -> None:
+        """Show what is there now in place of what was, whatever is about to begin on it."""
+
+    def give_up(self) -> None:
+        """There is nothing any more on which anything could begin."""
+
+    def stand(self, **known: Any) -> None:
+        """Take what is known now of whether it is sound."""
+
+    def action_reload(self) -> None:
+        """Read it anew."""
 
 
 class Lookout:
     """Looks again when it is told to, and tells the screen what there is.
 
     Args:
-        screen: Whose checkpoint it is.
+        owner: The screen, whose background work this is.
+        screen: The screen, whose checkpoint it is.
     """
 
-    def __init__(self, screen: MainScreen) -> None:
-        self._screen = screen
-        self._looking: Background[Loaded] = Background(screen, self._looked, "looking again")
+    def __init__(self, owner: Widget, screen: Watched) -> None:
+        self._owner, self._screen = owner, screen
+        self._looking: Background[Loaded] = Background(owner, self._looked, "looking again")
 
     def drop(self) -> None:
         """Another checkpoint is shown: what was being looked at is no news."""
@@ -43,7 +68,7 @@ class Lookout:
         if loaded is not None and self._screen.is_complete:
             self._looking.ask(loaded, lambda stop: look_again(loaded, stop, reads=reads))
 
-    def _looked(self, loaded: Loaded, outcome: Look | InspectError) -> None:
+    def _looked(self, loaded: Loaded, outcome: SecondLook | InspectError) -> None:
         screen = self._screen
         if loaded is not screen.loaded or isinstance(outcome, Cancelled):
             return
@@ -51,11 +76,10 @@ class Lookout:
         if isinstance(outcome, InspectError):
             if not standing.is_lost:
                 self.tell_lost(outcome)
-            screen.verification.give_up()
+            screen.give_up()
             self.lose(outcome)
         elif outcome.loaded is not None:
-            screen.show(outcome.loaded)
-            screen.verification.replace(outcome.loaded)
+            screen.replace(outcome.loaded)
             self._tell_changed(outcome.changes)
         elif standing.is_lost:
             screen.action_reload()  # It is there again.
@@ -74,8 +98,8 @@ class Lookout:
     def tell_lost(self, error: InspectError) -> None:
         """Say why."""
         said, title = printable(error.message, 300), "It could not be read"
-        self._screen.notify(said, title=title, severity="error", markup=False)
+        self._owner.notify(said, title=title, severity="error", markup=False)
 
     def _tell_changed(self, changes: str) -> None:
         title = "It changed since it was opened"
-        self._screen.notify(changes, title=title, severity="warning", markup=False)
+        self._owner.notify(changes, title=title, severity="warning", markup=False)

@@ -112,7 +112,7 @@ class MainScreen(Screen[None]):
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
-        self._lookout = Lookout(self)
+        self._lookout = Lookout(self, self)
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -243,13 +243,7 @@ class MainScreen(Screen[None]):
         self.refresh_bindings()
 
     def _show_count(self) -> None:
-        report = self.standing.report
-        count, style = 0, ""
-        if report is not None:
-            count = len(report.findings)
-            style = "bold red" if report.count("error") else "yellow"
-            style = style if report.count("error") + report.count("warning") else ""
-        self.query_one(ViewBar).show_count("findings", count, style)
+        self.query_one(ViewBar).show_count("findings", *self.standing.count)
 
     @property
     def quiet_actions(self) -> frozenset[str]:
@@ -263,18 +257,11 @@ class MainScreen(Screen[None]):
         if self._has_led or report is None:
             return
         self._has_led = True
-        if self.view is not view or not view.is_untouched:
-            return
-        for number, finding in enumerate(report.findings):
-            if finding.severity != "error":
-                return
-            name = view.entry_of(finding)
-            if name is not None:
-                findings = cast("FindingsView", self.query_one("#findings"))
-                findings.table.select_row(number)
-                view.go_to(replace(finding, fqn=name))
+        if self.view is view and view.is_untouched:
+            number = view.lead_to(report.findings)
+            if number is not None:
+                cast("FindingsView", self.query_one("#findings")).table.select_row(number)
                 self._stepped = True
-                return
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()
@@ -300,6 +287,15 @@ class MainScreen(Screen[None]):
         self.action_show_view("findings")
 
     # What lies under the screen.
+
+    def replace(self, loaded: Loaded) -> None:
+        """Show what is there now, also in the form of what is about to begin on it."""
+        self.show(loaded)
+        self.verification.replace(loaded)
+
+    def give_up(self) -> None:
+        """Nothing is there any more on which anything could begin."""
+        self.verification.give_up()
 
     def _look_when_back(self, has_focus: bool) -> None:
         """The terminal has the focus again: much may have happened meanwhile."""
