@@ -81,7 +81,8 @@ class MainScreen(Screen[None]):
             CHECK_BYTES,
             "check_bytes",
             "Check bytes",
-            "Read every stored byte, compare its checksum, look for NaN; again to stop.",
+            "Read every stored byte, compare its checksum and the seal, if one lies beside it, "
+            "look for NaN; again to stop.",
             footer=True,
         ),
         command(
