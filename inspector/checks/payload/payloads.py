@@ -11,9 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import plan_payloads
@@ -25,6 +28,10 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
+from inspector.checks.payload.replicas import check_replicas
+from inspector.checks.payload.stale_dtype import stale_dtypes
+from inspector.checks.payload.values import file_at, value_findings
+from inspector.errors import StorageError
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -93,12 +100,14 @@ class _Run:
         self._read = np.zeros(self.plan.num_places, np.bool_)
         self._findings: list[tuple[int, list[Finding]]] = []
         self._notes: dict[Note, list[int]] = {}
-        self._values: dict[int, NonFinite] = {}
+        #: By tensor and box: with metadata of every rank's own, a box has a copy of each.
+        self._values: dict[int, dict[tuple[int, ...], NonFinite]] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._digests: dict[int, object] = {}
         self._storage = storage
         self._packed: dict[str, list[int]] = {}
         self._quantized: dict[int, str] = {}
+        self._stale_dtypes: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         # What is left out for a fault that the other checks find is damage by that; where the
         # fault came only after they had looked, nothing else would say so.
@@ -127,6 +136,8 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
+        for number, dtype in judgement.stale_dtypes.items():
+            self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
@@ -154,8 +165,8 @@ class _Run:
                 self._notes.setdefault(note, []).append(place)
             if judgement.values is not None:
                 found = judgement.values.moved(offsets)
-                before = self._values.get(tensor)
-                self._values[tensor] = found if before is None else before + found
+                boxes = self._values.setdefault(tensor, {})
+                boxes[offsets] = max(boxes.get(offsets, found), found, key=_num_non_finite)
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
                 self._num_unread += not judgement.is_read
@@ -176,22 +187,54 @@ class _Run:
     # --- what comes out
 
     def report(self) -> PayloadReport:
-        findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
+        changed = self._leave_out_changed()
+        findings = [
+            f
+            for place, found in sorted(self._findings, key=lambda x: x[0])
+            if int(self.plan.file[place]) not in changed
+            for f in found
+        ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
+        if self._stale_dtypes:
+            read = frozenset(self._owners_read().tolist())
+            findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
         if self._digests:
-            from inspector.checks.payload.replicas import check_replicas
-
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._quantized:
             findings.append(self._quantised())
-        if self._values:
-            from inspector.checks.payload.values import file_at, value_findings
-        for index, found in sorted(self._values.items()):
+        for index, boxes in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
+            found = reduce(add, boxes.values())
             findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
+
+    def _leave_out_changed(self) -> set[int]:
+        """Files that somebody wrote to while they were read: what was found in them is of none.
+
+        A remote storage tells by itself (`storage.bounds.Tags`).
+        """
+        changed: set[int] = set()
+        if self._storage.local_path("") is None:
+            return changed
+        opened = self._read.copy()
+        opened[[place for place, _ in self._findings]] = True
+        for index in np.unique(self.plan.file[opened]).tolist():
+            file = self._checkpoint.files[index]
+            if file.num_bytes is None or file.modified_s is None:
+                continue
+            try:
+                now = self._storage.stat(file.path)
+            except StorageError:
+                now = None
+            if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
+                changed.add(index)
+                places = np.flatnonzero((self.plan.file == index) & opened)
+                self._read[places] = False
+                self._num_unread += len(places)
+                self._skip(int(places[0]), "the file changed while it was read", len(places))
+        return changed
 
     def _note(self, note: Note, places: list[int]) -> Finding:
         example = subject_of(
@@ -230,9 +273,14 @@ class _Run:
             "make each target with the stored scale and zero point before loading",
         )
 
+    def _owners_read(self) -> npt.NDArray[np.int64]:
+        plan = self.plan
+        owners: npt.NDArray[np.int64] = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        return owners
+
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns
-        owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        owners = self._owners_read()
         read = np.zeros(columns.num_chunks, np.bool_)
         read[owners[owners < columns.num_chunks]] = True
         totals = np.concatenate([[0], np.cumsum(read)])
@@ -290,3 +338,7 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
         "the values are there: cut the file at that byte and open the rest with safetensors",
         file=path,
     )
+
+
+def _num_non_finite(found: NonFinite) -> int:
+    return found.num_nan + found.num_inf

@@ -14,7 +14,7 @@ from inspector.checkpoint.text import (
     format_count,
     format_time,
 )
-from inspector.tui.kit.bar import bar
+from inspector.report.bar import bar
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.text import format_count, printable
+from inspector.checkpoint.text import (
+    format_count,
+    natural_keys,
+    printable,
+)
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
 if TYPE_CHECKING:

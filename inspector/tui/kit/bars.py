@@ -11,7 +11,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
-from inspector.tui.kit.bar import bar
+from inspector.report.bar import bar
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
 

@@ -18,8 +18,9 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from inspector.report.table import GAP, fit_columns
 from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
-from inspector.tui.kit.columns import GAP, Column, fit_columns
+from inspector.tui.kit.columns import Column
 from inspector.tui.kit.cursor_view import CursorView
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class VirtualTable(CursorView):
             keys = self._source.sort_key(key)
             if keys is None:
                 return None
-            from inspector.tui.kit.row_order import sort_order
+            from inspector.tui.kit.row_order import sort_order  # lazy: the first frame does without
 
             order = self._orders[key, reverse] = sort_order(keys, reverse=reverse)
         return order
@@ -258,7 +259,7 @@ class VirtualTable(CursorView):
         elif order is None:
             self._rows = self._filter
         else:
-            from inspector.tui.kit.row_order import ordered
+            from inspector.tui.kit.row_order import ordered  # lazy: the first frame does without
 
             self._rows = ordered(self._filter, order)
         self._measure()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.cells import get_character_cell_size
 from rich.text import Text
 from textual import events
 from textual.message import Message
 from textual.widgets import Static
 
-from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checkpoint.text import format_bytes, plural, printable, shorten
 from inspector.report.writer import groups_words, sure_words
 from inspector.tui.kit.cell_text import fit
 
@@ -136,15 +137,11 @@ class CheckpointHeader(Static):
         # Who wrote it is told in the second line where the first has no room for it.
         left = [fact for fact in self._facts[0][len(facts) :] if fact.startswith("by ")]
         tail = "  ".join(facts)
-        path = Text(self._path, style="bold")
-        path_room = max(8, room - len(tail) - 2)
-        if path.cell_len > path_room:
-            # The end of a path tells which checkpoint it is, a scheme that it is not here.
-            scheme, mark, shown = self._path.rpartition("://")
-            cut = f"{scheme}{mark}…"
-            while shown and Text(cut + shown).cell_len > path_room:
-                shown = shown[1:]
-            path = Text(cut + shown, style="bold")
+        # The end of a path tells which checkpoint it is, a scheme that it is not here.
+        scheme, mark, end = self._path.rpartition("://")
+        path_room = max(8, room - len(tail) - 2) - len(scheme + mark)
+        end = shorten(end, max(path_room, 1), "start", get_character_cell_size)
+        path = Text(scheme + mark + end, style="bold")
         gap = " " * max(2, room - path.cell_len - len(tail))
         first = Text.assemble(path, gap, (tail, "dim"))
         if badge:

@@ -6,55 +6,62 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import Screen
 
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background
 
 if TYPE_CHECKING:
-    from textual.widget import Widget
-
     from inspector.tui.findings.checking import SecondLook
     from inspector.tui.findings.standing import Standing
     from inspector.tui.session import Loaded
+    from inspector.tui.verification.view import VerificationView
 
-__all__ = ["Lookout"]
+__all__ = ["Lookout", "OpenScreen"]
 
 
-class Watched(Protocol):
-    """The screen with the checkpoint, as far as looking at it again goes."""
+class OpenScreen(Screen[None]):
+    """A screen with a checkpoint open, as far as looking at it again goes."""
 
     loaded: Loaded | None
     standing: Standing
 
     @property
-    def is_complete(self) -> bool: ...
+    def is_complete(self) -> bool:
+        """Whether all of its views are there."""
+        raise NotImplementedError
 
-    def replace(self, loaded: Loaded) -> None:
-        """Show what is there now in place of what was, whatever is about to begin on it."""
+    @property
+    def verification(self) -> VerificationView:
+        """The view of verifications."""
+        raise NotImplementedError
 
-    def give_up(self) -> None:
-        """There is nothing any more on which anything could begin."""
+    def show(self, loaded: Loaded) -> None:
+        """Show a checkpoint that was read anew."""
+        raise NotImplementedError
 
     def stand(self, **known: Any) -> None:
-        """Take what is known now of whether it is sound."""
+        """Take what is known now of how the checkpoint stands."""
+        raise NotImplementedError
 
     def action_reload(self) -> None:
-        """Read it anew."""
+        """Read the checkpoint anew."""
+        raise NotImplementedError
 
 
 class Lookout:
     """Looks again when it is told to, and tells the screen what there is.
 
     Args:
-        owner: The screen, whose background work this is.
-        screen: The screen, whose checkpoint it is.
+        screen: Whose checkpoint it is.
     """
 
-    def __init__(self, owner: Widget, screen: Watched) -> None:
-        self._owner, self._screen = owner, screen
-        self._looking: Background[Loaded] = Background(owner, self._looked, "looking again")
+    def __init__(self, screen: OpenScreen) -> None:
+        self._screen = screen
+        self._looking: Background[Loaded] = Background(screen, self._looked, "looking again")
 
     def drop(self) -> None:
         """Another checkpoint is shown: what was being looked at is no news."""
@@ -76,10 +83,11 @@ class Lookout:
         if isinstance(outcome, InspectError):
             if not standing.is_lost:
                 self.tell_lost(outcome)
-            screen.give_up()
+            screen.verification.give_up()
             self.lose(outcome)
         elif outcome.loaded is not None:
-            screen.replace(outcome.loaded)
+            screen.show(outcome.loaded)
+            screen.verification.replace(outcome.loaded)
             self._tell_changed(outcome.changes)
         elif standing.is_lost:
             screen.action_reload()  # It is there again.
@@ -98,8 +106,8 @@ class Lookout:
     def tell_lost(self, error: InspectError) -> None:
         """Say why."""
         said, title = printable(error.message, 300), "It could not be read"
-        self._owner.notify(said, title=title, severity="error", markup=False)
+        self._screen.notify(said, title=title, severity="error", markup=False)
 
     def _tell_changed(self, changes: str) -> None:
         title = "It changed since it was opened"
-        self._owner.notify(changes, title=title, severity="warning", markup=False)
+        self._screen.notify(changes, title=title, severity="warning", markup=False)

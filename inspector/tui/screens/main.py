@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.app import ComposeResult
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
@@ -24,7 +23,7 @@ from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
-from inspector.tui.screens.lookout import Lookout
+from inspector.tui.screens.lookout import Lookout, OpenScreen
 from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
@@ -53,7 +52,7 @@ _PAINT_S = 0.1
 _TURN_S = 0.001
 
 
-class MainScreen(Screen[None]):
+class MainScreen(OpenScreen):
     """One checkpoint, open: it holds what is open and switches views; what they do is theirs."""
 
     BINDINGS = [
@@ -81,8 +80,7 @@ class MainScreen(Screen[None]):
             CHECK_BYTES,
             "check_bytes",
             "Check bytes",
-            "Read every stored byte, compare its checksum and the seal, if one lies beside it, "
-            "look for NaN; again to stop.",
+            "Read every stored byte: its checksum, the seal beside it, NaN; again to stop.",
             footer=True,
         ),
         command(
@@ -113,7 +111,7 @@ class MainScreen(Screen[None]):
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
-        self._lookout = Lookout(self, self)
+        self._lookout = Lookout(self)
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -244,7 +242,13 @@ class MainScreen(Screen[None]):
         self.refresh_bindings()
 
     def _show_count(self) -> None:
-        self.query_one(ViewBar).show_count("findings", *self.standing.count)
+        report = self.standing.report
+        count, style = 0, ""
+        if report is not None:
+            count = len(report.findings)
+            style = "bold red" if report.count("error") else "yellow"
+            style = style if report.count("error") + report.count("warning") else ""
+        self.query_one(ViewBar).show_count("findings", count, style)
 
     @property
     def quiet_actions(self) -> frozenset[str]:
@@ -258,11 +262,18 @@ class MainScreen(Screen[None]):
         if self._has_led or report is None:
             return
         self._has_led = True
-        if self.view is view and view.is_untouched:
-            number = view.lead_to(report.findings)
-            if number is not None:
-                cast("FindingsView", self.query_one("#findings")).table.select_row(number)
+        if self.view is not view or not view.is_untouched:
+            return
+        for number, finding in enumerate(report.findings):
+            if finding.severity != "error":
+                return
+            name = view.entry_of(finding)
+            if name is not None:
+                findings = cast("FindingsView", self.query_one("#findings"))
+                findings.table.select_row(number)
+                view.go_to(replace(finding, fqn=name))
                 self._stepped = True
+                return
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()
@@ -289,15 +300,6 @@ class MainScreen(Screen[None]):
 
     # What lies under the screen.
 
-    def replace(self, loaded: Loaded) -> None:
-        """Show what is there now, also in the form of what is about to begin on it."""
-        self.show(loaded)
-        self.verification.replace(loaded)
-
-    def give_up(self) -> None:
-        """Nothing is there any more on which anything could begin."""
-        self.verification.give_up()
-
     def _look_when_back(self, has_focus: bool) -> None:
         """The terminal has the focus again: much may have happened meanwhile."""
         if has_focus and self.is_attached:
@@ -307,7 +309,6 @@ class MainScreen(Screen[None]):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its views are there."""
         return self._completed
 
     @property

@@ -17,10 +17,11 @@ from inspector.checkpoint.text import (
     format_placements,
     format_ranks,
     format_shape,
+    natural_keys,
 )
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import Ints, SortKeys, natural_keys
+from inspector.tui.kit.row_order import Ints, SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
 if TYPE_CHECKING:

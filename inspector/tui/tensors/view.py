@@ -234,11 +234,6 @@ class TensorsView(TableView):
         is_element = marked is not None and marked.fqn == name and "values-" in marked.code
         return name, marked.offsets if marked is not None and is_element else None
 
-    def select_name(self, name: str) -> None:
-        """Put the cursor on an entry, if it is one of those that show."""
-        if name in self.names:
-            self.table.select_row(self.names.index(name))
-
     def _show_columns(self) -> None:
         if self._source is not None:
             known = self._source.written_by is not None

@@ -8,19 +8,20 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.widgets import Static
 
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
+from inspector.checkpoint.text import format_bytes, format_shape, natural_keys, plural, printable
 from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
@@ -291,8 +292,6 @@ class StatisticsView(TableView):
         self._show_summary(run)
 
     def _show_summary(self, run: WholeRun) -> None:
-        from rich.text import Text
-
         num_read = sum(item.stats.num_read for item in run.ranked)
         text = Text(no_wrap=True, overflow="ellipsis")
         if not run.is_whole:
@@ -348,7 +347,10 @@ class StatisticsView(TableView):
 
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
+    # lazy: when something is found
     from inspector.checks.payload.values import file_at, value_findings
+
+    # lazy: as above
     from inspector.values.nonfinite import NonFinite
 
     checkpoint = run.loaded.checkpoint

@@ -127,15 +127,17 @@ def _tell(app: App[int], run: Run) -> None:
     result = run.moment.snapshot.result or {}
     verdict = str(result.get("verdict"))
     severity: SeverityLevel = "error"
-    if verdict in ("exact", "cancelled"):
+    if verdict in ("exact", "cancelled", "partial"):
         severity = "information" if verdict == "exact" else "warning"
     titles = {
         "exact": "Verified",
         "differs": "It differs",
+        "unreadable": "torch cannot read it",
+        "partial": "Verified in part",
         "failed": "The verification failed",
         "cancelled": "The verification was cancelled",
     }
-    title = titles.get(verdict, "Verified")
+    title = titles.get(verdict, "The verification has ended")
     app.notify(
         without_verdict(sentence_of(result)),
         title=title,

@@ -32,6 +32,8 @@ _BADGES = {
     "stopping": "bold black on yellow",
     "exact": "bold black on green",
     "differs": "bold white on red",
+    "unreadable": "bold white on red",
+    "partial": "bold black on yellow",
     "failed": "bold white on red",
     "cancelled": "bold black on yellow",
 }
@@ -84,7 +86,8 @@ def _sentence(snapshot: Snapshot, now: Totals, result: Mapping[str, Any] | None)
 
 def _bar_line(snapshot: Snapshot, now: Totals, width: int) -> Text:
     """Each stage with its name and how far it is; without names where there is no room."""
-    colours = {"exact": "green", "differs": "red", "failed": "red", "cancelled": "yellow"}
+    colours = {"exact": "green", "cancelled": "yellow", "partial": "yellow"}
+    colours |= dict.fromkeys(("differs", "failed", "unreadable"), "red")
     styles = {"bar": colours.get(now.state, "cyan"), "rest": "dim"}
     # All bytes may have moved while the job has something to do yet: it is through when it is.
     most = 100 if snapshot.result is not None else 99

@@ -34,6 +34,7 @@ from inspector.tui.verification.sources import (
     VerdictSource,
     log_lines,
 )
+from inspector.verify.job.commands import shell
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints
@@ -453,8 +454,6 @@ class VerificationView(TableView):
             choices.append(("name", printable(view.fqn)))
             choices.append(("verdict", verdict_text(view).plain.replace("\n", " | ")))
         if isinstance(self.run, Verification):
-            from inspector.verify.job.commands import shell
-
             if self.run.command:
                 choices.append(("command", printable(shell(self.run.command))))
             if self.run.folder:
