@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -202,6 +203,38 @@ def test_annotations_are_escaped(tmp_path: Path) -> None:
     assert "a::b%250A,\\nc" in warnings[0].split("::", 2)[2]
     assert len(commands) == len(errors) + len(warnings)
     assert last == f"{folder}: damaged: 1 error, 1 warning"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["::error file=x::forged", "##[error]forged", "a\n::error::forged", "%0A::error::forged"],
+)
+def test_no_name_forges_an_annotation(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner takes lines that begin with `::`, and `##[` anywhere in those that do not."""
+    monkeypatch.chdir(tmp_path)
+    for step in (name, f"run/{name}", f"run/{name} 2"):
+        shutil.copytree(BROKEN / "file_missing", tmp_path / step)
+        rename(tmp_path / step, "model.net1.weight", name)
+    for path in (name, "run"):
+        argv = [sys.executable, "-m", "inspector", "check", path, "--format", "github"]
+        ran = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert ran.returncode == 1, ran.stderr
+        for line in ran.stdout.splitlines():
+            if line.lstrip().startswith("::"):
+                assert re.match(r"::(error|warning|notice) file=[^:,]*,title=[a-z -]+::", line), (
+                    line
+                )
+                assert "%0A" not in line
+            else:
+                assert "##[" not in line
 
 
 def test_notes_are_notices() -> None:

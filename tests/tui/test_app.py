@@ -383,9 +383,9 @@ async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged:
 
 async def test_a_sound_checkpoint_says_so_and_what_was_read() -> None:
     async with opened(SAMPLES / "hsdp_2x4") as (app, pilot):
-        await until(pilot, lambda: " sound " in screen_text(app))
+        await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
         await pilot.press("c")
-        await until(pilot, lambda: "sound, every byte read" in screen_text(app))
+        await until(pilot, lambda: " sound, every byte read" in screen_text(app))
         await pilot.press("3")
         await pilot.pause(0.1)
         assert "every byte of 24 payloads" in screen_text(app)

@@ -40,7 +40,7 @@ async def test_the_real_recording_at_its_beginning(size: tuple[int, int]) -> Non
         text = screen_text(app)
         assert "REPLAY" in text and "PAUSED" in text
         assert "STARTING" in text
-        assert "starting 8 ranks: 1 up" in text
+        assert "8 ranks, 1 up" in text
         assert "hsdp:2x4 then fsdp:8 · dtensor · cpu · gloo" in text
         assert "R0" in text and "R1" in text
         assert "waiting" in text

@@ -21,17 +21,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from inspector.checkpoint.payload.crc import crc32
 from inspector.errors import UsageError
 from inspector.verify.ranks.compare import Bytes, Local
 from inspector.verify.spec import JobSpec
 
 if TYPE_CHECKING:
     from inspector.verify.ranks.targets import Targets
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
 
 __all__ = ["digest", "disagreeing", "start"]
 

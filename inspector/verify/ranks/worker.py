@@ -7,6 +7,11 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
     plan       tensors, entries, waves, bytes (of this rank's shards, by mesh); rank 0 also
                num_payloads and left_out: [{why, count}], and tells the first 1,000 entries of each
                reason as `tensor` events of phase `load`, verdict NOT_VERIFIED, detail the reason
+               (`asked`: the user left them out)
+    torch_reads  rank 0: whether torch's own `read_metadata` reads it as we do. ok, tried (torch
+               came to a word of its own), torch, error, unsafe; and what a second, plain reading
+               found: num_payloads of what is verified, num_forgotten and forgotten (neither
+               verified nor left out), second_reading (where it says otherwise; empty: nowhere)
     phase      phase: load | compare | replicas | save | reload | recheck; mesh, wave, num_waves,
                hop. One of phase `save` with `checked` (our check's verdict) ends each save
     progress   phase, hop, bytes_done, bytes_total, tensors_done, tensors_total over all waves
@@ -20,6 +25,7 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
     heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
     failed     kind, message, stack; is_echo if it only says that another rank is gone
     bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, verdicts by word,
+               canaries (bytes changed on purpose and reported, by what reported them),
                peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
                whatever its exit code
 
@@ -41,6 +47,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
+from inspector.verify.ranks.witness.reading import Reading, safetensors_reads
 from inspector.verify.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
+    from inspector.verify.ranks.roundtrip import RankJob
     from inspector.verify.ranks.torch_dcp import HfFolder
     from inspector.verify.seams import Seams
 
@@ -84,13 +92,15 @@ def main(seams: Seams | None = None) -> NoReturn:
     die_with_parent()
     spec = JobSpec.read(sys.argv[1])
     rank = int(os.environ.get("RANK", "0"))
-    reporter = Reporter(spec.events_dir, rank)
+    reporter = Reporter(spec.events_dir, rank, spec.run)
     register_stacks(spec.events_dir, rank)
     code = 0
     try:
+        # Its process is forked while this one has a single thread.
+        reading = Reading(spec.path, spec.mesh, spec.imports) if rank == 0 else None
         opening = Opening(spec.path) if rank == 0 else None
         device = _begin(spec, rank, reporter)
-        verify(spec, rank, device, reporter, opening, seams)
+        verify(spec, rank, device, reporter, opening, seams, reading)
     except BaseException as error:
         reporter.send("failed", **describe_failure(error), phase=reporter.name)
         _record(error)
@@ -136,6 +146,7 @@ def verify(
     reporter: Reporter,
     opening: Opening | None,
     seams: Seams | None = None,
+    reading: Reading | None = None,
 ) -> None:
     """This rank's part of a job, in a process group that is there, from `plan` to `bye`."""
     import torch.distributed as dist
@@ -163,10 +174,18 @@ def verify(
     job = RankJob(
         spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error
     )
-    _plan(job, waves, [*selection.left_out, *too_large])
+    left_out = [*selection.left_out, *too_large]
+    _plan(job, waves, left_out)
+    if reading is not None:
+        reading.begin(checkpoint, _names(job, waves), {f for item in left_out for f in item.fqns})
     run_waves(job, waves)
     dist.barrier()
     reporter.progress(force=True)
+    if reading is not None:
+        told = reading.result()
+        if hf is not None:
+            told |= safetensors_reads(checkpoint, hf, hf_error)
+        reporter.send("torch_reads", **told)
     now = memory()
     anon = max(reporter.peak_anon_bytes, now.get("anon_bytes", 0))
     reporter.send(
@@ -176,6 +195,7 @@ def verify(
         payloads_unsummed=reader.num_unsummed,
         payload_faults=reader.num_corrupt,
         verdicts=job.verdicts,
+        canaries=dict(job.canaries),
         peak_anon_bytes=anon,
         peak_rss_bytes=now.get("peak_rss_bytes", 0),
         elapsed_s=round(time.monotonic() - begin, 3),
@@ -248,7 +268,9 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any]) -> None:
         more["num_payloads"] = sum(int((t.file >= 0).sum()) for t in tensors) + sum(
             e.file >= 0 for e in entries
         )
-        more["left_out"] = [{"why": x.why, "count": len(x.fqns)} for x in left_out]
+        more["left_out"] = [
+            {"why": x.why, "count": len(x.fqns), "asked": x.is_asked} for x in left_out
+        ]
     reporter.send(
         "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
     )
@@ -256,8 +278,20 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any]) -> None:
         for group in left_out:
             for fqn in group.fqns[:_MAX_NAMED]:
                 reporter.send(
-                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=group.why
+                    "tensor",
+                    phase="load",
+                    fqn=fqn,
+                    verdict="NOT_VERIFIED",
+                    detail=group.why,
+                    asked=group.is_asked,
                 )
+
+
+def _names(job: RankJob, waves: list[Any]) -> set[str]:
+    """What is verified."""
+    columns, entries = job.checkpoint.columns, job.checkpoint.bytes_entries
+    names = {columns.fqns[i] for wave in waves for i in wave.tensors}
+    return names | {entries[i].fqn for wave in waves for i in wave.entries}
 
 
 def _held(tensor: Any, grid: Any) -> int:
