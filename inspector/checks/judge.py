@@ -27,8 +27,9 @@ from inspector.checks.metadata.families import check_families
 from inspector.checks.metadata.local_state import check_local_state
 from inspector.checks.metadata.metadata import check_metadata, lacking_classes, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
+from inspector.checks.metadata.param_groups import with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
-from inspector.checks.metadata.structure import check_structure
+from inspector.checks.metadata.structure import check_structure, has_odd_lengths
 from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
@@ -151,7 +152,10 @@ def judge(
     report = others.result()
     left = tuple(n for n in report.checked.not_checked if "--deep" not in n.why)
     report = replace(report, checked=replace(report.checked, not_checked=left))
-    findings = without_echoes(checkpoint, [*report.findings, *found.findings])
+    # What a payload's head told is told of all payloads now.
+    seen = {f.fqn for f in found.findings if f.code == "payload-mismatch"}
+    mine = [f for f in report.findings if f.code != "payload-mismatch" or f.fqn not in seen]
+    findings = without_echoes(checkpoint, [*mine, *found.findings])
     return merge(replace(report, findings=()), findings, found.checked)
 
 
@@ -280,17 +284,21 @@ def check_all(
             for finding in from_files
             if finding.code != "file-unreferenced" or shard_rank(finding.file or "") is None
         ]
+    if checkpoint.format == "safetensors":
+        from inspector.checks.folder.other_sets import with_other_sets  # lazy: likewise
+
+        from_files = with_other_sets(checkpoint, storage, from_files)
     structure = check_structure(checkpoint, entries)
-    if any(finding.code == "range-too-short" for finding in structure):
+    if has_odd_lengths(entries):
         from inspector.checks.payload.packed import without_packed  # lazy: it reads payloads
 
-        structure = without_packed(checkpoint, storage, structure)
+        structure = without_packed(checkpoint, storage, entries, structure)
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
         *lacking_classes(checkpoint),
         *structure,
-        *check_optimizer(checkpoint),
+        *with_idle_parameters(checkpoint, storage, check_optimizer(checkpoint)),
         *check_local_state(checkpoint),
         *check_families(checkpoint),
         *check_aliases(checkpoint),

@@ -39,6 +39,7 @@ _FIGURES = (
     ("payloads_checked", "payload checksums verified"),
     ("payloads_unsummed", "payloads without a checksum"),
     ("payload_faults", "payload faults"),
+    ("stored_dtypes", "tensors loaded in the dtype that is stored, not the metadata's"),
     ("peak_anon_bytes", ""),
 )
 _MAX_STACK_LINES = 12

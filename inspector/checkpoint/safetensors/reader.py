@@ -30,6 +30,8 @@ from inspector.checkpoint.safetensors.header import (
     naturals,
 )
 from inspector.checkpoint.safetensors.sets import (
+    INDEX,
+    SINGLE,
     SUFFIX,
     FileSet,
     OneSet,
@@ -112,6 +114,7 @@ class _Reading:
         self._data_offset: dict[str, int] = {}
         self._metadata: dict[str, str] = {}
         self._is_sharded = False
+        self._stale_index: tuple[str, ...] = ()
         self._num_bytes = 0
 
     def read(self, progress: Progress | None) -> None:
@@ -120,6 +123,8 @@ class _Reading:
             self._index = read_index(self._storage, entry)
             self._num_bytes = entry.num_bytes or 0
         self._files = find_files(self._storage, self._listing, self._chosen, self._index)
+        if self._chosen.index == INDEX and self._files.missing and not self._files.paths:
+            self._take_single()
         total = len(self._files.paths) * _HEADER_GUESS
         for number, (path, found) in enumerate(headers(self._storage, self._files)):
             if isinstance(found, Unread):
@@ -139,6 +144,17 @@ class _Reading:
                 if first.code == "file-truncated"
                 else "metadata-unreadable",
             )
+
+    def _take_single(self) -> None:
+        """The file that is loaded before an index is looked at, where that one's files are gone.
+
+        A save into one file removes the shards of an earlier one, and leaves their index.
+        """
+        single = next((e for e in self._listing if e.name == SINGLE and e.kind == "file"), None)
+        if single is not None and not self._files.escapes:
+            self._stale_index = tuple(self._files.missing)
+            self._index = IndexFile()
+            self._files = Files([SINGLE], {SINGLE: single}, {})
 
     def _add(self, number: int, path: str, header: Header) -> None:
         for name, what in header.faults:
@@ -245,6 +261,7 @@ class _Reading:
         return SafetensorsFacts(
             index=self._chosen.index,
             index_problem=self._index.problem,
+            stale_index=self._stale_index,
             total_size=self._index.total_size,
             missing=self._files.missing,
             unread=tuple(self._unread),

@@ -11,9 +11,6 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.findings import Coverage, Finding, NotChecked
-from inspector.checks.folder.integrity import check_integrity, has_integrity
-from inspector.checks.payload.payloads import check_payloads
-from inspector.checks.payload.stored_step import check_steps
 from inspector.checks.seal.compare import check_manifest
 from inspector.checks.seal.seal import read_seal
 
@@ -87,10 +84,17 @@ def check_deep(
     """
     report = DeepReport((), Coverage())
     if wanted.payloads:
+        from inspector.checks.folder.integrity import check_integrity, has_integrity
+        from inspector.checks.payload.dtensors import check_dtensors
+        from inspector.checks.payload.payloads import check_payloads
+        from inspector.checks.payload.stored_step import check_steps
+
         with line() as told:
             found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
-        steps = () if found.is_cancelled else check_steps(checkpoint, storage)
-        report = DeepReport((*found.findings, *steps), found.checked, found.is_cancelled)
+        more: list[Finding] = []
+        if not found.is_cancelled:
+            more = [*check_steps(checkpoint, storage), *check_dtensors(checkpoint, storage)]
+        report = DeepReport((*found.findings, *more), found.checked, found.is_cancelled)
         if has_integrity(checkpoint) and not report.is_cancelled:
             with line() as told:
                 digests = check_integrity(checkpoint, storage, progress=told)

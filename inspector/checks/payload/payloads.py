@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import plan_payloads
@@ -26,7 +27,8 @@ from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
 from inspector.checks.payload.replicas import check_replicas
-from inspector.checks.payload.values import value_findings
+from inspector.checks.payload.stale_dtype import stale_dtypes
+from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import StorageError
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ class _Run:
         self._storage = storage
         self._packed: dict[str, list[int]] = {}
         self._quantized: dict[int, str] = {}
+        self._stale_dtypes: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
         # What is left out for a fault that the other checks find is damage by that; where the
         # fault came only after they had looked, nothing else would say so.
@@ -130,6 +133,8 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
+        for number, dtype in judgement.stale_dtypes.items():
+            self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
@@ -187,6 +192,9 @@ class _Run:
             for f in found
         ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
+        if self._stale_dtypes:
+            read = frozenset(self._owners_read().tolist())
+            findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
         if self._digests:
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
@@ -261,9 +269,14 @@ class _Run:
             "make each target with the stored scale and zero point before loading",
         )
 
+    def _owners_read(self) -> npt.NDArray[np.int64]:
+        plan = self.plan
+        owners: npt.NDArray[np.int64] = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        return owners
+
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns
-        owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        owners = self._owners_read()
         read = np.zeros(columns.num_chunks, np.bool_)
         read[owners[owners < columns.num_chunks]] = True
         totals = np.concatenate([[0], np.cumsum(read)])

@@ -5,7 +5,8 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
 
     hello      pid, host, device, torch, local_rank, world_size
     plan       tensors, entries, waves, bytes (of this rank's shards, by mesh); rank 0 also
-               num_payloads and left_out: [{why, count}], and tells the first 1,000 entries of each
+               num_payloads, stored_dtypes (of tensors that the metadata gives another, by name) and
+               left_out: [{why, count}], and tells the first 1,000 entries of each
                reason as `tensor` events of phase `load`, verdict NOT_VERIFIED, detail the reason
                (`asked`: the user left them out)
     torch_reads  rank 0: whether torch's own `read_metadata` reads it as we do. ok, tried (torch
@@ -24,7 +25,8 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
                bytes_read
     heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
     failed     kind, message, stack; is_echo if it only says that another rank is gone
-    bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, verdicts by word,
+    bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, stored_dtypes (how
+               many, on rank 0), verdicts by word,
                canaries (bytes changed on purpose and reported, by what reported them),
                peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
                whatever its exit code
@@ -62,6 +64,9 @@ if TYPE_CHECKING:
 __all__ = ["Opening", "main", "verify"]
 
 _MAX_NAMED = 1000
+#: How long a rank waits in a collective for the others. Whether they still move is the front end's
+#: to judge: one that is slow, and tells or reads something all the time, is not dead.
+_GROUP_TIMEOUT_S = 86400.0
 
 
 class Opening(threading.Thread):
@@ -71,14 +76,22 @@ class Opening(threading.Thread):
         super().__init__(name="metadata", daemon=True)
         self._path = path
         self.checkpoint: Checkpoint | None = None
+        self.stored_dtypes: dict[str, str] = {}
         self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
             from inspector.checkpoint import open_checkpoint
+            from inspector.checkpoint.find.locate import folder_of
+            from inspector.checks.payload.packed import with_stored_dtypes
 
-            self.checkpoint = open_checkpoint(self._path)
+            checkpoint = open_checkpoint(self._path)
+            # A cached plan may have kept another dtype: torch loads the elements exactly into a
+            # target of their own.
+            self.checkpoint, self.stored_dtypes = with_stored_dtypes(
+                checkpoint, folder_of(self._path)
+            )
         except BaseException as error:
             self.error = error
 
@@ -174,8 +187,9 @@ def verify(
     job = RankJob(
         spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error
     )
+    stored_dtypes = opening.stored_dtypes if opening is not None else {}
     left_out = [*selection.left_out, *too_large]
-    _plan(job, waves, left_out)
+    _plan(job, waves, left_out, stored_dtypes)
     if reading is not None:
         reading.begin(checkpoint, _names(job, waves), {f for item in left_out for f in item.fqns})
     run_waves(job, waves)
@@ -194,6 +208,7 @@ def verify(
         payloads_checked=reader.num_checked,
         payloads_unsummed=reader.num_unsummed,
         payload_faults=reader.num_corrupt,
+        stored_dtypes=len(stored_dtypes),
         verdicts=job.verdicts,
         canaries=dict(job.canaries),
         peak_anon_bytes=anon,
@@ -245,7 +260,7 @@ def _hf_folder(checkpoint: Checkpoint, storage: Storage) -> tuple[HfFolder | Non
     return hf, told[1]
 
 
-def _plan(job: Any, waves: list[Any], left_out: list[Any]) -> None:
+def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[str, str]) -> None:
     """Tell how much there is to do, and what is not verified."""
     reporter, columns = job.reporter, job.checkpoint.columns
     tensors = [columns.tensor(i) for wave in waves for i in wave.tensors]
@@ -268,6 +283,8 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any]) -> None:
         more["num_payloads"] = sum(int((t.file >= 0).sum()) for t in tensors) + sum(
             e.file >= 0 for e in entries
         )
+        if stored_dtypes:
+            more["stored_dtypes"] = dict(list(stored_dtypes.items())[:_MAX_NAMED])
         more["left_out"] = [
             {"why": x.why, "count": len(x.fqns), "asked": x.is_asked} for x in left_out
         ]
