@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from inspector.checks.payload.deep import BytesProgress
     from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["DeepCheck", "DeepResult", "Look", "judge_loaded", "look_again", "lost"]
+__all__ = ["DeepCheck", "DeepResult", "SecondLook", "judge_loaded", "look_again", "lost"]
 
 
 def judge_loaded(loaded: Loaded, written_by: WrittenBy) -> Report:
@@ -49,7 +49,7 @@ def lost(loaded: Loaded, error: InspectError) -> Report:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class SecondLook:
     """What another look at the folder found.
 
     Attributes:
@@ -61,7 +61,7 @@ class Look:
     loaded: Loaded | None = None
 
 
-def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> Look:
+def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> SecondLook:
     """Look at the folder of an open checkpoint again; blocks.
 
     Args:
@@ -75,9 +75,9 @@ def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> Look
     storage = _anew(loaded)
     said = changes(loaded.checkpoint, storage)
     if not said or not reads:
-        return Look(said)
+        return SecondLook(said)
     fresh = read_checkpoint(storage, progress=lambda done, total: stop())
-    return Look(said, Loaded(storage, fresh))
+    return SecondLook(said, Loaded(storage, fresh))
 
 
 def _anew(loaded: Loaded) -> Storage:

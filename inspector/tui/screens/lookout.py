@@ -6,18 +6,42 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background
 
 if TYPE_CHECKING:
-    from inspector.tui.findings.checking import Look
-    from inspector.tui.screens.main import MainScreen
+    from textual.widget import Widget
+
+    from inspector.tui.findings.checking import SecondLook
+    from inspector.tui.findings.standing import Standing
     from inspector.tui.session import Loaded
+    from inspector.tui.verification.view import VerificationView
 
 __all__ = ["Lookout"]
+
+
+class OpenCheckpoint(Protocol):
+    """What a lookout asks of the screen that a checkpoint is open on."""
+
+    loaded: Loaded | None
+    standing: Standing
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    @property
+    def verification(self) -> VerificationView: ...
+
+    def show(self, loaded: Loaded) -> None: ...
+
+    def stand(self, **known: Any) -> None: ...
+
+    def action_reload(self) -> None: ...
+
+    def notify(self, message: str, *, title: str, severity: Any, markup: bool) -> None: ...
 
 
 class Lookout:
@@ -25,11 +49,12 @@ class Lookout:
 
     Args:
         screen: Whose checkpoint it is.
+        owner: The same, as what waits for the answers.
     """
 
-    def __init__(self, screen: MainScreen) -> None:
+    def __init__(self, screen: OpenCheckpoint, owner: Widget) -> None:
         self._screen = screen
-        self._looking: Background[Loaded] = Background(screen, self._looked, "looking again")
+        self._looking: Background[Loaded] = Background(owner, self._looked, "looking again")
 
     def drop(self) -> None:
         """Another checkpoint is shown: what was being looked at is no news."""
@@ -43,16 +68,14 @@ class Lookout:
         if loaded is not None and self._screen.is_complete:
             self._looking.ask(loaded, lambda stop: look_again(loaded, stop, reads=reads))
 
-    def _looked(self, loaded: Loaded, outcome: Look | InspectError) -> None:
+    def _looked(self, loaded: Loaded, outcome: SecondLook | InspectError) -> None:
         screen = self._screen
         if loaded is not screen.loaded or isinstance(outcome, Cancelled):
             return
         standing = screen.standing
         if isinstance(outcome, InspectError):
-            if not standing.is_lost:
-                self.tell_lost(outcome)
             screen.verification.give_up()
-            self.lose(outcome)
+            self.lose(outcome, tells=not standing.is_lost)
         elif outcome.loaded is not None:
             screen.show(outcome.loaded)
             screen.verification.replace(outcome.loaded)
@@ -64,17 +87,15 @@ class Lookout:
                 self._tell_changed(outcome.changes)
             screen.stand(changes=outcome.changes)
 
-    def lose(self, error: InspectError) -> None:
-        """What is shown cannot be read any more: let the verdict say so."""
+    def lose(self, error: InspectError, *, tells: bool = False) -> None:
+        """What is shown cannot be read any more: let the verdict say so, and if told to say why."""
         from inspector.tui.findings.checking import lost
 
+        if tells:
+            said, title = printable(error.message, 300), "It could not be read"
+            self._screen.notify(said, title=title, severity="error", markup=False)
         if self._screen.loaded is not None:
             self._screen.stand(checked=lost(self._screen.loaded, error), is_lost=True)
-
-    def tell_lost(self, error: InspectError) -> None:
-        """Say why."""
-        said, title = printable(error.message, 300), "It could not be read"
-        self._screen.notify(said, title=title, severity="error", markup=False)
 
     def _tell_changed(self, changes: str) -> None:
         title = "It changed since it was opened"

@@ -112,7 +112,7 @@ class MainScreen(Screen[None]):
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
-        self._lookout = Lookout(self)
+        self._lookout = Lookout(self, self)
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -221,8 +221,7 @@ class MainScreen(Screen[None]):
     def _judged(self, loaded: Loaded, outcome: Report | InspectError) -> None:
         if isinstance(outcome, InspectError):
             said, hint = printable(outcome.message, 300), printable(outcome.hint, 300)
-            title = "A check failed"
-            self.notify(f"{said}\n{hint}", title=title, severity="error", markup=False)
+            self.notify(f"{said}\n{hint}", title="A check failed", severity="error", markup=False)
             if isinstance(outcome, StorageError) and loaded is self.loaded:
                 self._lookout.lose(outcome)
         elif loaded is self.loaded and not self.standing.is_deep:
@@ -491,8 +490,7 @@ class MainScreen(Screen[None]):
         if loaded is None or isinstance(outcome, Cancelled) or outcome is None:
             return
         if isinstance(outcome, InspectError):
-            self._lookout.tell_lost(outcome)
-            self._lookout.lose(outcome)
+            self._lookout.lose(outcome, tells=True)
             return
         from inspector.checkpoint.find.changes import is_same_save
 
