@@ -84,9 +84,16 @@ def check_deep(
     """
     report = DeepReport((), Coverage())
     if wanted.payloads:
+        # lazy: what was asked for alone
         from inspector.checks.folder.integrity import check_integrity, has_integrity
+
+        # lazy: as above
         from inspector.checks.payload.dtensors import check_dtensors
+
+        # lazy: as above
         from inspector.checks.payload.payloads import check_payloads
+
+        # lazy: as above
         from inspector.checks.payload.stored_step import check_steps
 
         with line() as told:

@@ -165,6 +165,7 @@ class DeepCheck:
 
 def _request(storage: Storage) -> tuple[DeepRequest, list[NotChecked]]:
     """What is to be read: all of it, and the seal beside it, if there is one that can be read."""
+    # lazy: when a seal is asked for
     from inspector.checks.seal.seal import default_output, read_seal
 
     everything = DeepRequest(payloads=True, values=True)

@@ -6,42 +6,50 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import Screen
 
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background
 
 if TYPE_CHECKING:
-    from textual.widget import Widget
-
     from inspector.tui.findings.checking import SecondLook
     from inspector.tui.findings.standing import Standing
     from inspector.tui.session import Loaded
     from inspector.tui.verification.view import VerificationView
 
-__all__ = ["Lookout"]
+__all__ = ["Lookout", "OpenScreen"]
 
 
-class OpenCheckpoint(Protocol):
-    """What a lookout asks of the screen that a checkpoint is open on."""
+class OpenScreen(Screen[None]):
+    """A screen with a checkpoint open, as far as looking at it again goes."""
 
     loaded: Loaded | None
     standing: Standing
 
     @property
-    def is_complete(self) -> bool: ...
+    def is_complete(self) -> bool:
+        """Whether all of its views are there."""
+        raise NotImplementedError
 
     @property
-    def verification(self) -> VerificationView: ...
+    def verification(self) -> VerificationView:
+        """The view of verifications."""
+        raise NotImplementedError
 
-    def show(self, loaded: Loaded) -> None: ...
+    def show(self, loaded: Loaded) -> None:
+        """Show a checkpoint that was read anew."""
+        raise NotImplementedError
 
-    def stand(self, **known: Any) -> None: ...
+    def stand(self, **known: Any) -> None:
+        """Take what is known now of how the checkpoint stands."""
+        raise NotImplementedError
 
-    def action_reload(self) -> None: ...
-
-    def notify(self, message: str, *, title: str, severity: Any, markup: bool) -> None: ...
+    def action_reload(self) -> None:
+        """Read the checkpoint anew."""
+        raise NotImplementedError
 
 
 class Lookout:
@@ -49,12 +57,11 @@ class Lookout:
 
     Args:
         screen: Whose checkpoint it is.
-        owner: The same, as what waits for the answers.
     """
 
-    def __init__(self, screen: OpenCheckpoint, owner: Widget) -> None:
+    def __init__(self, screen: OpenScreen) -> None:
         self._screen = screen
-        self._looking: Background[Loaded] = Background(owner, self._looked, "looking again")
+        self._looking: Background[Loaded] = Background(screen, self._looked, "looking again")
 
     def drop(self) -> None:
         """Another checkpoint is shown: what was being looked at is no news."""
@@ -74,8 +81,10 @@ class Lookout:
             return
         standing = screen.standing
         if isinstance(outcome, InspectError):
+            if not standing.is_lost:
+                self.tell_lost(outcome)
             screen.verification.give_up()
-            self.lose(outcome, tells=not standing.is_lost)
+            self.lose(outcome)
         elif outcome.loaded is not None:
             screen.show(outcome.loaded)
             screen.verification.replace(outcome.loaded)
@@ -87,15 +96,17 @@ class Lookout:
                 self._tell_changed(outcome.changes)
             screen.stand(changes=outcome.changes)
 
-    def lose(self, error: InspectError, *, tells: bool = False) -> None:
-        """What is shown cannot be read any more: let the verdict say so, and if told to say why."""
+    def lose(self, error: InspectError) -> None:
+        """What is shown cannot be read any more: let the verdict say so."""
         from inspector.tui.findings.checking import lost
 
-        if tells:
-            said, title = printable(error.message, 300), "It could not be read"
-            self._screen.notify(said, title=title, severity="error", markup=False)
         if self._screen.loaded is not None:
             self._screen.stand(checked=lost(self._screen.loaded, error), is_lost=True)
+
+    def tell_lost(self, error: InspectError) -> None:
+        """Say why."""
+        said, title = printable(error.message, 300), "It could not be read"
+        self._screen.notify(said, title=title, severity="error", markup=False)
 
     def _tell_changed(self, changes: str) -> None:
         title = "It changed since it was opened"

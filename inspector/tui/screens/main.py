@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.app import ComposeResult
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
@@ -24,7 +23,7 @@ from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
-from inspector.tui.screens.lookout import Lookout
+from inspector.tui.screens.lookout import Lookout, OpenScreen
 from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
@@ -53,7 +52,7 @@ _PAINT_S = 0.1
 _TURN_S = 0.001
 
 
-class MainScreen(Screen[None]):
+class MainScreen(OpenScreen):
     """One checkpoint, open: it holds what is open and switches views; what they do is theirs."""
 
     BINDINGS = [
@@ -112,7 +111,7 @@ class MainScreen(Screen[None]):
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
-        self._lookout = Lookout(self, self)
+        self._lookout = Lookout(self)
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -221,7 +220,8 @@ class MainScreen(Screen[None]):
     def _judged(self, loaded: Loaded, outcome: Report | InspectError) -> None:
         if isinstance(outcome, InspectError):
             said, hint = printable(outcome.message, 300), printable(outcome.hint, 300)
-            self.notify(f"{said}\n{hint}", title="A check failed", severity="error", markup=False)
+            title = "A check failed"
+            self.notify(f"{said}\n{hint}", title=title, severity="error", markup=False)
             if isinstance(outcome, StorageError) and loaded is self.loaded:
                 self._lookout.lose(outcome)
         elif loaded is self.loaded and not self.standing.is_deep:
@@ -309,7 +309,6 @@ class MainScreen(Screen[None]):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its views are there."""
         return self._completed
 
     @property
@@ -490,7 +489,8 @@ class MainScreen(Screen[None]):
         if loaded is None or isinstance(outcome, Cancelled) or outcome is None:
             return
         if isinstance(outcome, InspectError):
-            self._lookout.lose(outcome, tells=True)
+            self._lookout.tell_lost(outcome)
+            self._lookout.lose(outcome)
             return
         from inspector.checkpoint.find.changes import is_same_save
 

@@ -347,7 +347,10 @@ class StatisticsView(TableView):
 
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
+    # lazy: when something is found
     from inspector.checks.payload.values import file_at, value_findings
+
+    # lazy: as above
     from inspector.values.nonfinite import NonFinite
 
     checkpoint = run.loaded.checkpoint
