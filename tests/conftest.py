@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,17 @@ def folders_with_metadata(root: Path) -> Iterator[Path]:
     """
     without = {"broken", "olmo_core_2"}
     return (p.parent for p in sorted(root.rglob(".metadata")) if without.isdisjoint(p.parts))
+
+
+def pytest_configure() -> None:
+    """Tests of Ctrl+C start commands that must not inherit that it is ignored.
+
+    It is where pytest runs in the background of a script. A handler of Python's, even one that
+    does nothing, is not inherited.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)
 
 
 @pytest.hookimpl(tryfirst=True)
