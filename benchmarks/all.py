@@ -1,4 +1,4 @@
-"""Every figure that the README promises, measured in one run, and the tables made of it.
+"""Every figure that docs/figures.md promises, measured in one run, and the tables made of it.
 
     python benchmarks/all.py                 run everything (an hour and a half)
     python benchmarks/all.py --only open stats
@@ -8,7 +8,7 @@
 Each subject is a script of this folder that measures one thing beside its rival; they run one after
 another, so that none disturbs another. What one has measured is taken into results/NAME.json when
 it is whole, and with it results/summary.json, results/README.md (machine, versions, spread) and the
-figures and the table of faults in README.md are written anew: a subject that fails, or that is
+figures and the table of faults in docs/ are written anew: a subject that fails, or that is
 interrupted, leaves its last results as they were, and the others' too. A quick run writes into a
 temporary folder and changes no table. Exit code 1: a subject failed.
 """
@@ -77,7 +77,7 @@ class Sheet:
         return f"about {duration(sum(known))}" + (f" and {more} not timed before" if more else "")
 
     def write(self) -> list[str]:
-        """results/summary.json, results/README.md and the blocks of the README; what is amiss."""
+        """results/summary.json, results/README.md and the blocks of docs/; what is amiss."""
         rows, amiss = [], []
         for name in SUBJECTS:
             if (RESULTS / f"{name}.json").exists():
@@ -96,12 +96,10 @@ class Sheet:
             return amiss  # Tables without some rows would look whole.
         write(RESULTS / "summary.json", document)
         (RESULTS / "README.md").write_text(figures.page(rows, self.machine))
-        readme = ROOT / "README.md"
-        text = filled(readme.read_text(), "figures", figures.table(rows))
+        fill(ROOT / "docs" / "figures.md", "figures", figures.table(rows))
         faults = RESULTS / "faults.md"
         if faults.exists():
-            text = filled(text, "faults", faults.read_text())
-        readme.write_text(text)
+            fill(ROOT / "docs" / "faults.md", "faults", faults.read_text())
         return []
 
 
@@ -198,14 +196,14 @@ def run_all(names: list[str], sheet: Sheet, *, is_quick: bool) -> list[str]:
     return failed
 
 
-def filled(text: str, name: str, block: str) -> str:
-    """A text with a new block between two marks."""
+def fill(page: Path, name: str, block: str) -> None:
+    """Put a new block between two marks of a page."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    head, found, rest = text.partition(start)
+    head, found, rest = page.read_text().partition(start)
     _, ended, tail = rest.partition(end)
     if not (found and ended):
-        raise SystemExit(f"README.md has no block between {start.strip()} and {end}")
-    return head + start + block.strip() + "\n" + end + tail
+        raise SystemExit(f"{page.name} has no block between {start.strip()} and {end}")
+    page.write_text(head + start + block.strip() + "\n" + end + tail)
 
 
 def main() -> None:

@@ -40,10 +40,10 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The README's table."""
+    """The table of docs/figures.md."""
     lines = ["| what | beside | result |", "|---|---|---|"]
     for row in rows:
-        script = f"[{row.script}.py](benchmarks/{row.script}.py)"
+        script = f"[{row.script}.py](../benchmarks/{row.script}.py)"
         missed = f"; **aim missed** ({row.aim})" if row.holds is False else ""
         lines.append(f"| {row.what} ({script}) | {row.beside} | {row.result}{missed} |")
     return "\n".join(lines)

@@ -19,7 +19,6 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
 from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
-from inspector.checks.folder.consolidation import check_consolidation
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
 from inspector.checks.metadata.aliases import check_aliases
@@ -28,9 +27,9 @@ from inspector.checks.metadata.families import check_families
 from inspector.checks.metadata.local_state import check_local_state
 from inspector.checks.metadata.metadata import check_metadata, lacking_classes, reading_notes
 from inspector.checks.metadata.optimizer import check_optimizer
+from inspector.checks.metadata.param_groups import with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
-from inspector.checks.metadata.structure import check_structure
-from inspector.checks.payload.packed import without_packed
+from inspector.checks.metadata.structure import check_structure, has_odd_lengths
 from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
@@ -104,7 +103,7 @@ def check_storage(
             storage, limits=limits, progress=progress, prefetched=prefetched
         )
     except (NotACheckpointError, MetadataError) as error:
-        from inspector.checks.folder.unread import check_unread
+        from inspector.checks.folder.unread import check_unread  # lazy: `check` begins without
 
         findings = check_unread(storage, error, limits)
     else:
@@ -153,7 +152,10 @@ def judge(
     report = others.result()
     left = tuple(n for n in report.checked.not_checked if "--deep" not in n.why)
     report = replace(report, checked=replace(report.checked, not_checked=left))
-    findings = without_echoes(checkpoint, [*report.findings, *found.findings])
+    # What a payload's head told is told of all payloads now.
+    seen = {f.fqn for f in found.findings if f.code == "payload-mismatch"}
+    mine = [f for f in report.findings if f.code != "payload-mismatch" or f.fqn not in seen]
+    findings = without_echoes(checkpoint, [*mine, *found.findings])
     return merge(replace(report, findings=()), findings, found.checked)
 
 
@@ -269,7 +271,12 @@ def check_all(
     """
     entries = entries_of(checkpoint)
     from_files, not_checked = check_files(checkpoint, storage, entries)
-    consolidation, shards_not_checked = check_consolidation(checkpoint, storage)
+    consolidation: list[Finding] = []
+    shards_not_checked: list[NotChecked] = []
+    if checkpoint.format == "safetensors":
+        from inspector.checks.folder.consolidation import check_consolidation  # lazy: see format
+
+        consolidation, shards_not_checked = check_consolidation(checkpoint, storage)
     if any(finding.code == "chunk-overlap" for finding in consolidation):
         # What shards are beside their consolidation is told as such, and once.
         from_files = [
@@ -277,12 +284,21 @@ def check_all(
             for finding in from_files
             if finding.code != "file-unreferenced" or shard_rank(finding.file or "") is None
         ]
+    if checkpoint.format == "safetensors":
+        from inspector.checks.folder.other_sets import with_other_sets  # lazy: likewise
+
+        from_files = with_other_sets(checkpoint, storage, from_files)
+    structure = check_structure(checkpoint, entries)
+    if has_odd_lengths(entries):
+        from inspector.checks.payload.packed import without_packed  # lazy: it reads payloads
+
+        structure = without_packed(checkpoint, storage, entries, structure)
     findings = [
         *check_metadata(checkpoint),
         *reading_notes(checkpoint.provenance, torch_version=torch_version),
         *lacking_classes(checkpoint),
-        *without_packed(checkpoint, storage, check_structure(checkpoint, entries)),
-        *check_optimizer(checkpoint),
+        *structure,
+        *with_idle_parameters(checkpoint, storage, check_optimizer(checkpoint)),
         *check_local_state(checkpoint),
         *check_families(checkpoint),
         *check_aliases(checkpoint),

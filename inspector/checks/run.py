@@ -18,6 +18,7 @@ from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
 from inspector.checks.kinds import kinds_of
+from inspector.checks.numbering import check_numbering
 from inspector.checks.steps import (
     Judged,
     Step,
@@ -44,7 +45,8 @@ class JudgedRun:
         run: What was found.
         judged: Each checkpoint with its report; fewer, if judging was stopped.
         steps: Each step, judged as a whole.
-        findings: What is wrong with the folder itself: trackers that name no sound step.
+        findings: What is wrong with the folder itself: trackers that name no sound step,
+            lower numbers that were written after the highest.
     """
 
     run: RunListing
@@ -86,7 +88,8 @@ def judge_run(run: RunListing, judged: Iterable[Judged]) -> JudgedRun:
         sibling = _sibling(run)
         if sibling is not None:
             steps = (beside_sibling(steps[0], sibling),)
-    return JudgedRun(run, items, steps, tuple(check_trackers(run, steps)))
+    findings = (*check_trackers(run, steps), *check_numbering(steps))
+    return JudgedRun(run, items, steps, findings)
 
 
 def _sibling(run: RunListing) -> StepFolder | None:
@@ -176,9 +179,11 @@ def _judged(
     progress: Progress | None,
 ) -> Judged:
     kinds: list[frozenset[str]] = []
+    written_s: list[float | None] = []
 
     def look(checkpoint: Checkpoint) -> None:
         kinds.append(kinds_of(checkpoint, part_name(item.path)))
+        written_s.append(_written_s(checkpoint))
 
     try:
         here = open_found(storage, item)
@@ -197,7 +202,18 @@ def _judged(
         nothing = NotChecked("everything", "the folder could not be read")
         where = f"{storage.root.rstrip('/')}/{item.path}" if item.path else storage.root
         report = Report(where, (finding,), Coverage(not_checked=(nothing,)))
-    return Judged(item, report, kinds[0] if kinds else None)
+    if not kinds:
+        return Judged(item, report)
+    return Judged(item, report, kinds[0], written_s[0])
+
+
+def _written_s(checkpoint: Checkpoint) -> float | None:
+    """When a checkpoint was finished, as far as its own files tell."""
+    if checkpoint.metadata_modified_s is not None:
+        return checkpoint.metadata_modified_s
+    files = [file for file in checkpoint.files if file.num_payloads]
+    times = [file.modified_s for file in files if file.modified_s is not None]
+    return max(times) if times and len(times) == len(files) else None
 
 
 def find_resumable(

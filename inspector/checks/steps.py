@@ -42,11 +42,14 @@ class Judged:
         found: Where it is.
         report: What is wrong with it.
         kinds: The kinds of state in it (`kinds.KINDS`); None if it could not be read.
+        written_s: When its metadata (its last file, if it has none) was written, seconds since the
+            epoch; None if that is not known.
     """
 
     found: Found
     report: Report
     kinds: frozenset[str] | None = None
+    written_s: float | None = None
 
     @property
     def is_sound(self) -> bool:

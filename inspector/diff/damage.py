@@ -36,7 +36,7 @@ def damage_of(name: str, side: Side, filter_text: str = "") -> list[Damage]:
     entries = entries_of(checkpoint)
     found = [
         *check_metadata(checkpoint),
-        *without_packed(checkpoint, side.storage, check_structure(checkpoint, entries)),
+        *without_packed(checkpoint, side.storage, entries, check_structure(checkpoint, entries)),
         *check_stored(checkpoint, entries),
     ]
     try:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
 from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
-from inspector.checks.run import Judged, JudgedRun
-from inspector.checks.steps import Step
 from inspector.report.json import SCHEMA
 from inspector.report.table import TextColumn, render_table
+
+if TYPE_CHECKING:
+    from inspector.checks.run import Judged, JudgedRun
+    from inspector.checks.steps import Step
 
 __all__ = [
     "against_sentence",
@@ -96,8 +98,13 @@ def check_text(
         yield f"  compared     {against_sentence(against)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
+    yield from _all_findings(report.findings, width)
+
+
+def _all_findings(findings: Iterable[Finding], width: int | None) -> Iterator[str]:
+    """The lines of all findings; on a terminal, of many alike the first."""
     seen: Counter[str] = Counter()
-    for finding in report.findings:
+    for finding in findings:
         seen[finding.code] += 1
         if width is None or seen[finding.code] <= _MAX_ALIKE:
             yield ""
@@ -157,16 +164,7 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
-    seen: Counter[str] = Counter()
-    for finding in _of_run(run):
-        seen[finding.code] += 1
-        if width is None or seen[finding.code] <= _MAX_ALIKE:
-            yield ""
-            yield from finding_lines(finding, width)
-    for code, count in seen.items():
-        if width is not None and count > _MAX_ALIKE:
-            yield ""
-            yield f"... and {count - _MAX_ALIKE:,} more {code}: send this to a file to see all"
+    yield from _all_findings(_of_run(run), width)
     yield ""
     yield from _not_looked_at(run)
     yield from _resumable_line(run)

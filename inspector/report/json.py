@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.search import RunListing, newest
 from inspector.checkpoint.find.step_folders import step_folders
+from inspector.checkpoint.literals import json_literal
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.payload.scan.literals import Literal, json_literal
 from inspector.checkpoint.text import redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Framework
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.payload.scan.literals import Literal
 
 __all__ = ["SCHEMA", "checkpoints_json", "show_json"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.search import RunListing, newest
 from inspector.checkpoint.find.step_folders import step_folders
+from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload.scan.literals import Literal, format_literal
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
@@ -31,6 +31,9 @@ from inspector.report.writer import writer_words
 if TYPE_CHECKING:
     from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.payload.scan.literals import Literal
 
 __all__ = ["checkpoints_text", "show_text", "summary_facts"]
 

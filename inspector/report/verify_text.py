@@ -30,6 +30,7 @@ __all__ = [
     "progress_line",
     "report_json",
     "summary_sentence",
+    "torch_sentence",
     "verify_text",
 ]
 
@@ -38,6 +39,7 @@ _FIGURES = (
     ("payloads_checked", "payload checksums verified"),
     ("payloads_unsummed", "payloads without a checksum"),
     ("payload_faults", "payload faults"),
+    ("stored_dtypes", "tensors loaded in the dtype that is stored, not the metadata's"),
     ("peak_anon_bytes", ""),
 )
 _MAX_STACK_LINES = 12
@@ -98,7 +100,7 @@ def progress_line(snapshot: Snapshot, now_t: float, width: int | None = None) ->
         total = sum(rank.bytes_total for rank in ranks if rank.phase == slowest.phase)
         done = sum(rank.bytes_done for rank in ranks if rank.phase == slowest.phase)
         if total:
-            text += f" {100 * done // total} % of {format_bytes(total)}"
+            text += f" {min(100 * done // total, 100)} % of {format_bytes(total)}"
     counts = f"{format_count(snapshot.num_exact)} exact"
     if snapshot.num_entries:
         counts = f"{format_count(snapshot.num_exact)} of {format_count(snapshot.num_entries)} exact"
@@ -141,17 +143,37 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     if verdict == "exact":
         entries = f"all {total:,} entries are" if exact == total else f"{exact:,} of {total:,} are"
         return f"EXACT: {entries} bit for bit as stored {under}; {took}"
-    if verdict == "differs":
-        return f"DIFFERS: {plural(len(different), 'entry', 'entries')} of {total:,} {under}; {took}"
+    why = printable(str(result.get("why") or "it did not say why"), 600)
     so_far = f"{exact:,} of {total:,} entries were exact"
     if different:
         so_far += f", {len(different):,} were not"
-    why = printable(str(result.get("why") or "it did not say why"), 600)
     if verdict not in EXIT_CODES:
         return f"?: the recording ends without a verdict that is known, {under}; {so_far}"
+    if verdict == "unreadable":
+        held = "the payloads are what they should be" if not different else "payloads differ, too"
+        if exact < total and not different:
+            held = "the payloads that were compared are what they should be"
+        return f"UNREADABLE: {torch_sentence(result)} {held}; {so_far} {under}; {took}"
+    if verdict == "partial":
+        done = f"{exact:,} of {total:,} entries are exact {under}"
+        return f"PARTIAL: {done}, and not all was verified: {why}; {took}"
+    if verdict == "differs":
+        return f"DIFFERS: {plural(len(different), 'entry', 'entries')} of {total:,} {under}; {took}"
     if verdict == "cancelled":
         return f"CANCELLED {under} after {took}: {so_far}"
     return f"FAILED {under} after {took}: {why}; {so_far}"
+
+
+def torch_sentence(result: Mapping[str, Any]) -> str:
+    """What torch itself said of the metadata, if it does not read it as we do; else nothing."""
+    told: Mapping[str, Any] = result.get("torch_reads") or {}
+    if not told or told.get("ok") is True:
+        return ""
+    version = printable(str(told.get("torch") or "?"), 40)
+    error = printable(str(told.get("error") or "it did not say why"), 500)
+    if told.get("tried") is True:
+        return f"torch {version} cannot load it: {error};"
+    return f"torch {version} did not read the metadata: {error};"
 
 
 def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> Iterator[str]:
@@ -176,6 +198,10 @@ def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> 
         yield f"... {format_count(len(wrong) - _MAX_LISTED)} more (--json names them all)"
     yield from _failures(snapshot.failures)
     yield from _unverified(tensors)
+    if result and result.get("verdict") not in ("unreadable", "exact"):
+        sentence = torch_sentence(result)
+        if sentence and result.get("torch_reads", {}).get("torch"):
+            yield f"  {sentence.rstrip(';')}"
     if result:
         yield from _figures(snapshot, result)
 
@@ -223,6 +249,8 @@ def _fault(fault: Fault) -> str:
     if fault.num_different:
         of = "" if fault.num_elements is None else f" of {fault.num_elements:,}"
         parts.append(f"{fault.num_different:,}{of} elements")
+    if fault.num_missing:
+        parts.append(f"{fault.num_missing:,} elements in no chunk")
     if fault.num_different and fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     if fault.expected or fault.found:

@@ -1,14 +1,15 @@
 """The wire protocol between the ranks and the front end: one JSON object a line.
 
-Every event has `schema`, `event`, `rank` (None for the launcher) and `t`, seconds since the
-epoch at the writer. A line is at most `MAX_LINE_BYTES` long and leaves in one `os.write`, so
-that lines of several writers never mix; long texts are cut, and say so. Each rank appends to a
-file of its own, which also works on a file system that several nodes share.
+Every event has `schema`, `event`, `run` (which job it is of), `rank` (None for the launcher) and
+`t`, seconds since the epoch at the writer. A line is at most `MAX_LINE_BYTES` long and leaves in
+one `os.write`, so that lines of several writers never mix; long texts are cut, and say so. Each
+rank appends to a file of its own, which also works on a file system that several nodes share.
 
 Which events there are, and what each carries, is in the contract (`verify --json`). Beyond it,
-`tensor` may carry `hop` (position in `JobSpec.then`; absent: 0) and `ranks` (how many ranks report
-this entry in this phase; absent: all), and `failed` may carry `root` (what the other failures came
-of) or `is_echo` (it only came of another).
+`tensor` may carry `hop` (position in `JobSpec.then`; absent: 0), `ranks` (how many ranks report
+this entry in this phase; absent: all) and `asked` (left out on request), `torch_reads` says whether
+torch's own `read_metadata` reads what the job read, and `failed` may carry `root` (what the other
+failures came of) or `is_echo` (it only came of another).
 
 An event may come from anybody's file. `checked` is the gate that all of them pass before they are
 folded: words are of known sets, numbers are finite and of their range, and what is neither is `?`.
@@ -54,7 +55,9 @@ _PATIENCE_S = 20.0
 _RETRY_S = 0.1
 _MAX_UNSENT_BYTES = 64 << 20
 
-EVENTS = frozenset("spec hello phase progress tensor log failed bye result heartbeat plan".split())
+EVENTS = frozenset(
+    "spec hello phase progress tensor log failed bye result heartbeat plan torch_reads".split()
+)
 
 #: The phases in the order in which a wave of tensors goes through them.
 PHASES = ("load", "compare", "replicas", "save", "reload", "recheck")
@@ -85,7 +88,7 @@ def encode(event: dict[str, Any]) -> bytes:
             )
             event = {**event, key: short, "cut": True}
         else:
-            event = {k: event[k] for k in ("schema", "event", "rank", "t") if k in event}
+            event = {k: event[k] for k in ("schema", "event", "run", "rank", "t") if k in event}
         line = (json.dumps(event, separators=(",", ":")) + "\n").encode()
     return line
 
@@ -109,8 +112,9 @@ class EventWriter:
     how far it is goes lost.
     """
 
-    def __init__(self, events_dir: str | Path, rank: int | None) -> None:
+    def __init__(self, events_dir: str | Path, rank: int | None, run: str = "") -> None:
         self.rank = rank
+        self.run = run
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._fd = os.open(rank_file(events_dir, rank), flags, 0o644)
         self._lock = threading.Lock()
@@ -122,7 +126,8 @@ class EventWriter:
         Raises:
             OSError: It has been full for so long that more cannot be kept.
         """
-        line = {"schema": SCHEMA, "event": event, "rank": self.rank, "t": time.time(), **fields}
+        head = {"schema": SCHEMA, "event": event, "run": self.run, "rank": self.rank}
+        line = {**head, "t": time.time(), **fields}
         with self._lock:
             if event in _PASSING and self._unsent:
                 self._flush()

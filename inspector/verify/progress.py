@@ -106,6 +106,9 @@ class Snapshot:
         num_log_lines: Lines printed in all.
         first_t, last_t: Time of the first and of the latest event; 0 before any.
         result: The `result` event, or None while it runs.
+        torch_reads: The `torch_reads` event of rank 0, or None before it.
+        left_out: Entries that the ranks leave out: reason, how many, whether the user asked.
+        num_foreign: Events of another job, which are passed over.
         version: Rises with every event.
     """
 
@@ -122,6 +125,9 @@ class Snapshot:
     last_t: float
     result: Mapping[str, Any] | None
     version: int
+    torch_reads: Mapping[str, Any] | None = None
+    left_out: tuple[tuple[str, int, bool], ...] = ()
+    num_foreign: int = 0
 
 
 Event = dict[str, Any]
@@ -182,6 +188,9 @@ class JobState:
         self.spec: Event = {}
         self.result: Event | None = None
         self.num_entries: int | None = None
+        self.torch_reads: Event | None = None
+        self.num_foreign = 0
+        self._left_out: tuple[tuple[str, int, bool], ...] = ()
         self.version = 0
         self.first_t = self.last_t = 0.0
         self._ranks: dict[int, _Rank] = {}
@@ -207,6 +216,7 @@ class JobState:
             "log": self._log,
             "failed": self._failed,
             "bye": self._bye,
+            "torch_reads": self._torch_reads,
             "result": self._result,
         }
 
@@ -225,6 +235,10 @@ class JobState:
         if taker is None:
             return
         event = checked(event)
+        is_evidence = taker is not self._takers["log"]
+        if is_evidence and self.spec.get("run") and event.get("run") != self.spec["run"]:
+            self.num_foreign += 1
+            return
         t: float = event["t"]
         number = event.get("rank")
         rank = None
@@ -268,6 +282,9 @@ class JobState:
             self.last_t,
             self.result,
             self.version,
+            self.torch_reads,
+            self._left_out,
+            self.num_foreign,
         )
 
     def _phase_times(self) -> tuple[PhaseTime, ...]:
@@ -312,6 +329,13 @@ class JobState:
             number = tensors + entries
         if number is not None:
             self.num_entries = number
+        left_out = event.get("left_out")
+        if isinstance(left_out, list):
+            self._left_out = tuple(
+                (str(item.get("why")), _int(item.get("count")) or 0, item.get("asked") is True)
+                for item in left_out
+                if isinstance(item, dict)
+            )
 
     def _phase(self, event: Event, rank: _Rank | None, t: float) -> None:
         phase = event.get("phase")
@@ -383,6 +407,9 @@ class JobState:
             rank.has_left = True
             self._extra(event, rank)
 
+    def _torch_reads(self, event: Event, rank: _Rank | None, t: float) -> None:
+        self.torch_reads = event
+
     def _result(self, event: Event, rank: _Rank | None, t: float) -> None:
         self.result = event
 
@@ -394,7 +421,9 @@ def apply(state: JobState, event: Event) -> JobState:
 
 
 _COUNTS = ("bytes_done", "bytes_total", "tensors_done", "tensors_total")
-_KNOWN = frozenset(("schema", "event", "rank", "t", "phase", "hop", "mesh", "cut", "pid", *_COUNTS))
+_KNOWN = frozenset(
+    ("schema", "event", "run", "rank", "t", "phase", "hop", "mesh", "cut", "pid", *_COUNTS)
+)
 _KINDS = {"out-of-memory": 0, "timeout": 1, "killed": 2, "launch": 3}
 
 

@@ -260,6 +260,7 @@ def spec_event(spec: JobSpec, t: float, **more: Any) -> Event:
         "event": "spec",
         "rank": None,
         "t": t,
+        "run": spec.run,
         "path": spec.path,
         "mesh": spec.mesh,
         "then": list(spec.then),

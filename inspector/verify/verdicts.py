@@ -54,6 +54,15 @@ class Fault(NamedTuple):
     found: str
     file: str
     detail: str
+    #: Elements that no stored chunk holds, or None if nobody counted.
+    num_missing: int | None = None
+
+    @property
+    def num_wrong(self) -> int | None:
+        """Elements that differ and those that are missing; None if nobody counted."""
+        if self.num_different is None and self.num_missing is None:
+            return None
+        return (self.num_different or 0) + (self.num_missing or 0)
 
 
 class PhaseVerdict(NamedTuple):
@@ -83,6 +92,8 @@ class TensorView(NamedTuple):
         faults: What is wrong, at most `MAX_FAULTS`.
         num_faults: How many reports were bad in all.
         detail: What the first report that was no plain EXACT said.
+        is_asked: The user left it out.
+        has_elements: A rank held elements of it.
     """
 
     fqn: str
@@ -91,6 +102,8 @@ class TensorView(NamedTuple):
     faults: tuple[Fault, ...]
     num_faults: int
     detail: str
+    is_asked: bool = False
+    has_elements: bool = True
 
     @property
     def is_bad(self) -> bool:
@@ -113,11 +126,16 @@ class TensorMerge:
     faults: list[Fault] = field(default_factory=list)
     num_faults: int = 0
     detail: str = ""
+    is_asked: bool = False
+    has_elements: bool = False
 
     def add(self, rank: int, hop: int, event: dict[str, Any], world_size: int) -> None:
         """Take one `tensor` event, which passed the gate of `events`."""
         phase = event.get("phase") or ""
         verdict = event.get("verdict") or "?"
+        # Who says nothing of elements has some.
+        self.has_elements |= verdict != "EMPTY" and event.get("num_elements") != 0
+        self.is_asked |= event.get("asked") is True
         key = (hop, phase)
         merge = self.phases.get(key)
         if merge is None:
@@ -152,7 +170,16 @@ class TensorMerge:
         # One bad report settles it; a good word needs every rank's.
         if severity(told) == 0 and not any(phase.is_complete for phase in phases):
             told = ""
-        return TensorView(self.fqn, told, phases, tuple(self.faults), self.num_faults, self.detail)
+        return TensorView(
+            self.fqn,
+            told,
+            phases,
+            tuple(self.faults),
+            self.num_faults,
+            self.detail,
+            self.is_asked,
+            self.has_elements,
+        )
 
 
 def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:
@@ -179,4 +206,5 @@ def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any])
         text("found"),
         text("file"),
         text("detail"),
+        count("num_uncovered"),
     )

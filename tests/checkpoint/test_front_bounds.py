@@ -38,7 +38,7 @@ METADATA = SAMPLE / ".metadata"
 def test_a_dense_text_is_not_parsed(unit: bytes) -> None:
     text = b"{" + unit * ((51 << 20) // len(unit))
     assert over_bounds(text)
-    with pytest.raises(HeaderError, match="more than a model can have|nothing but"):
+    with pytest.raises(HeaderError, match=r"more than a model can have|nothing but"):
         bounded_json(text)
 
 
@@ -49,7 +49,9 @@ def test_a_header_of_many_tensors_is() -> None:
     assert len(text) > 10 << 20
     assert not over_bounds(text)
     assert len(bounded_json(text)) == 100_000
-    short = b",".join(b'"%d":{"dtype":"F32","shape":[],"data_offsets":[0,4]}' % i for i in range(99))
+    short = b",".join(
+        b'"%d":{"dtype":"F32","shape":[],"data_offsets":[0,4]}' % i for i in range(99)
+    )
     assert not over_bounds(b"{" + short + b"}")
 
 

@@ -39,6 +39,8 @@ class SafetensorsFacts:
     Attributes:
         index: The index file, or an empty string.
         index_problem: Why it cannot be used, or an empty string.
+        stale_index: Files that the index names, where none of them is there and the one file that
+            is the whole checkpoint by its name was taken instead.
         total_size: Bytes of all tensors as the index says, or None.
         missing: Files that the index or the names of the others call for and that are not there,
             with how many tensors the index places in each (None if nothing tells).
@@ -54,6 +56,7 @@ class SafetensorsFacts:
 
     index: str = ""
     index_problem: str = ""
+    stale_index: tuple[str, ...] = ()
     total_size: int | None = None
     missing: dict[str, int | None] = field(default_factory=dict)
     unread: tuple[Unread, ...] = ()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import posixpath
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -31,6 +30,8 @@ from inspector.checkpoint.safetensors.header import (
     naturals,
 )
 from inspector.checkpoint.safetensors.sets import (
+    INDEX,
+    SINGLE,
     SUFFIX,
     FileSet,
     OneSet,
@@ -39,7 +40,7 @@ from inspector.checkpoint.safetensors.sets import (
     shard_rank,
 )
 from inspector.checkpoint.storage.base import Entry, Storage
-from inspector.checkpoint.text import plural, printable
+from inspector.checkpoint.text import natural_keys, plural, printable
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError
 
 __all__ = ["read_safetensors"]
@@ -113,6 +114,7 @@ class _Reading:
         self._data_offset: dict[str, int] = {}
         self._metadata: dict[str, str] = {}
         self._is_sharded = False
+        self._stale_index: tuple[str, ...] = ()
         self._num_bytes = 0
 
     def read(self, progress: Progress | None) -> None:
@@ -121,6 +123,8 @@ class _Reading:
             self._index = read_index(self._storage, entry)
             self._num_bytes = entry.num_bytes or 0
         self._files = find_files(self._storage, self._listing, self._chosen, self._index)
+        if self._chosen.index == INDEX and self._files.missing and not self._files.paths:
+            self._take_single()
         total = len(self._files.paths) * _HEADER_GUESS
         for number, (path, found) in enumerate(headers(self._storage, self._files)):
             if isinstance(found, Unread):
@@ -140,6 +144,17 @@ class _Reading:
                 if first.code == "file-truncated"
                 else "metadata-unreadable",
             )
+
+    def _take_single(self) -> None:
+        """The file that is loaded before an index is looked at, where that one's files are gone.
+
+        A save into one file removes the shards of an earlier one, and leaves their index.
+        """
+        single = next((e for e in self._listing if e.name == SINGLE and e.kind == "file"), None)
+        if single is not None and not self._files.escapes:
+            self._stale_index = tuple(self._files.missing)
+            self._index = IndexFile()
+            self._files = Files([SINGLE], {SINGLE: single}, {})
 
     def _add(self, number: int, path: str, header: Header) -> None:
         for name, what in header.faults:
@@ -190,7 +205,9 @@ class _Reading:
 
     def checkpoint(self) -> Checkpoint:
         """What was read, as a value."""
-        tensors = sorted(self._tensors.values(), key=lambda t: _natural(t.fqn))
+        found = list(self._tensors.values())
+        keys = natural_keys([tensor.fqn for tensor in found])
+        tensors = [found[i] for i in sorted(range(len(found)), key=keys.__getitem__)]
         columns = _columns(tensors)
         path = self._storage.root
         if isinstance(self._storage, OneSet):
@@ -244,6 +261,7 @@ class _Reading:
         return SafetensorsFacts(
             index=self._chosen.index,
             index_problem=self._index.problem,
+            stale_index=self._stale_index,
             total_size=self._index.total_size,
             missing=self._files.missing,
             unread=tuple(self._unread),
@@ -269,13 +287,6 @@ def _sharding(text: str) -> dict[str, list[int]]:
         if offsets is not None:
             found[name] = offsets
     return found
-
-
-def _natural(fqn: str) -> list[str | tuple[int, str]]:
-    """A key that puts layer 10 after layer 9; odd places hold digits alone."""
-    # A number is compared by length first: one of a million digits is slow to make.
-    parts = re.split(r"0*([0-9]+)", fqn)
-    return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _columns(tensors: list[_Growing]) -> TensorColumns:

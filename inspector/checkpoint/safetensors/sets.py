@@ -15,9 +15,22 @@ from dataclasses import dataclass
 
 from inspector.checkpoint.storage.base import Entry, Storage, Used
 
-__all__ = ["SUFFIX", "FileSet", "OneSet", "file_sets", "main_set", "set_of", "shard_rank"]
+__all__ = [
+    "INDEX",
+    "SINGLE",
+    "SUFFIX",
+    "FileSet",
+    "OneSet",
+    "file_sets",
+    "main_set",
+    "set_of",
+    "shard_rank",
+]
 
 SUFFIX = ".safetensors"
+#: The names that transformers looks for, in this order, and loads the first that is there.
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _INDEX = re.compile(r"(.+)\.safetensors\.index(?:\.([^.]+))?\.json\Z", re.S)
 _PART = re.compile(
     r"(?P<stem>.+)-(?P<part>\d{1,9})-of-(?P<parts>\d{1,9})(?:\.(?P<variant>[^.]+))?\.safetensors\Z",

@@ -123,7 +123,7 @@ class GcsFiles(FsspecFiles):
         os.environ.setdefault(_ZONAL_BUCKETS, "false")  # Before gcsfs is imported.
         if users_setting("requests_timeout", "gs", "gcs") is not None:
             return {}
-        from aiohttp import ClientTimeout
+        from aiohttp import ClientTimeout  # lazy: an optional package
 
         # Without one gcsfs waits for ever.
         patience = ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
@@ -264,6 +264,8 @@ def _bounded_session() -> dict[str, Any]:
     """
     # lazy: botocore is for S3 alone
     from aiobotocore.config import AioConfig  # type: ignore[import-untyped, unused-ignore]
+
+    # lazy: of S3 alone
     from aiobotocore.httpsession import (  # type: ignore[import-untyped, unused-ignore]
         AIOHTTPSession,
     )
@@ -320,7 +322,7 @@ class HttpFiles:
     @staticmethod
     def options() -> dict[str, Any]:
         """What the file system is made with; the user's own settings go before it."""
-        from aiohttp import ClientTimeout
+        from aiohttp import ClientTimeout  # lazy: an optional package
 
         own = {"timeout": ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)}
         users = users_setting("client_kwargs", "http", "https")

@@ -82,15 +82,15 @@ def open_remote(url: str) -> RemoteStorage:
 
 def _kind(scheme: str) -> type[FsspecFiles]:
     if scheme in ("s3", "s3a"):
-        from inspector.checkpoint.storage.clouds import S3Files
+        from inspector.checkpoint.storage.clouds import S3Files  # lazy: only a URL takes it
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.clouds import GcsFiles
+        from inspector.checkpoint.storage.clouds import GcsFiles  # lazy: only a URL takes it
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.clouds import AzureFiles
+        from inspector.checkpoint.storage.clouds import AzureFiles  # lazy: only a URL takes it
 
         return AzureFiles
     return FsspecFiles
@@ -330,9 +330,7 @@ class RemoteStorage:
     def start_read(self, path: str, offset: int, length: int) -> Future[bytes]:
         """Begin to read a range; give the future to `result`, or cancel it."""
         full = self._full(path)
-        return self.calls.start(
-            lambda: self._fetch(full, offset, length), most_s=answer_s(length)
-        )
+        return self.calls.start(lambda: self._fetch(full, offset, length), most_s=answer_s(length))
 
     def _fetch(self, full: str, offset: int, length: int | None) -> Any:
         """A range, or an awaitable of it, held against the size that was told before."""

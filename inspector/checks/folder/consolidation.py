@@ -14,6 +14,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.find.identify import identify
@@ -33,6 +36,7 @@ __all__ = ["check_consolidation"]
 #: Bytes of a tensor that are looked at to see whether consolidation left zeros.
 _MAX_LOOK = 64 << 10
 _MAX_FOLDERS = 50
+_MAX_SCALARS = 4096
 
 
 def check_consolidation(
@@ -59,8 +63,7 @@ def check_consolidation(
         beside = _shards_beside(storage)
         if beside is None:
             return [], []
-        where, shards = beside
-        return list(_lost(checkpoint, storage, shards, where)), []
+        return list(_lost(checkpoint, storage, beside)), []
     except InspectError as error:
         why = f"they cannot be read: {error.message}"
         return [], [NotChecked("the ranks' shards that it was put together from", why)]
@@ -94,28 +97,39 @@ def _shards(storage: Storage) -> Checkpoint | None:
     return shards if shards.stored is not None and shards.stored.is_sharded else None
 
 
-def _shards_beside(storage: Storage) -> tuple[str, Checkpoint] | None:
-    """The folder of the shards, as it is told, and what is in it."""
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """The ranks' shards beside a consolidation: their folder, as it is told, and what is in it."""
+
+    where: str
+    storage: Storage
+    checkpoint: Checkpoint
+
+
+def _shards_beside(storage: Storage) -> _Shards | None:
+    """The shards below or above, or None."""
     if any(e.name == "sharded" and e.kind == "folder" for e in storage.list()):
-        found = _shards(storage.join("sharded"))
-        return None if found is None else ("sharded/", found)
+        below = storage.join("sharded")
+        found = _shards(below)
+        return None if found is None else _Shards("sharded/", below, found)
     path = storage.local_path("")
     if path is None:
         return None
     path = os.path.abspath(path)
     if os.path.basename(path) != "consolidated":
         return None
-    found = _shards(LocalStorage(os.path.dirname(path)))
-    return None if found is None else ("the folder above", found)
+    above = LocalStorage(os.path.dirname(path))
+    found = _shards(above)
+    return None if found is None else _Shards("the folder above", above, found)
 
 
 # -- elements that no shard holds ----------------------------------------------------------------
 
 
-def _lost(
-    checkpoint: Checkpoint, storage: Storage, shards: Checkpoint, where: str
-) -> Iterator[Finding]:
+def _lost(checkpoint: Checkpoint, storage: Storage, beside: _Shards) -> Iterator[Finding]:
     mine = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}
+    yield from _zeroed(checkpoint, storage, beside, mine)
+    shards, where = beside.checkpoint, beside.where
     work = MAX_WORK
     for index in unproven(shards.columns).tolist():
         shard = shards.columns.tensor(index)
@@ -128,6 +142,46 @@ def _lost(
             continue
         if _is_zero(checkpoint, storage, tensor, cover.gaps):
             yield _gap(tensor, cover, where)
+
+
+def _zeroed(
+    checkpoint: Checkpoint, storage: Storage, shards: _Shards, mine: dict[str, int]
+) -> Iterator[Finding]:
+    """0-d tensors that are zero here and not in their shard: consolidation copies none of them."""
+    columns = shards.checkpoint.columns
+    is_scalar = (np.diff(columns.dim_start) == 0) & (columns.num_chunks_of > 0)
+    for index in np.flatnonzero(is_scalar).tolist()[:_MAX_SCALARS]:
+        shard = columns.tensor(index)
+        if shard.fqn not in mine:
+            continue
+        tensor = checkpoint.columns.tensor(mine[shard.fqn])
+        if tensor.shape or tensor.num_chunks != 1 or tensor.dtype != shard.dtype:
+            continue
+        here = _bytes_of(checkpoint, storage, tensor)
+        there = _bytes_of(shards.checkpoint, shards.storage, shard)
+        if here and not here.strip(b"\0") and there.strip(b"\0"):
+            path = shards.checkpoint.files[int(shard.file[0])].path
+            yield Finding(
+                "chunk-gap",
+                "error",
+                f"{printable(tensor.fqn, 120)}: zero here, and not in the rank's shard that it was "
+                f"put together from ({printable(path, 80)}, in {shards.where})",
+                "loads the zero silently: consolidation copies no 0-d tensor (torch 2.13)",
+                "its value is in the shards: load those, or write it into this file from there",
+                fqn=tensor.fqn,
+                file=checkpoint.files[int(tensor.file[0])].path,
+                offsets=(),
+                sizes=(),
+                num_elements=1,
+            )
+
+
+def _bytes_of(checkpoint: Checkpoint, storage: Storage, tensor: Tensor) -> bytes:
+    """The bytes of a small tensor's first chunk; none if they lie nowhere."""
+    file, length = int(tensor.file[0]), int(tensor.byte_length[0])
+    if file < 0 or not 0 < length <= _MAX_LOOK:
+        return b""
+    return storage.read(checkpoint.files[file].path, int(tensor.byte_offset[0]), length)
 
 
 def _gap(tensor: Tensor, cover: Cover, where: str) -> Finding:

@@ -283,8 +283,8 @@ def _of_another_set(file: DataFile) -> Finding:
         "note",
         f"{printable(file.path, 120)}: {format_bytes(file.num_bytes)} that are no part of this "
         "checkpoint, by the index or by the name",
-        "transformers ignores it; HuggingFaceStorageReader reads every .safetensors file of a "
-        "folder, and this one's tensors too",
+        "readers that go by the index or by the name ignore it; HuggingFaceStorageReader reads "
+        "every .safetensors file of a folder, and this one's tensors too",
         "load from a folder of its own if you load with DCP",
         file=file.path,
     )

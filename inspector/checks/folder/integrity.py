@@ -23,6 +23,7 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.checks.findings import Against, Coverage, Finding, NotChecked
 from inspector.errors import InspectError
+from inspector.values.fingerprint import HashProgress
 
 if TYPE_CHECKING:
     from inspector.values.fingerprint import HashProgress
@@ -76,8 +77,6 @@ def check_integrity(
         )
         left = NotChecked(f"the digests of {INTEGRITY}", "it cannot be read")
         return IntegrityReport((finding,), Coverage(not_checked=(left,)))
-    from inspector.values.fingerprint import HashProgress
-
     run = _Run(storage, wanted)
     run.bytes_total = sum(checkpoint.folder_files.get(name, 0) for name in wanted)
 

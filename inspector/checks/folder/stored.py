@@ -13,6 +13,7 @@ import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.facts import SafetensorsFacts
+from inspector.checkpoint.safetensors.sets import SINGLE
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.metadata.entries import Entries
@@ -167,6 +168,19 @@ def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding
             "transformers loads them; readers that go by the index do not see them",
             "take index and files from one and the same save",
             fqn=fqn,
+            file=stored.index,
+        )
+    if stored.stale_index:
+        num = plural(len(stored.stale_index), "file")
+        yield Finding(
+            "index-mismatch",
+            "warning",
+            f"{index}: none of the {num} that it names is there "
+            f"({printable(stored.stale_index[0], 80)} is the first); {SINGLE} was taken instead",
+            f"transformers and HuggingFaceStorageReader load {SINGLE}; readers that go by the "
+            "index alone raise FileNotFoundError",
+            "no fault if the index is left from an earlier, sharded save: remove it; else fetch "
+            "the files that it names",
             file=stored.index,
         )
     mine = checkpoint.tensor_bytes

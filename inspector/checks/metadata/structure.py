@@ -18,7 +18,7 @@ from inspector.checks.metadata.cover import MAX_WORK, Box, Cover, analyse
 from inspector.checks.metadata.entries import Entries, Ints, total
 from inspector.checks.metadata.tiling import unproven
 
-__all__ = ["check_structure"]
+__all__ = ["check_structure", "has_odd_lengths", "longer_rows", "short_rows"]
 
 _MAX_NAME = 120
 _MAX_SHOWN = 3
@@ -26,6 +26,8 @@ _MAX_SHOWN = 3
 # torch.save's zip takes 699 bytes more than the elements in torch 1.13 and 1,513 in 2.13, at
 # least (measured on the golden checkpoints of 11 versions); its format of before 1.6, 329.
 _MIN_CONTAINER = 256
+# Of a payload as short as torch's container the length tells nothing of its elements' size.
+_MIN_BYTES = 8 << 10
 
 _FROM_ANOTHER = "load an earlier checkpoint, or save this one again from the running job"
 
@@ -256,6 +258,32 @@ def _byte_ranges(entries: Entries) -> Iterator[Finding]:
             )
 
 
+def longer_rows(entries: Entries) -> Ints:
+    """Rows that take the bytes of elements twice as large as the metadata says, or more."""
+    if entries.checkpoint.format != "dcp":
+        return np.zeros(0, dtype=np.int64)
+    needed = entries.needed
+    return np.flatnonzero(
+        (needed > _MIN_BYTES) & (entries.length >= 2 * needed) & (entries.file >= 0)
+    )
+
+
+def has_odd_lengths(entries: Entries) -> bool:
+    """Whether some payload is so short or so long that its elements must be of another size."""
+    if len(short_rows(entries)):
+        return True
+    return bool(len(longer_rows(entries)))
+
+
+def short_rows(entries: Entries) -> Ints:
+    """Rows that take fewer bytes than the elements and torch's container need."""
+    needed = entries.needed
+    container = _MIN_CONTAINER if entries.checkpoint.format == "dcp" else 0
+    return np.flatnonzero(
+        (needed > 0) & (entries.file >= 0) & (entries.length - container < needed)
+    )
+
+
 def _lengths(entries: Entries) -> Iterator[Finding]:
     files = entries.checkpoint.files
     raw = _raw_rows(entries)
@@ -264,8 +292,8 @@ def _lengths(entries: Entries) -> Iterator[Finding]:
     in_raw_file = np.isin(entries.file, np.unique(entries.file[raw]))
     needed = entries.needed
     container = _MIN_CONTAINER if entries.checkpoint.format == "dcp" else 0
-    short = (needed > 0) & (entries.file >= 0) & (entries.length - container < needed)
-    for _, rows in entries.by_entry(np.flatnonzero(short & ~in_raw_file)):
+    short = short_rows(entries)
+    for _, rows in entries.by_entry(short[~in_raw_file[short]]):
         row = int(rows[0])
         fqn, (offsets, sizes) = entries.fqn(row), entries.box(row)
         num = total(entries.volume[rows])

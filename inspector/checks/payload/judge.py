@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
+from inspector.checkpoint.payload.crc import crc32
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     MissingPackageError,
@@ -22,22 +22,16 @@ from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.payload.judgement import Judgement, Note, Subject
+from inspector.checks.payload.stale_dtype import is_stale_dtype
 from inspector.errors import StorageError, UnreachableError
+from inspector.values.nonfinite import has_non_finite, scan_of
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import ValueScan
 
 __all__ = ["judge"]
 
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
-
 _MAX_ENTRY_BYTES = 1 << 30
-# A zip archive's end record without a comment, as torch writes it.
-_ZIP_END = 22
 _STALE = (
     "if others of this file are wrong too, the file and .metadata are of different saves: "
     "restore both from one; else take another checkpoint"
@@ -132,10 +126,10 @@ def _judge_payload(
         if record.deflated and record.num_bytes > limit:
             raise PayloadError("a deflated record claims more bytes than it can need")
     _judge_form(result, payload, is_tensor=first.is_tensor)
-    for subject in subjects:
+    for number, subject in enumerate(subjects):
         _judge_names(result, subject, payload)
         if subject.is_tensor and not payload.problem:
-            _judge_header(result, subject, payload, inner)
+            _judge_header(result, number, subject, payload, inner)
     damaged = _read_records(result, inner, payload, subjects, values, has_checksums=True)
     # A pickle whose bytes are damaged has been told of.
     if payload.problem and "data.pkl" not in damaged:
@@ -226,14 +220,16 @@ def _judge_names(result: Judgement, subject: Subject, payload: Payload) -> None:
     )
 
 
-def _judge_header(result: Judgement, subject: Subject, payload: Payload, source: Source) -> None:
+def _judge_header(
+    result: Judgement, number: int, subject: Subject, payload: Payload, source: Source
+) -> None:
     tensor = payload.tensor
     if tensor is not None:
         found = _differences(subject, tensor, payload.data)
         if tensor.shape != subject.sizes:
             result.shape = tensor.shape
-        if len(found) == 1 and _is_stale_dtype(subject, tensor, source):
-            result.error("payload-mismatch", subject, *_stale_dtype(subject, tensor), "warning")
+        if len(found) == 1 and is_stale_dtype(subject.dtype, subject.sizes, tensor, source):
+            result.stale_dtypes[number] = tensor.dtype
             return
         for what, fate in found:
             result.error("payload-mismatch", subject, what, fate, _STALE)
@@ -243,38 +239,6 @@ def _judge_header(result: Judgement, subject: Subject, payload: Payload, source:
     elif not payload.kind.startswith(_OTHER_TENSORS):
         what = f"it holds no tensor but {printable(payload.kind, 80)}"
         result.error("payload-mismatch", subject, what, "raises AttributeError", _STALE)
-
-
-def _is_stale_dtype(subject: Subject, tensor: StoredTensor, source: Source) -> bool:
-    """Whether the metadata is wrong in the dtype alone, and of the same save as the file.
-
-    It is where elements of another size fill the entry's range to its last byte: the metadata
-    knows where this very payload ends.
-    """
-    if tensor.dtype == subject.dtype or tensor.shape != subject.sizes or not tensor.num_elements:
-        return False
-    sizes = itemsize(tensor.dtype), itemsize(subject.dtype)
-    if None in sizes or sizes[0] == sizes[1]:
-        return False
-    end = max(source.length - _ZIP_END, 0)
-    return source.read(end, 4) == b"PK\x05\x06"
-
-
-def _stale_dtype(subject: Subject, tensor: StoredTensor) -> tuple[str, str, str]:
-    """What is wrong, what torch does, and what to do."""
-    what = (
-        f"its elements are {tensor.dtype}, {subject.dtype} by the metadata; its bytes end where "
-        "the metadata says, so both are of one save"
-    )
-    fate = (
-        f"casts to the target's type silently: exact into {tensor.dtype}; what makes its tensors "
-        f"by the metadata (dcp_to_torch_save) makes {subject.dtype} of it"
-    )
-    hint = (
-        "all data is there: a save with plan caching (enable_plan_caching=True) keeps the dtype of "
-        f"the first save; load into {tensor.dtype}, and save once without the cache"
-    )
-    return what, fate, hint
 
 
 def _packed_differences(subject: Subject, packed: PackedTensor) -> list[tuple[str, str]]:
@@ -365,8 +329,6 @@ def _read_records(
 
 def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueScan | None:
     """What counts NaN and infinities in the tensor's data, if it can hold any."""
-    from inspector.values.nonfinite import has_non_finite, scan_of
-
     tensor = payload.tensor
     if tensor is None or payload.data is None or not tensor.num_elements:
         return None

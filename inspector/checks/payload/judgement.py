@@ -102,6 +102,8 @@ class Judgement:
         crc32: Of the tensor's elements as they are stored, with how they lie there; None if they
             were not read.
         packed: The tensor of a class of its own in it, or None.
+        stale_dtypes: The elements' dtype by the subject's place in the list, where the metadata has
+            another one and is of the same save all the same, as far as this payload tells.
         is_unreached: True if a remote storage did not answer.
     """
 
@@ -115,6 +117,7 @@ class Judgement:
     crc32: tuple[object, ...] | None = None
     packed: PackedTensor | None = None
     quantizer: str = ""
+    stale_dtypes: dict[int, str] = field(default_factory=dict)
 
     def error(
         self,

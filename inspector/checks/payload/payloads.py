@@ -11,11 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.payload.source import RangeSource
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
@@ -25,6 +28,9 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
+from inspector.checks.payload.replicas import check_replicas
+from inspector.checks.payload.stale_dtype import stale_dtypes
+from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import StorageError
 
 if TYPE_CHECKING:
@@ -94,14 +100,18 @@ class _Run:
         self._read = np.zeros(self.plan.num_places, np.bool_)
         self._findings: list[tuple[int, list[Finding]]] = []
         self._notes: dict[Note, list[int]] = {}
-        self._values: dict[int, NonFinite] = {}
+        #: By tensor and box: with metadata of every rank's own, a box has a copy of each.
+        self._values: dict[int, dict[tuple[int, ...], NonFinite]] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._digests: dict[int, object] = {}
         self._storage = storage
         self._packed: dict[str, list[int]] = {}
         self._quantized: dict[int, str] = {}
+        self._stale_dtypes: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
-        self._num_unread = 0
+        # What is left out for a fault that the other checks find is damage by that; where the
+        # fault came only after they had looked, nothing else would say so.
+        self._num_unread = sum(self.plan.left_out.values())
         self._lock = threading.Lock()
 
     # --- what workers tell
@@ -126,6 +136,8 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
+        for number, dtype in judgement.stale_dtypes.items():
+            self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
@@ -133,7 +145,9 @@ class _Run:
         with self._lock:
             self._tried[first:last] = True
             starts = self.plan.owner_start
-            self._skip(first, reason, int(starts[last] - starts[first]))
+            count = int(starts[last] - starts[first])
+            self._skip(first, reason, count)
+            self._num_unread += count
 
     def _keep(
         self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]
@@ -151,8 +165,8 @@ class _Run:
                 self._notes.setdefault(note, []).append(place)
             if judgement.values is not None:
                 found = judgement.values.moved(offsets)
-                before = self._values.get(tensor)
-                self._values[tensor] = found if before is None else before + found
+                boxes = self._values.setdefault(tensor, {})
+                boxes[offsets] = max(boxes.get(offsets, found), found, key=_num_non_finite)
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
                 self._num_unread += not judgement.is_read
@@ -181,19 +195,19 @@ class _Run:
             for f in found
         ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
+        if self._stale_dtypes:
+            read = frozenset(self._owners_read().tolist())
+            findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
         if self._digests:
-            from inspector.checks.payload.replicas import check_replicas
-
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._quantized:
             findings.append(self._quantised())
-        if self._values:
-            from inspector.checks.payload.values import value_findings
-        for index, found in sorted(self._values.items()):
+        for index, boxes in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
-            findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
+            found = reduce(add, boxes.values())
+            findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
 
     def _leave_out_changed(self) -> set[int]:
@@ -259,9 +273,14 @@ class _Run:
             "make each target with the stored scale and zero point before loading",
         )
 
+    def _owners_read(self) -> npt.NDArray[np.int64]:
+        plan = self.plan
+        owners: npt.NDArray[np.int64] = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        return owners
+
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns
-        owners = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        owners = self._owners_read()
         read = np.zeros(columns.num_chunks, np.bool_)
         read[owners[owners < columns.num_chunks]] = True
         totals = np.concatenate([[0], np.cumsum(read)])
@@ -321,13 +340,5 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
     )
 
 
-def _file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
-    """Finds the file with the chunk that holds an element."""
-
-    def find(index: tuple[int, ...]) -> str | None:
-        at = np.array(index, np.int64)
-        holds = ((tensor.offsets <= at) & (at - tensor.offsets < tensor.sizes)).all(axis=1)
-        chunks = np.flatnonzero(holds & (tensor.file >= 0))
-        return checkpoint.files[int(tensor.file[chunks[0]])].path if len(chunks) else None
-
-    return find
+def _num_non_finite(found: NonFinite) -> int:
+    return found.num_nan + found.num_inf

@@ -6,7 +6,6 @@ plain values is not shown in part, for half a value is a wrong one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -15,17 +14,10 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.payload.payload import open_value, unpacked
 from inspector.checkpoint.payload.source import DataHandle, RangeSource, open_file
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 
-__all__ = [
-    "MAX_BYTES",
-    "Literal",
-    "format_literal",
-    "json_literal",
-    "read_literal",
-    "read_literals",
-]
+__all__ = ["MAX_BYTES", "Literal", "read_literal", "read_literals"]
+
 
 #: Most bytes of a payload that is looked into.
 MAX_BYTES = 64 << 10
@@ -121,21 +113,3 @@ def _is_plain(root: Any) -> bool:
         elif kind not in (int, float, str, bool, type(None)):
             return False
     return True
-
-
-def json_literal(value: Any) -> Any:
-    """A plain value as JSON takes it: keys as text, NaN and infinities as the contract has them."""
-    if type(value) is float and not math.isfinite(value):
-        return "nan" if value != value else "inf" if value > 0 else "-inf"
-    if type(value) in (list, tuple):
-        return [json_literal(item) for item in value]
-    if type(value) is dict:
-        return {
-            k if type(k) is str else str(json_literal(k)): json_literal(v) for k, v in value.items()
-        }
-    return value
-
-
-def format_literal(value: Any, max_chars: int = 200) -> str:
-    """A plain value as Python writes it, printable and cut."""
-    return printable(repr(value), max_chars)

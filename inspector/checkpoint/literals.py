@@ -1,0 +1,28 @@
+"""Plain values of bytes entries as text and JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from inspector.checkpoint.text import printable
+
+__all__ = ["format_literal", "json_literal"]
+
+
+def json_literal(value: Any) -> Any:
+    """A plain value as JSON takes it: keys as text, NaN and infinities as the contract has them."""
+    if type(value) is float and not math.isfinite(value):
+        return "nan" if value != value else "inf" if value > 0 else "-inf"
+    if type(value) in (list, tuple):
+        return [json_literal(item) for item in value]
+    if type(value) is dict:
+        return {
+            k if type(k) is str else str(json_literal(k)): json_literal(v) for k, v in value.items()
+        }
+    return value
+
+
+def format_literal(value: Any, max_chars: int = 200) -> str:
+    """A plain value as Python writes it, printable and cut."""
+    return printable(repr(value), max_chars)

@@ -1,0 +1,117 @@
+"""A dtype that plan caching kept: told as a warning, with or without reading all bytes."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import DefaultSavePlanner
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.base import Storage
+from inspector.checks.findings import Finding, Report
+from inspector.checks.judge import check
+from inspector.checks.payload.payloads import PayloadReport, check_payloads
+
+pytestmark = pytest.mark.skipif(
+    "enable_plan_caching" not in inspect.signature(DefaultSavePlanner).parameters,
+    reason="torch before 2.7 caches no plans",
+)
+VALUES = torch.arange(8192).remainder(250).reshape(64, 128)
+KEPT = [
+    (torch.float32, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+    (torch.float64, torch.uint8),
+    (torch.float16, torch.bfloat16),
+]
+
+
+def saved(folder: Path, first: torch.dtype, then: torch.dtype) -> Path:
+    """Two saves of one process with a cached plan; the second, which must not be refused."""
+    for number, dtype in enumerate((first, then)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            planner = DefaultSavePlanner(enable_plan_caching=True)
+            # The plan is cached by the kind of the planner and the names, sizes and offsets.
+            state = {f"w.{folder.name}": VALUES.to(dtype), f"b.{folder.name}": torch.ones(3)}
+            dcp.save(state, checkpoint_id=folder / str(number), no_dist=True, planner=planner)
+    return folder / "1"
+
+
+def judged(folder: Path, *, deep: bool) -> Report:
+    def reads(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+        return check_payloads(checkpoint, storage)
+
+    return check(str(folder), deep=reads if deep else None)
+
+
+def recorded(folder: Path, fqn: str) -> torch.dtype:
+    found = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata[fqn]
+    return found.properties.dtype  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("first", "then"), KEPT)
+def test_a_kept_dtype_is_a_warning_as_torch_loads_it(
+    tmp_path: Path, first: torch.dtype, then: torch.dtype
+) -> None:
+    folder = saved(tmp_path / str(first), first, then)
+    fqn = f"w.{first}"
+    if recorded(folder, fqn) == then:
+        pytest.skip("this torch does not keep it")
+    target = {fqn: torch.zeros(64, 128, dtype=then)}
+    dcp.load(target, checkpoint_id=folder, no_dist=True)
+    assert torch.equal(target[fqn], VALUES.to(then))
+    wide = first.itemsize != then.itemsize
+    told: list[tuple[Finding, ...]] = [judged(folder, deep=deep).findings for deep in (False, True)]
+    assert len(told[0]) == wide
+    for found in told[not wide :]:
+        (finding,) = found
+        assert (finding.code, finding.severity, finding.fqn) == ("payload-mismatch", "warning", fqn)
+        assert (
+            f"its elements are {str(then)[6:]}, {str(first)[6:]} by the metadata" in finding.message
+        )
+        assert f"exact into {str(then)[6:]}" in finding.torch_does
+    assert judged(folder, deep=False).verdict == judged(folder, deep=True).verdict == "sound"
+
+
+def test_a_file_of_another_save_in_the_place_of_one_stays_damage(tmp_path: Path) -> None:
+    """Two dtypes of one size: of one tensor's chunks only those of the strange file differ."""
+    from torch.distributed.tensor import Shard
+
+    from tests.checks.ranks import mesh_of, save_as_ranks, sharded
+
+    def made(dtype: torch.dtype) -> Path:
+        def state(rank: int) -> dict[str, object]:
+            return {"w": sharded(VALUES.to(dtype), mesh_of(2), Shard(0))}
+
+        return save_as_ranks(tmp_path / str(dtype), 2, state)
+
+    half, brain = made(torch.float16), made(torch.bfloat16)
+    assert judged(half, deep=True).verdict == "sound"
+    name = "__1_0.distcp"
+    (half / name).write_bytes((brain / name).read_bytes())
+    report = judged(half, deep=True)
+    (finding,) = (f for f in report.findings if f.code == "payload-mismatch")
+    assert (finding.severity, report.verdict) == ("error", "damaged")
+    assert "1 of its 2 chunks" in finding.message
+
+
+def test_too_few_bytes_for_either_dtype_stay_damage(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "cut", torch.float32, torch.bfloat16)
+    metadata = dcp.FileSystemReader(folder).read_metadata()
+    import pickle
+
+    for index, info in metadata.storage_data.items():
+        if index.fqn == "w.cut":
+            info.length -= 64
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(BaseException, match=r"."):
+        target = {"w.cut": torch.zeros(64, 128, dtype=torch.bfloat16)}
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    report = judged(folder, deep=False)
+    assert report.verdict == "damaged"
+    assert "range-too-short" in {f.code for f in report.findings}
