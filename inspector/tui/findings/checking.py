@@ -18,6 +18,7 @@ from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import check_storage, judge
 from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
+from inspector.checks.seal.seal import default_output, read_seal
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.tui.session import Loaded
 
@@ -165,8 +166,6 @@ class DeepCheck:
 
 def _request(storage: Storage) -> tuple[DeepRequest, list[NotChecked]]:
     """What is to be read: all of it, and the seal beside it, if there is one that can be read."""
-    from inspector.checks.seal.seal import default_output, read_seal
-
     everything = DeepRequest(payloads=True, values=True)
     try:
         path = default_output(storage)

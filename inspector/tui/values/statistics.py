@@ -16,6 +16,7 @@ from textual.widgets import Static
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, format_shape, natural_keys, plural, printable
+from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
@@ -25,6 +26,7 @@ from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
+from inspector.values.nonfinite import NonFinite
 from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead
 
@@ -347,9 +349,6 @@ class StatisticsView(TableView):
 
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
-    from inspector.checks.payload.values import file_at, value_findings
-    from inspector.values.nonfinite import NonFinite
-
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}
     for stats in (item.stats for item in run.ranked):
