@@ -65,6 +65,17 @@ def test_what_each_rank_may_have_of_its_own_is_no_error(tmp_path: Path) -> None:
 
 
 @needs_no_collectives
+def test_what_is_nan_in_every_copy_is_counted_once(tmp_path: Path) -> None:
+    def other(rank: int) -> StateDict:
+        return {"w": torch.tensor([[1.0, torch.nan], [torch.nan, 2.0]])}
+
+    folder = save_per_rank(tmp_path, 4, per_rank(other))
+    (finding,) = run_cli("check", folder, "--values", "--json").json()["findings"]
+    assert (finding["code"], finding["num_elements"]) == ("values-nan", 2)
+    assert "holds 2 NaN values, the first at [0, 1]" in finding["message"]
+
+
+@needs_no_collectives
 def test_a_copy_that_differs_is_told_with_its_first_index(tmp_path: Path) -> None:
     def other(rank: int) -> StateDict:
         w = full(4, 3)

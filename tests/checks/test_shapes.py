@@ -91,6 +91,17 @@ def test_slots_of_other_optimizers_are_told(tmp_path: Path) -> None:
     assert "optim.state: 9 tensors (exp_avg_slow, hessian, momentum)" in finding.message
 
 
+def test_an_average_of_local_tensors_is_told(tmp_path: Path) -> None:
+    def make(rank: int) -> StateDict:
+        params = fsdp(PARAMS, 4)
+        return {"model": params, "ema": {n: p.to_local() + rank for n, p in params.items()}}
+
+    finding = only(save_as_ranks(tmp_path, 4, make), "local-state")
+    assert "ema: 3 tensors have the shape of one rank's shard" in finding.message
+    assert "ema.0.weight [4, 8] for [16, 8], in 4 shards" in finding.message
+    assert finding.num_elements == 3 * (128 + 16 + 128) // 4
+
+
 def test_shards_of_uneven_lengths_are_told(tmp_path: Path) -> None:
     def make(rank: int) -> StateDict:
         params = fsdp({"w": full(10, 4), "v": full(7, 4)}, 4)
@@ -404,6 +415,16 @@ def apollo(rank: int) -> StateDict:
     return {"m": params, "optim": {"state": projected({"a": 1, "b": 1}, params, 4)}}
 
 
+def whole_average(rank: int) -> StateDict:
+    return {"model": fsdp(PARAMS, 4), "ema": dict(PARAMS)}
+
+
+def student(rank: int) -> StateDict:
+    # Its vectors are as long as a shard of the teacher's, its matrices are not as wide.
+    small = {"0.weight": full(4, 2), "0.bias": full(4), "2.weight": full(2, 4)}
+    return {"teacher": fsdp(PARAMS, 4), "student": small}
+
+
 def by_blocks(rank: int) -> StateDict:
     # Adam-mini: second moments of blocks, of a vector's as many as a shard has elements.
     params = fsdp({"w": full(16, 4), "b": full(16)}, 4)
@@ -504,6 +525,8 @@ SEVERAL: dict[str, tuple[int, Callable[[int], StateDict]]] = {
     "galore of matrices alone": (4, galore(False)),
     "apollo": (4, apollo),
     "second moments of blocks": (4, by_blocks),
+    "an average that is whole": (4, whole_average),
+    "a student that is not sharded": (4, student),
     "expert parallel": (4, expert_parallel),
     "expert parallel by number": (2, expert_parallel_by_number),
     "rows of the router for no expert": (4, rows_of_no_expert),

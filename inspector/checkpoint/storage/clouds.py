@@ -265,7 +265,7 @@ def _bounded_session() -> dict[str, Any]:
     # lazy: botocore is for S3 alone
     from aiobotocore.config import AioConfig  # type: ignore[import-untyped, unused-ignore]
 
-    # lazy: likewise
+    # lazy: of S3 alone
     from aiobotocore.httpsession import (  # type: ignore[import-untyped, unused-ignore]
         AIOHTTPSession,
     )

@@ -9,16 +9,21 @@ has its parameter's shape by definition (Adam's `exp_avg`, not Adafactor's `row_
 one whole chunk of exactly the shape of one of its parameter's chunks. A low-rank projection
 (GaLore, APOLLO) can have such a shape by chance: it makes matrices of one rank, and leaves vectors
 alone, so vectors or two lengths along the cut are asked for.
+
+The same becomes of an average of the model that is made of local tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.optimizer import split_state
+from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
 
 __all__ = ["check_local_state", "local_pieces"]
 
@@ -86,9 +91,15 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
         if (prefix, piece.slot) not in odd:
             pieces.setdefault(prefix, []).append(piece)
     return [
-        _finding(checkpoint, prefix, members)
-        for prefix, members in pieces.items()
-        if _is_proven(members)
+        *(
+            _finding(checkpoint, prefix, members)
+            for prefix, members in pieces.items()
+            if _is_proven(members)
+        ),
+        *(
+            _finding(checkpoint, head, members, is_copy=True)
+            for head, members in _copies(checkpoint)
+        ),
     ]
 
 
@@ -138,16 +149,62 @@ def _pieces(checkpoint: Checkpoint) -> tuple[list[tuple[str, _Piece]], set[tuple
     return found, odd
 
 
+def _copies(checkpoint: Checkpoint) -> Iterator[tuple[str, list[_Piece]]]:
+    """Copies of a model (an average, `ema.`) that are a rank's pieces of it, by their first word.
+
+    Every tensor has to be one whose counterpart is cut, and matrices among them: of two models of
+    two sizes both sides of a matrix differ.
+    """
+    columns = checkpoint.columns
+    if checkpoint.per_rank_metadata:
+        return
+    is_cut = columns.num_chunks_of > 1
+    cut: dict[str, list[int]] = {}
+    for index in np.flatnonzero(is_cut).tolist():
+        if not is_optimizer_state(columns.fqns[index]):
+            cut.setdefault(columns.fqns[index].partition(".")[2], []).append(index)
+    found: dict[tuple[str, str], list[_Piece]] = {}
+    others: set[tuple[str, str]] = set()
+    for index in np.flatnonzero(~is_cut).tolist() if cut else ():
+        head, _, rest = columns.fqns[index].partition(".")
+        for number in cut.get(rest, ()) if rest else ():
+            param = columns.tensor(number)
+            pair = head, param.fqn.partition(".")[0]
+            shape = columns.shape(index)
+            if _is_piece(shape, param) and not is_optimizer_state(columns.fqns[index]):
+                found.setdefault(pair, []).append(_Piece(index, param, "", shape))
+            else:
+                others.add(pair)
+    for (head, other), pieces in found.items():
+        has_matrix = any(len(piece.shape) > 1 for piece in pieces)
+        if head != other and (head, other) not in others and has_matrix and len(pieces) > 1:
+            yield head, pieces
+
+
 def _is_piece(shape: Shape, param: Tensor) -> bool:
     if param.num_chunks < 2 or len(shape) != len(param.shape) or shape == param.shape:
         return False
     return bool((param.sizes == shape).all(axis=1).any())
 
 
-def _finding(checkpoint: Checkpoint, prefix: str, pieces: list[_Piece]) -> Finding:
+def _finding(
+    checkpoint: Checkpoint, prefix: str, pieces: list[_Piece], *, is_copy: bool = False
+) -> Finding:
     columns = checkpoint.columns
     pieces = sorted(pieces, key=lambda piece: -piece.param.num_elements)
-    slots = ", ".join(sorted({piece.slot for piece in pieces}))
+    slots = f"({', '.join(sorted({piece.slot for piece in pieces}))}) " if not is_copy else ""
+    state = "them" if is_copy else "optimizer state"
+    hint = (
+        "the optimizer keeps plain local tensors, which DCP takes for replicated ones: wrap them "
+        "as DTensors of their parameters' placements (DTensor.from_local) before saving; from this "
+        "checkpoint take the weights, and start the optimizer anew"
+    )
+    if is_copy:
+        hint = (
+            "no fault if it is another, smaller model; else it is a copy that was made of local "
+            "tensors (an average of p.to_local()), which DCP takes for replicated ones: wrap them "
+            "as DTensors before saving, and make the copy anew from the weights"
+        )
     named = [
         f"{printable(columns.fqns[p.state], _MAX_NAME)} {format_shape(p.shape)} for "
         f"{format_shape(p.param.shape)}, in {p.param.num_chunks:,} shards"
@@ -159,15 +216,13 @@ def _finding(checkpoint: Checkpoint, prefix: str, pieces: list[_Piece]) -> Findi
     return Finding(
         "local-state",
         "warning",
-        f"{printable(prefix.rstrip('.'), 60)}: {plural(len(pieces), 'tensor')} ({slots}) "
+        f"{printable(prefix.rstrip('.'), 60)}: {plural(len(pieces), 'tensor')} {slots}"
         f"{'has' if one else 'have'} the shape of one rank's shard of "
         f"{'its parameter' if one else 'their parameters'}, and {'is' if one else 'are'} all there "
-        f"is: {'; '.join(named)}{more}. {plural(lost, 'element')} of optimizer state "
+        f"is: {'; '.join(named)}{more}. {plural(lost, 'element')} of {state} "
         f"{'is' if lost == 1 else 'are'} not stored",
         "loads silently: every rank gets the one rank's piece that was kept, whichever rank it was",
-        "the optimizer keeps plain local tensors, which DCP takes for replicated ones: wrap them "
-        "as DTensors of their parameters' placements (DTensor.from_local) before saving; from this "
-        "checkpoint take the weights, and start the optimizer anew",
+        hint,
         fqn=columns.fqns[pieces[0].state],
         num_elements=lost,
     )

@@ -88,7 +88,7 @@ def _names(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry) -> list[
     # lazy: it reads payloads
     from inspector.checkpoint.payload.payload import open_value, unpacked
 
-    # lazy: `check` begins without
+    # lazy: it reads payloads
     from inspector.checkpoint.payload.source import RangeSource, open_file
 
     if entry.file < 0 or not 0 < entry.byte_length <= _MAX_BYTES:

@@ -11,10 +11,6 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.findings import Coverage, Finding, NotChecked
-from inspector.checks.folder.integrity import check_integrity, has_integrity
-from inspector.checks.payload.dtensors import check_dtensors
-from inspector.checks.payload.payloads import check_payloads
-from inspector.checks.payload.stored_step import check_steps
 from inspector.checks.seal.compare import check_manifest
 from inspector.checks.seal.seal import read_seal
 
@@ -88,6 +84,18 @@ def check_deep(
     """
     report = DeepReport((), Coverage())
     if wanted.payloads:
+        # lazy: what was asked for alone
+        from inspector.checks.folder.integrity import check_integrity, has_integrity
+
+        # lazy: as above
+        from inspector.checks.payload.dtensors import check_dtensors
+
+        # lazy: as above
+        from inspector.checks.payload.payloads import check_payloads
+
+        # lazy: as above
+        from inspector.checks.payload.stored_step import check_steps
+
         with line() as told:
             found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
         more: list[Finding] = []

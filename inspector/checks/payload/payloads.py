@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,7 +100,8 @@ class _Run:
         self._read = np.zeros(self.plan.num_places, np.bool_)
         self._findings: list[tuple[int, list[Finding]]] = []
         self._notes: dict[Note, list[int]] = {}
-        self._values: dict[int, NonFinite] = {}
+        #: By tensor and box: with metadata of every rank's own, a box has a copy of each.
+        self._values: dict[int, dict[tuple[int, ...], NonFinite]] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._digests: dict[int, object] = {}
         self._storage = storage
@@ -162,8 +165,8 @@ class _Run:
                 self._notes.setdefault(note, []).append(place)
             if judgement.values is not None:
                 found = judgement.values.moved(offsets)
-                before = self._values.get(tensor)
-                self._values[tensor] = found if before is None else before + found
+                boxes = self._values.setdefault(tensor, {})
+                boxes[offsets] = max(boxes.get(offsets, found), found, key=_num_non_finite)
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
                 self._num_unread += not judgement.is_read
@@ -201,8 +204,9 @@ class _Run:
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._quantized:
             findings.append(self._quantised())
-        for index, found in sorted(self._values.items()):
+        for index, boxes in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
+            found = reduce(add, boxes.values())
             findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
 
@@ -334,3 +338,7 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
         "the values are there: cut the file at that byte and open the rest with safetensors",
         file=path,
     )
+
+
+def _num_non_finite(found: NonFinite) -> int:
+    return found.num_nan + found.num_inf

@@ -18,7 +18,6 @@ from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import check_storage, judge
 from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
-from inspector.checks.seal.seal import default_output, read_seal
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.tui.session import Loaded
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from inspector.checks.payload.deep import BytesProgress
     from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["DeepCheck", "DeepResult", "Look", "judge_loaded", "look_again", "lost"]
+__all__ = ["DeepCheck", "DeepResult", "SecondLook", "judge_loaded", "look_again", "lost"]
 
 
 def judge_loaded(loaded: Loaded, written_by: WrittenBy) -> Report:
@@ -50,7 +49,7 @@ def lost(loaded: Loaded, error: InspectError) -> Report:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class SecondLook:
     """What another look at the folder found.
 
     Attributes:
@@ -62,7 +61,7 @@ class Look:
     loaded: Loaded | None = None
 
 
-def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> Look:
+def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> SecondLook:
     """Look at the folder of an open checkpoint again; blocks.
 
     Args:
@@ -76,9 +75,9 @@ def look_again(loaded: Loaded, stop: Callable[[], bool], *, reads: bool) -> Look
     storage = _anew(loaded)
     said = changes(loaded.checkpoint, storage)
     if not said or not reads:
-        return Look(said)
+        return SecondLook(said)
     fresh = read_checkpoint(storage, progress=lambda done, total: stop())
-    return Look(said, Loaded(storage, fresh))
+    return SecondLook(said, Loaded(storage, fresh))
 
 
 def _anew(loaded: Loaded) -> Storage:
@@ -166,6 +165,9 @@ class DeepCheck:
 
 def _request(storage: Storage) -> tuple[DeepRequest, list[NotChecked]]:
     """What is to be read: all of it, and the seal beside it, if there is one that can be read."""
+    # lazy: when a seal is asked for
+    from inspector.checks.seal.seal import default_output, read_seal
+
     everything = DeepRequest(payloads=True, values=True)
     try:
         path = default_output(storage)

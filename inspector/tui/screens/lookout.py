@@ -6,18 +6,50 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import Screen
 
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background
 
 if TYPE_CHECKING:
-    from inspector.tui.findings.checking import Look
-    from inspector.tui.screens.main import MainScreen
+    from inspector.tui.findings.checking import SecondLook
+    from inspector.tui.findings.standing import Standing
     from inspector.tui.session import Loaded
+    from inspector.tui.verification.view import VerificationView
 
-__all__ = ["Lookout"]
+__all__ = ["Lookout", "OpenScreen"]
+
+
+class OpenScreen(Screen[None]):
+    """A screen with a checkpoint open, as far as looking at it again goes."""
+
+    loaded: Loaded | None
+    standing: Standing
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its views are there."""
+        raise NotImplementedError
+
+    @property
+    def verification(self) -> VerificationView:
+        """The view of verifications."""
+        raise NotImplementedError
+
+    def show(self, loaded: Loaded) -> None:
+        """Show a checkpoint that was read anew."""
+        raise NotImplementedError
+
+    def stand(self, **known: Any) -> None:
+        """Take what is known now of how the checkpoint stands."""
+        raise NotImplementedError
+
+    def action_reload(self) -> None:
+        """Read the checkpoint anew."""
+        raise NotImplementedError
 
 
 class Lookout:
@@ -27,7 +59,7 @@ class Lookout:
         screen: Whose checkpoint it is.
     """
 
-    def __init__(self, screen: MainScreen) -> None:
+    def __init__(self, screen: OpenScreen) -> None:
         self._screen = screen
         self._looking: Background[Loaded] = Background(screen, self._looked, "looking again")
 
@@ -43,7 +75,7 @@ class Lookout:
         if loaded is not None and self._screen.is_complete:
             self._looking.ask(loaded, lambda stop: look_again(loaded, stop, reads=reads))
 
-    def _looked(self, loaded: Loaded, outcome: Look | InspectError) -> None:
+    def _looked(self, loaded: Loaded, outcome: SecondLook | InspectError) -> None:
         screen = self._screen
         if loaded is not screen.loaded or isinstance(outcome, Cancelled):
             return

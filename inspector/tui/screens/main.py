@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.app import ComposeResult
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
@@ -24,7 +23,7 @@ from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
-from inspector.tui.screens.lookout import Lookout
+from inspector.tui.screens.lookout import Lookout, OpenScreen
 from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
@@ -53,7 +52,7 @@ _PAINT_S = 0.1
 _TURN_S = 0.001
 
 
-class MainScreen(Screen[None]):
+class MainScreen(OpenScreen):
     """One checkpoint, open: it holds what is open and switches views; what they do is theirs."""
 
     BINDINGS = [
@@ -310,7 +309,6 @@ class MainScreen(Screen[None]):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its views are there."""
         return self._completed
 
     @property

@@ -16,7 +16,6 @@ from textual.widgets import Static
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, format_shape, natural_keys, plural, printable
-from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
@@ -26,7 +25,6 @@ from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
-from inspector.values.nonfinite import NonFinite
 from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead
 
@@ -349,6 +347,12 @@ class StatisticsView(TableView):
 
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
+    # lazy: when something is found
+    from inspector.checks.payload.values import file_at, value_findings
+
+    # lazy: as above
+    from inspector.values.nonfinite import NonFinite
+
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}
     for stats in (item.stats for item in run.ranked):

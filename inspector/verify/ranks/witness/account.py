@@ -14,7 +14,7 @@ from typing import NamedTuple
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 
-__all__ = ["Entry", "Ours", "Place", "differences"]
+__all__ = ["EntryAccount", "Ours", "Place", "differences"]
 
 Ints = tuple[int, ...]
 
@@ -23,7 +23,7 @@ Place = tuple[str, int, int, tuple[str, ...]]
 _MAX_NAMED = 5
 
 
-class Entry(NamedTuple):
+class EntryAccount(NamedTuple):
     """One entry of the metadata.
 
     Attributes:
@@ -62,7 +62,7 @@ class Ours:
         """All of them, those that are malformed left out."""
         return {*self._tensors, *self._entries} - self.malformed
 
-    def entry(self, fqn: str, rank: int | None = None) -> Entry | None:
+    def entry(self, fqn: str, rank: int | None = None) -> EntryAccount | None:
         """What the metadata says of a name; None if nothing.
 
         Args:
@@ -82,9 +82,9 @@ class Ours:
             if entry.file >= 0
             else None
         )
-        return Entry(None, "", (((), (), place),))
+        return EntryAccount(None, "", (((), (), place),))
 
-    def _tensor(self, index: int) -> Entry:
+    def _tensor(self, index: int) -> EntryAccount:
         tensor = self._checkpoint.columns.tensor(index)
         columns = (
             tensor.offsets.tolist(),
@@ -104,7 +104,7 @@ class Ours:
         if self._checkpoint.format == "safetensors":
             # The order of the files is the file system's, not the checkpoint's.
             chunks = tuple(sorted(chunks))
-        return Entry(tensor.shape, tensor.dtype, chunks)
+        return EntryAccount(tensor.shape, tensor.dtype, chunks)
 
     def _place(self, file: int, begin: int, length: int, transforms: tuple[str, ...]) -> Place:
         if not self._has_bytes:
@@ -115,7 +115,7 @@ class Ours:
 def differences(
     ours: Ours,
     theirs: Iterable[str],
-    entry_of: Callable[[str], Entry],
+    entry_of: Callable[[str], EntryAccount],
     *,
     rank: int | None = None,
 ) -> Iterator[str]:
@@ -153,7 +153,7 @@ def _named(names: set[str]) -> str:
     return f"{shown} and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else shown
 
 
-def _what(mine: Entry, other: Entry) -> str:
+def _what(mine: EntryAccount, other: EntryAccount) -> str:
     if (mine.shape is None) != (other.shape is None):
         words = {True: "bytes", False: "a tensor"}
         return f"we read {words[mine.shape is None]}, it {words[other.shape is None]}"

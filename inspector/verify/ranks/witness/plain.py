@@ -19,7 +19,7 @@ from inspector.checkpoint.pickle.gate import load
 from inspector.checkpoint.pickle.stand_ins import BytesMeta, Opaque, TensorMeta
 from inspector.checkpoint.pickle.values import name_of
 from inspector.checkpoint.storage.base import Storage
-from inspector.verify.ranks.witness.account import Entry, Ours, Place, differences
+from inspector.verify.ranks.witness.account import EntryAccount, Ours, Place, differences
 
 __all__ = ["PlainRead", "metadata_files", "read_plainly"]
 
@@ -101,7 +101,7 @@ def _take(
     read: PlainRead,
     ours: Ours,
     names: Any,
-    entry_of: Callable[[str], Entry],
+    entry_of: Callable[[str], EntryAccount],
     rank: int | None,
 ) -> None:
     read.names.update(names)
@@ -129,11 +129,11 @@ def _places(storage_data: Any) -> dict[tuple[Any, Any], Place]:
 
 def _reader(
     entries: dict[Any, Any], keys: dict[str, Any], places: dict[tuple[Any, Any], Place]
-) -> Callable[[str], Entry]:
-    def entry_of(fqn: str) -> Entry:
+) -> Callable[[str], EntryAccount]:
+    def entry_of(fqn: str) -> EntryAccount:
         value = entries[keys[fqn]]
         if isinstance(value, BytesMeta):
-            return Entry(None, "", (((), (), places.get((fqn, None))),))
+            return EntryAccount(None, "", (((), (), places.get((fqn, None))),))
         if not isinstance(value, TensorMeta):
             raise ValueError("an entry is neither tensor nor bytes")
         chunks = []
@@ -148,12 +148,12 @@ def _reader(
             word = dtype.name.removeprefix("torch.")
         else:
             word = canonical(dtype) or str(dtype)
-        return Entry(tuple(value.size), word, tuple(chunks))
+        return EntryAccount(tuple(value.size), word, tuple(chunks))
 
     return entry_of
 
 
-def _safetensors(checkpoint: Checkpoint, storage: Storage) -> dict[str, Entry]:
+def _safetensors(checkpoint: Checkpoint, storage: Storage) -> dict[str, EntryAccount]:
     """Entries by the headers of the files that the checkpoint is made of."""
     assert checkpoint.stored is not None  # noqa: S101 - it is of this format
     pieces: dict[str, list[tuple[str, tuple[int, ...], tuple[int, ...], Place]]] = {}
@@ -170,9 +170,9 @@ def _safetensors(checkpoint: Checkpoint, storage: Storage) -> dict[str, Entry]:
     return {fqn: _entry(found) for fqn, found in pieces.items()}
 
 
-def _entry(found: list[Any]) -> Entry:
+def _entry(found: list[Any]) -> EntryAccount:
     # A type that this table lacks is torch's to judge.
     dtype = _ST_DTYPES.get(found[0][0], "")
     ends = [[o + n for o, n in zip(offsets, sizes, strict=True)] for _, offsets, sizes, _ in found]
     shape = tuple(map(max, *ends)) if len(ends) > 1 else tuple(ends[0])
-    return Entry(shape, dtype, tuple(sorted((o, n, place) for _, o, n, place in found)))
+    return EntryAccount(shape, dtype, tuple(sorted((o, n, place) for _, o, n, place in found)))

@@ -46,7 +46,7 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.failures import reason
 from inspector.verify.ranks.torch_dcp import make_reader
 from inspector.verify.ranks.vitals import die_with_parent, memory
-from inspector.verify.ranks.witness.account import Entry, Ours, differences
+from inspector.verify.ranks.witness.account import EntryAccount, Ours, differences
 from inspector.verify.ranks.witness.plain import metadata_files, read_plainly
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ def _common(chunk: Any, low: int, size: int) -> int:
     return int(max(0, last - first) * math.prod(sizes[1:]))
 
 
-def _seen(metadata: Any, folder: str = "") -> tuple[set[str], Callable[[str], Entry]]:
+def _seen(metadata: Any, folder: str = "") -> tuple[set[str], Callable[[str], EntryAccount]]:
     """The names in what torch read, and what it says of each, looked up as `dcp.load` does.
 
     Args:
@@ -333,11 +333,11 @@ def _seen(metadata: Any, folder: str = "") -> tuple[set[str], Callable[[str], En
         transforms = tuple(getattr(info, "transform_descriptors", None) or ())
         return str(info.relative_path), info.offset, info.length, transforms
 
-    def entry_of(fqn: str) -> Entry:
+    def entry_of(fqn: str) -> EntryAccount:
         key = keys[fqn]
         value = metadata.state_dict_metadata[key]
         if isinstance(value, BytesStorageMetadata):
-            return Entry(None, "", (((), (), place(MetadataIndex(key))),))
+            return EntryAccount(None, "", (((), (), place(MetadataIndex(key))),))
         if not isinstance(value, TensorStorageMetadata):
             raise _Difference(
                 f"{printable(fqn, 120)}: torch makes a {type(value).__module__}."
@@ -348,7 +348,7 @@ def _seen(metadata: Any, folder: str = "") -> tuple[set[str], Callable[[str], En
             for c in value.chunks
         )
         dtype = str(value.properties.dtype).removeprefix("torch.")
-        return Entry(tuple(value.size), dtype, tuple(sorted(chunks)) if folder else chunks)
+        return EntryAccount(tuple(value.size), dtype, tuple(sorted(chunks)) if folder else chunks)
 
     return set(keys), entry_of
 
