@@ -31,7 +31,7 @@ NAMES = [
     ("fsspec", "fsspec.asyn.AsyncFileSystem", "_find", "2026.9.0"),
     ("fsspec", "fsspec.asyn.AsyncFileSystem", "_info", "2026.9.0"),
     ("fsspec", "fsspec.asyn.AsyncFileSystem", "_ls", "2026.9.0"),
-    ("s3fs", "s3fs.S3FileSystem", "_lsdir", "2026.9.0"),
+    ("s3fs", "s3fs.core.S3FileSystem", "_call_s3", "2026.9.0"),
     ("s3fs", "s3fs.core.S3FileSystem", "_s3", "2026.9.0"),
     ("gcsfs", "gcsfs.GCSFileSystem", "_request", "2026.10.1"),
     ("gcsfs", "gcsfs.GCSFileSystem", "_location", "2026.10.1"),
