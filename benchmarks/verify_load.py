@@ -93,7 +93,7 @@ VERIFY = (
     "import atexit, json, os, sys, time\n"
     + WATCH
     + """
-from inspector.verify import worker
+from inspector.verify.ranks import worker
 leave, out, rank = os._exit, sys.argv[2], os.environ["RANK"]
 def _exit(code):
     for k, v in _anon().items():

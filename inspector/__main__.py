@@ -151,12 +151,10 @@ def _guarded(action: Callable[[], int], debug: bool) -> int:
 
 
 def _traced(error: Exception) -> int:
-    """Where an error came from; passwords in addresses are hidden here too."""
-    import traceback
+    """Where an error came from; what may be a secret is hidden here too."""
+    from inspector.redaction import traceback_text
 
-    from inspector.checkpoint.text import redact
-
-    sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    sys.stderr.write(traceback_text(error))
     return 2
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 
-from inspector.checkpoint.text import printable, redact
+from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
+from inspector.redaction import redact_secrets, traceback_text
 
 __all__ = ["internal_error", "kept_tracebacks"]
 
@@ -20,18 +20,18 @@ _kept: list[str] = []
 
 def internal_error(error: Exception) -> InspectError:
     """What is said of it: one line, and where its traceback lies."""
-    said = redact("".join(traceback.format_exception(error)))
+    said = traceback_text(error)
     _kept.append(said)
     where = _keep(said)
     return InspectError(
-        f"internal error: {printable(f'{type(error).__name__}: {error}', 300)}",
+        f"internal error: {printable(redact_secrets(f'{type(error).__name__}: {error}'), 300)}",
         "this is a bug: please report it; "
         + (f"its traceback is in {where}" if where else "--debug shows where it happened"),
     )
 
 
 def kept_tracebacks() -> tuple[str, ...]:
-    """Every traceback so far, passwords in addresses hidden."""
+    """Every traceback so far, without secrets."""
     return tuple(_kept)
 
 

@@ -5,6 +5,7 @@
         UnreachableError         a remote storage that did not answer, though asked several times
       NotACheckpointError        the path is readable, but no checkpoint lies there
       MetadataError              `.metadata` is there and cannot be read; `code` is the finding code
+      KilledError                a process of ours was killed from outside, twice
       UsageError                 arguments that cannot be meant
       Cancelled                  the user stopped it
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 __all__ = [
     "Cancelled",
     "InspectError",
+    "KilledError",
     "MetadataError",
     "NotACheckpointError",
     "StorageError",
@@ -72,6 +74,13 @@ class MetadataError(InspectError):
     def __init__(self, message: str, hint: str = "", *, code: str = "metadata-unreadable") -> None:
         super().__init__(message, hint)
         self.code = code
+
+
+class KilledError(InspectError):
+    """A process that read something was killed from outside (out of memory, say), twice.
+
+    It says nothing of the checkpoint.
+    """
 
 
 class UsageError(InspectError):

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,40 @@ def run_cli(*args: str | Path, env: dict[str, str] | None = None, timeout_s: flo
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def some_fast(cases: Iterable[Any], fast: Collection[Any]) -> list[Any]:
+    """Parameters of a matrix, of which some stand for their kind in the fast run.
+
+    Args:
+        cases: All of it.
+        fast: Those that are not marked `slow`.
+
+    Raises:
+        ValueError: One of `fast` is no case.
+    """
+    cases = list(cases)
+    if strange := set(fast) - set(cases):
+        raise ValueError(f"no such cases: {strange}")
+    return [c if c in fast else pytest.param(c, marks=pytest.mark.slow) for c in cases]
+
+
+def several_fast(cases: Iterable[tuple[Any, ...]], fast: Collection[Any]) -> list[Any]:
+    """`some_fast` where a case is a value for each of several parameters."""
+    cases = list(cases)
+    return [c if c in fast else pytest.param(*c, marks=pytest.mark.slow) for c in cases]
+
+
+#: Versions of torch whose golden files stand for all of them in the fast run: the oldest, the
+#: newest, and some between which the format changed.
+FEW_VERSIONS = frozenset({"1.13.1", "2.2.2", "2.6.0", "2.14.1", "2.15.0"})
+
+
+def of_few_versions(folders: Iterable[Path]) -> list[Any]:
+    """Parameters of samples and golden files; those of most versions are `slow`."""
+    folders = list(folders)
+    few = [f for f in folders if GOLDEN not in f.parents or not FEW_VERSIONS.isdisjoint(f.parts)]
+    return some_fast(folders, few)
+
+
 def folders_with_metadata(root: Path) -> Iterator[Path]:
     """Every folder with a global `.metadata` that torch can load under `root`, by name.
 
@@ -52,6 +86,18 @@ def folders_with_metadata(root: Path) -> Iterator[Path]:
     """
     without = {"broken", "olmo_core_2"}
     return (p.parent for p in sorted(root.rglob(".metadata")) if without.isdisjoint(p.parts))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A torchrun job takes seconds: it is `slow`, unless its mark says that it stands for its kind.
+
+    `@pytest.mark.torchrun(fast=True)` is for very few.
+    """
+    for item in items:
+        mark = item.get_closest_marker("torchrun")
+        if mark is not None and not mark.kwargs.get("fast"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

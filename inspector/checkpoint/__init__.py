@@ -24,6 +24,7 @@ def open_checkpoint(path: str, *, progress: Progress | None = None) -> Checkpoin
         InspectError: It cannot be read; the message says why, the hint what to do.
     """
     # Not at the top: the child process that unpickles imports this package without numpy.
+    # lazy: who wants a part does without the rest
     from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 
     return read_checkpoint(folder_of(path), progress=progress)

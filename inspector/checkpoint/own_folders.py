@@ -148,6 +148,7 @@ def _started(pid: int) -> int | None:
 
 def _system() -> str:
     """Short for the machine since it was started, and the processes that are seen from here."""
+    # lazy: rarely asked for
     import hashlib  # With the first temporary folder: opening a checkpoint does without.
 
     words = [os.uname().nodename] if hasattr(os, "uname") else []

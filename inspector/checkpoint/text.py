@@ -2,7 +2,8 @@
 
 A tensor name, a file name or a line from a rank may hold escape sequences, bidi controls or a
 lone surrogate. Every one of them passes `printable` before it reaches a terminal, a log or a
-clipboard; the raw text stays in the model, for look-ups and for JSON.
+clipboard; the raw text stays in the model, for look-ups and for JSON. How names are cut and sorted
+stands here, too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias
 
 __all__ = [
     "HIDDEN",
+    "Cut",
     "format_box",
     "format_bytes",
     "format_count",
@@ -23,11 +26,15 @@ __all__ = [
     "format_shape",
     "format_time",
     "is_printable",
+    "natural_keys",
     "plural",
     "printable",
     "redact",
     "shorten",
 ]
+
+#: Where a text that is too long loses characters.
+Cut: TypeAlias = Literal["start", "middle", "end"]
 
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -60,11 +67,28 @@ def _hidden(char: str) -> bool:
     return ord(char) in _HIDDEN or unicodedata.category(char) in _HIDDEN_CATEGORIES
 
 
+#: Marks that may stand on one character: no script piles up more.
+_MAX_MARKS = 8
+
+
+def _has_pile(text: str) -> bool:
+    """Whether more marks stand on one character than `_MAX_MARKS`."""
+    return any(is_beyond for _, is_beyond in _marked(text))
+
+
+def _marked(text: str) -> Iterator[tuple[str, bool]]:
+    """Each character, and whether it is a mark upon too many others."""
+    run = 0
+    for char in text:
+        run = run + 1 if char > "\u02ff" and unicodedata.category(char)[0] == "M" else 0
+        yield char, run > _MAX_MARKS
+
+
 def is_printable(text: str) -> bool:
     """True if every character of `text` shows as itself and nothing else."""
     if text.isascii():
         return text.isprintable()
-    return not any(map(_hidden, text))
+    return not any(map(_hidden, text)) and not _has_pile(text)
 
 
 def printable(text: str, max_len: int | None = None) -> str:
@@ -73,7 +97,8 @@ def printable(text: str, max_len: int | None = None) -> str:
     C0 and C1 controls, DEL, bidi and other format controls, line and paragraph separators, odd
     spaces, fillers, private-use and unassigned characters and lone surrogates become `\x1b`,
     `\u202e` and the like; in such a text a backslash is doubled, so that the result can be read
-    back. Wide and combining characters and markup brackets stay as they are.
+    back. Wide and combining characters and markup brackets stay as they are; of marks upon one
+    character, those beyond the eighth become escapes, so that no pile hides the lines around it.
 
     Passwords and queries of URLs are hidden, see `redact`.
 
@@ -96,7 +121,8 @@ def _printable(text: str) -> str:
     if is_printable(text):
         return text
     return "".join(
-        "\\\\" if char == "\\" else _escape(char) if _hidden(char) else char for char in text
+        "\\\\" if char == "\\" else _escape(char) if is_beyond or _hidden(char) else char
+        for char, is_beyond in _marked(text)
     )
 
 
@@ -118,15 +144,35 @@ def redact(text: str) -> str:
     return _QUERY.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1\2\3{HIDDEN}@", text))
 
 
-def shorten(text: str, max_len: int) -> str:
-    """`text` cut to `max_len` characters, an ellipsis a third of the way in."""
-    if len(text) <= max_len:
+def shorten(
+    text: str, width: int, cut: Cut = "middle", size: Callable[[str], int] | None = None
+) -> str:
+    """`text` cut to a width, an ellipsis where something is missing.
+
+    Args:
+        text: Printable text.
+        width: What it may take: characters, or what `size` counts.
+        cut: Where it is cut: in the `middle`, a third of the way in, as the tail of a name tells
+            it from others; at the `end`; or at the `start`, as of a path.
+        size: What a character takes, in terminal cells say; None where each counts one.
+    """
+    if (len(text) if size is None else sum(map(size, text))) <= width:
         return text
-    if max_len <= 1:
-        return "…"[:max_len]
-    head = (max_len - 1) // 3
-    tail = max_len - 1 - head
-    return text[:head] + "…" + text[len(text) - tail :]
+    if width <= 1:
+        return "…"[: max(width, 0)]
+    head = {"start": 0, "middle": (width - 1) // 3, "end": width - 1}[cut]
+    tail = _beginning(text[::-1], width - 1 - head, size)[::-1]
+    return _beginning(text, head, size) + "…" + tail
+
+
+def _beginning(text: str, room: int, size: Callable[[str], int] | None) -> str:
+    if size is None:
+        return text[:room]
+    for position, char in enumerate(text):
+        room -= size(char)
+        if room < 0:
+            return text[:position]
+    return text
 
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -202,3 +248,29 @@ def format_seconds(seconds: float) -> str:
     if minutes < 100:
         return f"{minutes}:{rest:02} min"
     return f"{minutes // 60}:{minutes % 60:02} h"
+
+
+_DIGITS = re.compile(r"\d+", re.ASCII)
+
+
+def natural_keys(names: Sequence[str]) -> list[str]:
+    """Keys that sort names as people do: `layers.2` before `layers.10`.
+
+    A run of digits is prefixed with its length, so that plain string order is number order.
+    """
+    seen: dict[str, str] = {}
+
+    def key(match: re.Match[str]) -> str:
+        run = match[0]
+        if (known := seen.get(run)) is None:
+            digits = run.lstrip("0") or "0"
+            # One character per length: beyond the range of digits that any real name has,
+            # the length saturates and the digits decide.
+            known = seen[run] = chr(48 + min(len(digits), 200)) + digits
+        return known
+
+    joined = "\n".join(names)
+    if joined.count("\n") == max(0, len(names) - 1):
+        # One substitution over everything is half the cost of one per name.
+        return _DIGITS.sub(key, joined).split("\n") if names else []
+    return [_DIGITS.sub(key, name) for name in names]

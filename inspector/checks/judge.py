@@ -103,7 +103,7 @@ def check_storage(
             storage, limits=limits, progress=progress, prefetched=prefetched
         )
     except (NotACheckpointError, MetadataError) as error:
-        from inspector.checks.folder.unread import check_unread
+        from inspector.checks.folder.unread import check_unread  # lazy: `check` begins without
 
         findings = check_unread(storage, error, limits)
     else:

@@ -29,7 +29,7 @@ from inspector.checks.steps import (
     steps_of,
 )
 from inspector.checks.trackers import check_trackers
-from inspector.errors import Cancelled, InspectError, StorageError
+from inspector.errors import Cancelled, InspectError, KilledError, StorageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -188,7 +188,7 @@ def _judged(
     try:
         here = open_found(storage, item)
         report = check_storage(here, deep=deep, limits=limits, progress=progress, on_read=look)
-    except Cancelled:
+    except (Cancelled, KilledError):
         raise
     except InspectError as error:
         # A folder that vanished or was closed meanwhile must not end the others' check.

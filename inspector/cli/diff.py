@@ -158,19 +158,11 @@ def _structure(a: str, b: str, filter_text: str) -> Structure:
 
 def _side(path: str, prefetched: Child | None = None) -> Side:
     """The checkpoint at a path, with a line of progress on a terminal if it takes long."""
-    from inspector.checkpoint.find.locate import locate, read_checkpoint
-    from inspector.checkpoint.text import printable
+    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.diff.model import Side
     from inspector.report.progress import ReadingLine
 
-    target = locate(path)
-    if isinstance(target, list):
-        names = ", ".join(printable(found.path or ".") for found in target[:3])
-        more = " ..." if len(target) > 3 else ""
-        raise UsageError(
-            f"{printable(path)} holds {len(target):,} checkpoints: give the path of one",
-            f"they are {names}{more}",
-        )
+    target = locate_one(path)
     with ReadingLine(sys.stderr) as line:
         return Side(read_checkpoint(target, progress=line, prefetched=prefetched), target)
 

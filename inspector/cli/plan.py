@@ -48,9 +48,9 @@ def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) 
 
 
 def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: bool) -> int:
-    from inspector.checkpoint.find.locate import locate, read_checkpoint
+    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
-    from inspector.checkpoint.text import plural, printable
+    from inspector.checkpoint.text import printable
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
     from inspector.checks.plan.faults import plan_faults
@@ -64,12 +64,7 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
     from inspector.verify.job.commands import elsewhere
 
     assert isinstance(mesh, Mesh)  # noqa: S101 - it was parsed above
-    target = locate(path)
-    if isinstance(target, list):
-        raise UsageError(
-            f"{printable(path)} holds {plural(len(target), 'checkpoint')}",
-            "give the path of one of them",
-        )
+    target = locate_one(path)
     expected = None if against is None else read_expected(against)
     with ReadingLine(sys.stderr) as line:
         checkpoint = read_checkpoint(target, progress=line)

@@ -59,7 +59,7 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) ->
     of the same parameter in other layers. All figures but the counts are of the finite elements;
     of complex ones, of absolute values. NaN and infinities are told, and are no error (exit code
     0), as with `check --values`; 1 means that some elements could not be read, 2 that a storage
-    did not answer for some.
+    did not answer for some, or that some are of a class that only its package can read.
     """
     from inspector.checkpoint.child.isolated import prefetch
 
@@ -120,6 +120,8 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
         return unreached()
     if not report.tensors:
         sys.stderr.write("hsdp-inspect: nothing could be read\n")
+        return 2
+    if report.lacks_classes_alone:
         return 2
     return 1 if report.not_read else 0
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,12 +101,7 @@ class _Interrupts:
                 self._before[number] = signal.signal(number, self._stop)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -180,7 +175,8 @@ def verify(
     """Load a checkpoint under a mesh with torchrun, and compare every bit with what is stored.
 
     It is then saved, loaded again under a second mesh, and compared again. Exit code 0: all that
-    was asked for is exact; 1: something differs; 2: it could not be done.
+    was asked for is exact; 1: something differs, or torch itself cannot read the metadata; 2: it
+    could not be done, or not all of it.
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
@@ -228,15 +224,10 @@ def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
 
 
 def _read(path: str) -> Checkpoint:
-    from inspector.checkpoint.find.locate import locate, read_checkpoint
-    from inspector.checkpoint.text import printable
+    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.report.progress import ReadingLine
 
-    target = locate(path)
-    if isinstance(target, list):
-        raise UsageError(
-            f"{printable(path)} holds {len(target)} checkpoints", "give the path of one of them"
-        )
+    target = locate_one(path)
     with ReadingLine(sys.stderr) as line:
         return read_checkpoint(target, progress=line)
 
@@ -319,7 +310,7 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     from inspector.report.verify_text import verify_text
     from inspector.verify.progress import JobState
     from inspector.verify.recording import read_events
-    from inspector.verify.result import exit_code
+    from inspector.verify.result import confirmed, exit_code
 
     state = JobState()
     is_read = as_json
@@ -340,9 +331,10 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     snapshot = state.snapshot()
     if not snapshot.version:
         raise UsageError(f"there are no events in {events!a}", "give a run's events.jsonl")
+    result = confirmed(snapshot) or None
     if not as_json:
-        print_pieces(verify_text(snapshot), "\n")
-    return exit_code(snapshot.result or {})
+        print_pieces(verify_text(snapshot, result), "\n")
+    return exit_code(result or {})
 
 
 #: For `cli` to add to its group.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.storage.base import Used
@@ -98,8 +98,13 @@ def check_text(
         yield f"  compared     {against_sentence(against)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
+    yield from _all_findings(report.findings, width)
+
+
+def _all_findings(findings: Iterable[Finding], width: int | None) -> Iterator[str]:
+    """The lines of all findings; on a terminal, of many alike the first."""
     seen: Counter[str] = Counter()
-    for finding in report.findings:
+    for finding in findings:
         seen[finding.code] += 1
         if width is None or seen[finding.code] <= _MAX_ALIKE:
             yield ""
@@ -159,16 +164,7 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
-    seen: Counter[str] = Counter()
-    for finding in _of_run(run):
-        seen[finding.code] += 1
-        if width is None or seen[finding.code] <= _MAX_ALIKE:
-            yield ""
-            yield from finding_lines(finding, width)
-    for code, count in seen.items():
-        if width is not None and count > _MAX_ALIKE:
-            yield ""
-            yield f"... and {count - _MAX_ALIKE:,} more {code}: send this to a file to see all"
+    yield from _all_findings(_of_run(run), width)
     yield ""
     yield from _not_looked_at(run)
     yield from _resumable_line(run)
@@ -354,7 +350,7 @@ def check_github(report: Report) -> Iterator[str]:
     """
     for finding in report.findings:
         yield _command(report.path, finding)
-    yield f"{printable(report.path)}: {verdict_sentence(report)}"
+    yield _no_command(f"{printable(report.path)}: {verdict_sentence(report)}")
 
 
 def _command(path: str, finding: Finding) -> str:
@@ -383,8 +379,17 @@ def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
         where = _property(printable(path))
         yield f"::error file={where},title=no sound checkpoint::No checkpoint here is sound."
         return
-    yield from _resumable_line(run)
-    yield _sound_line(run)
+    yield from map(_no_command, _resumable_line(run))
+    yield _no_command(_sound_line(run))
+
+
+def _no_command(line: str) -> str:
+    """A line that no folder's name makes a workflow command of.
+
+    The runner takes a line that begins with `::`, and the old form `##[` wherever it stands.
+    """
+    line = line.replace("##[", "#\\x23[")
+    return f"./{line}" if line.lstrip().startswith("::") else line
 
 
 def _data(text: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from inspector.checkpoint.text import format_bytes, format_seconds
+from inspector.report.bar import bar
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,12 +30,7 @@ class TerminalLine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
@@ -82,10 +77,9 @@ class PayloadLine(TerminalLine):
         share = done / total if total else 1.0
         rate = done / max(self.elapsed_s, 1e-3)
         left = format_seconds((total - done) / rate) if rate > 0 else "?"
-        filled = round(share * _BAR_CELLS)
-        bar = "#" * filled + "-" * (_BAR_CELLS - filled)
+        drawn = bar(share, _BAR_CELLS, ascii_only=True).replace(" ", "-")
         self.draw(
-            f"[{bar}] {share:.0%} of {format_bytes(total)}, {format_bytes(rate)}/s, {left} left"
+            f"[{drawn}] {share:.0%} of {format_bytes(total)}, {format_bytes(rate)}/s, {left} left"
         )
         return False
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
+from inspector.report.bar import bar
 from inspector.report.json import SCHEMA
 from inspector.report.table import TextColumn, render_table
 from inspector.values.histogram import Bars
@@ -18,7 +19,6 @@ from inspector.values.stats import STOPPED, StatsReport, TensorStats
 
 __all__ = ["format_number", "histogram_lines", "stats_facts", "stats_json", "stats_text"]
 
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LABEL_CELLS = 14
 _MAX_NOT_READ = 20
 
@@ -130,7 +130,7 @@ def _row(item: Ranked) -> tuple[str, ...]:
         format_number(stats.std),
         format_number(stats.l2),
         format_number(stats.num_zero),
-        item.reason,
+        item.reason or ("integers as stored" if stats.is_quantized else ""),
     )
 
 
@@ -143,6 +143,8 @@ def stats_facts(item: Ranked) -> list[tuple[str, str]]:
     facts = [("tensor", f"{stats.dtype} {format_shape(stats.shape)}, {size}")]
     if stats.is_complex:
         facts.append(("figures", "of absolute values"))
+    elif stats.is_quantized:
+        facts.append(("figures", "of the integers as stored, not times their scale"))
     facts += [
         ("min, max", f"{format_number(stats.low, 6)}, {format_number(stats.high, 6)}"),
         ("mean, std", f"{format_number(stats.mean, 6)}, {format_number(stats.std, 6)}"),
@@ -206,8 +208,8 @@ def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[
     room = max(width - left - right - 4, 1)
     lines = []
     for label, value, count in zip(labels, values, counts, strict=True):
-        bar = _bar(value / total if total else 0.0, room, is_unicode)
-        lines.append(f"{label:>{left}}  {bar:<{room}}  {count:>{right}}")
+        drawn = bar(value / total if total else 0.0, room, ascii_only=not is_unicode)
+        lines.append(f"{label:>{left}}  {drawn}  {count:>{right}}")
     name = "|value|" if bars.scale == "log" else "value"
     last = _edge(edges[-1], least)
     lines.append(f"{last:>{left}}  (each line: about so many elements from this {name} to the")
@@ -217,14 +219,6 @@ def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[
 
 def _edge(value: float, least: float) -> str:
     return "0" if abs(value) < least else f"{value:.3g}"
-
-
-def _bar(share: float, room: int, is_unicode: bool) -> str:
-    if not is_unicode:
-        return "#" * max(round(share * room), int(share > 0))
-    eighths = max(round(share * room * 8), int(share > 0))
-    full, rest = divmod(min(eighths, room * 8), 8)
-    return "█" * full + (_EIGHTHS[rest] if rest else "")
 
 
 def _differing_lines(report: StatsReport, width: int | None) -> Iterator[str]:
@@ -306,6 +300,12 @@ def stats_json(
     yield "]}\n"
 
 
+def _of(stats: TensorStats) -> str:
+    if stats.is_quantized:
+        return "integers as stored"
+    return "absolute values" if stats.is_complex else "values"
+
+
 def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
     first = stats.first_non_finite
     return {
@@ -314,7 +314,7 @@ def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
         "shape": list(stats.shape),
         "num_elements": stats.num_elements,
         "num_read": stats.num_read,
-        "of": "absolute values" if stats.is_complex else "values",
+        "of": _of(stats),
         "min": _number(stats.low),
         "max": _number(stats.high),
         "mean": _number(stats.mean),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, get_character_cell_size
 
-__all__ = ["TextColumn", "render_table", "shorten_cells"]
+from inspector.checkpoint.text import shorten
 
-_GAP = "  "
+__all__ = ["GAP", "TextColumn", "fit_columns", "render_table"]
+
+GAP = 2
+"""Blank cells between two columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +33,38 @@ class TextColumn:
     priority: int = 0
 
 
-def shorten_cells(text: str, width: int) -> str:
-    """Printable text cut to a width in cells, an ellipsis a third of the way in."""
-    if cell_len(text) <= width:
-        return text
-    if width <= 1:
-        return "…"[:width]
-    head = (width - 1) // 3
-    tail = width - 1 - head
-    # Cut the tail at a character, counting cells from the end.
-    used, start = 0, len(text)
-    while start > 0 and used + cell_len(text[start - 1]) <= tail:
-        start -= 1
-        used += cell_len(text[start])
-    return set_cell_size(text, head).rstrip() + "…" + text[start:]
+class Fitted(Protocol):
+    """What `fit_columns` asks of a column: cells at least and at most, its share, its priority."""
+
+    @property
+    def least(self) -> int: ...
+    @property
+    def most(self) -> int | None: ...
+    @property
+    def flex(self) -> int: ...
+    @property
+    def priority(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A column with its cells known: those that may be shortened share what is there."""
+
+    place: int
+    least: int
+    most: int
+    column: TextColumn
+
+    @property
+    def flex(self) -> int:
+        return int(self.least < self.most)
+
+    @property
+    def priority(self) -> int:
+        return self.column.priority
+
+
+_Column = TypeVar("_Column", bound=Fitted)
 
 
 def render_table(
@@ -59,48 +80,84 @@ def render_table(
     cells = [list(row) for row in rows]
     if not cells:
         return []
-    shown = list(range(len(columns)))
     widths = [
         max(cell_len(column.title), *(cell_len(row[i]) for row in cells))
         for i, column in enumerate(columns)
     ]
-    if width is not None:
-        shown = _fit(columns, widths, width)
+    spans = [
+        _Span(i, most if column.min_width is None else min(column.min_width, most), most, column)
+        for i, (column, most) in enumerate(zip(columns, widths, strict=True))
+    ]
+    shown = [(s, s.most) for s in spans] if width is None else fit_columns(spans, width)
     lines = []
     for row in [[column.title for column in columns], *cells]:
         parts = []
-        for i in shown:
-            text = shorten_cells(row[i], widths[i])
-            space = " " * (widths[i] - cell_len(text))
-            parts.append(space + text if columns[i].align == "right" else text + space)
-        lines.append(_GAP.join(parts).rstrip())
+        for span, cells_wide in shown:
+            text = shorten(row[span.place], cells_wide, "middle", get_character_cell_size)
+            space = " " * (cells_wide - cell_len(text))
+            parts.append(space + text if span.column.align == "right" else text + space)
+        lines.append((" " * GAP).join(parts).rstrip())
     return lines
 
 
-def _fit(columns: Sequence[TextColumn], widths: list[int], width: int) -> list[int]:
-    """Narrow `widths` in place, and give the columns that stay."""
-    shown = list(range(len(columns)))
+def fit_columns(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
+    """The columns that show in `width` cells, in order, each with its width.
 
-    def least(i: int) -> int:
-        minimum = columns[i].min_width
-        return widths[i] if minimum is None else min(minimum, widths[i])
+    Columns hide by priority until the least widths fit; those of them that fit into what a wider
+    one then left come back. What is left after that goes to columns without flex up to their
+    most, then to flex columns by their share. If even those of priority 0 do not fit, the result
+    is wider than asked, and the table scrolls.
+    """
+    shown = set(range(len(columns)))
 
-    gaps = len(_GAP)
-    while sum(least(i) + gaps for i in shown) - gaps > width and len(shown) > 1:
-        droppable = max(shown, key=lambda i: columns[i].priority)
-        if columns[droppable].priority == 0:
+    def needed(*more: int) -> int:
+        return _total([columns[i].least for i in (*shown, *more)])
+
+    hidden: list[int] = []
+    while needed() > width:
+        hideable = [i for i in shown if columns[i].priority > 0]
+        if not hideable:
             break
-        shown.remove(droppable)
-    excess = sum(widths[i] + gaps for i in shown) - gaps - width
-    while excess > 0:
-        # The widest gives first, so that several long columns end up alike.
-        flexible = [i for i in shown if widths[i] > least(i)]
-        if not flexible:
+        hidden.append(max(hideable, key=lambda i: (columns[i].priority, i)))
+        shown.discard(hidden[-1])
+    for i in reversed(hidden):
+        if needed(i) <= width:
+            shown.add(i)
+    kept = [columns[i] for i in sorted(shown)]
+    widths = [c.least for c in kept]
+    room = max(0, width - _total(widths))
+    flexible = [i for i, c in enumerate(kept) if c.flex]
+    room -= _grow(kept, widths, room // 2 if flexible else room)
+    while room > 0 and flexible:
+        shares = sum(kept[i].flex for i in flexible)
+        given = 0
+        for i in list(flexible):
+            share = max(1, room * kept[i].flex // shares)
+            most = kept[i].most
+            limit = room if most is None else most - widths[i]
+            more = max(0, min(share, limit, room - given))
+            widths[i] += more
+            given += more
+            if most is not None and widths[i] >= most:
+                flexible.remove(i)
+        room -= given
+        if not given:
             break
-        widest = max(flexible, key=lambda i: widths[i])
-        others = [widths[i] for i in flexible if i != widest]
-        target = max([least(widest), *[w for w in others if w < widths[widest]]])
-        step = max(1, min(excess, widths[widest] - target))
-        widths[widest] -= step
-        excess -= step
-    return shown
+    _grow(kept, widths, room)
+    return list(zip(kept, widths, strict=True))
+
+
+def _grow(columns: Sequence[Fitted], widths: list[int], room: int) -> int:
+    """Widens columns without flex, those that hide last first; how many cells that took."""
+    taken = 0
+    for i in sorted(range(len(columns)), key=lambda i: columns[i].priority):
+        most = columns[i].most
+        if not columns[i].flex and most is not None:
+            more = min(room - taken, most - widths[i])
+            widths[i] += more
+            taken += more
+    return taken
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * max(0, len(widths) - 1)

@@ -20,6 +20,7 @@ from inspector.checkpoint.text import (
 )
 from inspector.verify.preflight import RANK_BASE_BYTES, Preflight
 from inspector.verify.progress import Failure, RankView, Snapshot
+from inspector.verify.result import EXIT_CODES
 from inspector.verify.verdicts import Fault, TensorView
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "progress_line",
     "report_json",
     "summary_sentence",
+    "torch_sentence",
     "verify_text",
 ]
 
@@ -98,7 +100,7 @@ def progress_line(snapshot: Snapshot, now_t: float, width: int | None = None) ->
         total = sum(rank.bytes_total for rank in ranks if rank.phase == slowest.phase)
         done = sum(rank.bytes_done for rank in ranks if rank.phase == slowest.phase)
         if total:
-            text += f" {100 * done // total} % of {format_bytes(total)}"
+            text += f" {min(100 * done // total, 100)} % of {format_bytes(total)}"
     counts = f"{format_count(snapshot.num_exact)} exact"
     if snapshot.num_entries:
         counts = f"{format_count(snapshot.num_exact)} of {format_count(snapshot.num_entries)} exact"
@@ -123,29 +125,55 @@ def _where(rank: RankView) -> str:
 
 
 def summary_sentence(result: Mapping[str, Any]) -> str:
-    """The whole result in one sentence."""
+    """The whole result in one sentence.
+
+    Args:
+        result: A `result` event that is our own, or passed the gate of `verify.events`.
+    """
     tensors: Mapping[str, Any] = result.get("tensors") or {}
-    exact, total = int(tensors.get("exact") or 0), int(tensors.get("total") or 0)
+    exact, total = tensors.get("exact") or 0, tensors.get("total") or 0
     different = tensors.get("different") or []
-    meshes = meshes_text(str(result.get("mesh")), list(map(str, result.get("then") or ())))
+    meshes = meshes_text(result.get("mesh") or "?", result.get("then") or ())
     under = (
-        f"under {printable(meshes, 120)} ({plural(int(result.get('world_size') or 0), 'rank')}, "
-        f"{printable(str(result.get('device')), 20)}, {printable(str(result.get('backend')), 20)})"
+        f"under {printable(meshes, 120)} ({plural(result.get('world_size') or 0, 'rank')}, "
+        f"{result.get('device') or '?'}, {result.get('backend') or '?'})"
     )
     verdict = result.get("verdict")
-    took = f"{float(result.get('elapsed_s') or 0):.1f} s"
+    took = f"{result.get('elapsed_s') or 0:.1f} s"
     if verdict == "exact":
         entries = f"all {total:,} entries are" if exact == total else f"{exact:,} of {total:,} are"
         return f"EXACT: {entries} bit for bit as stored {under}; {took}"
-    if verdict == "differs":
-        return f"DIFFERS: {plural(len(different), 'entry', 'entries')} of {total:,} {under}; {took}"
+    why = printable(str(result.get("why") or "it did not say why"), 600)
     so_far = f"{exact:,} of {total:,} entries were exact"
     if different:
         so_far += f", {len(different):,} were not"
-    why = printable(str(result.get("why") or "it did not say why"), 600)
+    if verdict not in EXIT_CODES:
+        return f"?: the recording ends without a verdict that is known, {under}; {so_far}"
+    if verdict == "unreadable":
+        held = "the payloads are what they should be" if not different else "payloads differ, too"
+        if exact < total and not different:
+            held = "the payloads that were compared are what they should be"
+        return f"UNREADABLE: {torch_sentence(result)} {held}; {so_far} {under}; {took}"
+    if verdict == "partial":
+        done = f"{exact:,} of {total:,} entries are exact {under}"
+        return f"PARTIAL: {done}, and not all was verified: {why}; {took}"
+    if verdict == "differs":
+        return f"DIFFERS: {plural(len(different), 'entry', 'entries')} of {total:,} {under}; {took}"
     if verdict == "cancelled":
         return f"CANCELLED {under} after {took}: {so_far}"
     return f"FAILED {under} after {took}: {why}; {so_far}"
+
+
+def torch_sentence(result: Mapping[str, Any]) -> str:
+    """What torch itself said of the metadata, if it does not read it as we do; else nothing."""
+    told: Mapping[str, Any] = result.get("torch_reads") or {}
+    if not told or told.get("ok") is True:
+        return ""
+    version = printable(str(told.get("torch") or "?"), 40)
+    error = printable(str(told.get("error") or "it did not say why"), 500)
+    if told.get("tried") is True:
+        return f"torch {version} cannot load it: {error};"
+    return f"torch {version} did not read the metadata: {error};"
 
 
 def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> Iterator[str]:
@@ -170,6 +198,10 @@ def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> 
         yield f"... {format_count(len(wrong) - _MAX_LISTED)} more (--json names them all)"
     yield from _failures(snapshot.failures)
     yield from _unverified(tensors)
+    if result and result.get("verdict") not in ("unreadable", "exact"):
+        sentence = torch_sentence(result)
+        if sentence and result.get("torch_reads", {}).get("torch"):
+            yield f"  {sentence.rstrip(';')}"
     if result:
         yield from _figures(snapshot, result)
 
@@ -205,7 +237,7 @@ def report_json(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _wrong(view: TensorView) -> Iterator[str]:
-    yield f"  {view.verdict}  {printable(view.fqn, 200)}"
+    yield f"  {view.verdict or '?'}  {printable(view.fqn, 200)}"
     for fault in view.faults[:4]:
         yield f"      {_fault(fault)}"
     if view.num_faults > 4:
@@ -217,6 +249,8 @@ def _fault(fault: Fault) -> str:
     if fault.num_different:
         of = "" if fault.num_elements is None else f" of {fault.num_elements:,}"
         parts.append(f"{fault.num_different:,}{of} elements")
+    if fault.num_missing:
+        parts.append(f"{fault.num_missing:,} elements in no chunk")
     if fault.num_different and fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     if fault.expected or fault.found:
@@ -244,13 +278,13 @@ def _failures(failures: Sequence[Failure]) -> Iterator[str]:
 
 
 def _unverified(tensors: Mapping[str, Any]) -> Iterator[str]:
-    count = int(tensors.get("num_not_verified") or 0)
+    count = tensors.get("num_not_verified") or 0
     if not count:
         return
     yield f"  {plural(count, 'entry', 'entries')} not verified:"
     reasons: dict[str, list[str]] = {}
     for item in tensors.get("not_verified") or ():
-        reasons.setdefault(str(item.get("why")), []).append(str(item.get("fqn")))
+        reasons.setdefault(item.get("why") or "?", []).append(item.get("fqn") or "?")
     for why, names in list(reasons.items())[:8]:
         shown = ", ".join(printable(name, 80) for name in names[:3])
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
@@ -261,10 +295,10 @@ def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
     if snapshot.phases:
         took = [f"{printable(p.phase, 40)} {p.elapsed_s:.1f} s" for p in snapshot.phases]
         yield "  phases: " + ", ".join(took)
-    figures = [f"{format_bytes(int(result.get('bytes_read') or 0))} read by all ranks together"]
+    figures = [f"{format_bytes(result.get('bytes_read') or 0)} read by all ranks together"]
     for name, what in _FIGURES:
         told = [rank.extra.get(name) for rank in snapshot.ranks]
-        numbers = [n for n in told if isinstance(n, int)]
+        numbers = [n for n in told if type(n) is int]
         if numbers and name == "peak_anon_bytes":
             figures.append(f"at most {format_bytes(max(numbers))} of memory on a rank")
         elif sum(numbers):
@@ -274,4 +308,4 @@ def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
         figures.append(f"ranks that ended well: {format_ranks(done) or 'none'}")
     yield "  " + ", ".join(figures)
     if result.get("run_folder"):
-        yield f"  recorded in {printable(str(result['run_folder']), 400)}"
+        yield f"  recorded in {printable(result['run_folder'], 400)}"

@@ -45,7 +45,8 @@ class InspectApp(App[int]):
     """
 
     TITLE = "hsdp-inspect"
-    CSS_PATH = "inspector.tcss"
+    # In full: of a subclass elsewhere Textual would look beside that.
+    CSS_PATH = Path(__file__).with_name("inspector.tcss")
     #: Seconds: a notice is one line, and may lie over something.
     NOTIFICATION_TIMEOUT = 4
     BINDINGS = [
@@ -166,7 +167,11 @@ class InspectApp(App[int]):
             )
 
     def _after_error(self, answer: str | None) -> None:
-        if answer == "again":
+        if answer == "above":
+            from inspector.tui.screens.error import folder_above
+
+            self._path = folder_above(self._path)
+        if answer in ("again", "above"):
             self._failed = False
             self._open()
 

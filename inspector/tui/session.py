@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
 from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.workers import until
 from inspector.crash import internal_error
 from inspector.errors import InspectError
 
@@ -85,8 +87,6 @@ class Loading:
         return self._cancelled.is_set()
 
     def _run(self) -> None:
-        from inspector.checkpoint.workers import until
-
         try:
             with until(self._cancelled.is_set):
                 self.outcome = self._load()
@@ -96,8 +96,6 @@ class Loading:
             self.outcome = internal_error(error)
 
     def _load(self) -> Outcome:
-        from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
-
         target = locate(self.path) if self._whole_folder else folder_of(self.path)
         if isinstance(target, list):
             return Folder(self.path, target)

@@ -43,12 +43,14 @@ class Gathered:
     Attributes:
         summaries: By tensor; none for a tensor of which nothing was read.
         problems: Why elements of a tensor were not read, where that is known.
+        foreign: Those tensors that were not read for their classes alone, which are no fault.
         payload_bytes: Bytes read.
         is_cancelled: True if it was stopped before the end.
     """
 
     summaries: dict[int, Summary] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
+    foreign: set[int] = field(default_factory=set)
     payload_bytes: int = 0
     is_cancelled: bool = False
 
@@ -106,6 +108,7 @@ class _Job:
         self._holes: dict[int, tuple[Hole, ...]] = {}
         self._sums: dict[int, _Sums] = {}
         self._reasons: dict[int, dict[str, int]] = {}
+        self._classes: dict[int, set[str]] = {}
         self._lock = threading.Lock()
         self._bytes = 0
         # By chunk, so that the last digits of a mean do not depend on which thread was faster.
@@ -162,7 +165,11 @@ class _Job:
                 except Cancelled:
                     raise
                 except InspectError as error:
-                    self._note(tensor.index, printable(error.message, 300), 1)
+                    reason = printable(error.message, 300)
+                    self._note(tensor.index, reason, 1)
+                    if isinstance(error, PackedPayloadError):
+                        with self._lock:
+                            self._classes.setdefault(tensor.index, set()).add(reason)
                     continue
                 kept = None if holes else (tensor, sizes, summary)
             self._add(owner, tensor, chunk, summary)
@@ -197,6 +204,8 @@ class _Job:
             )
         for index, reasons in self._reasons.items():
             result.problems[index] = _sentence(reasons, starts[index + 1] - starts[index])
+            if self._classes.get(index) == reasons.keys():
+                result.foreign.add(index)
         return result
 
 

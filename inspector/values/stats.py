@@ -76,6 +76,11 @@ class TensorStats:
         return self.dtype.startswith("complex")
 
     @property
+    def is_quantized(self) -> bool:
+        """True if the figures are of integers that stand for other values."""
+        return self.dtype.startswith(("qint", "quint"))
+
+    @property
     def num_non_finite(self) -> int:
         return self.num_nan + self.num_inf
 
@@ -117,12 +122,14 @@ class NotRead:
         num_elements: Elements that are not in its statistics; all of them if it has none, 0 if
             nobody knows.
         why: A plain phrase, printable.
+        is_foreign: Of a class that only its package can read, which is no fault.
     """
 
     index: int
     fqn: str
     num_elements: int
     why: str
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +149,11 @@ class StatsReport:
     payload_bytes: int
     is_cancelled: bool = False
     differing: tuple[ReplicaDifference, ...] = ()
+
+    @property
+    def lacks_classes_alone(self) -> bool:
+        """True if some was not read, and nothing of it is a fault: another package reads it."""
+        return bool(self.not_read) and all(item.is_foreign for item in self.not_read)
 
     @property
     def has_non_finite(self) -> bool:
@@ -183,7 +195,7 @@ def collect_stats(
             why = gathered.problems.get(index)
             if why is None:
                 why = STOPPED if gathered.is_cancelled else "no chunk holds them"
-            missing.append(NotRead(index, tensor.fqn, left, why))
+            missing.append(NotRead(index, tensor.fqn, left, why, index in gathered.foreign))
     return StatsReport(
         tuple(found),
         tuple(missing),

@@ -1,26 +1,48 @@
 """The wire protocol between the ranks and the front end: one JSON object a line.
 
-Every event has `schema`, `event`, `rank` (None for the launcher) and `t`, seconds since the
-epoch at the writer. A line is at most `MAX_LINE_BYTES` long and leaves in one `os.write`, so
-that lines of several writers never mix; long texts are cut, and say so. Each rank appends to a
-file of its own, which also works on a file system that several nodes share.
+Every event has `schema`, `event`, `run` (which job it is of), `rank` (None for the launcher) and
+`t`, seconds since the epoch at the writer. A line is at most `MAX_LINE_BYTES` long and leaves in
+one `os.write`, so that lines of several writers never mix; long texts are cut, and say so. Each
+rank appends to a file of its own, which also works on a file system that several nodes share.
 
 Which events there are, and what each carries, is in the contract (`verify --json`). Beyond it,
-`tensor` may carry `hop` (position in `JobSpec.then`; absent: 0) and `ranks` (how many ranks report
-this entry in this phase; absent: all), and `failed` may carry `root` (what the other failures came
-of) or `is_echo` (it only came of another).
+`tensor` may carry `hop` (position in `JobSpec.then`; absent: 0), `ranks` (how many ranks report
+this entry in this phase; absent: all) and `asked` (left out on request), `torch_reads` says whether
+torch's own `read_metadata` reads what the job read, and `failed` may carry `root` (what the other
+failures came of) or `is_echo` (it only came of another).
+
+An event may come from anybody's file. `checked` is the gate that all of them pass before they are
+folded: words are of known sets, numbers are finite and of their range, and what is neither is `?`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import threading
 import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EVENTS", "MAX_LINE_BYTES", "SCHEMA", "EventWriter", "decode", "encode", "rank_file"]
+from inspector.verify.verdicts import WORDS
+
+__all__ = [
+    "EVENTS",
+    "MAX_LINE_BYTES",
+    "MAX_RANKS",
+    "PHASES",
+    "SCHEMA",
+    "UNKNOWN",
+    "EventWriter",
+    "checked",
+    "decode",
+    "encode",
+    "moment",
+    "rank_file",
+]
 
 SCHEMA = 1
 MAX_LINE_BYTES = 4096
@@ -33,7 +55,16 @@ _PATIENCE_S = 20.0
 _RETRY_S = 0.1
 _MAX_UNSENT_BYTES = 64 << 20
 
-EVENTS = frozenset("spec hello phase progress tensor log failed bye result heartbeat plan".split())
+EVENTS = frozenset(
+    "spec hello phase progress tensor log failed bye result heartbeat plan torch_reads".split()
+)
+
+#: The phases in the order in which a wave of tensors goes through them.
+PHASES = ("load", "compare", "replicas", "save", "reload", "recheck")
+MAX_RANKS = 65_536
+
+#: Stands for a word that is not known, and for a text or a number that is none.
+UNKNOWN = "?"
 
 
 def rank_file(events_dir: str | Path, rank: int | None) -> Path:
@@ -57,7 +88,7 @@ def encode(event: dict[str, Any]) -> bytes:
             )
             event = {**event, key: short, "cut": True}
         else:
-            event = {k: event[k] for k in ("schema", "event", "rank", "t") if k in event}
+            event = {k: event[k] for k in ("schema", "event", "run", "rank", "t") if k in event}
         line = (json.dumps(event, separators=(",", ":")) + "\n").encode()
     return line
 
@@ -65,12 +96,13 @@ def encode(event: dict[str, Any]) -> bytes:
 def decode(line: bytes | str) -> dict[str, Any] | None:
     """The event of a line, or None for anything that is not one."""
     try:
-        event = json.loads(line)
+        event = json.loads(line, parse_float=_float, parse_constant=_CONSTANTS.get)
     except (ValueError, RecursionError):
         return None
-    if isinstance(event, dict) and event.get("schema") == SCHEMA and event.get("event") in EVENTS:
-        return event
-    return None
+    if not isinstance(event, dict) or event.get("schema") != SCHEMA:
+        return None
+    name = event.get("event")
+    return event if isinstance(name, str) and name in EVENTS else None
 
 
 class EventWriter:
@@ -80,8 +112,9 @@ class EventWriter:
     how far it is goes lost.
     """
 
-    def __init__(self, events_dir: str | Path, rank: int | None) -> None:
+    def __init__(self, events_dir: str | Path, rank: int | None, run: str = "") -> None:
         self.rank = rank
+        self.run = run
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._fd = os.open(rank_file(events_dir, rank), flags, 0o644)
         self._lock = threading.Lock()
@@ -93,7 +126,8 @@ class EventWriter:
         Raises:
             OSError: It has been full for so long that more cannot be kept.
         """
-        line = {"schema": SCHEMA, "event": event, "rank": self.rank, "t": time.time(), **fields}
+        head = {"schema": SCHEMA, "event": event, "run": self.run, "rank": self.rank}
+        line = {**head, "t": time.time(), **fields}
         with self._lock:
             if event in _PASSING and self._unsent:
                 self._flush()
@@ -120,3 +154,205 @@ class EventWriter:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+# The gate.
+
+Check = Callable[[Any], Any]
+
+_CONSTANTS = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+_MAX_NUMBER = 1 << 63
+_MAX_SECONDS = 1e10
+_MAX_DIMS = 64
+_MAX_DEPTH = 6
+_MAX_MESHES = 64
+_MESH = re.compile(r"[a-z_][a-z0-9_]{0,31}:[0-9x]{1,40}(,[a-z_][a-z0-9_]{0,31}:[0-9x]{1,40}){0,15}")
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|npu|hpu|meta)(:[0-9]{1,4})?")
+
+
+def _float(text: str) -> float | str:
+    """A number of JSON; one that no double holds in the contract's word for it."""
+    number = float(text)
+    return number if math.isfinite(number) else "inf" if number > 0 else "-inf"
+
+
+def moment(event: Mapping[str, Any]) -> float:
+    """When an event was told, in seconds since the epoch; 0 if that makes no sense."""
+    t = event.get("t")
+    if isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 < t < _MAX_SECONDS:
+        return 0.0
+    return float(t)
+
+
+def checked(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event of which every field is what the contract says it is.
+
+    A word of no known set, a text that is none and a mesh that is none become `?`; a count that
+    is none becomes None, a time 0. Names and messages stay as they are: they are shown through
+    the display gate. What is not known passes if it is plain JSON with numbers that are finite.
+    """
+    rules = _RULES.get(event.get("event", ""), _COMMON)
+    told = {}
+    for key, value in event.items():
+        told[key] = None if value is None else rules.get(key, _plain)(value)
+    told["t"] = moment(event)
+    if told.get("verdict") == "exact" and not _is_exact(told.get("tensors") or {}):
+        told["verdict"] = UNKNOWN
+    return told
+
+
+def _is_exact(tensors: Mapping[str, Any]) -> bool:
+    """Whether the counts of a result bear out that it is exact."""
+    return bool(tensors.get("exact")) and not tensors.get("different")
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is int:
+        return value if -_MAX_NUMBER <= value < _MAX_NUMBER else UNKNOWN
+    if kind is float:
+        return value if math.isfinite(value) else UNKNOWN
+    if depth < _MAX_DEPTH and kind is list:
+        return [_plain(item, depth + 1) for item in value]
+    if depth < _MAX_DEPTH and kind is dict:
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    return UNKNOWN
+
+
+def _text(value: Any) -> str:
+    return value if type(value) is str else UNKNOWN
+
+
+def _name(value: Any) -> str | None:
+    return value if type(value) is str else None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < _MAX_NUMBER else None
+
+
+def _rank(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < MAX_RANKS else None
+
+
+def _seconds(value: Any) -> float | None:
+    is_number = type(value) is float or type(value) is int
+    return value if is_number and 0 <= value < _MAX_SECONDS else None
+
+
+def _flag(value: Any) -> bool:
+    return value is True
+
+
+def _mesh(value: Any) -> str:
+    return value if type(value) is str and (not value or _MESH.fullmatch(value)) else UNKNOWN
+
+
+def _device(value: Any) -> str:
+    return value if type(value) is str and (not value or _DEVICE.fullmatch(value)) else UNKNOWN
+
+
+def _index(value: Any) -> list[int] | None:
+    if type(value) is not list or len(value) > _MAX_DIMS:
+        return None
+    numbers = [_count(number) for number in value]
+    return None if None in numbers else value
+
+
+def _word(words: Collection[str]) -> Check:
+    known = frozenset(words)
+
+    def check(value: Any) -> str:
+        return value if type(value) is str and (not value or value in known) else UNKNOWN
+
+    return check
+
+
+def _list(of: Check, most: int | None = None) -> Check:
+    def check(value: Any) -> list[Any]:
+        return [of(item) for item in value[:most]] if type(value) is list else []
+
+    return check
+
+
+def _object(rules: Mapping[str, Check]) -> Check:
+    def check(value: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            return {}
+        return {
+            key: None if item is None else rules.get(key, _plain)(item)
+            for key, item in value.items()
+        }
+
+    return check
+
+
+_phase = _word(PHASES)
+_kind = _word("exception killed timeout out-of-memory launch".split())
+_failure: dict[str, Check] = {
+    "rank": _rank,
+    "kind": _kind,
+    "message": _text,
+    "stack": _text,
+    "root": _flag,
+    "is_echo": _flag,
+}
+_COMMON: dict[str, Check] = {
+    "rank": _rank,
+    "phase": _phase,
+    "hop": _count,
+    "mesh": _mesh,
+    "elapsed_s": _seconds,
+    **dict.fromkeys("bytes_done bytes_total tensors_done tensors_total".split(), _count),
+    **dict.fromkeys(
+        "rss_bytes anon_bytes peak_rss_bytes peak_anon_bytes cuda_bytes".split(), _count
+    ),
+    **dict.fromkeys("payloads_checked payloads_unsummed payload_faults".split(), _count),
+    **dict.fromkeys("bytes_read num_entries world_size pid".split(), _count),
+}
+_JOB: dict[str, Check] = {
+    **_COMMON,
+    "path": _text,
+    "then": _list(_mesh, _MAX_MESHES),
+    "via": _word("dtensor fsdp2 fsdp1".split()),
+    "device": _device,
+    "backend": _word("gloo nccl ucc mpi xccl cpu:gloo,cuda:nccl".split()),
+    "filter": _text,
+    "run_folder": _text,
+    "command": _list(_text),
+}
+_unverified = _object({"fqn": _text, "why": _text})
+_counts = _object(
+    {
+        **dict.fromkeys("total verified exact num_not_verified".split(), _count),
+        "different": _list(_text),
+        "not_verified": _list(_unverified),
+    }
+)
+_RULES: dict[str, dict[str, Check]] = {
+    "spec": {**_JOB, "tensors": _count, "entries": _count},
+    "hello": {**_COMMON, "host": _text, "device": _device},
+    "plan": {**_COMMON, "tensors": _count, "entries": _count},
+    "tensor": {
+        **_COMMON,
+        "fqn": _name,
+        "verdict": _word(WORDS),
+        "num_elements": _count,
+        "num_different": _count,
+        "first_index": _index,
+        "ranks": _count,
+        **dict.fromkeys("expected found file detail".split(), _text),
+    },
+    "log": {**_COMMON, "stream": _word(("stdout", "stderr")), "text": _text},
+    "failed": {**_COMMON, **_failure},
+    "result": {
+        **_JOB,
+        "verdict": _word("exact differs partial unreadable failed cancelled".split()),
+        "why": _text,
+        "phases": _list(_object({"phase": _phase, "elapsed_s": _seconds})),
+        "failures": _list(_object(_failure)),
+        "tensors": _counts,
+    },
+}

@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 from inspector.verify.import_path import clean_environment, empty_folder, find_program
@@ -80,22 +82,8 @@ def _listed() -> list[Gpu]:
 
 def free_memory() -> int:
     """Bytes that processes can still take: the machine's, or the container's if that is less."""
-    found = [n for n in (_meminfo(), _cgroup()) if n is not None]
-    if not found:
-        try:
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-        except (ValueError, OSError, AttributeError):
-            found.append(4 << 30)
-    return min(found)
-
-
-def _meminfo() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
+    available, container = int(psutil.virtual_memory().available), _cgroup()
+    return available if container is None else min(available, container)
 
 
 def _cgroup() -> int | None:
@@ -136,18 +124,19 @@ def roomiest(*folders: str | Path) -> str:
 
 
 def _in_memory(folder: str) -> bool:
+    path = os.path.realpath(folder)
     try:
-        lines = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        mounts = [(m.mountpoint, m.fstype) for m in psutil.disk_partitions(all=True)]
     except OSError:
         return False
-    path = os.path.realpath(folder)
-    mounts = [line.split()[1:3] for line in lines if len(line.split()) > 2]
     holding = [(m, kind) for m, kind in mounts if path == m or path.startswith(m.rstrip("/") + "/")]
     return bool(holding) and max(holding, key=lambda item: len(item[0]))[1] in ("tmpfs", "ramfs")
 
 
 _EXAMINE_TIMEOUT_S = 60.0
 _LEAST_TORCH = (2, 6)
+# On Linux a plain install brings gigabytes of CUDA libraries.
+_CPU_WAY = " (without GPUs: --index-url https://download.pytorch.org/whl/cpu)"
 _LOOK = """
 import sys
 sys.path[:] = [part for part in sys.path if part]
@@ -229,6 +218,7 @@ def examine(python: str = "", inspected: str = "") -> Interpreter:
     if missing:
         raise UsageError(
             f"{shown} has no {' and no '.join(missing)}, which the ranks need",
+            f"pip install {' '.join(missing)} there{_CPU_WAY if 'torch' in missing else ''}, or "
             "--python EXE runs them in another environment, such as the one you train in",
         )
     if version < (3, 10):

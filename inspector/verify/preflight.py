@@ -180,8 +180,15 @@ def prepare(
     room = machine.free_disk(parent)
     problems = list(_problems(spec, expected, free, parent, needed, room))
     notes += _beside(checkpoint)
+    if checkpoint.unsafe_globals:
+        named = ", ".join(printable(name, 60) for name in checkpoint.unsafe_globals[:3])
+        notes.append(
+            f"the metadata names code to be run ({named}): torch is not let near it, so the result "
+            "will not be EXACT; the payloads are loaded from our own reading and compared"
+        )
     for why, fqns in expected.left_out:
-        notes.append(f"{plural(len(fqns), 'entry', 'entries')} not verified: {why}")
+        partly = "" if why in expected.asked else ", so the result will be partial"
+        notes.append(f"{plural(len(fqns), 'entry', 'entries')} not verified{partly}: {why}")
     return Preflight(
         spec=spec,
         interpreter=interpreter,
@@ -284,8 +291,10 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
     names = dict.fromkeys(
         [*(checkpoint.columns.fqns[i] for i in tensors), *(entry.fqn for entry in entries)]
     )
-    left_out = tuple((item.why, item.fqns) for item in (*selection.left_out, *too_large))
-    return ExpectedEntries(tuple(names), left_out), tensors, waves
+    groups = [*selection.left_out, *too_large]
+    left_out = tuple((item.why, item.fqns) for item in groups)
+    asked = frozenset(item.why for item in groups if item.is_asked)
+    return ExpectedEntries(tuple(names), left_out, asked), tensors, waves
 
 
 def _stored_bytes(checkpoint: Checkpoint, wave: Wave) -> int:

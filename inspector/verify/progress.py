@@ -2,7 +2,7 @@
 
 The rule this module keeps: no clock and no IO. A live job, a finished one, a recording and a test
 are the same fold over the same events, so they show the same. Events may come late, twice or
-out of order, and may hold anything that JSON can: what makes no sense is passed over.
+out of order, and may hold anything that JSON can: each passes the gate of `events` first.
 
 Reducing is cheap and mutable inside (20,000 events a second are a few percent of a core); what
 leaves is an immutable `Snapshot`, made as often as somebody wants to look.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inspector.verify.events import MAX_RANKS, PHASES, checked
 from inspector.verify.verdicts import TensorMerge, TensorView, severity
 
 __all__ = ["PHASES", "Failure", "JobState", "LogLine", "PhaseTime", "RankView", "Snapshot", "apply"]
@@ -105,6 +106,9 @@ class Snapshot:
         num_log_lines: Lines printed in all.
         first_t, last_t: Time of the first and of the latest event; 0 before any.
         result: The `result` event, or None while it runs.
+        torch_reads: The `torch_reads` event of rank 0, or None before it.
+        left_out: Entries that the ranks leave out: reason, how many, whether the user asked.
+        num_foreign: Events of another job, which are passed over.
         version: Rises with every event.
     """
 
@@ -121,13 +125,13 @@ class Snapshot:
     last_t: float
     result: Mapping[str, Any] | None
     version: int
+    torch_reads: Mapping[str, Any] | None = None
+    left_out: tuple[tuple[str, int, bool], ...] = ()
+    num_foreign: int = 0
 
 
 Event = dict[str, Any]
 
-#: The phases in the order in which a wave of tensors goes through them.
-PHASES = ("load", "compare", "replicas", "save", "reload", "recheck")
-_MAX_RANKS = 65_536
 _MAX_LOG_LINES = 2000
 _MAX_FAILURES = 1000
 
@@ -184,6 +188,9 @@ class JobState:
         self.spec: Event = {}
         self.result: Event | None = None
         self.num_entries: int | None = None
+        self.torch_reads: Event | None = None
+        self.num_foreign = 0
+        self._left_out: tuple[tuple[str, int, bool], ...] = ()
         self.version = 0
         self.first_t = self.last_t = 0.0
         self._ranks: dict[int, _Rank] = {}
@@ -209,27 +216,33 @@ class JobState:
             "log": self._log,
             "failed": self._failed,
             "bye": self._bye,
+            "torch_reads": self._torch_reads,
             "result": self._result,
         }
 
     @property
     def world_size(self) -> int:
         """Ranks there should be; before the `spec` event, those heard of."""
-        size = self.spec.get("world_size")
-        if isinstance(size, int) and 0 < size <= _MAX_RANKS:
-            return size
+        size = self.spec.get("world_size") or 0
+        if 0 < size <= MAX_RANKS:
+            return int(size)
         return max(self._ranks, default=-1) + 1
 
     def apply(self, event: Event) -> None:
         """Take one event."""
-        taker = self._takers.get(str(event.get("event")))
+        name = event.get("event")
+        taker = self._takers.get(name) if isinstance(name, str) else None
         if taker is None:
             return
-        t = event.get("t")
-        t = float(t) if isinstance(t, (int, float)) else 0.0
+        event = checked(event)
+        is_evidence = taker is not self._takers["log"]
+        if is_evidence and self.spec.get("run") and event.get("run") != self.spec["run"]:
+            self.num_foreign += 1
+            return
+        t: float = event["t"]
         number = event.get("rank")
         rank = None
-        if isinstance(number, int) and 0 <= number < _MAX_RANKS:
+        if number is not None:
             rank = self._ranks.get(number)
             if rank is None:
                 rank = self._ranks[number] = _Rank(number)
@@ -269,6 +282,9 @@ class JobState:
             self.last_t,
             self.result,
             self.version,
+            self.torch_reads,
+            self._left_out,
+            self.num_foreign,
         )
 
     def _phase_times(self) -> tuple[PhaseTime, ...]:
@@ -302,8 +318,8 @@ class JobState:
     def _hello(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is not None:
             rank.pid = _int(event.get("pid"))
-            rank.host = str(event.get("host", ""))
-            rank.device = str(event.get("device", ""))
+            rank.host = event.get("host") or ""
+            rank.device = event.get("device") or ""
             self._extra(event, rank)
 
     def _plan(self, event: Event, rank: _Rank | None, t: float) -> None:
@@ -313,9 +329,16 @@ class JobState:
             number = tensors + entries
         if number is not None:
             self.num_entries = number
+        left_out = event.get("left_out")
+        if isinstance(left_out, list):
+            self._left_out = tuple(
+                (str(item.get("why")), _int(item.get("count")) or 0, item.get("asked") is True)
+                for item in left_out
+                if isinstance(item, dict)
+            )
 
     def _phase(self, event: Event, rank: _Rank | None, t: float) -> None:
-        phase = str(event.get("phase", ""))
+        phase = event.get("phase")
         if rank is None or not phase:
             return
         # Waves of tensors go through the same phases again and again: only time orders them.
@@ -326,7 +349,7 @@ class JobState:
             rank.elapsed_s[rank.phase] = spent + t - rank.phase_t
         if phase != rank.phase or event.get("mesh"):
             rank.hop = _int(event.get("hop")) or 0
-            rank.mesh = str(event.get("mesh", ""))
+            rank.mesh = event.get("mesh") or ""
         rank.phase, rank.phase_t = phase, t
 
     def _progress(self, event: Event, rank: _Rank | None, t: float) -> None:
@@ -335,7 +358,7 @@ class JobState:
         rss = _int(event.get("rss_bytes"))
         rank.rss = rank.rss if rss is None else rss
         self._extra(event, rank)
-        phase = str(event.get("phase") or rank.phase)
+        phase = event.get("phase") or rank.phase
         told = [_int(event.get(name)) or 0 for name in _COUNTS]
         if any(told):
             before = rank.progress.get(phase, (0, 0, 0, 0))
@@ -361,7 +384,7 @@ class JobState:
 
     def _log(self, event: Event, rank: _Rank | None, t: float) -> None:
         number = None if rank is None else rank.rank
-        line = LogLine(number, str(event.get("stream", "")), str(event.get("text", "")), t)
+        line = LogLine(number, event.get("stream") or "", event.get("text") or "", t)
         if number not in self._logs:
             self._logs[number] = deque(maxlen=_MAX_LOG_LINES)
         self._logs[number].append(line)
@@ -372,10 +395,10 @@ class JobState:
         number = None if rank is None else rank.rank
         if rank is not None:
             rank.has_failed = True
-        kind, message = str(event.get("kind", "exception")), str(event.get("message", ""))
+        kind, message = event.get("kind") or "exception", event.get("message") or ""
         key = (number, kind, message)
         if key not in self._failures and len(self._failures) < _MAX_FAILURES:
-            stack = str(event.get("stack") or "")
+            stack = event.get("stack") or ""
             is_root, is_echo = event.get("root") is True, event.get("is_echo") is True
             self._failures[key] = Failure(number, kind, message, stack, t, is_root, is_echo)
 
@@ -383,6 +406,9 @@ class JobState:
         if rank is not None:
             rank.has_left = True
             self._extra(event, rank)
+
+    def _torch_reads(self, event: Event, rank: _Rank | None, t: float) -> None:
+        self.torch_reads = event
 
     def _result(self, event: Event, rank: _Rank | None, t: float) -> None:
         self.result = event
@@ -395,7 +421,9 @@ def apply(state: JobState, event: Event) -> JobState:
 
 
 _COUNTS = ("bytes_done", "bytes_total", "tensors_done", "tensors_total")
-_KNOWN = frozenset(("schema", "event", "rank", "t", "phase", "hop", "mesh", "cut", "pid", *_COUNTS))
+_KNOWN = frozenset(
+    ("schema", "event", "run", "rank", "t", "phase", "hop", "mesh", "cut", "pid", *_COUNTS)
+)
 _KINDS = {"out-of-memory": 0, "timeout": 1, "killed": 2, "launch": 3}
 
 

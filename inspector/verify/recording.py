@@ -15,7 +15,7 @@ from typing import Any
 
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
-from inspector.verify.events import SCHEMA, decode
+from inspector.verify.events import SCHEMA, decode, moment
 from inspector.verify.progress import JobState
 from inspector.verify.result import result_event
 from inspector.verify.spec import JobSpec
@@ -103,7 +103,7 @@ class EventFollower:
                 elif line.strip():
                     event = _log(None, name, line.decode("utf-8", "replace"))
                     events.append((event, json.dumps(event).encode()))
-        events.sort(key=_time)
+        events.sort(key=lambda told: moment(told[0]))
         return events
 
     def close(self) -> None:
@@ -155,11 +155,6 @@ class LogFollower:
 def _log(rank: int | None, stream: str, text: str) -> Event:
     event = {"schema": SCHEMA, "event": "log", "rank": rank, "t": time.time()}
     return {**event, "stream": stream, "text": text}
-
-
-def _time(told: tuple[Event, bytes]) -> float:
-    t = told[0].get("t")
-    return t if isinstance(t, (int, float)) else 0.0
 
 
 _POLL_S = 0.1
@@ -265,6 +260,7 @@ def spec_event(spec: JobSpec, t: float, **more: Any) -> Event:
         "event": "spec",
         "rank": None,
         "t": t,
+        "run": spec.run,
         "path": spec.path,
         "mesh": spec.mesh,
         "then": list(spec.then),

@@ -1,7 +1,10 @@
 """The last event of a job: `result`, which says what was proved and what was not.
 
 The rule this module keeps: EXACT is earned. A job in which a rank failed or did not say bye, an
-entry that not every rank reported in every phase, and a job that checked nothing are never exact.
+entry that not every rank reported in every phase, and a job that checked nothing are never exact;
+nor is one whose metadata torch itself does not read as we do, one whose checks did not report a
+byte that was changed on purpose, one that lost a payload, or one that left out what nobody asked it
+to leave out.
 """
 
 from __future__ import annotations
@@ -15,14 +18,22 @@ from inspector.verify.progress import Snapshot
 from inspector.verify.spec import JobSpec
 from inspector.verify.verdicts import TensorView, severity
 
-__all__ = ["EXIT_CODES", "ExpectedEntries", "exit_code", "result_event"]
+__all__ = ["EXIT_CODES", "ExpectedEntries", "confirmed", "exit_code", "result_event"]
 
 #: Exit code of each verdict.
-EXIT_CODES = {"exact": 0, "differs": 1, "failed": 2, "cancelled": 2}
+EXIT_CODES = {
+    "exact": 0,
+    "differs": 1,
+    "unreadable": 1,
+    "partial": 2,
+    "failed": 2,
+    "cancelled": 2,
+}
 
 #: Names listed under `not_verified`; `num_not_verified` counts all.
 _MAX_NAMES = 10_000
 _NOTHING = "nothing was checked"
+_SECOND = "a second, plain reading of the metadata does not bear it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +43,12 @@ class ExpectedEntries:
     Attributes:
         names: Entries that the job is to verify.
         left_out: Entries that it will not, with the reason: pairs of reason and names.
+        asked: Those of the reasons that are the user's (`--filter`, `--sample`).
     """
 
     names: tuple[str, ...] = ()
     left_out: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    asked: frozenset[str] = frozenset()
 
 
 def result_event(
@@ -59,6 +72,8 @@ def result_event(
     exact, different, unverified = _sort(snapshot, spec)
     left_out = {fqn: why for why, fqns in expected.left_out for fqn in fqns}
     left_out |= _not_compared(snapshot)
+    unasked = _unasked(snapshot, spec, expected, left_out)
+    exact = [fqn for fqn in exact if fqn not in left_out]
     heard = snapshot.tensors
     names = dict.fromkeys(expected.names)
     unverified += [(fqn, "no rank reported it") for fqn in names if fqn not in heard]
@@ -66,13 +81,16 @@ def result_event(
     # Entries that only the ranks' own count knows of.
     num_unnamed = 0 if names else max((snapshot.num_entries or 0) - num_told, 0)
     num_unverified = len(unverified) + num_unnamed
-    verdict, why = _verdict(snapshot, cancelled, len(exact), different, num_unverified)
+    verdict, why = _verdict(snapshot, cancelled, different, num_unverified)
+    if verdict == "exact":
+        verdict, why = _proof(snapshot, spec, exact, unasked)
     if why == _NOTHING and left_out:
         why = f"{_NOTHING}: {next(iter(left_out.values()))}"
     missing = [*unverified, *left_out.items()]
     return {
         "schema": SCHEMA,
         "event": "result",
+        "run": spec.run,
         "rank": None,
         "t": snapshot.last_t,
         "verdict": verdict,
@@ -86,6 +104,7 @@ def result_event(
         "world_size": spec.world_size,
         "elapsed_s": round(elapsed_s, 3),
         "bytes_read": _bytes_read(snapshot),
+        "torch_reads": _torch_reads(snapshot),
         "phases": [{"phase": p.phase, "elapsed_s": round(p.elapsed_s, 3)} for p in snapshot.phases],
         "failures": [
             {"rank": f.rank, "kind": f.kind, "message": f.message} for f in snapshot.failures[:100]
@@ -96,6 +115,7 @@ def result_event(
             "exact": len(exact),
             "different": different,
             "num_not_verified": len(missing) + num_unnamed,
+            "num_not_asked": len(unverified) + num_unnamed + len(unasked),
             "not_verified": [{"fqn": fqn, "why": why} for fqn, why in missing[:_MAX_NAMES]],
         },
     }
@@ -129,6 +149,33 @@ def _not_compared(snapshot: Snapshot) -> dict[str, str]:
     }
 
 
+def _unasked(
+    snapshot: Snapshot, spec: JobSpec, expected: ExpectedEntries, left_out: Mapping[str, str]
+) -> dict[str, str]:
+    """Of the entries that are not verified those that the user did not leave out, with why."""
+    if not spec.filter and spec.sample >= 1:
+        asked: set[str] = set()
+    else:
+        asked = {f for why, fqns in expected.left_out if why in expected.asked for f in fqns}
+        asked |= {fqn for fqn, view in snapshot.tensors.items() if view.is_asked}
+    found = {fqn: why for fqn, why in left_out.items() if fqn not in asked}
+    # Of very many the ranks name the first.
+    for why, count, is_asked in snapshot.left_out:
+        if count and not is_asked and why not in found.values():
+            found[""] = why
+    return found
+
+
+def _torch_reads(snapshot: Snapshot) -> dict[str, Any]:
+    told = snapshot.torch_reads or {"error": "no rank told"}
+    return {
+        "ok": told.get("ok") is True,
+        "torch": told.get("torch"),
+        "error": told.get("error"),
+        "tried": told.get("tried") is True,
+    }
+
+
 def _unfinished(view: TensorView, needed: Sequence[tuple[int, str]]) -> str:
     """Why an entry without a fault is not verified yet, or an empty string.
 
@@ -145,9 +192,12 @@ def _unfinished(view: TensorView, needed: Sequence[tuple[int, str]]) -> str:
 
 
 def _verdict(
-    snapshot: Snapshot, cancelled: bool, num_exact: int, different: list[str], num_unverified: int
+    snapshot: Snapshot, cancelled: bool, different: list[str], num_unverified: int
 ) -> tuple[str, str]:
-    """The verdict and, unless it is exact, the reason in a few words."""
+    """The verdict, and the reason in a few words where it says more than the verdict does.
+
+    `exact` here means that nothing speaks against it yet (`_proof` has the last word).
+    """
     gone = [r.rank for r in snapshot.ranks if r.status != "done"]
     is_whole = not gone and bool(snapshot.ranks) and not snapshot.failures
     if cancelled and not (is_whole and not num_unverified):
@@ -158,14 +208,88 @@ def _verdict(
         return "failed", where + first.message
     if not is_whole:
         named = ", ".join(map(str, gone[:8])) + (" ..." if len(gone) > 8 else "")
-        return "failed", f"no end was heard of rank {named}" if gone else "no rank was heard of"
+        why = f"no end was heard of rank {named}" if gone else "no rank was heard of"
+        return "failed", f"{why}; the events are another job's" if snapshot.num_foreign else why
+    reads = snapshot.torch_reads or {}
+    if reads.get("second_reading"):
+        # Before torch is said to read it otherwise: it is we who do.
+        return "failed", f"{_SECOND}: {reads['second_reading']}"
+    if reads and reads.get("ok") is not True and (reads.get("tried") or reads.get("unsafe")):
+        return "unreadable", str(reads.get("error") or "torch did not say why")
     if different:
         return "differs", ""
     if num_unverified:
         return "failed", f"{num_unverified} entries were not reported by every rank"
-    if not num_exact:
-        return "failed", _NOTHING
     return "exact", ""
+
+
+def _proof(
+    snapshot: Snapshot, spec: JobSpec, exact: list[str], unasked: Mapping[str, str]
+) -> tuple[str, str]:
+    """The verdict on a job in which all that was looked at is equal, and why it is not EXACT."""
+    reads = snapshot.torch_reads
+    if reads is None:
+        return "failed", "no rank told whether torch itself reads the metadata"
+    if reads.get("second_reading") != "":
+        return "failed", f"{_SECOND}: nobody did read it"
+    if reads.get("num_forgotten"):
+        names = ", ".join(map(str, reads.get("forgotten") or ()))
+        return "failed", f"entries were neither verified nor left out: {names}"
+    if not exact:
+        return "failed", _NOTHING
+    if not any(snapshot.tensors[fqn].has_elements for fqn in exact):
+        return "partial", "nothing but empty tensors was there to compare"
+    blind = _untried(snapshot, spec)
+    if blind:
+        return "failed", f"the check itself was not tried out ({blind})"
+    if faults := _sum(snapshot, "payload_faults"):
+        return "failed", f"{faults} payloads are not as they were written, and no entry says so"
+    if unasked:
+        return "partial", next(iter(unasked.values()))
+    wanted, seen = reads.get("num_payloads"), _sum(snapshot, "payloads_checked")
+    seen += _sum(snapshot, "payloads_unsummed")
+    if wanted != seen:
+        return "failed", f"of {wanted} stored payloads {seen} were accounted for"
+    if reads.get("ok") is not True:
+        return "partial", str(reads.get("error") or "torch did not read the metadata")
+    return "exact", ""
+
+
+def _untried(snapshot: Snapshot, spec: JobSpec) -> str:
+    """Which checks reported no byte that was changed on purpose; empty if all did."""
+    told = [rank.extra.get("canaries") for rank in snapshot.ranks]
+    counts = [canaries for canaries in told if isinstance(canaries, dict)]
+    needed = ["compare"]
+    if spec.then:
+        needed += ["reload", "recheck"]
+    if spec.world_size > 1:
+        needed.append("replicas")
+    if _sum(snapshot, "payloads_checked"):
+        needed.append("checksums")
+    return ", ".join(name for name in needed if not any(c.get(name) for c in counts))
+
+
+def _sum(snapshot: Snapshot, name: str) -> int:
+    found = (rank.extra.get(name) for rank in snapshot.ranks)
+    return sum(n for n in found if isinstance(n, int))
+
+
+def confirmed(snapshot: Snapshot) -> Mapping[str, Any]:
+    """The result of a recording, which is exact only if what was recorded before it says so too.
+
+    A recording that ends in a result can still be of two jobs, or lack a part.
+    """
+    result = snapshot.result or {}
+    if result.get("verdict") != "exact":
+        return result
+    why = ""
+    if result.get("run", "") != snapshot.spec.get("run", "") or snapshot.num_foreign:
+        why = "the recording holds events of another job"
+    elif not snapshot.ranks or any(rank.status != "done" for rank in snapshot.ranks):
+        why = "the recording does not hold the end of every rank"
+    elif snapshot.failures or snapshot.num_bad:
+        why = "the recording holds failures or differences"
+    return {**result, "verdict": "failed", "why": why} if why else result
 
 
 def _bytes_read(snapshot: Snapshot) -> int:

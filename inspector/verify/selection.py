@@ -42,10 +42,14 @@ _QUANTIZED = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Entries that are not verified, all for one reason."""
+    """Entries that are not verified, all for one reason.
+
+    `is_asked`: the user left them out (`--filter`, `--sample`).
+    """
 
     why: str
     fqns: tuple[str, ...]
+    is_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +97,11 @@ def select(
         # Evenly over the state dict: sum of floors takes ceil(n * sample) of n, the first always.
         taken = [i for k, i in enumerate(left) if _is_sampled(k, spec.sample)]
     sampled = set(taken)
+    asked = [
+        (f"left out by --filter {printable(spec.filter, 60)}", filtered),
+        (f"left out by --sample {spec.sample:.3g}", [i for i in left if i not in sampled]),
+    ]
     reasons: dict[str, list[str]] = {}
-    for i in filtered:
-        reasons.setdefault(f"left out by --filter {printable(spec.filter, 60)}", []).append(
-            names[i]
-        )
-    for i in left:
-        if i not in sampled:
-            reasons.setdefault(f"left out by --sample {spec.sample:.3g}", []).append(names[i])
     tensors, entries = [], []
     for i in taken:
         if i >= num_tensors:
@@ -119,8 +120,9 @@ def select(
     for bad in checkpoint.malformed:
         what = f"its metadata is malformed: {printable(bad.what, 200)}"
         reasons.setdefault(what, []).append(bad.fqn)
-    left_out = tuple(LeftOut(why, tuple(fqns)) for why, fqns in reasons.items())
-    return Selection(tuple(tensors), tuple(entries), left_out)
+    on_request = [LeftOut(why, tuple(names[i] for i in it), True) for why, it in asked if it]
+    left_out = [LeftOut(why, tuple(fqns)) for why, fqns in reasons.items()]
+    return Selection(tuple(tensors), tuple(entries), (*on_request, *left_out))
 
 
 _ESCAPES = "its file lies outside the checkpoint folder, and is not opened"

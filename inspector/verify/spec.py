@@ -40,6 +40,7 @@ class JobSpec:
         timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
         imports: Modules that every rank imports after torch, so that their classes load.
+        run: Id of the job, in every event of it, so that two jobs are not taken for one.
     """
 
     path: str
@@ -56,6 +57,7 @@ class JobSpec:
     timeout_s: float = 600.0
     python: str = ""
     imports: tuple[str, ...] = ()
+    run: str = ""
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]

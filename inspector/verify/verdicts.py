@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["EXACT", "MAX_FAULTS", "Fault", "PhaseVerdict", "TensorView", "worst"]
+__all__ = ["EXACT", "MAX_FAULTS", "WORDS", "Fault", "PhaseVerdict", "TensorView", "worst"]
 
 EXACT = "EXACT"
 #: Words that are no difference: the entry was not compared, and that is said.
@@ -24,6 +24,8 @@ _SEVERITY = {
     "MISSING": 5,
     "FAILED": 6,
 }
+#: Every word that a rank says of an entry.
+WORDS = frozenset(_SEVERITY)
 #: Of one entry, so many faults are kept; the rest are only counted.
 MAX_FAULTS = 16
 
@@ -52,6 +54,15 @@ class Fault(NamedTuple):
     found: str
     file: str
     detail: str
+    #: Elements that no stored chunk holds, or None if nobody counted.
+    num_missing: int | None = None
+
+    @property
+    def num_wrong(self) -> int | None:
+        """Elements that differ and those that are missing; None if nobody counted."""
+        if self.num_different is None and self.num_missing is None:
+            return None
+        return (self.num_different or 0) + (self.num_missing or 0)
 
 
 class PhaseVerdict(NamedTuple):
@@ -81,6 +92,8 @@ class TensorView(NamedTuple):
         faults: What is wrong, at most `MAX_FAULTS`.
         num_faults: How many reports were bad in all.
         detail: What the first report that was no plain EXACT said.
+        is_asked: The user left it out.
+        has_elements: A rank held elements of it.
     """
 
     fqn: str
@@ -89,6 +102,8 @@ class TensorView(NamedTuple):
     faults: tuple[Fault, ...]
     num_faults: int
     detail: str
+    is_asked: bool = False
+    has_elements: bool = True
 
     @property
     def is_bad(self) -> bool:
@@ -111,11 +126,16 @@ class TensorMerge:
     faults: list[Fault] = field(default_factory=list)
     num_faults: int = 0
     detail: str = ""
+    is_asked: bool = False
+    has_elements: bool = False
 
     def add(self, rank: int, hop: int, event: dict[str, Any], world_size: int) -> None:
-        """Take one `tensor` event."""
-        phase = str(event.get("phase", ""))
-        verdict = str(event.get("verdict", ""))
+        """Take one `tensor` event, which passed the gate of `events`."""
+        phase = event.get("phase") or ""
+        verdict = event.get("verdict") or "?"
+        # Who says nothing of elements has some.
+        self.has_elements |= verdict != "EMPTY" and event.get("num_elements") != 0
+        self.is_asked |= event.get("asked") is True
         key = (hop, phase)
         merge = self.phases.get(key)
         if merge is None:
@@ -150,7 +170,16 @@ class TensorMerge:
         # One bad report settles it; a good word needs every rank's.
         if severity(told) == 0 and not any(phase.is_complete for phase in phases):
             told = ""
-        return TensorView(self.fqn, told, phases, tuple(self.faults), self.num_faults, self.detail)
+        return TensorView(
+            self.fqn,
+            told,
+            phases,
+            tuple(self.faults),
+            self.num_faults,
+            self.detail,
+            self.is_asked,
+            self.has_elements,
+        )
 
 
 def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:
@@ -163,7 +192,7 @@ def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any])
 
     def text(key: str) -> str:
         value = event.get(key)
-        return "" if value is None else str(value)
+        return value if isinstance(value, str) else ""
 
     return Fault(
         rank,
@@ -177,4 +206,5 @@ def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any])
         text("found"),
         text("file"),
         text("detail"),
+        count("num_uncovered"),
     )

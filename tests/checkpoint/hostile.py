@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,3 @@ BOMBS: dict[str, bytes] = {
     "only STOP": b".",
     "random": bytes(range(256)) * 4,
 }
-
-
-def metadata_pickle(root: Any, protocol: int = 4) -> bytes:
-    return pickle.dumps(root, protocol)

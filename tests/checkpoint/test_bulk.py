@@ -23,7 +23,7 @@ from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.gate import load
 from inspector.checkpoint.pickle.splice import NotSplicedError
 from tests.checkpoint.hostile import Runs
-from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata
+from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, of_few_versions
 from tests.helpers.make_metadata import Wanted, make
 
 TENSORS: list[Wanted] = [
@@ -124,7 +124,7 @@ def test_bytes_after_the_pickle_are_counted(data: bytes, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "folder",
-    [*folders_with_metadata(SAMPLES), *folders_with_metadata(GOLDEN)],
+    of_few_versions([*folders_with_metadata(SAMPLES), *folders_with_metadata(GOLDEN)]),
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_no_sample_is_read_as_anything_else(folder: Path, tmp_path: Path) -> None:
@@ -366,6 +366,7 @@ def test_a_frame_that_ends_within_an_opcode_is_seen(data: bytes, tmp_path: Path)
         assert not assert_no_other(framed(opcodes, at), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory can be bounded so")
 def test_mutations_are_never_read_as_something_else(data: bytes, tmp_path: Path) -> None:
@@ -389,6 +390,7 @@ def test_mutations_are_never_read_as_something_else(data: bytes, tmp_path: Path)
     assert num_read > 20, "mutations of sizes and lengths leave what can be read in bulk"
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_in_bulk_by_the_child_and_runs_nothing(tmp_path: Path) -> None:
     folder, marker = tmp_path / "large", tmp_path / "ran"
     tensors: list[Wanted] = [(f"layers.{i}.weight", (512, 8), torch.float32) for i in range(64)]

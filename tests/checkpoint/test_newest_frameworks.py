@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from inspector.checks.folder.lookalike import lookalike
 
 from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.lookalike import lookalike
 from inspector.checkpoint.model import Framework
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.errors import MetadataError

@@ -14,13 +14,15 @@ import random
 import re
 import sys
 import time
+import tracemalloc
 import typing
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from inspector.checkpoint.payload.scan.scan import Feed, PickleError, scan
+from inspector.checkpoint.payload.scan.feed import Feed, PickleError
+from inspector.checkpoint.payload.scan.scan import scan
 
 
 class Evil:
@@ -188,7 +190,34 @@ def test_a_pickle_of_any_length_is_read_as_a_stream() -> None:
         found = scan(feed)
         assert (found.unsafe, found.unknown) == (whole.unsafe, whole.unknown)
         assert any("system" in name for name in found.unsafe)
-        assert feed.next() == b"rest"
+        assert feed.read(4) == b"rest"
+
+
+def test_a_text_longer_than_any_name_is_never_whole_in_memory() -> None:
+    block = memoryview(b"x" * (1 << 20))
+    for start, end in [
+        (b"\x80\x04\x8d" + (64 << 20).to_bytes(8, "little"), b"."),
+        (b"\x80\x04\x8e" + (64 << 20).to_bytes(8, "little"), b"."),
+        (b"V", b"\n."),
+    ]:
+        feed = Feed(iter([memoryview(start), *[block] * 64, memoryview(end + b"rest")]))
+        tracemalloc.start()
+        found = scan(feed)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (found.unsafe, found.unknown) == ((), ())
+        assert found.end == len(start) + (64 << 20) + len(end)
+        assert feed.read(4) == b"rest"
+        assert peak < 4 << 20
+
+
+def test_names_and_texts_are_read_as_an_unpickler_reads_them() -> None:
+    # Protocol 3 writes names in UTF-8, and a backslash in one is a backslash.
+    data = b"\x80\x03cmypackage\n" + "Größe".encode() + b"\n)\x81."
+    assert scan(data).unknown == ("mypackage.Größe",)
+    assert scan(b"co\\x73\nsystem\n)\x81.").unknown == ("o\\x73.system",)
+    # Python 2 wrote such texts; torch reads them as UTF-8.
+    assert scan(b"S'caf\\xc3\\xa9'\n.", keep=True).unsafe == ()
 
 
 BOMBS = {

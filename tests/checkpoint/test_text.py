@@ -102,3 +102,15 @@ def test_bytes_are_in_binary_units(num_bytes: int | None, text: str) -> None:
 )
 def test_ranks_are_short_ranges(ranks: list[int], text: str) -> None:
     assert format_ranks(ranks) == text
+
+
+def test_marks_do_not_pile_up() -> None:
+    """A name may stack marks over the lines above it; no script needs more than a few."""
+    for legit in ("e\u0301", "x\u0323\u0302", "\u0928\u093f\u0902", "\u05e9\u05bc\u05c1\u05b8"):
+        assert is_printable(legit) and printable(legit) == legit
+    pile = "a" + "\u0301" * 2000 + "b" + "\u0489" * 9
+    assert not is_printable(pile)
+    shown = printable(pile)
+    assert shown.startswith("a" + "\u0301" * 8 + "\\u0301") and shown.endswith("\\u0489")
+    assert is_printable(shown)
+    assert is_printable(printable(pile, 40))

@@ -23,7 +23,15 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import CODES, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import PayloadReport, check_payloads
-from tests.conftest import GOLDEN, ROOT, SAMPLES, folders_with_metadata, run_cli
+from tests.conftest import (
+    GOLDEN,
+    ROOT,
+    SAMPLES,
+    folders_with_metadata,
+    of_few_versions,
+    run_cli,
+    some_fast,
+)
 
 BROKEN = SAMPLES / "broken"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((BROKEN / "expected.json").read_text())
@@ -54,7 +62,7 @@ def codes(report: Report) -> set[str]:
 # -- what git can carry ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", some_fast(EXPECTED, [n for n in EXPECTED if "bomb" not in n]))
 def test_a_broken_sample_is_judged_as_it_should_be(name: str) -> None:
     expected = EXPECTED[name]
     must, may = set(expected["must"]), set(expected["may"])
@@ -244,7 +252,7 @@ def test_one_ranks_file_of_another_step(tmp_path: Path) -> None:
 NOBODY = """
 import os, sys
 from inspector.checkpoint.dcp import read_dcp
-from inspector.checkpoint.storage.local import open_storage
+from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import judge
 from inspector.checks.payload.payloads import check_payloads
 
@@ -345,7 +353,7 @@ GOOD = [
 NOTED = {"1.13.1": "metadata-version", "2.15.0": "metadata-version"}
 
 
-@pytest.mark.parametrize("folder", GOOD, ids=lambda p: "/".join(p.parts[-2:]))
+@pytest.mark.parametrize("folder", of_few_versions(GOOD), ids=lambda p: "/".join(p.parts[-2:]))
 def test_good_checkpoints_are_sound(folder: Path) -> None:
     report = judged(folder, "--values")
     assert report.verdict == "sound"

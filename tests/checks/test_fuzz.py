@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import fuzz
 
 
+@pytest.mark.slow
 def test_every_mutation_ends_in_a_verdict() -> None:
     count = 150  # of about 0.2 s each
     figures = fuzz.run(count, seed=11, workers=2)
@@ -22,6 +23,7 @@ def test_every_mutation_ends_in_a_verdict() -> None:
     assert figures["largest_memory_mb"]["judging_process"] < 200
 
 
+@pytest.mark.slow
 def test_torch_loads_what_is_called_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged data file in which nothing is found must hold what it held before."""
     import torch

@@ -74,3 +74,27 @@ def test_innocent_differences_are_not_told() -> None:
     assert told(LAYERS) == []
     split = LAYERS + adam(*LAYERS[:3], prefix="o.0.state.") + adam(*LAYERS[3:], prefix="o.1.state.")
     assert told(split) == []
+
+
+def test_lion_for_some_parameters_and_adam_for_others() -> None:
+    lion = [f"optim.state.{p}.exp_avg" for p in LAYERS[:2]]
+    assert told(LAYERS + lion + adam(*LAYERS[2:])) == []
+    # One that has its steps counted lost its second moment.
+    lost = [*lion, "optim.state.layers.1.w.step"]
+    assert told(LAYERS + lost + adam(*LAYERS[2:])) == ["layers.1.w"]
+
+
+def test_options_of_a_group() -> None:
+    amsgrad = [f"optim.state.{p}.max_exp_avg_sq" for p in LAYERS[2:]]
+    assert told(LAYERS + adam(*LAYERS) + amsgrad) == []
+    more = [*amsgrad, "optim.state.layers.1.w.max_exp_avg_sq"]
+    assert told(LAYERS + adam(*LAYERS) + more) == ["layers.0.w"]
+
+
+def test_the_first_layers_are_frozen() -> None:
+    names = [f"model.layers.{i}.{p}" for i in range(12) for p in ("mlp.w", "norm.w")]
+    bare = [n.partition(".")[2] for n in names]
+    assert told(names + adam(*bare[4:])) == []
+    # Half of a layer is not.
+    assert told(names + adam(*bare[1:])) == ["model.layers.0.mlp.w"]
+    assert told(names + adam(*bare[:-2])) == ["model.layers.11.mlp.w", "model.layers.11.norm.w"]

@@ -46,6 +46,25 @@ def per_rank(other: Callable[[int], StateDict]) -> Callable[[int], StateDict]:
 
 
 @needs_no_collectives
+def test_what_each_rank_may_have_of_its_own_is_no_error(tmp_path: Path) -> None:
+    def other(rank: int) -> StateDict:
+        own = full(3) + rank
+        local = {"w": {"slot_of_nobody": own}}
+        return {
+            "loss": torch.tensor(float(rank)),
+            "dropout_rng": own,
+            "grad_scaler": {"found": own},
+            "optim": {"state": local},
+        }
+
+    folder = save_per_rank(tmp_path, 4, per_rank(other))
+    report = deep(folder)
+    assert {(f.code, f.severity) for f in report.findings} == {("replicas-differ", "warning")}
+    assert len(report.findings) == 4
+    assert report.verdict == "sound"
+
+
+@needs_no_collectives
 def test_a_copy_that_differs_is_told_with_its_first_index(tmp_path: Path) -> None:
     def other(rank: int) -> StateDict:
         w = full(4, 3)

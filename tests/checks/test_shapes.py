@@ -80,6 +80,17 @@ def test_optimizer_state_of_local_tensors_is_told(tmp_path: Path) -> None:
     assert finding.num_elements == 2 * 3 * (128 + 16 + 128) // 4
 
 
+def test_slots_of_other_optimizers_are_told(tmp_path: Path) -> None:
+    def make(rank: int) -> StateDict:
+        params = fsdp(PARAMS, 4)
+        slots = "momentum", "exp_avg_slow", "hessian"
+        state = {n: {s: p.to_local() + rank for s in slots} for n, p in params.items()}
+        return {"model": params, "optim": {"state": state}}
+
+    finding = only(save_as_ranks(tmp_path, 4, make), "local-state")
+    assert "optim.state: 9 tensors (exp_avg_slow, hessian, momentum)" in finding.message
+
+
 def test_shards_of_uneven_lengths_are_told(tmp_path: Path) -> None:
     def make(rank: int) -> StateDict:
         params = fsdp({"w": full(10, 4), "v": full(7, 4)}, 4)
@@ -242,10 +253,6 @@ def vectors(net: nn.Module) -> list[torch.Tensor]:
     return [p for p in net.parameters() if p.ndim == 1]
 
 
-def odd_layers(n: int) -> dict[str, torch.Tensor]:
-    return {f"layers.{i}.attn.wq": full(8, 8) for i in range(0, n, 2)}
-
-
 def partly_frozen() -> StateDict:
     model = model_of(layers=layers(8))
     moving = {n: p for n, p in model.items() if n.split(".")[1] in "13567"}
@@ -397,6 +404,15 @@ def apollo(rank: int) -> StateDict:
     return {"m": params, "optim": {"state": projected({"a": 1, "b": 1}, params, 4)}}
 
 
+def by_blocks(rank: int) -> StateDict:
+    # Adam-mini: second moments of blocks, of a vector's as many as a shard has elements.
+    params = fsdp({"w": full(16, 4), "b": full(16)}, 4)
+    state = adam(params)
+    state["w"]["exp_avg_sq"] = full(4, 1)
+    state["b"]["exp_avg_sq"] = full(4)
+    return {"model": params, "optim": {"state": state}}
+
+
 def expert_parallel(rank: int) -> StateDict:
     mesh = mesh_of(2, 2, names=("ep", "fsdp"))
     sd = moe(rank, 4, lambda _: {"w1": sharded(full(8, 6, 4), mesh, Shard(0), Shard(1))})
@@ -409,6 +425,13 @@ def expert_parallel_by_number(rank: int) -> StateDict:
         return {f"{j}.up.weight": full(5, 3) for j in range(4 * r, 4 * r + 4)}
 
     return moe(rank, 2, experts)
+
+
+def rows_of_no_expert(rank: int) -> StateDict:
+    # Half of the router's rows choose nothing; all ranks hold pieces of the experts there are.
+    mesh = mesh_of(4)
+    experts = {"w1": sharded(full(4, 9, 4), mesh, Shard(0))}
+    return moe(rank, 4, lambda _: experts)
 
 
 def stages(rank: int) -> StateDict:
@@ -480,8 +503,10 @@ SEVERAL: dict[str, tuple[int, Callable[[int], StateDict]]] = {
     "galore": (4, galore(True)),
     "galore of matrices alone": (4, galore(False)),
     "apollo": (4, apollo),
+    "second moments of blocks": (4, by_blocks),
     "expert parallel": (4, expert_parallel),
     "expert parallel by number": (2, expert_parallel_by_number),
+    "rows of the router for no expert": (4, rows_of_no_expert),
     "pipeline stages, sharded": (4, stages),
     "pipeline stages in turn": (2, stages_in_turn),
     "fsdp and tp": (4, two_dims),

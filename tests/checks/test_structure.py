@@ -17,18 +17,20 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
 from tests.checks.editing import chunk, codes, copy_of, edited, found, key, only, stored
-from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata
+from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, of_few_versions
 
 W = "model.w"
 
 
 @pytest.mark.parametrize(
     "folder",
-    [
-        *folders_with_metadata(GOLDEN),
-        *(p for p in folders_with_metadata(SAMPLES) if "hostile" not in p.name),
-        SAMPLES / "per_rank_metadata_2",
-    ],
+    of_few_versions(
+        [
+            *folders_with_metadata(GOLDEN),
+            *(p for p in folders_with_metadata(SAMPLES) if "hostile" not in p.name),
+            SAMPLES / "per_rank_metadata_2",
+        ]
+    ),
     ids=lambda p: "/".join(p.parts[-2:]),
 )
 def test_good_checkpoints_have_no_finding_above_a_note(folder: Path) -> None:
@@ -225,6 +227,7 @@ def test_per_rank_metadata_that_repeats_a_box_within_a_rank(tmp_path: Path) -> N
     assert only(folder, "chunk-duplicate").fqn == fqn
 
 
+@pytest.mark.slow
 def test_a_broken_million_is_judged_in_seconds(tmp_path: Path) -> None:
     num, num_chunks = 50, 1024
     entries, data = {}, {}

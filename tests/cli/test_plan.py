@@ -230,12 +230,12 @@ def test_metadata_of_every_rank() -> None:
     ("name", "code"),
     [
         ("range_short", "range-too-short"),
-        ("byte_ranges_overlap", "byte-range-overlap"),
-        ("st_overlap", "byte-range-overlap"),
+        pytest.param("byte_ranges_overlap", "byte-range-overlap", marks=pytest.mark.slow),
+        pytest.param("st_overlap", "byte-range-overlap", marks=pytest.mark.slow),
         ("metadata_unsafe", "metadata-unsafe"),
-        ("path_parent", "path-escapes"),
+        pytest.param("path_parent", "path-escapes", marks=pytest.mark.slow),
         ("st_index_escapes", "path-escapes"),
-        ("chunk_duplicate", "chunk-duplicate"),
+        pytest.param("chunk_duplicate", "chunk-duplicate", marks=pytest.mark.slow),
     ],
 )
 def test_what_check_finds_without_payloads_is_a_problem(name: str, code: str) -> None:

@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from tests.checks.test_payloads import edit, save
 from tests.cli.test_check import large, reads
 from tests.cli.test_show import on_terminal
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli
+from tests.conftest import ROOT, SAMPLES, Ran, run_cli, some_fast
 from tests.values.torch_stats import expected, load
 
 BROKEN = SAMPLES / "broken"
@@ -183,7 +183,7 @@ def test_a_name_is_never_obeyed() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", some_fast(["text", "json"], ["text"]))
 def test_ctrl_c_says_what_was_read(tmp_path: Path, form: str) -> None:
     folder = large(tmp_path / "ckpt", 60_000)
     command = [sys.executable, "-m", "inspector", "stats", str(folder)]

@@ -95,6 +95,7 @@ def test_a_likely_rename_has_the_shape_and_dtype() -> None:
     assert not likely_renames({"model.w": ((4, 4), F32)}, {"net.w": ((4, 4), "bfloat16")})
 
 
+@pytest.mark.slow
 def test_many_names_are_matched_quickly() -> None:
     """A hundred thousand names that end alike, as layers do."""
     a = kinds(*(f"model.layers.{i}.mlp.w{j}.weight" for i in range(10_000) for j in range(10)))

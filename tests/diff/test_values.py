@@ -20,7 +20,7 @@ from inspector.diff.model import Tolerance
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import BLOCK_BYTES, DiffProgress, compare_values
 from inspector.values.bits import BlockPlan
-from tests.conftest import GOLDEN, SAMPLES
+from tests.conftest import FEW_VERSIONS, GOLDEN, SAMPLES, some_fast
 from tests.diff.making import (
     DTYPES,
     diff_of,
@@ -158,6 +158,7 @@ def test_a_large_tensor_is_compared_in_many_blocks(tmp_path: Path) -> None:
         assert found.num_compared == x.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read there")
 def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     """In fresh processes without torch: the peak for 400 MB, beside that for 8 MB."""
@@ -394,7 +395,9 @@ def test_compressed_payloads(tmp_path: Path) -> None:
     assert found["large"].num_compared == 2_200_000
 
 
-@pytest.mark.parametrize("version", sorted(p.name for p in GOLDEN.iterdir() if p.is_dir()))
+@pytest.mark.parametrize(
+    "version", some_fast(sorted(p.name for p in GOLDEN.iterdir() if p.is_dir()), FEW_VERSIONS)
+)
 def test_saves_of_every_torch_are_the_same_as_themselves(version: str) -> None:
     for metadata in sorted((GOLDEN / version).rglob(".metadata")):
         diff = diff_of(metadata.parent, metadata.parent)

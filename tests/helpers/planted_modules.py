@@ -6,9 +6,9 @@ from pathlib import Path
 
 #: What the standard library and our dependencies call their modules.
 NAMES = (
-    "json torch numpy random click rich textual fsspec isal ml_dtypes platformdirs re zlib struct "
-    "typing dataclasses tempfile subprocess threading socket ctypes inspect logging pickle select "
-    "shutil signal hashlib datetime locale copy traceback zipfile decimal"
+    "json torch numpy random click rich textual fsspec isal ml_dtypes platformdirs psutil re zlib "
+    "struct typing dataclasses tempfile subprocess threading socket ctypes inspect logging pickle "
+    "select shutil signal hashlib datetime locale copy traceback zipfile decimal"
 ).split()
 #: Imported by Python before the program that it is to run has a say.
 EARLY = "sitecustomize usercustomize runpy warnings contextlib functools types collections".split()

@@ -326,6 +326,7 @@ def test_sampled(name: str, max_items: int) -> None:
     assert any(line.startswith("Sampled") for line in found.evidence)
 
 
+@pytest.mark.slow
 def test_many_shapes_are_sampled() -> None:
     state = {f"w{i}": ((8 + 4 * i, 2), (R, S0)) for i in range(2_200)}
     found = infer(make.save(state, (2, 4)))

@@ -19,7 +19,7 @@ from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_cli, some_fast
 from tests.remote.clouds import AZURE_KEY, AZURITE, Azure, Cloud, azure, google
 from tests.remote.s3_server import S3Server
 from tests.remote.said import plain
@@ -83,7 +83,7 @@ def stored(store: Cloud | S3Server) -> str:
 # --- what it costs
 
 
-@pytest.mark.parametrize("command", ["show", "check"])
+@pytest.mark.parametrize("command", some_fast(["show", "check"], ["show"]))
 def test_opening_is_a_listing_and_a_metadata_read(
     command: str, store: Cloud | S3Server, stored: str
 ) -> None:
@@ -93,6 +93,7 @@ def test_opening_is_a_listing_and_a_metadata_read(
     assert store.object_bytes == (SAMPLE / ".metadata").stat().st_size
 
 
+@pytest.mark.slow
 def test_it_is_shown_as_the_local_copy_is(store: Cloud | S3Server, stored: str) -> None:
     remote, local = (run_cli("show", p, "--json", "--chunks").json() for p in (stored, SAMPLE))
     assert remote["checkpoint"].pop("path") == stored
@@ -103,6 +104,7 @@ def test_it_is_shown_as_the_local_copy_is(store: Cloud | S3Server, stored: str) 
     assert remote == local
 
 
+@pytest.mark.slow
 def test_deep_reads_every_byte_once(store: Cloud | S3Server, stored: str) -> None:
     ran = run_cli("check", "--deep", "--json", stored)
     assert ran.code == 0
@@ -125,6 +127,7 @@ def test_statistics_of_one_tensor_read_its_payloads(cloud: Cloud, sample: str) -
     assert cloud.object_bytes == least
 
 
+@pytest.mark.slow
 def test_a_difference_is_two_openings(cloud: Cloud, sample: str) -> None:
     other = cloud.put_folder(SAMPLES / "hsdp_2x2", "other")
     ran = run_cli("diff", sample, other)
@@ -142,6 +145,7 @@ def test_a_folder_is_listed_without_its_longer_namesakes(cloud: Cloud) -> None:
     assert len(cloud.asked) == 2, cloud.asked
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_two_listings(store: Cloud | S3Server) -> None:
     url = store.put_folder(SAMPLES / "run", "run")
     found = locate(url)
@@ -154,6 +158,7 @@ def test_a_run_folder_is_two_listings(store: Cloud | S3Server) -> None:
     assert len(store.asked) == len(store.listings) == 2, store.asked
 
 
+@pytest.mark.slow
 def test_the_bucket_itself_is_a_run_folder(cloud: Cloud, sample: str) -> None:
     ran = run_cli("show", f"{cloud.scheme}://{cloud.bucket}")
     assert ran.code == 0 and "sample" in ran.out
@@ -189,6 +194,7 @@ def test_a_range_ends_where_the_file_does(cloud: Cloud) -> None:
 # --- what goes wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [502, 503, "reset"])
 def test_a_bad_moment_passes(fault: int | str, cloud: Cloud, sample: str) -> None:
     cloud.fault = times(2, fault)
@@ -197,6 +203,7 @@ def test_a_bad_moment_passes(fault: int | str, cloud: Cloud, sample: str) -> Non
     assert len(cloud.asked) == 2 + 2, cloud.asked
 
 
+@pytest.mark.slow
 def test_answers_that_break_off_are_asked_for_again(cloud: Cloud, sample: str) -> None:
     cloud.fault = times(6, "cut", lambda asked: ".distcp" in asked.path)
     ran = run_cli("check", "--deep", "--json", sample)
@@ -206,6 +213,7 @@ def test_answers_that_break_off_are_asked_for_again(cloud: Cloud, sample: str) -
     assert checked["storage"]["requests"] == 10 + 6 == len(cloud.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "requests"), [(401, 1), (403, 1), (503, 5)])
 def test_it_is_asked_no_oftener_than_it_helps(
     status: int, requests: int, cloud: Cloud, sample: str
@@ -227,6 +235,7 @@ def test_a_file_that_may_not_be_read_is_a_finding(cloud: Cloud, sample: str) -> 
     assert "permission denied" in ran.json()["findings"][0]["message"]
 
 
+@pytest.mark.slow
 def test_it_dies_halfway(cloud: Cloud, sample: str) -> None:
     def dead(asked: Asked) -> str | None:
         return "reset" if len(cloud.asked) > 5 else None
@@ -240,6 +249,7 @@ def test_it_dies_halfway(cloud: Cloud, sample: str) -> None:
     assert document["checked"]["storage"]["failed"] > 0
 
 
+@pytest.mark.slow
 def test_what_is_not_there(cloud: Cloud, sample: str) -> None:
     no_bucket = plain(run_cli("show", f"{cloud.scheme}://no-such-bucket/x"))
     assert "there is no such bucket" in no_bucket or "there is no such container" in no_bucket
@@ -250,12 +260,14 @@ def test_what_is_not_there(cloud: Cloud, sample: str) -> None:
     assert len(cloud.asked) == 2
 
 
+@pytest.mark.slow
 def test_nothing_listens(cloud: Cloud, sample: str) -> None:
     address = closed_port()
     err = plain(run_cli("show", sample, env=cloud.env(address)))
     assert f"no connection to {address}" in err
 
 
+@pytest.mark.slow
 def test_it_never_answers(cloud: Cloud, sample: str) -> None:
     # A user's own patience holds; without it, two tries of ten seconds are made.
     with silent_server() as address:
@@ -300,6 +312,7 @@ def test_a_thread_stops_waiting_when_it_is_told(cloud: Cloud, sample: str) -> No
 # --- other doors
 
 
+@pytest.mark.slow
 async def test_the_screen_opens_it_and_checks_its_bytes(cloud: Cloud, sample: str) -> None:
     async with opened(sample) as (app, pilot):
         assert sample in screen_text(app)
@@ -319,6 +332,7 @@ def test_two_ranks_load_it_from_there(cloud: Cloud) -> None:
     assert cloud.object_bytes
 
 
+@pytest.mark.slow
 def test_azurite_is_what_answers() -> None:
     with azure() as cloud, cloud.client() as client:
         headers: list[str] = []

@@ -43,6 +43,7 @@ def test_a_bad_moment_passes(fault: int | str, s3: S3Server, sample: str) -> Non
     assert ran.code == 0 and ran.err == ""
 
 
+@pytest.mark.slow
 def test_a_bad_moment_in_the_midst_of_reading_passes(s3: S3Server, sample: str) -> None:
     s3.fault = times(6, 503, lambda asked: ".distcp" in asked.path)
     ran = run_cli("check", "--deep", "--json", sample)
@@ -52,6 +53,7 @@ def test_a_bad_moment_in_the_midst_of_reading_passes(s3: S3Server, sample: str) 
     assert checked["storage"]["requests"] == 10 + 6 == len(s3.asked)
 
 
+@pytest.mark.slow
 def test_answers_that_break_off_are_asked_for_again(s3: S3Server, sample: str) -> None:
     watched = Watched(fault=times(6, "cut", lambda asked: ".distcp" in asked.path))
     with relay(watched, s3.url):
@@ -62,6 +64,7 @@ def test_answers_that_break_off_are_asked_for_again(s3: S3Server, sample: str) -
     assert checked["storage"]["requests"] == 10 + 6 == len(watched.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "requests"), [(403, 1), (503, 5)])
 def test_what_will_not_change_is_not_tried_again(
     status: int, requests: int, s3: S3Server, sample: str
@@ -71,6 +74,7 @@ def test_what_will_not_change_is_not_tried_again(
     assert len(s3.asked) == requests
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_answer_is_not_called_damaged(s3: S3Server, sample: str) -> None:
     s3.fault = times(1000, 503, lambda asked: "__3_0" in asked.path)
     ran = run_cli("check", "--deep", "--json", sample)
@@ -84,6 +88,7 @@ def test_a_file_that_does_not_answer_is_not_called_damaged(s3: S3Server, sample:
     assert sum("__3_0" in asked.path for asked in s3.asked) == 5
 
 
+@pytest.mark.slow
 def test_a_seal_of_what_does_not_answer_is_not_called_broken(
     s3: S3Server, sample: str, tmp_path: Path
 ) -> None:
@@ -97,6 +102,7 @@ def test_a_seal_of_what_does_not_answer_is_not_called_broken(
     assert any("sealed entries" in item["what"] for item in left)
 
 
+@pytest.mark.slow
 def test_statistics_of_what_does_not_answer_are_no_answer(s3: S3Server, sample: str) -> None:
     """2, as of `check`: nothing is known to be wrong."""
     s3.fault = times(1000, 503, lambda asked: "__3_0" in asked.path)
@@ -148,11 +154,13 @@ def test_nothing_listens(s3: S3Server, sample: str) -> None:
     assert f"no connection to {endpoint}" in err and "AWS_ENDPOINT_URL" in err
 
 
+@pytest.mark.slow
 def test_no_such_host(s3: S3Server, sample: str) -> None:
     err = plain(run_cli("show", sample, env={"AWS_ENDPOINT_URL": "http://no-such-host.invalid"}))
     assert "no connection to http://no-such-host.invalid" in err
 
 
+@pytest.mark.slow
 def test_it_never_answers(s3: S3Server, sample: str) -> None:
     # A user's own patience holds; without it, two tries of ten seconds are made.
     patience = '{"config_kwargs": {"read_timeout": 1}}'
@@ -170,10 +178,12 @@ def test_no_credentials(s3: S3Server, sample: str, monkeypatch: pytest.MonkeyPat
     assert s3.asked == []
 
 
+@pytest.mark.slow
 def test_a_profile_that_is_not_there(s3: S3Server, sample: str) -> None:
     assert "nobody" in plain(run_cli("show", sample, env={"AWS_PROFILE": "nobody"}))
 
 
+@pytest.mark.slow
 def test_a_setting_of_fsspec_holds(s3: S3Server, sample: str) -> None:
     """The ecosystem's own ways: an endpoint in FSSPEC_S3_ENDPOINT_URL."""
     env = {"AWS_ENDPOINT_URL": closed_port(), "FSSPEC_S3_ENDPOINT_URL": s3.url}
@@ -214,6 +224,7 @@ def test_loading_is_cancelled_while_the_server_is_silent(s3: S3Server, sample: s
         answer.set()
 
 
+@pytest.mark.slow
 def test_deep_is_cancelled_while_the_server_is_silent(s3: S3Server, sample: str) -> None:
     storage = folder_of(sample)
     checkpoint = read_dcp(storage)
@@ -264,6 +275,7 @@ def test_ctrl_c_ends_the_command(s3: S3Server, sample: str) -> None:
     assert (process.returncode, out, err.strip()) == (2, "", "hsdp-inspect: interrupted")
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_waited_for(s3: S3Server, sample: str) -> None:
     answer = threading.Event()
 
@@ -278,6 +290,7 @@ def test_a_slow_answer_is_waited_for(s3: S3Server, sample: str) -> None:
     assert len(s3.asked) == 2
 
 
+@pytest.mark.slow
 def test_an_error_names_what_was_read(s3: S3Server, sample: str) -> None:
     storage = open_storage(sample)
     storage.list()

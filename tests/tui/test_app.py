@@ -15,13 +15,13 @@ from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
-from tests.conftest import GOLDEN, SAMPLES
+from tests.conftest import GOLDEN, SAMPLES, some_fast
 from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=size) as (app, _):
         text = screen_text(app)
@@ -33,12 +33,24 @@ async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
         assert "by torch 2.9 to 2.14" in text
 
 
-@pytest.mark.parametrize("sample", sorted(p.parent.name for p in SAMPLES.glob("*/.metadata")))
+@pytest.mark.parametrize(
+    "sample",
+    some_fast(
+        sorted(p.parent.name for p in SAMPLES.glob("*/.metadata")),
+        {"dtypes_4", "names_hostile_1", "zstd_2"},
+    ),
+)
 async def test_every_sample_opens_at_both_sizes(sample: str) -> None:
-    for size in SIZES:
-        async with opened(SAMPLES / sample, "2", "1", "z", size=size) as (app, _):
+    async with opened(SAMPLES / sample, size=SIZES[0]) as (app, pilot):
+        for size in SIZES:
+            await pilot.resize_terminal(*size)
+            for key in ("2", "1", "z"):
+                await pilot.press(key)
+                await pilot.pause()
+                assert not CONTROL.search(screen_text(app).replace("\n", ""))
+            await until(pilot, lambda: app.screen.query_one(TensorsView).has_class("-zoomed"))
             assert isinstance(app.screen, MainScreen)
-            assert not CONTROL.search(screen_text(app).replace("\n", ""))
+            await pilot.press("z")
 
 
 async def test_a_checkpoint_that_torch_cannot_read_opens() -> None:
@@ -163,9 +175,8 @@ async def test_the_picker_names_the_newest_step_that_is_whole(tmp_path: Path) ->
 async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() -> None:
     async with opened(SAMPLES / "run") as (app, pilot):
         assert isinstance(app.screen, PickerScreen)
-        await pilot.pause(1.0)
+        await until(pilot, lambda: "newest sound: step-200" in screen_text(app))
         text = screen_text(app)
-        assert "newest sound: step-200" in text
         assert "unfinished" in text and "unreadable" in text
         await pilot.press("enter")
         await settle(app, pilot)
@@ -183,7 +194,7 @@ async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() ->
         assert isinstance(app.screen, PickerScreen)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_a_bad_path_is_told_on_the_screen_and_by_the_exit_code(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -226,7 +237,7 @@ async def test_reload_reads_anew_and_keeps_the_cursor(tmp_path: Path) -> None:
 
 async def test_a_checkpoint_can_be_copied_from_and_the_text_stays_visible() -> None:
     async with opened(SAMPLES / "names_hostile_1", "y", "enter") as (app, _):
-        assert app.clipboard == r"colour.\x1b[31mred\x1b[0m" or "\x1b" not in app.clipboard
+        assert app.clipboard == r"colour.\x1b[31mred\x1b[0m"
         assert "OSC 52" in screen_text(app)
         assert not CONTROL.search(app.clipboard)
 
@@ -287,11 +298,12 @@ async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(session.Loading, "_load", slow)
     app = InspectApp(str(SAMPLES / "hsdp_2x4"))
     async with app.run_test() as pilot:
-        await pilot.pause(0.3)
-        assert isinstance(app.screen, LoadingScreen)
+        await until(pilot, lambda: isinstance(app.screen, LoadingScreen))
+        assert app.return_value is None
         await pilot.press("escape")
-        await pilot.pause(0.5)
-    assert app.return_value is None or app.return_value in (0, 2)
+        await until(pilot, lambda: app.return_value is not None)
+    # Nothing was read, so nothing was found to be right.
+    assert app.return_value == 2
 
 
 @pytest.fixture
@@ -371,9 +383,9 @@ async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged:
 
 async def test_a_sound_checkpoint_says_so_and_what_was_read() -> None:
     async with opened(SAMPLES / "hsdp_2x4") as (app, pilot):
-        await until(pilot, lambda: " sound " in screen_text(app))
+        await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
         await pilot.press("c")
-        await until(pilot, lambda: "sound, every byte read" in screen_text(app))
+        await until(pilot, lambda: " sound, every byte read" in screen_text(app))
         await pilot.press("3")
         await pilot.pause(0.1)
         assert "every byte of 24 payloads" in screen_text(app)

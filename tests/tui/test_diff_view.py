@@ -42,7 +42,7 @@ from inspector.tui.kit.bars import VerdictBar
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
-from tests.conftest import ROOT, SAMPLES, run_cli
+from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
 from tests.diff.making import edit, flipped, shards, side, write
 from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
 
@@ -147,7 +147,7 @@ VERDICTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_the_same_weights_under_two_shardings_are_exact(size: tuple[int, int]) -> None:
     a, b = SAMPLES / "hsdp_2x4", SAMPLES / "fsdp_8"
     async with comparing(a, b, size=size) as (app, pilot):
@@ -161,7 +161,7 @@ async def test_the_same_weights_under_two_shardings_are_exact(size: tuple[int, i
     assert app.return_value == 0
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_structure_comes_first_and_values_when_they_are_asked_for(
     size: tuple[int, int],
 ) -> None:
@@ -185,7 +185,7 @@ async def test_structure_comes_first_and_values_when_they_are_asked_for(
         assert ("[0:1, 1:2]" in said) or size == (80, 24)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_every_kind_of_row_has_its_verdict_and_its_words(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
@@ -214,7 +214,7 @@ async def test_every_kind_of_row_has_its_verdict_and_its_words(
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 @pytest.mark.parametrize("plain", [True, False])
 async def test_the_map_shows_where_and_the_cursor_tells_how_many(
     tmp_path: Path, size: tuple[int, int], plain: bool
@@ -441,7 +441,7 @@ async def test_the_tolerance_and_the_filter_of_the_command_line_hold(tmp_path: P
     assert app.return_value == 2
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_hostile_names_are_shown_and_never_obeyed(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
@@ -493,7 +493,7 @@ async def test_a_name_whose_metadata_is_damaged_is_a_row_of_its_own(tmp_path: Pa
         assert shown(app, "verdict") == ["EXACT", "NOT_COMPARED"]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 @pytest.mark.parametrize(
     ("b", "said"),
     [
@@ -647,7 +647,7 @@ def test_a_comparison_counts_what_it_lists(tmp_path: Path) -> None:
     assert comparison.counts["ONLY_A"] == 1 and comparison.counts["RENAMED"] == 1
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 def test_the_command_opens_it_on_a_terminal_and_text_elsewhere(size: tuple[int, int]) -> None:
     command = [
         sys.executable, "-m", "inspector", "diff",

@@ -32,7 +32,7 @@ from inspector.tui.plan.view import LoadPlanView
 from inspector.tui.screens.copy import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
-from tests.conftest import SAMPLES
+from tests.conftest import SAMPLES, several_fast, some_fast
 from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
 
 SIZES = [(80, 24), (160, 50)]
@@ -84,7 +84,7 @@ async def planning(
         yield app, pilot
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_it_opens_on_the_mesh_that_wrote_it_and_says_it_in_a_sentence(
     size: tuple[int, int],
 ) -> None:
@@ -98,7 +98,7 @@ async def test_it_opens_on_the_mesh_that_wrote_it_and_says_it_in_a_sentence(
         assert view_of(app).table.num_lines == 8
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_a_typed_mesh_is_planned_and_compared_with_the_writers(size: tuple[int, int]) -> None:
     async with planning(size=size) as (app, pilot):
         await type_mesh(app, pilot, "hsdp:8x64")
@@ -182,15 +182,18 @@ async def test_the_line_of_sizes_answers_to_the_arrows() -> None:
         assert shown(app) == "fsdp:20"
 
 
+BAD_MESHES = [
+    ("hsdp:8x", "is not a mesh"),
+    ("hsdp:0x4", "an axis of size 0 has no ranks"),
+    ("ddp:4", "planned under fsdp:S or hsdp:RxS"),
+    ("fsdp:99999", "more than 65536 ranks"),
+    ("[bold]", "is not a mesh"),
+]
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [
-        ("hsdp:8x", "is not a mesh"),
-        ("hsdp:0x4", "an axis of size 0 has no ranks"),
-        ("ddp:4", "planned under fsdp:S or hsdp:RxS"),
-        ("fsdp:99999", "more than 65536 ranks"),
-        ("[bold]", "is not a mesh"),
-    ],
+    several_fast(BAD_MESHES, BAD_MESHES[2:4]),
 )
 async def test_a_bad_mesh_is_told_while_the_last_good_one_stays(typed: str, said: str) -> None:
     async with planning(size=(80, 24)) as (app, pilot):
@@ -208,7 +211,7 @@ async def test_a_bad_mesh_is_told_while_the_last_good_one_stays(typed: str, said
         assert view_of(app).table.has_focus
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_a_rank_shows_its_reads_and_escape_leads_back(size: tuple[int, int]) -> None:
     async with planning(size=size) as (app, pilot):
         await pilot.press("j", "j", "j", "enter")
@@ -290,7 +293,7 @@ async def test_ranks_are_sorted_by_any_figure() -> None:
             assert values == sorted(values, reverse=True)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_tensors_that_leave_ranks_empty(size: tuple[int, int]) -> None:
     async with planning(size=size) as (app, pilot):
         await pilot.press("e")
@@ -325,7 +328,7 @@ async def test_a_filter_plans_only_what_it_leaves() -> None:
         assert "8 ranks" in screen_text(app) and "of 69" not in screen_text(app)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_too_many_ranks_for_this_machine_give_the_lines_to_run_elsewhere(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,7 +390,7 @@ async def test_keys_of_the_plan_mean_nothing_elsewhere() -> None:
         assert shown(app) == "hsdp:2x4"
 
 
-@pytest.mark.parametrize("size", [*SIZES, (40, 12), (20, 8)], ids=str)
+@pytest.mark.parametrize("size", some_fast([*SIZES, (40, 12), (20, 8)], SIZES[:1]), ids=str)
 async def test_large_meshes_fit_and_windows_may_shrink(size: tuple[int, int]) -> None:
     async with planning(size=size) as (app, pilot):
         for mesh in ("hsdp:2x512", "fsdp:1024", "hsdp:64x1024", "fsdp:1"):
@@ -414,7 +417,9 @@ async def test_a_grid_reads_without_colour(monkeypatch: pytest.MonkeyPatch) -> N
         assert "▄ 48.3 KiB" in text
 
 
-@pytest.mark.parametrize("theme", ["hsdp-light", "ansi-dark", "ansi-light"])
+@pytest.mark.parametrize(
+    "theme", some_fast(["hsdp-light", "ansi-dark", "ansi-light"], ["ansi-light"])
+)
 async def test_other_themes(theme: str) -> None:
     async with planning() as (app, pilot):
         app.theme = theme
@@ -487,7 +492,7 @@ async def test_what_would_go_wrong_is_said_first(tmp_path: Path) -> None:
             assert "loads silently" in said
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -9,9 +9,12 @@ from inspector.tui.kit.lines import FilterLine
 from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors import view as tensors
+from inspector.tui.tensors.chunk_map import ChunkMap
+from inspector.tui.tensors.detail import TensorDetail
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
-from tests.tui.app_driver import opened, screen_text, settle, until
+from tests.conftest import SAMPLES
+from tests.tui.app_driver import opened, screen_text, settle, until, words
 
 SAMPLE = Path(__file__).parents[2] / "sample_ckpts" / "hsdp_2x4"
 
@@ -101,3 +104,47 @@ async def test_every_letter_narrows_the_table_at_once() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: view.table.num_lines == 6)
         assert view.count_text == "6"
+
+
+# One chunk is picked, wherever it was picked.
+
+
+async def test_a_picked_chunk_is_told_in_full_and_stays_picked_in_both() -> None:
+    async with opened(SAMPLES / "hsdp_2x4", "enter", size=(80, 24)) as (app, pilot):
+        detail = app.screen.query_one(TensorDetail)
+        chunk_map = detail.query_one(ChunkMap)
+
+        def shows(index: int) -> bool:
+            box, rank = f"[{2 * index}:{2 * index + 2}, 0:5]", f"rank {index}"
+            told = words(app)
+            return (
+                chunk_map.highlight == detail.picked == detail.chunks.cursor_row == index
+                and f"box {box} chunk {index} of 4" in told
+                and f"{rank} file __{index}_0.distcp bytes at 0, 1577 long" in told
+            )
+
+        await until(pilot, lambda: shows(0))
+        await pilot.press("j", "j")  # in the list
+        await until(pilot, lambda: shows(2))
+        await pilot.press("tab", "k")  # the chunk above it in the map
+        await until(pilot, lambda: chunk_map.has_focus and shows(1))
+        await pilot.press("l")
+        await until(pilot, lambda: shows(2))
+        await pilot.press("j")
+        await until(pilot, lambda: shows(3))
+        await pilot.press("h")
+        await until(pilot, lambda: shows(2))
+        region = chunk_map.content_region
+        await pilot.click(offset=(region.x + 10, region.y + 2))  # the topmost one
+        await until(pilot, lambda: shows(0))
+        await pilot.press("escape")  # no longer zoomed: it is picked all the same
+        await pilot.pause(0.1)
+        assert chunk_map.highlight == detail.picked == 0 and "box [0:2, 0:5]" in words(app)
+        await pilot.press("j")  # another tensor
+        await until(pilot, lambda: detail.picked is None and "box [0:2" not in words(app))
+
+
+async def test_long_names_and_offsets_are_not_cut() -> None:
+    async with opened(SAMPLES / "hf_dcp_sharded_4", "enter", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: "bytes at" in words(app))
+        assert "file shard-00001-model-00001-of-00001.safetensors" in words(app)

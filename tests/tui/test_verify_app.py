@@ -16,7 +16,6 @@ from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.tensors.view import TensorsView
 from inspector.tui.verification import control as verify_control
 from inspector.tui.verification.control import AskScreen
 from inspector.tui.verification.run import Verification
@@ -180,7 +179,7 @@ async def started(app: InspectApp, pilot: object) -> Verification:
 async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_path: Path) -> None:
     async with opened(SAMPLE, "v") as (app, pilot):
         run = await started(app, pilot)
-        await until(pilot, lambda: "starting torchrun" in words(app))
+        await until(pilot, lambda: "STARTING torchrun" in words(app))
         stub.let(30)
         await until(pilot, lambda: "RUNNING" in screen_text(app))
         await pilot.press("1")  # leaving the view does not stop it
@@ -189,6 +188,11 @@ async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_pat
         await until(pilot, lambda: "It differs" in screen_text(app))  # the toast
         entries = app.screen.query_one("#entries", VirtualTable)
         await until(pilot, lambda: any(entries.source.marker(row) for row in range(6)))
+        # One list, one verdict: it is in the badge, in Findings and in the table.
+        assert "DAMAGED: 1 error" in screen_text(app) and "3 Findings 1" in screen_text(app)
+        await pilot.press("3")
+        await until(pilot, lambda: "ERROR verify DIFFER in compare on rank 1" in words(app))
+        await pilot.press("1")
         bad = [row for row in range(6) if entries.source.marker(row) == "error"]
         assert [entries.source.cell(row, "name") for row in bad] == ["model.net2.bias"]
         entries.select_row(bad[0])
@@ -259,18 +263,21 @@ async def test_the_verdicts_go_when_another_job_begins(stub: StubJob) -> None:
         run = await started(app, pilot)
         stub.let()
         await until(pilot, lambda: not run.is_alive)
-        tensors = app.screen.query_one(TensorsView)
-        await until(pilot, lambda: bool(tensors._verified))
+        assert isinstance(app.screen, MainScreen)
+        screen = app.screen
+        await until(pilot, lambda: bool(screen.standing.verified))
         stub.__init__(stub_events(), stub.folder.path)  # type: ignore[misc]
         await pilot.press("v")
         await until(pilot, lambda: isinstance(app.screen, VerifySetupScreen))
         again = await started(app, pilot)
         assert again is not run
-        assert not tensors._verified
+        assert not screen.standing.verified
+        assert screen.standing.badge[0] == "metadata sound, bytes unread"
         stub.let()
         await until(pilot, lambda: not again.is_alive)
         await until(pilot, lambda: "EXACT" in screen_text(app))
-        assert not tensors._verified
+        assert not screen.standing.verified
+        await until(pilot, lambda: "metadata sound, EXACT on fsdp:2" in screen_text(app))
 
 
 # For real.

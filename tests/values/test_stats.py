@@ -289,6 +289,7 @@ def test_an_empty_tensor_has_no_figures(tmp_path: Path) -> None:
     assert one.std != one.std  # As torch.std of one element.
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     """128 MiB of tensors; the scratch of two workers is all that is held."""
     import tracemalloc

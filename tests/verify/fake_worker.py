@@ -18,6 +18,18 @@ from inspector.verify.ranks import vitals
 from inspector.verify.spec import JobSpec
 
 NAMES = ("layers.0.weight", "layers.1.weight", "step")
+#: What a rank tells where all is well.
+READS = {
+    "ok": True,
+    "tried": True,
+    "torch": "2.13.0",
+    "error": None,
+    "second_reading": "",
+    "num_payloads": 3,
+    "num_forgotten": 0,
+    "forgotten": [],
+}
+CANARIES = dict.fromkeys(("compare", "recheck", "reload", "replicas", "checksums"), 1)
 
 
 def stuck_here(_seconds: float = 600) -> None:
@@ -36,7 +48,7 @@ def main() -> None:
     vitals.register_stacks(spec.events_dir, rank)
     if deed == "ignore_sigterm":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    writer = EventWriter(spec.events_dir, rank)
+    writer = EventWriter(spec.events_dir, rank, spec.run)
     writer.send("hello", pid=os.getpid(), host=socket.gethostname(), device=spec.device)
     Path(spec.scratch_dir, f"rank-{rank}").mkdir()
     Path(spec.scratch_dir, f"rank-{rank}", "data").write_bytes(b"x" * 1000)
@@ -71,8 +83,10 @@ def main() -> None:
             tensors_done=3,
             tensors_total=3,
         )
+    if rank == 0:
+        writer.send("torch_reads", **READS)
     if deed != "no_bye":
-        writer.send("bye")
+        writer.send("bye", payloads_unsummed=3 if rank == 0 else 0, canaries=CANARIES)
     sys.stdout.flush()
     os._exit(0)
 
@@ -94,4 +108,5 @@ def misbehave(deed: str, rank: int) -> None:
             sys.stdout.write(f"line {i}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

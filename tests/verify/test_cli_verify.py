@@ -90,6 +90,7 @@ def test_no_torch_in_the_interpreter(tmp_path: Path) -> None:
     ran = _cli("verify", SAMPLE, "--mesh", "fsdp:2", "--python", bare)
     assert ran.code == 2
     assert "has no torch and no numpy" in ran.err
+    assert "pip install torch numpy" in ran.err and "whl/cpu" in ran.err
     assert "--python" in ran.err
 
 

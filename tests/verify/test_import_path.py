@@ -18,7 +18,7 @@ from inspector.verify import machine as interpreter
 from inspector.verify.import_path import clean_path, find_program
 from inspector.verify.job.commands import environment
 from inspector.verify.spec import JobSpec
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT, SAMPLES, some_fast
 from tests.helpers.planted_modules import EARLY, NAMES, PlantedModules
 
 SOURCE = SAMPLES / "hsdp_uneven_2x2"
@@ -66,7 +66,7 @@ def _run(folder: Path, argv: list[str], timeout_s: float = 120) -> subprocess.Co
     )
 
 
-@pytest.mark.parametrize("how", ["script", "module"])
+@pytest.mark.parametrize("how", some_fast(["script", "module"], ["script"]))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_imports_nothing_from_the_checkpoint_it_stands_in(
     folder: Path, command: str, how: str

@@ -27,8 +27,6 @@ from tests.verify.jobs import (
     wait_for,
 )
 
-pytestmark = pytest.mark.torchrun
-
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +34,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.torchrun(fast=True)
 def test_a_job_that_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RANK_1", "print")
     job = make_job()
@@ -51,6 +50,7 @@ def test_a_job_that_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
         "exact": 3,
         "different": [],
         "num_not_verified": 0,
+        "num_not_asked": 0,
         "not_verified": [],
     }
     lines = [(e["rank"], e["stream"], e["text"]) for e in events if e["event"] == "log"]
@@ -66,6 +66,7 @@ def test_a_job_that_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert JobSpec.read(job.folder.spec) == job.spec
 
 
+@pytest.mark.torchrun
 def test_differences_are_an_answer_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RANK_1", "differ")
     seen = []
@@ -81,6 +82,7 @@ def test_differences_are_an_answer_not_a_failure(monkeypatch: pytest.MonkeyPatch
     assert result["tensors"]["exact"] == 2
 
 
+@pytest.mark.torchrun
 def test_a_flood_of_lines_is_cut_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RANK_0", "noisy")
     job = make_job()
@@ -90,6 +92,7 @@ def test_a_flood_of_lines_is_cut_and_harms_nothing(monkeypatch: pytest.MonkeyPat
     assert len(job.log_lines(0, limit=10**6)) <= 2000
 
 
+@pytest.mark.torchrun
 def test_a_job_driven_in_a_thread_and_watched_from_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -110,7 +110,8 @@ def test_nothing_came_up() -> None:
     stderr = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'torch'\n"
     [(rank, kind, message)] = _diagnose(nobody, stderr=stderr)
     assert (rank, kind) == (None, "launch")
-    assert message.endswith("No module named 'torch'")
+    assert "ModuleNotFoundError: No module named 'torch'; this torch cannot be imported" in message
+    assert "pip install" in message and "--python" in message
     [(_, kind, message)] = _diagnose(nobody, stderr="RuntimeError: ... EADDRINUSE ...")
     assert (kind, message) == ("launch", "the ranks found no free port to meet at")
     [(_, kind, message)] = _diagnose(nobody, start_error="No such file")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from inspector.report.verify_text import progress_line, report_json, verify_text
 from inspector.verify.progress import JobState, Snapshot, apply
-from inspector.verify.result import ExpectedEntries, exit_code, result_event
+from inspector.verify.result import ExpectedEntries, confirmed, exit_code, result_event
 from inspector.verify.spec import JobSpec
+from tests.verify.fake_worker import CANARIES, READS
 
 SPEC = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",))
 NAMES = ("a", "b")
@@ -49,7 +50,10 @@ def _rank(rank: int, verdicts: dict[tuple[str, str], str] | None = None) -> list
         counts = {"bytes_done": 10, "bytes_total": 10, "tensors_done": 2, "tensors_total": 2}
         events.append(_event("progress", rank, next(clock), phase=phase, **counts))
     events.append(_event("heartbeat", rank, next(clock), rss_bytes=7, anon_bytes=5))
-    events.append(_event("bye", rank, next(clock), bytes_read=20, payloads_checked=3))
+    if rank == 0:
+        events.append(_event("torch_reads", rank, next(clock), **READS | {"num_payloads": 6}))
+    counts = {"bytes_read": 20, "payloads_checked": 3, "canaries": CANARIES}
+    events.append(_event("bye", rank, next(clock), **counts))
     return events
 
 
@@ -145,22 +149,127 @@ def test_nothing_was_checked_is_never_exact() -> None:
     assert _result(_fold([]), names=())["verdict"] == "failed"
 
 
-def test_what_is_left_out_is_said_and_does_no_harm() -> None:
+def _with(spec: JobSpec = SPEC, expected: ExpectedEntries | None = None, **changes: Any) -> Event:
+    """The result of a whole job in which `torch_reads` (by `reads`) or `bye` say something else."""
+    reads, bye = changes.pop("reads", {}), changes.pop("bye", {})
+    events = [*_rank(0), *_rank(1), *changes.pop("more", [])]
+    for event in events:
+        event.update(reads if event["event"] == "torch_reads" else {})
+        event.update(bye if event["event"] == "bye" else {})
+    expected = expected or ExpectedEntries(NAMES)
+    snapshot = _fold([_spec(), *events])
+    result = result_event(snapshot, spec, 1.0, False, expected)
+    assert all("EXACT" not in line for line in verify_text(snapshot, result)) or (
+        result["verdict"] == "exact"
+    )
+    return result
+
+
+LEFT_OUT = (("quantised", ("q",)), ("filter", ("z",)))
+
+
+def test_what_is_left_out_unasked_makes_it_partial() -> None:
     left_out = _event(
         "tensor", 0, 3.5, phase="load", fqn="q", verdict="NOT_VERIFIED", detail="quantised"
     )
-    snapshot = _fold([_spec(), *_rank(0), *_rank(1), left_out])
-    result = result_event(
-        snapshot,
-        SPEC,
-        1.0,
-        False,
-        ExpectedEntries(NAMES, (("quantised", ("q",)), ("filter", ("z",)))),
+    result = _with(
+        expected=ExpectedEntries(NAMES, LEFT_OUT, frozenset({"filter"})), more=[left_out]
     )
-    assert result["verdict"] == "exact"
+    assert (result["verdict"], exit_code(result)) == ("partial", 2)
+    assert result["why"] == "quantised"
     assert result["tensors"]["total"] == 4
     assert result["tensors"]["num_not_verified"] == 2
-    assert "2 of 4" in next(verify_text(snapshot, result))
+
+
+def test_what_the_user_left_out_does_no_harm() -> None:
+    asked = ExpectedEntries(NAMES, LEFT_OUT[1:], frozenset({"filter"}))
+    spec = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",), filter="a")
+    result = _with(spec, asked)
+    assert (result["verdict"], exit_code(result)) == ("exact", 0)
+    assert result["tensors"]["num_not_verified"] == 1
+    assert result["tensors"]["num_not_asked"] == 0
+    # Nobody asked where there is no filter and no sample, whoever says so.
+    assert _with(SPEC, asked)["verdict"] == "partial"
+
+
+def test_ranks_alone_say_what_they_left_out() -> None:
+    more = [_event("plan", 0, 9.0, left_out=[{"why": "too large", "count": 1, "asked": False}])]
+    result = _with(expected=ExpectedEntries(), more=more)
+    assert (result["verdict"], result["why"]) == ("partial", "too large")
+
+
+def test_what_torch_does_not_read_is_never_exact() -> None:
+    no = {"ok": False, "error": "ValueError: too many values"}
+    result = _with(reads=no)
+    assert (result["verdict"], exit_code(result)) == ("unreadable", 1)
+    assert result["torch_reads"] == {**no, "torch": "2.13.0", "tried": True}
+    # What was not let in or ran out of time accuses nobody, and proves nothing.
+    result = _with(reads={**no, "tried": False})
+    assert (result["verdict"], exit_code(result)) == ("partial", 2)
+    result = _with(reads={**no, "tried": False, "unsafe": True})
+    assert (result["verdict"], exit_code(result)) == ("unreadable", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"reads": {"second_reading": "a: it is elsewhere"}}, "a: it is elsewhere"),
+        ({"reads": {"second_reading": None}}, "second, plain reading"),
+        ({"reads": {"num_forgotten": 1, "forgotten": ["c"]}}, "neither verified nor left out: c"),
+        ({"reads": {"num_payloads": 7}}, "of 7 stored payloads 6"),
+        ({"reads": {"num_payloads": None}}, "of None stored payloads"),
+        ({"bye": {"payload_faults": 1}}, "2 payloads are not as they were written"),
+        ({"bye": {"canaries": None}}, "not tried out (compare, reload, recheck, replicas"),
+        ({"bye": {"canaries": {**CANARIES, "reload": 0}}}, "not tried out (reload)"),
+        ({"bye": {"canaries": {**CANARIES, "checksums": 0}}}, "not tried out (checksums)"),
+    ],
+)
+def test_a_job_that_does_not_prove_itself_has_failed(changes: dict[str, Any], why: str) -> None:
+    result = _with(**changes)
+    assert (result["verdict"], exit_code(result)) == ("failed", 2)
+    assert why in result["why"]
+
+
+def test_a_job_that_says_nothing_of_torch_is_never_exact() -> None:
+    events = [e for rank in (0, 1) for e in _rank(rank) if e["event"] != "torch_reads"]
+    result = _result(_fold([_spec(), *events]))
+    assert result["verdict"] == "failed"
+    assert "no rank told" in result["why"]
+
+
+def test_nothing_but_empty_tensors_is_partial() -> None:
+    events = [e for rank in (0, 1) for e in _rank(rank)]
+    for event in events:
+        if event["event"] == "tensor":
+            event |= {"verdict": "EMPTY", "num_elements": 0}
+    result = _result(_fold([_spec(), *events]))
+    assert (result["verdict"], exit_code(result)) == ("partial", 2)
+    assert "empty" in result["why"]
+
+
+def test_events_of_another_job_are_passed_over() -> None:
+    mine = [{**e, "run": "one"} for e in [_spec(), *_rank(0)]]
+    other = [{**e, "run": "two"} for e in _rank(1)]
+    snapshot = _fold([*mine, *other])
+    assert snapshot.num_foreign == len(other)
+    result = _result(snapshot)
+    assert result["verdict"] == "failed"
+    assert "another job" in result["why"]
+
+
+def test_a_recorded_result_is_believed_only_with_what_was_recorded() -> None:
+    whole = [_spec(), *_rank(0), *_rank(1)]
+    exact = _result(_fold(whole))
+    assert confirmed(_fold([*whole, exact])) == exact
+    for cut in ([_spec(), *_rank(0)], [_spec()], []):
+        found = confirmed(_fold([*cut, exact]))
+        assert found["verdict"] == "failed", len(cut)
+        text = list(verify_text(_fold([*cut, exact]), found))
+        assert not any("EXACT" in line for line in text)
+    bad = [_spec(), *_rank(0, {("compare", "a"): "DIFFER"}), *_rank(1)]
+    assert confirmed(_fold([*bad, exact]))["verdict"] == "failed"
+    assert confirmed(_fold([*whole, {**exact, "run": "another"}]))["verdict"] == "failed"
+    assert confirmed(_fold([])) == {}
 
 
 def test_a_failure_outweighs_a_difference_and_both_are_told() -> None:
@@ -206,6 +315,7 @@ _KEYS = (
 ).split()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(

@@ -123,7 +123,7 @@ def test_links_are_removed_not_followed(tmp_path: Path) -> None:
         os.utime(path, (NOW_S - 30 * DAY_S,) * 2)
     assert prune_runs(NOW_S) == [run.path]
     assert (tmp_path / "rank-00000.jsonl").exists()
-    assert (ROOT / "inspector" / "verify" / "run_folder.py").exists()
+    assert (ROOT / "inspector" / "verify" / "job" / "run_folder.py").exists()
 
 
 @pytest.mark.torchrun

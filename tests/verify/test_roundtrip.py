@@ -25,7 +25,13 @@ def _samples() -> list[Path]:
     return sorted(p for p in found if without.isdisjoint(p.parts))
 
 
-@pytest.mark.parametrize(("size", "fsdp"), [("2x2", "fsdp:4"), ("2x4", "fsdp:8")])
+@pytest.mark.parametrize(
+    ("size", "fsdp"),
+    [
+        pytest.param("2x2", "fsdp:4", marks=pytest.mark.torchrun(fast=True)),
+        ("2x4", "fsdp:8"),
+    ],
+)
 def test_the_seeds_cases_pass_by_every_way(tmp_path: Path, size: str, fsdp: str) -> None:
     """HSDP -> HSDP and HSDP -> FSDP, even and uneven."""
     specs = {
@@ -139,6 +145,7 @@ def test_odd_payloads_by_every_way(tmp_path: Path) -> None:
         outcome.assert_exact(without)
 
 
+@pytest.mark.torchrun(fast=True)
 def test_a_job_of_its_own_in_waves(tmp_path: Path) -> None:
     """The real worker, with so little memory that the checkpoint goes in many waves."""
     path = SAMPLES / "fsdp2_adamw_4"

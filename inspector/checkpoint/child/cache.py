@@ -159,9 +159,9 @@ def _entry_name(num_bytes: int, digest: str) -> str:
 
 
 def _crc32(data: Any, start: int = 0) -> int:
-    from isal.isal_zlib import crc32
+    from inspector.checkpoint.payload.crc import crc32  # lazy: few files are cached
 
-    return int(crc32(data, start))
+    return crc32(data, start)
 
 
 def _store(path: Path, header: dict[str, Any], columns: dict[str, memoryview]) -> None:

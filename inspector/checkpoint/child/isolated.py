@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.child import cache
 from inspector.checkpoint.child.process import ChildProcess
+from inspector.errors import KilledError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,7 +34,7 @@ class Limits:
     Attributes:
         memory_bytes: Address space of the child.
         cpu_s: Its CPU time.
-        wall_s: Time until it is killed.
+        wall_s: Time until it is killed, from when somebody waits for it.
     """
 
     memory_bytes: int
@@ -115,12 +116,18 @@ class Child:
 
         Raises:
             MetadataError: No DCP metadata, damaged, or over its limits.
+            KilledError: The process that reads was killed from outside, twice.
             Cancelled: `progress` said so.
         """
         found = self._recall.result(progress) if self._recall is not None else None
         if found is None:
             self._process = self._process or self._start()
-            found = self._process.result(progress)
+            try:
+                found = self._process.result(progress)
+            except KilledError:
+                # By the kernel, short of memory for a moment, or by somebody: once more.
+                self._process = self._start()
+                found = self._process.result(progress)
             if self._is_cachable:
                 cache.keep(self._num_bytes, *found)
         header, columns = found

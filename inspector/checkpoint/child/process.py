@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from inspector.checkpoint.child.wire import decode, num_bytes_of, split_columns
-from inspector.errors import Cancelled, MetadataError
+from inspector.errors import Cancelled, KilledError, MetadataError
 
 __all__ = ["PACKAGE", "ChildProcess", "Found", "Server", "close", "kill", "start"]
 
@@ -153,7 +153,7 @@ class ChildProcess:
         digest: Whether the header is to have the SHA-256 of the bytes (of one file).
         memory_bytes: Address space that it may take.
         cpu_s: CPU time that it may take.
-        wall_s: Time until it is killed.
+        wall_s: Time until it is killed, from when somebody waits for it.
     """
 
     def __init__(
@@ -185,7 +185,6 @@ class ChildProcess:
         if process is None:
             self._server, process = None, start()
         self._process = process
-        self._deadline = time.monotonic() + self._wall_s
         self._output = _Output()
         self._num_done = 0
         self._is_stopped = False
@@ -218,7 +217,7 @@ class ChildProcess:
             self._take(left)
         try:
             return self._output.split(0)
-        except MetadataError:
+        except (MetadataError, KilledError):
             return None
 
     def result(self, progress: Callable[[int, int], bool] | None = None) -> Found:
@@ -229,14 +228,17 @@ class ChildProcess:
 
         Raises:
             MetadataError: No DCP metadata, damaged, or over its limits.
+            KilledError: It was killed, and not by us.
             Cancelled: `progress` said so.
         """
+        # From now on: its pipe is full, and it waits, for as long as its starter did other things.
+        deadline = time.monotonic() + self._wall_s
         try:
             while not self._is_over():
                 self._take(_POLL_S)
                 if progress is not None and progress(self._num_done, self._num_bytes):
                     raise Cancelled("reading the metadata was cancelled")
-                if time.monotonic() > self._deadline:
+                if time.monotonic() > deadline:
                     raise MetadataError(
                         f"it was not read after {self._wall_s:.0f} s, and given up",
                         "a file that takes so long was not written by torch",
@@ -338,12 +340,12 @@ class _Output:
         """
         header = self._header
         if header is None:
-            raise MetadataError(f"the metadata cannot be read: {_death(code)}")
+            raise _death(code)
         if "error" in header:
             error = header["error"]
             raise _refusal(error["code"], error["message"], error["unsafe"])
         if self._num_read < len(self._body):
-            raise MetadataError(f"the metadata cannot be read: {_death(code)}")
+            raise _death(code)
         return header, split_columns(header, self._body)
 
 
@@ -366,9 +368,24 @@ def _refusal(code: str, message: str, unsafe: list[str]) -> MetadataError:
     return MetadataError(message, code=code)
 
 
-def _death(code: int) -> str:
-    if code == -getattr(signal, "SIGXCPU", 24) or code == -9:
-        return "it takes more time than any metadata of its size should"
-    if code < 0:
-        return f"the process that reads it was stopped by {signal.Signals(-code).name}"
-    return "it asks for more memory than it could need"
+#: Signals that nobody sends to itself: the kernel short of memory does, or a user.
+_FROM_OUTSIDE = frozenset(
+    -getattr(signal, name)
+    for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
+    if hasattr(signal, name)
+)
+
+
+def _death(code: int) -> MetadataError | KilledError:
+    """What a process that ended without an answer says, by its exit code."""
+    if code in _FROM_OUTSIDE:
+        return KilledError(
+            f"the process that reads the metadata was killed by {signal.Signals(-code).name}",
+            "this machine may be short of memory; it says nothing of the checkpoint: run it again",
+        )
+    what = "it asks for more memory than it could need"
+    if code == -getattr(signal, "SIGXCPU", 24):
+        what = "it takes more time than any metadata of its size should"
+    elif code < 0:
+        what = f"the process that reads it was stopped by {signal.Signals(-code).name}"
+    return MetadataError(f"the metadata cannot be read: {what}")

@@ -24,7 +24,7 @@ from inspector.checkpoint.safetensors.sets import (
 )
 from inspector.checkpoint.storage.base import Storage, is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import NotACheckpointError, StorageError, UsageError
 
@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 
-__all__ = ["folder_of", "has_safetensors", "is_checkpoint", "locate", "matching", "read_checkpoint"]
+__all__ = [
+    "folder_of",
+    "has_safetensors",
+    "is_checkpoint",
+    "locate",
+    "locate_one",
+    "matching",
+    "read_checkpoint",
+]
 
 
 def read_checkpoint(
@@ -60,6 +68,7 @@ def read_checkpoint(
         # DCP is tried first, and not asked for first: it has one listing to make, not two.
         if not has_safetensors(storage):
             raise
+        # lazy: `check` begins without
         from inspector.checkpoint.safetensors.reader import read_safetensors
 
         checkpoint = read_safetensors(storage, progress=progress)
@@ -205,6 +214,24 @@ def locate(path: str) -> Storage | RunListing:
     if len(found) == 1 and (not found[0].path or _INNER.fullmatch(found[0].path)):
         return open_found(storage, found[0])
     return found or storage
+
+
+def locate_one(path: str) -> Storage:
+    """The checkpoint at `path`, where only one can be meant.
+
+    Raises:
+        UsageError: There are several.
+        InspectError: As for `locate`.
+    """
+    target = locate(path)
+    if not isinstance(target, list):
+        return target
+    names = ", ".join(printable(found.path or ".") for found in target[:3])
+    more = " ..." if len(target) > 3 else ""
+    raise UsageError(
+        f"{printable(path)} holds {plural(len(target), 'checkpoint')}: give the path of one",
+        f"they are {names}{more}",
+    )
 
 
 def _is_shards(storage: Storage, here: list[Found]) -> bool:

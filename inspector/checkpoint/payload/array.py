@@ -72,7 +72,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
         return np.dtype(np.complex64)
     if dtype in _ML_DTYPES:
         try:
-            import ml_dtypes
+            import ml_dtypes  # lazy: few dtypes take it
         except ImportError as error:
             raise MissingPackageError(
                 f"values of {dtype} need the ml_dtypes package", "pip install ml-dtypes"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from inspector.checkpoint.dcp import is_escape
@@ -35,7 +35,7 @@ _MAX_OPEN_REMOTE = 8
 def _max_open() -> int:
     """Local files that one thread may keep open: a share of what the process may."""
     try:
-        import resource
+        import resource  # lazy: Windows has none
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     except (ImportError, OSError, ValueError):  # a system without
@@ -65,12 +65,7 @@ class OpenFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def get(self, path: str) -> DataHandle:
@@ -106,8 +101,6 @@ class OpenFiles:
         try:
             if self._scratch is None:
                 # Not at the top: few checkpoints are packed.
-                import tempfile
-
                 self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
             begin = self._scratch.seek(0, 2)
             for block in record_blocks(source, record):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.payload.scan.scan import Feed, PickleError, Scan, scan
+from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
+from inspector.checkpoint.payload.scan.scan import Scan, scan
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
     DataHandle,
@@ -64,7 +65,7 @@ class Payload:
         packed: The tensor of a class of its own in it, or None.
         kind: What it holds instead, in a few words; empty if there is a tensor.
         byteorder: `little` or `big`.
-        unknown, unsafe: Names in its pickle, as `payload_pickle.Scan` has them.
+        unknown, unsafe: Names in its pickle, as `Scan` has them.
         not_scanned: Why its pickle was not scanned, or an empty string.
         problem: Why its pickle cannot be read, though the records can, or an empty string.
     """
@@ -208,8 +209,11 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         what = f"its pickle has {pickled.num_bytes:,} bytes, far more than any tensor's"
         return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
     try:
-        feed = Feed(record_blocks(source, pickled))
-        found = scan(feed, keep=is_tensor, weights_only=is_tensor, stop=stop)
+        if is_tensor:
+            data = _content(source, pickled, _MAX_TENSOR_PICKLE_BYTES)
+            found = scan(data, keep=True, weights_only=True)
+        else:
+            found = scan(Feed(record_blocks(source, pickled)), stop=stop)
     except PickleError as error:
         unsafe = tuple(sorted({*error.unsafe, *unsafe}))
         what = f"its pickle cannot be read: {error}"
@@ -230,8 +234,11 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
 def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
     """Five pickles (magic, version, system, the object, the storages' keys), then the storages."""
     # A tensor's pickles are small, and their values are kept; of others only names are.
-    size = min(source.length, _MAX_TENSOR_PICKLE_BYTES) if is_tensor else source.length
-    feed = Feed(source.blocks(0, size))
+    feed: Whole | Feed = (
+        Whole(source.read(0, min(source.length, _MAX_TENSOR_PICKLE_BYTES)))
+        if is_tensor
+        else Feed(source.blocks(0, source.length))
+    )
     scans: list[Scan] = []
     try:
         while len(scans) < _LEGACY_PICKLES:
@@ -247,7 +254,7 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
     records: tuple[Record, ...] = ()
     if tensor is not None and keys.root == [tensor.key]:
         # Each storage is its number of elements in eight bytes, and then those.
-        begin = feed.position + 8
+        begin = feed.tell() + 8
         size = min(tensor.storage_bytes, max(source.length - begin, 0))
         records = (Record(f"archive/data/{tensor.key}", begin, size, size, 0, False),)
     return Payload(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK_BYTES",
+    "BytesSource",
     "DataHandle",
     "MissingPackageError",
     "PackedPayloadError",
@@ -111,8 +112,9 @@ class _LocalFile:
         self._at = 0
         try:
             self._file = io.FileIO(path, opener=_open)
-        except OSError as error:
-            raise StorageError(f"cannot read {shown}: {why(error)}") from error
+        except (OSError, ValueError) as error:  # A lone surrogate, or NUL, is in no path.
+            reason = why(error) if isinstance(error, OSError) else "it is no valid path"
+            raise StorageError(f"cannot read {shown}: {reason}") from error
 
     def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
         pass
@@ -165,7 +167,7 @@ class _RemoteFile:
         self._ahead: ReadAhead | None = None
 
     def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
-        from inspector.checkpoint.storage.ahead import read_ahead
+        from inspector.checkpoint.storage.ahead import read_ahead  # lazy: only a URL takes it
 
         self.close()
         named = ((self._path, offset, length) for offset, length in ranges)
@@ -232,6 +234,20 @@ class Source(Protocol):
         Every block but the last is a multiple of 16 bytes long.
         """
         ...
+
+
+class BytesSource:
+    """Bytes in memory as a source."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.length = len(data)
+        self._data = data
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        return bytes(self._data[offset : offset + num_bytes])
+
+    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
+        yield self._data[offset : offset + num_bytes]
 
 
 class RangeSource:

@@ -101,25 +101,32 @@ class StoredTensor:
         return True
 
 
-def describe(root: Any) -> StoredTensor | None:
-    """The strided tensor that the scanned pickle rebuilds, or None if it is none."""
+_REBUILD_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
+
+
+def _call(root: Any) -> Call | None:
+    """The call that makes what was pickled, without a Parameter around it; None if it is none."""
     for _ in range(4):
         if type(root) is not Call or type(root.func) is not Global or type(root.args) is not tuple:
             return None
         module, name = root.func
-        args = root.args
-        if module == "torch._utils" and name in _WRAPPERS and args:
-            root = args[0]
-        elif (module, name) == ("torch._tensor", "_rebuild_from_type_v2") and len(args) >= 3:
-            # (function, class, its arguments, state); a class of its own may mean anything.
-            if type(args[1]) is not Global or args[1] not in _PLAIN_TYPES:
-                return None
-            root = Call(args[0], args[2])
-        elif module == "torch._utils" and name.startswith("_rebuild_"):
-            return _tensor(name, args)
-        else:
-            return None
+        if module != "torch._utils" or name not in _WRAPPERS or not root.args:
+            return root
+        root = root.args[0]
     return None
+
+
+def describe(root: Any) -> StoredTensor | None:
+    """The strided tensor that the scanned pickle rebuilds, or None if it is none."""
+    call = _call(root)
+    if call is not None and call.func == _REBUILD_TYPE and len(call.args) >= 3:
+        func, kind, args = call.args[:3]  # And its state.
+        # A class of its own may mean anything.
+        is_plain = type(kind) is Global and kind in _PLAIN_TYPES
+        call = _call(Call(func, args)) if is_plain else None
+    if call is None or call.func.module != "torch._utils":
+        return None
+    return _tensor(call.func.name, call.args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +156,18 @@ def packed(root: Any) -> PackedTensor | None:
     arguments, state)`; the function is `_rebuild_wrapper_subclass` (class, dtype, size, strides,
     offset, layout, device, requires_grad) for one without a storage of its own.
     """
-    for _ in range(4):
-        if type(root) is not Call or type(root.func) is not Global or type(root.args) is not tuple:
+    call = _call(root)
+    if call is None:
+        return None
+    module, name = call.func
+    if call.func == _REBUILD_TYPE and len(call.args) >= 3:
+        func, kind, inner = call.args[:3]
+        if type(func) is not Global or type(kind) is not Global or kind in _PLAIN_TYPES:
             return None
-        module, name = root.func
-        args = root.args
-        if module == "torch._utils" and name in _WRAPPERS and args:
-            root = args[0]
-        elif (module, name) == ("torch._tensor", "_rebuild_from_type_v2") and len(args) >= 3:
-            func, kind, inner = args[:3]
-            if type(func) is not Global or type(kind) is not Global or kind in _PLAIN_TYPES:
-                return None
-            dtype, shape = _outside(func, inner)
-            return PackedTensor(f"{kind.module}.{kind.name}"[:200], dtype, shape)
-        elif module.partition(".")[0] not in ("torch", "builtins", "__builtin__", "collections"):
-            return PackedTensor(f"{module}.{name}"[:200], None, None)
-        else:
-            return None
-    return None
+        return PackedTensor(f"{kind.module}.{kind.name}"[:200], *_outside(func, inner))
+    if module.partition(".")[0] in ("torch", "builtins", "__builtin__", "collections"):
+        return None
+    return PackedTensor(f"{module}.{name}"[:200], None, None)
 
 
 def _outside(func: Global, args: Any) -> tuple[str | None, tuple[int, ...] | None]:

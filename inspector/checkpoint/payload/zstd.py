@@ -49,7 +49,7 @@ class ZstdSource:
 
     def __init__(self, packed: Source, limit: int) -> None:
         try:
-            import zstandard
+            import zstandard  # lazy: an optional package
         except ImportError as error:
             raise MissingPackageError(
                 "zstd payloads need the zstandard package", "pip install zstandard"

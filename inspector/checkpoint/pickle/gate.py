@@ -50,6 +50,7 @@ __all__ = [
     "Pickled",
     "judge_global",
     "load",
+    "may_import",
 ]
 
 
@@ -338,3 +339,21 @@ def judge_global(module: str, name: str, *, called: bool) -> str:
         if not (trusted and are_classes):
             return "unsafe"
     return "known" if is_torch_value else "unknown"
+
+
+def may_import(module: str, name: str) -> bool:
+    """Whether torch's own unpickling of metadata may be given the thing of this name.
+
+    Stricter than what is known: only the records of metadata in their homes, element types, and
+    values and functions that run nothing of the pickle's choosing. Some classes of torch that are
+    merely known here start a process when they are called.
+    """
+    if (module, name) in CALLABLES or PAYLOAD_NAMES.match(f"{module}.{name}"):
+        return True
+    root = module.partition(".")[0]
+    if root == "torch":
+        is_home = bool(_TORCH_HOMES.match(module))
+        return (is_home and name in (*_RECORDS, *_ENUMS)) or (
+            module == "torch" and bool(DTYPES.match(name))
+        )
+    return root in _WRITERS and name in (*_RECORDS, *_ENUMS)

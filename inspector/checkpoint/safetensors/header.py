@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inspector.checkpoint.dtypes import itemsize
+from inspector.checkpoint.json_bounds import over_bounds
 
 __all__ = [
     "DTYPES",
@@ -32,9 +33,6 @@ __all__ = [
 ]
 
 MAX_HEADER_BYTES = 100_000_000
-# A tensor's entry has six commas or more: room for more tensors than any model has, and an end
-# to a hundred megabytes of `[],[],[],`, of which Python would make gigabytes.
-_MAX_COMMAS = 4_000_000
 _MAX_DIMS = 64
 # As for numbers in `.metadata`: no tensor reaches 4 EiB.
 _ABSURD = 1 << 62
@@ -120,8 +118,9 @@ def bounded_json(text: bytes, repeated: list[str] | None = None) -> Any:
     Raises:
         HeaderError: It is none, or larger or deeper than a header can be.
     """
-    if text.count(b",") > _MAX_COMMAS:
-        raise HeaderError(f"it lists more than {_MAX_COMMAS:,} values, more than a model can have")
+    over = over_bounds(text)
+    if over:
+        raise HeaderError(over)
     try:
         decoded = text.decode()
     except UnicodeDecodeError as error:

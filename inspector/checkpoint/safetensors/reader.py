@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import posixpath
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -41,7 +40,7 @@ from inspector.checkpoint.safetensors.sets import (
     shard_rank,
 )
 from inspector.checkpoint.storage.base import Entry, Storage
-from inspector.checkpoint.text import plural, printable
+from inspector.checkpoint.text import natural_keys, plural, printable
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError
 
 __all__ = ["read_safetensors"]
@@ -206,7 +205,9 @@ class _Reading:
 
     def checkpoint(self) -> Checkpoint:
         """What was read, as a value."""
-        tensors = sorted(self._tensors.values(), key=lambda t: _natural(t.fqn))
+        found = list(self._tensors.values())
+        keys = natural_keys([tensor.fqn for tensor in found])
+        tensors = [found[i] for i in sorted(range(len(found)), key=keys.__getitem__)]
         columns = _columns(tensors)
         path = self._storage.root
         if isinstance(self._storage, OneSet):
@@ -286,13 +287,6 @@ def _sharding(text: str) -> dict[str, list[int]]:
         if offsets is not None:
             found[name] = offsets
     return found
-
-
-def _natural(fqn: str) -> list[str | tuple[int, str]]:
-    """A key that puts layer 10 after layer 9; odd places hold digits alone."""
-    # A number is compared by length first: one of a million digits is slow to make.
-    parts = re.split(r"0*([0-9]+)", fqn)
-    return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _columns(tensors: list[_Growing]) -> TensorColumns:

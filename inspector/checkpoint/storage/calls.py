@@ -15,7 +15,8 @@ from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from inspector.checkpoint.storage.base import Used
-from inspector.checkpoint.storage.errors import is_transient, is_unreached
+from inspector.checkpoint.storage.bounds import SlowAnswerError, answer_s, within
+from inspector.checkpoint.storage.errors import is_slow, is_transient, is_unreached
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled
 
@@ -31,6 +32,10 @@ _POLL_S = 0.05
 _ATTEMPTS = 5
 #: Tries of the first contact: a wrong address is told soon.
 _FIRST_ATTEMPTS = 2
+#: Tries of a request to which the server is silent, each as long as its patience.
+_SILENT_ATTEMPTS = 3
+#: After a request was given up for slowness, for so long no other is begun.
+_REST_S = 30.0
 _BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 4.0
 
@@ -54,6 +59,7 @@ class Calls:
         self._loop = loop
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._has_answered = False
+        self._rests_until = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -61,12 +67,19 @@ class Calls:
         """Whether a request runs while its caller does something else."""
         return self._loop is not None
 
-    def run(self, make: Callable[[], Any], *, patience_s: float | None = None) -> Any:
+    def run(
+        self,
+        make: Callable[[], Any],
+        *,
+        patience_s: float | None = None,
+        most_s: float | None = None,
+    ) -> Any:
         """Make a request and wait for its answer.
 
         Args:
             make: Gives the answer, or an awaitable of it; called anew for every attempt.
-            patience_s: Longest wait.
+            patience_s: Longest wait, whatever is tried meanwhile.
+            most_s: The longest that one answer may take (default: that of a small one).
 
         Raises:
             Cancelled: The thread was told to stop.
@@ -75,12 +88,13 @@ class Calls:
         """
         if self._loop is None:
             return self._run_here(make)
-        return self.wait(self.start(make), patience_s=patience_s)
+        return self.wait(self.start(make, most_s=most_s), patience_s=patience_s)
 
-    def start(self, make: Callable[[], Awaitable[T]]) -> Future[T]:
+    def start(self, make: Callable[[], Awaitable[T]], *, most_s: float | None = None) -> Future[T]:
         """Make a request of a concurrent file system; give the future to `wait`, or cancel it."""
         assert self._loop is not None  # noqa: S101 - `is_concurrent` was asked
-        return asyncio.run_coroutine_threadsafe(self._attempts(make), self._loop)
+        most_s = answer_s(0) if most_s is None else most_s
+        return asyncio.run_coroutine_threadsafe(self._attempts(make, most_s), self._loop)
 
     def wait(self, future: Future[T], *, patience_s: float | None = None) -> T:
         """The answer; as `run`."""
@@ -101,16 +115,18 @@ class Calls:
         with self._lock:
             self.used.requests += 1
 
-    async def _attempts(self, make: Callable[[], Awaitable[T]]) -> T:
+    async def _attempts(self, make: Callable[[], Awaitable[T]], most_s: float) -> T:
         attempt = 0
         while True:
             attempt += 1
             # Not held while it waits to ask once more: others can be answered meanwhile.
             async with self._slots:
+                if time.monotonic() < self._rests_until:
+                    raise SlowAnswerError("it was too slow a moment ago, and was not asked again")
                 if self.counts:
                     self.asked()
                 try:
-                    answer = await make()
+                    answer: T = await within(make(), most_s)
                 except Exception as error:
                     if self._is_last(attempt, error):
                         raise
@@ -138,10 +154,14 @@ class Calls:
             time.sleep(_backoff(attempt))
 
     def _is_last(self, attempt: int, error: Exception) -> bool:
-        if not is_transient(error):
-            return True
-        is_first = not self._has_answered and is_unreached(error)
-        return attempt >= (_FIRST_ATTEMPTS if is_first else _ATTEMPTS)
+        slow = is_slow(error)
+        attempts = _SILENT_ATTEMPTS if slow else _ATTEMPTS
+        if not self._has_answered and is_unreached(error):
+            attempts = _FIRST_ATTEMPTS
+        is_last = attempt >= attempts or not is_transient(error)
+        if is_last and slow:
+            self._rests_until = time.monotonic() + _REST_S
+        return is_last
 
 
 def total() -> Used:

@@ -7,13 +7,26 @@ the client's four tries, a minute together, be left to `Calls`.
 
 from __future__ import annotations
 
+import datetime
 import email.utils
+import inspect
 import os
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from inspector.checkpoint.storage.base import Entry
+from inspector.checkpoint.storage.bounds import (
+    MAX_TEXT_BYTES,
+    MAX_UNSIZED_BYTES,
+    BadAnswerError,
+    Listing,
+    Tags,
+    answer_s,
+    check_range,
+    read_body,
+    within,
+)
 from inspector.checkpoint.storage.calls import Calls
 from inspector.checkpoint.storage.errors import NoBucketError, is_past_end
 from inspector.checkpoint.storage.filesystem import (
@@ -37,6 +50,7 @@ class AzureFiles(FsspecFiles):
             "read_timeout": READ_TIMEOUT_S,
             **getattr(fs, "_timeout_kwargs", {}),  # The user's own.
             "retry_total": 0,
+            "permit_redirects": False,  # Its headers would go with it to another host.
             "raw_request_hook": self.calls.asked,
         }
 
@@ -109,7 +123,7 @@ class GcsFiles(FsspecFiles):
         os.environ.setdefault(_ZONAL_BUCKETS, "false")  # Before gcsfs is imported.
         if users_setting("requests_timeout", "gs", "gcs") is not None:
             return {}
-        from aiohttp import ClientTimeout
+        from aiohttp import ClientTimeout  # lazy: an optional package
 
         # Without one gcsfs waits for ever.
         patience = ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
@@ -145,11 +159,12 @@ class GcsFiles(FsspecFiles):
 
 
 class S3Files(FsspecFiles):
-    """Files of a bucket, by `bucket/key`."""
+    """Files of a bucket, by `bucket/key`; botocore's client is asked directly, with bounds."""
 
     def __init__(self, fs: Any) -> None:
         super().__init__(fs, counts=False)
         self._is_hooked = False
+        self._tags = Tags()
         fs.retries = 1  # `Calls` tries again; both together would take minutes to give up.
 
     @staticmethod
@@ -158,6 +173,7 @@ class S3Files(FsspecFiles):
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
             "retries": {"mode": "standard", "total_max_attempts": 1},
+            **_bounded_session(),
         }
         users = users_setting("config_kwargs", "s3a", "s3")
         return {"config_kwargs": {**own, **users} if isinstance(users, dict) else own}
@@ -174,13 +190,57 @@ class S3Files(FsspecFiles):
         return self._listed(path, "")
 
     async def _listed(self, path: str, delimiter: str) -> Any:
-        # s3fs's own `ls` of an empty prefix goes on to list all that lies beside it.
+        # s3fs's own `ls` of an empty prefix goes on to list all that lies beside it, and follows
+        # any number of pages.
         await self._hook()
-        return await self._fs._lsdir(path, refresh=True, delimiter=delimiter)
+        bucket, _, key = path.partition("/")
+        client = await self._fs.get_s3(bucket)
+        asked = {"Bucket": bucket, "Prefix": key and f"{key}/", "Delimiter": delimiter}
+        pages = Listing()
+        token: str | None = None
+        while True:
+            more = {} if token is None else {"ContinuationToken": token}
+            page = await within(
+                client.list_objects_v2(**asked, **more, **self._fs.req_kw), answer_s(0)
+            )
+            token = page.get("NextContinuationToken") or "" if page.get("IsTruncated") else None
+            below = page.get("CommonPrefixes", [])
+            infos: list[dict[str, Any]] = [
+                {"name": f"{bucket}/{f['Prefix']}", "type": "directory"} for f in below
+            ]
+            infos += [
+                {"name": f"{bucket}/{f['Key']}", "size": f["Size"], "mtime": _time(f)}
+                for f in page.get("Contents", [])
+            ]
+            if delimiter:
+                for found in page.get("Contents", []):
+                    self._tags.note(f"{bucket}/{found['Key']}", found.get("ETag"))
+            pages.add(infos, token)
+            if token is None:
+                return pages.infos
 
     async def _read(self, path: str, start: int, end: int | None) -> bytes:
         await self._hook()
-        return await super()._read(path, start, end)
+        bucket, _, key = path.partition("/")
+        asked = {}
+        if start or end is not None:
+            asked["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        try:
+            answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **asked)
+        except Exception as error:
+            if is_past_end(error):
+                return b""
+            raise
+        body = answer["Body"]
+        try:
+            self._tags.check(path, answer.get("ETag"))
+            length = None if end is None else end - start
+            limit = check_range(answer.get("ContentRange"), start, length) if asked else None
+            if limit is None:
+                limit = MAX_UNSIZED_BYTES if length is None else length
+            return await read_body(body.read, limit)
+        finally:
+            body.close()
 
     async def _hook(self) -> None:
         """Count requests where botocore sends them: pages of a listing, redirections."""
@@ -190,8 +250,53 @@ class S3Files(FsspecFiles):
             client.meta.events.register("before-send.s3", self.calls.asked)
 
 
+def _time(found: dict[str, Any]) -> float | None:
+    modified = found.get("LastModified")
+    return modified.timestamp() if isinstance(modified, datetime.datetime) else None
+
+
+def _bounded_session() -> dict[str, Any]:
+    """The way in which aiobotocore sends requests, bounded; nothing where it takes no other.
+
+    What is no file's content is read here, as far as it may go: botocore reads it to its end,
+    whatever its length. And nothing is followed to another host: aiohttp would take the session
+    token along.
+    """
+    # lazy: botocore is for S3 alone
+    from aiobotocore.config import AioConfig  # type: ignore[import-untyped, unused-ignore]
+
+    # lazy: of S3 alone
+    from aiobotocore.httpsession import (  # type: ignore[import-untyped, unused-ignore]
+        AIOHTTPSession,
+    )
+
+    if "http_session_cls" not in inspect.signature(AioConfig.__init__).parameters:
+        return {}
+
+    class Staying:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            return self._session.request(*args, **{**kwargs, "allow_redirects": False})
+
+    class BoundedSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        async def _get_session(self, *args: Any, **kwargs: Any) -> Any:
+            return Staying(await super()._get_session(*args, **kwargs))
+
+        async def send(self, request: Any) -> Any:
+            is_content, request.stream_output = request.stream_output, True
+            answer = await super().send(request)
+            if not is_content or answer.status_code >= 300:
+                answer._content = await read_body(answer.raw.content.read, MAX_TEXT_BYTES)
+            return answer
+
+    return {"http_session_cls": BoundedSession}
+
+
 #: A file up to this size is read whole from a server that ignores ranges.
 _MAX_WHOLE_BYTES = 16 << 20
+_MAX_REDIRECTS = 5
 
 
 class HttpFiles:
@@ -212,11 +317,12 @@ class HttpFiles:
         self.query = f"?{query}" if query else ""
         self.calls = Calls(fs.loop)
         self.endpoint = ""
+        self._tags = Tags()
 
     @staticmethod
     def options() -> dict[str, Any]:
         """What the file system is made with; the user's own settings go before it."""
-        from aiohttp import ClientTimeout
+        from aiohttp import ClientTimeout  # lazy: an optional package
 
         own = {"timeout": ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)}
         users = users_setting("client_kwargs", "http", "https")
@@ -230,54 +336,96 @@ class HttpFiles:
 
     async def info(self, path: str) -> dict[str, Any]:
         """Size and time by a HEAD, or by the first byte where HEAD is not allowed."""
-        session = await self._fs.set_session()
-        plain = {"Accept-Encoding": "identity"}
-        async with session.head(
-            self._url(path), allow_redirects=True, headers=plain, **self._fs.kwargs
-        ) as answer:
+        async with await self._ask("HEAD", path, {}) as answer:
             if answer.status not in (403, 405, 501):
                 answer.raise_for_status()
-                size = answer.headers.get("Content-Length")
+                size = _size(answer.headers.get("Content-Length"))
                 if size is not None:
-                    return _http_info(path, int(size), answer)
+                    self._tags.check(path, _strong(answer.headers.get("ETag")))
+                    return _http_info(path, size, answer)
         self.calls.asked()
-        first = {**plain, "Range": "bytes=0-0"}
-        async with session.get(self._url(path), headers=first, **self._fs.kwargs) as answer:
+        async with await self._ask("GET", path, {"Range": "bytes=0-0"}) as answer:
             if answer.status == 416:
                 return _http_info(path, 0, answer)
             answer.raise_for_status()
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if not total.isdigit():
-                total = answer.headers.get("Content-Length", "") if answer.status == 200 else ""
-            return _http_info(path, int(total) if total.isdigit() else None, answer)
+            if answer.status == 200:
+                total = answer.headers.get("Content-Length", "")
+            answer.close()  # It may go on for ever.
+            return _http_info(path, _size(total), answer)
 
     async def read(self, path: str, start: int, length: int | None) -> bytes:
         """A range; empty if it begins past the end.
 
         Raises:
             StorageError: The server ignores ranges, and the file is large.
+            BadAnswerError: It answers with something else than was asked for.
         """
-        session = await self._fs.set_session()
-        headers = {"Accept-Encoding": "identity"}
+        headers = {}
         if start or length is not None:
             end = "" if length is None else str(start + length - 1)
             headers["Range"] = f"bytes={start}-{end}"
-        async with session.get(self._url(path), headers=headers, **self._fs.kwargs) as answer:
+        async with await self._ask("GET", path, headers) as answer:
             if answer.status == 416:
                 return b""
             answer.raise_for_status()
-            if "Range" not in headers or answer.status == 206:
-                data: bytes = await answer.read()
+            self._tags.check(path, _strong(answer.headers.get("ETag")))
+            if not headers:
+                return await _body(answer, MAX_UNSIZED_BYTES)
+            if answer.status == 206:
+                promised = check_range(answer.headers.get("Content-Range"), start, length)
+                if promised is None:
+                    raise BadAnswerError("it answers a range without a Content-Range")
+                data = await _body(answer, promised)
+                if len(data) < promised:
+                    raise BadAnswerError(f"it sends {len(data):,} of {promised:,} bytes")
                 return data
-            size = int(answer.headers.get("Content-Length", _MAX_WHOLE_BYTES + 1))
-            if size > _MAX_WHOLE_BYTES:
+            size = _size(answer.headers.get("Content-Length"))
+            if size is None or size > _MAX_WHOLE_BYTES:
                 answer.close()
                 raise StorageError(
                     f"{self.endpoint} answers a range with the whole file",
                     "serve it with a server that knows Range requests, or copy it here",
                 )
-            data = await answer.read()
+            data = await _body(answer, size)
             return data[start:] if length is None else data[start : start + length]
+
+    async def _ask(self, method: str, path: str, headers: dict[str, str]) -> Any:
+        """An answer; of another host only what it gives without our credentials.
+
+        Raises:
+            BadAnswerError: It leads in a circle, or away with what was given for this host.
+        """
+        session = await self._fs.set_session()
+        url = self._url(path)
+        options = {**self._fs.kwargs, "allow_redirects": False}
+        headers = {"Accept-Encoding": "identity", **headers}
+        for _ in range(_MAX_REDIRECTS):
+            answer = await session.request(method, url, headers=headers, **options)
+            place = answer.headers.get("Location")
+            if answer.status not in (301, 302, 303, 307, 308) or not place:
+                return answer
+            answer.close()
+            there = answer.url.join(type(answer.url)(place))
+            if there.scheme not in ("http", "https"):
+                raise BadAnswerError("it leads to an address that is none of the web")
+            if there.origin() == answer.url.origin():
+                # aiohttp takes a password out of the address that it shows.
+                there = there.with_user(url.user).with_password(url.password)
+            elif self._has_credentials():
+                raise BadAnswerError(
+                    f"it leads to another host ({there.host}), and the credentials set for it "
+                    "would go with it"
+                )
+            url = there
+        raise BadAnswerError("it leads from one address to the next without end")
+
+    def _has_credentials(self) -> bool:
+        """Whether the user set headers, cookies or keys that go with every request."""
+        users = users_setting("client_kwargs", "http", "https")
+        names = ("headers", "auth", "cookies")
+        given = {**(users if isinstance(users, dict) else {}), **self._fs.kwargs}
+        return any(given.get(name) for name in names)
 
     def list(self, path: str) -> Any:
         raise NotImplementedError
@@ -291,6 +439,20 @@ class HttpFiles:
         if info["size"] is None:
             return Entry(name, "other", problem="the server tells no size")
         return Entry(name, "file", info["size"], info["mtime"])
+
+
+async def _body(answer: Any, limit: int) -> bytes:
+    return await read_body(answer.content.read, limit)
+
+
+def _size(text: str | None) -> int | None:
+    """The number in a header; None if it is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _strong(tag: str | None) -> str | None:
+    """An ETag that stands for the bytes."""
+    return None if tag is None or tag.startswith("W/") else tag
 
 
 def _http_info(path: str, size: int | None, answer: Any) -> dict[str, Any]:

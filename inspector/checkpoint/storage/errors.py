@@ -10,12 +10,16 @@ import errno
 from collections.abc import Iterator
 from http.client import IncompleteRead
 
+from inspector.checkpoint.storage.bounds import BadAnswerError, SlowAnswerError
 from inspector.checkpoint.text import shorten
+from inspector.redaction import redact_secrets
 
 __all__ = [
     "NoBucketError",
+    "bad_answer",
     "in_words",
     "is_past_end",
+    "is_slow",
     "is_transient",
     "is_unreached",
     "not_opened",
@@ -36,6 +40,7 @@ _UNREACHED_CLASSES = frozenset(
     "EndpointConnectionError ClientConnectorError ConnectTimeoutError ConnectionTimeoutError "
     "ReadTimeoutError ServerTimeoutError ProxyConnectionError ServiceRequestError".split()
 )
+_SILENT_CLASSES = frozenset("ReadTimeoutError ServerTimeoutError SocketTimeoutError".split())
 _NO_CREDENTIALS = frozenset(
     "NoCredentialsError PartialCredentialsError ProfileNotFound CredentialRetrievalError "
     "TokenRetrievalError UnauthorizedSSOTokenError SSOTokenLoadError DefaultCredentialsError "
@@ -108,8 +113,21 @@ def _code_of(error: BaseException) -> str:
     return "NoSuchBucket" if isinstance(error, NoBucketError) else ""
 
 
+def bad_answer(error: BaseException) -> BadAnswerError | None:
+    """What was wrong with an answer, if that is what an exception comes of."""
+    for link in _chain(error):
+        if isinstance(link, BadAnswerError):
+            return link
+    # aiohttp gives an answer that it cannot read a status of its own.
+    if type(error).__name__ == "ClientResponseError" and "HttpProcessingError" in _classes(error):
+        return BadAnswerError("it does not speak HTTP")
+    return None
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed in a moment."""
+    if bad_answer(error) is not None:
+        return False
     status = status_of(error)
     if status in _TRANSIENT_STATUS or _code_of(error) in _TRANSIENT_CODES:
         return True
@@ -119,6 +137,13 @@ def is_transient(error: BaseException) -> bool:
     if any(isinstance(link, kinds) for link in _chain(error)):
         return True
     return bool(_classes(error) & (_TRANSIENT_CLASSES | _UNREACHED_CLASSES | {"TimeoutError"}))
+
+
+def is_slow(error: BaseException) -> bool:
+    """Whether the server was silent, or too slow: asking for more would take as long again."""
+    return isinstance(bad_answer(error), SlowAnswerError) or (
+        is_transient(error) and bool(_classes(error) & _SILENT_CLASSES)
+    )
 
 
 def is_unreached(error: BaseException) -> bool:
@@ -140,6 +165,9 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
         endpoint: The server that was asked, if that is known.
     """
     server = endpoint or "the server"
+    bad = bad_answer(error)
+    if bad is not None:
+        return f"{server} does not answer as it should: {bad}", "try again, or ask who runs it"
     classes, code, status = _classes(error), _code_of(error), status_of(error)
     if classes & _NO_CREDENTIALS and status is None:
         first = str(error).strip().partition("\n")[0]
@@ -186,7 +214,7 @@ def not_opened(error: BaseException, scheme: str) -> tuple[str, str]:
 
 
 def _line(error: BaseException) -> str:
-    return shorten(" ".join(str(error).split()), 300) or type(error).__name__
+    return shorten(" ".join(redact_secrets(str(error)).split()), 300) or type(error).__name__
 
 
 def _credentials_hint(scheme: str) -> str:

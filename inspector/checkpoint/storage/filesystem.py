@@ -48,8 +48,8 @@ def file_system(url: str, make_options: Callable[[], dict[str, Any]]) -> tuple[A
         StorageError: It is not installed, or the URL cannot be meant.
         Cancelled: The thread was told to stop.
     """
-    import fsspec
-    from fsspec.core import url_to_fs
+    import fsspec  # lazy: only a URL takes it
+    from fsspec.core import url_to_fs  # lazy: only a URL takes it
 
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
@@ -84,7 +84,7 @@ def file_system(url: str, make_options: Callable[[], dict[str, Any]]) -> tuple[A
 
 def users_setting(name: str, *schemes: str) -> Any:
     """What the user set of a file system by fsspec's own ways (FSSPEC_S3, a file), or None."""
-    from fsspec.config import conf
+    from fsspec.config import conf  # lazy: only a URL takes it
 
     for scheme in schemes:
         if name in conf.get(scheme, {}):

@@ -7,17 +7,24 @@ together, from one listing of the whole tree. Opening the URL anew sees the stor
 
 from __future__ import annotations
 
+import inspect
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
 from inspector.checkpoint.storage.base import Entry, Used, keep_address
+from inspector.checkpoint.storage.bounds import (
+    LISTING_S,
+    MAX_UNSIZED_BYTES,
+    BadAnswerError,
+    answer_s,
+)
 from inspector.checkpoint.storage.calls import Calls
 from inspector.checkpoint.storage.clouds import HttpFiles
-from inspector.checkpoint.storage.errors import in_words, is_transient, status_of
+from inspector.checkpoint.storage.errors import bad_answer, in_words, is_transient, status_of
 from inspector.checkpoint.storage.filesystem import FsspecFiles, file_system
 from inspector.checkpoint.text import printable, redact
 from inspector.errors import Cancelled, StorageError, UnreachableError
@@ -28,6 +35,8 @@ __all__ = ["RemoteStorage", "open_remote"]
 _PART_BYTES = 16 << 20
 #: A tree that takes longer to list is listed folder by folder, as far as it is looked into.
 _TREE_S = 5.0
+#: A listing is bounded by itself; this is for file systems of which that cannot be asked.
+_LISTED_S = LISTING_S + 10.0
 _METADATA = ".metadata"
 
 
@@ -73,15 +82,15 @@ def open_remote(url: str) -> RemoteStorage:
 
 def _kind(scheme: str) -> type[FsspecFiles]:
     if scheme in ("s3", "s3a"):
-        from inspector.checkpoint.storage.clouds import S3Files
+        from inspector.checkpoint.storage.clouds import S3Files  # lazy: only a URL takes it
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.clouds import GcsFiles
+        from inspector.checkpoint.storage.clouds import GcsFiles  # lazy: only a URL takes it
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.clouds import AzureFiles
+        from inspector.checkpoint.storage.clouds import AzureFiles  # lazy: only a URL takes it
 
         return AzureFiles
     return FsspecFiles
@@ -162,7 +171,7 @@ class RemoteStorage:
             def asked(path: str) -> Any:
                 return lambda: self._files.list(path)
 
-            futures = {at: self.calls.start(asked(at)) for at in missing}
+            futures = {at: self.calls.start(asked(at), most_s=_LISTED_S) for at in missing}
             try:
                 for at, future in futures.items():
                     try:
@@ -189,7 +198,8 @@ class RemoteStorage:
         )
 
     def _listed(self, folder: str, full: str) -> dict[str, Entry]:
-        return self._entries(self._ask(folder, lambda: self._files.list(full)), full)
+        infos = self._ask(folder, lambda: self._files.list(full), most_s=_LISTED_S)
+        return self._entries(infos, full)
 
     def _entries(self, infos: Any, full: str) -> dict[str, Entry]:
         entries = (self._files.entry(info, full) for info in infos)
@@ -205,7 +215,9 @@ class RemoteStorage:
         if seen.has_tree is None:
             seen.has_tree = False
             try:
-                found = self.calls.run(lambda: self._files.tree(seen.top), patience_s=_TREE_S)
+                found = self.calls.run(
+                    lambda: self._files.tree(seen.top), patience_s=_TREE_S, most_s=_TREE_S
+                )
             except Cancelled:
                 seen.has_tree = None
                 raise
@@ -279,6 +291,9 @@ class RemoteStorage:
         except Exception as error:
             if isinstance(error, FileNotFoundError) or status_of(error) in (404, 410):
                 return None
+            if is_transient(error) or bad_answer(error) is not None:
+                # That nothing answers says nothing of the file.
+                raise self._error(full.removeprefix(f"{self._base}/"), error) from error
             reason, hint = self._words(error)
             if full in (self._base, f"{self._base}/{_METADATA}"):
                 raise StorageError(f"cannot read {self._shown('')}: {reason}", hint) from error
@@ -296,7 +311,11 @@ class RemoteStorage:
         if length == 0:
             return b""
         if length is None or length <= _PART_BYTES or not self.calls.is_concurrent:
-            data: bytes = self._ask(path, lambda: self._files.read(full, offset, length))
+            data: bytes = self._ask(
+                path,
+                lambda: self._fetch(full, offset, length),
+                most_s=answer_s(MAX_UNSIZED_BYTES if length is None else length),
+            )
             self.calls.received(len(data))
             return data
         end = offset + length
@@ -311,7 +330,17 @@ class RemoteStorage:
     def start_read(self, path: str, offset: int, length: int) -> Future[bytes]:
         """Begin to read a range; give the future to `result`, or cancel it."""
         full = self._full(path)
-        return self.calls.start(lambda: self._files.read(full, offset, length))
+        return self.calls.start(lambda: self._fetch(full, offset, length), most_s=answer_s(length))
+
+    def _fetch(self, full: str, offset: int, length: int | None) -> Any:
+        """A range, or an awaitable of it, held against the size that was told before."""
+        size = self._size(full)
+        promised = 0
+        if size is not None:
+            rest = max(size - offset, 0)
+            promised = rest if length is None else min(rest, length)
+        found = self._files.read(full, offset, length)
+        return _whole(found, promised) if inspect.isawaitable(found) else _held(found, promised)
 
     def result(self, path: str, future: Future[bytes]) -> bytes:
         """Wait for what `start_read` began."""
@@ -342,9 +371,9 @@ class RemoteStorage:
     def _shown(self, path: str) -> str:
         return printable(f"{self.root}/{path}" if path else self.root)
 
-    def _ask(self, path: str, make: Callable[[], Any]) -> Any:
+    def _ask(self, path: str, make: Callable[[], Any], *, most_s: float | None = None) -> Any:
         try:
-            return self.calls.run(make)
+            return self.calls.run(make, most_s=most_s)
         except (Cancelled, StorageError):
             raise
         except Exception as error:
@@ -357,10 +386,27 @@ class RemoteStorage:
     def _error(self, path: str, error: Exception) -> StorageError:
         reason, hint = self._words(error)
         what = f"cannot read {self._shown(path)}: {printable(reason, 300)}"
-        if not is_transient(error):
+        if not is_transient(error) and bad_answer(error) is None:
             return StorageError(what, hint)
         self.calls.failed()
         return UnreachableError(what, hint)
+
+
+async def _whole(found: Awaitable[bytes], promised: int) -> bytes:
+    return _held(await found, promised)
+
+
+def _held(data: bytes, promised: int) -> bytes:
+    """The bytes of a range, of which so many should be there.
+
+    Raises:
+        BadAnswerError: There are fewer.
+    """
+    if len(data) < promised:
+        raise BadAnswerError(
+            f"{len(data):,} bytes came where {promised:,} should be: it changed while it was read"
+        )
+    return data
 
 
 def _by_folder(entries: list[Entry], seen: _Seen) -> dict[str, dict[str, Entry]]:

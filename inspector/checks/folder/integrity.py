@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import is_escape
+from inspector.checkpoint.json_bounds import over_bounds
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import BLOCK_BYTES, open_file
 from inspector.checkpoint.storage.base import Storage
@@ -22,6 +23,7 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.checks.findings import Against, Coverage, Finding, NotChecked
 from inspector.errors import InspectError
+from inspector.values.fingerprint import HashProgress
 
 if TYPE_CHECKING:
     from inspector.values.fingerprint import HashProgress
@@ -75,8 +77,6 @@ def check_integrity(
         )
         left = NotChecked(f"the digests of {INTEGRITY}", "it cannot be read")
         return IntegrityReport((finding,), Coverage(not_checked=(left,)))
-    from inspector.values.fingerprint import HashProgress
-
     run = _Run(storage, wanted)
     run.bytes_total = sum(checkpoint.folder_files.get(name, 0) for name in wanted)
 
@@ -93,6 +93,9 @@ def _read(storage: Storage) -> dict[str, str]:
     text = storage.read(INTEGRITY, 0, _MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         raise InspectError(f"it has more than {_MAX_BYTES >> 20} MiB")
+    over = over_bounds(text)
+    if over:
+        raise InspectError(over)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -103,7 +103,7 @@ def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
     torch writes it, syncs it, removes the old `.metadata` and renames it
     (`FileSystemWriter.finish`); a job that dies between leaves it complete.
     """
-    where = f"{printable(storage.root)}: the save did not finish"
+    where = f"{printable(storage.root)}: the save was never finished"
     try:
         checkpoint = read_dcp(storage, limits=limits, metadata=_TMP)
         entries = entries_of(checkpoint)

@@ -279,12 +279,14 @@ class _Layer:
         numbered: Numbers of the experts that are modules of their own.
         stacked: Tensors that hold all experts along their first dim, and their shapes.
         others: How many experts of other names there are (shared ones), by name.
+        num_pieces: How many pieces the tensors of its experts lie in, at most.
     """
 
     router: tuple[int, Shape] | None = None
     numbered: dict[int, int] = field(default_factory=dict)
     stacked: list[tuple[int, Shape]] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)
+    num_pieces: int = 1
 
 
 class _Routed:
@@ -311,7 +313,9 @@ class _Routed:
         if name != "experts":
             size = int(number) + 1 if number.isdigit() else shape[0] if len(shape) > 2 else 1
             layer.others[name] = max(layer.others.get(name, 0), size)
-        elif number.isdigit() and len(number) < 7:
+            return
+        layer.num_pieces = max(layer.num_pieces, int(columns.num_chunks_of[index]))
+        if number.isdigit() and len(number) < 7:
             layer.numbered.setdefault(int(number), index)
         elif len(shape) > 2:
             layer.stacked.append((index, shape))
@@ -371,4 +375,6 @@ def _shortage(layer: _Layer, world: int | None) -> tuple[int, int, str] | None:
     parts, rest = divmod(rows, num)
     if rest or world is None or world < 2 or world % parts:
         return None
+    if layer.num_pieces > world // parts:
+        return None  # Ranks of more than one group hold them: the router has rows for no expert.
     return index, num, f"one of {parts:,} expert-parallel groups' of {plural(world, 'rank')}"

@@ -13,7 +13,6 @@ alone, so vectors or two lengths along the cut are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint, Tensor
@@ -41,6 +40,10 @@ _SHAPED = frozenset(
         "exp_avg_diff",
         "neg_grad_or_diff",
         "z",
+        "momentum",
+        "exp_avg_fast",
+        "exp_avg_slow",
+        "hessian",
         "master_param",
         "master_weight",
         "fp32_param",
@@ -75,10 +78,13 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
         checkpoint: The checkpoint; metadata alone is looked at.
     """
     pieces: dict[str, list[_Piece]] = {}
-    for prefix, piece in _pieces(checkpoint):
+    found, odd = _pieces(checkpoint)
+    for prefix, piece in found:
         if checkpoint.columns.num_chunks_of[piece.state] > 1:
             continue  # Every rank stored its own (`__R.metadata`), and loads it again.
-        pieces.setdefault(prefix, []).append(piece)
+        # A slot of other shapes, too, has not its parameter's by definition (Adam-mini, GaLore).
+        if (prefix, piece.slot) not in odd:
+            pieces.setdefault(prefix, []).append(piece)
     return [
         _finding(checkpoint, prefix, members)
         for prefix, members in pieces.items()
@@ -88,7 +94,7 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
 
 def local_pieces(checkpoint: Checkpoint) -> frozenset[int]:
     """Tensors, by index, that have the shape of a piece of their parameter."""
-    return frozenset(piece.state for _, piece in _pieces(checkpoint))
+    return frozenset(piece.state for _, piece in _pieces(checkpoint)[0])
 
 
 def _is_proven(pieces: list[_Piece]) -> bool:
@@ -98,8 +104,11 @@ def _is_proven(pieces: list[_Piece]) -> bool:
     return len({n for piece in pieces for _, n in piece.cut_lengths}) > 1
 
 
-def _pieces(checkpoint: Checkpoint) -> Iterator[tuple[str, _Piece]]:
+def _pieces(checkpoint: Checkpoint) -> tuple[list[tuple[str, _Piece]], set[tuple[str, str]]]:
+    """Pieces with their optimizers; and slots with shapes of neither a parameter nor a piece."""
     columns = checkpoint.columns
+    found: list[tuple[str, _Piece]] = []
+    odd: set[tuple[str, str]] = set()
     states = []
     others: dict[str, list[int]] = {}
     for index, fqn in enumerate(columns.fqns):
@@ -123,7 +132,10 @@ def _pieces(checkpoint: Checkpoint) -> Iterator[tuple[str, _Piece]]:
         params = [columns.tensor(i) for i in named]
         # Where several tensors could be the parameter, each has to tell the same.
         if params and all(_is_piece(shape, param) for param in params):
-            yield split.prefix, _Piece(index, params[0], split.slot, shape)
+            found.append((split.prefix, _Piece(index, params[0], split.slot, shape)))
+        elif any(len(p.shape) == len(shape) and p.shape != shape for p in params):
+            odd.add((split.prefix, split.slot))
+    return found, odd
 
 
 def _is_piece(shape: Shape, param: Tensor) -> bool:

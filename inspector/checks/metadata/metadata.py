@@ -29,7 +29,7 @@ _AT_HOME = frozenset({"torch", "builtins", "__builtin__", "pathlib", "collection
 def installed_torch() -> str | None:
     """The version of the torch package in this environment, or None; torch is not imported."""
     # Imported here: it takes 10 ms, and few checkpoints need to know.
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, version  # lazy: `check` begins without
 
     try:
         return version("torch")

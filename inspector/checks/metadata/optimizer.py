@@ -18,10 +18,10 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["StateName", "check_optimizer", "is_optimizer_state", "split_state"]
+__all__ = ["COPIES", "SLOTS", "StateName", "check_optimizer", "is_optimizer_state", "split_state"]
 
 #: State that torch's own optimizers and the common others keep for every parameter.
-_SLOTS = frozenset(
+SLOTS = frozenset(
     {
         "step",
         "exp_avg",
@@ -42,15 +42,23 @@ _SLOTS = frozenset(
         "exp_avg_diff",
         "neg_grad_or_diff",
         "z",
+        "momentum",
+        "exp_avg_fast",
+        "exp_avg_slow",
+        "hessian",
     }
 )
-# Copies in full precision, which parameters that have it themselves do not need.
-_COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
+#: Copies in full precision, which parameters that have it themselves do not need.
+COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
 _STATE = re.compile(r"(?:\A|(?<=\.))state\.")
 _OPTIMIZER = re.compile(r"(?:\A|\.)optim\w*\.")
 _DIGITS = re.compile(r"(?<![^.])\d+(?![^.])")
+_NUMBERED = re.compile(r"(?:\A|\.)\d+(?=\.)")
 _MOST = 0.75
 _MIN_SIBLINGS = 3
+
+# What a group of parameters has or not by its options (`amsgrad`, `momentum`, `centered`).
+_OPTIONS = frozenset({"max_exp_avg_sq", "momentum_buffer", "grad_avg"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,7 @@ def split_state(fqn: str) -> StateName | None:
     if match is None:
         return None
     rest = fqn[match.end() :]
-    known = _SLOTS | _COPIES
+    known = SLOTS | COPIES
     param, _, slot = rest.rpartition(".")
     if slot not in known:
         slot, _, param = rest.partition(".")
@@ -126,7 +134,7 @@ def _groups(fqns: Iterable[str]) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for fqn in fqns:
         name = split_state(fqn)
-        if name is not None and name.slot in _SLOTS:
+        if name is not None and name.slot in SLOTS:
             group = groups.setdefault(name.prefix, _Group())
             group.slots.setdefault(name.param, set()).add(name.slot)
     return groups
@@ -146,23 +154,46 @@ def _lacking_slots(slots: dict[str, set[str]]) -> Iterator[tuple[str, set[str], 
     for param, of_param in slots.items():
         profile = frozenset(of_param)
         better = fuller[profile]
-        if better is not None:
+        if better is not None and not _is_other(profile, better, profiles[profile]):
             yield param, set(better - profile), profiles[better]
+
+
+def _is_other(profile: frozenset[str], better: frozenset[str], num: int) -> bool:
+    """Whether so many parameters have the whole state of another optimizer, or of other options.
+
+    Lion keeps `exp_avg` alone, and counts no steps of a parameter; options are a group's, which
+    is seldom one parameter.
+    """
+    if profile == {"exp_avg"} and "step" in better:
+        return True
+    return num > 1 and better - profile <= _OPTIONS
 
 
 def _stateless(names: Iterable[str], with_state: set[str]) -> Iterator[tuple[str, int]]:
     """Model tensors without state, most of whose siblings have it."""
     families: dict[str, list[tuple[str, bool]]] = {}
+    moving: set[str] = set()
     for fqn in names:
         # The optimizer may know the parameter without the prefix of the model (`model.`).
         has = fqn in with_state or fqn.partition(".")[2] in with_state
         families.setdefault(_DIGITS.sub("*", fqn), []).append((fqn, has))
+        if has:
+            moving.add(_layer(fqn)[0])
     for members in families.values():
         num = sum(has for _, has in members)
         if _MIN_SIBLINGS <= num < len(members) and num >= _MOST * len(members):
-            for fqn, has in members:
-                if not has:
+            lacking = [fqn for fqn, has in members if not has]
+            # Who freezes some layers freezes the first ones, whole.
+            first = min(_layer(fqn)[1] for fqn, has in members if has)
+            if not all(_layer(n)[1] < first and _layer(n)[0] not in moving for n in lacking):
+                for fqn in lacking:
                     yield fqn, num
+
+
+def _layer(fqn: str) -> tuple[str, int]:
+    """The module of a list that a parameter is in, by the first number in its name, and that."""
+    match = _NUMBERED.search(fqn)
+    return (fqn[: match.end()], int(match[0].lstrip("."))) if match else (fqn, -1)
 
 
 def _finding(prefix: str, param: str, missing: set[str] | None, num: int) -> Finding:

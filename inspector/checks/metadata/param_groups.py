@@ -87,6 +87,8 @@ def _names(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry) -> list[
     """The names in a stored list of them; none if it is of numbers, or cannot be read."""
     # lazy: it reads payloads
     from inspector.checkpoint.payload.payload import open_value, unpacked
+
+    # lazy: it reads payloads
     from inspector.checkpoint.payload.source import RangeSource, open_file
 
     if entry.file < 0 or not 0 < entry.byte_length <= _MAX_BYTES:

@@ -11,6 +11,8 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.findings import Coverage, Finding, NotChecked
+from inspector.checks.seal.compare import check_manifest
+from inspector.checks.seal.seal import read_seal
 
 if TYPE_CHECKING:
     from inspector.checks.seal.manifest import Manifest
@@ -66,8 +68,6 @@ def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> DeepReques
     """
     if manifest is None:
         return DeepRequest(deep or values, values)
-    from inspector.checks.seal.seal import read_seal
-
     return DeepRequest(deep or values, values, read_seal(manifest), manifest)
 
 
@@ -84,9 +84,16 @@ def check_deep(
     """
     report = DeepReport((), Coverage())
     if wanted.payloads:
+        # lazy: what was asked for alone
         from inspector.checks.folder.integrity import check_integrity, has_integrity
+
+        # lazy: as above
         from inspector.checks.payload.dtensors import check_dtensors
+
+        # lazy: as above
         from inspector.checks.payload.payloads import check_payloads
+
+        # lazy: as above
         from inspector.checks.payload.stored_step import check_steps
 
         with line() as told:
@@ -100,8 +107,6 @@ def check_deep(
                 digests = check_integrity(checkpoint, storage, progress=told)
             report = _sum(report, digests.findings, digests.checked, digests.is_cancelled)
     if wanted.manifest is not None and not report.is_cancelled:
-        from inspector.checks.seal.compare import check_manifest
-
         with line() as told:
             sealed = check_manifest(
                 checkpoint,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
+from inspector.checkpoint.payload.crc import crc32
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     MissingPackageError,
@@ -23,17 +24,12 @@ from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.payload.judgement import Judgement, Note, Subject
 from inspector.checks.payload.stale_dtype import is_stale_dtype
 from inspector.errors import StorageError, UnreachableError
+from inspector.values.nonfinite import has_non_finite, scan_of
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import ValueScan
 
 __all__ = ["judge"]
-
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
 
 _MAX_ENTRY_BYTES = 1 << 30
 _STALE = (
@@ -333,8 +329,6 @@ def _read_records(
 
 def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueScan | None:
     """What counts NaN and infinities in the tensor's data, if it can hold any."""
-    from inspector.values.nonfinite import has_non_finite, scan_of
-
     tensor = payload.tensor
     if tensor is None or payload.data is None or not tensor.num_elements:
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.payload.source import RangeSource
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
@@ -26,7 +26,10 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
+from inspector.checks.payload.replicas import check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
+from inspector.checks.payload.values import file_at, value_findings
+from inspector.errors import StorageError
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -107,7 +110,9 @@ class _Run:
         self._quantized: dict[int, str] = {}
         self._stale_dtypes: dict[int, str] = {}
         self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
-        self._num_unread = 0
+        # What is left out for a fault that the other checks find is damage by that; where the
+        # fault came only after they had looked, nothing else would say so.
+        self._num_unread = sum(self.plan.left_out.values())
         self._lock = threading.Lock()
 
     # --- what workers tell
@@ -144,7 +149,9 @@ class _Run:
         with self._lock:
             self._tried[first:last] = True
             starts = self.plan.owner_start
-            self._skip(first, reason, int(starts[last] - starts[first]))
+            count = int(starts[last] - starts[first])
+            self._skip(first, reason, count)
+            self._num_unread += count
 
     def _keep(
         self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]
@@ -184,14 +191,18 @@ class _Run:
     # --- what comes out
 
     def report(self) -> PayloadReport:
-        findings = [f for _, found in sorted(self._findings, key=lambda x: x[0]) for f in found]
+        changed = self._leave_out_changed()
+        findings = [
+            f
+            for place, found in sorted(self._findings, key=lambda x: x[0])
+            if int(self.plan.file[place]) not in changed
+            for f in found
+        ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
         if self._stale_dtypes:
             read = frozenset(self._owners_read().tolist())
             findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
         if self._digests:
-            from inspector.checks.payload.replicas import check_replicas
-
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         if self._checkpoint.format == "dcp" and not self._checkpoint.per_rank_metadata:
             from inspector.checks.payload.replicas import check_repeats
@@ -201,12 +212,36 @@ class _Run:
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._quantized:
             findings.append(self._quantised())
-        if self._values:
-            from inspector.checks.payload.values import value_findings
         for index, found in sorted(self._values.items()):
             tensor = self._checkpoint.columns.tensor(index)
-            findings += value_findings(tensor, found, _file_at(self._checkpoint, tensor))
+            findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
+
+    def _leave_out_changed(self) -> set[int]:
+        """Files that somebody wrote to while they were read: what was found in them is of none.
+
+        A remote storage tells by itself (`storage.bounds.Tags`).
+        """
+        changed: set[int] = set()
+        if self._storage.local_path("") is None:
+            return changed
+        opened = self._read.copy()
+        opened[[place for place, _ in self._findings]] = True
+        for index in np.unique(self.plan.file[opened]).tolist():
+            file = self._checkpoint.files[index]
+            if file.num_bytes is None or file.modified_s is None:
+                continue
+            try:
+                now = self._storage.stat(file.path)
+            except StorageError:
+                now = None
+            if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
+                changed.add(index)
+                places = np.flatnonzero((self.plan.file == index) & opened)
+                self._read[places] = False
+                self._num_unread += len(places)
+                self._skip(int(places[0]), "the file changed while it was read", len(places))
+        return changed
 
     def _note(self, note: Note, places: list[int]) -> Finding:
         example = subject_of(
@@ -310,15 +345,3 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
         "the values are there: cut the file at that byte and open the rest with safetensors",
         file=path,
     )
-
-
-def _file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
-    """Finds the file with the chunk that holds an element."""
-
-    def find(index: tuple[int, ...]) -> str | None:
-        at = np.array(index, np.int64)
-        holds = ((tensor.offsets <= at) & (at - tensor.offsets < tensor.sizes)).all(axis=1)
-        chunks = np.flatnonzero(holds & (tensor.file >= 0))
-        return checkpoint.files[int(tensor.file[chunks[0]])].path if len(chunks) else None
-
-    return find

@@ -18,6 +18,8 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Severity
 from inspector.checks.metadata.local_state import local_pieces
+from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
+from inspector.checks.plan.roles import role_of
 from inspector.errors import InspectError
 from inspector.values.replicas import ReplicaDifference, replica_differences
 
@@ -54,10 +56,23 @@ def check_replicas(
     return [_finding(checkpoint, item, item.index in own) for item in found]
 
 
+def _may_be_own(checkpoint: Checkpoint, index: int, fqn: str) -> bool:
+    """Whether each rank may have its own value of a tensor, by what it is.
+
+    Generators, counters and positions are integers; losses and scales are single numbers; what an
+    unknown optimizer keeps may be of a rank's own piece.
+    """
+    columns = checkpoint.columns
+    if not columns.dtype(index).startswith(("float", "bfloat", "complex")):
+        return True
+    if role_of(fqn, is_tensor=True) == "extra" or not columns.shape(index):
+        return True
+    is_unknown = is_optimizer_state(fqn) and split_state(fqn) is None
+    return is_unknown or any("rng" in part or "random" in part for part in fqn.lower().split("."))
+
+
 def _finding(checkpoint: Checkpoint, found: ReplicaDifference, is_piece: bool) -> Finding:
-    dtype = checkpoint.columns.dtype(found.index)
-    # Ranks have generators, counters and positions of their own, which are integers.
-    is_own = is_piece or not dtype.startswith(("float", "bfloat", "complex"))
+    is_own = is_piece or _may_be_own(checkpoint, found.index, found.fqn)
     severity: Severity = "warning" if is_own else "error"
     ranks = [f"rank {r}" if r is not None else "one" for r in found.ranks]
     hint = (

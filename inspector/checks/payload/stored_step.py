@@ -32,13 +32,17 @@ def check_steps(checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
         checkpoint: The checkpoint.
         storage: Its folder; a few payloads are read.
     """
-    named = _named(checkpoint.path)
-    if named is None or checkpoint.format != "dcp":
+    found_name = _named(checkpoint.path)
+    if found_name is None or checkpoint.format != "dcp":
         return []
+    named, is_count = found_name
     found = []
     for fqn, file, step in _steps(checkpoint, storage):
-        # Some count from zero, some name a folder by the step that comes next.
-        if abs(step - named) > 1:
+        # Some count from zero, some name a folder by the step that comes next. What was saved of
+        # an earlier resume is behind; ahead are batches of which several make a step, and steps
+        # where the folder counts saves or epochs.
+        is_ahead = step > named and (is_count or not step % max(named, 1))
+        if abs(step - named) > 1 and not is_ahead:
             found.append(
                 Finding(
                     "step-mismatch",
@@ -54,11 +58,12 @@ def check_steps(checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
     return found
 
 
-def _named(path: str) -> int | None:
+def _named(path: str) -> tuple[int, bool] | None:
+    """The number in a folder's name, and whether it may be one of checkpoints."""
     for part in reversed(path.rstrip("/").split("/")[-2:]):
         found = _FOLDER.search(part)
         if found:
-            return int(found[1])
+            return int(found[1]), found[0].lower().startswith("checkpoint")
     return None
 
 

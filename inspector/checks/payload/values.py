@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inspector.checkpoint.model import Tensor
+import numpy as np
+
+from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
 from inspector.values.nonfinite import NonFinite
 
-__all__ = ["value_findings"]
+__all__ = ["file_at", "value_findings"]
 
 _WHAT: dict[str, tuple[str, str]] = {
     "values-nan": ("NaN", "NaN spreads to whatever is computed from it"),
@@ -52,3 +54,15 @@ def value_findings(
             )
         )
     return findings
+
+
+def file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
+    """Finds the file with the chunk that holds an element."""
+
+    def find(index: tuple[int, ...]) -> str | None:
+        at = np.array(index, np.int64)
+        holds = ((tensor.offsets <= at) & (at - tensor.offsets < tensor.sizes)).all(axis=1)
+        chunks = np.flatnonzero(holds & (tensor.file >= 0))
+        return checkpoint.files[int(tensor.file[chunks[0]])].path if len(chunks) else None
+
+    return find

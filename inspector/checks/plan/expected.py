@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inspector.checkpoint.dtypes import canonical
-from inspector.checkpoint.find.locate import locate, read_checkpoint
+from inspector.checkpoint.find.locate import locate_one, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.header import DTYPES, HeaderError, bounded_json, naturals
 from inspector.checkpoint.storage.base import parent_of
@@ -131,11 +131,7 @@ def _no_names(path: str, why: str) -> UsageError:
 
 
 def _from_checkpoint(path: str) -> Expected:
-    target = locate(path)
-    if isinstance(target, list):
-        why = f"it holds {plural(len(target), 'checkpoint')}"
-        raise UsageError(f"--against {printable(path)}: {why}", "give the path of one of them")
-    checkpoint = read_checkpoint(target)
+    checkpoint = read_checkpoint(locate_one(path))
     return expected_of(checkpoint, path, f"a {checkpoint.format} checkpoint")
 
 

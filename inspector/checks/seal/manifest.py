@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from inspector.checkpoint.json_bounds import over_bounds
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
@@ -160,6 +161,10 @@ def _listed(sealed: Iterable[SealedTensor | SealedEntry]) -> list[str]:
     return [*lines, " ],"]
 
 
+#: A seal is the user's own, and names all that a checkpoint of many files holds.
+_SCALE = 2
+
+
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """A seal from its file.
 
@@ -171,6 +176,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         UsageError: It is no seal, one of a later version, or a damaged one.
     """
     shown = printable(where)
+    over = over_bounds(text, _SCALE)
+    if over:
+        raise UsageError(f"{shown} is no seal: {over}")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -29,7 +29,7 @@ from inspector.values.fingerprint import Fingerprints, HashProgress, fingerprint
 __all__ = ["default_output", "read_seal", "refuse_output", "seal", "write_seal"]
 
 _SUFFIX = ".seal.json"
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 28
 _MAX_NAMED = 3
 
 

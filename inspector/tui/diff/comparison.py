@@ -141,26 +141,15 @@ class Comparison:
         gone, come = {a for a, _ in self._renamed}, {b for _, b in self._renamed}
         items: list[Item] = [*self._tensors.values(), *self._bytes.values()]
         items += [Renamed(a, b, tensors_a[a], tensors_b[b]) for a, b in self._renamed]
-        items += [
-            Lone(
-                n,
-                True,
-                tensors_a.get(n, -1),
-                "" if likely_a.get(n) in come else likely_a.get(n, ""),
-            )
-            for n in structure.only_in_a
-            if n not in gone
-        ]
-        items += [
-            Lone(
-                n,
-                False,
-                tensors_b.get(n, -1),
-                "" if likely_b.get(n) in gone else likely_b.get(n, ""),
-            )
-            for n in structure.only_in_b
-            if n not in come
-        ]
+        for names, is_a, tensors, likely, own, others in (
+            (structure.only_in_a, True, tensors_a, likely_a, gone, come),
+            (structure.only_in_b, False, tensors_b, likely_b, come, gone),
+        ):
+            for name in names:
+                if name not in own:
+                    twin = likely.get(name, "")
+                    twin = "" if twin in others else twin
+                    items.append(Lone(name, is_a, tensors.get(name, -1), twin))
         self.items = items
         self.rows = {item.fqn: row for row, item in enumerate(items)}
         self.counts = Counter(map(group_of, items))

@@ -64,11 +64,11 @@ class OpeningPair(Loading):
         self._children = prefetched
 
     def _load(self) -> Outcome:
-        from inspector.checkpoint.child.isolated import prefetch
-        from inspector.diff.model import Side, Tolerance
-        from inspector.diff.structure import compare_structure
-        from inspector.layout.writer.written_by import infer
-        from inspector.tui.diff.comparison import Comparison
+        from inspector.checkpoint.child.isolated import prefetch  # lazy: the screen shows without
+        from inspector.diff.model import Side, Tolerance  # lazy: the screen shows without
+        from inspector.diff.structure import compare_structure  # lazy: the screen shows without
+        from inspector.layout.writer.written_by import infer  # lazy: the screen shows without
+        from inspector.tui.diff.comparison import Comparison  # lazy: the screen shows without
 
         given = (self.pair.a, self.pair.b)
         # Two children, so that both are read at once.
@@ -96,20 +96,14 @@ class OpeningPair(Loading):
         return Comparison(structure, written_by, self.pair.tolerance or Tolerance(), filter_text)
 
     def _side(self, given: str | Loaded, child: Child | None) -> Loaded:
-        from inspector.checkpoint.find.locate import locate, read_checkpoint
+        # lazy: the screen shows without
+        from inspector.checkpoint.find.locate import locate_one, read_checkpoint
 
         if isinstance(given, Loaded):
             return given
         self.reading = given
         self.stage, self.num_bytes = f"looking at {printable(given, 200)}", 0
-        target = locate(given)
-        if isinstance(target, list):
-            names = ", ".join(printable(found.path or ".") for found in target[:3])
-            more = " ..." if len(target) > 3 else ""
-            raise UsageError(
-                f"{printable(given)} holds {len(target):,} checkpoints: give the path of one",
-                f"they are {names}{more}",
-            )
+        target = locate_one(given)
         return Loaded(target, read_checkpoint(target, progress=self._progress, prefetched=child))
 
 
@@ -157,7 +151,7 @@ class ComparingValues:
         return self._stop.is_set()
 
     def _run(self) -> None:
-        from inspector.diff.values import compare_values
+        from inspector.diff.values import compare_values  # lazy: the screen shows without
 
         try:
             self.outcome = compare_values(

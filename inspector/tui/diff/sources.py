@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.cells import get_character_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -15,8 +16,10 @@ from inspector.checkpoint.text import (
     format_bytes,
     format_placements,
     format_shape,
+    natural_keys,
     plural,
     printable,
+    shorten,
 )
 from inspector.diff.model import BytesDiff, TensorDiff, Tolerance
 from inspector.report.diff import format_difference, verdict_sentence
@@ -32,7 +35,7 @@ from inspector.tui.diff.comparison import (
 )
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
 __all__ = [
@@ -260,14 +263,10 @@ def side_line(comparison: Comparison, which: int, width: int) -> Text:
     if side.num_bytes_entries:
         facts.append(plural(side.num_bytes_entries, "bytes entry", "bytes entries"))
     tail = "  " + " · ".join(facts)
-    path = Text(printable(side.path), style="bold")
     room = max(width - len(tail) - 3, 12)
-    if path.cell_len > room:
-        # The end of a path tells which checkpoint it is.
-        plain = path.plain
-        while plain and Text(plain).cell_len > room - 1:
-            plain = plain[1:]
-        path = Text(f"…{plain}", style="bold")
+    # The end of a path tells which checkpoint it is.
+    shown = shorten(printable(side.path), room, "start", get_character_cell_size)
+    path = Text(shown, style="bold")
     line = Text.assemble((f"{'AB'[which]}  ", "bold"), path, (tail, "dim"), no_wrap=True)
     line.truncate(max(width, 1), overflow="ellipsis")
     return line

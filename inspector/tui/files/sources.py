@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import (
     format_box,
@@ -13,7 +14,7 @@ from inspector.checkpoint.text import (
     format_count,
     format_time,
 )
-from inspector.tui.kit.bar import bar
+from inspector.report.bar import bar
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
@@ -22,7 +23,7 @@ from inspector.tui.kit.virtual_table import TableSource
 if TYPE_CHECKING:
     from inspector.layout.contents import FileContents
 
-__all__ = ["CONTENT_COLUMNS", "FILE_COLUMNS", "ContentSource", "FileSource"]
+__all__ = ["FILE_COLUMNS", "ContentSource", "FileSource", "content_columns"]
 
 
 _BAR_CELLS = 24
@@ -88,13 +89,40 @@ class FileSource(TableSource):
         return self.badges.get(row, "error" if self.checkpoint.files[row].num_bytes is None else "")
 
 
-CONTENT_COLUMNS = (
-    Column("offset", "Offset", min_width=8, max_width=16, align="right"),
-    Column("length", "Length", min_width=8, max_width=12, align="right", descending_first=True),
-    Column("name", "Tensor", min_width=16, flex=2, cut="middle"),
-    Column("box", "Box", min_width=10, flex=1, max_width=40, cut="middle", sortable=False),
-    Column("dtype", "Dtype", min_width=5, max_width=16, priority=1, sortable=False),
-)
+# Rows that are looked at to choose the widths.
+_SAMPLE_ROWS = 100
+
+
+def content_columns(source: ContentSource | None = None) -> tuple[Column, ...]:
+    """Columns as wide as what stands in them: no offset is ever cut, the box goes first."""
+    widest = {"offset": 6, "length": 6, "name": 6, "box": 3, "dtype": 5}
+    if source is not None and source.num_rows:
+        rows = range(0, source.num_rows, max(1, source.num_rows // _SAMPLE_ROWS))
+        for key in ("name", "box", "dtype"):
+            cells = [source.cell(row, key) for row in rows]
+            texts = [cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells]
+            widest[key] = max(widest[key], *map(len, texts))
+        for key, numbers in (
+            ("offset", source.contents.byte_offset),
+            ("length", source.contents.byte_length),
+        ):
+            widest[key] = max(widest[key], len(str(max(numbers))))
+    box = min(widest["box"], 40)
+    return (
+        Column("offset", "Offset", width=widest["offset"], align="right"),
+        Column("length", "Length", width=widest["length"], align="right", descending_first=True),
+        Column("name", "Tensor", min_width=min(widest["name"], 24), flex=1, cut="middle"),
+        Column(
+            "box",
+            "Box",
+            min_width=min(box, 14),
+            max_width=box,
+            cut="middle",
+            priority=2,
+            sortable=False,
+        ),
+        Column("dtype", "Dtype", width=min(widest["dtype"], 16), priority=1, sortable=False),
+    )
 
 
 class ContentSource(TableSource):
@@ -128,7 +156,7 @@ class ContentSource(TableSource):
         if column_key == "name":
             return tensor.fqn
         if column_key == "dtype":
-            return tensor.dtype
+            return short_name(tensor.dtype)
         chunk = int(self.contents.chunk[row])
         return format_box(tensor.offsets[chunk].tolist(), tensor.sizes[chunk].tolist())
 

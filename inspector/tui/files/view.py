@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 
 from inspector.checkpoint.text import printable
 from inspector.layout.contents import file_contents
-from inspector.tui.files.sources import CONTENT_COLUMNS, FILE_COLUMNS, ContentSource, FileSource
+from inspector.tui.files.sources import FILE_COLUMNS, ContentSource, FileSource, content_columns
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.session import Loaded
@@ -32,7 +32,7 @@ class FilesView(TableView):
         self._table = VirtualTable(
             FILE_COLUMNS, id="files-table", empty_text="There is no data file"
         )
-        self._contents = VirtualTable(CONTENT_COLUMNS, id="contents")
+        self._contents = VirtualTable(content_columns(), id="contents")
         self._names: list[str] = []
 
     def compose(self) -> ComposeResult:
@@ -111,7 +111,9 @@ class FilesView(TableView):
             if empty
             else "No entry of the metadata names this file: it is left from another save"
         )
-        self._contents.set_source(ContentSource(checkpoint, file_contents(checkpoint, row)))
+        source = ContentSource(checkpoint, file_contents(checkpoint, row))
+        self._contents.set_columns(content_columns(source))
+        self._contents.set_source(source)
 
     def copy_choices(self) -> list[tuple[str, str]]:
         row = self.table.cursor_row

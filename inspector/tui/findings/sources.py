@@ -6,25 +6,61 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import (
     format_count,
+    natural_keys,
+    printable,
 )
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inspector.checks.findings import Finding
 
-__all__ = ["FINDING_COLUMNS", "FindingSource"]
+__all__ = ["FindingSource", "finding_columns"]
 
 
-FINDING_COLUMNS = (
-    Column("severity", "Severity", width=8),
-    Column("code", "Code", min_width=12, max_width=20),
-    Column("subject", "Subject", min_width=14, max_width=40, flex=1, cut="middle", priority=1),
-    Column("elements", "Elements", width=10, align="right", priority=2, descending_first=True),
-    Column("message", "What is wrong", min_width=20, flex=3, sortable=False),
-)
+# Rows that are looked at to choose the widths.
+_SAMPLE_ROWS = 300
+
+
+def finding_columns(findings: Sequence[Finding]) -> tuple[Column, ...]:
+    """Columns as wide as what stands in them; what is wrong goes last on a narrow screen.
+
+    The severity has its glyph before the row, and the number of elements stands in the message:
+    these two columns go first.
+    """
+    step = max(1, len(findings) // _SAMPLE_ROWS)
+    sample = findings[::step]
+    code = max(map(len, (finding.code for finding in sample)), default=4)
+    subject = max((len(printable(_subject(f), 40)) for f in sample), default=7)
+    return (
+        Column("severity", "Severity", width=8, priority=3),
+        Column("code", "Code", min_width=min(code, 20), max_width=min(code, 24)),
+        Column(
+            "subject",
+            "Subject",
+            min_width=max(7, min(subject, 20)),
+            max_width=max(7, min(subject, 48)),
+            cut="middle",
+            priority=1,
+        ),
+        Column("elements", "Elements", width=10, align="right", priority=2, descending_first=True),
+        Column("message", "What is wrong", min_width=34, flex=1, sortable=False),
+    )
+
+
+def _subject(finding: Finding) -> str:
+    return finding.fqn if finding.fqn is not None else finding.file or ""
+
+
+def _message(finding: Finding) -> str:
+    """What is wrong, without the name that stands in the column before it."""
+    subject = printable(_subject(finding), 200)
+    return finding.message.removeprefix(f"{subject}: ") if subject else finding.message
+
 
 _SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
@@ -50,10 +86,10 @@ class FindingSource(TableSource):
         if column_key == "code":
             return finding.code
         if column_key == "subject":
-            return finding.fqn if finding.fqn is not None else finding.file or ""
+            return _subject(finding)
         if column_key == "elements":
             return "" if finding.num_elements is None else format_count(finding.num_elements)
-        return finding.message
+        return _message(finding)
 
     def sort_key(self, column_key: str) -> SortKeys | None:
         findings = self.findings

@@ -13,13 +13,13 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding, Report
-from inspector.errors import InspectError
+from inspector.errors import Cancelled, InspectError
 from inspector.report.check import checked_sentence, verdict_sentence
 from inspector.tui.advice import on_screen
 from inspector.tui.background import Background
 from inspector.tui.commands import CHECK_BYTES
-from inspector.tui.findings.checking import DeepCheck
-from inspector.tui.findings.sources import FINDING_COLUMNS, FindingSource
+from inspector.tui.findings.checking import DeepCheck, DeepResult
+from inspector.tui.findings.sources import FindingSource, finding_columns
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
@@ -55,15 +55,15 @@ class FindingsView(TableView):
     class Deepened(Message):
         """Every byte was read, or as many as there was time for, or it could not be done."""
 
-        def __init__(self, loaded: Loaded, report: Report) -> None:
+        def __init__(self, loaded: Loaded, result: DeepResult) -> None:
             super().__init__()
             self.loaded = loaded
-            self.report = report
+            self.result = result
 
     def __init__(self) -> None:
         super().__init__(id="findings")
         self._table = VirtualTable(
-            FINDING_COLUMNS, id="findings-table", empty_text="The checks are still running"
+            finding_columns(()), id="findings-table", empty_text="The checks are still running"
         )
         self._text = Static("", markup=False, id="finding-text")
         self._source: FindingSource | None = None
@@ -104,6 +104,7 @@ class FindingsView(TableView):
         self._source = FindingSource(report.findings)
         self._names = self._source.searchable
         self._table.set_empty_text(f"{verdict_sentence(report).capitalize()}")
+        self._table.set_columns(finding_columns(report.findings))
         self._table.set_source(self._source)
         self.refilter()
         if row is not None:
@@ -116,24 +117,35 @@ class FindingsView(TableView):
         """Start to read every byte; while that is done, stop it."""
         if self._deep is not None:
             self._reading.stop()
-        elif self.loaded is None or self._report is None:
-            self.notify("The checks of the metadata are still running.")
+        elif self.loaded is None:
+            self.notify("The checkpoint is still being read.")
         else:
-            deep = self._deep = DeepCheck(self.loaded, self._report)
+            deep = self._deep = DeepCheck(self.loaded)
             self._reading.ask(deep, deep.run)
 
-    def _has_read(self, deep: DeepCheck, outcome: Report | InspectError) -> None:
-        stopped = self._reading.is_stopping or deep.was_stopped
+    def _has_read(self, deep: DeepCheck, outcome: DeepResult | InspectError) -> None:
         self._deep = None
-        if isinstance(outcome, InspectError):
+        if isinstance(outcome, Cancelled):
+            self._tell("Stopped: no byte was read", outcome.message, "warning")
+        elif isinstance(outcome, InspectError):
             self._tell("The check failed", outcome.message, "error")
-            return
-        self.post_message(self.Deepened(deep.loaded, outcome))
-        title = "Stopped: not every byte was read" if stopped else "Every byte was read"
-        if outcome.checked.not_checked and not stopped:
+        else:
+            self.post_message(self.Deepened(deep.loaded, outcome))
+            self._tell_result(outcome)
+
+    def _tell_result(self, result: DeepResult) -> None:
+        report = result.report
+        title = "Every byte was read"
+        if result.is_lost:
+            title = "It cannot be read any more"
+        elif result.was_stopped:
+            title = "Stopped: not every byte was read"
+        elif report.checked.not_checked:
             title = "What could be read was read, which is not every byte"
-        sound = outcome.verdict == "sound"
-        self._tell(title, verdict_sentence(outcome), "information" if sound else "error")
+        said = verdict_sentence(report, is_stopped=result.was_stopped)
+        if result.loaded is not None:
+            said = f"it changed since it was opened; {said}"
+        self._tell(title, said, "information" if report.verdict == "sound" else "error")
 
     def _tell(self, title: str, said: str, severity: SeverityLevel) -> None:
         self.notify(said, title=title, severity=severity, markup=False)

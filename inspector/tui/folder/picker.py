@@ -162,7 +162,7 @@ class PickerScreen(Screen[None]):
 
     def _say_steps(self) -> None:
         """Every checkpoint is judged: which step is the newest sound one, and what is wrong."""
-        from inspector.checks.run import judge_run
+        from inspector.checks.run import judge_run  # lazy: the list of a folder shows without
 
         run = judge_run(self._folder.run, self._judged)
         rows = {item: row for row, item in enumerate(self._folder.found)}
@@ -230,8 +230,8 @@ class PickerScreen(Screen[None]):
         if marked == row:
             self.notify("This is the marked one: go to another.")
             return
-        from inspector.tui.diff.opening import PairOf
-        from inspector.tui.diff.screen import open_pair
+        from inspector.tui.diff.opening import PairOf  # lazy: the list of a folder shows without
+        from inspector.tui.diff.screen import open_pair  # lazy: the list of a folder shows without
 
         open_pair(self.app, PairOf(self._path_of(marked), self._path_of(row)))
 
@@ -245,6 +245,7 @@ class PickerScreen(Screen[None]):
             self._open(row)
 
     def _open(self, row: int) -> None:
+        # lazy: the list of a folder shows without
         from inspector.tui.screens.loading import LoadingScreen
 
         path = self._opening = self._path_of(row)
@@ -256,7 +257,10 @@ class PickerScreen(Screen[None]):
         return f"{base.rstrip('/')}/{item.path}" if item.path else base
 
     def _opened(self, outcome: object) -> None:
+        # lazy: the list of a folder shows without
         from inspector.tui.screens.error import ErrorScreen
+
+        # lazy: the list of a folder shows without
         from inspector.tui.screens.main import MainScreen
 
         if isinstance(outcome, Loaded):
@@ -270,6 +274,7 @@ class PickerScreen(Screen[None]):
             self.action_open_found()
 
     def action_reload(self) -> None:
+        # lazy: the list of a folder shows without
         from inspector.tui.screens.loading import LoadingScreen
 
         self.app.push_screen(LoadingScreen.of(self._folder.path), self._reloaded)

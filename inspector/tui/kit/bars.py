@@ -11,7 +11,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
-from inspector.tui.kit.bar import bar
+from inspector.report.bar import bar
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
 
@@ -37,7 +37,14 @@ class ViewBar(Static):
         """Args: `views` are (id, key, title)."""
         super().__init__(markup=False)
         self._views = views
+        self._counts: dict[str, tuple[int, str]] = {}
         self._spans: list[tuple[int, int, str]] = []
+
+    def show_count(self, view: str, count: int, style: str = "") -> None:
+        """Show how many things of note a view holds, beside its title; none if it is 0."""
+        if self._counts.get(view, (0, "")) != (count, style):
+            self._counts[view] = count, style
+            self._draw()
 
     def watch_current(self) -> None:
         self._draw()
@@ -51,13 +58,29 @@ class ViewBar(Static):
     def _draw(self) -> None:
         text = Text()
         self._spans = []
-        # Where there is no room for a blank between them, they stand side by side.
-        needed = sum(len(key) + len(title) + 4 for _, key, title in self._views)
-        gap = " " if needed <= self.size.width - 2 else ""
-        for view, key, title in self._views:
+        counts = {view: f" {n:,}" for view, (n, _) in self._counts.items() if n}
+        titles = {view: title for view, _, title in self._views}
+
+        def needed() -> int:
+            return sum(
+                len(key) + len(titles[view]) + len(counts.get(view, "")) + 3
+                for view, key, _ in self._views
+            )
+
+        # Where there is no room for a blank between them, they stand side by side; then the last
+        # words of titles go: `Load plan` is `plan` enough.
+        room = self.size.width - 2
+        gap = " " if needed() + len(self._views) <= room else ""
+        for view, title in titles.items():
+            if needed() > room:
+                titles[view] = title.rpartition(" ")[2].capitalize()
+        for view, key, _ in self._views:
             start = text.cell_len
             style = "bold reverse" if view == self.current else ""
-            text.append(f" {key} {title} ", style=style)
+            text.append(f" {key} {titles[view]}", style=style)
+            if view in counts:
+                text.append(counts[view], style or self._counts[view][1])
+            text.append(" ", style=style)
             self._spans.append((start, text.cell_len, view))
             text.append(gap)
         room = self.size.width - 2 - text.cell_len - len(self.note)

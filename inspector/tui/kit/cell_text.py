@@ -14,12 +14,11 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import Cut, printable, shorten
 
 __all__ = ["BADGES", "STYLE_NAMES", "Align", "Cell", "Cut", "cell_segments", "fit", "shown"]
 
 Align: TypeAlias = Literal["left", "right", "center"]
-Cut: TypeAlias = Literal["end", "middle"]
 
 Cell: TypeAlias = "str | Text | tuple[str, str]"
 """Plain text, styled text, or text with the name of a style (one of `STYLE_NAMES`)."""
@@ -33,8 +32,6 @@ BADGES: dict[str, tuple[str, str]] = {
     "error": ("✗", "error"),
 }
 """Badge by severity, mildest first: glyph and style name. The glyphs tell them apart unaided."""
-
-_ELLIPSIS = "…"
 
 
 def shown(text: str, width: int, cut: Cut = "end") -> str:
@@ -63,7 +60,7 @@ def fit(text: str, width: int, align: Align = "left", cut: Cut = "end") -> str:
         return ""
     length = len(text) if text.isascii() else cell_len(text)
     if length > width:
-        text = _cut_middle(text, width) if cut == "middle" else _cut_end(text, width)
+        text = shorten(text, width, cut, get_character_cell_size)
         length = cell_len(text)
         if length > width:  # a sequence that is wider in part than as a whole
             text, length = set_cell_size(text, width), width
@@ -73,33 +70,6 @@ def fit(text: str, width: int, align: Align = "left", cut: Cut = "end") -> str:
     if align == "center":
         return " " * (room // 2) + text + " " * (room - room // 2)
     return text + " " * room
-
-
-def _head(text: str, width: int) -> str:
-    used = 0
-    for position, char in enumerate(text):
-        used += get_character_cell_size(char)
-        if used > width:
-            return text[:position]
-    return text
-
-
-def _tail(text: str, width: int) -> str:
-    used = 0
-    for position in range(len(text) - 1, -1, -1):
-        used += get_character_cell_size(text[position])
-        if used > width:
-            return text[position + 1 :]
-    return text
-
-
-def _cut_end(text: str, width: int) -> str:
-    return _head(text, width - 1) + _ELLIPSIS
-
-
-def _cut_middle(text: str, width: int) -> str:
-    head = (width - 1) // 3
-    return _head(text, head) + _ELLIPSIS + _tail(text, width - 1 - head)
 
 
 def cell_segments(

@@ -1,16 +1,12 @@
-"""Columns of a table: which fit into a width, and how wide each one gets."""
+"""Columns of a table on the screen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.tui.kit.cell_text import Align, Cut
 
-__all__ = ["GAP", "Column", "fit_columns"]
-
-GAP = 2
-"""Blank cells between two columns."""
+__all__ = ["Column"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,55 +50,3 @@ class Column:
         if self.max_width is not None:
             return max(self.max_width, self.min_width)
         return None if self.flex else self.min_width
-
-
-def fit_columns(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
-    """The columns that show in `width` cells, in order, each with its width.
-
-    Columns hide by priority until the least widths fit. What is then left goes to columns
-    without flex up to their most, then to flex columns by their share. If even those of
-    priority 0 do not fit, the result is wider than asked, and the table scrolls.
-    """
-    kept = list(columns)
-    while _total([c.least for c in kept]) > width:
-        hideable = [i for i, c in enumerate(kept) if c.priority > 0]
-        if not hideable:
-            break
-        del kept[max(hideable, key=lambda i: (kept[i].priority, i))]
-    widths = [c.least for c in kept]
-    room = max(0, width - _total(widths))
-    flexible = [i for i, c in enumerate(kept) if c.flex]
-    room -= _grow(kept, widths, room // 2 if flexible else room)
-    while room > 0 and flexible:
-        shares = sum(kept[i].flex for i in flexible)
-        given = 0
-        for i in list(flexible):
-            share = max(1, room * kept[i].flex // shares)
-            most = kept[i].most
-            limit = room if most is None else most - widths[i]
-            more = max(0, min(share, limit, room - given))
-            widths[i] += more
-            given += more
-            if most is not None and widths[i] >= most:
-                flexible.remove(i)
-        room -= given
-        if not given:
-            break
-    _grow(kept, widths, room)
-    return list(zip(kept, widths, strict=True))
-
-
-def _grow(columns: Sequence[Column], widths: list[int], room: int) -> int:
-    """Widens columns without flex, those that hide last first; how many cells that took."""
-    taken = 0
-    for i in sorted(range(len(columns)), key=lambda i: columns[i].priority):
-        most = columns[i].most
-        if not columns[i].flex and most is not None:
-            more = min(room - taken, most - widths[i])
-            widths[i] += more
-            taken += more
-    return taken
-
-
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + GAP * max(0, len(widths) - 1)

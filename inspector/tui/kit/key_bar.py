@@ -44,7 +44,7 @@ class KeyBar(Widget):
     """` s Sort  / Filter `: a click presses the key; the wheel scrolls what does not fit.
 
     The app's own keys come last and always; the screen's as many as there is room for, in the
-    order of the command table.
+    order of the command table. A screen's `quiet_actions` are commands that would do nothing now.
     """
 
     ALLOW_SELECT = False
@@ -83,8 +83,9 @@ class KeyBar(Widget):
 
     def _read(self, screen: Screen[object]) -> None:
         hints: dict[str, _Hint] = {}
+        quiet: frozenset[str] = getattr(screen, "quiet_actions", frozenset())
         for node, binding, enabled, tooltip in screen.active_bindings.values():
-            if binding.show and binding.action not in hints:
+            if binding.show and binding.action not in hints and binding.action not in quiet:
                 shown_key, title = self.app.get_key_display(binding), binding.description
                 is_pinned = node is self.app
                 hint = _Hint(binding.key, shown_key, title, enabled, tooltip, is_pinned)

@@ -18,8 +18,9 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from inspector.report.table import GAP, fit_columns
 from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
-from inspector.tui.kit.columns import GAP, Column, fit_columns
+from inspector.tui.kit.columns import Column
 from inspector.tui.kit.cursor_view import CursorView
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class VirtualTable(CursorView):
             keys = self._source.sort_key(key)
             if keys is None:
                 return None
-            from inspector.tui.kit.row_order import sort_order
+            from inspector.tui.kit.row_order import sort_order  # lazy: the first frame does without
 
             order = self._orders[key, reverse] = sort_order(keys, reverse=reverse)
         return order
@@ -258,7 +259,7 @@ class VirtualTable(CursorView):
         elif order is None:
             self._rows = self._filter
         else:
-            from inspector.tui.kit.row_order import ordered
+            from inspector.tui.kit.row_order import ordered  # lazy: the first frame does without
 
             self._rows = ordered(self._filter, order)
         self._measure()
@@ -270,11 +271,19 @@ class VirtualTable(CursorView):
             self.announce()
 
     def _measure(self) -> None:
-        self.fit_width(self.scrollable_content_region.width)
-        self.lines_changed(width=self._scrolled_width)
+        width = self.scrollable_content_region.width
+        # Nothing is measured while it is hidden: that is done when it shows (`on_show`), and at
+        # the latest when it is drawn.
+        self._fitted = width if width > 0 else -1
+        if width > 0:
+            self.fit_width(width)
+        self.lines_changed(width=self._scrolled_width if width > 0 else 0)
 
     def fit_width(self, width: int) -> None:
+        before = self._shown_columns
         self._shown_columns = fit_columns(self._columns, max(0, width - _GUTTER))
+        if self._shown_columns != before:
+            self._drawn.clear()
 
     @property
     def _scrolled_width(self) -> int:
@@ -285,6 +294,9 @@ class VirtualTable(CursorView):
     def on_mount(self) -> None:
         self._measure()
         self.announce()
+
+    def on_show(self) -> None:
+        self._measure()
 
     def on_resize(self, event: events.Resize) -> None:
         self.fit_width(self.scrollable_content_region.width)

@@ -14,7 +14,7 @@ from inspector.checkpoint.text import format_bytes
 from inspector.tui.kit.cell_text import fit, shown
 from inspector.tui.verification.figures import RankProgress
 
-__all__ = ["GLYPHS", "Run", "cell_lines", "merged", "stage_bar", "word"]
+__all__ = ["GLYPHS", "Run", "cell_lines", "ends", "merged", "stage_bar", "word"]
 
 Run: TypeAlias = "tuple[str, str]"
 """Text, and the name of its style: empty for the cell's own, or `mark`, `bar`, `rest`, `dim`."""
@@ -70,7 +70,7 @@ def cell_lines(rank: RankProgress, width: int, height: int) -> list[list[Run]]:
         rate = f"{format_bytes(rank.rate)}/s" if rank.rate >= 1 else ""
         memory = _memory(rank)
         pairs = [(moved, rate), (memory, "")] if height >= 4 else [(moved, rate or memory)]
-        lines += [[(_ends(left, right, width), "dim")] for left, right in pairs]
+        lines += [[(ends(left, right, width), "dim")] for left, right in pairs]
     return lines[:height]
 
 
@@ -81,7 +81,7 @@ def _memory(rank: RankProgress) -> str:
     return f"{format_bytes(rank.memory)} mem{gpu}"
 
 
-def _ends(left: str, right: str, width: int) -> str:
+def ends(left: str, right: str, width: int) -> str:
     """Texts at both ends of a line; the right one goes if there is no room."""
     room = width - 2
     if len(left) + len(right) + 1 > room:

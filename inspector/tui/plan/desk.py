@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from inspector.checkpoint.find.locate import matching
+from inspector.checks.plan.problems import find_gaps, plan_problems
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
+from inspector.layout.reads.load_plan import Planner
+from inspector.report.plan import as_written
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -89,8 +95,6 @@ class PlanDesk:
         Raises:
             InspectError: There is none, and why.
         """
-        from inspector.checks.plan.problems import find_gaps, plan_problems
-
         planner = self._planner_of(order.filter_text)
         plan = planner.plan(order.mesh)
         if self._gaps is None:
@@ -103,11 +107,6 @@ class PlanDesk:
 
     def _planner_of(self, filter_text: str) -> Planner:
         """The planner of the entries that a filter leaves; kept until another is asked for."""
-        import numpy as np
-
-        from inspector.checkpoint.find.locate import matching
-        from inspector.layout.reads.load_plan import Planner
-
         if self._planner is None or filter_text != self._filter_text:
             checkpoint, names = self.checkpoint, self.names
             is_chosen = np.zeros(len(names), dtype=np.bool_)
@@ -131,8 +130,6 @@ class PlanDesk:
         written_by = order.written_by
         if written_by is None or written_by.mesh is None or written_by.mesh == order.mesh:
             return None
-        from inspector.report.plan import as_written
-
         if self._written is None or self._written[:2] != (planner, written_by.mesh):
             found = as_written(planner, written_by, order.mesh)
             if found is None:

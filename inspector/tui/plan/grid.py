@@ -17,6 +17,7 @@ from inspector.checkpoint.text import format_bytes, format_count, plural
 from inspector.layout.reads.load_plan import LoadPlan
 from inspector.tui.kit.cell_text import fit
 from inspector.tui.mesh.layout import MeshLayout
+from inspector.tui.mesh.paint import ends
 from inspector.tui.mesh.rank_grid import RankGrid
 
 __all__ = ["PlanGrid"]
@@ -161,10 +162,10 @@ class PlanGrid(RankGrid):
         if part == 2:
             files = plural(int(figures.num_files[rank]), "file")
             items = plural(int(figures.num_reads[rank]), "read")
-            return [Segment(_ends(files, items, width), dim)]
+            return [Segment(ends(files, items, width), dim)]
         empty = int(figures.num_empty_tensors[rank])
         peak = f"peak {format_bytes(int(figures.peak_bytes[rank]))}"
-        return [Segment(_ends(peak, f"{format_count(empty)} empty" if empty else "", width), dim)]
+        return [Segment(ends(peak, f"{format_count(empty)} empty" if empty else "", width), dim)]
 
     def _cell_styles(
         self, level: int, is_worst: bool, is_chosen: bool
@@ -193,11 +194,3 @@ class PlanGrid(RankGrid):
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._styles.clear()
-
-
-def _ends(left: str, right: str, width: int) -> str:
-    """Texts at both ends of a line; the right one goes if there is no room."""
-    room = width - 2
-    if len(left) + len(right) + 1 > room:
-        right = ""
-    return f" {fit(left, room - len(right))}{right} "

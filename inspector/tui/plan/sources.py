@@ -10,7 +10,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.text import format_box, format_bytes, format_count, format_shape
 from inspector.layout.geometry import Ints
 from inspector.layout.reads.load_plan import LoadPlan, Read
-from inspector.tui.kit.bar import bar
+from inspector.report.bar import bar
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys

@@ -17,8 +17,10 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
+from inspector.report.plan import headline
 from inspector.tui.background import Background
 from inspector.tui.commands import command
+from inspector.tui.kit.lines import FilterLine
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.mesh.picker import MeshPicker
@@ -33,7 +35,9 @@ from inspector.tui.plan.sources import (
     PlanRankSource,
     ReadSource,
 )
+from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
 from inspector.tui.screens.copy import CopyScreen
+from inspector.verify.job.commands import elsewhere
 from inspector.verify.preflight import too_many_ranks
 
 if TYPE_CHECKING:
@@ -198,8 +202,6 @@ class LoadPlanView(TableView):
 
     async def prepare_filter(self) -> None:
         """Above the sentences: a filter that leaves nothing must not hide itself."""
-        from inspector.tui.kit.lines import FilterLine
-
         line = FilterLine()
         line.display = False
         await self.mount(line, before="#plan-facts")
@@ -249,8 +251,6 @@ class LoadPlanView(TableView):
             return
         self._answered = order
         if isinstance(outcome, InspectError):
-            from inspector.tui.plan.words import error_text
-
             self._planned = None
             self.add_class("-none")
             self.query_one("#plan-text", Static).update(error_text(outcome))
@@ -289,8 +289,6 @@ class LoadPlanView(TableView):
 
     def _show_words(self) -> None:
         """The sentences, as many as there is room for; or what is wrong with what was typed."""
-        from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
-
         planned, text = self._planned, self.query_one("#plan-text", Static)
         error = self.query_one(MeshPicker).error
         if error is not None:
@@ -475,8 +473,6 @@ class LoadPlanView(TableView):
 
     def commands(self) -> list[tuple[str, str]]:
         """The lines that verify the checkpoint under this mesh elsewhere, and where."""
-        from inspector.verify.job.commands import elsewhere
-
         if self.loaded is None:
             return []
         lines = elsewhere(self.loaded.checkpoint.path, self.mesh)
@@ -486,8 +482,6 @@ class LoadPlanView(TableView):
         planned = self._planned
         if planned is None:
             return []
-        from inspector.report.plan import headline
-
         choices = [("mesh", str(planned.plan.mesh)), ("in short", headline(planned.plan))]
         row = self._reads.cursor_row
         source = self._reads.source

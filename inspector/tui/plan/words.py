@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
+from inspector.checks.plan.faults import untold
 from inspector.errors import InspectError
 from inspector.report.plan import comparison, headline, plan_facts
 from inspector.tui.advice import on_screen
@@ -38,9 +40,6 @@ def with_faults(planned: Planned, findings: Sequence[Finding]) -> list[Finding]:
         findings: What the checks found; those about an entry that its filter leaves out are not
             of this load.
     """
-    from inspector.checkpoint.find.locate import matching
-    from inspector.checks.plan.faults import untold
-
     faults = untold(findings, planned.problems)
     if planned.order.filter_text:
         loaded = set(matching([f.fqn or "" for f in faults], planned.order.filter_text))

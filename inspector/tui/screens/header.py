@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.cells import get_character_cell_size
 from rich.text import Text
+from textual import events
+from textual.message import Message
 from textual.widgets import Static
 
-from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checkpoint.text import format_bytes, plural, printable, shorten
 from inspector.report.writer import groups_words, sure_words
+from inspector.tui.kit.cell_text import fit
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
-    from inspector.checks.findings import Report
     from inspector.layout.writer.written_by import WrittenBy
+    from inspector.tui.findings.standing import Standing
 
 __all__ = ["CheckpointHeader", "header_lines"]
 
@@ -70,6 +74,9 @@ class CheckpointHeader(Static):
     }
     """
 
+    class BadgeClicked(Message):
+        """A click on the verdict: the user wants to see what it rests on."""
+
     def __init__(self) -> None:
         super().__init__(markup=False)
         self._path = ""
@@ -102,27 +109,20 @@ class CheckpointHeader(Static):
             self._badge = ("", "")
         self._draw()
 
-    def show_report(self, report: Report) -> None:
-        """Show the verdict at the right end of the first line."""
-        errors, warnings = report.count("error"), report.count("warning")
-        if report.is_empty:
-            self._badge = ("EMPTY", "bold black on yellow")
-        elif report.verdict != "sound":
-            self._badge = (
-                f"{report.verdict.upper()}: {plural(errors, 'error')}",
-                "bold white on red",
-            )
-        elif warnings:
-            self._badge = (f"sound, {plural(warnings, 'warning')}", "bold black on yellow")
-        else:
-            read = ", every byte read" if report.checked.payloads else ""
-            self._badge = (f"sound{read}", "bold black on green")
-        self._draw()
+    def show_standing(self, standing: Standing) -> None:
+        """Show the verdict, and what it rests on, at the right end of the first line."""
+        badge = standing.badge
+        if badge[0]:
+            self._badge = badge
+            self._draw()
 
-    def show_stale(self) -> None:
-        """Say that what is shown could not be read anew."""
-        self._badge = ("NOT THERE ANY MORE, OR NOT READABLE", "bold white on red")
-        self._draw()
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        text = self._badge[0]
+        # It stands at the right end of the first line, a blank on either side of it.
+        start = self.size.width - 2 - (len(text) + 2)
+        if text and offset is not None and offset.y == 0 and offset.x >= start:
+            self.post_message(self.BadgeClicked())
 
     def on_resize(self) -> None:
         self._draw()
@@ -134,21 +134,23 @@ class CheckpointHeader(Static):
         badge, badge_style = self._badge
         room = width - (len(badge) + 3 if badge else 0)
         facts = _fitting(self._facts[0], max(0, room - min(len(self._path), room // 2) - 2))
+        # Who wrote it is told in the second line where the first has no room for it.
+        left = [fact for fact in self._facts[0][len(facts) :] if fact.startswith("by ")]
         tail = "  ".join(facts)
-        path = Text(self._path, style="bold")
-        path_room = max(8, room - len(tail) - 2)
-        if path.cell_len > path_room:
-            # The end of a path tells which checkpoint it is, a scheme that it is not here.
-            scheme, mark, shown = self._path.rpartition("://")
-            cut = f"{scheme}{mark}…"
-            while shown and Text(cut + shown).cell_len > path_room:
-                shown = shown[1:]
-            path = Text(cut + shown, style="bold")
+        # The end of a path tells which checkpoint it is, a scheme that it is not here.
+        scheme, mark, end = self._path.rpartition("://")
+        path_room = max(8, room - len(tail) - 2) - len(scheme + mark)
+        end = shorten(end, max(path_room, 1), "start", get_character_cell_size)
+        path = Text(scheme + mark + end, style="bold")
         gap = " " * max(2, room - path.cell_len - len(tail))
         first = Text.assemble(path, gap, (tail, "dim"))
         if badge:
             first = Text.assemble(first, "  ", (f" {badge} ", badge_style))
-        second = Text(" · ".join(_fitting(self._facts[1], width, 3)))
+        wanted = [*self._facts[1][:1], *left, *self._facts[1][1:]]
+        facts = _fitting(wanted, width, 3)
+        if not facts and wanted:
+            facts = [fit(wanted[0], width).rstrip()]
+        second = Text(" · ".join(facts))
         # Of two lines always: the rest of the screen need not be laid out anew.
         self.update(Text("\n").join([first, second]), layout=False)
 

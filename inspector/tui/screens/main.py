@@ -7,21 +7,24 @@ which a thread works out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.app import ComposeResult
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
-from inspector.errors import InspectError
+from inspector.errors import Cancelled, InspectError, StorageError
 from inspector.tui.background import Background, Stop
-from inspector.tui.commands import CHECK_BYTES, VIEW_KEYS, command
+from inspector.tui.commands import CHECK_BYTES, command
+from inspector.tui.findings.standing import Standing
 from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
+from inspector.tui.screens.lookout import Lookout, OpenScreen
+from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
@@ -44,82 +47,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MainScreen"]
 
-_VIEWS = tuple(
-    (view, VIEW_KEYS[view], title)
-    for view, title in (
-        ("tensors", "Tensors"),
-        ("files", "Files"),
-        ("findings", "Findings"),
-        ("verify", "Verify"),
-        ("plan", "Load plan"),
-        ("values", "Values"),
-        ("stats", "Stats"),
-    )
-)
+_OF_FINDINGS = frozenset({"step_finding(1)"})
 _PAINT_S = 0.1
 _TURN_S = 0.001
 
 
-def _other_views() -> Iterator[View]:
-    """The views that are not the first frame's, each imported and made when it is asked for."""
-    from inspector.tui.files.view import FilesView
-
-    yield FilesView()
-    from inspector.tui.findings.view import FindingsView
-
-    yield FindingsView()
-    from inspector.tui.verification.view import VerificationView
-
-    yield VerificationView()
-    from inspector.tui.plan.view import LoadPlanView
-
-    yield LoadPlanView()
-    from inspector.tui.values.view import ValuesView
-    from inspector.tui.values.work import Known
-
-    known = Known()
-    yield ValuesView(known)
-    from inspector.tui.values.statistics import StatisticsView
-
-    yield StatisticsView(known)
-
-
-class MainScreen(Screen[None]):
+class MainScreen(OpenScreen):
     """One checkpoint, open: it holds what is open and switches views; what they do is theirs."""
 
     BINDINGS = [
-        *(
-            command(VIEW_KEYS[view], f"show_view('{view}')", title, about)
-            for view, title, about in (
-                ("tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),
-                ("files", "Files", "Every data file: its size, and what lies in it."),
-                (
-                    "findings",
-                    "Findings",
-                    "Everything that is wrong, and what torch would do about it.",
-                ),
-                (
-                    "verify",
-                    "Verification",
-                    "The verification: each rank and each tensor as it happens.",
-                ),
-                (
-                    "plan",
-                    "Load plan",
-                    "What every rank of a mesh would read, and how much memory that takes.",
-                ),
-                (
-                    "values",
-                    "Values",
-                    "The numbers of the tensor under the cursor: figures, histogram, map.",
-                ),
-                (
-                    "stats",
-                    "Statistics",
-                    "All tensors that were read: those with NaN first, then odd norms.",
-                ),
-            )
-        ),
+        *VIEW_COMMANDS,
         command(
             "i",
             "info",
@@ -131,6 +68,13 @@ class MainScreen(Screen[None]):
             "statistics",
             "Read all",
             "Read the numbers of every tensor: NaN, norms, ranked; again to stop.",
+        ),
+        command(
+            "n",
+            "step_finding(1)",
+            "Next finding",
+            "Go to the next finding, where it is.",
+            footer=True,
         ),
         command(
             CHECK_BYTES,
@@ -147,7 +91,6 @@ class MainScreen(Screen[None]):
             footer=True,
         ),
         command("D", "compare_with", "Compare with", "Say how another checkpoint differs from it."),
-        command("n", "step_finding(1)", "Next finding", "Go to the next finding, where it is."),
         command("N", "step_finding(-1)", "Previous finding", "Go to the finding before."),
         command("r", "reload", "Reload", "Read the checkpoint anew."),
         command("escape", "back", "Back", "Leave what is open: filter, zoom, checkpoint."),
@@ -162,15 +105,17 @@ class MainScreen(Screen[None]):
         self.written_by: WrittenBy | None = None
         self._from_picker = from_picker
         self._completed = False
-        self._report: Report | None = None
+        self.standing = Standing()
+        self._has_led = False
         self._stepped = False
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
+        self._lookout = Lookout(self)
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
-        yield ViewBar(_VIEWS)
+        yield ViewBar(VIEWS)
         with ContentSwitcher(initial="tensors"):
             yield TensorsView()
         yield TaskLine()
@@ -183,6 +128,7 @@ class MainScreen(Screen[None]):
             self.show(self.opened)
         self.action_show_view("tensors")
         self.watch(self, "focused", self._keep_focus, init=False)
+        self.watch(self.app, "app_focus", self._look_when_back, init=False)
         self.call_after_refresh(self._complete)
 
     def _keep_focus(self, focused: Widget | None) -> None:
@@ -202,7 +148,7 @@ class MainScreen(Screen[None]):
             await self.mount(KeyBar())
             await view.complete()
             await view.prepare_filter()
-        self._missing = _other_views()
+        self._missing = other_views()
         self.set_timer(_TURN_S, self._add_view)
 
     async def _add_view(self) -> None:
@@ -230,9 +176,11 @@ class MainScreen(Screen[None]):
         """Show a checkpoint; where the cursor's entry is in it too, the cursor stays on it."""
         self.loaded = loaded
         self.written_by = None
-        self._report = None
+        self.standing = Standing()
         self._stepped = False
+        self._lookout.drop()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
+        self._show_count()
         for view in self.query(View):
             view.show(loaded)
         if self._completed:
@@ -258,6 +206,7 @@ class MainScreen(Screen[None]):
         written_by = infer(loaded.checkpoint)
         self.call_later(self._show_writer, loaded, written_by)
         sort_ahead(source)
+        # What `check` would say of it; a folder that cannot be read any more is said here, too.
         return judge_loaded(loaded, written_by)
 
     def _show_writer(self, loaded: Loaded, written_by: WrittenBy) -> None:
@@ -273,26 +222,93 @@ class MainScreen(Screen[None]):
             said, hint = printable(outcome.message, 300), printable(outcome.hint, 300)
             title = "A check failed"
             self.notify(f"{said}\n{hint}", title=title, severity="error", markup=False)
-        else:
-            self._show_report(loaded, outcome)
+            if isinstance(outcome, StorageError) and loaded is self.loaded:
+                self._lookout.lose(outcome)
+        elif loaded is self.loaded and not self.standing.is_deep:
+            self.stand(checked=outcome)
+            self._lead_to_damage()
 
-    def _show_report(self, loaded: Loaded, report: Report) -> None:
-        if loaded is not self.loaded:
+    # What is known of it.
+
+    def stand(self, **known: Any) -> None:
+        """Take what is known now, and show it: one list in every view, one verdict above."""
+        standing = self.standing = replace(self.standing, **known)
+        self.query_one(CheckpointHeader).show_standing(standing)
+        report = standing.report
+        if report is not None:
+            for view in self.query(View):
+                view.show_report(report)
+        self._show_count()
+        self.refresh_bindings()
+
+    def _show_count(self) -> None:
+        report = self.standing.report
+        count, style = 0, ""
+        if report is not None:
+            count = len(report.findings)
+            style = "bold red" if report.count("error") else "yellow"
+            style = style if report.count("error") + report.count("warning") else ""
+        self.query_one(ViewBar).show_count("findings", count, style)
+
+    @property
+    def quiet_actions(self) -> frozenset[str]:
+        """Commands that work and mean nothing now: the footer leaves them out."""
+        report = self.standing.report
+        return frozenset() if report is not None and report.findings else _OF_FINDINGS
+
+    def _lead_to_damage(self) -> None:
+        """Put the cursor on the first entry that is damaged, unless it was moved already."""
+        report, view = self.standing.report, self.query_one(TensorsView)
+        if self._has_led or report is None:
             return
-        self._report = report
-        self.query_one(CheckpointHeader).show_report(report)
-        for view in self.query(View):
-            view.show_report(report)
+        self._has_led = True
+        if self.view is not view or not view.is_untouched:
+            return
+        for number, finding in enumerate(report.findings):
+            if finding.severity != "error":
+                return
+            name = view.entry_of(finding)
+            if name is not None:
+                findings = cast("FindingsView", self.query_one("#findings"))
+                findings.table.select_row(number)
+                view.go_to(replace(finding, fqn=name))
+                self._stepped = True
+                return
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()
-        self._show_report(event.loaded, event.report)
+        result = event.result
+        if event.loaded is not self.loaded:
+            return
+        if result.loaded is not None:
+            self.show(result.loaded)
+        self.stand(
+            checked=result.report,
+            is_deep=True,
+            was_stopped=result.was_stopped,
+            is_lost=result.is_lost,
+            changes="",
+        )
+
+    def on_statistics_view_found(self, event: StatisticsView.Found) -> None:
+        event.stop()
+        if event.loaded is self.loaded:
+            self.stand(valued=event.findings)
+
+    def on_checkpoint_header_badge_clicked(self) -> None:
+        self.action_show_view("findings")
+
+    # What lies under the screen.
+
+    def _look_when_back(self, has_focus: bool) -> None:
+        """The terminal has the focus again: much may have happened meanwhile."""
+        if has_focus and self.is_attached:
+            self._lookout.look(reads=False)
 
     # Views.
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its views are there."""
         return self._completed
 
     @property
@@ -375,15 +391,21 @@ class MainScreen(Screen[None]):
 
     def action_verify(self) -> None:
         if self.is_complete:
-            self._verification.begin()
+            self._begin_verification()
+
+    def _begin_verification(self, mesh: str = "", filter_text: str = "") -> None:
+        # The form opens at once, for keys that come in the same burst.
+        if self.verification.begin(mesh, filter_text):
+            self._lookout.look(reads=True)
 
     @property
-    def _verification(self) -> VerificationView:
+    def verification(self) -> VerificationView:
+        """The view of verifications."""
         return cast("VerificationView", self.query_one("#verify"))
 
     def on_load_plan_view_verify_asked(self, event: LoadPlanView.VerifyAsked) -> None:
         event.stop()
-        self._verification.begin(event.mesh, event.filter_text)
+        self._begin_verification(event.mesh, event.filter_text)
 
     def on_verification_view_began(self, event: VerificationView.Began) -> None:
         event.stop()
@@ -397,15 +419,20 @@ class MainScreen(Screen[None]):
 
     def _show_verification(self) -> None:
         """Show the app's verification, if it is of this checkpoint."""
-        view = self._verification
+        view = self.verification
         view.show_running()
         if view.run is not None and view.run.is_over:
             self._mark_verified(view.run)
 
     def _mark_verified(self, run: Run) -> None:
-        from inspector.tui.verification.control import findings_of
+        from inspector.tui.verification.control import findings_of, proof_of
 
-        self.query_one(TensorsView).show_verified(findings_of(run.moment.snapshot))
+        snapshot = run.moment.snapshot
+        is_of_this = self.verification.is_of_what_is_shown
+        self.stand(
+            verified=tuple(findings_of(snapshot)) if is_of_this else (),
+            proved=proof_of(snapshot) if is_of_this else "",
+        )
 
     def action_compare_with(self) -> None:
         """Ask for the path of another checkpoint, and show how it differs."""
@@ -442,7 +469,8 @@ class MainScreen(Screen[None]):
         # The first step goes to the finding under the cursor, not past it.
         finding = findings.step(steps if self._stepped else 0)
         if finding is None:
-            self.notify("There is no finding." if self._report else "The checks are still running.")
+            is_done = self.standing.report is not None
+            self.notify("There is no finding." if is_done else "The checks are still running.")
         else:
             self._go_to(finding)
 
@@ -457,9 +485,16 @@ class MainScreen(Screen[None]):
         self.app.push_screen(LoadingScreen.of(path, whole_folder=False), self._reloaded)
 
     def _reloaded(self, outcome: object) -> None:
-        if isinstance(outcome, Exception):
-            self.query_one(CheckpointHeader).show_stale()
-            self.notify(str(outcome), title="It could not be read", severity="error", markup=False)
-        elif outcome is not None:
-            self.show(cast("Loaded", outcome))
-            self.notify("Read anew.")
+        loaded = self.loaded
+        if loaded is None or isinstance(outcome, Cancelled) or outcome is None:
+            return
+        if isinstance(outcome, InspectError):
+            self._lookout.tell_lost(outcome)
+            self._lookout.lose(outcome)
+            return
+        from inspector.checkpoint.find.changes import is_same_save
+
+        fresh = cast("Loaded", outcome)
+        is_same = is_same_save(fresh.checkpoint, loaded.checkpoint)
+        self.show(fresh)
+        self.notify(f"Read anew: {'nothing' if is_same else 'it'} changed since it was opened.")

@@ -54,7 +54,8 @@ def _crowding(painting: Painting) -> tuple[str, int, bool]:
 class ChunkMap(Pane, can_focus=True):
     """A drawing of one tensor's chunks.
 
-    Keys: h and l step through the chunks. A click picks one.
+    Keys: h and l step through the chunks, j and k go to the one below and above. A click picks
+    one.
     """
 
     ALLOW_SELECT = False
@@ -96,6 +97,8 @@ class ChunkMap(Pane, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right,l", "step(1)", "Next chunk", show=False, id="chunks.next"),
         Binding("left,h", "step(-1)", "Previous chunk", show=False, id="chunks.previous"),
+        Binding("down,j", "step_line(1)", "Chunk below", show=False, id="chunks.below"),
+        Binding("up,k", "step_line(-1)", "Chunk above", show=False, id="chunks.above"),
     ]
 
     class ChunkSelected(Message):
@@ -116,15 +119,27 @@ class ChunkMap(Pane, can_focus=True):
         *,
         highlight: int | None = None,
         colour: bool | None = None,
+        tells_current: bool = True,
         name: str | None = None,
         id: str | None = None,  # noqa: A002
         classes: str | None = None,
     ) -> None:
-        """Args: `colour` False draws lines and shades; None does so if the app has no colour."""
+        """Make it; `show` draws another tensor.
+
+        Args:
+            boxes: What to draw.
+            highlight: The chunk picked out.
+            colour: False draws lines and shades; None does so if the app has no colour.
+            tells_current: Whether a caption says which chunk is picked out.
+            name: As of any widget.
+            id: Likewise.
+            classes: Likewise.
+        """
         super().__init__(name=name, id=id, classes=classes)
         self._boxes = boxes
         self._highlight = highlight
         self._colour = colour
+        self._tells_current = tells_current
         self._strips: list[Strip] | None = None
         self._drawn_size = Size(0, 0)
         self._styles_of: dict[int, Style] = {}
@@ -187,7 +202,7 @@ class ChunkMap(Pane, can_focus=True):
             lines = height - above - below - room
             return paint(boxes, width - margin, lines, colour=colour, highlight=self._highlight)
 
-        room = min(most, 1 if self._highlight is None else 2)
+        room = min(most, 2 if self._current_line() else 1)
         painting = attempt(room)
         words = self._words(boxes, painting, width, colour)
         if len(words) > room and most > room:
@@ -230,7 +245,12 @@ class ChunkMap(Pane, can_focus=True):
 
     def _current_line(self) -> str:
         boxes, index = self._boxes, self._highlight
-        if boxes is None or index is None or not 0 <= index < len(boxes.offsets):
+        if (
+            not self._tells_current
+            or boxes is None
+            or index is None
+            or not 0 <= index < len(boxes.offsets)
+        ):
             return ""
         rank = int(boxes.ranks[index])
         writer = f"written by rank {rank}" if rank >= 0 else "writer unknown"
@@ -284,6 +304,25 @@ class ChunkMap(Pane, can_focus=True):
         if num:
             start = self._highlight if self._highlight is not None else (-1 if step > 0 else num)
             self._pick(max(0, min(num - 1, start + step)))
+
+    def action_step_line(self, step: int) -> None:
+        """Go to the chunk that is drawn below (or above); where none is, to the next."""
+        drawn, index = self._painting, self._highlight
+        if drawn is None or index is None:
+            self.action_step(step)
+            return
+        lines, columns = np.nonzero(drawn.chunk == index)
+        if len(lines):
+            column = int(columns[len(columns) // 2])
+            at = int(lines.max() if step > 0 else lines.min())
+            ahead = drawn.chunk[at + 1 :, column] if step > 0 else drawn.chunk[:at, column][::-1]
+            others = ahead[(ahead >= 0) & (ahead != index)]
+            if len(others):
+                self._pick(int(others[0]))
+                return
+        columns_drawn = (np.unique(cells[cells >= 0]) for cells in drawn.chunk.T)
+        if all(len(chunks) < 2 for chunks in columns_drawn):
+            self.action_step(step)  # Nothing is drawn below anything: they lie side by side.
 
     def _pick(self, index: int) -> None:
         self.set_highlight(index)

@@ -14,6 +14,7 @@ from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literal
 from inspector.checkpoint.text import (
+    format_box,
     format_bytes,
     format_count,
     format_placements,
@@ -27,7 +28,7 @@ from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.kit.pane import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
-from inspector.tui.tensors.sources import CHUNK_COLUMNS, ChunkSource
+from inspector.tui.tensors.sources import ChunkSource, chunk_columns
 
 __all__ = ["TensorDetail"]
 
@@ -62,6 +63,22 @@ def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: T
         if written_by.mesh is not None and placement.placements is not None:
             rows.append((f"along the axes of {written_by.mesh}", "dim"))
     return _lines(rows)
+
+
+def chunk_text(checkpoint: Checkpoint, tensor: Tensor, index: int) -> Text:
+    """Where a chunk lies, in the tensor and on storage, in three lines; no number is cut."""
+    file = int(tensor.file[index])
+    box = format_box(tensor.offsets[index].tolist(), tensor.sizes[index].tolist())
+    rank = int(checkpoint.chunk_ranks(tensor.file[index : index + 1])[0])
+    text = Text.assemble(
+        ("box    ", "dim"), (box, "bold"), (f"  chunk {index:,} of {tensor.num_chunks:,}", "dim")
+    )
+    text.append("\nrank   ", "dim").append(str(rank) if rank >= 0 else "?", "bold")
+    if file < 0:
+        return text.append("\nfile   ", "dim").append("stored nowhere", "bold red")
+    text.append("  file ", "dim").append(printable(checkpoint.files[file].path, 400), "bold")
+    text.append("\nbytes  ", "dim").append(f"at {tensor.byte_offset[index]}", "bold")
+    return text.append(f", {tensor.byte_length[index]} long", "bold")
 
 
 def bytes_facts(checkpoint: Checkpoint, entry: BytesEntry, value: str = "") -> Text:
@@ -103,8 +120,26 @@ class _FactsText(Static):
 
     virtual_size = Pane.virtual_size
 
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(markup=False, id=id)
+        self._is_shown = False
+        self._is_stale = False
+
+    def on_show(self) -> None:
+        self._is_shown = True
+        if self._is_stale:
+            self._is_stale = False
+            self.refresh(layout=True)
+
+    def on_hide(self) -> None:
+        self._is_shown = False
+
     def show(self, facts: Text) -> None:
         self.update(facts, layout=False)
+        if not self._is_shown:
+            # Nothing is measured while it is hidden.
+            self._is_stale = True
+            return
         size = self.content_size
         if self.get_content_height(self.container_size, self.app.size, size.width) != size.height:
             self.refresh(layout=True)
@@ -128,22 +163,30 @@ class TensorDetail(Pane):
     TensorDetail #detail-facts Static { width: 1fr; height: auto; }
     TensorDetail ChunkMap { width: 1fr; padding: 0 1; border-left: vkey $panel; }
     TensorDetail VirtualTable { height: 1fr; min-height: 3; }
+    TensorDetail #detail-chunk {
+        height: 3; padding: 0 1; background: $panel; display: none;
+    }
     """
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._tensor: Tensor | None = None
         self._shown_entry: BytesEntry | None = None
-        self._text = _FactsText(markup=False, id="detail-text")
+        self._text = _FactsText(id="detail-text")
         self._facts = _Facts(self._text, id="detail-facts")
-        self._map = ChunkMap()
+        self._map = ChunkMap(tells_current=False)
+        self._picked_lines = Static("", markup=False, id="detail-chunk")
+        #: The chunk picked in the map or the list, or None.
+        self.picked: int | None = None
+        self._checkpoint: Checkpoint | None = None
         #: The list of chunks.
-        self.chunks = VirtualTable(CHUNK_COLUMNS, id="detail-chunks")
+        self.chunks = VirtualTable(chunk_columns(), id="detail-chunks")
 
     def compose(self) -> ComposeResult:
         with RowPane():
             yield ColumnPane(self._facts, self.chunks, id="detail-left")
             yield self._map
+        yield self._picked_lines
 
     def give_room(self, *, is_roomy: bool) -> None:
         """Show the list of chunks beside the facts if there is room for both."""
@@ -167,17 +210,23 @@ class TensorDetail(Pane):
             findings: What is wrong with it.
             marked: The finding among them whose box is drawn over the chunks.
         """
-        self._tensor = tensor
+        before = self._tensor
+        is_same = before is not None and before.index == tensor.index
+        is_same = is_same and self._checkpoint is checkpoint
+        self._tensor, self._checkpoint = tensor, checkpoint
         facts = tensor_facts(checkpoint, written_by, tensor)
         self._text.show(_with_findings(facts, findings))
         source = ChunkSource(checkpoint, tensor)
-        self.chunks.set_source(source)
+        if not is_same:
+            self._pick(None)
+            self.chunks.set_columns(chunk_columns(source))
+            self.chunks.set_source(source)
         marks: tuple[Mark, ...] = ()
         if marked is not None and marked.offsets is not None and marked.sizes is not None:
             kind = "gap" if marked.code == "chunk-gap" else "overlap"
             marks = (Mark(marked.offsets, marked.sizes, kind),)
         boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks, marks)
-        self._map.show(boxes)
+        self._map.show(boxes, self.picked)
         self._map.display = True
 
     def show_bytes(
@@ -185,6 +234,7 @@ class TensorDetail(Pane):
     ) -> None:
         """Show a non-tensor entry, and its value once that is read, if it is a plain one."""
         self._tensor = None
+        self._pick(None)
         self._shown_entry = entry
         facts = bytes_facts(checkpoint, entry)
         self._text.show(_with_findings(facts, findings))
@@ -218,20 +268,36 @@ class TensorDetail(Pane):
     def show_nothing(self) -> None:
         """Nothing is under the cursor."""
         self._tensor = None
+        self._pick(None)
         self._shown_entry = None
         self._text.show(Text())
         self.chunks.set_source(NoRows())
         self._map.show(None)
 
+    # One chunk is picked, wherever it was picked.
+
+    def pick_under_cursor(self) -> None:
+        """Pick the chunk under the list's cursor: the list has the keys."""
+        self._pick(self.chunks.cursor_row)
+
+    def _pick(self, index: int | None) -> None:
+        self.picked = index
+        self._map.set_highlight(index)
+        tensor, checkpoint = self._tensor, self._checkpoint
+        is_there = tensor is not None and index is not None and index < tensor.num_chunks
+        if is_there and tensor is not None and checkpoint is not None and index is not None:
+            self._picked_lines.update(chunk_text(checkpoint, tensor, index), layout=False)
+        self._picked_lines.display = is_there
+
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
         event.stop()
-        if self._tensor is not None and event.row >= 0:
-            focused = event.table.has_focus
-            self._map.set_highlight(event.row if focused else None)
+        if self._tensor is not None and event.row >= 0 and event.table.has_focus:
+            self._pick(event.row)
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
 
     def on_chunk_map_chunk_selected(self, event: ChunkMap.ChunkSelected) -> None:
         event.stop()
+        self._pick(event.index)
         self.chunks.select_row(event.index)

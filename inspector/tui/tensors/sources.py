@@ -17,16 +17,19 @@ from inspector.checkpoint.text import (
     format_placements,
     format_ranks,
     format_shape,
+    natural_keys,
 )
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import Ints, SortKeys, natural_keys
+from inspector.tui.kit.row_order import Ints, SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["CHUNK_COLUMNS", "ChunkSource", "EntrySource"]
+__all__ = ["ChunkSource", "EntrySource", "chunk_columns"]
 
 _NAMES_AT_ONCE = 8192
 _MOST_SHOWN_RANKS = 500
@@ -69,6 +72,21 @@ class EntrySource(TableSource):
             *(max(entry.byte_length, 0) for entry in self.checkpoint.bytes_entries),
         ]
         return [sizes[entry] for entry in self.entries.tolist()]
+
+    def rows_in(self, paths: Collection[str]) -> list[int]:
+        """Rows of the entries with bytes in one of these files, by their raw paths."""
+        checkpoint = self.checkpoint
+        numbers = [i for i, file in enumerate(checkpoint.files) if file.path in paths]
+        if not numbers:
+            return []
+        columns = checkpoint.columns
+        inside = np.zeros(columns.num_tensors + len(checkpoint.bytes_entries), np.bool_)
+        chunks = np.flatnonzero(np.isin(columns.file, numbers))
+        inside[np.searchsorted(columns.chunk_start, chunks, side="right") - 1] = True
+        for number, entry in enumerate(checkpoint.bytes_entries):
+            inside[columns.num_tensors + number] = entry.file in numbers
+        rows: list[int] = np.flatnonzero(inside[self.entries]).tolist()
+        return rows
 
     def tensor(self, row: int) -> Tensor | None:
         """The tensor of a row; None for a bytes entry."""
@@ -172,14 +190,40 @@ def _ranks(texts: list[str]) -> Ints:
     return np.fromiter((rank[text] for text in texts), np.int64, len(texts))
 
 
-CHUNK_COLUMNS = (
-    Column("chunk", "#", min_width=3, max_width=6, align="right"),
-    Column("box", "Box", min_width=12, max_width=40, flex=2, cut="middle"),
-    Column("rank", "Rank", width=5, align="right"),
-    Column("file", "File", min_width=12, max_width=30, flex=1, cut="middle"),
-    Column("offset", "Offset", min_width=8, max_width=14, align="right", priority=1),
-    Column("length", "Length", min_width=7, max_width=12, align="right", priority=1),
-)
+# Rows that are looked at to choose the widths.
+_SAMPLE_CHUNKS = 60
+
+
+def chunk_columns(source: ChunkSource | None = None) -> tuple[Column, ...]:
+    """Columns as wide as what stands in them: no number is ever cut, the file goes first."""
+    widest = {"chunk": 1, "box": 3, "rank": 4, "file": 4, "offset": 6, "length": 6}
+    if source is not None and source.num_rows:
+        rows = range(0, source.num_rows, max(1, source.num_rows // _SAMPLE_CHUNKS))
+        for key in ("box", "file"):
+            cells = [source.cell(row, key) for row in rows]
+            texts = [cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells]
+            widest[key] = max(widest[key], *map(len, texts))
+        tensor = source.tensor
+        for key, numbers in (
+            ("chunk", [source.num_rows - 1]),
+            ("rank", source.ranks),
+            ("offset", tensor.byte_offset),
+            ("length", tensor.byte_length),
+        ):
+            widest[key] = max(widest[key], len(str(max(numbers))))
+
+    def number(key: str, title: str, priority: int = 0) -> Column:
+        return Column(key, title, width=widest[key], align="right", priority=priority)
+
+    box, file = min(widest["box"], 40), min(widest["file"], 40)
+    return (
+        number("chunk", "#", 4),
+        Column("box", "Box", min_width=min(box, 18), max_width=box, cut="middle"),
+        number("rank", "Rank"),
+        Column("file", "File", min_width=min(file, 12), max_width=file, cut="middle", priority=3),
+        number("offset", "Offset", 1),
+        number("length", "Length", 2),
+    )
 
 
 class ChunkSource(TableSource):

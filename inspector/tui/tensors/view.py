@@ -15,9 +15,9 @@ from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.tensors.entry_columns import entry_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
-    from inspector.checkpoint.model import Ints
+    from inspector.checkpoint.model import Ints, Tensor
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.session import Loaded
@@ -78,8 +78,8 @@ class TensorsView(TableView):
         self._source: EntrySource | None = None
         self._columns: tuple[TableColumn, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
-        self._report: Report | None = None
-        self._verified: Sequence[Finding] = ()
+        #: Of files that are damaged as a whole, and so whatever has bytes in them.
+        self._of_files: dict[str, list[Finding]] = {}
         self._marked: Finding | None = None
         self._subtree: Ints | None = None
         self._tree_wanted: bool | None = None
@@ -127,8 +127,7 @@ class TensorsView(TableView):
         self.loaded = loaded
         source = self._source = EntrySource(loaded.checkpoint)
         self._subtree = None
-        self._findings, self._marked = {}, None
-        self._report, self._verified = None, ()
+        self._findings, self._of_files, self._marked = {}, {}, None
         self._show_columns()
         self.table.set_source(source)
         self._fill_tree()
@@ -158,22 +157,14 @@ class TensorsView(TableView):
             self._show_row(self.table.cursor_row)
 
     def show_report(self, report: Report) -> None:
-        self._report = report
-        self._show_findings()
-
-    def show_verified(self, findings: Sequence[Finding]) -> None:
-        """Mark the entries that a verification found wrong."""
-        self._verified = findings
-        self._show_findings()
-
-    def _show_findings(self) -> None:
         if self._source is None:
             return
-        self._findings = {}
-        found = () if self._report is None else self._report.findings
-        for finding in (*self._verified, *found):
+        self._findings, self._of_files = {}, {}
+        for finding in report.findings:
             if finding.fqn is not None:
                 self._findings.setdefault(finding.fqn, []).append(finding)
+            elif finding.file is not None and finding.severity == "error":
+                self._of_files.setdefault(finding.file, []).append(finding)
         self._show_badges()
         self._show_row(self.table.cursor_row)
 
@@ -187,6 +178,7 @@ class TensorsView(TableView):
         if worst:
             names = self._source.row_names
             badges = {row: worst[name] for row, name in enumerate(names) if name in worst}
+        badges.update(dict.fromkeys(self._source.rows_in(self._of_files), "error"))
         self._source.badges = badges
         self.table.refresh_rows()
         if self._tree is not None:
@@ -209,17 +201,28 @@ class TensorsView(TableView):
         self._show_row(row)
         return True
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the cursor still lies where it lay when this was opened, and nothing hides."""
+        is_first = self.table.cursor == 0 and not self.is_zoomed and self._subtree is None
+        return is_first and (self._line is None or not self._line.display)
+
+    def entry_of(self, finding: Finding) -> str | None:
+        """Raw name of the entry a finding is about: its own, or the first in its file."""
+        source = self._source
+        if source is None:
+            return None
+        if finding.fqn is not None:
+            return finding.fqn if finding.fqn in source.row_names else None
+        rows = [] if finding.file is None else source.rows_in([finding.file])
+        return source.row_names[rows[0]] if rows else None
+
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
         name, marked = self._current_name(), self._marked
         if name is None:
             return None
         is_element = marked is not None and marked.fqn == name and "values-" in marked.code
         return name, marked.offsets if marked is not None and is_element else None
-
-    def select_name(self, name: str) -> None:
-        """Put the cursor on an entry, if it is one of those that show."""
-        if name in self.names:
-            self.table.select_row(self.names.index(name))
 
     def _show_columns(self) -> None:
         if self._source is not None:
@@ -306,13 +309,22 @@ class TensorsView(TableView):
             return
         tensor = source.tensor(row)
         name = source.name(row)
-        findings = self._findings.get(name, [])
+        findings = [*self._findings.get(name, []), *self._findings_of_files(tensor)]
         if tensor is not None:
             marked = self._marked if self._marked and self._marked.fqn == name else None
             detail.show_tensor(checkpoint, source.written_by, tensor, findings, marked)
         else:
             entry = int(source.entries[row]) - checkpoint.num_tensors
             detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry], findings)
+
+    def _findings_of_files(self, tensor: Tensor | None) -> Iterator[Finding]:
+        """Those of the files in which a tensor has bytes."""
+        if tensor is None or not self._of_files or self._source is None:
+            return
+        files = self._source.checkpoint.files
+        for number in dict.fromkeys(tensor.file.tolist()):
+            if number >= 0:
+                yield from self._of_files.get(files[number].path, ())
 
     # Room.
 
@@ -330,6 +342,8 @@ class TensorsView(TableView):
             return
         self._set_zoomed(not self.is_zoomed)
         (self._detail.chunks if self.is_zoomed else self.table).focus()
+        if self.is_zoomed:
+            self._detail.pick_under_cursor()
 
     def _set_zoomed(self, zoomed: bool) -> None:
         # The class says which; what it changes is changed here. The style sheet would be matched
@@ -381,7 +395,7 @@ class TensorsView(TableView):
         choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
         tensor = source.tensor(row)
         if tensor is not None and tensor.num_chunks and self._detail is not None:
-            chunk = self._detail.chunks.cursor_row or 0
+            chunk = self._detail.picked or self._detail.chunks.cursor_row or 0
             file = int(tensor.file[chunk])
             if file >= 0:
                 path = printable(source.checkpoint.files[file].path)

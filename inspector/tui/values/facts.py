@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from rich.text import Text
 from textual.widgets import Static
 
@@ -103,8 +104,6 @@ def _parts(dtype: str) -> int:
 
 def _chunk_at(tensor: Tensor, index: tuple[int, ...]) -> int | None:
     """The first stored chunk that holds an element."""
-    import numpy as np
-
     at = np.array(index, np.int64)
     inside = ((tensor.offsets <= at) & (at < tensor.offsets + tensor.sizes)).all(axis=1)
     found = np.flatnonzero(inside & (tensor.file >= 0))

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.widgets import Static
 
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
+from inspector.checkpoint.text import format_bytes, format_shape, natural_keys, plural, printable
 from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
@@ -28,6 +29,7 @@ from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead
 
 if TYPE_CHECKING:
+    from inspector.checks.findings import Finding
     from inspector.tui.kit.bars import TaskLine
     from inspector.tui.session import Loaded
 
@@ -194,6 +196,14 @@ class StatisticsView(TableView):
             self.fqn = fqn
             self.index = index
 
+    class Found(Message):
+        """All tensors were read, or as many as there was time for: what is wrong with values."""
+
+        def __init__(self, loaded: Loaded, findings: tuple[Finding, ...]) -> None:
+            super().__init__()
+            self.loaded = loaded
+            self.findings = findings
+
     def __init__(self, known: Known) -> None:
         super().__init__(id="stats")
         self._known = known
@@ -257,11 +267,14 @@ class StatisticsView(TableView):
         """A part of the run, or all of it, or why there is none."""
         if loaded is not self.loaded:
             return
+        is_over = not self._runs.is_busy
         if isinstance(answer, InspectError):
             self.notify(answer.message, title="No statistics", severity="error", markup=False)
             self._table.set_empty_text(f"It could not be read: {printable(answer.message)}")
             return
         self._take(answer)
+        if is_over and answer is self._run:
+            self.post_message(self.Found(answer.loaded, tuple(_findings(answer))))
 
     def _take(self, run: WholeRun) -> None:
         if run is not self._run or self.loaded is None:
@@ -279,8 +292,6 @@ class StatisticsView(TableView):
         self._show_summary(run)
 
     def _show_summary(self, run: WholeRun) -> None:
-        from rich.text import Text
-
         num_read = sum(item.stats.num_read for item in run.ranked)
         text = Text(no_wrap=True, overflow="ellipsis")
         if not run.is_whole:
@@ -332,3 +343,20 @@ class StatisticsView(TableView):
             cell = self._source.cell(row, column.key)
             cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
         return [("name", printable(self._source.row_names[row])), ("row", "\t".join(cells))]
+
+
+def _findings(run: WholeRun) -> Iterator[Finding]:
+    """What is wrong with the values that were read, in the words of `check --values`."""
+    # lazy: when something is found
+    from inspector.checks.payload.values import file_at, value_findings
+
+    # lazy: as above
+    from inspector.values.nonfinite import NonFinite
+
+    checkpoint = run.loaded.checkpoint
+    numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}
+    for stats in (item.stats for item in run.ranked):
+        if stats.num_nan or stats.num_inf:
+            found = NonFinite(stats.num_nan, stats.num_inf, stats.first_nan, stats.first_inf)
+            tensor = checkpoint.columns.tensor(numbers[stats.fqn])
+            yield from value_findings(tensor, found, file_at(checkpoint, tensor))

@@ -16,7 +16,7 @@ from textual.widgets import Button, Static
 
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.tui.verification.head import sentence_of
+from inspector.tui.verification.head import sentence_of, without_verdict
 from inspector.tui.verification.run import Run, Verification
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import TensorView
@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
     from inspector.verify.preflight import Preflight
 
-__all__ = ["AskScreen", "Host", "ask_to_cancel", "ask_to_leave", "begin", "close", "findings_of"]
+__all__ = [
+    "AskScreen",
+    "Host",
+    "ask_to_cancel",
+    "ask_to_leave",
+    "begin",
+    "close",
+    "findings_of",
+    "proof_of",
+]
 
 
 class Host(Protocol):
@@ -88,6 +97,8 @@ class AskScreen(ModalScreen[str]):
         self.dismiss(self._answers[0][0])
 
 
+_DOES = "did this in the verification, as each rank tells in its view"
+_HINT = "4 shows what every rank found; c compares the stored bytes with their checksums"
 _POLL_S = 0.2
 #: How long the app waits for the job's end when it is left: longer than the job's own bounds.
 _CLOSE_S = 25.0
@@ -116,16 +127,24 @@ def _tell(app: App[int], run: Run) -> None:
     result = run.moment.snapshot.result or {}
     verdict = str(result.get("verdict"))
     severity: SeverityLevel = "error"
-    if verdict in ("exact", "cancelled"):
+    if verdict in ("exact", "cancelled", "partial"):
         severity = "information" if verdict == "exact" else "warning"
     titles = {
         "exact": "Verified",
         "differs": "It differs",
+        "unreadable": "torch cannot read it",
+        "partial": "Verified in part",
         "failed": "The verification failed",
         "cancelled": "The verification was cancelled",
     }
-    title = titles.get(verdict, "Verified")
-    app.notify(sentence_of(result), title=title, severity=severity, markup=False, timeout=12)
+    title = titles.get(verdict, "The verification has ended")
+    app.notify(
+        without_verdict(sentence_of(result)),
+        title=title,
+        severity=severity,
+        markup=False,
+        timeout=12,
+    )
 
 
 def ask_to_cancel(app: App[int], run: Verification) -> None:
@@ -176,18 +195,39 @@ def findings_of(snapshot: Snapshot) -> list[Finding]:
     return [finding for view in snapshot.tensors.values() for finding in _finding(view)]
 
 
+def proof_of(snapshot: Snapshot) -> str:
+    """What a verification proved of the whole checkpoint: `EXACT on fsdp:2`; empty if nothing."""
+    result = snapshot.result or {}
+    counts = result.get("tensors")
+    if result.get("verdict") != "exact" or snapshot.spec.get("filter"):
+        return ""
+    if not isinstance(counts, dict) or counts.get("exact") != counts.get("total"):
+        return ""
+    return f"EXACT on {printable(str(result.get('mesh')), 40)}"
+
+
 def _finding(view: TensorView) -> Iterator[Finding]:
     if not view.is_bad:
         return
     if not view.faults:
-        yield Finding("verify", "error", f"{printable(view.verdict, 40)}", fqn=view.fqn)
+        said = printable(view.verdict, 40)
+        yield Finding("verify", "error", said, _DOES, _HINT, fqn=view.fqn)
         return
     fault = view.faults[0]
     parts = [f"{printable(fault.verdict, 40)} in {printable(fault.phase, 40)} on rank {fault.rank}"]
-    if fault.num_different is not None and fault.num_elements is not None:
-        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements")
+    if fault.num_wrong and fault.num_elements is not None:
+        parts.append(f"{fault.num_wrong:,} of {fault.num_elements:,} elements")
     if fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     if fault.detail:
         parts.append(printable(fault.detail, 300))
-    yield Finding("verify", "error", ", ".join(parts), fqn=view.fqn, file=fault.file or None)
+    yield Finding(
+        "verify",
+        "error",
+        ", ".join(parts),
+        _DOES,
+        _HINT,
+        fqn=view.fqn,
+        file=fault.file or None,
+        num_elements=fault.num_wrong,
+    )

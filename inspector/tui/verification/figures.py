@@ -100,18 +100,24 @@ class Rates:
 def rank_figures(snapshot: Snapshot, rates: tuple[float, ...]) -> tuple[RankProgress, ...]:
     """Every rank, by number."""
     names, ended = stages(snapshot), snapshot.result is not None
+    # A rank that was ended because the job was has not failed.
+    killed = {failure.rank for failure in snapshot.failures if failure.kind == "killed"}
+    is_cancelled = ended and (snapshot.result or {}).get("verdict") == "cancelled"
+    stopped = killed if is_cancelled else set()
     return tuple(
-        _rank_figures(rank, names, rate, ended)
-        for rank, rate in zip(snapshot.ranks, rates, strict=True)
+        _rank_figures(rank, names, rate, ended, was_ended=number in stopped or None in stopped)
+        for number, (rank, rate) in enumerate(zip(snapshot.ranks, rates, strict=True))
     )
 
 
-def _rank_figures(rank: RankView, names: tuple[str, ...], rate: float, ended: bool) -> RankProgress:
+def _rank_figures(
+    rank: RankView, names: tuple[str, ...], rate: float, ended: bool, *, was_ended: bool
+) -> RankProgress:
     done = rank.done
     shares = tuple(1.0 if rank.status == "done" else _share(done.get(name)) for name in names)
     state = rank.status
     if state == "failed":
-        pass
+        state = "stopped" if was_ended else state
     elif rank.num_bad:
         state = "wrong"
     elif ended and state != "done":

@@ -23,7 +23,7 @@ from inspector.tui.verification.figures import Totals, stages
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import Fault, TensorView, severity
 
-__all__ = ["VerifyHead", "head_text", "seconds", "sentence_of", "verdict_text"]
+__all__ = ["VerifyHead", "head_text", "seconds", "sentence_of", "verdict_text", "without_verdict"]
 
 _BADGES = {
     "starting": "bold black on cyan",
@@ -32,10 +32,14 @@ _BADGES = {
     "stopping": "bold black on yellow",
     "exact": "bold black on green",
     "differs": "bold white on red",
+    "unreadable": "bold white on red",
+    "partial": "bold black on yellow",
     "failed": "bold white on red",
     "cancelled": "bold black on yellow",
 }
 _LONGEST_S = 1e9
+# Less than this is no time to tell of.
+_LEAST_LEFT_S = 0.5
 
 
 def seconds(value: float) -> str:
@@ -71,23 +75,23 @@ def head_text(
 
 def _sentence(snapshot: Snapshot, now: Totals, result: Mapping[str, Any] | None) -> str:
     if result is not None:
-        # The badge has said the first word.
-        sentence = sentence_of(result)
-        head, colon, tail = sentence.partition(": ")
-        return tail if colon and head.isupper() else sentence
+        return without_verdict(sentence_of(result))  # The badge says it.
     ranks = len(snapshot.ranks)
     if not ranks:
-        return "starting torchrun"
+        return "torchrun"  # The badge says that it starts.
     if now.num_up < ranks:
-        return f"starting {plural(ranks, 'rank')}: {now.num_up} up"
+        return f"{plural(ranks, 'rank')}, {now.num_up} up"
     return printable(now.where, 120) or f"{plural(ranks, 'rank')} up, planning"
 
 
 def _bar_line(snapshot: Snapshot, now: Totals, width: int) -> Text:
     """Each stage with its name and how far it is; without names where there is no room."""
-    colours = {"exact": "green", "differs": "red", "failed": "red", "cancelled": "yellow"}
+    colours = {"exact": "green", "cancelled": "yellow", "partial": "yellow"}
+    colours |= dict.fromkeys(("differs", "failed", "unreadable"), "red")
     styles = {"bar": colours.get(now.state, "cyan"), "rest": "dim"}
-    percent = f" {math.floor(now.share * 100):3}%"
+    # All bytes may have moved while the job has something to do yet: it is through when it is.
+    most = 100 if snapshot.result is not None else 99
+    percent = f" {min(most, math.floor(now.share * 100)):3}%"
     room = width - len(percent)
     names = [*stages(snapshot)]
     cells = (room - sum(len(name) + 2 for name in names)) // max(1, len(names))
@@ -115,10 +119,12 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
     parts: list[tuple[str, str]] = [(exact, "bold")]
     wrong = snapshot.num_bad
     parts.append((f"{format_count(wrong)} wrong", "bold red" if wrong else "dim"))
-    if snapshot.failures:
+    if snapshot.failures and now.state != "cancelled":
         parts.append((plural(len(snapshot.failures), "failure"), "bold red"))
     parts.append((f"{seconds(now.elapsed_s)} elapsed", ""))
-    if now.left_s is not None:
+    if now.left_s is not None and now.left_s < _LEAST_LEFT_S:
+        parts.append(("finishing", ""))
+    elif now.left_s is not None:
         parts.append((f"about {seconds(now.left_s)} left", ""))
     moved = f"{format_bytes(now.num_bytes)} moved"
     parts.append((f"{moved}, {format_bytes(now.rate)}/s" if now.rate >= 1 else moved, ""))
@@ -139,7 +145,8 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
 
 def _last(snapshot: Snapshot, report: str, width: int) -> Text:
     """The worst failure; or, at the end, where the report is; or what runs."""
-    if snapshot.failures and (snapshot.result is None or not report):
+    is_cancelled = (snapshot.result or {}).get("verdict") == "cancelled"
+    if snapshot.failures and not is_cancelled and (snapshot.result is None or not report):
         failure = snapshot.failures[0]
         who = "the job" if failure.rank is None else f"rank {failure.rank}"
         return Text(printable(f"✗ {who}: {failure.message}", max(width, 8)), "bold red")
@@ -160,6 +167,12 @@ def sentence_of(result: Mapping[str, Any]) -> str:
         return summary_sentence(result)
     except (ValueError, TypeError, OverflowError, AttributeError):
         return "the result in the recording makes no sense"
+
+
+def without_verdict(sentence: str) -> str:
+    """A sentence about a result without its first word, which says the verdict: it is shown."""
+    word, _, rest = sentence.partition(" ")
+    return rest if word.rstrip(":").isupper() and rest else sentence
 
 
 class VerifyHead(Static):
@@ -214,8 +227,11 @@ def _lines(view: TensorView) -> Iterator[Text]:
 def _fault(fault: Fault) -> Iterator[Text]:
     who = f"rank {fault.rank}, {printable(fault.phase, 40)}: "
     parts = []
-    if fault.num_different is not None and fault.num_elements is not None:
-        parts.append(f"{fault.num_different:,} of {fault.num_elements:,} elements differ")
+    of = "" if fault.num_elements is None else f" of {fault.num_elements:,}"
+    if fault.num_different:
+        parts.append(f"{fault.num_different:,}{of} elements differ")
+    if fault.num_missing:
+        parts.append(f"{fault.num_missing:,}{of} elements are in no chunk")
     if fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     yield Text.assemble(

@@ -29,7 +29,7 @@ def run(path: str, *, at_end: bool = False, follow: bool = False) -> int:
         StorageError: It cannot be read.
         UsageError: There are no events in it.
     """
-    from inspector.verify.result import exit_code
+    from inspector.verify.result import confirmed, exit_code
 
     shown: Run
     if follow:
@@ -46,7 +46,7 @@ def run(path: str, *, at_end: bool = False, follow: bool = False) -> int:
     if isinstance(shown, Playback):
         # The verdict is the recording's, however far it was watched.
         shown.seek(shown.end_s)
-    return exit_code(shown.moment.snapshot.result or {})
+    return exit_code(confirmed(shown.moment.snapshot))
 
 
 class ReplayApp(InspectApp):

@@ -9,11 +9,16 @@ import bisect
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 from inspector.tui.verification.run import Moment, Run
+from inspector.verify.events import checked, moment
 from inspector.verify.progress import JobState
+from inspector.verify.recording import read_events
+from inspector.verify.result import confirmed
 
 __all__ = ["SPEEDS", "Playback", "read_recording"]
 
@@ -34,9 +39,6 @@ def read_recording(path: str) -> list[Event]:
         StorageError: It cannot be read.
         UsageError: There are none in it.
     """
-    from inspector.checkpoint.text import printable
-    from inspector.verify.recording import read_events
-
     events = [event for event in read_events(path) if event is not None]
     if not events:
         raise UsageError(
@@ -55,7 +57,7 @@ class Playback(Run):
 
     def __init__(self, events: Sequence[Event], *, speed: float = 1.0) -> None:
         spec = next((event for event in events if event.get("event") == "spec"), {})
-        super().__init__(str(spec.get("path", "")))
+        super().__init__(checked(spec).get("path") or "")
         self._events = events
         self._times = _times(events)
         self._state = JobState()
@@ -160,6 +162,8 @@ class Playback(Run):
             self._is_stale = False
             lines = tuple(self._state.log_lines(self._watched, _MAX_LINES))
             snapshot = self._state.snapshot()
+            if snapshot.result is not None:
+                snapshot = replace(snapshot, result=confirmed(snapshot))
             now_t = snapshot.first_t + self._position_s
             self.moment = Moment(snapshot, lines, now_t, self._position_s, self.end_s)
 
@@ -170,8 +174,8 @@ def _times(events: Sequence[Event]) -> list[float]:
     first: float | None = None
     latest = 0.0
     for event in events:
-        t = event.get("t")
-        if isinstance(t, (int, float)) and not isinstance(t, bool) and t > 0:
+        t = moment(event)
+        if t > 0:
             first = t if first is None else first
             latest = max(latest, t - first)
         times.append(latest)

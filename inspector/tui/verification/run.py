@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from inspector.crash import internal_error
 from inspector.errors import InspectError
+from inspector.report.verify_text import verify_text
+from inspector.verify.job.launcher import Job
 from inspector.verify.progress import JobState, LogLine, Snapshot
+from inspector.verify.recording import read_events
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.model import Checkpoint
     from inspector.verify.job.launcher import Job
     from inspector.verify.preflight import Preflight
 
@@ -145,6 +149,8 @@ class Verification(Run):
         #: Where it is recorded; empty before it started.
         self.folder = ""
         self.is_stopping = False
+        #: The checkpoint as it was when this began; None if nobody said.
+        self.checkpoint: Checkpoint | None = None
         self._job = job
         self._clock: Callable[[], float] = time.time
 
@@ -169,8 +175,6 @@ class Verification(Run):
         return self.moment.snapshot.last_t if self.is_over else self._clock()
 
     def _drive(self) -> None:
-        from inspector.verify.job.launcher import Job
-
         plan = self.plan
         if self._job is None:
             self._job = Job(plan.spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
@@ -200,8 +204,6 @@ class Verification(Run):
 
     def _write_report(self, job: Job) -> None:
         """`report.json` and `report.txt` beside the recording."""
-        from inspector.report.verify_text import verify_text
-
         text = "".join(line + "\n" for line in verify_text(job.snapshot()))
         try:
             job.folder.path.joinpath("report.txt").write_text(
@@ -226,8 +228,6 @@ class Following(Run):
         return self.moment.snapshot.last_t if self.is_over else self._clock()
 
     def _drive(self) -> None:
-        from inspector.verify.recording import read_events
-
         last_s = 0.0
         for event in read_events(self.path, follow=True):
             if event is not None:

@@ -19,9 +19,12 @@ from textual.widgets import Button, Input, Label, Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
+from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.kit.lines import ChoiceLine
-from inspector.verify.preflight import Preflight
+from inspector.verify.job.commands import local_argv, shell
+from inspector.verify.machine import gpus
+from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
 from inspector.verify.spec import DEVICES, VIAS
 
 if TYPE_CHECKING:
@@ -74,8 +77,6 @@ def first_mesh(written: Mesh | None, num_gpus: int) -> str:
 
 def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
     """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
-    from inspector.verify.preflight import NO_SECOND_MESH, prepare
-
     words = wishes.then.replace(",", " ").split()
     if words == [NONE]:
         then: tuple[str, ...] = NO_SECOND_MESH
@@ -108,9 +109,6 @@ def plan_table(plan: Preflight) -> Table:
 
 
 def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
-    from inspector.report.verify_text import memory_text, meshes_text
-    from inspector.verify.job.commands import local_argv, shell
-
     spec = plan.spec
     meshes = meshes_text(spec.mesh, spec.then)
     yield _row(
@@ -215,6 +213,13 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self._pause: Timer | None = None
         self._starts = False
 
+    def replace(self, checkpoint: Checkpoint) -> None:
+        """Plan for the checkpoint as it is now; what was asked for stays asked for."""
+        self._checkpoint = checkpoint
+        starts = self._starts
+        self._changed()
+        self._starts = starts
+
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = "Verify: load it with torchrun, and compare every bit"
@@ -253,8 +258,6 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self.run_worker(self._survey, thread=True, exit_on_error=False, group="survey")
 
     def _survey(self) -> None:
-        from inspector.verify.machine import gpus
-
         self.post_message(self.Surveyed(len(gpus())))
 
     def on_verify_setup_screen_surveyed(self, event: Surveyed) -> None:

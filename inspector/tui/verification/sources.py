@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inspector.checkpoint.text import format_bytes, format_count, format_shape
+from inspector.checkpoint.text import format_bytes, format_count, format_shape, natural_keys
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys, natural_keys
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 from inspector.tui.mesh.paint import GLYPHS, word
 from inspector.tui.verification.figures import RankProgress
@@ -36,7 +36,7 @@ VERDICT_COLUMNS = (
     Column("name", "Name", min_width=20, flex=1, cut="middle"),
     Column("phase", "Phase", width=8, priority=2, sortable=False),
     Column("ranks", "Ranks", width=7, align="right", priority=3, sortable=False),
-    Column("different", "Differing", width=9, align="right", priority=1, descending_first=True),
+    Column("different", "Elements", width=9, align="right", priority=1, descending_first=True),
     Column("index", "First at", width=10, priority=1, sortable=False),
 )
 
@@ -136,7 +136,7 @@ class VerdictSource(TableSource):
             last = view.phases[-1]
             return (f"{last.num_ranks}/{last.num_expected}", "dim")
         if column_key == "different":
-            told = fault.num_different if fault else None
+            told = fault.num_wrong if fault else None
             return "" if told is None else format_count(told)
         return format_shape(fault.first_index) if fault and fault.first_index is not None else ""
 
@@ -150,7 +150,7 @@ class VerdictSource(TableSource):
         if column_key == "verdict":
             return [-severity(view.verdict) if view.verdict else 1 for view in views]
         if column_key == "different":
-            return [sum(fault.num_different or 0 for fault in view.faults) for view in views]
+            return [sum(fault.num_wrong or 0 for fault in view.faults) for view in views]
         return None
 
 

@@ -14,6 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
+from inspector.checkpoint.find.changes import is_same_save
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command
@@ -33,6 +34,7 @@ from inspector.tui.verification.sources import (
     VerdictSource,
     log_lines,
 )
+from inspector.verify.job.commands import shell
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints
@@ -165,8 +167,8 @@ class VerificationView(TableView):
 
     # Starting one.
 
-    def begin(self, mesh: str = "", filter_text: str = "") -> None:
-        """Ask what is to run, and run it; or say what runs already.
+    def begin(self, mesh: str = "", filter_text: str = "") -> bool:
+        """Ask what is to run, and run it; or say what runs already. True if it asks.
 
         Args:
             mesh: Stands in the form already; empty for the one that suits.
@@ -184,10 +186,31 @@ class VerificationView(TableView):
             written = None if self._written_by is None else self._written_by.mesh
             setup = VerifySetupScreen(self.loaded.checkpoint, written, mesh, filter_text)
             self.app.push_screen(setup, self._start)
+            return True
+        return False
+
+    def replace(self, loaded: Loaded) -> None:
+        """The checkpoint changed while the form was open: it is to be about what is there now."""
+        if isinstance(self.app.screen, VerifySetupScreen):
+            self.app.screen.replace(loaded.checkpoint)
+
+    def give_up(self) -> None:
+        """The checkpoint is not there any more: nothing can be verified."""
+        if isinstance(self.app.screen, VerifySetupScreen):
+            self.app.screen.dismiss(None)
+
+    @property
+    def is_of_what_is_shown(self) -> bool:
+        """Whether the run was of the very save that is on the screen."""
+        run, loaded = self.run, self.loaded
+        if not isinstance(run, Verification) or loaded is None:
+            return False
+        return run.checkpoint is None or is_same_save(run.checkpoint, loaded.checkpoint)
 
     def _start(self, plan: Preflight | None) -> None:
         if plan is not None:
             run = cast("Host", self.app).verification = begin(self.app, plan)
+            run.checkpoint = None if self.loaded is None else self.loaded.checkpoint
             self.show_run(run)
             self.post_message(self.Began(run))
 
@@ -208,6 +231,7 @@ class VerificationView(TableView):
         self._wants_detail = False
         self.set_class(run is None, "-empty")
         self.set_class(run is not None, "-running")
+        self._table.set_empty_text("No verdict has come yet")
         self._table.set_source(self._source)
         self._arrange()
         self.refilter()
@@ -223,6 +247,7 @@ class VerificationView(TableView):
         if run.is_over and not self._has_told:
             self._has_told = True
             self.is_paused = False
+            self._table.set_empty_text("It ended before any entry was compared")
             self.post_message(self.Ended(run))
         if not self.is_on_screen:
             return
@@ -429,8 +454,6 @@ class VerificationView(TableView):
             choices.append(("name", printable(view.fqn)))
             choices.append(("verdict", verdict_text(view).plain.replace("\n", " | ")))
         if isinstance(self.run, Verification):
-            from inspector.verify.job.commands import shell
-
             if self.run.command:
                 choices.append(("command", printable(shell(self.run.command))))
             if self.run.folder:

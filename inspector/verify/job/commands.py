@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> It
         scratch_dir=scratch or str(folder / "scratch"),
         device="cuda" if on_gpus else "cpu",
         backend="nccl" if on_gpus else "gloo",
+        run=uuid.uuid4().hex,
     )
     spec_path = folder / "spec.json"
     try:

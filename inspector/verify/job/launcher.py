@@ -23,7 +23,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from inspector.errors import StorageError
@@ -118,6 +117,7 @@ class Job:
             events_dir=str(self.folder.events),
             scratch_dir=scratch,
             python=self.spec.python or sys.executable,
+            run=self._mark,
         )
         try:
             self.folder.spec.write_text(self.spec.to_json() + "\n", encoding="utf-8")
@@ -147,12 +147,7 @@ class Job:
     def __enter__(self) -> Job:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def step(self) -> list[Event]:
@@ -265,7 +260,7 @@ class Job:
         told = self._ranks.read(whole=whole)
         events = [event for event, _ in told]
         self._take(events, now, b"".join(line + b"\n" for _, line in told))
-        logs = self._logs.read(whole=whole)
+        logs = [{**event, "run": self.spec.run} for event in self._logs.read(whole=whole)]
         self._take(logs, now)
         return events + logs
 
@@ -330,7 +325,7 @@ class Job:
         for rank, message in messages.items():
             fields = {"kind": "timeout", "message": message, "stack": stacks[rank]}
             is_root = watchdog.collective_of(stacks[rank]) is None
-            events.append({**_event("failed", rank), **fields, "root": is_root})
+            events.append({**self._event("failed", rank), **fields, "root": is_root})
         return events
 
     def _clean_up(self, now: float) -> list[Event]:
@@ -349,7 +344,7 @@ class Job:
             return []
         if status.get("stopped") == "SIGTERM":
             fields = {"kind": "killed", "message": "the job was stopped from outside", "stack": ""}
-            return [{**_event("failed", None), **fields}]
+            return [{**self._event("failed", None), **fields}]
         found = post_mortem.diagnose(
             self.snapshot(),
             exit_code=status.get("exit") if status.get("state") == "ended" else None,
@@ -358,7 +353,7 @@ class Job:
             rank_stderr=self._rank_stderr(),
             was_oom=post_mortem.num_oom_kills() > self._oom_kills,
         )
-        return [{**_event("failed", None), **fields} for fields in found]
+        return [{**self._event("failed", None), **fields} for fields in found]
 
     def _guard_status(self) -> dict[str, Any]:
         try:
@@ -374,6 +369,10 @@ class Job:
             for path in sorted(paths)
             if path.parent.name.isdigit()
         }
+
+    def _event(self, name: str, rank: int | None) -> Event:
+        head = {"schema": SCHEMA, "event": name, "run": self.spec.run, "rank": rank}
+        return {**head, "t": time.time()}
 
     def _finish(self) -> Event:
         elapsed_s = time.monotonic() - self._started
@@ -394,10 +393,6 @@ class Job:
             self._guard.stdin.close()
         self.result = result
         return result
-
-
-def _event(name: str, rank: int | None) -> Event:
-    return {"schema": SCHEMA, "event": name, "rank": rank, "t": time.time()}
 
 
 def run(spec: JobSpec, on_event: Callable[[Event], None] | None = None, **options: Any) -> Event:

@@ -29,6 +29,7 @@ _ENTRY = re.compile(
 _ROOT = "Root Cause (first observed failure):"
 _TAIL_BYTES = 16_384
 _NOISE = re.compile(r"^\s*$|^[=\-*]+\s*$|Setting OMP_NUM_THREADS|^\s+(warnings\.warn|logger\.)")
+_NOT_IMPORTED = re.compile(r"(ImportError|ModuleNotFoundError|OSError)\b")
 _PORT_TAKEN = re.compile(r"EADDRINUSE|[Aa]ddress already in use|failed to listen on")
 
 
@@ -157,7 +158,15 @@ def _launch(
     if exit_code < 0:
         message = f"torchrun was killed by {_signal(exit_code)} before any rank was up"
     last = next(filter(None, map(_last_line, texts)), "")
-    return _failed(None, "launch", f"{message}: {last}" if last else message, stderr)
+    if last:
+        message += f": {last}"
+    if exit_code > 0 and _NOT_IMPORTED.match(last):
+        # Before its ranks, torchrun is torch and nothing else.
+        message += (
+            "; this torch cannot be imported: install another (pip install --force-reinstall "
+            "torch), or name the interpreter of another environment by --python"
+        )
+    return _failed(None, "launch", message, stderr)
 
 
 def _last_line(text: str) -> str:

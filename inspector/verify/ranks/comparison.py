@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.verify.ranks.compare import Local, Region, RegionTally
+from inspector.verify.ranks.compare import Bytes, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.tasks import (
@@ -87,6 +88,7 @@ class WaveComparison:
         self._positions = positions
         self._reporter = reporter
         self._grid = targets.grid
+        self._is_trial = False
 
     def hold(self, failures: dict[str, str], seams: Seams | None) -> None:
         """Take the loaded shards as bytes; note what cannot be compared."""
@@ -152,6 +154,24 @@ class WaveComparison:
         self.tallies[fqn] = old
         return tally
 
+    def against(self, fqn: str, data: Bytes) -> RegionTally:
+        """Compare other bytes than this rank holds of an entry, as its own are compared."""
+        held = self.locals.get(fqn)
+        raw = self.raw.get(fqn)
+        self._is_trial = True
+        try:
+            if held is not None:
+                self.locals[fqn] = replace(held, data=data)
+            else:
+                self.raw[fqn] = data.tobytes()
+            return self.again(fqn)
+        finally:
+            self._is_trial = False
+            if held is not None:
+                self.locals[fqn] = held
+            elif raw is not None:
+                self.raw[fqn] = raw
+
     def attribute(self, corrupt: list[Corrupt], mine: list[Corrupt]) -> None:
         """Note corrupt payloads, whoever found them, where this rank holds what is in them."""
         for found in corrupt:
@@ -192,7 +212,7 @@ class WaveComparison:
             path = self._checkpoint.files[task.file].path
             region = Region(local, task.offsets, task.sizes, tally, path)
         self._reader.chunk(self._tensors[fqn], task.chunk, tally, region, task.is_checker)
-        if region is not None:
+        if region is not None and not self._is_trial:
             self._reporter.advance(region.num_bytes)
 
     def _entry(self, fqn: str, entries: list[BytesEntry], check_crc: bool) -> None:
@@ -204,4 +224,5 @@ class WaveComparison:
             data = self.raw.get(fqn) if entry is loaded else None
             if entry.file >= 0 and (checks or data is not None):
                 self._reader.entry(entry, tally, data, checks)
-        self._reporter.advance(len(self.raw.get(fqn, b"")), 1)
+        if not self._is_trial:
+            self._reporter.advance(len(self.raw.get(fqn, b"")), 1)

@@ -12,6 +12,7 @@ before it changes what comes next, or they would wait for each other for ever.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,20 @@ from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.ranks.compare import RegionTally
 from inspector.verify.ranks.comparison import WaveComparison, tell
-from inspector.verify.ranks.replicas import disagreeing
+from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
 from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
+from inspector.verify.ranks.witness.canary import (
+    CopyCanaries,
+    SavedCanary,
+    require_scratch,
+    try_checksums,
+    try_comparison,
+)
 from inspector.verify.seams import Seams
 from inspector.verify.selection import Wave
 from inspector.verify.spec import JobSpec
@@ -64,6 +72,8 @@ class RankJob:
     hf_error: str = ""
     broken_saves: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
+    #: Bytes changed on purpose that were reported, by what reported them (`witness.canary`).
+    canaries: Counter[str] = field(default_factory=Counter)
 
     @property
     def rank(self) -> int:
@@ -96,6 +106,8 @@ class _Wave:
             fqn = job.checkpoint.bytes_entries[index].fqn
             self._positions[fqn] = job.checkpoint.num_tensors + index
         self._variants = {fqn for fqn, entries in self._entries.items() if len(entries) > 1}
+        #: Name of the canary, which is no part of the progress.
+        self._uncounted = ""
 
     def run(self) -> None:
         job = self._job
@@ -112,19 +124,25 @@ class _Wave:
                 return
             folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", _name(hop, targets.grid))
             self._phase("save", targets.grid, hop=hop, folder=str(folder))
-            if not save(job.reporter, job.seams, targets, folder, hop, self._tensors):
+            names = set(targets.state)
+            canary = SavedCanary(targets, self._tensors, self._entries, names)
+            self._uncounted = canary.name
+            tensors = self._tensors | canary.tensors
+            if not save(job.reporter, job.seams, targets, folder, hop, tensors, names):
                 job.broken_saves += 1
                 self._remove(folder)
                 return
-            names = set(targets.state)
             # The shards of one mesh at a time.
             del targets
             give_back_memory()
             self._phase("reload", grid, hop=hop)
             targets = self._targets(grid, names)
+            canary.add(targets)
             failures = self._load(targets, str(folder), is_original=False)
             self._remove(folder)
-            bad = self._compare("recheck", targets, failures, check_crc=False, hop=hop)
+            bad = self._compare(
+                "recheck", targets, failures, check_crc=False, hop=hop, canary=canary
+            )
 
     def _remove(self, folder: Path) -> None:
         """Remove what was saved, once no rank needs it. What a failing rank leaves, others do."""
@@ -222,11 +240,15 @@ class _Wave:
             entries = [entry_of(self._entries[n], job.rank) for n in names if n in self._entries]
             metadata = torch_metadata(job.checkpoint, tensors, entries)
         planner = LoadPlanner(
-            lambda n: job.reporter.advance(n), job.seams.load_plan() if is_original else None
+            lambda n: job.reporter.advance(n),
+            job.seams.load_plan() if is_original else None,
+            self._uncounted,
         )
         state = {name: targets.state[name] for name in names}
         try:
             reader = reader or make_reader(path, metadata)
+            if not is_original:
+                require_scratch(reader, job.spec.scratch_dir)
             dcp.load(state, storage_reader=reader, planner=planner)
         except BaseException as error:
             # CheckpointException is no Exception; every rank gets it, so all take this way.
@@ -243,7 +265,7 @@ class _Wave:
             targets.state[fqn].data = data
         for fqn, failure in planner.failures.items():
             failures[fqn] = f"dcp.load raises {reason(failure)}"
-        job.reporter.advance(0, len(names))
+        job.reporter.advance(0, len(names) - (self._uncounted in names))
 
     # --- compare
 
@@ -255,11 +277,13 @@ class _Wave:
         *,
         check_crc: bool,
         hop: int | None = None,
+        canary: SavedCanary | None = None,
     ) -> set[str]:
         """Compare with what is stored, then among replicas; the entries that are not EXACT."""
         job = self._job
         fields = {} if hop is None else {"hop": hop}
         self._phase(phase, targets.grid, **fields)
+        reloaded = None if canary is None else canary.take(targets)
         comparison = WaveComparison(
             job.checkpoint,
             job.reader,
@@ -271,6 +295,11 @@ class _Wave:
         )
         comparison.hold(failures, job.seams if phase == "compare" else None)
         tallies = comparison.run(check_crc=check_crc)
+        job.canaries[phase] += try_comparison(comparison, phase)
+        if canary is not None:
+            job.canaries["reload"] += canary.try_reload(comparison, reloaded)
+        if check_crc:
+            job.canaries["checksums"] += try_checksums(job.reader)
         job.reader.close()
         found: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(found, job.reader.corrupt)
@@ -302,7 +331,11 @@ class _Wave:
         """Entries whose replicas disagree; those of them that this rank holds wrongly."""
         job = self._job
         self._phase("replicas", targets.grid, **fields)
-        torn = disagreeing(targets, comparison.locals, comparison.raw, self._variants)
+        canaries = CopyCanaries(targets.grid)
+        watched = Targets(targets.grid, targets.state | canaries.state)
+        raw = comparison.raw | canaries.raw
+        torn = disagreeing(watched, comparison.locals, raw, self._variants)
+        job.canaries["replicas"] += canaries.take(torn)
         deviating = set()
         for fqn in sorted(torn):
             tally = comparison.again(fqn)

@@ -41,10 +41,12 @@ def save(
     folder: Path,
     hop: int,
     tensors: dict[str, Tensor],
+    names: set[str],
 ) -> bool:
     """Save a wave as a checkpoint; whether there is one to reload, on every rank alike.
 
-    Files are not synced: the folder is removed in a moment.
+    Files are not synced: the folder is removed in a moment. `names` are the entries that count: the
+    canary does not.
     """
     is_first = targets.grid.rank == 0
     told = [_lack_of_space(targets, folder, tensors) if is_first else ""]
@@ -62,8 +64,8 @@ def save(
         if is_first:
             reporter.send("failed", **describe_failure(error), phase="save")
         return False
-    num_bytes = sum(_held(targets, fqn, tensors.get(fqn)) for fqn in targets.state)
-    reporter.advance(num_bytes, len(targets.state))
+    num_bytes = sum(_held(targets, fqn, tensors.get(fqn)) for fqn in names)
+    reporter.advance(num_bytes, len(names))
     reporter.progress(force=True)
     if is_first:
         _check(reporter, folder, set(targets.state), targets, hop)

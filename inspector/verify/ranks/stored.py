@@ -18,9 +18,11 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload, unpack_limit
+from inspector.checkpoint.payload.crc import crc32
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import (
     BLOCK_BYTES,
+    BytesSource,
     DataHandle,
     PayloadError,
     RangeSource,
@@ -123,12 +125,6 @@ class RegionFeed:
         return result.reshape(-1).view(np.uint8)
 
 
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
-
-
 _MAX_ENTRY_BYTES = 1 << 40
 
 
@@ -228,6 +224,22 @@ class StoredReader:
         except InspectError as error:
             tally.problem("FAILED", f"{printable(path, 120)}: {error.message}", path)
         tally.bytes_read += self.bytes_read - before
+
+    def is_corrupt(self, stored: bytes) -> bool | None:
+        """Whether the checksums of a payload in memory say that it is not as it was written.
+
+        None if it has none. Nothing of it is counted.
+        """
+        source = BytesSource(memoryview(stored))
+        before = self.corrupt, self.num_checked, self.num_unsummed, self.num_corrupt
+        self.corrupt = []
+        try:
+            payload = open_payload(source, is_tensor=True)
+            shape = payload.tensor.shape if payload.tensor is not None else ()
+            self._check(payload, None, source, "", (0,) * len(shape), shape, "")
+            return None if self.num_unsummed > before[2] else bool(self.corrupt)
+        finally:
+            self.corrupt, self.num_checked, self.num_unsummed, self.num_corrupt = before
 
     # --- reading
 

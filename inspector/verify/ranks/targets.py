@@ -22,7 +22,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Tensor
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
-from inspector.verify.ranks.compare import POISON, Local
+from inspector.verify.ranks.compare import POISON, Bytes, Local
 from inspector.verify.ranks.torch_dcp import RawBytes, torch_dtype
 
 __all__ = [
@@ -147,6 +147,12 @@ class Targets:
             raise TypeError(f"this rank holds {shard.dtype}, not torch.{tensor.dtype}")
         host = bytes_view(shard.detach().contiguous()).cpu().numpy()
         return Local(host, offsets, sizes, itemsize(tensor.dtype) or 1)
+
+    def fill(self, tensor: Tensor, data: Bytes) -> None:
+        """Put bytes into this rank's part of a tensor that went as a DTensor."""
+        shard = self.state[tensor.fqn].to_local()
+        if len(data):
+            bytes_view(shard).copy_(torch.from_numpy(data))
 
     def local_bytes(self, fqn: str) -> bytes | None:
         """A bytes entry as it came, or None if it did not."""

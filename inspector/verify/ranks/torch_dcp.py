@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from torch.futures import Future
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload
 from inspector.checkpoint.payload.payload import Payload
-from inspector.checkpoint.payload.source import PayloadError, Source
+from inspector.checkpoint.payload.source import BytesSource, PayloadError, Source
 from inspector.verify.failures import is_out_of_memory, reason
 
 __all__ = [
@@ -134,6 +134,7 @@ class LoadPlanner(DefaultLoadPlanner):
     Args:
         on_read: Told the bytes of every region that was written.
         edit_plan: A fault to plant in the local plan (tests).
+        uncounted: An entry whose bytes `on_read` is not told of (the canary).
 
     Attributes:
         raw: Bytes entries as they came.
@@ -144,8 +145,10 @@ class LoadPlanner(DefaultLoadPlanner):
         self,
         on_read: Callable[[int], None] = lambda _: None,
         edit_plan: Callable[[LoadPlan], LoadPlan] | None = None,
+        uncounted: str = "",
     ) -> None:
         super().__init__()
+        self._uncounted = uncounted
         self.raw: dict[str, bytes] = {}
         self.failures: dict[str, BaseException] = {}
         self.done: set[int] = set()
@@ -161,14 +164,17 @@ class LoadPlanner(DefaultLoadPlanner):
         """Keep the bytes; the stock planner would unpickle them."""
         data = value.getvalue() if isinstance(value, io.BytesIO) else value.read()
         self.raw[read_item.dest_index.fqn] = data
-        self.done.add(id(read_item))
-        self._on_read(len(data))
+        self._count(read_item, len(data))
 
     def commit_tensor(self, read_item: Any, tensor: torch.Tensor) -> None:
         """Count a region that was written."""
         super().commit_tensor(read_item, tensor)
+        self._count(read_item, tensor.numel() * tensor.element_size())
+
+    def _count(self, read_item: Any, num_bytes: int) -> None:
         self.done.add(id(read_item))
-        self._on_read(tensor.numel() * tensor.element_size())
+        if read_item.dest_index.fqn != self._uncounted:
+            self._on_read(num_bytes)
 
 
 class _Salvage:
@@ -298,20 +304,6 @@ class SavePlanner(DefaultSavePlanner):
         return super().transform_object(write_item, object)
 
 
-class _Bytes:
-    """Bytes in memory as a source."""
-
-    def __init__(self, data: memoryview) -> None:
-        self.length = len(data)
-        self._data = data
-
-    def read(self, offset: int, num_bytes: int) -> bytes:
-        return bytes(self._data[offset : offset + num_bytes])
-
-    def blocks(self, offset: int, num_bytes: int) -> Iterator[memoryview]:
-        yield self._data[offset : offset + num_bytes]
-
-
 def plain(source: Source, dtype: str, sizes: tuple[int, ...]) -> tuple[Source, Payload]:
     """A packed tensor's elements in C order, as a source and a header that says so.
 
@@ -335,4 +327,4 @@ def plain(source: Source, dtype: str, sizes: tuple[int, ...]) -> tuple[Source, P
         raise PayloadError("its class gives no plain tensor of its shape")
     values = values.to(getattr(torch, dtype)).contiguous()
     elements = values.reshape(-1).view(torch.uint8).numpy().tobytes()
-    return _Bytes(memoryview(elements)), raw_payload(dtype, sizes, len(elements))
+    return BytesSource(memoryview(elements)), raw_payload(dtype, sizes, len(elements))

@@ -89,10 +89,11 @@ class Reporter:
     Args:
         events_dir: Folder for the events.
         rank: This rank.
+        run: The job's id, which every event carries.
     """
 
-    def __init__(self, events_dir: str, rank: int) -> None:
-        self.writer = EventWriter(events_dir, rank)
+    def __init__(self, events_dir: str, rank: int, run: str = "") -> None:
+        self.writer = EventWriter(events_dir, rank, run)
         self.rank = rank
         self.name = ""
         self.peak_anon_bytes = 0

@@ -8,6 +8,11 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
                num_payloads, stored_dtypes (of tensors that the metadata gives another, by name) and
                left_out: [{why, count}], and tells the first 1,000 entries of each
                reason as `tensor` events of phase `load`, verdict NOT_VERIFIED, detail the reason
+               (`asked`: the user left them out)
+    torch_reads  rank 0: whether torch's own `read_metadata` reads it as we do. ok, tried (torch
+               came to a word of its own), torch, error, unsafe; and what a second, plain reading
+               found: num_payloads of what is verified, num_forgotten and forgotten (neither
+               verified nor left out), second_reading (where it says otherwise; empty: nowhere)
     phase      phase: load | compare | replicas | save | reload | recheck; mesh, wave, num_waves,
                hop. One of phase `save` with `checked` (our check's verdict) ends each save
     progress   phase, hop, bytes_done, bytes_total, tensors_done, tensors_total over all waves
@@ -22,6 +27,7 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
     failed     kind, message, stack; is_echo if it only says that another rank is gone
     bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, stored_dtypes (how
                many, on rank 0), verdicts by word,
+               canaries (bytes changed on purpose and reported, by what reported them),
                peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
                whatever its exit code
 
@@ -38,16 +44,12 @@ import socket
 import sys
 import threading
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-import torch.distributed as dist
-
 from inspector.checkpoint.safetensors.sets import OneSet
-from inspector.errors import UsageError
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
+from inspector.verify.ranks.witness.reading import Reading, safetensors_reads
 from inspector.verify.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -55,10 +57,11 @@ if TYPE_CHECKING:
 
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
+    from inspector.verify.ranks.roundtrip import RankJob
     from inspector.verify.ranks.torch_dcp import HfFolder
     from inspector.verify.seams import Seams
 
-__all__ = ["Opening", "main", "start", "verify"]
+__all__ = ["Opening", "main", "verify"]
 
 _MAX_NAMED = 1000
 #: How long a rank waits in a collective for the others. Whether they still move is the front end's
@@ -102,13 +105,15 @@ def main(seams: Seams | None = None) -> NoReturn:
     die_with_parent()
     spec = JobSpec.read(sys.argv[1])
     rank = int(os.environ.get("RANK", "0"))
-    reporter = Reporter(spec.events_dir, rank)
+    reporter = Reporter(spec.events_dir, rank, spec.run)
     register_stacks(spec.events_dir, rank)
     code = 0
     try:
+        # Its process is forked while this one has a single thread.
+        reading = Reading(spec.path, spec.mesh, spec.imports) if rank == 0 else None
         opening = Opening(spec.path) if rank == 0 else None
         device = _begin(spec, rank, reporter)
-        verify(spec, rank, device, reporter, opening, seams)
+        verify(spec, rank, device, reporter, opening, seams, reading)
     except BaseException as error:
         reporter.send("failed", **describe_failure(error), phase=reporter.name)
         _record(error)
@@ -125,6 +130,8 @@ def _begin(spec: JobSpec, rank: int, reporter: Reporter) -> torch.device:
     begin = time.monotonic()
     import torch
     import torch.distributed as dist
+
+    from inspector.verify.ranks.group import start
 
     for module in spec.imports:
         importlib.import_module(module)
@@ -152,6 +159,7 @@ def verify(
     reporter: Reporter,
     opening: Opening | None,
     seams: Seams | None = None,
+    reading: Reading | None = None,
 ) -> None:
     """This rank's part of a job, in a process group that is there, from `plan` to `bye`."""
     import torch.distributed as dist
@@ -180,10 +188,18 @@ def verify(
         spec, checkpoint, storage, grids, reporter, seams or Seams(), reader, hf, hf_error
     )
     stored_dtypes = opening.stored_dtypes if opening is not None else {}
-    _plan(job, waves, [*selection.left_out, *too_large], stored_dtypes)
+    left_out = [*selection.left_out, *too_large]
+    _plan(job, waves, left_out, stored_dtypes)
+    if reading is not None:
+        reading.begin(checkpoint, _names(job, waves), {f for item in left_out for f in item.fqns})
     run_waves(job, waves)
     dist.barrier()
     reporter.progress(force=True)
+    if reading is not None:
+        told = reading.result()
+        if hf is not None:
+            told |= safetensors_reads(checkpoint, hf, hf_error)
+        reporter.send("torch_reads", **told)
     now = memory()
     anon = max(reporter.peak_anon_bytes, now.get("anon_bytes", 0))
     reporter.send(
@@ -194,6 +210,7 @@ def verify(
         payload_faults=reader.num_corrupt,
         stored_dtypes=len(stored_dtypes),
         verdicts=job.verdicts,
+        canaries=dict(job.canaries),
         peak_anon_bytes=anon,
         peak_rss_bytes=now.get("peak_rss_bytes", 0),
         elapsed_s=round(time.monotonic() - begin, 3),
@@ -268,7 +285,9 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
         )
         if stored_dtypes:
             more["stored_dtypes"] = dict(list(stored_dtypes.items())[:_MAX_NAMED])
-        more["left_out"] = [{"why": x.why, "count": len(x.fqns)} for x in left_out]
+        more["left_out"] = [
+            {"why": x.why, "count": len(x.fqns), "asked": x.is_asked} for x in left_out
+        ]
     reporter.send(
         "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
     )
@@ -276,8 +295,20 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
         for group in left_out:
             for fqn in group.fqns[:_MAX_NAMED]:
                 reporter.send(
-                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=group.why
+                    "tensor",
+                    phase="load",
+                    fqn=fqn,
+                    verdict="NOT_VERIFIED",
+                    detail=group.why,
+                    asked=group.is_asked,
                 )
+
+
+def _names(job: RankJob, waves: list[Any]) -> set[str]:
+    """What is verified."""
+    columns, entries = job.checkpoint.columns, job.checkpoint.bytes_entries
+    names = {columns.fqns[i] for wave in waves for i in wave.tensors}
+    return names | {entries[i].fqn for wave in waves for i in wave.entries}
 
 
 def _held(tensor: Any, grid: Any) -> int:
@@ -298,34 +329,6 @@ def _record(error: BaseException) -> None:
         handler.record_exception(error)
     except Exception:  # noqa: S110 - the event says it already
         pass
-
-
-def start(spec: JobSpec) -> torch.device:
-    """Join the process group; the device that this rank's shards are on.
-
-    Raises:
-        UsageError: CUDA was asked for and is not there.
-    """
-    timeout = timedelta(seconds=max(spec.timeout_s, _GROUP_TIMEOUT_S))
-    if spec.device != "cuda":
-        dist.init_process_group("gloo", timeout=timeout)
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if not torch.cuda.is_available() or not count:
-        raise UsageError("this interpreter's torch sees no GPU", "take --device cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    if spec.backend == "nccl" and local_size > count:
-        raise UsageError(
-            f"nccl needs a GPU for each rank: there are {count} for {local_size}",
-            "take the gloo backend, with which ranks can share a GPU",
-        )
-    device = torch.device("cuda", local_rank % count)
-    torch.cuda.set_device(device)
-    torch.cuda.init()  # type: ignore[no-untyped-call]
-    backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
-    dist.init_process_group(backend, timeout=timeout)
-    return device
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from inspector.tui.kit.bar import bar, stacked_bar
+from inspector.report.bar import bar, stacked_bar
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from inspector.report.table import GAP, fit_columns
 from inspector.tui.kit.cell_text import fit
-from inspector.tui.kit.columns import GAP, Column, fit_columns
+from inspector.tui.kit.columns import Column
 
 NAME = Column("name", "Name", min_width=10, flex=1)
 SIZE = Column("size", "Size", width=8)

@@ -20,6 +20,7 @@ from inspector.tui.values.heat_paint import (
     ramp_color,
 )
 from inspector.values.slices import Heat, plane_of
+from tests.conftest import some_fast
 from tests.tui.widgets.hosting import drawn
 from tests.tui.widgets.test_number_grid import tensor_of
 
@@ -87,7 +88,7 @@ def color_at(heat_map: HeatMap, x: int, y: int) -> tuple[str, str]:
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 50), (24, 8), (12, 3), (3, 2), (1, 1)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", some_fast([False, True], [True]))
 async def test_nothing_sticks_out_at_any_size(
     size: tuple[int, int], shape: tuple[int, ...], plain: bool
 ) -> None:

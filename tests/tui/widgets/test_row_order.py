@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.tui.kit.row_order import natural_keys, ordered, sort_order
+from inspector.checkpoint.text import natural_keys
+from inspector.tui.kit.row_order import ordered, sort_order
 
 
 @given(st.lists(st.integers(0, 5)), st.booleans())

@@ -1,14 +1,13 @@
-"""The stack and memo of a pickle, over symbols: what the opcodes of `payload_opcodes` work on.
+"""The stack and memo of a pickle, over symbols: what the opcodes work on.
 
 Nothing is called, hashed or imported; a REDUCE of a global becomes a `Call` that holds both.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
 from inspector.checkpoint.payload.scan.names import (
     CALLS_ITS_ARGUMENTS,
     MAKES_A_CALLABLE,
@@ -21,24 +20,11 @@ __all__ = [
     "MAX_STACK",
     "OTHER",
     "Call",
-    "Feed",
     "Global",
     "Held",
     "Machine",
     "Persistent",
-    "PickleError",
 ]
-
-
-class PickleError(Exception):
-    """The bytes are no pickle, a damaged one, or one that asks for too much.
-
-    `unsafe` are the disallowed callables it had named until then: torch would have run them.
-    """
-
-    def __init__(self, message: str, unsafe: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.unsafe = unsafe
 
 
 class Global(NamedTuple):
@@ -85,52 +71,11 @@ class Held:
         self.index = -1
 
 
-class Feed:
-    """Bytes of a pickle in blocks: what is read of one, however long it is.
-
-    `position` is how many of them were taken.
-    """
-
-    def __init__(self, blocks: Iterator[memoryview]) -> None:
-        self._blocks = blocks
-        self._left = b""
-        self.position = 0
-
-    def next(self) -> bytes:
-        """The next bytes; none at the end."""
-        data, self._left = self._left, b""
-        while not data:
-            block = next(self._blocks, None)
-            if block is None:
-                return b""
-            data = bytes(block)
-        self.position += len(data)
-        return data
-
-    def skip(self, num_bytes: int) -> bool:
-        """Pass over bytes; False if there are fewer."""
-        while num_bytes > 0:
-            data = self.next()
-            if not data:
-                return False
-            if len(data) > num_bytes:
-                self.push_back(data[num_bytes:])
-                return True
-            num_bytes -= len(data)
-        return True
-
-    def push_back(self, data: bytes) -> None:
-        """Give back what was read too far."""
-        self._left = data + self._left
-        self.position -= len(data)
-
-
 OTHER = _Other()
 MARK = object()
 _MAX_MEMO = 1 << 19
 MAX_STACK = 1 << 21
 _MAX_NAME = 500
-_MAX_LINE = 64 << 20
 _MAX_SIZE = 8
 _MAX_HELD = 64
 _MAX_WALKED = 3_000_000
@@ -146,41 +91,28 @@ _REBUILD_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
 # Stands for a callable that the pickle makes: a bound method, functools.partial.
 _COMPUTED = Global("", "a call of something that the pickle computes")
 _LITERALS = (str, int, float, bool, type(None))
+_HOLDERS = frozenset({Global, Held, tuple, list, dict, Call})
 
 
 class Machine:
     """A pickle machine over symbols.
 
     Args:
-        data: The pickle, or its beginning.
-        start: Where it begins.
+        feed: Where the opcodes come from.
         keep: Build its values.
-        feed: Gives what comes after `data`, or None if that is all.
         weights_only: True if torch would load it with `weights_only=True`.
     """
 
-    def __init__(
-        self,
-        data: bytes,
-        start: int,
-        keep: bool,
-        feed: Feed | None = None,
-        *,
-        weights_only: bool = False,
-    ) -> None:
-        self.data = data
-        self.at = start
-        self.keep = keep
+    def __init__(self, feed: Whole | Feed, *, keep: bool, weights_only: bool) -> None:
         self.feed = feed
+        self.keep = keep
         self.weights_only = weights_only
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.num_memoized = 0
         self.puts = False
-        self.memoizes = False
         self.uses: dict[Global, Use] = {}
         self.tricks: set[str] = set()
-        self.root: Any = None
         self._num_walked = 0
 
     def judgement(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -200,55 +132,6 @@ class Machine:
     def use(self, name: Global, use: Use) -> None:
         if use > self.uses.get(name, -1):
             self.uses[name] = use
-
-    # --- reading arguments
-
-    def fetch(self, num_bytes: int) -> bool:
-        """Have so many bytes at hand from `at` on; False if there are fewer."""
-        while len(self.data) - self.at < num_bytes:
-            more = self.feed.next() if self.feed is not None else b""
-            if not more:
-                return False
-            self.data = self.data[self.at :] + more
-            self.at = 0
-        return True
-
-    def take(self, num_bytes: int) -> bytes:
-        if not self.fetch(num_bytes):
-            raise PickleError("the pickle ends too early")
-        end = self.at + num_bytes
-        found = self.data[self.at : end]
-        self.at = end
-        return found
-
-    def line(self) -> str:
-        end = self.data.find(b"\n", self.at)
-        while end < 0:
-            have = len(self.data) - self.at
-            if have > _MAX_LINE or not self.fetch(2 * have + 1):
-                end = self.data.find(b"\n", self.at)
-                if end < 0:
-                    raise PickleError("the pickle ends too early")
-            else:
-                end = self.data.find(b"\n", self.at + have)
-        found = self.data[self.at : end].decode("utf-8", "surrogateescape")
-        self.at = end + 1
-        return found
-
-    def number(self, layout: struct.Struct) -> int:
-        (value,) = layout.unpack_from(self.data, self.at)
-        self.at += layout.size
-        return int(value)
-
-    def skip(self, num_bytes: int) -> None:
-        beyond = self.at + num_bytes - len(self.data)
-        if beyond <= 0:
-            self.at += num_bytes
-            return
-        if self.feed is None or not self.feed.skip(beyond):
-            raise PickleError("the pickle ends too early")
-        self.data, self.at = b"", 0
-        self.fetch(1)
 
     # --- stack
 
@@ -283,7 +166,7 @@ class Machine:
             or kind is Global
             or (kind is str and len(value) <= _MAX_NAME)
             or (kind is Held and value.names)
-            or (kind is tuple and self.names_in(value))
+            or (kind is tuple and any(type(v) in _HOLDERS for v in value) and self.names_in(value))
         ):
             if len(self.memo) >= _MAX_MEMO and (self.keep or kind is not str):
                 raise PickleError("it remembers more than any checkpoint's pickle should")
@@ -303,8 +186,7 @@ class Machine:
         if type(target) is not Held:
             return
         for item in items:
-            kind = type(item)
-            if kind is not Global and kind is not Held and kind is not tuple:
+            if type(item) not in _HOLDERS or (type(item) is Held and not item.names):
                 continue
             names = self.names_in(item)
             if names and len(target.names) < _MAX_HELD and not names <= target.names:

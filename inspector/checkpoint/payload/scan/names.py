@@ -9,6 +9,7 @@ the pickles that torch 1.13 to 2.15 write, its enums by walking torch 2.13.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from enum import IntEnum
@@ -131,6 +132,7 @@ _DOES = re.compile(
 _MAIN = frozenset({"__main__", "__mp_main__"})
 
 
+@functools.lru_cache(1024)
 def judge_name(module: str, name: str, use: Use, *, weights_only: bool) -> Judged:
     """What to think of a name in a payload's pickle.
 

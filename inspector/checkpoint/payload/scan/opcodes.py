@@ -1,14 +1,15 @@
-"""The opcodes of pickle, each as a function on a `Machine`: `TABLE`, by the opcode's byte.
+"""What each opcode of a pickle does to the machine: `OPCODES`, by the name that `pickletools` has.
 
-Opcodes: CPython's Lib/pickletools.py, protocols 0 to 5.
+An opcode is given the machine and its argument as `genops` reads it; `OTHER` if the feed passed
+over that.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
+from inspector.checkpoint.payload.scan.feed import PickleError
 from inspector.checkpoint.payload.scan.machine import (
     MARK,
     OTHER,
@@ -17,147 +18,43 @@ from inspector.checkpoint.payload.scan.machine import (
     Held,
     Machine,
     Persistent,
-    PickleError,
 )
 
-__all__ = ["TABLE"]
+__all__ = ["OPCODES"]
 
-_U16, _U32, _I32, _U64 = (struct.Struct(f) for f in ("<H", "<I", "<i", "<Q"))
-_F64 = struct.Struct(">d")
-
-
-def _stop(m: Machine) -> bool:
-    m.root = m.pop()
-    return True
+_Opcode = Callable[[Machine, Any], object]
 
 
-def _mark(m: Machine) -> None:
-    m.stack.append(MARK)
+def _push(m: Machine, argument: Any) -> None:
+    m.stack.append(argument)
 
 
-def _discard(m: Machine) -> None:
-    m.stack.pop()
+def _push_int(m: Machine, argument: Any) -> None:
+    # An integer of more than 16 bytes is no size and no offset.
+    is_long = type(argument) is int and argument.bit_length() > 127
+    m.stack.append(OTHER if is_long else argument)
 
 
-def _dup(m: Machine) -> None:
-    m.stack.append(m.top())
-
-
-def _constant(value: Any) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        m.stack.append(value)
-
-    return push
-
-
-def _binary_int(layout: struct.Struct) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        m.stack.append(m.number(layout))
-
-    return push
-
-
-def _byte_int(m: Machine) -> None:
-    m.stack.append(m.data[m.at])
-    m.at += 1
-
-
-def _long(num_bytes: Callable[[Machine], int]) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        count = num_bytes(m)
-        if count < 0:
-            raise PickleError("the pickle is damaged (a negative length)")
-        if count > 16:
-            m.skip(count)
-            m.stack.append(OTHER)
-        else:
-            m.stack.append(int.from_bytes(m.take(count), "little", signed=True))
-
-    return push
-
-
-def _text_int(m: Machine) -> None:
-    text = m.line().rstrip("L")
-    if text in ("00", "01"):
-        m.stack.append(text == "01")
-    else:
-        m.stack.append(int(text) if len(text) <= 40 else OTHER)
-
-
-def _text_float(m: Machine) -> None:
-    text = m.line()
-    m.stack.append(float(text) if len(text) <= 40 else OTHER)
-
-
-def _text_unicode(m: Machine) -> None:
+def _push_line(m: Machine, _: Any) -> None:
     # raw-unicode-escape: a name could be written with escapes, so these are resolved.
-    raw = m.line().encode("utf-8", "surrogateescape")
-    m.stack.append(raw.decode("raw-unicode-escape", "replace"))
+    line = m.feed.lines[1]
+    m.stack.append(OTHER if line is None else line.decode("raw-unicode-escape", "replace"))
 
 
-def _text_string(m: Machine) -> None:
-    text = m.line()
-    if len(text) < 2 or text[0] != text[-1] or text[0] not in "\"'" or "\\" in text:
-        # Quotes that hold escapes are written by no torch; what they mean is not worked out.
-        m.stack.append(OTHER)
-    else:
-        m.stack.append(text[1:-1])
+def _constant(value: Any) -> _Opcode:
+    return lambda m, _: m.stack.append(value)
 
 
-def _length(layout: struct.Struct) -> Callable[[Machine], int]:
-    def read(m: Machine) -> int:
-        return m.number(layout)
-
-    return read
+def _empty(kind: Callable[[], Any]) -> _Opcode:
+    return lambda m, _: m.stack.append(kind() if m.keep else Held())
 
 
-def _one_byte(m: Machine) -> int:
-    m.at += 1
-    return m.data[m.at - 1]
+def _nothing(_machine: Machine, _argument: Any) -> None:
+    pass
 
 
-def _unicode(length: Callable[[Machine], int]) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        count = length(m)
-        # A name is short; a text that is long is only data.
-        if count > 4096 and not m.keep:
-            m.skip(count)
-            m.stack.append(OTHER)
-        else:
-            m.stack.append(m.take(count).decode("utf-8", "surrogatepass"))
-
-    return push
-
-
-def _bytes(length: Callable[[Machine], int], text: bool = False) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        count = length(m)
-        if count < 0:
-            raise PickleError("the pickle is damaged (a negative length)")
-        if text and count <= 4096:
-            # Protocol 1's strings are bytes, and serve as names all the same.
-            m.stack.append(m.take(count).decode("utf-8", "surrogateescape"))
-        else:
-            m.skip(count)
-            m.stack.append(OTHER)
-
-    return push
-
-
-def _float(m: Machine) -> None:
-    m.stack.append(_F64.unpack_from(m.data, m.at)[0])
-    m.at += 8
-
-
-def _empty(kind: Callable[[], Any]) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        m.stack.append(kind() if m.keep else Held())
-
-    return push
-
-
-def _tuple(count: int) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
+def _tuple(count: int) -> _Opcode:
+    def push(m: Machine, _: Any) -> None:
         items = m.stack[-count:]
         if len(items) < count or any(i is MARK for i in items):
             raise PickleError("the pickle's marks do not match")
@@ -194,13 +91,19 @@ def _flat(m: Machine, inner: tuple[Any, ...]) -> Any:
     return inner
 
 
-def _tuple_mark(m: Machine) -> None:
+def _tuple_mark(m: Machine, _: Any) -> None:
     m.stack.append(_as_tuple(m, m.pop_to_mark()))
 
 
-def _list_mark(m: Machine) -> None:
+def _list_mark(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
     m.stack.append(items if m.keep else Held())
+    m.hold(m.stack[-1], items)
+
+
+def _other_mark(m: Machine, _: Any) -> None:
+    items = m.pop_to_mark()
+    m.stack.append(Held())
     m.hold(m.stack[-1], items)
 
 
@@ -214,119 +117,83 @@ def _set_items(m: Machine, items: list[Any]) -> None:
             target[key if type(key) in _KEYS else OTHER] = value
 
 
-def _dict_mark(m: Machine) -> None:
+def _dict_mark(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
     m.stack.append({} if m.keep else Held())
     _set_items(m, items)
 
 
-def _set_item(m: Machine) -> None:
+def _set_item(m: Machine, _: Any) -> None:
     value, key = m.pop(), m.pop()
     _set_items(m, [key, value])
 
 
-def _set_items_mark(m: Machine) -> None:
-    _set_items(m, m.pop_to_mark())
-
-
-def _append(m: Machine) -> None:
-    item = m.pop()
+def _extend(m: Machine, items: list[Any]) -> None:
     m.fill()
-    m.hold(m.top(), [item])
-    if m.keep and type(m.top()) is list:
-        m.top().append(item)
+    target = m.top()
+    m.hold(target, items)
+    if m.keep and type(target) is list:
+        target.extend(items)
 
 
-def _appends(m: Machine) -> None:
-    items = m.pop_to_mark()
-    m.fill()
-    m.hold(m.top(), items)
-    if m.keep and type(m.top()) is list:
-        m.top().extend(items)
+# MEMOIZE counts what PUT put; no pickler writes both, and where both stand, which value a later GET
+# means depends on an order of events that is not followed here.
+_BOTH = "two ways of remembering values, as no pickler writes"
 
 
-def _other_mark(m: Machine) -> None:
-    items = m.pop_to_mark()
-    m.stack.append(Held())
-    m.hold(m.stack[-1], items)
+def _put(m: Machine, index: Any) -> None:
+    m.puts = True
+    if m.num_memoized:
+        m.tricks.add(_BOTH)
+    m.put(index, m.top())
 
 
-def _put(index: Callable[[Machine], int]) -> Callable[[Machine], None]:
-    def put(m: Machine) -> None:
-        m.puts = True
-        _check_memo(m)
-        m.put(index(m), m.top())
-
-    return put
-
-
-def _memoize(m: Machine) -> None:
-    m.memoizes = True
-    _check_memo(m)
+def _memoize(m: Machine, _: Any) -> None:
+    if m.puts:
+        m.tricks.add(_BOTH)
     m.put(m.num_memoized, m.top())
     m.num_memoized += 1
 
 
-def _check_memo(m: Machine) -> None:
-    # MEMOIZE counts what PUT put; no pickler writes both, and where both stand, which value a
-    # later GET means depends on an order of events that is not followed here.
-    if m.puts and m.memoizes:
-        m.tricks.add("two ways of remembering values, as no pickler writes")
+def _name_lines(m: Machine) -> None:
+    # As they stand there: `genops` would resolve escapes, which no unpickler does.
+    module, name = m.feed.lines
+    text = ("utf-8", "surrogateescape")
+    m.name(module and module.decode(*text), name and name.decode(*text))
 
 
-def _get(index: Callable[[Machine], int]) -> Callable[[Machine], None]:
-    def get(m: Machine) -> None:
-        m.get(index(m))
-
-    return get
-
-
-def _text_index(m: Machine) -> int:
-    text = m.line()
-    if len(text) > 20:
-        raise PickleError("the pickle is damaged (a memo index)")
-    return int(text)
-
-
-def _global(m: Machine) -> None:
-    module = m.line()
-    m.name(module, m.line())
-
-
-def _stack_global(m: Machine) -> None:
+def _stack_global(m: Machine, _: Any) -> None:
     name, module = m.pop(), m.pop()
     m.name(module, name)
 
 
-def _reduce(m: Machine) -> None:
+def _reduce(m: Machine, _: Any) -> None:
     args, func = m.pop(), m.pop()
     m.call(func, args)
 
 
-def _inst(m: Machine) -> None:
-    module = m.line()
-    name = m.line()
+def _inst(m: Machine, _: Any) -> None:
     items = tuple(m.pop_to_mark())
-    m.name(module, name)
+    _name_lines(m)
     m.call(m.pop(), items)
 
 
-def _obj(m: Machine) -> None:
+def _obj(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
     m.call(items[0], tuple(items[1:]))
 
 
-def _new_obj(m: Machine) -> None:
+def _new_obj(m: Machine, _: Any) -> None:
     args, kind = m.pop(), m.pop()
     m.make(kind, args)
 
 
-def _new_obj_ex(m: Machine) -> None:
+def _new_obj_ex(m: Machine, _: Any) -> None:
     m.pop()
-    _new_obj(m)
+    _new_obj(m, None)
 
 
-def _build(m: Machine) -> None:
+def _build(m: Machine, _: Any) -> None:
     state = m.pop()
     m.fill()
     m.hold(m.top(), [state])
@@ -334,106 +201,62 @@ def _build(m: Machine) -> None:
         m.top().state = state
 
 
-def _persistent(m: Machine) -> None:
-    m.stack.append(Persistent(m.pop()))
+def _extension(m: Machine, _: Any) -> None:
+    m.tricks.add("an extension code of copyreg")
+    m.stack.append(OTHER)
 
 
-def _text_persistent(m: Machine) -> None:
-    m.stack.append(Persistent(m.line()))
-
-
-def _extension(num_bytes: int) -> Callable[[Machine], None]:
-    def push(m: Machine) -> None:
-        m.skip(num_bytes)
-        m.tricks.add("an extension code of copyreg")
-        m.stack.append(OTHER)
-
-    return push
-
-
-def _skip(num_bytes: int) -> Callable[[Machine], None]:
-    def skip(m: Machine) -> None:
-        m.skip(num_bytes)
-
-    return skip
-
-
-def _buffer(m: Machine) -> None:
+def _buffer(_machine: Machine, _argument: Any) -> None:
     raise PickleError("it needs a buffer from outside the file")
 
 
-_HANDLERS: dict[bytes, Callable[[Machine], bool | None]] = {
-    b"\x80": _skip(1),
-    b"\x95": _skip(8),
-    b".": _stop,
-    b"(": _mark,
-    b"0": _discard,
-    b"1": lambda m: (m.pop_to_mark(), None)[1],
-    b"2": _dup,
-    b"N": _constant(None),
-    b"\x88": _constant(True),
-    b"\x89": _constant(False),
-    b"I": _text_int,
-    b"L": _text_int,
-    b"J": _binary_int(_I32),
-    b"K": _byte_int,
-    b"M": _binary_int(_U16),
-    b"\x8a": _long(_one_byte),
-    b"\x8b": _long(_length(_I32)),
-    b"F": _text_float,
-    b"G": _float,
-    b"S": _text_string,
-    b"T": _bytes(_length(_I32), text=True),
-    b"U": _bytes(_one_byte, text=True),
-    b"B": _bytes(_length(_U32)),
-    b"C": _bytes(_one_byte),
-    b"\x8e": _bytes(_length(_U64)),
-    b"\x96": _bytes(_length(_U64)),
-    b"V": _text_unicode,
-    b"X": _unicode(_length(_U32)),
-    b"\x8c": _unicode(_one_byte),
-    b"\x8d": _unicode(_length(_U64)),
-    b"]": _empty(list),
-    b"}": _empty(dict),
-    b")": _constant(()),
-    b"\x8f": _empty(Held),
-    b"\x85": _tuple(1),
-    b"\x86": _tuple(2),
-    b"\x87": _tuple(3),
-    b"t": _tuple_mark,
-    b"l": _list_mark,
-    b"d": _dict_mark,
-    b"s": _set_item,
-    b"u": _set_items_mark,
-    b"a": _append,
-    b"e": _appends,
-    b"\x90": _appends,
-    b"\x91": _other_mark,
-    b"p": _put(_text_index),
-    b"q": _put(_one_byte),
-    b"r": _put(_length(_U32)),
-    b"\x94": _memoize,
-    b"g": _get(_text_index),
-    b"h": _get(_one_byte),
-    b"j": _get(_length(_U32)),
-    b"c": _global,
-    b"\x93": _stack_global,
-    b"R": _reduce,
-    b"i": _inst,
-    b"o": _obj,
-    b"\x81": _new_obj,
-    b"\x92": _new_obj_ex,
-    b"b": _build,
-    b"Q": _persistent,
-    b"P": _text_persistent,
-    b"\x82": _extension(1),
-    b"\x83": _extension(2),
-    b"\x84": _extension(4),
-    b"\x97": _buffer,
-    b"\x98": _buffer,
-}
+def _each(names: str, opcode: _Opcode) -> dict[str, _Opcode]:
+    return dict.fromkeys(names.split(), opcode)
 
-#: What each opcode does; True ends the pickle, None is no opcode.
-TABLE: list[Callable[[Machine], bool | None] | None] = [None] * 256
-for _byte, _handler in _HANDLERS.items():
-    TABLE[_byte[0]] = _handler
+
+#: What each opcode does.
+OPCODES: dict[str, _Opcode] = {
+    **_each("PROTO FRAME STOP", _nothing),
+    **_each("INT LONG BININT BININT1 BININT2 LONG1 LONG4", _push_int),
+    **_each("FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING", _push),
+    **_each("BINUNICODE SHORT_BINUNICODE BINUNICODE8", _push),
+    **_each("BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8", _constant(OTHER)),
+    **_each("EXT1 EXT2 EXT4", _extension),
+    **_each("NEXT_BUFFER READONLY_BUFFER", _buffer),
+    **_each("FROZENSET", _other_mark),
+    **_each("APPENDS ADDITEMS", lambda m, _: _extend(m, m.pop_to_mark())),
+    **_each("PUT BINPUT LONG_BINPUT", _put),
+    **_each("GET BINGET LONG_BINGET", lambda m, index: m.get(index)),
+    "UNICODE": _push_line,
+    "NONE": _constant(None),
+    "NEWTRUE": _constant(True),
+    "NEWFALSE": _constant(False),
+    "MARK": _constant(MARK),
+    "POP": lambda m, _: m.stack.pop(),
+    "POP_MARK": lambda m, _: m.pop_to_mark(),
+    "DUP": lambda m, _: m.stack.append(m.top()),
+    "EMPTY_LIST": _empty(list),
+    "EMPTY_DICT": _empty(dict),
+    "EMPTY_SET": _empty(Held),
+    "EMPTY_TUPLE": _constant(()),
+    "TUPLE1": _tuple(1),
+    "TUPLE2": _tuple(2),
+    "TUPLE3": _tuple(3),
+    "TUPLE": _tuple_mark,
+    "LIST": _list_mark,
+    "DICT": _dict_mark,
+    "APPEND": lambda m, _: _extend(m, [m.pop()]),
+    "SETITEM": _set_item,
+    "SETITEMS": lambda m, _: _set_items(m, m.pop_to_mark()),
+    "MEMOIZE": _memoize,
+    "GLOBAL": lambda m, _: _name_lines(m),
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _reduce,
+    "INST": _inst,
+    "OBJ": _obj,
+    "NEWOBJ": _new_obj,
+    "NEWOBJ_EX": _new_obj_ex,
+    "BUILD": _build,
+    "PERSID": lambda m, pid: m.stack.append(Persistent(pid)),
+    "BINPERSID": lambda m, _: m.stack.append(Persistent(m.pop())),
+}

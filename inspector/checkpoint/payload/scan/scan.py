@@ -1,22 +1,24 @@
 """What a payload's pickle says, read without unpickling: nothing is called, hashed or imported.
 
 `dcp.load` unpickles tensors with `weights_only=True` and bytes entries with
-`weights_only=False`, that is, it runs whatever they name. Here the opcodes are walked by a
-machine of our own that only notes names and, for a tensor, the shape of the calls: a REDUCE of a
-global becomes a `Call` that holds both. There is no C unpickler under it, so a hostile memo
-index, a hash that never ends or a nest of a million tuples costs nothing but its own bytes.
+`weights_only=False`, that is, it runs whatever they name. Here the opcodes that the standard
+library's `pickletools.genops` gives are walked by a machine that only notes names and, for a
+tensor, the shape of the calls: a REDUCE of a global becomes a `Call` that holds both. There is no
+unpickler under it, so a hostile memo index, a hash that never ends or a nest of a million tuples
+costs nothing but its own bytes.
 
 Standard library only.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
+from pickletools import genops
 from typing import Any, NamedTuple
 
-from inspector.checkpoint.payload.scan.machine import MAX_STACK, Feed, Machine, PickleError
-from inspector.checkpoint.payload.scan.opcodes import TABLE
+from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
+from inspector.checkpoint.payload.scan.machine import MAX_STACK, OTHER, Machine
+from inspector.checkpoint.payload.scan.opcodes import OPCODES
 
 __all__ = ["Feed", "PickleError", "Scan", "scan"]
 
@@ -27,7 +29,7 @@ class Scan(NamedTuple):
     Attributes:
         root: The pickled value as constants, `Global`, `Call` and `Persistent`; None where the
             scan was told not to keep values.
-        end: Where the pickle ends in the bytes given.
+        end: How many bytes were taken, from the first pickle's on.
         unknown: Classes that are not known but are only made, not called: `module.Name`.
         unsafe: Callables outside the allow list, and tricks that no pickler writes.
     """
@@ -39,8 +41,7 @@ class Scan(NamedTuple):
 
 
 def scan(
-    data: bytes | Feed,
-    start: int = 0,
+    data: bytes | Whole | Feed,
     *,
     keep: bool = False,
     weights_only: bool = False,
@@ -49,9 +50,8 @@ def scan(
     """Walk the opcodes of one pickle.
 
     Args:
-        data: The pickle, and perhaps more after it; a `Feed` is left after its end.
-        start: Where it begins in `data` (0 of a feed).
-        keep: Build its values (for a tensor's small pickle); otherwise only strings that may
+        data: The pickle, and perhaps more after it; a file of them is left after its end.
+        keep: Build its values (of a small pickle, as a tensor's); otherwise only strings that may
             become names are kept.
         weights_only: True if torch would load it with `weights_only=True`.
         stop: Asked now and then; True gives up with `PickleError`.
@@ -59,44 +59,35 @@ def scan(
     Raises:
         PickleError: It does not parse to its end; `unsafe` are the names seen until then.
     """
-    feed = data if isinstance(data, Feed) else None
-    first = b"" if isinstance(data, Feed) else data
-    machine = Machine(first, start, keep, feed, weights_only=weights_only)
+    feed: Whole | Feed
+    if isinstance(data, bytes):
+        feed = Whole(data) if keep else Feed(iter([memoryview(data)]))
+    else:
+        feed = data
+    machine = Machine(feed, keep=keep, weights_only=weights_only)
+
+    def check() -> None:
+        if len(machine.stack) > MAX_STACK:
+            raise PickleError("it holds more than any checkpoint's pickle should")
+        if stop is not None and stop():
+            raise PickleError("it was not read to its end")
+
+    if isinstance(feed, Feed):
+        feed.on_piece = check
     try:
-        root = _run(machine, stop)
+        # `genops` takes what has `read` and `readline`; it is declared for whole binary files.
+        for opcode, argument, _ in genops(feed):  # type: ignore[arg-type]
+            if feed.passed:
+                argument, feed.passed = OTHER, False
+            OPCODES[opcode.name](machine, argument)
+        root = machine.pop()
     except PickleError as error:
         raise PickleError(str(error), machine.judgement()[1]) from error
-    except (IndexError, struct.error) as error:
+    except IndexError as error:
         what = "the pickle ends too early, or its opcodes do not fit"
         raise PickleError(what, machine.judgement()[1]) from error
     except (ValueError, TypeError, OverflowError, MemoryError) as error:
         what = f"the pickle is damaged ({type(error).__name__})"
         raise PickleError(what, machine.judgement()[1]) from error
-    if feed is not None:
-        feed.push_back(machine.data[machine.at :])
     unknown, unsafe = machine.judgement()
-    return Scan(root if keep else None, machine.at, unknown, unsafe)
-
-
-# Bytes that any opcode's own number takes, and more: texts are fetched as they come.
-_AT_HAND = 64
-
-
-def _run(machine: Machine, stop: Callable[[], bool] | None) -> Any:
-    table, stack, count = TABLE, machine.stack, 0
-    fed = machine.feed is not None
-    while True:
-        if fed and len(machine.data) - machine.at < _AT_HAND:
-            fed = machine.fetch(_AT_HAND)
-        opcode = machine.data[machine.at]
-        machine.at += 1
-        handler = table[opcode]
-        if handler is None:
-            raise PickleError(f"byte 0x{opcode:02x} is no pickle opcode")
-        if handler(machine):
-            return machine.root
-        count += 1
-        if not count & 0xFFFF and stop is not None and stop():
-            raise PickleError("it was not read to its end")
-        if len(stack) > MAX_STACK:
-            raise PickleError("it holds more than any checkpoint's pickle should")
+    return Scan(root if keep else None, feed.tell(), unknown, unsafe)

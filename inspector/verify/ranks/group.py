@@ -1,4 +1,9 @@
-"""Whether the copies of a shard agree. Needs torch.
+"""The process group of the ranks: joining it, and whether the copies of a shard agree in it.
+
+With as many GPUs as ranks each rank has its own and nccl; object collectives still go over gloo.
+With fewer, ranks share them: nccl refuses that (`Duplicate GPU detected`), so the group is gloo,
+which is all that loading and saving need, and the device is set before a mesh is made, since
+`DeviceMesh` would otherwise ask for GPU number LOCAL_RANK.
 
 What is sent is a digest of 16 bytes for each entry, as uint8: gloo refuses fp8, int16 and the
 wider unsigned types.
@@ -7,26 +12,60 @@ wider unsigned types.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from inspector.checkpoint.payload.crc import crc32
+from inspector.errors import UsageError
 from inspector.verify.ranks.compare import Bytes, Local
-from inspector.verify.ranks.targets import Targets
+from inspector.verify.spec import JobSpec
 
-try:
-    from isal.isal_zlib import crc32
-except ImportError:  # Slower, and as right.
-    from zlib import crc32
+if TYPE_CHECKING:
+    from inspector.verify.ranks.targets import Targets
 
-__all__ = ["digest", "disagreeing"]
+__all__ = ["digest", "disagreeing", "start"]
 
 _DIGEST = struct.Struct("<IIQ")
 _SMALL = 1 << 12
 _BLOCK = 1 << 20
+
+#: How long a rank waits in a collective for the others. Whether they still move is the front end's
+#: to judge: one that is slow, and tells or reads something all the time, is not dead.
+_GROUP_TIMEOUT_S = 86400.0
+
+
+def start(spec: JobSpec) -> torch.device:
+    """Join the process group; the device that this rank's shards are on.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    timeout = timedelta(seconds=max(spec.timeout_s, _GROUP_TIMEOUT_S))
+    if spec.device != "cuda":
+        dist.init_process_group("gloo", timeout=timeout)
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if not torch.cuda.is_available() or not count:
+        raise UsageError("this interpreter's torch sees no GPU", "take --device cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    if spec.backend == "nccl" and local_size > count:
+        raise UsageError(
+            f"nccl needs a GPU for each rank: there are {count} for {local_size}",
+            "take the gloo backend, with which ranks can share a GPU",
+        )
+    device = torch.device("cuda", local_rank % count)
+    torch.cuda.set_device(device)
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
+    dist.init_process_group(backend, timeout=timeout)
+    return device
 
 
 def digest(data: Bytes | bytes) -> bytes:

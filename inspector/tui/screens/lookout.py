@@ -1,0 +1,113 @@
+"""`Lookout`: looks whether what lies under the main screen is still what it shows.
+
+The rule this module keeps: what is on the screen is not replaced under a reader's eyes. It is
+said that it changed; only where something is about to begin on it is it read anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import Screen
+
+from inspector.checkpoint.text import printable
+from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import Background
+
+if TYPE_CHECKING:
+    from inspector.tui.findings.checking import SecondLook
+    from inspector.tui.findings.standing import Standing
+    from inspector.tui.session import Loaded
+    from inspector.tui.verification.view import VerificationView
+
+__all__ = ["Lookout", "OpenScreen"]
+
+
+class OpenScreen(Screen[None]):
+    """A screen with a checkpoint open, as far as looking at it again goes."""
+
+    loaded: Loaded | None
+    standing: Standing
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its views are there."""
+        raise NotImplementedError
+
+    @property
+    def verification(self) -> VerificationView:
+        """The view of verifications."""
+        raise NotImplementedError
+
+    def show(self, loaded: Loaded) -> None:
+        """Show a checkpoint that was read anew."""
+        raise NotImplementedError
+
+    def stand(self, **known: Any) -> None:
+        """Take what is known now of how the checkpoint stands."""
+        raise NotImplementedError
+
+    def action_reload(self) -> None:
+        """Read the checkpoint anew."""
+        raise NotImplementedError
+
+
+class Lookout:
+    """Looks again when it is told to, and tells the screen what there is.
+
+    Args:
+        screen: Whose checkpoint it is.
+    """
+
+    def __init__(self, screen: OpenScreen) -> None:
+        self._screen = screen
+        self._looking: Background[Loaded] = Background(screen, self._looked, "looking again")
+
+    def drop(self) -> None:
+        """Another checkpoint is shown: what was being looked at is no news."""
+        self._looking.drop()
+
+    def look(self, *, reads: bool) -> None:
+        """Look at the folder; with `reads`, read the checkpoint anew if it changed."""
+        from inspector.tui.findings.checking import look_again
+
+        loaded = self._screen.loaded
+        if loaded is not None and self._screen.is_complete:
+            self._looking.ask(loaded, lambda stop: look_again(loaded, stop, reads=reads))
+
+    def _looked(self, loaded: Loaded, outcome: SecondLook | InspectError) -> None:
+        screen = self._screen
+        if loaded is not screen.loaded or isinstance(outcome, Cancelled):
+            return
+        standing = screen.standing
+        if isinstance(outcome, InspectError):
+            if not standing.is_lost:
+                self.tell_lost(outcome)
+            screen.verification.give_up()
+            self.lose(outcome)
+        elif outcome.loaded is not None:
+            screen.show(outcome.loaded)
+            screen.verification.replace(outcome.loaded)
+            self._tell_changed(outcome.changes)
+        elif standing.is_lost:
+            screen.action_reload()  # It is there again.
+        elif outcome.changes != standing.changes:
+            if outcome.changes:
+                self._tell_changed(outcome.changes)
+            screen.stand(changes=outcome.changes)
+
+    def lose(self, error: InspectError) -> None:
+        """What is shown cannot be read any more: let the verdict say so."""
+        from inspector.tui.findings.checking import lost
+
+        if self._screen.loaded is not None:
+            self._screen.stand(checked=lost(self._screen.loaded, error), is_lost=True)
+
+    def tell_lost(self, error: InspectError) -> None:
+        """Say why."""
+        said, title = printable(error.message, 300), "It could not be read"
+        self._screen.notify(said, title=title, severity="error", markup=False)
+
+    def _tell_changed(self, changes: str) -> None:
+        title = "It changed since it was opened"
+        self._screen.notify(changes, title=title, severity="warning", markup=False)

@@ -1,0 +1,88 @@
+"""The views of the main screen: their keys and titles, and how each is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inspector.tui.commands import VIEW_KEYS, command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inspector.tui.kit.view import View
+
+__all__ = ["VIEWS", "VIEW_COMMANDS", "other_views"]
+
+#: (id, key, title) of each, in the order of their keys.
+VIEWS = tuple(
+    (view, VIEW_KEYS[view], title)
+    for view, title in (
+        ("tensors", "Tensors"),
+        ("files", "Files"),
+        ("findings", "Findings"),
+        ("verify", "Verify"),
+        ("plan", "Load plan"),
+        ("values", "Values"),
+        ("stats", "Stats"),
+    )
+)
+
+#: The key of each: `show_view(id)` of the screen.
+VIEW_COMMANDS = [
+    *(
+        command(VIEW_KEYS[view], f"show_view('{view}')", title, about)
+        for view, title, about in (
+            ("tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),
+            ("files", "Files", "Every data file: its size, and what lies in it."),
+            (
+                "findings",
+                "Findings",
+                "Everything that is wrong, and what torch would do about it.",
+            ),
+            (
+                "verify",
+                "Verification",
+                "The verification: each rank and each tensor as it happens.",
+            ),
+            (
+                "plan",
+                "Load plan",
+                "What every rank of a mesh would read, and how much memory that takes.",
+            ),
+            (
+                "values",
+                "Values",
+                "The numbers of the tensor under the cursor: figures, histogram, map.",
+            ),
+            (
+                "stats",
+                "Statistics",
+                "All tensors that were read: those with NaN first, then odd norms.",
+            ),
+        )
+    ),
+]
+
+
+def other_views() -> Iterator[View]:
+    """The views that are not the first frame's, each imported and made when it is asked for."""
+    from inspector.tui.files.view import FilesView
+
+    yield FilesView()
+    from inspector.tui.findings.view import FindingsView
+
+    yield FindingsView()
+    from inspector.tui.verification.view import VerificationView
+
+    yield VerificationView()
+    from inspector.tui.plan.view import LoadPlanView
+
+    yield LoadPlanView()
+    from inspector.tui.values.view import ValuesView
+    from inspector.tui.values.work import Known
+
+    known = Known()
+    yield ValuesView(known)
+    from inspector.tui.values.statistics import StatisticsView
+
+    yield StatisticsView(known)

@@ -1,0 +1,69 @@
+"""Conditions that real ranks make: what is said of them, beside what became of them in torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_cli
+
+pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
+
+SCRIPTS = Path(__file__).with_name("scripts")
+needs_torchao = pytest.mark.skipif(
+    importlib.util.find_spec("torchao") is None, reason="torchao is not installed"
+)
+
+
+def written(name: str, ranks: int, folder: Path) -> list[int]:
+    """Run a script under torchrun; the numbers that it prints last."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", str(SCRIPTS / name), str(folder)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [int(number) for number in done.stdout.split("\n")[-2].split()]
+
+
+def test_an_optimizer_of_local_tensors_does_not_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "ckpt"
+    same, total = written("local_adam.py", 4, folder)
+    assert same < total
+    answer = run_cli("check", folder, "--json").json()
+    assert [f["code"] for f in answer["findings"]] == ["local-state"]
+    assert "in 4 shards" in answer["findings"][0]["message"]
+
+
+@needs_torchao
+def test_states_of_eight_bits_are_sound(tmp_path: Path) -> None:
+    folder = tmp_path / "ckpt"
+    assert written("low_bit_adam.py", 2, folder) == [0]
+    quick = run_cli("check", folder, "--json")
+    assert (quick.code, quick.json()["verdict"]) == (0, "sound")
+    assert {f["code"] for f in quick.json()["findings"]} == {"packed-tensor"}
+    deep = run_cli("check", folder, "--deep", "--json").json()
+    assert (deep["verdict"], {f["severity"] for f in deep["findings"]}) == ("sound", {"note"})
+    assert "OptimState8bit" in json.dumps(deep["checked"]["not_checked"])
+    assert run_cli("plan", folder, "--mesh", "fsdp:4").code == 0
+    line = ["verify", folder, "--mesh", "fsdp:2", "--json"]
+    assert result(run_cli(*line, timeout_s=240).out) == ("partial", 0)
+    compared = run_cli(*line, "--import", "torchao", timeout_s=240)
+    assert (compared.code, result(compared.out)) == (0, ("exact", 0))
+
+
+def result(events: str) -> tuple[str, int]:
+    """The verdict of a verification, and how many tensors differ."""
+    last = json.loads(events.strip().split("\n")[-1])
+    return last["verdict"], len(last["tensors"]["different"])

@@ -1,0 +1,124 @@
+"""Private names of other libraries that this project uses: each with the versions that have it.
+
+Whoever raises a bound in `pyproject.toml` reads here what may break; a name that is used and not
+listed fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import inspector
+
+ROOT = Path(inspector.__file__).parent
+
+#: Distribution, where the name is, the name, and the newest version that it was seen in.
+NAMES = [
+    ("textual", "textual", "_xterm_parser", "8.2.8"),
+    ("textual", "textual.app.App", "_fatal_error", "8.2.8"),
+    ("textual", "textual.app.App", "_close_messages_no_wait", "8.2.8"),
+    ("textual", "textual.app.App", "_exception", "8.2.8"),
+    ("textual", "textual.widget.Widget", "_get_component_classes", "8.2.8"),
+    ("torch", "torch.distributed.checkpoint.filesystem", "_StorageInfo", "2.13.0"),
+    ("torch", "torch.distributed.checkpoint", "_fsspec_filesystem", "2.13.0"),
+    ("fsspec", "fsspec.asyn.AsyncFileSystem", "_cat_file", "2026.9.0"),
+    ("fsspec", "fsspec.asyn.AsyncFileSystem", "_find", "2026.9.0"),
+    ("fsspec", "fsspec.asyn.AsyncFileSystem", "_info", "2026.9.0"),
+    ("fsspec", "fsspec.asyn.AsyncFileSystem", "_ls", "2026.9.0"),
+    ("s3fs", "s3fs.S3FileSystem", "_lsdir", "2026.9.0"),
+    ("s3fs", "s3fs.core.S3FileSystem", "_s3", "2026.9.0"),
+    ("gcsfs", "gcsfs.GCSFileSystem", "_request", "2026.10.1"),
+    ("gcsfs", "gcsfs.GCSFileSystem", "_location", "2026.10.1"),
+    ("gcsfs", "gcsfs.GCSFileSystem", "_get_object", "2026.10.1"),
+    ("gcsfs", "gcsfs.GCSFileSystem", "_do_list_objects", "2026.10.1"),
+]
+#: Read with a default, so that a version without it works likewise.
+OPTIONAL = {"_timeout_kwargs"}
+#: Set by an `__init__`, so that a class does not show it.
+SET_LATER = {"_exception", "_s3"}
+#: Not called here: we define it anew, and the library calls it.
+DEFINED_ANEW = {"_fatal_error"}
+
+
+@pytest.mark.parametrize(("package", "place", "name", "seen"), NAMES)
+def test_the_installed_version_has_it(package: str, place: str, name: str, seen: str) -> None:
+    try:
+        installed = version(package)
+    except PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    module, _, kind = place.rpartition(".")
+    if kind[:1].isupper():
+        holder = importlib.import_module(module)
+        source = Path(holder.__file__ or "").read_text(encoding="utf-8")
+        is_there = hasattr(getattr(holder, kind), name)
+        is_there |= name in SET_LATER and f"self.{name}" in source
+    else:
+        is_there = hasattr(importlib.import_module(place), name) or bool(
+            importlib.import_module(f"{place}.{name}")
+        )
+    assert is_there, f"{package} {installed} lacks {name}, which {seen} has"
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _used(tree: ast.AST, own: set[str]) -> set[str]:
+    """Private names that a module takes from another library."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("inspector"):
+            if node.level == 0:
+                found |= {part for part in (node.module or "").split(".") if _private(part)}
+                found |= {alias.name for alias in node.names if _private(alias.name)}
+        elif isinstance(node, ast.Import):
+            found |= {p for a in node.names for p in a.name.split(".") if _private(p)}
+        elif isinstance(node, ast.Attribute) and _private(node.attr):
+            found.add(node.attr)
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("getattr", "hasattr", "setattr")
+            and isinstance(node.args[1], ast.Constant)
+            and _private(str(node.args[1].value))
+        ):
+            found.add(str(node.args[1].value))
+    return found - own
+
+
+def _own(trees: list[ast.Module]) -> set[str]:
+    """Private names that our modules define: functions, classes, attributes, slots, fields."""
+    own: set[str] = set()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                own.add(node.name)
+            elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                own.add(node.value)
+    return own
+
+
+# Standard library and Python: no other library's.
+_PYTHON = {"_asdict", "_replace", "_fields", "_exit", "_make"}
+
+
+def test_no_other_private_name_is_used() -> None:
+    files = sorted(ROOT.rglob("*.py"))
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    own = _own(trees) | _PYTHON | {path.stem for path in files}
+    listed = {name for _, _, name, _ in NAMES} | OPTIONAL
+    used: dict[str, list[Any]] = {}
+    for path, tree in zip(files, trees, strict=True):
+        for name in _used(tree, own - listed):
+            used.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    assert set(used) <= listed, {name: used[name] for name in set(used) - listed}
+    # And nothing is listed that is not used any more.
+    assert listed - OPTIONAL - DEFINED_ANEW <= set(used), listed - set(used)

@@ -1,0 +1,177 @@
+"""One list of findings and one verdict, which says what it rests on; what lies there now."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from inspector.checks.findings import Coverage, Finding, Report
+from inspector.tui.findings.standing import Standing
+from inspector.tui.findings.view import FindingsView
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors.view import TensorsView
+from tests.conftest import SAMPLES
+from tests.tui.app_driver import opened, screen_text, until, words
+
+BROKEN = SAMPLES / "broken"
+SOUND = Report("x", (), Coverage(tensors=1, chunks=1, files=1))
+READ = Report("x", (), Coverage(tensors=1, chunks=1, files=1, payloads=4, payload_bytes=9))
+NOT_ALL = Report("x", (), Coverage(tensors=1, payloads=3, num_unread=1))
+NAN = Finding("values-nan", "warning", "a holds 1 NaN", fqn="a")
+BARE = Finding("payload-no-checksum", "note", "4 payloads have none")
+DIFFER = Finding("verify", "error", "DIFFER in compare", fqn="a")
+
+
+@pytest.mark.parametrize(
+    ("standing", "said", "colour"),
+    [
+        (Standing(SOUND), "metadata sound, bytes unread", "reverse"),
+        (Standing(SOUND, proved="EXACT on fsdp:2"), "metadata sound, EXACT on fsdp:2", "reverse"),
+        (Standing(READ, is_deep=True), "sound, every byte read", "green"),
+        (
+            Standing(READ, is_deep=True, was_stopped=True),
+            "metadata sound, not every byte read",
+            "reverse",
+        ),
+        (Standing(NOT_ALL, is_deep=True), "NOT READ: 1 payload", "red"),
+        (
+            Standing(Report("x", (BARE,), READ.checked), is_deep=True),
+            "sound, every byte read, no checksum",
+            "reverse",
+        ),
+        (Standing(SOUND, valued=(NAN,)), "metadata sound, 1 warning, bytes unread", "yellow"),
+        (Standing(READ, is_deep=True, verified=(DIFFER,)), "DAMAGED: 1 error", "red"),
+        (Standing(READ, is_deep=True, changes="x"), "CHANGED SINCE IT WAS OPENED: r", "yellow"),
+        (Standing(READ, is_lost=True), "NOT THERE ANY MORE, OR NOT READABLE", "red"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_badge_says_what_it_rests_on(standing: Standing, said: str, colour: str) -> None:
+    text, style = standing.badge
+    assert text == said
+    assert colour in style
+
+
+def test_one_list_has_each_finding_once_and_the_worst_first() -> None:
+    checked = Report("x", (NAN,), READ.checked)
+    report = Standing(checked, valued=(NAN,), verified=(DIFFER,)).report
+    assert report is not None and report.findings == (DIFFER, NAN)
+
+
+def findings(app: object) -> list[str]:
+    table = app.screen.query_one("#findings-table", VirtualTable)  # type: ignore[attr-defined]
+    return [str(table.source.cell(row, "code")) for row in range(table.source.num_rows)]
+
+
+def standing(app: object) -> Standing:
+    screen = app.screen  # type: ignore[attr-defined]
+    assert isinstance(screen, MainScreen)
+    return screen.standing
+
+
+async def read_every_byte(app: object, pilot: object) -> None:
+    await pilot.press("c")  # type: ignore[attr-defined]
+    view = app.screen.query_one(FindingsView)  # type: ignore[attr-defined]
+    await until(pilot, lambda: view._deep is None)  # type: ignore[arg-type]
+    await pilot.pause(0.1)  # type: ignore[attr-defined]
+
+
+async def test_reading_every_byte_again_finds_the_same_again() -> None:
+    async with opened(BROKEN / "bit_flip") as (app, pilot):
+        await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
+        for _ in range(3):
+            await read_every_byte(app, pilot)
+            assert findings(app) == ["payload-corrupt"]
+            assert "DAMAGED: 1 error" in screen_text(app)
+            assert "3 Findings 1" in screen_text(app)
+
+
+async def test_what_cannot_be_read_any_more_is_never_sound(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
+    async with opened(folder) as (app, pilot):
+        await read_every_byte(app, pilot)
+        assert "sound, every byte read" in screen_text(app)
+        (folder / "__1_0.distcp").rename(tmp_path / "kept")
+        await read_every_byte(app, pilot)
+        assert "DAMAGED" in screen_text(app) and findings(app) == ["file-missing"]
+        (tmp_path / "kept").rename(folder / "__1_0.distcp")
+        await read_every_byte(app, pilot)
+        assert "sound, every byte read" in screen_text(app)
+        shutil.rmtree(folder)
+        await read_every_byte(app, pilot)
+        assert "sound" not in screen_text(app).splitlines()[0]
+        assert "NOT THERE ANY MORE, OR NOT READABLE" in screen_text(app)
+        assert findings(app) == ["metadata-missing"]
+
+
+async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
+    async with opened(folder) as (app, pilot):
+        await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
+        app.app_focus = False
+        app.app_focus = True
+        await pilot.pause(0.3)
+        assert not standing(app).changes
+        app.app_focus = False
+        os.utime(folder / "__1_0.distcp", (1, 1))
+        app.app_focus = True
+        await until(pilot, lambda: "CHANGED SINCE IT WAS OPENED" in screen_text(app))
+        await until(pilot, lambda: "__1_0.distcp is changed" in words(app))
+        await pilot.press("r")
+        await until(pilot, lambda: "it changed since it was opened" in words(app))
+        await until(pilot, lambda: "CHANGED" not in screen_text(app))
+        # A verification is of what is there now.
+        loaded = app.screen.loaded  # type: ignore[attr-defined]
+        os.utime(folder / "__2_0.distcp", (1, 1))
+        await pilot.press("v")
+        main = app.screen_stack[-2]
+        assert isinstance(main, MainScreen)
+        await until(pilot, lambda: main.loaded is not loaded)
+        await pilot.press("escape")
+        await pilot.pause(0.1)
+        shutil.rmtree(folder)
+        app.app_focus = False
+        app.app_focus = True
+        await until(pilot, lambda: "NOT THERE ANY MORE" in screen_text(app))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
+async def test_a_damaged_checkpoint_opens_on_what_is_damaged(size: tuple[int, int]) -> None:
+    for name in ("chunk_gap", "file_missing", "chunk_overlap_and_gap"):
+        async with opened(BROKEN / name, size=size) as (app, pilot):
+            view = app.screen.query_one(TensorsView)
+            await until(pilot, lambda: "DAMAGED" in screen_text(app))
+            await pilot.pause(0.1)
+            found = standing(app).report
+            assert found is not None
+            entry = view.entry_of(found.findings[0])
+            assert entry is not None and view._current_name() == entry
+            row = view.table.cursor_row
+            assert row is not None and view.table.source.marker(row) == "error"
+            assert f"error {found.findings[0].code}" in words(app)
+            text = screen_text(app)
+            assert f"3 Findings {len(found.findings)}" in text
+            assert "n Next finding" in text.splitlines()[-1]
+            badge = text.splitlines()[0].index("DAMAGED")
+            await pilot.click(offset=(badge, 0))
+            await until(pilot, lambda: app.screen.view.id == "findings")  # type: ignore[attr-defined]
+
+
+async def test_where_nothing_is_wrong_the_footer_offers_no_finding() -> None:
+    async with opened(SAMPLES / "hsdp_2x2") as (app, pilot):
+        await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
+        text = screen_text(app)
+        assert "Next finding" not in text and "3 Findings  " in text
+        assert app.screen.query_one(TensorsView).table.cursor == 0
+
+
+async def test_values_read_by_u_are_findings_too() -> None:
+    async with opened(BROKEN / "values_nan", "u") as (app, pilot):
+        await until(pilot, lambda: bool(standing(app).valued))
+        assert findings(app) == ["values-nan"]
+        await read_every_byte(app, pilot)
+        assert findings(app) == ["values-nan"]
