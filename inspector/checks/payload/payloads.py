@@ -205,6 +205,7 @@ class _Run:
         if self._digests:
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         if self._checkpoint.format == "dcp" and not self._checkpoint.per_rank_metadata:
+            # lazy: it reads arrays, which the others do without
             from inspector.checks.payload.replicas import check_repeats
 
             findings += check_repeats(self._checkpoint, self._storage, self._crc32, self._has_crc32)

@@ -117,7 +117,8 @@ def check_repeats(
         is_known: Of which chunks it is known.
     """
     columns = checkpoint.columns
-    repeated, num_others = [], 0
+    repeated: list[int] = []
+    num_others = 0
     for index in np.flatnonzero(columns.num_chunks_of > 1).tolist():
         chunks = slice(int(columns.chunk_start[index]), int(columns.chunk_start[index + 1]))
         if not is_known[chunks].all() or not columns.dtype(index).startswith(("float", "bfloat")):
