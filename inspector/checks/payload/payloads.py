@@ -26,7 +26,7 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
-from inspector.checks.payload.replicas import check_replicas
+from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
 from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import StorageError
@@ -205,9 +205,6 @@ class _Run:
         if self._digests:
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
         if self._checkpoint.format == "dcp" and not self._checkpoint.per_rank_metadata:
-            # lazy: it reads arrays, which the others do without
-            from inspector.checks.payload.replicas import check_repeats
-
             findings += check_repeats(self._checkpoint, self._storage, self._crc32, self._has_crc32)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
