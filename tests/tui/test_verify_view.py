@@ -246,7 +246,7 @@ async def test_the_display_can_be_held_while_a_job_goes_on() -> None:
     events = job_events()
     async with replayed(events, 3.0) as (app, pilot):
         view = app.screen.query_one(VerificationView)
-        view.toggle_pause()
+        view.action_pause()
         assert view.run is not None
         playback = view.run
         assert isinstance(playback, Playback)
@@ -254,7 +254,7 @@ async def test_the_display_can_be_held_while_a_job_goes_on() -> None:
         await until(pilot, lambda: playback.moment.snapshot.num_exact > 0)
         await pilot.pause(0.3)
         assert "PAUSED" in screen_text(app) and "0 of 12 exact" in screen_text(app)
-        view.toggle_pause()
+        view.action_pause()
         await until(pilot, lambda: "0 of 12 exact" not in screen_text(app))
 
 
