@@ -303,6 +303,9 @@ def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
             figures.append(f"at most {format_bytes(max(numbers))} of memory on a rank")
         elif sum(numbers):
             figures.append(f"{format_count(sum(numbers))} {what}")
+    if snapshot.num_raw:
+        raw = plural(snapshot.num_raw, "bytes entry", "bytes entries")
+        figures.append(f"{raw} compared as bytes, not unpickled")
     done = [rank.rank for rank in snapshot.ranks if rank.status == "done"]
     if len(done) < len(snapshot.ranks):
         figures.append(f"ranks that ended well: {format_ranks(done) or 'none'}")

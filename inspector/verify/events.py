@@ -299,7 +299,16 @@ _failure: dict[str, Check] = {
     "root": _flag,
     "is_echo": _flag,
 }
+_canaries = _object(dict.fromkeys("compare recheck reload replicas checksums".split(), _count))
+_reads: dict[str, Check] = {
+    **dict.fromkeys("ok tried unsafe".split(), _flag),
+    **dict.fromkeys("torch error second_reading".split(), _text),
+    **dict.fromkeys("num_payloads num_forgotten".split(), _count),
+    "forgotten": _list(_text),
+}
 _COMMON: dict[str, Check] = {
+    "run": _text,
+    "canaries": _canaries,
     "rank": _rank,
     "phase": _phase,
     "hop": _count,
@@ -326,7 +335,7 @@ _JOB: dict[str, Check] = {
 _unverified = _object({"fqn": _text, "why": _text})
 _counts = _object(
     {
-        **dict.fromkeys("total verified exact num_not_verified".split(), _count),
+        **dict.fromkeys("total verified exact raw num_not_verified num_not_asked".split(), _count),
         "different": _list(_text),
         "not_verified": _list(_unverified),
     }
@@ -343,8 +352,10 @@ _RULES: dict[str, dict[str, Check]] = {
         "num_different": _count,
         "first_index": _index,
         "ranks": _count,
+        "asked": _flag,
         **dict.fromkeys("expected found file detail".split(), _text),
     },
+    "torch_reads": {**_COMMON, **_reads},
     "log": {**_COMMON, "stream": _word(("stdout", "stderr")), "text": _text},
     "failed": {**_COMMON, **_failure},
     "result": {
@@ -353,6 +364,7 @@ _RULES: dict[str, dict[str, Check]] = {
         "why": _text,
         "phases": _list(_object({"phase": _phase, "elapsed_s": _seconds})),
         "failures": _list(_object(_failure)),
+        "torch_reads": _object(_reads),
         "tensors": _counts,
     },
 }

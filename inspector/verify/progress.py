@@ -109,6 +109,7 @@ class Snapshot:
         torch_reads: The `torch_reads` event of rank 0, or None before it.
         left_out: Entries that the ranks leave out: reason, how many, whether the user asked.
         num_foreign: Events of another job, which are passed over.
+        num_raw: Bytes entries, which are compared as bytes and not unpickled.
         version: Rises with every event.
     """
 
@@ -128,6 +129,7 @@ class Snapshot:
     torch_reads: Mapping[str, Any] | None = None
     left_out: tuple[tuple[str, int, bool], ...] = ()
     num_foreign: int = 0
+    num_raw: int = 0
 
 
 Event = dict[str, Any]
@@ -189,7 +191,7 @@ class JobState:
         self.result: Event | None = None
         self.num_entries: int | None = None
         self.torch_reads: Event | None = None
-        self.num_foreign = 0
+        self.num_foreign = self.num_raw = 0
         self._left_out: tuple[tuple[str, int, bool], ...] = ()
         self.version = 0
         self.first_t = self.last_t = 0.0
@@ -285,6 +287,7 @@ class JobState:
             self.torch_reads,
             self._left_out,
             self.num_foreign,
+            self.num_raw,
         )
 
     def _phase_times(self) -> tuple[PhaseTime, ...]:
@@ -325,6 +328,7 @@ class JobState:
     def _plan(self, event: Event, rank: _Rank | None, t: float) -> None:
         tensors, entries = _int(event.get("tensors")), _int(event.get("entries"))
         number = _int(event.get("num_entries"))
+        self.num_raw = entries or self.num_raw
         if tensors is not None and entries is not None and self.num_entries is None:
             number = tensors + entries
         if number is not None:

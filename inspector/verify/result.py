@@ -114,6 +114,7 @@ def result_event(
             "verified": len(exact) + len(different),
             "exact": len(exact),
             "different": different,
+            "raw": snapshot.num_raw,
             "num_not_verified": len(missing) + num_unnamed,
             "num_not_asked": len(unverified) + num_unnamed + len(unasked),
             "not_verified": [{"fqn": fqn, "why": why} for fqn, why in missing[:_MAX_NAMES]],

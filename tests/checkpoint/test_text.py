@@ -7,6 +7,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import get_character_cell_size
 
 from inspector.checkpoint.text import (
     format_bytes,
@@ -114,3 +115,15 @@ def test_marks_do_not_pile_up() -> None:
     assert shown.startswith("a" + "\u0301" * 8 + "\\u0301") and shown.endswith("\\u0489")
     assert is_printable(shown)
     assert is_printable(printable(pile, 40))
+
+
+def test_a_text_is_cut_at_its_start_middle_or_end_in_characters_or_cells() -> None:
+    cells = get_character_cell_size
+    assert shorten("abcdefghij", 7) == "ab…ghij"
+    assert shorten("abcdefghij", 7, "end") == "abcdef…"
+    assert shorten("abcdefghij", 7, "start") == "…efghij"
+    # A wide character is not cut in half.
+    assert shorten("日本語日本語", 8, "middle", cells) == "日…本語"
+    assert shorten("日本語日本語", 8, "start", cells) == "…日本語"
+    assert shorten("日本語", 6, "end", cells) == "日本語"
+    assert [shorten("abc", width) for width in (-1, 0, 1, 2, 3)] == ["", "", "…", "…c", "abc"]

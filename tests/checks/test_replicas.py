@@ -229,3 +229,43 @@ def test_stats_tells_of_copies_that_differ(tmp_path: Path) -> None:
     text = run_cli("stats", folder).out
     assert "1 with copies that differ" in text
     assert "w: 4 elements of 4, the first at [0, 0]: rank 0 has 0.0, rank 1 1.0" in text
+
+
+# -- shards that are copies of each other --------------------------------------------------------
+
+
+def cut(make: Callable[[int], torch.Tensor], *names: str) -> Callable[[int], StateDict]:
+    """Tensors of two shards, each as `make(rank)` says, as fully_shard holds them."""
+
+    def state(rank: int) -> StateDict:
+        mesh = mesh_of(2)
+        return {
+            name: DTensor.from_local(make(rank), mesh, (Shard(0),), run_check=False)
+            for name in names
+        } | {"norm": sharded(torch.ones(4), mesh, Shard(0))}
+
+    return state
+
+
+def drawn(rank: int, seed: int) -> torch.Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_shards_that_all_have_the_same_numbers_are_told(tmp_path: Path) -> None:
+    same = save_as_ranks(tmp_path / "same", 2, cut(lambda rank: drawn(rank, 0), "a", "b"))
+    (finding,) = deep(same).findings
+    assert (finding.code, finding.severity) == ("local-state", "warning")
+    assert "2 of 2 tensors" in finding.message
+    other = save_as_ranks(tmp_path / "other", 2, cut(lambda rank: drawn(rank, rank), "a", "b"))
+    assert deep(other).findings == ()
+
+
+def test_one_tensor_of_equal_shards_may_be_meant(tmp_path: Path) -> None:
+    """Experts that were copied from one, say."""
+
+    def state(rank: int) -> StateDict:
+        experts = cut(lambda r: drawn(r, 0), "experts")(rank)
+        return experts | cut(lambda r: drawn(r, r), "b", "c")(rank)
+
+    (finding,) = deep(save_as_ranks(tmp_path, 2, state)).findings
+    assert (finding.severity, finding.fqn) == ("note", "experts")

@@ -11,10 +11,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultSavePlanner
 
+from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checks.findings import Finding, Report
 from inspector.checks.judge import check
+from inspector.checks.payload.packed import with_stored_dtypes
 from inspector.checks.payload.payloads import PayloadReport, check_payloads
 
 pytestmark = pytest.mark.skipif(
@@ -115,3 +118,16 @@ def test_too_few_bytes_for_either_dtype_stay_damage(tmp_path: Path) -> None:
     report = judged(folder, deep=False)
     assert report.verdict == "damaged"
     assert "range-too-short" in {f.code for f in report.findings}
+
+
+def test_what_is_verified_is_loaded_in_the_stored_dtype(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "verified", torch.float16, torch.bfloat16)
+    if recorded(folder, "w.verified") == torch.bfloat16:
+        pytest.skip("this torch does not keep it")
+    checkpoint, stored = with_stored_dtypes(open_checkpoint(str(folder)), LocalStorage(str(folder)))
+    assert stored == {"w.verified": "bfloat16"}
+    assert {t.fqn: t.dtype for t in checkpoint.tensors} == {**stored, "b.verified": "float32"}
+    same, none = with_stored_dtypes(
+        open_checkpoint(str(folder.parent / "0")), LocalStorage(str(folder.parent / "0"))
+    )
+    assert none == {} and same.columns.properties == open_checkpoint(same.path).columns.properties

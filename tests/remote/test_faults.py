@@ -95,12 +95,13 @@ def test_every_command_ends(scheme: str, fault: str, tmp_path: Path) -> None:
             server.kill()
             assert server.stdout is not None
             for line in server.stdout:
-                assert line.split() == ["AWAY"], line
+                # Several answer at a time: lines may stand in one.
+                assert not line.replace("AWAY", "").strip(), line
 
 
 #: Faults that `show` meets: it lists, asks for sizes, and reads the metadata alone.
 _LISTED = {
     "http": {"head-fails", "redirect-loop", "redirect-away", "storm", "drip-headers"}
-    | {"large-number"},
-    "s3": {"endless-listing-page", "same-token", "no-end", "storm"},
+    | {"large-number", "etag", "endless-error"},
+    "s3": {"endless-listing-page", "same-token", "no-end", "storm", "etag"},
 }

@@ -14,7 +14,7 @@ from inspector.tui.findings.view import FindingsView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
-from tests.conftest import SAMPLES
+from tests.conftest import SAMPLES, run_cli
 from tests.tui.app_driver import opened, screen_text, until, words
 
 BROKEN = SAMPLES / "broken"
@@ -175,3 +175,21 @@ async def test_values_read_by_u_are_findings_too() -> None:
         assert findings(app) == ["values-nan"]
         await read_every_byte(app, pilot)
         assert findings(app) == ["values-nan"]
+
+
+async def test_the_seal_beside_it_is_compared(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
+    assert run_cli("seal", folder).code == 0
+    async with opened(folder, "3") as (app, pilot):
+        await read_every_byte(app, pilot)
+        assert "sound, every byte read" in screen_text(app)
+        assert "6 of 6 tensors and bytes entries are as" in words(app)
+        seal = tmp_path / "ckpt.seal.json"
+        seal.write_text(seal.read_text()[:-20])
+        await read_every_byte(app, pilot)
+        assert "not checked the seal" in words(app)
+        other = Path(shutil.copytree(SAMPLES / "zstd_2", tmp_path / "other"))
+        seal.unlink()
+        assert run_cli("seal", other, "--output", seal).code == 0
+        await read_every_byte(app, pilot)
+        assert "DAMAGED" in screen_text(app) and "seal-missing" in findings(app)

@@ -10,7 +10,8 @@ from inspector.errors import StorageError, UsageError
 from inspector.tui.verification.figures import Rates, rank_figures, totals
 from inspector.tui.verification.playback import SPEEDS, Playback, read_recording
 from inspector.verify.progress import JobState, Snapshot
-from tests.tui.verify_driver import RECORDING, event, job_events
+from tests.tui.app_driver import CONTROL, screen_text
+from tests.tui.verify_driver import NAMES, RECORDING, event, job_events, replayed
 
 
 def folded(events: list[dict[str, object]], position_s: float) -> Snapshot:
@@ -122,3 +123,19 @@ def test_a_recording_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("no event\n{}\n")
     with pytest.raises(UsageError):
         read_recording(str(tmp_path / "empty.jsonl"))
+
+
+async def test_no_control_character_of_a_recording_reaches_the_screen() -> None:
+    """C0 and C1, in every text and word that a recording holds."""
+    odd = "\x1b]0;x\x07\x9b2J\x9d\ud800\u202e"
+    events = job_events(differs=[(NAMES[0], 1)], logs=[(1, f"line{odd}")], killed=2)
+    words = {"verdict", "kind", "phase", "host", "device", "mesh", "message", "stack", "why"}
+    words |= {"fqn", "file", "detail", "expected", "found", "backend", "via", "path"}
+    for number, told in enumerate(events):
+        for key in words & told.keys():
+            if isinstance(told[key], str) and number % 2:
+                told[key] += odd
+    async with replayed(events, 11.0, "o", "enter") as (app, _):
+        text = screen_text(app)
+    assert not CONTROL.search(text), CONTROL.findall(text)
+    assert "\ud800" not in text

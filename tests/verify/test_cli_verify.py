@@ -208,3 +208,37 @@ def test_a_recording_that_breaks_off(tmp_path: Path) -> None:
     ran = _cli("replay", path)
     assert ran.code == 2
     assert ran.out.startswith("The recording ends before the job did.")
+
+
+@pytest.mark.torchrun
+@pytest.mark.parametrize(
+    ("name", "verdict", "code", "said"),
+    [
+        ("metadata_unknown_class", "unreadable", 1, "No module named"),
+        ("metadata_unsafe", "unreadable", 1, "names code to be run"),
+        ("path_parent", "partial", 2, "outside the checkpoint folder"),
+    ],
+)
+def test_what_torch_does_not_read_and_what_is_left_out_is_no_success(
+    name: str, verdict: str, code: int, said: str
+) -> None:
+    broken = SAMPLES / "broken" / name
+    ran = _cli("verify", broken, "--mesh", "fsdp:1", "--then", "none")
+    assert ran.code == code, ran.out + ran.err
+    assert ran.out.startswith(f"{verdict.upper()}: ")
+    assert said in ran.out
+    if name == "metadata_unsafe":
+        assert "will not be EXACT" in ran.err
+    [folder] = recorded_runs()
+    again = _cli("replay", folder)
+    assert (again.code, again.out) == (code, ran.out)
+    result = json.loads(_cli("replay", folder, "--json").out.splitlines()[-1])
+    assert result["verdict"] == verdict
+    assert result["torch_reads"]["ok"] == (verdict == "partial")
+    assert result["tensors"]["exact"] > 0
+    # Of another job's events, or of a part of its own, it says nothing good either.
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps({**spec, "run": "another"}))
+    alone = _cli("replay", folder / "events")
+    assert alone.code == 2
+    assert "EXACT" not in alone.out

@@ -49,6 +49,7 @@ def test_a_job_that_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
         "verified": 3,
         "exact": 3,
         "different": [],
+        "raw": 0,
         "num_not_verified": 0,
         "num_not_asked": 0,
         "not_verified": [],

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inspector.verify.job.post_mortem import ChildFailure, diagnose, parse_report
-from inspector.verify.job.watchdog import Watchdog, collective_of, hang_messages
+from inspector.verify.job.watchdog import Watchdog, collective_of, hang_messages, io_bytes
 from inspector.verify.progress import JobState, Snapshot
 
 # As torchrun 2.13 wrote it, the host's name and the paths shortened.
@@ -173,3 +178,10 @@ def test_a_rank_that_waits_for_a_slow_one_is_not_stuck() -> None:
         dog.feed({"event": "bye", "rank": rank}, 70.0)
     assert dog.is_over
     assert not dog.is_stuck(1000.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody counts them elsewhere")
+def test_what_a_process_writes_counts_and_one_that_has_ended_does_not(tmp_path: Path) -> None:
+    before = io_bytes([os.getpid()])
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    assert io_bytes([os.getpid(), 1 << 30]) - before >= 1 << 20

@@ -59,6 +59,9 @@ _REFUSED_CODES = {
     "NoAuthenticationInformation": "it is not public, and no credentials were given",
     "PublicAccessNotPermitted": "it is not public, and no credentials were given",
 }
+_OTHER_REGION = frozenset(
+    ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint")
+)
 _BAD_NAME = frozenset({"InvalidResourceName", "OutOfRangeInput"})
 _NO_BUCKET = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
 _OF_CLOUDS = frozenset("s3 s3a gs gcs az abfs abfss adl".split())
@@ -121,6 +124,9 @@ def bad_answer(error: BaseException) -> BadAnswerError | None:
     # aiohttp gives an answer that it cannot read a status of its own.
     if type(error).__name__ == "ClientResponseError" and "HttpProcessingError" in _classes(error):
         return BadAnswerError("it does not speak HTTP")
+    status = status_of(error)
+    if status is not None and 300 <= status < 400 and _code_of(error) not in _OTHER_REGION:
+        return BadAnswerError(f"it leads elsewhere ({status}), and is not followed")
     return None
 
 
@@ -180,7 +186,7 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
     if code in _REFUSED_CODES or status in (401, 403):
         why = _REFUSED_CODES.get(code, "permission denied")
         return f"{why} ({code or status})", _credentials_hint(scheme)
-    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"):
+    if code in _OTHER_REGION:
         return f"it lies in another region ({code})", "set AWS_DEFAULT_REGION to the bucket's"
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "there is no such file or folder", ""

@@ -114,7 +114,7 @@ class Judgement:
     is_read: bool = True
     is_blob: bool = False
     shape: tuple[int, ...] | None = None
-    crc32: tuple[object, ...] | None = None
+    crc32: tuple[int, str, tuple[int, ...], tuple[int, ...], int] | None = None
     packed: PackedTensor | None = None
     quantizer: str = ""
     stale_dtypes: dict[int, str] = field(default_factory=dict)

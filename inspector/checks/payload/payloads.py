@@ -28,7 +28,7 @@ from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
 from inspector.checks.payload.pieces import with_pieces
-from inspector.checks.payload.replicas import check_replicas
+from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
 from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import StorageError
@@ -104,6 +104,10 @@ class _Run:
         self._values: dict[int, dict[tuple[int, ...], NonFinite]] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._digests: dict[int, object] = {}
+        # Of the chunks of tensors that are cut: CRC32 of the elements, and whether it is known.
+        num_chunks = checkpoint.num_chunks
+        self._crc32 = np.zeros(num_chunks, np.uint32)
+        self._has_crc32 = np.zeros(num_chunks, np.bool_)
         self._storage = storage
         self._packed: dict[str, list[int]] = {}
         self._quantized: dict[int, str] = {}
@@ -136,6 +140,9 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
+        if judgement.crc32 is not None and owners[0] < self._checkpoint.num_chunks:
+            self._crc32[owners] = judgement.crc32[0]
+            self._has_crc32[owners] = True
         for number, dtype in judgement.stale_dtypes.items():
             self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
@@ -200,6 +207,8 @@ class _Run:
             findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
         if self._digests:
             findings += check_replicas(self._checkpoint, self._storage, self._digests)
+        if self._checkpoint.format == "dcp" and not self._checkpoint.per_rank_metadata:
+            findings += check_repeats(self._checkpoint, self._storage, self._crc32, self._has_crc32)
         findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
         findings += [self._note(note, places) for note, places in self._notes.items()]
         if self._quantized:

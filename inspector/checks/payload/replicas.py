@@ -1,19 +1,34 @@
-"""Copies of one tensor, all stored, that differ: a judgement of `values.replicas`."""
+"""Copies of one tensor, all stored, that differ; and shards of one that are copies of each other.
+
+The former is a judgement of `values.replicas`. The latter is what a model has that was initialised
+after sharding on a mesh without a random number tracker (CPU): each rank fills its shard from its
+own generator, and with one seed all shards get the same numbers (run with torch 2.13).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.payload.array import read_box
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Severity
 from inspector.checks.metadata.local_state import local_pieces
 from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
 from inspector.checks.plan.roles import role_of
+from inspector.errors import InspectError
 from inspector.values.replicas import ReplicaDifference, replica_differences
 
-__all__ = ["check_replicas"]
+__all__ = ["check_repeats", "check_replicas"]
+
+# Elements of a tensor that are looked at to see whether they are all alike.
+_MAX_LOOKS = 1 << 20
+_MAX_TENSORS = 2000
+_MIN_TENSORS = 2
 
 
 def check_replicas(
@@ -84,4 +99,78 @@ def _finding(checkpoint: Checkpoint, found: ReplicaDifference, is_piece: bool) -
         file=found.files[1],
         offsets=found.first_index,
         num_elements=found.num_different,
+    )
+
+
+def check_repeats(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    crc32: npt.NDArray[np.uint32],
+    is_known: npt.NDArray[np.bool_],
+) -> list[Finding]:
+    """A finding about tensors whose shards are all bit for bit the same, and not of one value.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder; one shard of each such tensor is looked at.
+        crc32: Of the elements of each chunk of `TensorColumns`.
+        is_known: Of which chunks it is known.
+    """
+    columns = checkpoint.columns
+    repeated: list[int] = []
+    num_others = 0
+    for index in np.flatnonzero(columns.num_chunks_of > 1).tolist():
+        chunks = slice(int(columns.chunk_start[index]), int(columns.chunk_start[index + 1]))
+        if not is_known[chunks].all() or not columns.dtype(index).startswith(("float", "bfloat")):
+            continue
+        # A loss can be alike in every row, and so are its moments then.
+        if is_optimizer_state(columns.fqns[index]):
+            continue
+        if (crc32[chunks] != crc32[chunks.start]).any():
+            num_others += 1
+            continue
+        tensor = columns.tensor(index)
+        # The same box twice is another fault.
+        is_cut = len(np.unique(tensor.offsets, axis=0)) == tensor.num_chunks
+        is_cut &= bool((tensor.sizes == tensor.sizes[0]).all())
+        if is_cut and len(repeated) < _MAX_TENSORS and _has_values(checkpoint, storage, tensor):
+            repeated.append(index)
+    if not repeated:
+        return []
+    return [_repeats(checkpoint, repeated, num_others)]
+
+
+def _has_values(checkpoint: Checkpoint, storage: Storage, tensor: Tensor) -> bool:
+    """Whether the first chunk holds more than one value, as far as is looked."""
+    sizes = tensor.sizes[0].tolist()
+    rows = max(1, min(sizes[0], _MAX_LOOKS // max(int(np.prod(sizes[1:])), 1)))
+    first = tensor.offsets[0].tolist()
+    box = tuple(
+        slice(o, o + (rows if dim == 0 else n))
+        for dim, (o, n) in enumerate(zip(first, sizes, strict=True))
+    )
+    try:
+        values, _ = read_box(checkpoint, storage, tensor, box)
+    except InspectError:
+        return False
+    # As bytes, for NaN is not equal to itself.
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(values.size, -1)
+    return bool(len(raw) and (raw != raw[0]).any())
+
+
+def _repeats(checkpoint: Checkpoint, repeated: list[int], num_others: int) -> Finding:
+    first = checkpoint.columns.tensor(repeated[0])
+    is_all = len(repeated) >= _MIN_TENSORS and len(repeated) > num_others
+    of = len(repeated) + num_others
+    return Finding(
+        "local-state",
+        "warning" if is_all else "note",
+        f"{len(repeated):,} of {plural(of, 'tensor')} that {'is' if of == 1 else 'are'} sharded, "
+        "and not of one value alone, hold the same numbers bit for bit in every shard: "
+        f"{printable(first.fqn, 120)} is one shard {first.num_chunks:,} times",
+        "loads it as it is stored",
+        "a model initialised after sharding on a CPU mesh has the same random numbers in every "
+        "shard (each rank draws from its own generator, all with one seed): initialise it before "
+        "sharding, or on the GPU; no fault where it was made so (experts copied from one)",
+        fqn=first.fqn if len(repeated) == 1 else None,
     )

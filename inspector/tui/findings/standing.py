@@ -67,6 +67,15 @@ class Standing:
         return replace(self.checked, findings=tuple(findings))
 
     @property
+    def count(self) -> tuple[int, str]:
+        """How many findings there are, and a style as bad as the worst of them."""
+        report = self.report
+        if report is None or not report.findings:
+            return 0, ""
+        worst = report.findings[0].severity
+        return len(report.findings), {"error": "bold red", "warning": "yellow"}.get(worst, "")
+
+    @property
     def is_every_byte_read(self) -> bool:
         """Whether no stored byte was left out."""
         if self.checked is None or not self.is_deep or self.was_stopped:

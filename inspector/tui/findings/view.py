@@ -14,7 +14,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding, Report
 from inspector.errors import Cancelled, InspectError
-from inspector.report.check import checked_sentence, verdict_sentence
+from inspector.report.check import against_sentence, checked_sentence, verdict_sentence
 from inspector.tui.advice import on_screen
 from inspector.tui.background import Background
 from inspector.tui.commands import CHECK_BYTES
@@ -140,7 +140,7 @@ class FindingsView(TableView):
             title = "It cannot be read any more"
         elif result.was_stopped:
             title = "Stopped: not every byte was read"
-        elif report.checked.not_checked:
+        elif report.checked.num_unread:
             title = "What could be read was read, which is not every byte"
         said = verdict_sentence(report, is_stopped=result.was_stopped)
         if result.loaded is not None:
@@ -229,6 +229,8 @@ def _finding_text(finding: Finding) -> Text:
 def _coverage_text(report: Report) -> Text:
     checked = report.checked
     text = Text.assemble(("checked      ", "dim"), checked_sentence(checked))
+    for against in checked.against:
+        text.append("\ncompared     ", "dim").append(against_sentence(against))
     for left in checked.not_checked:
         text.append("\nnot checked  ", "dim")
         text.append(f"{printable(left.what)}: {printable(on_screen(left.why))}")

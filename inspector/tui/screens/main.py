@@ -80,7 +80,7 @@ class MainScreen(OpenScreen):
             CHECK_BYTES,
             "check_bytes",
             "Check bytes",
-            "Read every stored byte, compare its checksum, look for NaN; again to stop.",
+            "Read every stored byte: its checksum, the seal beside it, NaN; again to stop.",
             footer=True,
         ),
         command(

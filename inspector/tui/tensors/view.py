@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
@@ -15,7 +16,7 @@ from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.tensors.entry_columns import entry_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from inspector.checkpoint.model import Ints, Tensor
     from inspector.checks.findings import Finding, Report
@@ -216,6 +217,15 @@ class TensorsView(TableView):
             return finding.fqn if finding.fqn in source.row_names else None
         rows = [] if finding.file is None else source.rows_in([finding.file])
         return source.row_names[rows[0]] if rows else None
+
+    def lead_to(self, findings: Sequence[Finding]) -> int | None:
+        """Put the cursor on the first entry that is damaged; which of the findings says so."""
+        for number, finding in enumerate(findings):
+            name = self.entry_of(finding) if finding.severity == "error" else None
+            if name is not None:
+                self.go_to(replace(finding, fqn=name))
+                return number
+        return None
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
         name, marked = self._current_name(), self._marked

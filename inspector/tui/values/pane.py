@@ -228,8 +228,10 @@ class ValuesPane(Widget):
 
     def take_focus(self) -> None:
         """The keys go to the numbers, or to whatever has their place."""
+        # Somebody must have the focus, or the keys of the view are nobody's.
+        self.can_focus = not self.has_numbers
         if not self.has_numbers:
-            self.screen.set_focus(None)
+            self.focus()
         else:
             (self.map if self.has_class("-zoom-map") else self.numbers).focus()
 

@@ -70,12 +70,20 @@ _GROUP_TIMEOUT_S = 86400.0
 
 
 class Opening(threading.Thread):
-    """Rank 0 reads the metadata while torch is imported."""
+    """Rank 0 reads the metadata while torch is imported.
+
+    Attributes:
+        checkpoint: What is loaded.
+        as_read: The same as the metadata says it, other dtypes than the stored ones included.
+        stored_dtypes: Those dtypes that are not the metadata's, by name.
+        error: Why there is none.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(name="metadata", daemon=True)
         self._path = path
         self.checkpoint: Checkpoint | None = None
+        self.as_read: Checkpoint | None = None
         self.stored_dtypes: dict[str, str] = {}
         self.error: BaseException | None = None
         self.start()
@@ -86,11 +94,11 @@ class Opening(threading.Thread):
             from inspector.checkpoint.find.locate import folder_of
             from inspector.checks.payload.packed import with_stored_dtypes
 
-            checkpoint = open_checkpoint(self._path)
+            self.as_read = open_checkpoint(self._path)
             # A cached plan may have kept another dtype: torch loads the elements exactly into a
             # target of their own.
             self.checkpoint, self.stored_dtypes = with_stored_dtypes(
-                checkpoint, folder_of(self._path)
+                self.as_read, folder_of(self._path)
             )
         except BaseException as error:
             self.error = error
@@ -190,8 +198,9 @@ def verify(
     stored_dtypes = opening.stored_dtypes if opening is not None else {}
     left_out = [*selection.left_out, *too_large]
     _plan(job, waves, left_out, stored_dtypes)
-    if reading is not None:
-        reading.begin(checkpoint, _names(job, waves), {f for item in left_out for f in item.fqns})
+    if reading is not None and opening is not None and opening.as_read is not None:
+        names = {fqn for item in left_out for fqn in item.fqns}
+        reading.begin(opening.as_read, _names(job, waves), names)
     run_waves(job, waves)
     dist.barrier()
     reporter.progress(force=True)

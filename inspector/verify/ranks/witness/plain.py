@@ -30,6 +30,7 @@ _ST_DTYPES = {
     "I8": "int8",
     "BF16": "bfloat16",
     "C64": "complex64",
+    "F4": "float4_e2m1fn_x2",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
@@ -164,6 +165,9 @@ def _safetensors(checkpoint: Checkpoint, storage: Storage) -> dict[str, EntryAcc
         for fqn, value in header.items():
             begin, end = value["data_offsets"]
             sizes = tuple(value["shape"])
+            if value["dtype"] == "F4" and sizes:
+                # Two to a byte, which torch counts as one element.
+                sizes = (*sizes[:-1], sizes[-1] // 2)
             offsets = tuple(where.get(fqn, {}).get("saved_offsets", (0,) * len(sizes)))
             place = (path, _HEADER + size + begin, end - begin, ())
             pieces.setdefault(fqn, []).append((value["dtype"], offsets, sizes, place))

@@ -277,13 +277,14 @@ def _read_dcp(
 
 def _lacking(checkpoint: Checkpoint, held: dict[int, Any], mesh: Mesh) -> Iterator[str]:
     """What a rank of a mesh needs and its own metadata lacks: `dcp.load` gives it nothing else."""
+    missing = [rank for rank in range(mesh.world_size) if rank not in held]
+    if missing:
+        yield (
+            f"rank {missing[0]} would look for __{missing[0]}.metadata, which is not there: "
+            f"metadata of each rank loads with the {len(held)} ranks that wrote it alone"
+        )
+        return
     for rank in range(mesh.world_size):
-        if rank not in held:
-            yield (
-                f"rank {rank} would look for __{rank}.metadata, which is not there: metadata of "
-                f"each rank loads with the {len(held)} ranks that wrote it alone"
-            )
-            return
         entries = held[rank].state_dict_metadata
         shard = mesh.coordinate(rank)[-1]
         for i, fqn in enumerate(checkpoint.columns.fqns):
