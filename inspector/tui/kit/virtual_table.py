@@ -66,6 +66,9 @@ class NoRows(TableSource):
 _GUTTER = 3
 """Cells left of the first column: the cursor's mark, the row's badge, a blank."""
 _SCROLL_STEP = 8
+# The palette shows no command that says nothing of itself, and these are met before the views' own.
+_SORT = "Sort the table by its next column."
+_TURN = "Turn the order of the table round."
 
 
 class VirtualTable(CursorView):
@@ -95,8 +98,8 @@ class VirtualTable(CursorView):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right,l", "scroll_columns(1)", "Columns right", show=False, id="table.right"),
         Binding("left,h", "scroll_columns(-1)", "Columns left", show=False, id="table.left"),
-        Binding("s", "sort_next", "Sort", show=False, id="table.sort"),
-        Binding("S", "sort_reverse", "Reverse", show=False, id="table.reverse"),
+        Binding("s", "sort_next", "Sort", show=False, id="table.sort", tooltip=_SORT),
+        Binding("S", "sort_reverse", "Turn order", show=False, id="table.reverse", tooltip=_TURN),
     ]
 
     class _RowMessage(Message):
