@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
@@ -69,7 +70,7 @@ def run_check(
         run = _whole_step(path, target, reader)
         if run is not None:
             return _print_run(path, run, reader, form)
-        return _check_one(target, reader, form, prefetched)
+        return _check_one(path, target, reader, form, prefetched)
     from inspector.checks.run import Judged, check_folder, judge_run
 
     judged: list[Judged] = []
@@ -123,9 +124,14 @@ def _print_run(path: str, run: JudgedRun, reader: _Deep | None, form: str) -> in
     return run.exit_code
 
 
-def _check_one(storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None) -> int:
+def _check_one(
+    path: str, storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None
+) -> int:
     with ReadingLine(sys.stderr) as line:
         report = check_storage(storage, deep=reader, progress=line, prefetched=prefetched)
+    if path.endswith(".safetensors"):
+        # The verdict is of the file that was named: its folder may hold damaged checkpoints below.
+        report = replace(report, path=path)
     from inspector.report import check as reports
 
     if form == "json":

@@ -495,3 +495,14 @@ def test_neither_torch_nor_textual_is_imported(options: list[str]) -> None:
         env={**os.environ, "COLUMNS": "80"},
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_verdict_on_a_named_file_is_headed_by_it_and_not_by_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "step-1").mkdir(parents=True)
+    shutil.copy(next((SAMPLES / "hf_dcp_whole_1").glob("*.safetensors")), run / "one.safetensors")
+    (run / "step-1" / ".metadata").write_bytes(b"")
+    ran = run_cli("check", run / "one.safetensors")
+    assert ran.code == 0
+    assert ran.out.startswith(f"{run}/one.safetensors: sound")
+    assert run_cli("check", run).code != 0
