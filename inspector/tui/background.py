@@ -7,6 +7,7 @@ and an error that nobody foresaw is an answer like any other (see `crash`).
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -91,13 +92,23 @@ class Background(Generic[Key]):
         event = self._stop = threading.Event()
         self._is_dropped = False
 
-        def run() -> None:
-            worker = get_current_worker()
-            answer = _answer_of(work, lambda: event.is_set() or worker.is_cancelled)
-            # The one way back to the event loop that a thread may take.
-            self._owner.call_later(self._end, key, answer)
+        # Not in the executor's threads: a file system that hangs must not hold up who leaves.
+        self._owner.run_worker(self._done(key, work, event), name=self._name, exit_on_error=False)
 
-        self._owner.run_worker(run, name=self._name, thread=True, exit_on_error=False)
+    async def _done(self, key: Key, work: Work, event: threading.Event) -> None:
+        """Wait for a thread to do it, and hand its answer to the owner's own messages."""
+        worker, loop = get_current_worker(), asyncio.get_running_loop()
+        answered: asyncio.Future[Any] = loop.create_future()
+
+        def run() -> None:
+            answer = _answer_of(work, lambda: event.is_set() or worker.is_cancelled)
+            try:
+                loop.call_soon_threadsafe(_settle, answered, answer)
+            except RuntimeError:
+                pass  # The loop is closed: nobody is there any more.
+
+        threading.Thread(target=run, name=self._name, daemon=True).start()
+        self._owner.call_later(self._end, key, await answered)
 
     def _end(self, key: Key, answer: Any) -> None:
         is_wanted = not self._is_dropped
@@ -106,6 +117,11 @@ class Background(Generic[Key]):
             self._answered(key, answer)
         if self._stop is None:  # The answer may have led to the next question already.
             self._begin()
+
+
+def _settle(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():  # A worker that was cancelled has given it up.
+        future.set_result(answer)
 
 
 def _answer_of(work: Work, stop: Stop) -> Any:

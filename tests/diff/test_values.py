@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from inspector.diff.model import Tolerance
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import BLOCK_BYTES, DiffProgress, compare_values
-from inspector.values.bits import BlockPlan
+from inspector.values.bits import BlockPlan, TensorBits
 from tests.conftest import FEW_VERSIONS, GOLDEN, SAMPLES, some_fast
 from tests.diff.making import (
     DTYPES,
@@ -450,6 +451,13 @@ def test_progress_rises_to_the_end(tmp_path: Path) -> None:
 
 def test_it_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inspector.checkpoint.workers._POLL_S", 0.001)
+    read = TensorBits.read
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.01)  # However busy the machine is, progress is asked before it is over.
+        return read(*args, **options)
+
+    monkeypatch.setattr(TensorBits, "read", slowly)
     shape = (2000, 4000)
     x = torch.zeros(shape)
     a, b = pair(tmp_path, x, x)
