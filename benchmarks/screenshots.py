@@ -35,7 +35,7 @@ class Shot:
     path: str
     keys: tuple[str, ...] = ()
     size: tuple[int, int] = (160, 50)
-    wait_for: str = " sound "
+    wait_for: str = "bytes unread"
     moment: float = 1.0
 
 
@@ -48,7 +48,7 @@ SHOTS = (
         "verify",
         "tests/data/runs/hsdp_2x4/events.jsonl",
         wait_for="exact",
-        moment=0.93,
+        moment=1.0,
     ),
     Shot(
         "plan",
@@ -66,7 +66,7 @@ SHOTS = (
         "sample_ckpts/fsdp2_hsdp_2x4_adamw",
         ("slash", *"tok_emb", "enter", "6", "greater_than_sign"),
     ),
-    Shot("findings", "sample_ckpts/broken/chunk_gap", ("n",), wait_for="DAMAGED"),
+    Shot("findings", "sample_ckpts/broken/chunk_gap", ("3",), wait_for="DAMAGED"),
 )
 
 
