@@ -119,10 +119,16 @@ def test_every_flip_in_the_data_is_found(folder: Path) -> None:
     data = payload.find(STATE["w"].numpy().tobytes())
     assert data > 0
     checkpoint, storage = open_checkpoint(str(folder)), folder_of(str(folder))
+    when = path.stat()
+
+    def write(at: int, flipped: int) -> None:
+        path.write_bytes(good[:at] + bytes([good[at] ^ flipped]) + good[at + 1 :])
+        # As it was when the checkpoint was opened: what changed since is not judged.
+        os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+
     rng = random.Random(1)  # noqa: S311
     for _ in range(150):
-        at, bit = offset + data + rng.randrange(2048), rng.randrange(8)
-        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
+        write(offset + data + rng.randrange(2048), 1 << rng.randrange(8))
         report = check_payloads(checkpoint, storage)
         (finding,) = report.findings
         assert finding.code == "payload-corrupt"
@@ -133,7 +139,7 @@ def test_every_flip_in_the_data_is_found(folder: Path) -> None:
     # Anywhere else: found, or a byte that means nothing (padding, times).
     found = 0
     for at in range(offset, offset + length):
-        path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        write(at, 4)
         report = check_payloads(checkpoint, storage)
         assert {f.fqn for f in report.findings} <= {"w"}
         found += bool(report.findings)

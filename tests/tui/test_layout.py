@@ -16,8 +16,13 @@ from tests.tui.app_driver import screen_text, settle, until
 SIZES = [(80, 24), (120, 30), (160, 50), (220, 60)]
 
 
-async def each_view(path: Path, size: tuple[int, int], first: str) -> dict[str, str]:
-    """By key: what each view shows once all is known, if `first` was opened before anything was."""
+async def each_view(
+    path: Path, size: tuple[int, int], first: str, expected: dict[str, str] | None = None
+) -> dict[str, str]:
+    """By key: what each view shows once all is known, if `first` was opened before anything was.
+
+    Waits a while for what is `expected`: the last of it may still be drawn.
+    """
     shown = {}
     app = InspectApp(str(path))
     async with app.run_test(size=size) as pilot:
@@ -32,6 +37,10 @@ async def each_view(path: Path, size: tuple[int, int], first: str) -> dict[str, 
             await until(pilot, lambda view=view: screen.view.id == view)  # type: ignore[misc]
             await until(pilot, lambda: "..." not in screen_text(app))
             await pilot.pause(0.3)
+            for _ in range(100):
+                if expected is None or screen_text(app) == expected[key]:
+                    break
+                await pilot.pause(0.05)
             shown[key] = screen_text(app)
     return shown
 
@@ -49,7 +58,7 @@ async def test_a_view_opened_first_shows_what_it_shows_when_opened_last(
 ) -> None:
     expected = await each_view(SAMPLES / sample, size, "1")
     for first in (*VIEW_KEYS.values(),):
-        shown = await each_view(SAMPLES / sample, size, first)
+        shown = await each_view(SAMPLES / sample, size, first, expected)
         for key, text in shown.items():
             assert text == expected[key], f"view {key}, if {first} was opened first"
 
@@ -58,7 +67,7 @@ async def test_the_table_of_tensors_keeps_its_columns_while_it_is_hidden() -> No
     # Its columns were measured as nothing while another view was open, and stayed so.
     for size in ((80, 24), (160, 50)):
         expected = await each_view(SAMPLES / "hsdp_2x4", size, "1")
-        shown = await each_view(SAMPLES / "hsdp_2x4", size, "3")
+        shown = await each_view(SAMPLES / "hsdp_2x4", size, "3", expected)
         assert columns(shown["1"]) == columns(expected["1"])
         assert {"Dtype", "Shape", "Placements"} <= set(columns(shown["1"]))
         assert shown == expected
