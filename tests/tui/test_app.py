@@ -199,7 +199,7 @@ async def test_a_bad_path_is_told_on_the_screen_and_by_the_exit_code(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     async with opened(tmp_path / "nowhere", size=size) as (app, pilot):
-        await until(pilot, lambda: "no such file" in screen_text(app))
+        await until(pilot, lambda: "no such file" in words(app))
         await pilot.press("q")
     assert app.return_value == 2
 
