@@ -274,7 +274,7 @@ def check_all(
     consolidation: list[Finding] = []
     shards_not_checked: list[NotChecked] = []
     if checkpoint.format == "safetensors":
-        from inspector.checks.folder.consolidation import check_consolidation  # lazy: see format
+        from inspector.checks.folder.consolidation import check_consolidation  # lazy: safetensors
 
         consolidation, shards_not_checked = check_consolidation(checkpoint, storage)
     if any(finding.code == "chunk-overlap" for finding in consolidation):

@@ -1,13 +1,13 @@
-"""The child process that unpickles: `python -I -S child.py`, with the request on stdin.
+"""The child process that unpickles: `python -I -S program.py`, with the request on stdin.
 
-It reads `.metadata` through the gate (`unpickle.py`), turns it into columns (`extract.py`) and
+It reads `.metadata` through the gate (`pickle/gate.py`), turns it into columns (`pickle/extract.py`) and
 writes those to stdout (`wire.py`). Progress goes to stderr, a line with the bytes read each time
 some more were.
 Whatever the file makes this process do (grow, spin, crash), the front end goes on.
 
 Run by path and without site-packages, so that it starts in milliseconds; this is why it, and
 what it imports, keep to the standard library. Only for a large file numpy is imported
-(`bulk.py`), and without it, or if the file is not quite as usual, that file too is read as any.
+(`pickle/bulk.py`), and without it, or if the file is not quite as usual, that file too is read as any.
 """
 
 from __future__ import annotations
@@ -61,12 +61,19 @@ class _Counted(io.RawIOBase):
 
 
 def _limit(memory_bytes: int | None, cpu_s: int | None) -> None:
-    """Bound this process; where the system cannot (Windows, parts of macOS), go on without."""
+    bound({"RLIMIT_AS": memory_bytes, "RLIMIT_CPU": cpu_s, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0})
+
+
+def bound(bounds: dict[str, int | None]) -> None:
+    """Bound this process; where the system cannot (Windows, parts of macOS), go on without.
+
+    Args:
+        bounds: By the name of a limit of `resource`; None leaves it as it is.
+    """
     try:
         import resource
     except ImportError:
         return
-    bounds = {"RLIMIT_AS": memory_bytes, "RLIMIT_CPU": cpu_s, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
     for name, value in bounds.items():
         if value is None:
             continue
@@ -215,7 +222,7 @@ def _serve() -> NoReturn:
 
 
 def main() -> None:
-    """Answer the request on stdin; or, as `child.py serve PACKAGE`, those that come one by one."""
+    """Answer the request on stdin; or, as `program.py serve PACKAGE`, those that come one by one."""
     if sys.argv[1:2] == ["serve"]:
         sys.path.insert(0, sys.argv[2])
         _serve()

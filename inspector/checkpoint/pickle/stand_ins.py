@@ -1,6 +1,6 @@
 """What the names in a pickle become: inert stand-ins, and a few pure functions.
 
-A stand-in holds what it was given and does nothing. Which name becomes which is `unpickle.py`'s
+A stand-in holds what it was given and does nothing. Which name becomes which is `gate.py`'s
 to say. Standard library only: this runs in the child process, beside the pickle.
 """
 

@@ -23,37 +23,12 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
+from inspector.checks.metadata.optimizer import COPIES, SLOTS, is_optimizer_state, split_state
 
 __all__ = ["check_local_state", "local_pieces"]
 
-#: State that has its parameter's shape by definition: torch's own optimizers and the common others.
-_SHAPED = frozenset(
-    {
-        "exp_avg",
-        "exp_avg_sq",
-        "max_exp_avg_sq",
-        "momentum_buffer",
-        "square_avg",
-        "grad_avg",
-        "acc_delta",
-        "sum",
-        "exp_inf",
-        "prev",
-        "ax",
-        "step_size",
-        "exp_avg_diff",
-        "neg_grad_or_diff",
-        "z",
-        "momentum",
-        "exp_avg_fast",
-        "exp_avg_slow",
-        "hessian",
-        "master_param",
-        "master_weight",
-        "fp32_param",
-    }
-)
+#: State that has its parameter's shape by definition: all that is known but single numbers.
+_SHAPED = (SLOTS - {"step", "mu_product", "eta", "mu"}) | COPIES
 _MAX_NAMED = 3
 _MAX_NAME = 120
 

@@ -1,7 +1,7 @@
 """Items that lie in another rank's file than DCP's writer would have put them in.
 
 The rule this module keeps: a warning at most. The replay explains every item of an undisturbed
-save by DCP's default planner (see `layout/written_by.py`); where it explains nearly all, the few
+save by DCP's default planner (see `layout/writer/written_by.py`); where it explains nearly all, the few
 others may be entries that were swapped or taken from another save, which torch loads silently.
 """
 

@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from inspector.checkpoint.child.isolated import Limits
+from inspector.checkpoint.child.program import bound
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.pickle.gate import may_import
@@ -167,20 +168,13 @@ def _bound(metadata_bytes: int) -> None:
             held = int(file.read().split()[0]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         held = memory().get("rss_bytes", 0)
-    bounds = {
-        "RLIMIT_AS": held + _TIMES_MEMORY * limits.memory_bytes if held else None,
-        "RLIMIT_CPU": int(_TIMES_TIME * limits.cpu_s),
-        "RLIMIT_CORE": 0,
-    }
-    for name, value in bounds.items():
-        if value is None:
-            continue
-        try:
-            _, hard = resource.getrlimit(getattr(resource, name))
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(getattr(resource, name), (value, hard))
-        except (AttributeError, ValueError, OSError):
-            continue
+    bound(
+        {
+            "RLIMIT_AS": held + _TIMES_MEMORY * limits.memory_bytes if held else None,
+            "RLIMIT_CPU": int(_TIMES_TIME * limits.cpu_s),
+            "RLIMIT_CORE": 0,
+        }
+    )
 
 
 def _plainly(
