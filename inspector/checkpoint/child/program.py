@@ -1,13 +1,14 @@
 """The child process that unpickles: `python -I -S program.py`, with the request on stdin.
 
-It reads `.metadata` through the gate (`pickle/gate.py`), turns it into columns (`pickle/extract.py`) and
-writes those to stdout (`wire.py`). Progress goes to stderr, a line with the bytes read each time
-some more were.
+It reads `.metadata` through the gate (`pickle/gate.py`), turns it into columns
+(`pickle/extract.py`) and writes those to stdout (`wire.py`). Progress goes to stderr, a line with
+the bytes read each time some more were.
 Whatever the file makes this process do (grow, spin, crash), the front end goes on.
 
 Run by path and without site-packages, so that it starts in milliseconds; this is why it, and
 what it imports, keep to the standard library. Only for a large file numpy is imported
-(`pickle/bulk.py`), and without it, or if the file is not quite as usual, that file too is read as any.
+(`pickle/bulk.py`), and without it, or if the file is not quite as usual, that file too is read as
+any.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ def _serve() -> NoReturn:
 
 
 def main() -> None:
-    """Answer the request on stdin; or, as `program.py serve PACKAGE`, those that come one by one."""
+    """Answer the request on stdin; or, as `program.py serve PACKAGE`, those that come."""
     if sys.argv[1:2] == ["serve"]:
         sys.path.insert(0, sys.argv[2])
         _serve()

@@ -6,8 +6,8 @@ callables (`torch.Size`, a path, an enum member) become pure functions of ours, 
 name becomes an `Opaque` class that stores its arguments. Nothing is ever imported.
 
 Only the standard library is used, beside the stand-ins (`stand_ins.py`), because this runs in a
-child process (`child/program.py`) that starts in milliseconds and has its memory and time limited: a
-pickle can still ask for a terabyte, nest a million tuples or hash for a year.
+child process (`child/program.py`) that starts in milliseconds and has its memory and time limited:
+a pickle can still ask for a terabyte, nest a million tuples or hash for a year.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Items that lie in another rank's file than DCP's writer would have put them in.
 
 The rule this module keeps: a warning at most. The replay explains every item of an undisturbed
-save by DCP's default planner (see `layout/writer/written_by.py`); where it explains nearly all, the few
-others may be entries that were swapped or taken from another save, which torch loads silently.
+save by DCP's default planner (see `layout/writer/written_by.py`); where it explains nearly all, the
+few others may be entries that were swapped or taken from another save, which torch loads silently.
 """
 
 from __future__ import annotations
