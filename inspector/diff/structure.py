@@ -118,7 +118,7 @@ def compare_structure(a: Side, b: Side, filter_text: str = "") -> Structure:
     ]
     unreadable = tuple(fqn for fqn in bad if fqn not in names_a or fqn not in names_b)
     for fqn in unreadable:
-        detail = f"the metadata is damaged there: {printable(bad[fqn], 200)}"
+        detail = f"its metadata cannot be read: {printable(bad[fqn], 200)}"
         diffs.append(TensorDiff(fqn, "NOT_COMPARED", detail=detail))
     only_a = [fqn for fqn in names_a if fqn not in names_b and fqn not in bad]
     only_b = [fqn for fqn in names_b if fqn not in names_a and fqn not in bad]

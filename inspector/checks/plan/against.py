@@ -281,7 +281,7 @@ class _Names:
                 )
             return hint
         if fqn in self._malformed:
-            return "the checkpoint has it, but its entry is malformed: hsdp-inspect check"
+            return "the checkpoint has it, but its entry cannot be read here: hsdp-inspect check"
         if fqn in self._parts:
             parts = self._parts[fqn]
             return (

@@ -104,7 +104,9 @@ class CheckpointHeader(Static):
         if checkpoint.unsafe_globals:
             self._badge = ("UNSAFE", "bold white on red")
         elif checkpoint.malformed:
-            self._badge = (f"{len(checkpoint.malformed)} malformed", "bold black on yellow")
+            is_later = all(entry.is_later for entry in checkpoint.malformed)
+            kind = "of an unknown kind" if is_later else "malformed"
+            self._badge = (f"{len(checkpoint.malformed)} {kind}", "bold black on yellow")
         else:
             self._badge = ("", "")
         self._draw()
