@@ -17,7 +17,7 @@ import numpy as np
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, TensorColumns
 from inspector.checkpoint.payload.payload import open_payload
 from inspector.checkpoint.payload.source import RangeSource, open_file
 from inspector.checkpoint.payload.tensor import PackedTensor
@@ -37,7 +37,9 @@ _MAX_REMOTE_PEEKS = 8
 _MAX_GROUPS = 2048
 _MAX_REMOTE_GROUPS = 64
 _MAX_DTYPES = 2000
+_MAX_REMOTE_DTYPES = 256
 # torch.save's zip takes 1,513 to 1,600 bytes more than the elements, in all versions so far.
+_USUAL_CONTAINER = range(1450, 1750)
 _MAX_CONTAINER = 4 << 10
 
 
@@ -240,26 +242,29 @@ def with_stored_dtypes(
 
     Args:
         checkpoint: What the metadata says.
-        storage: Its folder; heads of payloads are read, on a remote storage none.
+        storage: Its folder; heads of payloads are read, on a remote storage few.
 
     Returns:
         What to load, and the dtypes that are not the metadata's, by name.
     """
     columns = checkpoint.columns
-    if checkpoint.format != "dcp" or storage.local_path("") is None:
+    if checkpoint.format != "dcp":
         return checkpoint, {}
-    if columns.num_tensors <= _MAX_DTYPES:
+    is_remote = storage.local_path("") is None
+    if columns.num_tensors <= _MAX_DTYPES and not is_remote:
         chosen = list(range(columns.num_tensors))
     else:
-        entries = entries_of(checkpoint)
-        rows = np.concatenate([short_rows(entries), longer_rows(entries)])
-        chosen = np.unique(entries.entry[rows]).tolist()[:_MAX_DTYPES]
+        chosen, narrow = _suspects(checkpoint)
+        if is_remote and narrow:
+            # Among those whose length tells nothing, a few stand for all.
+            some = narrow[:: max(len(narrow) // _MAX_REMOTE_PEEKS, 1)][:_MAX_REMOTE_PEEKS]
+            is_any = any(isinstance(_dtype(checkpoint, storage, index), str) for index in some)
+            narrow = narrow if is_any else []
+        chosen += narrow
     properties, ids = list(columns.properties), columns.property_id.copy()
     found: dict[str, str] = {}
-    for index in chosen:
-        tensor = columns.tensor(index)
-        stored = np.flatnonzero((tensor.file >= 0) & tensor.sizes.all(axis=1))
-        dtype = _peek(checkpoint, storage, index, int(stored[0])) if len(stored) else None
+    for index in chosen[: _MAX_REMOTE_DTYPES if is_remote else _MAX_DTYPES]:
+        dtype = _dtype(checkpoint, storage, index)
         if isinstance(dtype, str):
             _, layout, requires_grad, memory_format = columns.properties[int(ids[index])]
             kind = (dtype, layout, requires_grad, memory_format)
@@ -271,3 +276,39 @@ def with_stored_dtypes(
         return checkpoint, {}
     as_stored = replace(columns, properties=properties, property_id=ids)
     return replace(checkpoint, columns=as_stored), found
+
+
+def _suspects(checkpoint: Checkpoint) -> tuple[list[int], list[int]]:
+    """Tensors of an odd length; and those that could have another dtype of the same width."""
+    entries, columns = entries_of(checkpoint), checkpoint.columns
+    width = np.array([itemsize(kind[0]) or 0 for kind in columns.properties], dtype=np.int64)
+    is_tensor = entries.entry < columns.num_tensors
+    rows = np.flatnonzero(is_tensor & (entries.file >= 0) & (entries.volume > 0))
+    over = (
+        entries.length[rows]
+        - entries.volume[rows] * width[columns.property_id[entries.entry[rows]]]
+    )
+    is_odd = (over < _USUAL_CONTAINER.start) | (over >= _USUAL_CONTAINER.stop)
+    odd = sorted(set(np.unique(entries.entry[rows[is_odd]]).tolist()) - set(columns.transforms))
+    narrow = sorted(set(_narrow(columns)) - set(odd))
+    return odd, narrow
+
+
+def _narrow(columns: TensorColumns) -> list[int]:
+    """Tensors of floats of two bytes or one, of which there are several kinds."""
+    is_narrow = np.array(
+        [
+            kind[0].startswith(("float", "bfloat")) and (itemsize(kind[0]) or 8) <= 2
+            for kind in columns.properties
+        ],
+        dtype=bool,
+    )
+    found: list[int] = np.flatnonzero(is_narrow[columns.property_id]).tolist()
+    return found
+
+
+def _dtype(checkpoint: Checkpoint, storage: Storage, index: int) -> PackedTensor | str | None:
+    """What `_peek` says of the first payload of a tensor that has elements."""
+    tensor = checkpoint.columns.tensor(index)
+    stored = np.flatnonzero((tensor.file >= 0) & tensor.sizes.all(axis=1))
+    return _peek(checkpoint, storage, index, int(stored[0])) if len(stored) else None
