@@ -70,10 +70,7 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
         if (prefix, piece.slot) not in odd:
             pieces.setdefault(prefix, []).append(piece)
     return [
-        *(
-            _finding(checkpoint, prefix, members)
-            for prefix, members in _proven(checkpoint, pieces)
-        ),
+        *(_finding(checkpoint, prefix, members) for prefix, members in _proven(checkpoint, pieces)),
         *(
             _finding(checkpoint, head, members, is_copy=True)
             for head, members in _copies(checkpoint)

@@ -76,11 +76,8 @@ def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
             "entry-malformed",
             "error",
             f"{subject}{printable(whats[0], 300)}{more}; it was left out",
-            _fate(whats[0])
-            if checkpoint.format == "dcp"
-            else "raises SafetensorError or KeyError",
-            "no torch writes this: take .metadata from the original, or load an earlier "
-            "checkpoint"
+            _fate(whats[0]) if checkpoint.format == "dcp" else "raises SafetensorError or KeyError",
+            "no torch writes this: take .metadata from the original, or load an earlier checkpoint"
             if checkpoint.format == "dcp"
             else "fetch the file again from where it was written",
             fqn=fqn or None,
@@ -99,8 +96,8 @@ def _of_later_kinds(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"own modules that no torch known here has (up to 2.15){more}: it was left out",
             "raises AssertionError: metadata is None; global metadata read failed, if it lacks the "
             "class",
-            "load it with the torch that wrote it, or a later one, and see whether there is a newer "
-            "hsdp-inspect; if no torch has the class, take .metadata from the original",
+            "load it with the torch that wrote it, or a later one, and see whether there is a "
+            "newer hsdp-inspect; if no torch has the class, take .metadata from the original",
             fqn=first.fqn,
         )
 

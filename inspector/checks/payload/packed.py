@@ -25,7 +25,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.metadata.entries import Entries, entries_of
-from inspector.checks.metadata.structure import longer_rows, short_rows
+from inspector.checks.metadata.structure import longer_rows
 from inspector.checks.payload.stale_dtype import is_stale_dtype, stale_dtype
 from inspector.errors import InspectError
 

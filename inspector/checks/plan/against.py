@@ -262,7 +262,7 @@ class _Names:
 
     @staticmethod
     def _wrapped_alike(lost: list[ExpectedEntry], unused: list[str]) -> dict[str, list[str]]:
-        """For each name that is lost: what may be it but for wrappers, if that is not one to one."""
+        """What each lost name may be but for its wrappers, where that is not one to one."""
         wanted: dict[str, list[str]] = {}
         there: dict[str, list[str]] = {}
         for entry in lost:
