@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import enum
 import functools
+import http
+import inspect
 import io
+import itertools
 import logging
+import operator
 import re
+import signal
 import sys
 import types
 import zipfile
@@ -14,6 +20,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -196,6 +203,15 @@ OBJECTS = {
     "function": torch.nn.functional.relu,
     "module": torch.nn.Linear(2, 2),
     "optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
+    "what torch.max gives": torch.ones(2).max(0),
+    "a generator": torch.Generator(),
+    "a masked array": np.ma.masked_array([1, 2], [0, 1]),
+    "a signal": signal.SIGTERM,
+    "a status": http.HTTPStatus.OK,
+    "iterators": [itertools.islice([1, 2], 1), itertools.chain([1], [2]), itertools.cycle([1])],
+    "an operator": operator.lt,
+    "a decimal context": decimal.Context(),
+    "a signature": inspect.signature(Scheduler.step),
 }
 
 
