@@ -16,7 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["open_own", "private_folder", "read_own", "remove_abandoned", "temporary_folder"]
+__all__ = [
+    "open_own",
+    "private_folder",
+    "read_own",
+    "remove_abandoned",
+    "state_dir",
+    "temporary_folder",
+]
 
 _MODE = 0o700
 _ALIVE = 1
@@ -24,6 +31,12 @@ _PREFIX = "hsdp-inspect-tmp-"
 _NAME = re.compile(
     re.escape(_PREFIX) + r"(?P<system>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>\d+)-.+"
 )
+
+
+def state_dir() -> Path:
+    """The folder of what is kept from one run of the tool to the next, this user's."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state, "hsdp-inspect")
 
 
 def private_folder(path: Path, top: Path) -> None:

@@ -19,6 +19,7 @@ from inspector.cli.output import has_screen, print_pieces, terminal_width
 from inspector.cli.plan import commands as plan_commands
 from inspector.cli.stats import commands as stats_commands
 from inspector.cli.verify import commands as verify_commands
+from inspector.cli.watch import commands as watch_commands
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +134,13 @@ def check(
         )
 
 
-for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
+for _command in (
+    *plan_commands,
+    *verify_commands,
+    *stats_commands,
+    *diff_commands,
+    *watch_commands,
+):
     cli.add_command(_command)
 
 
