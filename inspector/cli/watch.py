@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inspector.checks.payload.deep import DeepReport
     from inspector.checks.steps import Step
     from inspector.watch.outputs import DamageCommand
-    from inspector.watch.watcher import Look, Watcher
+    from inspector.watch.watcher import RunLook, Watcher
 
 __all__ = ["commands"]
 
@@ -41,7 +41,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
     metavar="RATE",
     help="With --deep: read no faster than this, such as 200MB/s.",
 )
-@click.option("--once", is_flag=True, help="Look until nothing is being written, and end.")
+@click.option("--once", is_flag=True, help="RunLook until nothing is being written, and end.")
 @click.option(
     "--interval", type=float, default=30.0, metavar="S", help="Seconds between two looks (30)."
 )
@@ -186,7 +186,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 class _Following:
-    """Look after look, and who is told what."""
+    """RunLook after look, and who is told what."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _Following:
     def follow(
         self, stop: threading.Event, *, once: bool, interval_s: float, settle_s: float
     ) -> int:
-        """Look until it is stopped; the exit code for the last look."""
+        """RunLook until it is stopped; the exit code for the last look."""
         from inspector.errors import Cancelled
 
         code = 2
@@ -240,7 +240,7 @@ class _Following:
         if self._command is not None and step.verdict != "sound":
             self._warn(self._command.run(event))
 
-    def _after(self, look: Look) -> int:
+    def _after(self, look: RunLook) -> int:
         """Tell what a look found, in the files as well; its exit code."""
         self._bytes += look.num_bytes
         self._failed = False
@@ -276,7 +276,7 @@ class _Following:
             shown = None if where is None else redact(where)
             self._say({"event": "latest", "path": path, "address": shown, "step": number})
 
-    def _write_metrics(self, look: Look) -> None:
+    def _write_metrics(self, look: RunLook) -> None:
         from inspector.watch.memory import write_whole
         from inspector.watch.outputs import metrics_text
 

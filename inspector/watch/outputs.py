@@ -19,7 +19,7 @@ from inspector.checks.steps import Step
 from inspector.errors import UsageError
 from inspector.report.check import finding_json
 from inspector.watch.memory import write_whole
-from inspector.watch.watcher import Look
+from inspector.watch.watcher import RunLook
 
 __all__ = ["DamageCommand", "address", "metrics_text", "step_event", "write_latest"]
 
@@ -87,7 +87,7 @@ def write_latest(file: str, path: str | None) -> None:
         write_whole(Path(file), os.fsencode(path) + b"\n")
 
 
-def metrics_text(run: str, look: Look, *, checked_bytes: int, now: float) -> str:
+def metrics_text(run: str, look: RunLook, *, checked_bytes: int, now: float) -> str:
     """Gauges in Prometheus' text format, for node_exporter's textfile collector.
 
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/

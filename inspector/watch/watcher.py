@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from inspector.checkpoint.find.found import Found
@@ -23,7 +23,7 @@ from inspector.checks.steps import Judged, Step, steps_of
 from inspector.errors import InspectError
 from inspector.watch.memory import Memory
 
-__all__ = ["Look", "Watcher"]
+__all__ = ["RunLook", "Watcher"]
 
 #: How long what was judged may be lost to a kill.
 _SAVE_S = 5.0
@@ -31,7 +31,7 @@ _Listing = tuple[tuple[Found, ...], tuple[tuple[str, tuple[Entry, ...]], ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RunLook:
     """What one look at a run found.
 
     Attributes:
@@ -101,11 +101,11 @@ class Watcher:
         #: Why what was judged could not be remembered; empty if it could.
         self.memory_problem = ""
 
-    def look(self, each: Callable[[Step], object] = lambda step: None) -> Look:
+    def look(self, each: Callable[[Step], object] = lambda step: None) -> RunLook:
         """List the run, and judge what is new in it and stands still.
 
         Args:
-            each: Told each step of `Look.told` as soon as it is known; damaged ones before the
+            each: Told each step of `RunLook.told` as soon as it is known; damaged ones before the
                 next is read, since reading them all may take hours.
 
         Raises:
@@ -115,7 +115,7 @@ class Watcher:
             # Anew each time: a run may come, go and come again.
             run = discover(folder_of(self._path))
         except InspectError as error:
-            return Look(None, (error.message, error.hint))
+            return RunLook(None, (error.message, error.hint))
         folders = run.step_folders()
         self._note(run, folders)
         ready, waiting = self._sorted(folders)
@@ -148,6 +148,12 @@ class Watcher:
             )
         known = self._known(run, folders)
         judged = judge_run(run.only(item.found for item in known), known)
+        early = self._early(judged.steps, folders)
+        if early:
+            waiting += [(step.path, "the rest of it may still be to come") for step in early]
+            parts = {part.found for step in early for part in step.parts}
+            known = [item for item in known if item.found not in parts]
+            judged = judge_run(run.only(item.found for item in known), known)
         tell(judged.steps)
         self._save()
         paths = {folder.path for folder in folders}
@@ -157,7 +163,7 @@ class Watcher:
         if waiting:
             # A tracker may name what is not judged yet.
             judged = replace(judged, findings=())
-        return Look(
+        return RunLook(
             judged, told=tuple(told), gone=gone, waiting=tuple(waiting), num_bytes=num_bytes
         )
 
@@ -235,6 +241,26 @@ class Watcher:
             self._memory.save()
         except (OSError, ValueError) as error:
             self.memory_problem = getattr(error, "strerror", None) or str(error)
+
+    def _early(self, steps: Sequence[Step], folders: list[StepFolder]) -> list[Step]:
+        """The newest steps that are whole as far as they go, but are perhaps not all there.
+
+        The model's part may be finished long before the optimizer's is begun. Of the first step of
+        a run nothing tells whether one belongs to it.
+        """
+        is_told = any("optimizer" in (step.kinds or ()) for step in steps)
+        clock = self._clock()
+        early = []
+        for step in steps:
+            missing = any(finding.code == "part-missing" for finding in step.findings)
+            is_part = bool(step.lacks) or missing or (step.is_sound and not is_told)
+            folder = next((folder for folder in folders if folder.path == step.path), None)
+            seen = self._seen.get(step.path)
+            if not is_part or folder is None or seen is None or _is_overtaken(folder, folders):
+                continue
+            if all(map(step.is_fine, step.parts)) and clock - seen.since < self._stale_s:
+                early.append(step)
+        return early
 
     def _known(self, run: RunListing, folders: list[StepFolder]) -> list[Judged]:
         """The reports of all steps that are judged, as they are listed now."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
@@ -16,7 +18,7 @@ from inspector.checks.judge import Deep
 from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
 from inspector.errors import Cancelled
 from inspector.watch.memory import Memory
-from inspector.watch.watcher import Look, Watcher
+from inspector.watch.watcher import RunLook, Watcher
 from tests.conftest import SAMPLES
 
 GOOD = SAMPLES / "run" / "step-100"
@@ -48,16 +50,16 @@ class Run:
             (folder / ".metadata").rename(folder / ".metadata.tmp")
         return folder
 
-    def look(self, later_s: float = 0) -> Look:
+    def look(self, later_s: float = 0) -> RunLook:
         self.clock += later_s
         return self.watcher.look()
 
 
-def told(look: Look) -> list[tuple[str, str, bool]]:
+def told(look: RunLook) -> list[tuple[str, str, bool]]:
     return [(step.path, step.verdict, step.resumable) for step in look.told]
 
 
-def newest(look: Look) -> str | None:
+def newest(look: RunLook) -> str | None:
     assert look.run is not None
     best = look.run.newest_resumable
     return None if best is None else best.path
@@ -69,7 +71,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_step_is_told_once_when_it_stands_still(run: Run) -> None:
-    assert run.look() == Look(run.look().run)
+    assert run.look() == RunLook(run.look().run)
     run.add(100)
     look = run.look(1)
     assert (told(look), look.waiting, newest(look)) == (
@@ -239,18 +241,41 @@ def test_a_run_that_vanishes_comes_back(run: Run) -> None:
     assert (told(look), newest(look)) == ([], "step-100")
 
 
-def test_weights_alone_are_not_resumed_from_once_siblings_tell(tmp_path: Path, run: Run) -> None:
-    """The verdict on an older step changes with what is learnt of the run."""
-    import torch
-    import torch.distributed.checkpoint as dcp
-
-    model = {"model": {"w": torch.ones(4, 4)}}
+def save(folder: Path, *kinds: str) -> None:
     state = {"w": {"exp_avg": torch.ones(4, 4), "step": torch.tensor(1.0)}}
-    dcp.save(model, checkpoint_id=str(run.path / "step-10"), no_dist=True)
+    content = {"model": {"w": torch.ones(4, 4)}, "optimizer": {"state": state}}
+    chosen = {kind: content[kind] for kind in kinds}
+    dcp.save(chosen, checkpoint_id=str(folder), no_dist=True)
+
+
+def test_the_model_of_the_first_step_is_not_all_of_it(run: Run) -> None:
+    """The optimizer's part may be begun long after the model's is finished."""
+    save(run.path / "step-10" / "model", "model")
     run.look()
-    assert told(run.look(30)) == [("step-10", "sound", True)]
-    both = {**model, "optimizer": {"state": state}}
-    dcp.save(both, checkpoint_id=str(run.path / "step-20"), no_dist=True)
+    look = run.look(60)
+    assert told(look) == []
+    assert look.waiting == (("step-10", "the rest of it may still be to come"),)
+    assert newest(look) is None
+    save(run.path / "step-10" / "optimizer", "optimizer")
+    run.look()
+    look = run.look(30)
+    assert (told(look), newest(look)) == ([("step-10", "sound", True)], "step-10")
+    # From now on the siblings tell.
+    save(run.path / "step-20" / "model", "model")
+    run.look()
+    look = run.look(60)
+    assert (told(look), newest(look)) == ([], "step-10")
+    assert [path for path, _ in look.waiting] == ["step-20"]
+    look = run.look(600)
+    assert (told(look), newest(look)) == ([("step-20", "damaged", False)], "step-10")
+
+
+def test_weights_alone_are_not_resumed_from_once_siblings_tell(run: Run) -> None:
+    """The verdict on an older step changes with what is learnt of the run."""
+    save(run.path / "step-10", "model")
+    run.look()
+    assert told(run.look(600)) == [("step-10", "sound", True)]
+    save(run.path / "step-20", "model", "optimizer")
     run.look()
     look = run.look(30)
     assert sorted(told(look)) == [("step-10", "sound", False), ("step-20", "sound", True)]
