@@ -143,9 +143,10 @@ class Watcher:
                 continue
             # Damage at once; whether one resumes from a sound step, the others have a part in.
             known = self._known(run, folders)
-            tell(
-                step for step in steps_of(run.only(j.found for j in known), known) if _is_bad(step)
-            )
+            steps = steps_of(run.only(item.found for item in known), known)
+            early = self._early(steps, folders)
+            tell(step for step in steps if step.verdict != "sound" and step not in early)
+            self._save(_SAVE_S)
         known = self._known(run, folders)
         judged = judge_run(run.only(item.found for item in known), known)
         early = self._early(judged.steps, folders)
@@ -321,10 +322,6 @@ def _is_overtaken(folder: StepFolder, folders: list[StepFolder]) -> bool:
         and all(part.state == "complete" for part in other.parts)
         for other in folders
     )
-
-
-def _is_bad(step: Step) -> bool:
-    return step.verdict != "sound"
 
 
 def _said(step: Step) -> tuple[object, ...]:
