@@ -15,7 +15,8 @@ import click
 
 from inspector._version import __version__
 from inspector.cli.diff import commands as diff_commands
-from inspector.cli.output import has_screen, print_pieces, terminal_width
+from inspector.cli.options import form_of, formats, output_option
+from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
 from inspector.cli.plan import commands as plan_commands
 from inspector.cli.stats import commands as stats_commands
 from inspector.cli.verify import commands as verify_commands
@@ -95,12 +96,8 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     "--newest", is_flag=True, help="Of a run: only as far as the newest step to resume from."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "github"]),
-    help="github: annotations for GitHub Actions.",
-)
+@formats("text", "json", "github", "html")
+@output_option
 def check(
     path: str,
     deep: bool,
@@ -109,6 +106,7 @@ def check(
     newest: bool,
     as_json: bool,
     form: str | None,
+    output: str | None,
 ) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
@@ -116,12 +114,11 @@ def check(
     proves that nothing changed since `seal`. For a folder with checkpoints under it: the state
     of each, and the newest sound one.
     """
-    if as_json and form not in (None, "json"):
-        raise UsageError(f"--json and --format {form} exclude each other", "give one of them")
+    form = form_of(form, as_json=as_json)
+    answer = Destination(output, (path,))
     with _Prefetched(path) as prefetched:
         from inspector.cli.check import run_check
 
-        form = "json" if as_json else form or "text"
         return run_check(
             path,
             deep=deep,
@@ -129,6 +126,7 @@ def check(
             manifest=manifest,
             newest=newest,
             form=form,
+            answer=answer,
             prefetched=prefetched,
         )
 
