@@ -112,13 +112,16 @@ class Destination:
         self._output = output
         if output is None:
             return
-        from inspector.checkpoint.outside import refuse_inside
+        from inspector.checkpoint.outside import refuse_inside, without_scheme
         from inspector.checkpoint.text import printable
 
         if not output or os.path.isdir(output):
             raise UsageError(f"--output {printable(output)!r} is no file", "--output takes a file")
-        # Of a file in a checkpoint (`.metadata`, one of safetensors) the folder is meant.
-        closed = [os.path.dirname(p) or "." if os.path.isfile(p) else p for p in paths]
+        closed = []
+        for path in map(without_scheme, paths):
+            # Of a file in a checkpoint (`.metadata`, one of safetensors) the folder is meant.
+            places = (path, os.path.realpath(path)) if os.path.isfile(path) else ()
+            closed += [os.path.dirname(place) or "." for place in places] or [path]
         refuse_inside("--output", output, closed)
 
     @property

@@ -259,9 +259,9 @@ def fault_sentence(fault: Fault) -> str:
         parts.append(f"{fault.num_missing:,} elements in no chunk")
     if fault.num_different and fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
-    if fault.expected or fault.found:
-        expected, found = printable(fault.expected, 60), printable(fault.found, 60)
-        parts.append(f"expected {expected}, found {found}")
+    for label, said in (("expected", fault.expected), ("found", fault.found)):
+        if said:
+            parts.append(f"{label} {printable(said, 60)}")
     if fault.file:
         parts.append(printable(fault.file, 120))
     line = ", ".join(parts)

@@ -19,8 +19,8 @@ from inspector.report.check import (
     verdict_sentence,
 )
 from inspector.report.html.findings import finding_maps, findings_list
-from inspector.report.html.markup import Html, join, tag
-from inspector.report.html.page import Tone, facts, page, section, table
+from inspector.report.html.markup import Html, bounded, join, tag
+from inspector.report.html.page import Tone, facts, left_out, page, section, table
 
 __all__ = ["check_html", "folder_html", "maps_by_folder"]
 
@@ -28,6 +28,9 @@ __all__ = ["check_html", "folder_html", "maps_by_folder"]
 _MAX_STEPS = 500
 _MAX_JUDGED = 20
 _MAX_EACH = 40
+_MAX_EACH_BYTES = 60_000
+_MAX_EACH_MAPS = 3
+_MAX_PARTS_BYTES = 1_000_000
 
 
 def check_html(
@@ -85,8 +88,9 @@ def maps_by_folder() -> tuple[Mapping[Found, Html], Callable[[Found, Report, Che
     made: dict[Found, Html] = {}
 
     def take(found: Found, report: Report, checkpoint: Checkpoint) -> None:
-        if len(made) < _MAX_JUDGED and (maps := finding_maps(checkpoint, report.findings)):
-            made[found] = maps
+        if found in made or len(made) < _MAX_JUDGED:
+            maps = finding_maps(checkpoint, report.findings, _MAX_EACH_MAPS)
+            made.update({found: maps} if maps else {})
 
     return made, take
 
@@ -109,8 +113,11 @@ def folder_html(
     if is_stopped:
         sentences.insert(0, "Stopped before every byte was read.")
     with_findings = [item for item in run.judged if item.report.findings]
-    parts = [_part(item, maps.get(item.found, Html(""))) for item in with_findings[:_MAX_JUDGED]]
-    left = len(with_findings) - _MAX_JUDGED
+    parts, _ = bounded(
+        (_part(item, maps.get(item.found, Html(""))) for item in with_findings[:_MAX_JUDGED]),
+        _MAX_PARTS_BYTES,
+    )
+    left = len(with_findings) - len(parts)
     if left > 0:
         more = plural(left, "more checkpoint")
         parts.append(tag("p", f"{more} with findings left out here, for length (--json has all)."))
@@ -153,9 +160,7 @@ def _steps(judged: Iterable[Judged]) -> Html:
     shown = table(
         heads, rows, numbers=frozenset({"step"}), names=frozenset({"checkpoint"}), bad=bad
     )
-    left = len(items) - len(rows)
-    more = tag("p", f"{plural(left, 'more checkpoint')}: --json has all.") if left > 0 else ""
-    return join((shown, more))
+    return join((shown, left_out(len(items) - len(rows))))
 
 
 def _codes(report: Report) -> str:
@@ -169,6 +174,6 @@ def _part(item: Judged, maps: Html) -> Html:
         item.found.path or printable(report.path, 500),
         tag("p", verdict_sentence(report)),
         _coverage(report.checked),
-        findings_list(report.findings, _MAX_EACH),
+        findings_list(report.findings, _MAX_EACH, _MAX_EACH_BYTES),
         maps,
     )

@@ -19,13 +19,14 @@ from inspector.report.diff import (
 )
 from inspector.report.html.findings import maps_of
 from inspector.report.html.maps import MapMark
-from inspector.report.html.markup import Html, join, tag
-from inspector.report.html.page import Tone, facts, page, section, table
+from inspector.report.html.markup import Html, bounded, join, tag
+from inspector.report.html.page import Tone, facts, left_out, page, section, table
 
 __all__ = ["diff_html"]
 
 _MAX_ROWS = 500
 _MAX_NAMES = 200
+_MAX_NAMES_BYTES = 60_000
 _MAX_MAPS = 6
 
 
@@ -97,7 +98,7 @@ def _tensors(tensors: Sequence[TensorDiff]) -> Html:
         numbers=frozenset(c.title.lower() for c in TENSOR_COLUMNS if c.align == "right"),
         names=frozenset({"tensor"}),
     )
-    return join((shown, _more(len(tensors) - _MAX_ROWS)))
+    return join((shown, left_out(len(tensors) - _MAX_ROWS)))
 
 
 def _entries(diff: Diff) -> Html:
@@ -107,26 +108,23 @@ def _entries(diff: Diff) -> Html:
         [(entry.fqn, entry.verdict, entry.detail) for entry in listed[:_MAX_ROWS]],
         names=frozenset({"bytes entry"}),
     )
-    return join((shown, _more(len(listed) - _MAX_ROWS)))
+    return join((shown, left_out(len(listed) - _MAX_ROWS)))
 
 
 def _names(title: str, names: Sequence[str]) -> Html:
     if not names:
         return Html("")
-    items = [tag("li", tag("code", printable(name, 300))) for name in names[:_MAX_NAMES]]
-    return section(f"{title} ({len(names):,})", tag("ul", *items), _more(len(names) - _MAX_NAMES))
+    items, _ = bounded(
+        (tag("li", tag("code", printable(name, 300))) for name in names[:_MAX_NAMES]),
+        _MAX_NAMES_BYTES,
+    )
+    return section(
+        f"{title} ({len(names):,})", tag("ul", *items), left_out(len(names) - len(items))
+    )
 
 
 def _pairs(title: str, pairs: Sequence[tuple[str, str]]) -> Html:
     return _names(title, [f"{a} -> {b}" for a, b in pairs])
-
-
-def _more(left: int) -> Html:
-    return (
-        tag("p", f"{left:,} more left out here, for length: --json has all.")
-        if left > 0
-        else Html("")
-    )
 
 
 def _maps(diff: Diff, checkpoint: Checkpoint, side: str) -> Html:

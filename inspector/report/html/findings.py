@@ -15,15 +15,17 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 from inspector.report.html.maps import MAX_MARKS, MapMark, MarkKind, chunk_map
-from inspector.report.html.markup import Html, join, tag
+from inspector.report.html.markup import Html, bounded, join, tag
 from inspector.report.html.page import facts
 
-__all__ = ["MAX_FINDINGS", "finding_maps", "findings_list", "maps_of"]
+__all__ = ["MAX_BYTES", "MAX_FINDINGS", "MAX_MAPS", "finding_maps", "findings_list", "maps_of"]
 
 #: Findings that are written out; the rest are counted by their code.
 MAX_FINDINGS = 300
-# Entries that are drawn.
-_MAX_MAPS = 12
+#: Bytes that they, and pictures, may take.
+MAX_BYTES = 700_000
+#: Entries that are drawn.
+MAX_MAPS = 12
 _MAX_WORDS = 1_000
 
 _KINDS: dict[str, MarkKind] = {
@@ -35,15 +37,18 @@ _KINDS: dict[str, MarkKind] = {
 _IN_FILES = ("file-missing", "file-truncated", "file-unreadable")
 
 
-def findings_list(findings: Sequence[Finding], limit: int = MAX_FINDINGS) -> Html:
-    """What is wrong, each with what torch does and what to do."""
-    shown = [_finding(finding) for finding in findings[:limit]]
-    rest = Counter((f.severity, f.code) for f in findings[limit:])
-    if rest:
-        items = [tag("li", f"{n:,} more {severity} {code}") for (severity, code), n in rest.items()]
-        shown.append(tag("p", "Left out here, for length (--json names all):"))
-        shown.append(tag("ul", *items))
-    return join(shown)
+def findings_list(
+    findings: Sequence[Finding], limit: int = MAX_FINDINGS, max_bytes: int = MAX_BYTES
+) -> Html:
+    """What is wrong, each with what torch does and what to do; the rest counted by code."""
+    shown, _ = bounded(map(_finding, findings[:limit]), max_bytes)
+    rest = Counter((f.severity, f.code) for f in findings[len(shown) :])
+    if not rest:
+        return join(shown)
+    items = [tag("li", f"{n:,} more {severity} {code}") for (severity, code), n in rest.items()]
+    return join(
+        (*shown, tag("p", "Left out here, for length (--json has all):"), tag("ul", *items))
+    )
 
 
 def _finding(finding: Finding) -> Html:
@@ -65,7 +70,7 @@ def _words(said: str) -> str:
 
 
 def maps_of(
-    checkpoint: Checkpoint, marks: Iterable[tuple[str, MapMark | None]], limit: int = _MAX_MAPS
+    checkpoint: Checkpoint, marks: Iterable[tuple[str, MapMark | None]], limit: int = MAX_MAPS
 ) -> Html:
     """Pictures of the tensors that marks are of, in that order.
 
@@ -84,19 +89,22 @@ def maps_of(
         return Html("")
     index = {fqn: i for i, fqn in enumerate(checkpoint.columns.fqns) if fqn in wanted}
     known = [fqn for fqn in wanted if fqn in index]
-    drawn = [
+    made = (
         chunk_map(checkpoint, checkpoint.columns.tensor(index[fqn]), wanted[fqn])
         for fqn in known[:limit]
-    ]
-    left = len(known) - limit
-    more = tag("p", f"{plural(left, 'more entry', 'more entries')} not drawn.") if left > 0 else ""
+    )
+    drawn, _ = bounded(made, MAX_BYTES)
+    left = len(known) - len(drawn)
+    more = tag("p", f"{plural(left, 'more entry', 'more entries')} not drawn.") if left else ""
     return join((*drawn, more))
 
 
-def finding_maps(checkpoint: Checkpoint, findings: Iterable[Finding]) -> Html:
+def finding_maps(
+    checkpoint: Checkpoint, findings: Iterable[Finding], limit: int = MAX_MAPS
+) -> Html:
     """Pictures of the entries that findings point into: gaps, overlaps, chunks that are lost."""
     findings = list(findings)
-    return maps_of(checkpoint, [*_boxes(findings), *_lost(checkpoint, findings)])
+    return maps_of(checkpoint, [*_boxes(findings), *_lost(checkpoint, findings)], limit)
 
 
 def _boxes(findings: Iterable[Finding]) -> Iterable[tuple[str, MapMark]]:
@@ -134,7 +142,7 @@ def _lost(checkpoint: Checkpoint, findings: Iterable[Finding]) -> Iterable[tuple
             tensor = columns.tensor(int(tensors[first[place]]))
             start = int(columns.chunk_start[tensor.index])
             # Of those that will not be drawn, one mark counts them.
-            for chunk in members[: MAX_MARKS if place < _MAX_MAPS else 1].tolist():
+            for chunk in members[: MAX_MARKS if place < MAX_MAPS else 1].tolist():
                 yield tensor.fqn, _chunk_mark(tensor, chunk - start, code)
 
 

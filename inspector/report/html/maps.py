@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_box, format_bytes, format_shape, plural
-from inspector.report.html.markup import Html, join, tag, text
+from inspector.report.html.markup import Html, join, outline, tag, text
 from inspector.report.html.page import table
 
 __all__ = ["MAX_MARKS", "MapMark", "chunk_map"]
@@ -90,7 +90,7 @@ def chunk_map(checkpoint: Checkpoint, tensor: Tensor, marks: Sequence[MapMark] =
     picture, notes = _picture(tensor, ranks, marks)
     words = dict.fromkeys(mark.what for mark in marks)
     legend = tag("figcaption", "; ".join([*words, *notes])) if words or notes else ""
-    return tag("figure", caption, picture, legend, _listed(checkpoint, tensor, ranks))
+    return tag("figure", caption, picture, legend, _listed(checkpoint, tensor, ranks, marks))
 
 
 def _picture(
@@ -176,7 +176,8 @@ def _lines(shape: Sequence[int], cuts: Sequence[Ints]) -> tuple[_Line, _Line]:
 def _places(cuts: Ints, pixels: int) -> Ints:
     """A pixel for each cut: true to scale, but a piece is seen as long as there is room for it."""
     lengths = np.diff(cuts).astype(np.float64)
-    least = min(_LEAST, pixels / len(lengths))
+    # At most a quarter of the room goes to that: a large hole among many pieces stays large.
+    least = min(_LEAST, pixels / len(lengths) / 4)
     shares = lengths / lengths.sum() * (pixels - least * len(lengths)) + least
     at: Ints = np.rint(np.concatenate([[0.0], np.cumsum(shares)])).astype(np.int64)
     at[-1] = pixels
@@ -233,7 +234,7 @@ def _cells(
                     f"M{x * _CELL} {y * _CELL}H{end}V{low}H{x * _CELL}z"
                 )
             x += wide
-    drawn = [tag("path", class_=hue, d="".join(path)) for hue, path in paths.items()]
+    drawn = [tag("path", class_=hue, d=outline(path)) for hue, path in paths.items()]
     return drawn, int(count.max(initial=0))
 
 
@@ -251,8 +252,10 @@ def _stripes(top: int, left: int, bottom: int, right: int, look: str) -> Html:
         x0, y0 = (shift, 0) if shift <= wide else (wide, shift - wide)
         x1, y1 = (0, shift) if shift <= high else (shift - high, high)
         lines.append(f"M{x0} {y0}L{x1} {y1}")
-    drawn = tag("path", class_=look, d="".join(lines))
-    return tag("svg", drawn, x=left, y=top, width=wide, height=high) if lines else Html("")
+    if not lines:
+        return Html("")
+    drawn = tag("path", class_=look, d=outline(lines))
+    return tag("svg", drawn, x=left, y=top, width=wide, height=high)
 
 
 def _mark_boxes(rows: _Line, cols: _Line, low: Ints, high: Ints) -> list[tuple[int, int, int, int]]:
@@ -293,21 +296,23 @@ def _scale(shape: Sequence[int], rows: _Line, cols: _Line) -> list[Html]:
     return told
 
 
-def _listed(checkpoint: Checkpoint, tensor: Tensor, ranks: npt.NDArray[np.int32]) -> Html:
-    """Who wrote each chunk and where it lies, as long as they are few."""
-    if tensor.num_chunks > _MAX_ROWS:
-        return Html("")
+def _listed(
+    checkpoint: Checkpoint,
+    tensor: Tensor,
+    ranks: npt.NDArray[np.int32],
+    marks: Sequence[MapMark],
+) -> Html:
+    """Who wrote each chunk and where it lies; of many chunks, those that the marks touch."""
     rows = []
-    for i in range(tensor.num_chunks):
+    chunks = list(range(tensor.num_chunks))
+    if len(chunks) > _MAX_ROWS:
+        chunks = _touched(tensor, marks)[:_MAX_ROWS]
+    for i in chunks:
         file, rank, length = int(tensor.file[i]), int(ranks[i]), int(tensor.byte_length[i])
         where = ("stored nowhere", "", "")
         if file >= 0:
-            path = checkpoint.files[file].path
-            where = (
-                path,
-                f"{int(tensor.byte_offset[i]):,}",
-                f"{length:,} ({format_bytes(length)})",
-            )
+            size = f"{length:,} ({format_bytes(length)})"
+            where = (checkpoint.files[file].path, f"{int(tensor.byte_offset[i]):,}", size)
         box = format_box(tensor.offsets[i].tolist(), tensor.sizes[i].tolist())
         rows.append((box, str(rank) if rank >= 0 else "?", *where))
     return table(
@@ -316,3 +321,16 @@ def _listed(checkpoint: Checkpoint, tensor: Tensor, ranks: npt.NDArray[np.int32]
         numbers=frozenset({"rank", "at byte", "bytes"}),
         names=frozenset({"chunk", "file"}),
     )
+
+
+def _touched(tensor: Tensor, marks: Sequence[MapMark]) -> list[int]:
+    """Chunks that hold an element of a marked box, in their order."""
+    extent = np.asarray(tensor.shape, np.int64)
+    low, high = _clipped(extent, tensor.offsets, tensor.sizes)
+    touched = np.zeros(len(low), np.bool_)
+    for mark in marks:
+        box = np.asarray([mark.offsets], np.int64), np.asarray([mark.sizes], np.int64)
+        mark_low, mark_high = _clipped(extent, *box)
+        touched |= ((low < mark_high) & (high > mark_low)).all(axis=1)
+    found: list[int] = np.flatnonzero(touched).tolist()
+    return found

@@ -12,7 +12,17 @@ from collections.abc import Iterable
 
 from inspector.checkpoint.text import printable
 
-__all__ = ["MAX_TEXT", "Html", "join", "stylesheet", "tag", "text"]
+__all__ = [
+    "MAX_TEXT",
+    "Html",
+    "as_ascii",
+    "bounded",
+    "join",
+    "outline",
+    "stylesheet",
+    "tag",
+    "text",
+]
 
 #: Longest text in characters that is written out; what is longer is cut in its middle.
 MAX_TEXT = 2_000
@@ -46,13 +56,46 @@ def tag(name: str, /, *children: str, **attributes: str | int | float | None) ->
             never from outside. Values pass the gate; None leaves the attribute out.
     """
     said = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{text(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{text(_attribute(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     if name in _VOID and not children:
         return Html(f"<{name}{said}>" if name in ("meta", "br", "hr") else f"<{name}{said}/>")
     return Html(f"<{name}{said}>{join(children)}</{name}>")
+
+
+def _attribute(value: str | int | float) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def outline(steps: Iterable[str]) -> Html:
+    """The steps of a path (`M0 0H10`), however many; they hold numbers and letters alone."""
+    drawn = "".join(steps)
+    if not drawn.isascii() or not drawn.replace(" ", "").isalnum():
+        raise ValueError("an outline holds numbers and letters")
+    return Html(drawn)
+
+
+def as_ascii(markup: str) -> str:
+    """Markup that means the same in whatever encoding it is written."""
+    return markup.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def bounded(parts: Iterable[Html], max_bytes: int) -> tuple[list[Html], int]:
+    """As many of the first parts as fit, and how many are left out.
+
+    No count of names bounds a page in which each may take thousands of bytes.
+    """
+    kept: list[Html] = []
+    left = 0
+    for part in parts:
+        max_bytes -= len(as_ascii(part))
+        if left or max_bytes < 0:
+            left += 1
+        else:
+            kept.append(part)
+    return kept, left
 
 
 def stylesheet(css: str) -> Html:

@@ -15,16 +15,17 @@ from typing import Literal
 
 from inspector._version import __version__
 from inspector.checks.metadata.metadata import installed_torch
-from inspector.report.html.markup import Html, join, stylesheet, tag, text
+from inspector.report.html.markup import Html, as_ascii, bounded, join, stylesheet, tag, text
 from inspector.report.html.style import STYLE
 
-__all__ = ["Tone", "facts", "page", "section", "table"]
+__all__ = ["Tone", "facts", "left_out", "page", "section", "table"]
 
 #: How a verdict looks: proven, as far as was looked, wrong, or not known.
 Tone = Literal["good", "plain", "bad", "open"]
 
 #: Longest text of a cell in characters.
 MAX_CELL = 400
+_MAX_TABLE_BYTES = 250_000
 
 
 def _policy() -> str:
@@ -45,8 +46,7 @@ def page(
         command: The command line that made it, its secrets hidden; empty for none.
     """
     for piece in _pieces(title, tone, verdict, sections, command):
-        # Whatever encoding stdout has, the page means the same.
-        yield piece.encode("ascii", "xmlcharrefreplace").decode()
+        yield as_ascii(piece)
 
 
 def _pieces(
@@ -112,7 +112,7 @@ def table(
         bad: Rows in which something is wrong.
     """
     looks = ["num" if h in numbers else "name" if h in names else None for h in heads]
-    body = [
+    body = (
         tag(
             "tr",
             *(
@@ -122,8 +122,17 @@ def table(
             class_="bad" if place in bad else None,
         )
         for place, row in enumerate(rows)
-    ]
-    if not body:
+    )
+    shown, left = bounded(body, _MAX_TABLE_BYTES)
+    if not shown and not left:
         return Html("")
     first = tag("tr", *(tag("th", h, class_=look) for h, look in zip(heads, looks, strict=True)))
-    return tag("div", tag("table", tag("thead", first), tag("tbody", *body)), class_="wide")
+    made = tag("div", tag("table", tag("thead", first), tag("tbody", *shown)), class_="wide")
+    return join((made, left_out(left)))
+
+
+def left_out(number: int) -> Html:
+    """How many more there are that the page has no room for; empty if none."""
+    if number <= 0:
+        return Html("")
+    return tag("p", f"{number:,} more left out here, for length: --json has all.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from inspector.checkpoint.text import plural, printable
 from inspector.report.html.findings import finding_maps, findings_list
 from inspector.report.html.markup import Html, join, tag
-from inspector.report.html.page import facts, page, section, table
+from inspector.report.html.page import facts, left_out, page, section, table
 from inspector.report.plan import (
     RANK_COLUMNS,
     PlanReport,
@@ -84,10 +84,7 @@ def _ranks(planned: PlanReport) -> Html:
         [rank_cells(plan, rank) for rank in range(shown)],
         numbers=frozenset(c.title.lower() for c in RANK_COLUMNS if c.align == "right"),
     )
-    left = plan.world_size - shown
-    if not left:
-        return made
-    return join((made, tag("p", f"{plural(left, 'more rank')}: --json has all of them.")))
+    return join((made, left_out(plan.world_size - shown)))
 
 
 def _commands(planned: PlanReport) -> Html:

@@ -7,10 +7,10 @@ from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, format_count, plural, printable
-from inspector.report.html.findings import maps_of
+from inspector.report.html.findings import MAX_BYTES, maps_of
 from inspector.report.html.maps import MapMark
-from inspector.report.html.markup import Html, join, tag
-from inspector.report.html.page import Tone, facts, page, section, table
+from inspector.report.html.markup import Html, bounded, join, tag
+from inspector.report.html.page import Tone, facts, left_out, page, section, table
 from inspector.report.verify_text import (
     fault_sentence,
     figures_sentence,
@@ -100,11 +100,8 @@ def _by(snapshot: Snapshot, result: Mapping[str, Any]) -> str:
 
 
 def _wrong(views: Sequence[TensorView]) -> Html:
-    shown = [_wrong_entry(view) for view in views[:_MAX_WRONG]]
-    left = len(views) - _MAX_WRONG
-    if left > 0:
-        shown.append(tag("p", f"{plural(left, 'more entry', 'more entries')}: --json names all."))
-    return join(shown)
+    shown, _ = bounded(map(_wrong_entry, views[:_MAX_WRONG]), MAX_BYTES)
+    return join((*shown, left_out(len(views) - len(shown))))
 
 
 def _wrong_entry(view: TensorView) -> Html:
@@ -123,10 +120,7 @@ def _failures(failures: Sequence[Failure]) -> Html:
         told = [("who", who), ("what", printable(failure.message, 1_000))]
         stack = tag("p", *lines, class_="mono") if lines else ""
         shown.append(tag("div", tag("b", failure.kind), facts(told), stack, class_="finding error"))
-    left = len(failures) - _MAX_FAILURES
-    if left > 0:
-        shown.append(tag("p", f"{plural(left, 'more failure')}."))
-    return join(shown)
+    return join((*shown, left_out(len(failures) - _MAX_FAILURES)))
 
 
 def _unverified(result: Mapping[str, Any]) -> Html:
@@ -144,7 +138,7 @@ def _maps(checkpoint: Checkpoint, wrong: Sequence[TensorView]) -> Html:
         marks.append((view.fqn, None))
         for first in dict.fromkeys(f.first_index for f in view.faults):
             if first is not None:
-                what = "broken line = first different element"
+                what = "broken line = first wrong element"
                 marks.append((view.fqn, MapMark(first, (1,) * len(first), "other", what)))
     return maps_of(checkpoint, marks)
 
@@ -155,13 +149,12 @@ def _ranks(ranks: Sequence[RankView]) -> Html:
     shown = sorted(order[:_MAX_RANKS], key=lambda r: r.rank)
     bad = frozenset(i for i, r in enumerate(shown) if r.status == "failed" or r.num_bad)
     made = table(
-        ("rank", "status", "last phase", "read", "wrong", "memory", "device", "host"),
+        ("rank", "status", "last phase", "loaded", "wrong", "memory", "device", "host"),
         [_rank(rank) for rank in shown],
-        numbers=frozenset({"rank", "read", "wrong", "memory"}),
+        numbers=frozenset({"rank", "loaded", "wrong", "memory"}),
         bad=bad,
     )
-    left = len(ranks) - len(shown)
-    return join((made, tag("p", f"{plural(left, 'more rank')}."))) if left > 0 else made
+    return join((made, left_out(len(ranks) - len(shown))))
 
 
 def _rank(rank: RankView) -> tuple[str, ...]:
