@@ -64,11 +64,28 @@ def cli() -> None:
 @cli.command("open", hidden=True)
 @click.argument("path")
 @click.option("--tui/--no-tui", default=None, help="Open the screen, or print text.")
-def open_command(path: str, tui: bool | None) -> int:
+@click.option(
+    "--serve",
+    "port",
+    is_flag=False,
+    flag_value=0,
+    type=click.IntRange(0, 65535),
+    metavar="[PORT]",
+    help="Serve the screen to browsers of this machine, on 127.0.0.1. [default: a free port]",
+)
+@click.option("--allow-verify", is_flag=True, help="With --serve: verifications may be started.")
+@click.option("--served", type=click.Choice(["look", "verify"]), hidden=True)
+def open_command(
+    path: str, tui: bool | None, port: int | None, allow_verify: bool, served: str | None
+) -> int:
     """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
+    if port is not None:
+        return _serve(path, port, allow_verify=allow_verify)
+    if allow_verify:
+        raise UsageError("--allow-verify is for --serve", "add --serve [PORT]")
     if not (has_screen() if tui is None else tui):
         return _show(path, as_json=False, chunks=False, filter_text="")
-    return _open_screen(path)
+    return _open_screen(path, served)
 
 
 @cli.command()
@@ -142,7 +159,8 @@ def options_with_values(arguments: Sequence[str]) -> set[str]:
     return {
         name
         for option in command.params
-        if isinstance(option, click.Option) and not option.is_flag and not option.count
+        if isinstance(option, click.Option)
+        and not (option.is_flag or option.count or (option.metavar or "").startswith("["))
         for name in option.opts
     }
 
@@ -290,7 +308,26 @@ def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
         return read_checkpoint(storage, progress=line, prefetched=prefetched)
 
 
-def _open_screen(path: str) -> int:
+def _open_screen(path: str, served: str | None) -> int:
     from inspector.tui.launch import run
 
-    return run(path)
+    if served is None:
+        return run(path)
+    from inspector.tui.commands import LOOK_ONLY, ON_THE_SPOT
+
+    return run(path, ON_THE_SPOT if served == "verify" else LOOK_ONLY)
+
+
+def _serve(path: str, port: int, *, allow_verify: bool) -> int:
+    from inspector.checkpoint.find.locate import folder_of
+
+    folder_of(path)  # What is not there is told now, and not in the browser.
+    try:
+        from inspector.web.server import serve
+    except ImportError as error:
+        raise UsageError(
+            f"--serve needs {error.name}, which is not installed",
+            "pip install 'hsdp-inspect[web]' installs it",
+        ) from error
+    serve(path, port, allow_verify=allow_verify)
+    return 0

@@ -27,7 +27,9 @@ __all__ = [
 #: Longest text in characters that is written out; what is longer is cut in its middle.
 MAX_TEXT = 2_000
 
-_VOID = frozenset({"meta", "br", "hr", "rect", "path", "line"})
+# They have no end in HTML, and those of a picture end themselves.
+_VOID = frozenset({"meta", "br", "hr", "link"})
+_DRAWN = frozenset({"rect", "path"})
 
 
 class Html(str):
@@ -60,8 +62,10 @@ def tag(name: str, /, *children: str, **attributes: str | int | float | None) ->
         for key, value in attributes.items()
         if value is not None
     )
-    if name in _VOID and not children:
-        return Html(f"<{name}{said}>" if name in ("meta", "br", "hr") else f"<{name}{said}/>")
+    if name in _VOID:
+        return Html(f"<{name}{said}>")
+    if name in _DRAWN:
+        return Html(f"<{name}{said}/>")
     return Html(f"<{name}{said}>{join(children)}</{name}>")
 
 
