@@ -29,6 +29,8 @@ __all__ = [
     "folder_github",
     "folder_json",
     "folder_text",
+    "run_findings",
+    "run_sentences",
     "verdict_sentence",
 ]
 
@@ -164,8 +166,13 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
-    yield from _all_findings(_of_run(run), width)
+    yield from _all_findings(run_findings(run), width)
     yield ""
+    yield from run_sentences(run)
+
+
+def run_sentences(run: JudgedRun) -> Iterator[str]:
+    """What comes of a run: what was not looked at, what to resume from, what is sound."""
     yield from _not_looked_at(run)
     yield from _resumable_line(run)
     yield _sound_line(run)
@@ -179,7 +186,7 @@ def _of_steps(run: JudgedRun) -> str:
     return f", {plural(numbered, 'step')}" if numbered else ""
 
 
-def _of_run(run: JudgedRun) -> list[Finding]:
+def run_findings(run: JudgedRun) -> list[Finding]:
     """Findings of the folder and of its steps, without those of single checkpoints."""
     return [*run.findings, *(finding for step in run.steps for finding in step.findings)]
 
@@ -254,7 +261,7 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
         "newest_resumable_step": None if best is None else best.step,
         "is_partial": run.run.is_partial,
         "not_looked_at": [{"what": what, "why": why} for what, why in run.run.not_looked_at],
-        "findings": [finding_json(finding) for finding in _of_run(run)],
+        "findings": [finding_json(finding) for finding in run_findings(run)],
         "steps": [_step_json(step) for step in run.steps],
         "checkpoints": [
             {
@@ -370,7 +377,7 @@ def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
     """Workflow commands for a folder of checkpoints."""
     for item in run.judged:
         yield from check_github(item.report)
-    for finding in _of_run(run):
+    for finding in run_findings(run):
         yield _command(path.rstrip("/"), finding)
     for where, why in run.run.not_looked_at:
         place = _property(printable(path))

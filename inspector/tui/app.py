@@ -16,7 +16,7 @@ from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import after
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.theme import DARK, LIGHT, THEMES
@@ -43,6 +43,7 @@ class InspectApp(App[int]):
         path: What the user gave.
         preview: The first frame, where there is one already.
         prefetched: The child process that already reads the metadata, or None.
+        closed: Actions that there are none of, such as `commands.LOOK_ONLY`.
     """
 
     TITLE = "hsdp-inspect"
@@ -75,9 +76,15 @@ class InspectApp(App[int]):
     ]
 
     def __init__(
-        self, path: str, *, preview: Preview | None = None, prefetched: Child | None = None
+        self,
+        path: str,
+        *,
+        preview: Preview | None = None,
+        prefetched: Child | None = None,
+        closed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.closed_actions = closed
         self._path = path
         self._preview = preview
         self._prefetched = prefetched
@@ -199,6 +206,9 @@ class InspectApp(App[int]):
         if self._exception is not None:
             raise self._exception
         return code
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not is_closed(self, action) and super().check_action(action, parameters)
 
     def action_suspend_process(self) -> None:
         """Back to the shell; when it comes back, everything is drawn anew."""

@@ -14,8 +14,13 @@ _PATIENCE_S = 0.1
 _MAX_PREVIEW_BYTES = 4 << 20
 
 
-def run(path: str) -> int:
-    """Open the screen on `path`; the exit code when it is left."""
+def run(path: str, closed: frozenset[str] = frozenset()) -> int:
+    """Open the screen on `path`; the exit code when it is left.
+
+    Args:
+        path: What the user gave.
+        closed: Actions that there are none of.
+    """
     # Importing makes a hundred thousand objects that stay: the collector only looks at them in
     # vain. The app turns it on when its screen is complete.
     gc.disable()
@@ -28,5 +33,6 @@ def run(path: str) -> int:
     preview = None
     if prefetched is not None:
         preview = Preview.of(path, prefetched.header(_PATIENCE_S))
-    code = InspectApp(path, preview=preview, prefetched=prefetched).run_to_end()
+    app = InspectApp(path, preview=preview, prefetched=prefetched, closed=closed)
+    code = app.run_to_end()
     return 2 if code is None else code
