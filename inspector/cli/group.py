@@ -63,11 +63,12 @@ def cli() -> None:
 @cli.command("open", hidden=True)
 @click.argument("path")
 @click.option("--tui/--no-tui", default=None, help="Open the screen, or print text.")
-def open_command(path: str, tui: bool | None) -> int:
+@click.option("--theme", default="", metavar="NAME", help="dark, light, or one of Textual's.")
+def open_command(path: str, tui: bool | None, theme: str) -> int:
     """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
     if not (has_screen() if tui is None else tui):
         return _show(path, as_json=False, chunks=False, filter_text="")
-    return _open_screen(path)
+    return _open_screen(path, theme)
 
 
 @cli.command()
@@ -292,7 +293,7 @@ def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
         return read_checkpoint(storage, progress=line, prefetched=prefetched)
 
 
-def _open_screen(path: str) -> int:
+def _open_screen(path: str, theme: str) -> int:
     from inspector.tui.launch import run
 
-    return run(path)
+    return run(path, theme)

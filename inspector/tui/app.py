@@ -16,13 +16,17 @@ from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.commands import command
+from inspector.tui.ending import ending_in_order
 from inspector.tui.messages import ScreenComplete
+from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.theme import DARK, LIGHT, THEMES
+from inspector.tui.theme import DARK, LIGHT, THEMES, dress, own_name, theme_named
 
 if TYPE_CHECKING:
+    from textual.command import Provider
     from textual.dom import DOMNode
     from textual.driver import Driver
+    from textual.theme import Theme
 
     from inspector.checkpoint.child.isolated import Child
     from inspector.tui.session import Loading
@@ -35,6 +39,12 @@ _POLL_S = 0.01
 _SWITCH_S = 0.001
 
 
+def _commands() -> type[Provider]:
+    from inspector.tui.screens.palette import CommandsProvider
+
+    return CommandsProvider
+
+
 class InspectApp(App[int]):
     """The terminal UI. Its return value is the exit code.
 
@@ -42,13 +52,15 @@ class InspectApp(App[int]):
         path: What the user gave.
         preview: The first frame, where there is one already.
         prefetched: The child process that already reads the metadata, or None.
+        memory: What the user chose before, and chooses; by default it is forgotten.
     """
 
     TITLE = "hsdp-inspect"
     # In full: of a subclass elsewhere Textual would look beside that.
     CSS_PATH = Path(__file__).with_name("inspector.tcss")
-    #: Seconds: a notice is one line, and may lie over something.
+    #: Seconds: a notice is a line or two.
     NOTIFICATION_TIMEOUT = 4
+    COMMANDS = {_commands}
     BINDINGS = [
         command(
             "t", "toggle_theme", "Light or dark", "Switch between the dark and the light theme."
@@ -74,7 +86,12 @@ class InspectApp(App[int]):
     ]
 
     def __init__(
-        self, path: str, *, preview: Preview | None = None, prefetched: Child | None = None
+        self,
+        path: str,
+        *,
+        preview: Preview | None = None,
+        prefetched: Child | None = None,
+        memory: Memory | None = None,
     ) -> None:
         super().__init__()
         self._path = path
@@ -87,7 +104,11 @@ class InspectApp(App[int]):
         self.verification: Verification | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = DARK.name
+        self.memory = memory or Memory()
+        chosen = theme_named(self.memory.now.theme)
+        self.theme = DARK.name if chosen is None else chosen
+        self._dressed_in = self.theme
+        dress(self)
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's own, but for the one of which something is quicker here."""
@@ -105,6 +126,7 @@ class InspectApp(App[int]):
         return MainScreen(self._preview)
 
     def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, self._dress_again)
         if self._preview is None:
             gc.enable()
             self._open()
@@ -189,15 +211,22 @@ class InspectApp(App[int]):
         # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
         sys.setswitchinterval(_SWITCH_S)
         try:
-            code = self.run()
+            with ending_in_order(self._end_soon, lambda: self._driver):  # type: ignore[arg-type, return-value]
+                code = self.run()
         finally:
             if self.verification is not None:
                 from inspector.tui.verification.control import close
 
                 close(self.verification)
+            self.memory.write()
         if self._exception is not None:
             raise self._exception
         return code
+
+    def _end_soon(self, code: int) -> None:
+        """Leave without a question; called by a signal, between any two instructions."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.exit, code)
 
     def action_suspend_process(self) -> None:
         """Back to the shell; when it comes back, everything is drawn anew."""
@@ -250,7 +279,13 @@ class InspectApp(App[int]):
             self.push_screen(HelpScreen())
 
     def action_toggle_theme(self) -> None:
-        self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
+        self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+
+    def _dress_again(self, theme: Theme) -> None:
+        if theme.name != self._dressed_in:
+            self._dressed_in = theme.name
+            dress(self, again=True)
+            self.memory.take(theme=own_name(theme.name))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every command that a key means on this screen now, then Textual's own."""

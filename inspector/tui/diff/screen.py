@@ -22,6 +22,7 @@ from inspector.tui.diff.sources import headline, side_line
 from inspector.tui.diff.view import DiffView
 from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.kit.bars import TaskLine
+from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.view import View
 from inspector.tui.screens.error import ErrorScreen
@@ -171,7 +172,7 @@ class DiffScreen(Screen[None]):
             verdict = Text(self._progress_said(), "bold", no_wrap=True)
         else:
             verdict = self._verdict()
-        verdict.truncate(width, overflow="ellipsis")
+        clip(verdict, width)
         lines = [side_line(self.comparison, n, width) for n in (0, 1)]
         # Of a fixed size: laying everything out anew ten times a second would cost.
         head = self.query_one("#diff-head", Static)
@@ -181,7 +182,7 @@ class DiffScreen(Screen[None]):
         """The verdict over everything; worked out once for what is known."""
         diff = self.comparison.diff
         if self._judged is None or self._judged[0] is not diff:
-            colors = {"same": "bold green", "different": "bold red", "unknown": "bold yellow"}
+            colors = {"same": "ok", "different": "error", "unknown": "warning"}
             color = colors[diff.verdict]
             if diff.verdict == "same" and not diff.values_compared:
                 color = "bold"  # Green is for what was proven.

@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
 from inspector.report.bar import bar
+from inspector.tui.kit.cell_text import clip
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
 
@@ -127,14 +128,16 @@ class TaskLine(Static):
             f" {share:4.0%} of {format_bytes(num_bytes)}  {format_bytes(rate)}/s  {left} left  ",
             (hint, "dim"),
         )
-        text.truncate(max(1, self.size.width - 2 if self.size.width else 200), overflow="ellipsis")
+        clip(text, max(1, self.size.width - 2 if self.size.width else 200))
         # Of one line always: the rest of the screen need not be laid out anew.
         self.update(text, layout=False)
         self.add_class("-running")
+        self.screen.add_class("-busy")
 
     def hide(self) -> None:
         """Nothing runs any more."""
         self.remove_class("-running")
+        self.screen.remove_class("-busy")
 
 
 class VerdictBar(Static):
