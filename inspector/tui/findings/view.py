@@ -159,6 +159,7 @@ class FindingsView(TableView):
             0 if done is None else done.bytes_total,
             time.monotonic() - deep.started_s,
             "stopping" if self._reading.is_stopping else f"{CHECK_BYTES} stops",
+            num_wrong=0 if done is None else getattr(done, "num_wrong", 0),
         )
         return True
 
