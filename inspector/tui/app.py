@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
@@ -50,7 +51,7 @@ class InspectApp(App[int]):
     """The terminal UI. Its return value is the exit code.
 
     Args:
-        path: What the user gave.
+        path: What the user gave; empty if that is to be asked for.
         preview: The first frame, where there is one already.
         prefetched: The child process that already reads the metadata, or None.
         memory: What the user chose before, and chooses; by default it is forgotten.
@@ -101,6 +102,8 @@ class InspectApp(App[int]):
         self._loading: Loading | None = None
         self._failed = False
         self._is_last = False
+        #: What was typed where a path was asked for; empty if none was.
+        self._asked = ""
         #: The latest verification; it outlives the screen that started it.
         self.verification: Verification | None = None
         for theme in THEMES:
@@ -166,9 +169,28 @@ class InspectApp(App[int]):
             self._show(outcome)
 
     def _open(self) -> None:
+        if not self._path:
+            self._ask_path(os.path.join(os.getcwd(), ""))
+            return
         from inspector.tui.screens.loading import LoadingScreen
 
         self.push_screen(LoadingScreen(self._start_loading()), self._show)
+
+    def _ask_path(self, value: str) -> None:
+        from inspector.tui.folder.ask_path import AskPathScreen
+
+        self._asked = value
+        question = "Open a checkpoint, or a folder with checkpoints under it:"
+        self.push_screen(AskPathScreen(question, value, does="opens"), self._answered)
+
+    def _answered(self, path: str | None) -> None:
+        from inspector.tui.folder.completion import expanded
+
+        if not path:
+            self.exit(2)  # Nothing was looked at.
+            return
+        self._asked, self._path = path, expanded(path)
+        self._open()
 
     def _show(self, outcome: object) -> None:
         from inspector.tui.session import Folder, Loaded
@@ -180,13 +202,17 @@ class InspectApp(App[int]):
 
             self.push_screen(PickerScreen(outcome))
         elif isinstance(outcome, Cancelled) or outcome is None:
-            self.exit(2)
+            if self._asked:
+                self._ask_path(self._asked)
+            else:
+                self.exit(2)
         elif isinstance(outcome, InspectError):
             from inspector.tui.screens.error import ErrorScreen
 
             self._failed = True
             self.push_screen(
-                ErrorScreen(outcome, can_go_back=False, path=self._path), self._after_error
+                ErrorScreen(outcome, can_go_back=bool(self._asked), path=self._path),
+                self._after_error,
             )
 
     def _after_error(self, answer: str | None) -> None:
@@ -197,6 +223,9 @@ class InspectApp(App[int]):
         if answer in ("again", "above"):
             self._failed = False
             self._open()
+        elif answer == "back":
+            self._failed = False
+            self._ask_path(self._asked)
 
     def _fatal_error(self) -> None:
         # Textual would print a traceback with every local variable; `run_to_end` raises it.

@@ -19,7 +19,7 @@ def run(path: str, theme: str = "") -> int:
     """Open the screen on `path`; the exit code when it is left.
 
     Args:
-        path: What the user gave.
+        path: What the user gave; empty if the screen is to ask for it.
         theme: `dark`, `light` or one of Textual's, in place of the one that was chosen last.
 
     Raises:
@@ -30,7 +30,7 @@ def run(path: str, theme: str = "") -> int:
     gc.disable()
     # The child unpickles on one core while this process imports Textual on another. A thread
     # could not: importing holds the interpreter's lock.
-    prefetched = prefetch(path, _MAX_PREVIEW_BYTES)
+    prefetched = prefetch(path, _MAX_PREVIEW_BYTES) if path else None
     from inspector.tui.app import InspectApp
     from inspector.tui.preferences import remembered
     from inspector.tui.tensors.preview import Preview
