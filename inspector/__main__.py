@@ -107,10 +107,12 @@ def _leave(code: int) -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     is_path = len(arguments) == 1 and arguments[0] not in COMMANDS
-    if is_path and not arguments[0].startswith("-") and has_screen():
+    is_path = is_path and not arguments[0].startswith("-")
+    if (is_path or not arguments) and has_screen():
         from inspector.tui.launch import run
 
-        return run(arguments[0])
+        # Without a path, the screen asks for one.
+        return run(arguments[0] if arguments else "")
     from inspector.cli.group import run_command
 
     return run_command(arguments)

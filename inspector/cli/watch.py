@@ -91,7 +91,7 @@ def watch(
     """
     from inspector.checkpoint.outside import refuse_inside
     from inspector.errors import UsageError
-    from inspector.watch.memory import Memory
+    from inspector.watch.memory import RunMemory
     from inspector.watch.outputs import DamageCommand
     from inspector.watch.watcher import Watcher
 
@@ -108,7 +108,7 @@ def watch(
     for option, file in (("--write-latest", write_latest), ("--metrics", metrics)):
         refuse_inside(option, file or "", [run])
     stop = threading.Event()
-    memory = Memory(run, "deep" if deep else "metadata")
+    memory = RunMemory(run, "deep" if deep else "metadata")
     memory.load()
     following = _Following(
         run,

@@ -341,6 +341,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "torch_does": finding.torch_does,
         "hint": finding.hint,
         "other_fqn": finding.other_fqn,
+        "entries": list(finding.entries),
     }
 
 

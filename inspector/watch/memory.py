@@ -22,7 +22,7 @@ from inspector.checkpoint.own_folders import open_own, private_folder, state_dir
 from inspector.checkpoint.storage.base import is_url
 from inspector.checks.steps import Judged
 
-__all__ = ["Memory"]
+__all__ = ["RunMemory"]
 
 _MAX_BYTES = 256 << 20
 
@@ -37,7 +37,7 @@ class _Kept:
     judged: tuple[Judged, ...]
 
 
-class Memory:
+class RunMemory:
     """The reports of a run's checkpoints, kept in a file of the user's state folder.
 
     Args:

@@ -21,7 +21,7 @@ from inspector.checks.judge import Deep
 from inspector.checks.run import JudgedRun, check_folder, judge_run
 from inspector.checks.steps import Judged, Step, steps_of
 from inspector.errors import InspectError
-from inspector.watch.memory import Memory
+from inspector.watch.memory import RunMemory
 
 __all__ = ["RunLook", "Watcher"]
 
@@ -83,7 +83,7 @@ class Watcher:
     def __init__(
         self,
         path: str,
-        memory: Memory,
+        memory: RunMemory,
         *,
         deep: Deep | None = None,
         settle_s: float = 30.0,

@@ -17,7 +17,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checks.judge import Deep
 from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
 from inspector.errors import Cancelled
-from inspector.watch.memory import Memory
+from inspector.watch.memory import RunMemory
 from inspector.watch.watcher import RunLook, Watcher
 from tests.conftest import SAMPLES
 
@@ -31,7 +31,7 @@ class Run:
         self.path = path
         path.mkdir(exist_ok=True)
         self.clock = 1000.0
-        self.memory = Memory(str(path), "test")
+        self.memory = RunMemory(str(path), "test")
         self.memory.load()
         self.watcher = Watcher(
             str(path),

@@ -102,9 +102,9 @@ class CheckpointHeader(Static):
         self._path = printable(checkpoint.path)
         self._facts = header_lines(checkpoint, None)
         if checkpoint.unsafe_globals:
-            self._badge = ("UNSAFE", "bold white on red")
+            self._badge = ("UNSAFE", "badge.error")
         elif checkpoint.malformed:
-            self._badge = (f"{len(checkpoint.malformed)} malformed", "bold black on yellow")
+            self._badge = (f"{len(checkpoint.malformed)} malformed", "badge.warning")
         else:
             self._badge = ("", "")
         self._draw()
