@@ -15,6 +15,7 @@ import click
 
 from inspector._version import __version__
 from inspector.cli.diff import commands as diff_commands
+from inspector.cli.export import commands as export_commands
 from inspector.cli.output import has_screen, print_pieces, terminal_width
 from inspector.cli.plan import commands as plan_commands
 from inspector.cli.stats import commands as stats_commands
@@ -133,7 +134,13 @@ def check(
         )
 
 
-for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
+for _command in (
+    *plan_commands,
+    *verify_commands,
+    *stats_commands,
+    *diff_commands,
+    *export_commands,
+):
     cli.add_command(_command)
 
 
