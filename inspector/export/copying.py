@@ -192,7 +192,7 @@ class TensorCopy:
             if lost:
                 with self._lock:
                     self.num_lost += lost
-        if not is_direct:
+        if data is not into:
             values = data.view(place.dtype).reshape(place.shape)
             if taken is not None and not is_clear:
                 self._must_agree(chunk, values, place, taken)
