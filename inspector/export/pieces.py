@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import unpack_limit
 from inspector.checkpoint.payload.crc import crc32
 from inspector.checkpoint.payload.molds import Mold, mold_of
@@ -29,6 +29,7 @@ from inspector.checkpoint.payload.source import (
     PayloadError,
     RangeSource,
     Source,
+    open_file,
 )
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
@@ -37,7 +38,13 @@ from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.errors import StorageError
 from inspector.values.bits import TensorBits
 
-__all__ = ["ChunkPlace", "PieceReader", "UnexportableError", "corrupt_payload"]
+__all__ = [
+    "ChunkPlace",
+    "PieceReader",
+    "UnexportableError",
+    "compare_entry",
+    "corrupt_payload",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -301,6 +308,33 @@ def _compare_small(source: Source, payload: Payload, data: Record) -> bool:
             "its two checksums of the elements are not the same", code="payload-corrupt"
         )
     return True
+
+
+def compare_entry(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry, limit: int) -> None:
+    """Hold a small bytes entry against its CRC32.
+
+    Args:
+        checkpoint: Whose entry it is.
+        storage: Its folder.
+        entry: The entry; its file lies in the folder.
+        limit: Most bytes that it may unpack to.
+
+    Raises:
+        PayloadError: It is damaged.
+        StorageError: It cannot be read.
+    """
+    file = open_file(storage, checkpoint.files[entry.file].path)
+    try:
+        source = RangeSource(file, entry.byte_offset, entry.byte_length)
+        source.prefetch()
+        inner = unpacked(source, entry.transforms, limit)
+        for record in open_payload(inner, is_tensor=False).records:
+            if record.num_bytes > limit:
+                raise PayloadError("a record claims more bytes than it can need")
+            if _has_crc(record):
+                _compare(inner, record)
+    finally:
+        file.close()
 
 
 def _has_crc(record: Record) -> bool:

@@ -17,17 +17,18 @@ from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.cast import CAST_DTYPES, is_cast
 from inspector.checkpoint.payload.plan import chunk_problems
-from inspector.checkpoint.payload.scan.literals import read_literals
+from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literals
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.judge import check_all
 from inspector.checks.payload.packed import with_stored_dtypes
-from inspector.errors import UsageError
+from inspector.errors import InspectError, UsageError
 from inspector.export.files import ExportItem, PlannedFile
 from inspector.export.names import RenameRule, renamed
 from inspector.export.numpy_files import npy_file, npz_file
 from inspector.export.outcome import Omission
+from inspector.export.pieces import compare_entry
 from inspector.export.safetensors import safetensors_files
 from inspector.export.torch_save import nested, torch_file
 from inspector.layout.incomplete import missing_files
@@ -35,6 +36,9 @@ from inspector.layout.incomplete import missing_files
 __all__ = ["FORMATS", "ExportRequest", "ExportSelection", "select"]
 
 FORMATS = ("safetensors", "torch", "npz", "npy")
+
+# What a bytes entry of a plain value may unpack to.
+_MAX_LITERAL_BYTES = 4 * MAX_BYTES
 
 # Chunks of these are read, and their elements compared.
 _SEEN_BY_READING = frozenset({"chunk-overlap", "chunk-duplicate"})
@@ -197,13 +201,23 @@ def _entries(
     chosen = set(matching(names, request.filter_text))
     order = [index for index in checkpoint.bytes_order.tolist() if index in chosen]
     literals: dict[str, Any] = {}
+    left: list[Omission] = []
     if request.form == "torch":
         found = read_literals(checkpoint, storage, order)
-        literals = {names[index]: found[index].value for index in order if index in found}
-        why = "the pickle of an object, which is never unpickled here"
+        for index in [index for index in order if index in found]:
+            entry = checkpoint.bytes_entries[index]
+            try:
+                compare_entry(checkpoint, storage, entry, _MAX_LITERAL_BYTES)
+            except InspectError as error:
+                code = getattr(error, "code", "payload-unreadable")
+                left.append(Omission(names[index], "damaged", printable(error.message, 400), code))
+            else:
+                literals[names[index]] = found[index].value
+        why = "the pickle of an object, or of more than a small plain value: it is never run here"
     else:
         why = f"a bytes entry is no tensor, and --format {request.form} holds tensors"
-    left = [Omission(names[i], "bytes", why) for i in order if names[i] not in literals]
+    known = {*literals, *(item.fqn for item in left)}
+    left += [Omission(names[i], "bytes", why) for i in order if names[i] not in known]
     return left, literals
 
 
@@ -214,17 +228,17 @@ def _damaged(
     fqns = checkpoint.columns.fqns
     names = {fqns[index] for index in chosen}
     found: dict[str, Omission] = {}
-    problems = chunk_problems(checkpoint)
-    for index in chosen:
-        why = _unread(checkpoint, index, *problems)
-        if why:
-            found[fqns[index]] = Omission(fqns[index], "damaged", why, "chunk-unstored")
     findings, _ = check_all(checkpoint, storage)
     entries = {entry.fqn for entry in checkpoint.bytes_entries}
     for finding in findings:
         fqn = _concerned(finding, names, {*fqns, *entries}, request)
         if fqn is not None:
             found.setdefault(fqn, Omission(fqn, "damaged", finding.message, finding.code))
+    problems = chunk_problems(checkpoint)
+    for index in chosen:
+        why, code = _unread(checkpoint, index, *problems)
+        if why:
+            found.setdefault(fqns[index], Omission(fqns[index], "damaged", why, code))
     if request.fqn is None:
         for path, what in missing_files(checkpoint):
             # Nobody knows the names in such a file, so a filter does not leave it out.
@@ -253,18 +267,23 @@ def _concerned(
 
 def _unread(
     checkpoint: Checkpoint, index: int, numbers: npt.NDArray[np.int16], meanings: list[str]
-) -> str:
-    """Why a tensor cannot be read, by its entries and the files' sizes; empty if it can."""
+) -> tuple[str, str]:
+    """Why a tensor cannot be read, by its entries and the files' sizes, and the finding's code.
+
+    Both are empty if it can.
+    """
     columns = checkpoint.columns
     if 0 in columns.shape(index):
-        return ""
+        return "", ""
     first, last = int(columns.chunk_start[index]), int(columns.chunk_start[index + 1])
     if first == last:
-        return "no chunk of it is stored"
+        return "no chunk of it is stored", "chunk-gap"
     tensor = columns.tensor(index)
     is_empty = (tensor.sizes == 0).any(axis=1) if tensor.shape else np.zeros(last - first, np.bool_)
     bad = np.flatnonzero((numbers[first:last] > 0) & ~is_empty)
     if not len(bad):
-        return ""
-    why = meanings[int(numbers[first + int(bad[0])])]
-    return why if len(bad) == last - first == 1 else f"{plural(len(bad), 'chunk')}: {why}"
+        return "", ""
+    number = int(numbers[first + int(bad[0])])
+    why = meanings[number]
+    code = {1: "chunk-unstored", 2: "file-truncated"}.get(number, "file-missing")
+    return (why if len(bad) == last - first == 1 else f"{plural(len(bad), 'chunk')}: {why}"), code
