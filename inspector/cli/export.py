@@ -107,8 +107,8 @@ def export(
     be done.
     """
     from inspector.checkpoint.child.isolated import prefetch
+    from inspector.export.formats.safetensors import parse_size
     from inspector.export.names import read_rules
-    from inspector.export.safetensors import parse_size
     from inspector.export.selection import ExportRequest
 
     memory_bytes = parse_size(memory, "--memory")

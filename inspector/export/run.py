@@ -21,7 +21,7 @@ from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.errors import Cancelled, InspectError, StorageError, UnreachableError, UsageError
 from inspector.export.copying import Buffers, TensorCopy, WrittenBytes
-from inspector.export.files import ExportItem, PlannedFile
+from inspector.export.formats.files import ExportItem, PlannedFile
 from inspector.export.outcome import ExportReport, Omission, WrittenFile, WrittenTensor
 from inspector.export.pieces import PieceReader, UnexportableError
 from inspector.export.selection import ExportSelection

@@ -24,13 +24,13 @@ from inspector.checks.findings import Finding
 from inspector.checks.judge import check_all
 from inspector.checks.payload.packed import with_stored_dtypes
 from inspector.errors import InspectError, UsageError
-from inspector.export.files import ExportItem, PlannedFile
+from inspector.export.formats.files import ExportItem, PlannedFile
+from inspector.export.formats.numpy_files import npy_file, npz_file
+from inspector.export.formats.safetensors import safetensors_files
+from inspector.export.formats.torch_save import nested, torch_file
 from inspector.export.names import RenameRule, renamed
-from inspector.export.numpy_files import npy_file, npz_file
 from inspector.export.outcome import Omission
 from inspector.export.pieces import compare_entry
-from inspector.export.safetensors import safetensors_files
-from inspector.export.torch_save import nested, torch_file
 from inspector.layout.incomplete import missing_files
 
 __all__ = ["FORMATS", "ExportRequest", "ExportSelection", "select"]

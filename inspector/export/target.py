@@ -7,6 +7,7 @@ the next one tells.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import secrets
@@ -19,8 +20,8 @@ from inspector.checkpoint.outside import outermost, refuse_inside
 from inspector.checkpoint.storage.base import Storage, is_url, why
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import StorageError, UsageError
-from inspector.export.files import PlannedFile
-from inspector.export.safetensors import is_shard_name
+from inspector.export.formats.files import PlannedFile
+from inspector.export.formats.safetensors import is_shard_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["OpenTarget", "TargetFile", "leftovers", "refuse_target"]
 
 _MARK = ".export-tmp"
+
+# What is being written: a thread of the screen may still be at it when the program ends.
+_under_way: set[OpenTarget] = set()
+
+
+@atexit.register
+def _remove_all() -> None:
+    for target in list(_under_way):
+        target.remove()
 
 
 def refuse_target(
@@ -161,6 +171,7 @@ class OpenTarget:
                 f"free in {printable(parent)}",
                 "free some room, or write to another place",
             )
+        _under_way.add(self)
         try:
             if self._is_folder:
                 os.mkdir(self.path)
@@ -181,6 +192,7 @@ class OpenTarget:
 
     def remove(self) -> None:
         """Take it away, if it is still there."""
+        _under_way.discard(self)
         for file in self.files:
             file.close()
         self.files = []

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from inspector.checkpoint.text import format_bytes, plural, printable
-from inspector.export.numpy_files import is_raw
+from inspector.export.formats.numpy_files import is_raw
 from inspector.export.outcome import ExportReport, Omission
 from inspector.report.json import SCHEMA
 

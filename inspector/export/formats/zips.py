@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.payload.crc import crc32, crc32_combine
-from inspector.export.files import ExportItem, Frame, ItemRegion, PlannedFile
+from inspector.export.formats.files import ExportItem, Frame, ItemRegion, PlannedFile
 
 __all__ = ["ZipRecord", "zip_file"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
-from inspector.export.files import ExportItem, PlannedFile, refuse_items
-from inspector.export.zips import ZipRecord, zip_file
+from inspector.export.formats.files import ExportItem, PlannedFile, refuse_items
+from inspector.export.formats.zips import ZipRecord, zip_file
 
 __all__ = ["nested", "torch_file"]
 

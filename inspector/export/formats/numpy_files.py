@@ -12,8 +12,15 @@ from functools import partial
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.errors import UsageError
-from inspector.export.files import HINT, ExportItem, Frame, ItemRegion, PlannedFile, refuse_items
-from inspector.export.zips import ZipRecord, zip_file
+from inspector.export.formats.files import (
+    HINT,
+    ExportItem,
+    Frame,
+    ItemRegion,
+    PlannedFile,
+    refuse_items,
+)
+from inspector.export.formats.zips import ZipRecord, zip_file
 
 __all__ = ["is_raw", "npy_file", "npy_header", "npz_file"]
 

@@ -16,7 +16,14 @@ from functools import partial
 from inspector.checkpoint.safetensors.header import DTYPES, MAX_HEADER_BYTES
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import UsageError
-from inspector.export.files import HINT, ExportItem, Frame, ItemRegion, PlannedFile, refuse_items
+from inspector.export.formats.files import (
+    HINT,
+    ExportItem,
+    Frame,
+    ItemRegion,
+    PlannedFile,
+    refuse_items,
+)
 
 __all__ = ["INDEX", "is_shard_name", "parse_size", "safetensors_files"]
 
