@@ -249,7 +249,8 @@ class _Attempt:
             self._finish(self._target, poll)
         except OSError as error:
             self.stop.set()
-            raise StorageError(f"it cannot be written: {why(error)}") from error
+            shown = self._target.shown if self._target is not None else "it"
+            raise StorageError(f"cannot write {shown}: {why(error)}") from error
         differing = [job for job in self.jobs if job.is_differing]
         if differing:
             name = printable(differing[0].item.tensor.fqn, 200)

@@ -215,7 +215,7 @@ def _entries(
                 literals[names[index]] = found[index].value
         why = "the pickle of an object, or of more than a small plain value: it is never run here"
     else:
-        why = f"a bytes entry is no tensor, and --format {request.form} holds tensors"
+        why = f"{request.form} holds tensors alone"
     known = {*literals, *(item.fqn for item in left)}
     left += [Omission(names[i], "bytes", why) for i in order if names[i] not in known]
     return left, literals

@@ -114,7 +114,7 @@ def write_slice(
                 if crc32(again.data) != crc:
                     raise StorageError("what was written is not what was read")
         except OSError as error:
-            raise StorageError(f"it cannot be written: {why(error)}") from error
+            raise StorageError(f"cannot write {target.shown}: {why(error)}") from error
         target.publish(overwrite=overwrite)
     return num_lost
 

@@ -159,6 +159,7 @@ class OpenTarget:
     def __init__(self, output: str, files: Sequence[PlannedFile]) -> None:
         # A slash at the end would put the temporary name into the folder.
         self._output = os.path.abspath(output)
+        self.shown = printable(output)
         self._is_folder = bool(files[0].name)
         self.path = f"{self._output}.{secrets.token_hex(4)}{_MARK}"
         self.files: list[TargetFile] = []

@@ -15,6 +15,7 @@ from inspector.report.json import SCHEMA
 __all__ = ["export_json", "export_text"]
 
 _MAX_NAMED = 20
+_MAX_ENTRIES = 5
 
 
 def export_text(report: ExportReport) -> Iterator[str]:
@@ -37,7 +38,7 @@ def export_text(report: ExportReport) -> Iterator[str]:
         yield "  --allow-damaged writes the rest without them; repair says what can be mended"
     if foreign:
         yield "  --filter '!NAME' leaves them out"
-    yield from _listed(entries, "no tensor, and left out")
+    yield from _entries(entries)
     yield from _dtypes(report)
     for path in report.leftovers:
         yield (
@@ -65,6 +66,16 @@ def _listed(items: list[Omission], what: str) -> Iterator[str]:
         yield f"    {printable(item.fqn, 200) or repr(item.fqn)}: {item.why}"
     if len(items) > _MAX_NAMED:
         yield f"    and {len(items) - _MAX_NAMED:,} more (--json lists all)"
+
+
+def _entries(entries: list[Omission]) -> Iterator[str]:
+    """The bytes entries that were left out: their names, and the reason once."""
+    if not entries:
+        return
+    names = ", ".join(printable(item.fqn, 80) or repr(item.fqn) for item in entries[:_MAX_ENTRIES])
+    more = f" and {len(entries) - _MAX_ENTRIES:,} more" if len(entries) > _MAX_ENTRIES else ""
+    what = plural(len(entries), "bytes entry", "bytes entries")
+    yield f"  left out: {what} ({names}{more}): {entries[0].why}"
 
 
 def _dtypes(report: ExportReport) -> Iterator[str]:
