@@ -15,6 +15,7 @@ import click
 
 from inspector._version import __version__
 from inspector.cli.diff import commands as diff_commands
+from inspector.cli.export import commands as export_commands
 from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
 from inspector.cli.plan import commands as plan_commands
@@ -160,6 +161,7 @@ for _command in (
     *verify_commands,
     *stats_commands,
     *diff_commands,
+    *export_commands,
     *watch_commands,
 ):
     cli.add_command(_command)
