@@ -39,7 +39,19 @@ __all__ = ["COMMANDS", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
 COMMANDS = frozenset(
-    {"check", "diff", "export", "open", "plan", "replay", "seal", "show", "stats", "verify", "watch"}
+    {
+        "check",
+        "diff",
+        "export",
+        "open",
+        "plan",
+        "replay",
+        "seal",
+        "show",
+        "stats",
+        "verify",
+        "watch",
+    }
 )
 
 #: Commands that leave nothing behind to be put away: no screen, no job.

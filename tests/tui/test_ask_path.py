@@ -12,8 +12,8 @@ from inspector.tui.app import InspectApp
 from inspector.tui.diff.screen import DiffScreen
 from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.folder.completion import (
-    SiblingListing,
     Sibling,
+    SiblingListing,
     completed,
     list_folder,
     matching_siblings,

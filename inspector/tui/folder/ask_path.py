@@ -18,8 +18,8 @@ from inspector.checkpoint.text import plural, printable
 from inspector.errors import InspectError
 from inspector.tui.background import Background
 from inspector.tui.folder.completion import (
-    SiblingListing,
     Sibling,
+    SiblingListing,
     completed,
     expanded,
     folder_of_typed,

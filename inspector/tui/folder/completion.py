@@ -12,8 +12,8 @@ from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import is_printable, natural_keys
 
 __all__ = [
-    "SiblingListing",
     "Sibling",
+    "SiblingListing",
     "completed",
     "expanded",
     "folder_of_typed",
