@@ -14,8 +14,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from inspector.checkpoint.payload.pace import Pace, current_pace
 from inspector.checkpoint.storage.base import Storage, why
+from inspector.checkpoint.storage.pace import Pace, current_pace
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
 
