@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload
 from inspector.checkpoint.payload.payload import Payload
 from inspector.checkpoint.payload.source import BytesSource, PayloadError, Source
+from inspector.layout.rows import RowBlock
 from inspector.verify.failures import is_out_of_memory, reason
 
 __all__ = [
@@ -134,7 +135,7 @@ class LoadPlanner(DefaultLoadPlanner):
     Args:
         on_read: Told the bytes of every region that was written.
         edit_plan: A fault to plant in the local plan (tests).
-        uncounted: An entry whose bytes `on_read` is not told of (the canary).
+        uncounted: Entries whose bytes `on_read` is not told of (the canaries).
 
     Attributes:
         raw: Bytes entries as they came.
@@ -145,7 +146,7 @@ class LoadPlanner(DefaultLoadPlanner):
         self,
         on_read: Callable[[int], None] = lambda _: None,
         edit_plan: Callable[[LoadPlan], LoadPlan] | None = None,
-        uncounted: str = "",
+        uncounted: Collection[str] = (),
     ) -> None:
         super().__init__()
         self._uncounted = uncounted
@@ -173,7 +174,7 @@ class LoadPlanner(DefaultLoadPlanner):
 
     def _count(self, read_item: Any, num_bytes: int) -> None:
         self.done.add(id(read_item))
-        if read_item.dest_index.fqn != self._uncounted:
+        if read_item.dest_index.fqn not in self._uncounted:
             self._on_read(num_bytes)
 
 
@@ -251,8 +252,11 @@ class HfFolder:
         self.metadata: Metadata | None = None
         self._names = names
 
-    def reader(self) -> Any:
+    def reader(self, rows: tuple[str, RowBlock] | None = None) -> Any:
         """A reader of it; one for each load.
+
+        Args:
+            rows: The tensor that is loaded, and the rows of it, if they are not all.
 
         Raises:
             ImportError: This torch has none, or the safetensors package is not there.
@@ -264,6 +268,8 @@ class HfFolder:
 
         reader: Any = _HfReader(path=self.path)
         reader.metadata = self.metadata
+        if rows is not None and self.metadata is not None:
+            reader.metadata = _rows_of(self.metadata, *rows)
         if self._names is not None:
             names, ls = self._names, reader.fs.ls
             # Of several sets in a folder one was asked for; torch's reader knows no sets.
@@ -277,6 +283,21 @@ class HfFolder:
             Exception: What torch raises.
         """
         self.metadata = self.reader().read_metadata()
+
+
+def _rows_of(metadata: Metadata, fqn: str, rows: RowBlock) -> Metadata:
+    """The same with some rows of a tensor as a tensor (as `RowBlock.of`), and nothing else."""
+    held: Any = metadata.state_dict_metadata[fqn]
+    places: Any = metadata.storage_data
+    chunks, storage = [], {}
+    for chunk in held.chunks:
+        offsets = torch.Size((chunk.offsets[0] - rows.first, *chunk.offsets[1:]))
+        if chunk.offsets[0] < rows.last and offsets[0] + chunk.sizes[0] > 0:
+            chunks.append(ChunkStorageMetadata(offsets, chunk.sizes))
+            storage[MetadataIndex(fqn, offsets)] = places[MetadataIndex(fqn, chunk.offsets)]
+    size = torch.Size((rows.last - rows.first, *held.size[1:]))
+    part = dataclasses.replace(held, size=size, chunks=chunks)
+    return dataclasses.replace(metadata, state_dict_metadata={fqn: part}, storage_data=storage)
 
 
 class SavePlanner(DefaultSavePlanner):
