@@ -319,7 +319,7 @@ _COMMON: dict[str, Check] = {
     **dict.fromkeys(
         "rss_bytes anon_bytes peak_rss_bytes peak_anon_bytes cuda_bytes".split(), _count
     ),
-    **dict.fromkeys("payloads_checked payloads_unsummed payload_faults".split(), _count),
+    **dict.fromkeys("payloads_checked payloads_unsummed payload_faults unpickled".split(), _count),
     **dict.fromkeys("bytes_read num_entries world_size pid".split(), _count),
 }
 _JOB: dict[str, Check] = {

@@ -106,6 +106,7 @@ def prepare(
     scratch: str = "",
     python: str = "",
     imports: Sequence[str] = (),
+    unpickle: bool = False,
     timeout_s: float = 600.0,
 ) -> Preflight:
     """Resolve a job for this machine.
@@ -122,6 +123,7 @@ def prepare(
         scratch: Folder for the scratch folder (default: where there is room).
         python: Interpreter of the ranks (default: this one).
         imports: As in `JobSpec`.
+        unpickle: As in `JobSpec`.
         timeout_s: As in `JobSpec`.
 
     Raises:
@@ -156,6 +158,7 @@ def prepare(
         sample=sample,
         timeout_s=timeout_s,
         imports=tuple(imports),
+        unpickle=unpickle,
     )
     refuse_inside("--scratch", scratch, [spec.path])
     interpreter = examine(python, spec.path)

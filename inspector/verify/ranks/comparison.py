@@ -145,10 +145,10 @@ class WaveComparison:
             tally = self.tallies[fqn] = RegionTally(
                 fqn, len(data or b""), entry=self._positions[fqn]
             )
-            if data is None:
-                tally.problem("FAILED", failures.get(fqn, "dcp.load did not bring it"))
-            else:
+            if data is not None:
                 self.raw[fqn] = data
+            if data is None or fqn in failures:
+                tally.problem("FAILED", failures.get(fqn, "dcp.load did not bring it"))
 
     def run(self, *, check_crc: bool) -> dict[str, RegionTally]:
         """Read every payload this rank has to, in the order of its bytes, and compare."""

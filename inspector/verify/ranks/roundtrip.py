@@ -34,7 +34,13 @@ from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
-from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
+from inspector.verify.ranks.torch_dcp import (
+    HfFolder,
+    LoadPlanner,
+    make_reader,
+    torch_metadata,
+    unpickle,
+)
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
 from inspector.verify.ranks.witness.canary import (
     CopyCanaries,
@@ -71,6 +77,7 @@ class RankJob:
     hf: HfFolder | None = None
     hf_error: str = ""
     broken_saves: int = 0
+    num_unpickled: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     #: Bytes changed on purpose that were reported, by what reported them (`witness.canary`).
     canaries: Counter[str] = field(default_factory=Counter)
@@ -124,6 +131,8 @@ class _Wave:
         targets = self._targets(job.grids[0])
         failures = self._load(targets, job.checkpoint.path, is_original=True)
         self._leave_packed(targets, failures)
+        if job.spec.unpickle:
+            self._unpickle(targets, failures)
         bad = self._compare("compare", targets, failures, check_crc=True)
         if len(job.grids) > 1:
             bad |= self._leave_variants()
@@ -179,6 +188,29 @@ class _Wave:
         for fqn, why in left[0].items():
             failures.pop(fqn, None)
             if job.rank == 0:
+                job.reporter.send(
+                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
+                )
+
+    def _unpickle(self, targets: Targets, failures: dict[str, str]) -> None:
+        """Load every bytes entry as torch would, on every rank; they are compared all the same."""
+        job = self._job
+        unread: dict[str, str] = {}
+        for fqn in self._entries:
+            data = targets.local_bytes(fqn) if fqn in targets.state else None
+            if data is None:
+                continue
+            verdict, why = unpickle(data)
+            if verdict == "FAILED":
+                failures.setdefault(fqn, why)
+            elif verdict == "NOT_VERIFIED":
+                unread[fqn] = why
+            else:
+                job.num_unpickled += 1
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, unread)
+        if job.rank == 0:
+            for fqn, why in {f: w for told in everyone for f, w in told.items()}.items():
                 job.reporter.send(
                     "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
                 )

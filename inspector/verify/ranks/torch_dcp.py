@@ -34,8 +34,10 @@ from torch.futures import Future
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload
-from inspector.checkpoint.payload.payload import Payload
+from inspector.checkpoint.payload.payload import Payload, open_payload
 from inspector.checkpoint.payload.source import BytesSource, PayloadError, Source
+from inspector.checkpoint.text import printable
+from inspector.errors import InspectError
 from inspector.layout.rows import RowBlock
 from inspector.verify.failures import is_out_of_memory, reason
 
@@ -49,6 +51,7 @@ __all__ = [
     "refuses",
     "torch_dtype",
     "torch_metadata",
+    "unpickle",
 ]
 
 
@@ -323,6 +326,34 @@ class SavePlanner(DefaultSavePlanner):
         if isinstance(object, RawBytes):
             return io.BytesIO(object.data or b"")
         return super().transform_object(write_item, object)
+
+
+def unpickle(data: bytes) -> tuple[str, str]:
+    """Load a bytes entry as `dcp.load` does, with all that its pickle brings along.
+
+    Returns:
+        What came of it and why: `EXACT`, `NOT_VERIFIED` (not let in, or a class is not there), or
+        `FAILED`.
+    """
+    try:
+        payload = open_payload(BytesSource(memoryview(data)), is_tensor=False)
+    except InspectError as error:
+        return "NOT_VERIFIED", f"not unpickled: {error.message}"
+    if payload.unsafe or payload.not_scanned:
+        what = payload.not_scanned or f"it names {printable(payload.unsafe[0], 80)}, code to be run"
+        return "NOT_VERIFIED", f"compared as bytes, and not unpickled: {what}"
+    try:
+        torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except (ImportError, AttributeError) as error:
+        named = payload.unknown[0] if payload.unknown else getattr(error, "name", None) or "?"
+        package = printable(named.partition(".")[0], 60)
+        return "NOT_VERIFIED", (
+            f"compared as bytes, and not unpickled: it needs {printable(named, 120)}, which is not "
+            f"there ({printable(reason(error), 200)}); --import {package} brings it in, where it is"
+        )
+    except Exception as error:
+        return "FAILED", f"torch.load raises {reason(error)}"
+    return "EXACT", ""
 
 
 def plain(source: Source, dtype: str, sizes: tuple[int, ...]) -> tuple[Source, Payload]:

@@ -26,7 +26,7 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
     heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
     failed     kind, message, stack; is_echo if it only says that another rank is gone
     bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, stored_dtypes (how
-               many, on rank 0), verdicts by word,
+               many, on rank 0), unpickled (bytes entries), verdicts by word,
                canaries (bytes changed on purpose and reported, by what reported them),
                peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
                whatever its exit code
@@ -218,6 +218,7 @@ def verify(
         payloads_unsummed=reader.num_unsummed,
         payload_faults=reader.num_corrupt,
         stored_dtypes=len(stored_dtypes),
+        unpickled=job.num_unpickled,
         verdicts=job.verdicts,
         canaries=dict(job.canaries),
         peak_anon_bytes=anon,
