@@ -10,7 +10,12 @@ from inspector.checkpoint.storage.base import is_url, why
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 
-__all__ = ["lies_inside", "outermost", "refuse_inside"]
+__all__ = ["lies_inside", "outermost", "refuse_inside", "without_scheme"]
+
+
+def without_scheme(path: str) -> str:
+    """The local path that a `file://` address names; any other path as it is."""
+    return path[7:] if path[:7].lower() == "file://" else path
 
 
 def outermost(local: str | None, path: str) -> str | None:
@@ -60,7 +65,7 @@ def refuse_inside(option: str, place: str, folders: Iterable[str]) -> None:
     if not place:
         return
     shown = printable(place)
-    for folder in folders:
+    for folder in map(without_scheme, folders):
         if not folder or is_url(folder):
             continue
         try:

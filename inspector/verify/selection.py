@@ -139,7 +139,8 @@ def select(
         else:
             tensors.append(i)
     for bad in checkpoint.malformed:
-        what = f"its metadata is malformed: {printable(bad.what, 200)}"
+        fault = "of a kind that is not known" if bad.is_later else "malformed"
+        what = f"its metadata is {fault}: {printable(bad.what, 200)}"
         reasons.setdefault(what, []).append(bad.fqn)
     on_request = [LeftOut(why, tuple(names[i] for i in it), True) for why, it in asked if it]
     left_out = [LeftOut(why, tuple(fqns)) for why, fqns in reasons.items()]
