@@ -86,11 +86,11 @@ def _kind(scheme: str) -> type[FsspecFiles]:
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.clouds import GcsFiles  # lazy: only a URL takes it
+        from inspector.checkpoint.storage.counted import GcsFiles  # lazy: only a URL takes it
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.clouds import AzureFiles  # lazy: only a URL takes it
+        from inspector.checkpoint.storage.counted import AzureFiles  # lazy: only a URL takes it
 
         return AzureFiles
     return FsspecFiles
