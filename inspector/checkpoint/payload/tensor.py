@@ -238,8 +238,13 @@ def _tensor(function: str, args: tuple[Any, ...], is_legacy: bool) -> StoredTens
         flags = args[6] if len(args) > 6 else None
     if function.endswith(("_v2", "_v3")) and type(args[4]) is not bool:
         raise NoTensorError("whether it requires a gradient is neither true nor false")
-    if dtype is None or size_unit is None:
+    if size_unit is None:
+        # What no version has written so far: later ones name new dtypes, over plain bytes.
+        raise NoTensorError(f"its storage is a {kind.name[:80]!a}, which torch does not have")
+    if dtype is None:
         return None
+    if flags and type(flags) not in (dict, Call):
+        raise NoTensorError("what it says of conjugation and negation is no dict")
     flags = flags if type(flags) is dict else {}
     return StoredTensor(
         dtype,
