@@ -13,7 +13,15 @@ from inspector.checkpoint.storage.base import is_url, why
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 
-__all__ = ["is_inspected", "lies_inside", "note_inspected", "outermost", "refuse_inside"]
+__all__ = [
+    "is_inspected",
+    "lies_inside",
+    "mounts",
+    "note_inspected",
+    "on_disk",
+    "outermost",
+    "refuse_inside",
+]
 
 #: Folders that were named to be looked at, by device and inode, with their paths.
 _inspected: dict[tuple[int, int], str] = {}

@@ -93,6 +93,10 @@ class Child:
         ranks: Rank of each file, or None for a global `.metadata`.
         num_bytes: Their size together.
         limits: What it may cost; by default in proportion to the size.
+
+    Attributes:
+        paths: The same.
+        limits: What it may cost.
     """
 
     def __init__(
@@ -105,13 +109,13 @@ class Child:
         self.paths = paths
         self._ranks = ranks
         self._num_bytes = num_bytes
-        self._limits = limits or Limits.of(min(num_bytes, _data_bytes(paths)))
+        self.limits = limits or Limits.of(min(num_bytes, _data_bytes(paths)))
         self._is_cachable = ranks == [None] and num_bytes >= cache.MIN_BYTES
         self._recall = cache.Recall.start(paths[0], num_bytes) if self._is_cachable else None
         self._process = None if self._recall is not None else self._start()
 
     def _start(self) -> ChildProcess:
-        limits = self._limits
+        limits = self.limits
         return ChildProcess(
             self.paths,
             self._ranks,
