@@ -153,7 +153,8 @@ def judge(
     left = tuple(n for n in report.checked.not_checked if "--deep" not in n.why)
     report = replace(report, checked=replace(report.checked, not_checked=left))
     # What a payload's head told is told of all payloads now.
-    seen = {f.fqn for f in found.findings if f.code == "payload-mismatch"}
+    told = [f for f in found.findings if f.code == "payload-mismatch"]
+    seen = {fqn for f in told for fqn in (f.fqn, *f.entries)}
     mine = [f for f in report.findings if f.code != "payload-mismatch" or f.fqn not in seen]
     findings = without_echoes(checkpoint, [*mine, *found.findings])
     return merge(replace(report, findings=()), findings, found.checked)
