@@ -38,10 +38,24 @@ from inspector.errors import InspectError  # noqa: E402
 __all__ = ["COMMANDS", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
-COMMANDS = frozenset({"check", "diff", "open", "plan", "replay", "seal", "show", "stats", "verify"})
+COMMANDS = frozenset(
+    {
+        "check",
+        "diff",
+        "export",
+        "open",
+        "plan",
+        "replay",
+        "seal",
+        "show",
+        "stats",
+        "verify",
+        "watch",
+    }
+)
 
 #: Commands that leave nothing behind to be put away: no screen, no job.
-_PLAIN = frozenset({"check", "plan", "seal", "show", "stats"})
+_PLAIN = frozenset({"check", "export", "plan", "seal", "show", "stats"})
 
 #: 128 + SIGPIPE's number, as a shell tells of a process that it ended.
 _SIGPIPE = 141

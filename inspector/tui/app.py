@@ -17,7 +17,7 @@ from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import after
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
 from inspector.tui.ending import ending_in_order
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
@@ -54,6 +54,7 @@ class InspectApp(App[int]):
         path: What the user gave; empty if that is to be asked for.
         preview: The first frame, where there is one already.
         prefetched: The child process that already reads the metadata, or None.
+        closed: Actions that there are none of, such as `commands.LOOK_ONLY`.
         memory: What the user chose before, and chooses; by default it is forgotten.
     """
 
@@ -93,9 +94,11 @@ class InspectApp(App[int]):
         *,
         preview: Preview | None = None,
         prefetched: Child | None = None,
+        closed: frozenset[str] = frozenset(),
         memory: Memory | None = None,
     ) -> None:
         super().__init__()
+        self.closed_actions = closed
         self._path = path
         self._preview = preview
         self._prefetched = prefetched
@@ -252,6 +255,9 @@ class InspectApp(App[int]):
         if self._exception is not None:
             raise self._exception
         return code
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not is_closed(self, action) and super().check_action(action, parameters)
 
     def _end_soon(self, code: int) -> None:
         """Leave without a question; called by a signal, between any two instructions."""

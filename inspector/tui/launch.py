@@ -15,11 +15,12 @@ _PATIENCE_S = 0.1
 _MAX_PREVIEW_BYTES = 4 << 20
 
 
-def run(path: str, theme: str = "") -> int:
+def run(path: str, closed: frozenset[str] = frozenset(), *, theme: str = "") -> int:
     """Open the screen on `path`; the exit code when it is left.
 
     Args:
         path: What the user gave; empty if the screen is to ask for it.
+        closed: Actions that there are none of.
         theme: `dark`, `light` or one of Textual's, in place of the one that was chosen last.
 
     Raises:
@@ -41,6 +42,8 @@ def run(path: str, theme: str = "") -> int:
         preview = Preview.of(path, prefetched.header(_PATIENCE_S))
     if theme and theme_named(theme) is None:
         raise UsageError(f"there is no theme {theme}", f"one of: {', '.join(theme_names())}")
-    app = InspectApp(path, preview=preview, prefetched=prefetched, memory=remembered(theme))
+    # Who looks from a browser chooses for this time alone.
+    memory = remembered(theme, is_kept=not closed)
+    app = InspectApp(path, preview=preview, prefetched=prefetched, closed=closed, memory=memory)
     code = app.run_to_end()
     return 2 if code is None else code

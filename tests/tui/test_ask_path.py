@@ -12,8 +12,8 @@ from inspector.tui.app import InspectApp
 from inspector.tui.diff.screen import DiffScreen
 from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.folder.completion import (
-    Listing,
     Sibling,
+    SiblingListing,
     completed,
     list_folder,
     matching_siblings,
@@ -40,12 +40,12 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_folder_is_listed_as_people_sort_it(run: Path) -> None:
     listing = list_folder(f"{run}/", lambda: False)
-    assert listing == Listing(f"{run}/", (Sibling(".hidden", "folder"), *STEPS), num_more=1)
+    assert listing == SiblingListing(f"{run}/", (Sibling(".hidden", "folder"), *STEPS), num_more=1)
     assert matching_siblings(listing, f"{run}/") == list(STEPS)
     assert matching_siblings(listing, f"{run}/step-1") == list(STEPS[1:])
     assert matching_siblings(listing, f"{run}/.") == [Sibling(".hidden", "folder")]
     assert list_folder(f"{run}/nowhere/", lambda: False).problem == "no such file or directory"
-    assert list_folder("s3://bucket/", lambda: False) == Listing("s3://bucket/")
+    assert list_folder("s3://bucket/", lambda: False) == SiblingListing("s3://bucket/")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from inspector.verify.job.records import records_of
 from inspector.verify.preflight import Preflight
 from inspector.verify.spec import JobSpec
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, until, words
+from tests.tui.app_driver import opened, until, words
 from tests.tui.verify_driver import Event, StubJob, job_events
 
 NAMES = [f"model.net{i}.{part}" for i in (1, 2, 3) for part in ("weight", "bias")]

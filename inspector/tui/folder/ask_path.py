@@ -18,8 +18,8 @@ from inspector.checkpoint.text import plural, printable
 from inspector.errors import InspectError
 from inspector.tui.background import Background
 from inspector.tui.folder.completion import (
-    Listing,
     Sibling,
+    SiblingListing,
     completed,
     expanded,
     folder_of_typed,
@@ -97,7 +97,7 @@ class AskPathScreen(ModalScreen[str]):
         self._value = value
         self._does = does
         self._beside = beside
-        self._listing = Listing("")
+        self._listing = SiblingListing("")
         self._offered: list[Sibling] = []
         self._completes = False
         self._listing_of: Background[str] = Background(self, self._listed, "listing a folder")
@@ -142,8 +142,8 @@ class AskPathScreen(ModalScreen[str]):
             self._say("", "")
             self._listing_of.ask(folder, lambda stop: list_folder(folder, stop))
 
-    def _listed(self, folder: str, listing: Listing | InspectError) -> None:
-        if isinstance(listing, Listing):
+    def _listed(self, folder: str, listing: SiblingListing | InspectError) -> None:
+        if isinstance(listing, SiblingListing):
             self._listing = listing
             self._offer()
             if self._completes:

@@ -12,8 +12,8 @@ from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import is_printable, natural_keys
 
 __all__ = [
-    "Listing",
     "Sibling",
+    "SiblingListing",
     "completed",
     "expanded",
     "folder_of_typed",
@@ -42,7 +42,7 @@ class Sibling:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class SiblingListing:
     """What lies in a folder.
 
     Attributes:
@@ -69,10 +69,10 @@ def folder_of_typed(typed: str) -> str:
     return typed[: typed.rfind("/") + 1]
 
 
-def list_folder(folder: str, stop: Callable[[], bool]) -> Listing:
+def list_folder(folder: str, stop: Callable[[], bool]) -> SiblingListing:
     """What lies in a folder, as `folder_of_typed` gives it; may take long. URLs are not listed."""
     if is_url(folder):
-        return Listing(folder)
+        return SiblingListing(folder)
     found: list[Sibling] = []
     num_more = 0
     try:
@@ -85,10 +85,10 @@ def list_folder(folder: str, stop: Callable[[], bool]) -> Listing:
                 elif kind := _kind(entry):
                     found.append(Sibling(entry.name, kind))
     except OSError as error:
-        return Listing(folder, problem=(error.strerror or str(error)).lower())
+        return SiblingListing(folder, problem=(error.strerror or str(error)).lower())
     keys = natural_keys([sibling.name for sibling in found])
     order = sorted(range(len(found)), key=keys.__getitem__)
-    return Listing(folder, tuple(found[n] for n in order), num_more)
+    return SiblingListing(folder, tuple(found[n] for n in order), num_more)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -101,7 +101,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
     return "checkpoint" if is_one else "folder"
 
 
-def matching_siblings(listing: Listing, typed: str) -> list[Sibling]:
+def matching_siblings(listing: SiblingListing, typed: str) -> list[Sibling]:
     """Those with which the path may go on; hidden ones if their dot was typed."""
     start = typed[len(folder_of_typed(typed)) :]
     return [

@@ -104,7 +104,9 @@ class CheckpointHeader(Static):
         if checkpoint.unsafe_globals:
             self._badge = ("UNSAFE", "badge.error")
         elif checkpoint.malformed:
-            self._badge = (f"{len(checkpoint.malformed)} malformed", "badge.warning")
+            is_later = all(entry.is_later for entry in checkpoint.malformed)
+            kind = "of an unknown kind" if is_later else "malformed"
+            self._badge = (f"{len(checkpoint.malformed)} {kind}", "badge.warning")
         else:
             self._badge = ("", "")
         self._draw()

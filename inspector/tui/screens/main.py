@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
 from inspector.tui.background import Background, Stop, after
-from inspector.tui.commands import CHECK_BYTES, command
+from inspector.tui.commands import CHECK_BYTES, command, is_closed
 from inspector.tui.findings.standing import Standing
 from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
@@ -369,6 +369,9 @@ class MainScreen(OpenScreen):
         if self.loaded is not None and self.is_complete:
             self.action_show_view("stats")
             cast("StatisticsView", self.query_one("#stats")).toggle_run()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not is_closed(self.app, action) and super().check_action(action, parameters)
 
     def action_verify(self) -> None:
         if self.is_complete:

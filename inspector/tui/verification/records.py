@@ -12,6 +12,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_time, plural, printable
 from inspector.report.verify_text import meshes_text
 from inspector.tui.background import Background
+from inspector.tui.commands import is_closed
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.pane import ColumnPane
@@ -19,21 +20,25 @@ from inspector.tui.kit.virtual_table import TableSource, VirtualTable
 from inspector.tui.verification.control import standing_of
 from inspector.tui.verification.head import seconds
 from inspector.tui.verification.run import Run
-from inspector.verify.job.records import Record, records_of
+from inspector.verify.job.records import RecordedRun, records_of
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.errors import InspectError
 
-__all__ = ["RECORD_COLUMNS", "RecordSource", "RecordsPane", "saved_s"]
+__all__ = ["CLOSED", "RECORD_COLUMNS", "RecordSource", "RecordsPane", "saved_s"]
 
 _NONE = (
     "v  loads this checkpoint with torchrun under a mesh you choose, compares every bit with what "
     "is stored, saves it, loads it again under a second mesh, and compares again."
 )
 
+#: A moment without its seconds.
+_WHEN_CELLS = 16
+CLOSED = "Nothing is verified from here: the screen was served without --allow-verify."
+
 RECORD_COLUMNS = (
-    Column("when", "When", width=19, sortable=False),
+    Column("when", "When", width=_WHEN_CELLS, sortable=False),
     Column("mesh", "Mesh", min_width=8, flex=1, sortable=False),
     Column("verdict", "Verdict", width=10, sortable=False),
     Column("took", "Took", width=8, align="right", sortable=False, priority=1),
@@ -59,7 +64,7 @@ class RecordSource(TableSource):
     """
 
     def __init__(
-        self, records: list[Record], saved_at_s: float = 0.0, live: Run | None = None
+        self, records: list[RecordedRun], saved_at_s: float = 0.0, live: Run | None = None
     ) -> None:
         # The live one is recorded as well.
         run = "" if live is None else str(live.moment.snapshot.spec.get("run", ""))
@@ -71,7 +76,7 @@ class RecordSource(TableSource):
     def num_rows(self) -> int:
         return len(self.records) + (self.live is not None)
 
-    def record(self, row: int) -> Record | None:
+    def record(self, row: int) -> RecordedRun | None:
         """The record of a row; None for the live run."""
         row -= self.live is not None
         return None if row < 0 else self.records[row]
@@ -83,7 +88,7 @@ class RecordSource(TableSource):
         # Not green: the recording is believed only when it is played, and this may be a later save.
         verdict = record.verdict or "no result"
         cells: dict[str, Cell] = {
-            "when": format_time(record.started_s),
+            "when": format_time(record.started_s)[:_WHEN_CELLS],
             "mesh": meshes_text(record.mesh, list(record.then)),
             "verdict": (verdict, _STYLES.get(record.verdict, "strong")),
             "took": "" if record.elapsed_s is None else seconds(record.elapsed_s),
@@ -92,7 +97,7 @@ class RecordSource(TableSource):
         }
         return cells[column_key]
 
-    def _is_older(self, record: Record) -> bool:
+    def _is_older(self, record: RecordedRun) -> bool:
         return record.started_s < self._saved_at_s
 
     def _live_cell(self, column_key: str) -> Cell:
@@ -122,7 +127,7 @@ class RecordsPane(ColumnPane):
     class Chosen(Message):
         """Enter on a row: a record, or None for the live run."""
 
-        def __init__(self, record: Record | None) -> None:
+        def __init__(self, record: RecordedRun | None) -> None:
             super().__init__()
             self.record = record
 
@@ -131,7 +136,7 @@ class RecordsPane(ColumnPane):
         self.table = VirtualTable(RECORD_COLUMNS, id="records-table", empty_text="")
         self._said = Static("", markup=False, id="records-said")
         self._reading: Background[str] = Background(self, self._has_read, "recorded runs")
-        self._records: list[Record] = []
+        self._records: list[RecordedRun] = []
         self._saved_at_s = 0.0
         self._live: Run | None = None
 
@@ -154,7 +159,7 @@ class RecordsPane(ColumnPane):
         self._records, self._live = [], None
         self._show()
 
-    def _has_read(self, path: str, records: list[Record] | InspectError) -> None:
+    def _has_read(self, path: str, records: list[RecordedRun] | InspectError) -> None:
         if isinstance(records, list):
             self._records = records
             self._show()
@@ -169,12 +174,16 @@ class RecordsPane(ColumnPane):
         count = len(source.records)
         if count:
             said = f"{plural(count, 'recorded run')} of this checkpoint: "
-            text = Text.assemble(said, ("enter", "bold"), " replays, ", ("v", "bold"), " runs one.")
+            text = Text.assemble(said, ("enter", "bold"), " replays", *self._another(" runs one."))
         elif source.num_rows:
-            text = Text.assemble(("enter", "bold"), " shows it, ", ("v", "bold"), " runs another.")
+            text = Text.assemble(("enter", "bold"), " shows it", *self._another(" runs another."))
         else:
-            text = Text(f"No verification of it is recorded.\n\n{_NONE}")
+            said = CLOSED if is_closed(self.app, "verify") else _NONE
+            text = Text(f"No verification of it is recorded.\n\n{said}")
         self._said.update(text)
+
+    def _another(self, does: str) -> list[tuple[str, str] | str]:
+        return ["."] if is_closed(self.app, "verify") else [", ", ("v", "bold"), does]
 
     def copy_choices(self) -> list[tuple[str, str]]:
         """What can be copied of the run under the cursor."""

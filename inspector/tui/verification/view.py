@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.find.changes import is_same_save
 from inspector.checkpoint.text import printable
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
@@ -23,7 +23,7 @@ from inspector.tui.verification.control import ask_to_cancel, begin, copies_of, 
 from inspector.tui.verification.figures import RankProgress, Rates, mesh_shape, rank_figures, totals
 from inspector.tui.verification.head import VerifyHead, verdict_text
 from inspector.tui.verification.log_pane import LogPane
-from inspector.tui.verification.records import RecordsPane
+from inspector.tui.verification.records import CLOSED, RecordsPane
 from inspector.tui.verification.run import ALL, Moment, Run, Verification
 from inspector.tui.verification.setup import VerifySetupScreen
 from inspector.tui.verification.sources import (
@@ -198,7 +198,9 @@ class VerificationView(TableView):
         """
         host = cast("Host", self.app)
         running = host.verification
-        if running is not None and running.is_alive:
+        if is_closed(self.app, "verify"):
+            self.notify(CLOSED)
+        elif running is not None and running.is_alive:
             if self.run is running:
                 self.post_message(self.Began(running))
                 self.notify("A verification is running; x stops it.")

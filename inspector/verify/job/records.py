@@ -1,4 +1,4 @@
-"""`Record`: a verification that was run before, as its folder tells of it unplayed."""
+"""`RecordedRun`: a verification that was run before, as its folder tells of it unplayed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inspector.verify.job.run_folder import RunFolder, recorded_runs
 from inspector.verify.result import EXIT_CODES
 from inspector.verify.spec import JobSpec
 
-__all__ = ["Record", "records_of"]
+__all__ = ["RecordedRun", "records_of"]
 
 #: A result may name ten thousand entries; its verdict stands at its beginning.
 _BLOCK_BYTES, _MAX_TAIL_BYTES, _HEAD_BYTES = 1 << 16, 1 << 26, 1 << 12
@@ -24,7 +24,7 @@ _MAX_SPEC_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordedRun:
     """One recorded run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Record:
     run: str
 
 
-def records_of(path: str, stop: Callable[[], bool] = lambda: False) -> list[Record]:
+def records_of(path: str, stop: Callable[[], bool] = lambda: False) -> list[RecordedRun]:
     """The recorded runs of a checkpoint, newest first; blocks.
 
     Args:
@@ -64,7 +64,7 @@ def records_of(path: str, stop: Callable[[], bool] = lambda: False) -> list[Reco
     return sorted(found, key=lambda record: record.started_s, reverse=True)
 
 
-def _record(run: RunFolder, path: str) -> Record | None:
+def _record(run: RunFolder, path: str) -> RecordedRun | None:
     """The run, if it was of that checkpoint and there is a recording."""
     try:
         spec = JobSpec.from_json(read_own(run.spec, _MAX_SPEC_BYTES))
@@ -76,7 +76,7 @@ def _record(run: RunFolder, path: str) -> Record | None:
         return None
     verdict, elapsed = _VERDICT.search(result), _ELAPSED.search(result)
     word = verdict[1].decode() if verdict and b'"result"' in result else ""
-    return Record(
+    return RecordedRun(
         run.path,
         started_s,
         spec.mesh,
