@@ -15,11 +15,13 @@ import click
 
 from inspector._version import __version__
 from inspector.cli.diff import commands as diff_commands
+from inspector.cli.export import commands as export_commands
 from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
 from inspector.cli.plan import commands as plan_commands
 from inspector.cli.stats import commands as stats_commands
 from inspector.cli.verify import commands as verify_commands
+from inspector.cli.watch import commands as watch_commands
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,8 +78,14 @@ def cli() -> None:
 )
 @click.option("--allow-verify", is_flag=True, help="With --serve: verifications may be started.")
 @click.option("--served", type=click.Choice(["look", "verify"]), hidden=True)
+@click.option("--theme", default="", metavar="NAME", help="dark, light, or one of Textual's.")
 def open_command(
-    path: str, tui: bool | None, port: int | None, allow_verify: bool, served: str | None
+    path: str,
+    tui: bool | None,
+    port: int | None,
+    allow_verify: bool,
+    served: str | None,
+    theme: str,
 ) -> int:
     """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
     if port is not None:
@@ -86,7 +94,7 @@ def open_command(
         raise UsageError("--allow-verify is for --serve", "add --serve [PORT]")
     if not (has_screen() if tui is None else tui):
         return _show(path, as_json=False, chunks=False, filter_text="")
-    return _open_screen(path, served)
+    return _open_screen(path, served, theme)
 
 
 @cli.command()
@@ -149,7 +157,14 @@ def check(
         )
 
 
-for _command in (*plan_commands, *verify_commands, *stats_commands, *diff_commands):
+for _command in (
+    *plan_commands,
+    *verify_commands,
+    *stats_commands,
+    *diff_commands,
+    *export_commands,
+    *watch_commands,
+):
     cli.add_command(_command)
 
 
@@ -309,14 +324,14 @@ def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
         return read_checkpoint(storage, progress=line, prefetched=prefetched)
 
 
-def _open_screen(path: str, served: str | None) -> int:
+def _open_screen(path: str, served: str | None, theme: str) -> int:
     from inspector.tui.launch import run
 
     if served is None:
-        return run(path)
+        return run(path, theme=theme)
     from inspector.tui.commands import LOOK_ONLY, ON_THE_SPOT
 
-    return run(path, ON_THE_SPOT if served == "verify" else LOOK_ONLY)
+    return run(path, ON_THE_SPOT if served == "verify" else LOOK_ONLY, theme=theme)
 
 
 def _serve(path: str, port: int, *, allow_verify: bool) -> int:

@@ -151,6 +151,12 @@ class _Interrupts:
     metavar="MODULE",
     help="Import this in the ranks, so that its tensor classes load (torchao).",
 )
+@click.option(
+    "--unpickle",
+    is_flag=True,
+    help="Also load bytes entries as torch does, which runs what their pickles name; what the gate "
+    "finds unsafe stays out.",
+)
 @click.option("--events", default="", metavar="DIR", help="Where the ranks write their events.")
 @click.option(
     "--timeout", default=600.0, metavar="S", help="Without progress for so long, it is stuck."
@@ -178,6 +184,7 @@ def verify(
     scratch: str,
     python: str,
     imports: tuple[str, ...],
+    unpickle: bool,
     events: str,
     timeout: float,
     as_json: bool,
@@ -223,6 +230,7 @@ def verify(
         scratch=scratch,
         python=python,
         imports=imports,
+        unpickle=unpickle,
         timeout_s=timeout,
     )
     if print_command:

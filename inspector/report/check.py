@@ -49,11 +49,16 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     if is_stopped:
         return f"stopped before every byte was read; so far {report.verdict}, {said}"
     if report.is_unread:
-        num = plural(report.checked.num_unread, "payload")
+        num = plural(report.checked.num_unread, "part" if _has_later_kinds(report) else "payload")
         return f"not read to its end: {num} could not be read; in the rest {said}"
     if report.verdict == "sound" and not report.checked.payloads:
         return f"sound as far as metadata and file sizes tell: {said}"
     return f"{report.verdict}: {said}"
+
+
+def _has_later_kinds(report: Report) -> bool:
+    """Whether entries were left out that are of a class no torch known here has."""
+    return any(f.code == "metadata-unknown-class" and f.fqn is not None for f in report.findings)
 
 
 def checked_sentence(checked: Coverage) -> str:
@@ -341,6 +346,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "torch_does": finding.torch_does,
         "hint": finding.hint,
         "other_fqn": finding.other_fqn,
+        "entries": list(finding.entries),
     }
 
 

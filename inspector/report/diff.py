@@ -128,6 +128,11 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
     yield from tolerance_lines(diff)
     yield from _names("only in A", diff.only_in_a, width)
     yield from _names("only in B", diff.only_in_b, width)
+    yield from _names(
+        "optimizers with other numbers of parameter groups",
+        [f"{name}: {a:,} in A, {b:,} in B" for name, a, b in diff.param_groups],
+        width,
+    )
     yield from _pairs("renamed, the content is the same", diff.renamed, width)
     yield from _pairs("likely renamed, by name, shape and dtype", diff.likely_renamed, width)
     yield from _placements(diff, width)
@@ -330,6 +335,7 @@ def diff_json(diff: Diff) -> Iterator[str]:
         "unmoved_weights": list(unmoved_weights(diff)),
         "renamed": [list(pair) for pair in diff.renamed],
         "missing_parts": list(diff.missing_parts),
+        "param_groups": [{"fqn": name, "num_a": a, "num_b": b} for name, a, b in diff.param_groups],
         "damage": [
             {"side": d.side, "code": d.code, "fqn": d.fqn, "message": d.message}
             for d in diff.damage

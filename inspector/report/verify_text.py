@@ -335,7 +335,9 @@ def figures_sentence(snapshot: Snapshot, result: Mapping[str, Any]) -> str:
             figures.append(f"{format_count(sum(numbers))} {what}")
     if snapshot.num_raw:
         raw = plural(snapshot.num_raw, "bytes entry", "bytes entries")
-        figures.append(f"{raw} compared as bytes, not unpickled")
+        loaded = [n for r in snapshot.ranks if type(n := r.extra.get("unpickled")) is int]
+        how = f"{min(loaded)} unpickled on every rank" if any(loaded) else "not unpickled"
+        figures.append(f"{raw} compared as bytes, {how}")
     done = [rank.rank for rank in snapshot.ranks if rank.status == "done"]
     if len(done) < len(snapshot.ranks):
         figures.append(f"ranks that ended well: {format_ranks(done) or 'none'}")

@@ -20,14 +20,14 @@ from inspector.web.gate import HEADERS, gate
 from inspector.web.page import FILES, SCRIPT, package_files, page
 from inspector.web.session import Session, command_of
 
-__all__ = ["Server", "serve"]
+__all__ = ["WebServer", "serve"]
 
 _HOST = "127.0.0.1"
 _MAX_SESSIONS = 8
 _MAX_MESSAGE = 1 << 20
 
 
-class Server:
+class WebServer:
     """The server, without a port yet.
 
     Args:
@@ -105,11 +105,11 @@ def serve(path: str, port: int, *, allow_verify: bool) -> None:
         UsageError: textual-serve is not installed.
         InspectError: The port cannot be had.
     """
-    server = Server(printable(path, 200), command_of(path, allow_verify=allow_verify))
+    server = WebServer(printable(path, 200), command_of(path, allow_verify=allow_verify))
     asyncio.run(_serve(server, port, allow_verify))
 
 
-async def _serve(server: Server, port: int, allow_verify: bool) -> None:
+async def _serve(server: WebServer, port: int, allow_verify: bool) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

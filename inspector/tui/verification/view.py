@@ -176,7 +176,8 @@ class VerificationView(TableView):
             mesh: Stands in the form already; empty for the one that suits.
             filter_text: Likewise, the names that are to be loaded.
         """
-        running = cast("Host", self.app).verification
+        host = cast("Host", self.app)
+        running = host.verification
         if is_closed(self.app, "verify"):
             self.notify(_CLOSED)
         elif running is not None and running.is_alive:
@@ -188,6 +189,7 @@ class VerificationView(TableView):
                 self.notify(f"A verification of {path} is running.", markup=False)
         elif self.loaded is not None:
             written = None if self._written_by is None else self._written_by.mesh
+            mesh = mesh or host.memory.now.mesh
             setup = VerifySetupScreen(self.loaded.checkpoint, written, mesh, filter_text)
             self.app.push_screen(setup, self._start)
             return True
@@ -213,7 +215,9 @@ class VerificationView(TableView):
 
     def _start(self, plan: Preflight | None) -> None:
         if plan is not None:
-            run = cast("Host", self.app).verification = begin(self.app, plan)
+            host = cast("Host", self.app)
+            host.memory.take(mesh=plan.spec.mesh)
+            run = host.verification = begin(self.app, plan)
             run.checkpoint = None if self.loaded is None else self.loaded.checkpoint
             self.show_run(run)
             self.post_message(self.Began(run))
