@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from inspector.cli.group import run_command
 from inspector.errors import InspectError, UsageError
-from inspector.web.server import Server
+from inspector.web.server import WebServer
 from tests.conftest import SAMPLES
 
 TOKEN = "the-token"  # noqa: S105 - of a server that ends with the test
@@ -26,7 +26,7 @@ FOLDER = str(SAMPLES / "fsdp_4")
 @pytest.fixture
 async def base() -> AsyncIterator[str]:
     # No session is let in: what it would start is not reached.
-    server = TestServer(Server("<b>title</b>\x1b[1m", ["/no/such/program"], TOKEN).app())
+    server = TestServer(WebServer("<b>title</b>\x1b[1m", ["/no/such/program"], TOKEN).app())
     await server.start_server(host="127.0.0.1")
     yield f"http://127.0.0.1:{server.port}"
     await server.close()
