@@ -119,6 +119,11 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
 @click.option("--values", is_flag=True, help="Also look for NaN and infinite values (reads all).")
 @click.option("--manifest", metavar="FILE", help="Hold the content against a seal (reads all).")
 @click.option(
+    "--against",
+    metavar="FILE",
+    help="What the model expects, as for plan: exit 0 means sound and complete for it.",
+)
+@click.option(
     "--newest", is_flag=True, help="Of a run: only as far as the newest step to resume from."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
@@ -129,6 +134,7 @@ def check(
     deep: bool,
     values: bool,
     manifest: str | None,
+    against: str | None,
     newest: bool,
     as_json: bool,
     form: str | None,
@@ -150,6 +156,7 @@ def check(
             deep=deep,
             values=values,
             manifest=manifest,
+            against=against,
             newest=newest,
             form=form,
             answer=answer,
