@@ -239,7 +239,10 @@ class _Attempt:
         def poll() -> bool:
             done = sum(reader.bytes_done for reader in self._readers)
             total = phases * self._bytes_total
-            return progress is not None and progress(ExportProgress(min(done, total), total))
+            if progress is not None and progress(ExportProgress(min(done, total), total)):
+                # What is said after the last block counts, too.
+                self.stop.set()
+            return self.stop.is_set
 
         try:
             self._work(lambda: _Copier(self), poll)
