@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.payload.crc import combine, crc32, crc32_combine
+from inspector.cli.group import run_command
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.export.copying import Buffers, TensorCopy
 from inspector.export.pieces import PieceReader
@@ -440,9 +441,10 @@ def test_mistakes_are_told(options: list[str], rules: str, said: str, tmp_path: 
     if rules:
         (tmp_path / "rules").write_text(rules)
         options = [*options, "--rename", str(tmp_path / "rules")]
-    ran = run_cli("export", folder, tmp_path / "out", *options)
-    assert (ran.code, ran.out) == (2, "")
-    assert said in ran.err
+    with pytest.raises(InspectError) as caught:
+        run_command(["export", str(folder), str(tmp_path / "out"), *options])
+    assert caught.value.exit_code == 2
+    assert said in caught.value.message
     assert not (tmp_path / "out").exists()
 
 
