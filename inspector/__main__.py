@@ -39,7 +39,19 @@ __all__ = ["COMMANDS", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
 COMMANDS = frozenset(
-    {"check", "diff", "export", "open", "plan", "replay", "seal", "show", "stats", "verify"}
+    {
+        "check",
+        "diff",
+        "export",
+        "open",
+        "plan",
+        "replay",
+        "seal",
+        "show",
+        "stats",
+        "verify",
+        "watch",
+    }
 )
 
 #: Commands that leave nothing behind to be put away: no screen, no job.
@@ -107,10 +119,12 @@ def _leave(code: int) -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     is_path = len(arguments) == 1 and arguments[0] not in COMMANDS
-    if is_path and not arguments[0].startswith("-") and has_screen():
+    is_path = is_path and not arguments[0].startswith("-")
+    if (is_path or not arguments) and has_screen():
         from inspector.tui.launch import run
 
-        return run(arguments[0])
+        # Without a path, the screen asks for one.
+        return run(arguments[0] if arguments else "")
     from inspector.cli.group import run_command
 
     return run_command(arguments)

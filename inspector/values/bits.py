@@ -101,10 +101,13 @@ class TensorBits:
     def __init__(self, checkpoint: Checkpoint, tensor: Tensor, files: OpenFiles) -> None:
         size = itemsize(tensor.dtype)
         if size is None:
-            raise PayloadError(f"elements of {printable(tensor.dtype, 60)} have no known size")
+            raise PayloadError(
+                f"elements of {printable(tensor.dtype, 60)} have no known size", is_foreign=True
+            )
         if tensor.dtype.startswith(_QUANTIZED):
             raise PayloadError(
-                f"{tensor.dtype}: scale and zero point of quantised tensors are not read"
+                f"{tensor.dtype}: scale and zero point of quantised tensors are not read",
+                is_foreign=True,
             )
         self.tensor = tensor
         self.itemsize = size
