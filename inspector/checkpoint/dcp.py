@@ -30,7 +30,7 @@ from inspector.checkpoint.model import (
 from inspector.checkpoint.own_folders import temporary_folder
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
@@ -192,6 +192,8 @@ def _explained(storage: Storage, sources: list[Entry], error: MetadataError) -> 
     if other is not None and other[1] not in ("torch", "builtins"):
         # ByteCheckpoint calls its own the same, beside .distcp files of bare elements.
         hint = f"this is a checkpoint of the package {printable(other[1], 60)}: load it with that"
+    elif other is not None and other[1] == "torch" and error.code == "metadata-unreadable":
+        hint = hint or "no torch known here (up to 2.15) writes this: load it with the one that did"
     if error.code == "metadata-truncated":
         hint = hint or "the copy or the save was cut short: compare its size with the original's"
     return MetadataError(f"{where}: {printable(error.message)}", hint, code=error.code)
@@ -211,9 +213,12 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
     if data:
+        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
+        if renamed:
+            hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"
         return NotACheckpointError(
-            f"{where}: {len(data)} data files, but no .metadata",
-            ".metadata is written last: the save did not finish, or the copy left it out",
+            f"{where}: {plural(len(data), 'data file')}, but no .metadata", hint
         )
     if not names:
         return NotACheckpointError(f"{where} is an empty folder")
@@ -259,7 +264,7 @@ def _checkpoint(
         provenance=_provenance(header),
         state_paths=header["state_paths"],
         per_rank_metadata=_RANK_METADATA.match(sources[0].name) is not None,
-        malformed=tuple(Malformed(fqn, what) for fqn, what in header["malformed"]),
+        malformed=tuple(Malformed(*entry) for entry in header["malformed"]),
         orphans=tuple(
             Orphan(fqn, None if box is None else tuple(box), file, offset, length)
             for fqn, box, file, offset, length in header["orphans"]

@@ -21,6 +21,7 @@ __all__ = [
     "on_disk",
     "outermost",
     "refuse_inside",
+    "without_scheme",
 ]
 
 #: Folders that were named to be looked at, by device and inode, with their paths.
@@ -51,6 +52,11 @@ def note_inspected(path: str) -> None:
 def is_inspected(place: str | Path) -> bool:
     """Whether a place lies in a folder that is looked at."""
     return any(lies_inside(place, folder) for folder in [*_inspected.values()])
+
+
+def without_scheme(path: str) -> str:
+    """The local path that a `file://` address names; any other path as it is."""
+    return path[7:] if path[:7].lower() == "file://" else path
 
 
 def outermost(local: str | None, path: str) -> str | None:
@@ -143,7 +149,7 @@ def refuse_inside(option: str, place: str, folders: Iterable[str]) -> None:
     if not place:
         return
     shown = printable(place)
-    for folder in folders:
+    for folder in map(without_scheme, folders):
         if not folder or is_url(folder):
             continue
         try:

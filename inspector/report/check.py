@@ -15,6 +15,7 @@ from inspector.report.json import SCHEMA
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
+    from inspector.checks.plan.fit import ModelFit
     from inspector.checks.run import Judged, JudgedRun
     from inspector.checks.steps import Step
 
@@ -29,6 +30,8 @@ __all__ = [
     "folder_github",
     "folder_json",
     "folder_text",
+    "run_findings",
+    "run_sentences",
     "verdict_sentence",
 ]
 
@@ -47,11 +50,16 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     if is_stopped:
         return f"stopped before every byte was read; so far {report.verdict}, {said}"
     if report.is_unread:
-        num = plural(report.checked.num_unread, "payload")
+        num = plural(report.checked.num_unread, "part" if _has_later_kinds(report) else "payload")
         return f"not read to its end: {num} could not be read; in the rest {said}"
     if report.verdict == "sound" and not report.checked.payloads:
         return f"sound as far as metadata and file sizes tell: {said}"
     return f"{report.verdict}: {said}"
+
+
+def _has_later_kinds(report: Report) -> bool:
+    """Whether entries were left out that are of a class no torch known here has."""
+    return any(f.code == "metadata-unknown-class" and f.fqn is not None for f in report.findings)
 
 
 def checked_sentence(checked: Coverage) -> str:
@@ -83,7 +91,11 @@ _MAX_ALIKE = 8
 
 
 def check_text(
-    report: Report, width: int | None = None, *, is_stopped: bool = False
+    report: Report,
+    width: int | None = None,
+    *,
+    is_stopped: bool = False,
+    fit: ModelFit | None = None,
 ) -> Iterator[str]:
     """The lines of `check`.
 
@@ -91,6 +103,7 @@ def check_text(
         report: The judgement.
         width: Cells of the terminal; None if there is none.
         is_stopped: Whether reading the payloads was broken off.
+        fit: The checkpoint beside what a model expects, or None.
     """
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {checked_sentence(report.checked)}"
@@ -98,7 +111,15 @@ def check_text(
         yield f"  compared     {against_sentence(against)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
-    yield from _all_findings(report.findings, width)
+    if fit is not None:
+        yield f"  model        {fit.words}"
+        for note in fit.expected.notes:
+            yield f"               {printable(note)}"
+    yield from _all_findings((*report.findings, *_of_fit(fit)), width)
+
+
+def _of_fit(fit: ModelFit | None) -> tuple[Finding, ...]:
+    return () if fit is None else fit.problems
 
 
 def _all_findings(findings: Iterable[Finding], width: int | None) -> Iterator[str]:
@@ -164,8 +185,13 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
-    yield from _all_findings(_of_run(run), width)
+    yield from _all_findings(run_findings(run), width)
     yield ""
+    yield from run_sentences(run)
+
+
+def run_sentences(run: JudgedRun) -> Iterator[str]:
+    """What comes of a run: what was not looked at, what to resume from, what is sound."""
     yield from _not_looked_at(run)
     yield from _resumable_line(run)
     yield _sound_line(run)
@@ -179,7 +205,7 @@ def _of_steps(run: JudgedRun) -> str:
     return f", {plural(numbered, 'step')}" if numbered else ""
 
 
-def _of_run(run: JudgedRun) -> list[Finding]:
+def run_findings(run: JudgedRun) -> list[Finding]:
     """Findings of the folder and of its steps, without those of single checkpoints."""
     return [*run.findings, *(finding for step in run.steps for finding in step.findings)]
 
@@ -221,14 +247,27 @@ def _codes(report: Report) -> str:
 # JSON.
 
 
-def check_json(report: Report, used: Used | None = None) -> Iterator[str]:
+def check_json(
+    report: Report, used: Used | None = None, fit: ModelFit | None = None
+) -> Iterator[str]:
     """The document of `check --json`.
 
     Args:
         report: The judgement.
         used: What a remote storage was asked for it.
+        fit: The checkpoint beside what a model expects, or None.
     """
     document = {"schema": SCHEMA, **_report(report)}
+    if fit is not None:
+        document["against"] = {
+            "path": fit.expected.path,
+            "source": fit.expected.source,
+            "num_keys": len(fit.expected.wanted),
+            "num_matching": fit.num_matching,
+            "complete": fit.is_complete,
+            "notes": list(fit.expected.notes),
+            "problems": [finding_json(finding) for finding in fit.problems],
+        }
     if used is not None:
         document["checked"]["storage"] = _used(used)
     yield json.dumps(document)
@@ -254,7 +293,7 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
         "newest_resumable_step": None if best is None else best.step,
         "is_partial": run.run.is_partial,
         "not_looked_at": [{"what": what, "why": why} for what, why in run.run.not_looked_at],
-        "findings": [finding_json(finding) for finding in _of_run(run)],
+        "findings": [finding_json(finding) for finding in run_findings(run)],
         "steps": [_step_json(step) for step in run.steps],
         "checkpoints": [
             {
@@ -334,6 +373,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "torch_does": finding.torch_does,
         "hint": finding.hint,
         "other_fqn": finding.other_fqn,
+        "entries": list(finding.entries),
     }
 
 
@@ -342,15 +382,17 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 _LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
-def check_github(report: Report) -> Iterator[str]:
+def check_github(report: Report, fit: ModelFit | None = None) -> Iterator[str]:
     """Workflow commands, one a finding, and the verdict.
 
     Format: docs.github.com, "Workflow commands for GitHub Actions": `::error file=F,title=T::M`,
     with %, CR and LF escaped in both, and colon and comma in properties.
     """
-    for finding in report.findings:
+    for finding in (*report.findings, *_of_fit(fit)):
         yield _command(report.path, finding)
     yield _no_command(f"{printable(report.path)}: {verdict_sentence(report)}")
+    if fit is not None:
+        yield _no_command(f"model: {fit.words}")
 
 
 def _command(path: str, finding: Finding) -> str:
@@ -370,7 +412,7 @@ def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
     """Workflow commands for a folder of checkpoints."""
     for item in run.judged:
         yield from check_github(item.report)
-    for finding in _of_run(run):
+    for finding in run_findings(run):
         yield _command(path.rstrip("/"), finding)
     for where, why in run.run.not_looked_at:
         place = _property(printable(path))

@@ -27,7 +27,7 @@ from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.errors import StorageError
 from inspector.layout.geometry import grid_cuts
 
-__all__ = ["BlockPlan", "TensorBits"]
+__all__ = ["BlockPlan", "ChunksByRow", "TensorBits"]
 
 # By these torch pickles a tensor subclass: `_make_wrapper_subclass`, and one with state.
 _SUBCLASS = ("torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass")
@@ -55,6 +55,36 @@ class _Stored:
     byteorder: str
 
 
+class ChunksByRow:
+    """Which chunks of a tensor a box meets.
+
+    Chunks are sorted by where they begin along the first dim, with how far those up to one reach:
+    the chunks that a block meets lie side by side.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._order = np.arange(tensor.num_chunks)
+        if tensor.shape and tensor.num_chunks:
+            self._order = np.argsort(tensor.offsets[:, 0], kind="stable")
+            self._first = tensor.offsets[self._order, 0]
+            self._reach = np.maximum.accumulate(self._first + tensor.sizes[self._order, 0])
+
+    def at(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+        """Chunks that share an element with a box."""
+        tensor, order = self._tensor, self._order
+        if not sizes or not len(order):
+            return [int(i) for i in order]
+        low = np.array(offsets, np.int64)
+        high = low + np.array(sizes, np.int64)
+        first = int(np.searchsorted(self._reach, low[0], "right"))
+        near = order[first : int(np.searchsorted(self._first, high[0], "left"))]
+        begin = tensor.offsets[near]
+        hits = ((begin < high) & (begin + tensor.sizes[near] > low)).all(axis=1)
+        hits &= (tensor.sizes[near] > 0).all(axis=1)
+        return [int(i) for i in near[hits]]
+
+
 class TensorBits:
     """The bits of one tensor of a checkpoint.
 
@@ -71,10 +101,13 @@ class TensorBits:
     def __init__(self, checkpoint: Checkpoint, tensor: Tensor, files: OpenFiles) -> None:
         size = itemsize(tensor.dtype)
         if size is None:
-            raise PayloadError(f"elements of {printable(tensor.dtype, 60)} have no known size")
+            raise PayloadError(
+                f"elements of {printable(tensor.dtype, 60)} have no known size", is_foreign=True
+            )
         if tensor.dtype.startswith(_QUANTIZED):
             raise PayloadError(
-                f"{tensor.dtype}: scale and zero point of quantised tensors are not read"
+                f"{tensor.dtype}: scale and zero point of quantised tensors are not read",
+                is_foreign=True,
             )
         self.tensor = tensor
         self.itemsize = size
@@ -84,16 +117,17 @@ class TensorBits:
         self._temporary = np.empty(0, np.uint8)
         self._block = np.empty(0, np.uint8)
         self._is_tiled = grid_cuts(tensor.offsets, tensor.sizes, tensor.shape) is not None
-        # Chunks by where they begin along the first dim, and how far those up to one reach: the
-        # chunks that a block meets lie side by side.
-        self._order = np.arange(tensor.num_chunks)
-        if tensor.shape and tensor.num_chunks:
-            self._order = np.argsort(tensor.offsets[:, 0], kind="stable")
-            self._first = tensor.offsets[self._order, 0]
-            self._reach = np.maximum.accumulate(self._first + tensor.sizes[self._order, 0])
+        self._chunks = ChunksByRow(tensor)
 
-    def read(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
+    def read(
+        self, offsets: tuple[int, ...], sizes: tuple[int, ...], out: Bytes | None = None
+    ) -> Bytes:
         """The bytes of a box in row-major order, valid until the next call.
+
+        Args:
+            offsets: Its lower corner.
+            sizes: Its extent.
+            out: Memory of so many bytes that gets them and is returned; None for its own.
 
         Raises:
             PayloadError: A chunk cannot be read as the metadata says, no chunk holds some
@@ -102,32 +136,20 @@ class TensorBits:
             StorageError: A file cannot be read.
         """
         num_bytes = math.prod(sizes) * self.itemsize
-        if len(self._block) < num_bytes:
-            self._block = np.empty(num_bytes, np.uint8)
-        block = self._block[:num_bytes]
+        if out is None:
+            if len(self._block) < num_bytes:
+                self._block = np.empty(num_bytes, np.uint8)
+            out = self._block[:num_bytes]
+        block = out
         whole = block.reshape(*sizes, self.itemsize)
         filled = None if self._is_tiled else np.zeros(sizes, np.bool_)
-        for chunk in self._chunks_at(offsets, sizes):
+        for chunk in self._chunks.at(offsets, sizes):
             self._take(chunk, offsets, sizes, whole, filled)
         if filled is not None and not filled.all():
             gap = np.argwhere(~filled)[0] if sizes else np.zeros(0, np.int64)
             index = [int(i) + o for i, o in zip(gap, offsets, strict=True)]
             raise PayloadError(f"no chunk holds element {format_shape(index)}", code="chunk-gap")
         return block
-
-    def _chunks_at(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
-        """Chunks that share an element with a box."""
-        tensor, order = self.tensor, self._order
-        if not sizes or not len(order):
-            return [int(i) for i in order]
-        low = np.array(offsets, np.int64)
-        high = low + np.array(sizes, np.int64)
-        first = int(np.searchsorted(self._reach, low[0], "right"))
-        near = order[first : int(np.searchsorted(self._first, high[0], "left"))]
-        begin = tensor.offsets[near]
-        hits = ((begin < high) & (begin + tensor.sizes[near] > low)).all(axis=1)
-        hits &= (tensor.sizes[near] > 0).all(axis=1)
-        return [int(i) for i in near[hits]]
 
     def _take(
         self,

@@ -43,6 +43,7 @@ class JobSpec:
         timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
         imports: Modules that every rank imports after torch, so that their classes load.
+        unpickle: Load bytes entries as torch would, which runs what their pickles name.
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
     """
 
@@ -60,6 +61,7 @@ class JobSpec:
     timeout_s: float = 600.0
     python: str = ""
     imports: tuple[str, ...] = ()
+    unpickle: bool = False
     run: str = ""
 
     def __post_init__(self) -> None:

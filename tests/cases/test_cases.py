@@ -136,8 +136,10 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
         make.quantised,
         [Right("check {} --deep --json", notes=("payload-format",), facts=SOUND,
                says=("scale 0.5, zero point 10", "keeps its own scale")),
-         Right("stats {}", says=("of the integers as stored",)),
-         Right("diff {} {} --values --json", 2, facts={"verdict": "unknown"})],
+         Right("stats {}", says=("integers as stored",)),
+         Right("diff {} {} --values --json", 2, facts={"verdict": "unknown"}),
+         Right("seal {} --output {}.seal", 2, says=("scale and zero point",),
+               never=("was not sealed",))],
     ),
     "weights that are NaN": (
         make.nan_in_some,
@@ -281,8 +283,12 @@ def test_what_is_said_is_right(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     maker, rights = CASES[name]
-    folder = tmp_path / "ckpt"
-    maker(folder)
+    maker(tmp_path / "ckpt")
+    said(rights, tmp_path / "ckpt", capsys)
+
+
+def said(rights: list[Right], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Assert that each command says what is right of a folder."""
     capsys.readouterr()
     for right in rights:
         code, text = ran(right.line.replace("{}", str(folder)).split(), capsys)

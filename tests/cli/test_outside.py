@@ -80,6 +80,26 @@ def test_a_state_folder_in_the_checkpoint_is_not_used(
     assert contents(folder) == before and not (folder / "state").exists()
 
 
+@pytest.mark.parametrize("place", ["ckpt/x.html", "elsewhere/x", "other/../ckpt/x", "data"])
+def test_output_refuses_a_place_in_the_checkpoint(folder: Path, place: str) -> None:
+    (folder.parent / "other").mkdir()
+    other = folder.parent / "other" / "link"
+    other.symlink_to(folder / ".metadata")
+    before = contents(folder)
+    given = os.path.join(folder.parent, place)
+    elsewhere = str(folder.parent / "elsewhere")
+    for path in (str(folder), elsewhere, f"file://{folder}", str(folder / ".metadata"), str(other)):
+        for args in (
+            ["check", path],
+            ["plan", path, "--mesh", "fsdp:2"],
+            ["diff", path, str(SOURCE)],
+            ["diff", str(SOURCE), path],
+        ):
+            with pytest.raises(UsageError, match="nothing is written there"):
+                run_command([*args, "--output", given])
+    assert contents(folder) == before
+
+
 def test_a_cache_in_the_checkpoint_is_neither_used_nor_believed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

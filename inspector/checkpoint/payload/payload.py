@@ -153,6 +153,34 @@ def open_value(source: Source) -> Any:
         raise PayloadError(f"its pickle cannot be read: {error}") from error
 
 
+def whole_number_in(source: Source, name: str) -> int | None:
+    """The whole number that a small saved dict holds under a name, plain or as a tensor.
+
+    None if it holds no such thing; nothing is unpickled.
+
+    Raises:
+        PayloadError: It is no zip archive of torch.save, or cannot be parsed.
+        StorageError: It cannot be read.
+    """
+    root = open_value(source)
+    value = root.get(name) if type(root) is dict else None
+    if type(value) is int:
+        return value
+    tensor = describe(value)
+    if tensor is None or tensor.dtype not in ("int32", "int64") or tensor.num_elements != 1:
+        return None
+    records = {record.short_name: record for record in read_directory(source)}
+    order = records.get("byteorder")
+    if order is not None and _content(source, order, _MAX_SMALL_RECORD_BYTES) != b"little":
+        return None
+    width = 4 if tensor.dtype == "int32" else 8
+    record = records.get(f"data/{tensor.key}")
+    if record is None or not 0 <= tensor.first * width <= record.num_bytes - width:
+        return None
+    data = _content(source, record, _MAX_SMALL_RECORD_BYTES)[tensor.first * width :][:width]
+    return int.from_bytes(data, "little", signed=True)
+
+
 def _open_bare(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
     """Bytes that are no payload: torch takes them for a pickle, so what that names is told."""
     what = looks_like(source)

@@ -186,6 +186,7 @@ class HttpFiles:
     """
 
     has_listing = False
+    has_tree = False
 
     def __init__(self, fs: Any, query: str) -> None:
         self._fs = fs

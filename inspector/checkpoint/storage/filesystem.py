@@ -111,6 +111,20 @@ class FsspecFiles:
         return {}
 
     @property
+    def has_tree(self) -> bool:
+        """Whether a tree is listed by more than a walk from folder to folder, one by one."""
+        from fsspec.spec import AbstractFileSystem  # lazy: only a URL takes it
+
+        return self._is_async or type(self._fs).find is not AbstractFileSystem.find
+
+    def another(self) -> FsspecFiles:
+        """The same files by a connection of its own, for another thread."""
+        fs = self._fs
+        made = type(fs)(*fs.storage_args, **{**fs.storage_options, "skip_instance_cache": True})
+        made.dircache.use_listings_cache = False
+        return type(self)(made, counts=self.calls.counts)
+
+    @property
     def endpoint(self) -> str:
         """The server, or an empty string."""
         return ""

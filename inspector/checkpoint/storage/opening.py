@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
+from inspector.checkpoint.outside import without_scheme
 from inspector.checkpoint.storage.base import Entry, Storage, address_of, is_url
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.text import printable
@@ -20,9 +21,7 @@ def open_storage(path: str) -> Storage:
     Raises:
         StorageError: A URL whose file system is not installed, or that cannot be meant.
     """
-    path = address_of(path)
-    if path[:7].lower() == "file://":
-        path = path[7:]
+    path = without_scheme(address_of(path))
     if not is_url(path):
         return LocalStorage(path)
     # lazy: fsspec and asyncio are for URLs alone

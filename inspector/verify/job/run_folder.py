@@ -29,6 +29,7 @@ from inspector.checkpoint.own_folders import (
     private_folder,
     read_own,
     remove_abandoned,
+    state_dir,
     temporary_folder,
 )
 from inspector.checkpoint.storage.base import is_url
@@ -67,17 +68,12 @@ _MAX_REMOVED = 50
 
 def runs_dir() -> Path:
     """The folder of all runs, under the user's state directory."""
-    return _state_dir() / "runs"
+    return state_dir() / "runs"
 
 
 def scratch_dir() -> Path:
     """Where scratch folders are made if nothing else is better."""
-    return _state_dir() / "scratch"
-
-
-def _state_dir() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state, "hsdp-inspect")
+    return state_dir() / "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +174,7 @@ def _make(stem: str, inspected: str, num_bytes: int) -> Path:
         try:
             if inspected and not is_url(inspected) and lies_inside(parent, inspected):
                 break
-            private_folder(parent, _state_dir())
+            private_folder(parent, state_dir())
             if _room(parent) < num_bytes:
                 break
             path.mkdir(_MODE)
@@ -279,7 +275,7 @@ def make_scratch(parent: str | Path) -> str:
     """
     try:
         if Path(parent) == scratch_dir():
-            private_folder(scratch_dir(), _state_dir())
+            private_folder(scratch_dir(), state_dir())
         Path(parent).mkdir(parents=True, exist_ok=True)
         return tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=Path(parent).absolute())
     except OSError as error:
