@@ -35,8 +35,7 @@ NAMES = [
     ("s3fs", "s3fs.core.S3FileSystem", "_s3", "2026.9.0"),
     ("gcsfs", "gcsfs.GCSFileSystem", "_request", "2026.10.1"),
     ("gcsfs", "gcsfs.GCSFileSystem", "_location", "2026.10.1"),
-    ("gcsfs", "gcsfs.GCSFileSystem", "_get_object", "2026.10.1"),
-    ("gcsfs", "gcsfs.GCSFileSystem", "_do_list_objects", "2026.10.1"),
+    ("gcsfs", "gcsfs.GCSFileSystem", "_call", "2026.10.1"),
 ]
 #: Read with a default, so that a version without it works likewise.
 OPTIONAL = {"_timeout_kwargs"}
