@@ -111,9 +111,7 @@ def temporary_folder() -> Iterator[str]:
         OSError: There is no room for one.
     """
     remove_abandoned()
-    where = next((place for place in _places() if not is_inspected(place)), None)
-    if where is None:
-        raise OSError(errno.EROFS, "every temporary folder lies in what is looked at")
+    where = place_outside()
     pid = os.getpid()
     prefix = f"{_PREFIX}{_system()}-{pid}-{_started(pid) or 0}-"
     with tempfile.TemporaryDirectory(
@@ -121,6 +119,18 @@ def temporary_folder() -> Iterator[str]:
     ) as folder:
         os.chmod(folder, _MODE)
         yield folder
+
+
+def place_outside() -> str:
+    """Where temporary folders and files go: the usual place, unless it lies in what is looked at.
+
+    Raises:
+        OSError: Every such place does.
+    """
+    where = next((place for place in _places() if not is_inspected(place)), None)
+    if where is None:
+        raise OSError(errno.EROFS, "every temporary folder lies in what is looked at")
+    return where
 
 
 def remove_abandoned() -> None:
