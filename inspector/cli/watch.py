@@ -124,7 +124,7 @@ def watch(
         metrics=metrics or "",
         command=DamageCommand(on_damage) if on_damage is not None else None,
     )
-    from inspector.checkpoint.payload.pace import paced
+    from inspector.checkpoint.storage.pace import paced
 
     with _stopped_by_signals(stop), paced(rate):
         return following.follow(stop, once=once, interval_s=interval, settle_s=settle)

@@ -13,10 +13,13 @@ from pathlib import Path
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 
-__all__ = ["DEVICES", "VIAS", "JobSpec", "default_then"]
+__all__ = ["DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
+
+#: The variable that names the file by which the ranks of a job find each other.
+MEETING = "HSDP_INSPECT_MEETING"
 
 _VERSION = 1
 

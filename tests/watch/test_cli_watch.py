@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from inspector.checkpoint.payload.pace import Pace, paced
 from inspector.checkpoint.payload.source import open_file
 from inspector.checkpoint.storage.local import LocalStorage
+from inspector.checkpoint.storage.pace import Pace, paced
 from inspector.cli.group import run_command
 from inspector.errors import UsageError
 from tests.conftest import SAMPLES, run_cli

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from inspector.checkpoint.payload.pace import Pace, current_pace
 from inspector.checkpoint.storage.base import Storage, why
+from inspector.checkpoint.storage.pace import Pace, current_pace
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
 
@@ -52,7 +52,8 @@ class PayloadError(InspectError):
 
     `code` is the finding code of the contract, `fate` what `dcp.load` does about it if that is
     not what the code's usual text says. `is_foreign`: it is intact as far as is known, but holds
-    a tensor of a class of its own, whose elements only that class can tell.
+    a tensor whose elements its bits alone do not tell: of a class of its own, quantised, or of a
+    dtype that is not known here.
     """
 
     def __init__(

@@ -92,11 +92,11 @@ def _kind(scheme: str) -> type[FsspecFiles]:
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.clouds import GcsFiles  # lazy: only a URL takes it
+        from inspector.checkpoint.storage.counted import GcsFiles  # lazy: only a URL takes it
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.clouds import AzureFiles  # lazy: only a URL takes it
+        from inspector.checkpoint.storage.counted import AzureFiles  # lazy: only a URL takes it
 
         return AzureFiles
     return FsspecFiles
@@ -238,7 +238,10 @@ class RemoteStorage:
 
     def _listed(self, folder: str, full: str) -> dict[str, Entry]:
         infos = self._ask(folder, lambda: self._files.list(full), most_s=_LISTED_S)
-        return self._entries(infos, full)
+        try:
+            return self._entries(infos, full)
+        except BadAnswerError as error:
+            raise self._error(folder, error) from error
 
     def _entries(self, infos: Any, full: str) -> dict[str, Entry]:
         entries = (self._files.entry(info, full) for info in infos)
@@ -337,7 +340,10 @@ class RemoteStorage:
             if full in (self._base, f"{self._base}/{_METADATA}"):
                 raise StorageError(f"cannot read {self._shown('')}: {reason}", hint) from error
             return Entry(full.rpartition("/")[2], "other", problem=reason)
-        return self._files.entry(info, posixpath.dirname(full))
+        try:
+            return self._files.entry(info, posixpath.dirname(full))
+        except BadAnswerError as error:
+            raise self._error(full.removeprefix(f"{self._base}/"), error) from error
 
     # --- what is in it
 
@@ -349,6 +355,9 @@ class RemoteStorage:
             length = rest if length is None else min(length, rest)
         if length == 0:
             return b""
+        if length is not None and length > MAX_UNSIZED_BYTES:
+            what = f"it is said to have {length:,} bytes, more than are read at once"
+            raise StorageError(f"cannot read {self._shown(path)}: {what}")
         if length is None or length <= _PART_BYTES or not self.calls.is_concurrent:
             data: bytes = self._ask(
                 path,

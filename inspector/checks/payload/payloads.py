@@ -150,9 +150,11 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
-        if judgement.crc32 is not None and owners[0] < self._checkpoint.num_chunks:
-            self._crc32[owners] = judgement.crc32[0]
-            self._has_crc32[owners] = True
+        if judgement.crc32 is not None:
+            # Metadata may say of one place that it is a chunk's and a bytes entry's as well.
+            chunks = [owner for owner in owners if owner < self._checkpoint.num_chunks]
+            self._crc32[chunks] = judgement.crc32[0]
+            self._has_crc32[chunks] = True
         for number, dtype in judgement.stale_dtypes.items():
             self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())

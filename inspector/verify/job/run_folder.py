@@ -19,6 +19,8 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from inspector.checkpoint.own_folders import (
     read_own,
     remove_abandoned,
     state_dir,
+    temporary_folder,
 )
 from inspector.checkpoint.storage.base import is_url
 from inspector.errors import StorageError, UsageError
@@ -38,6 +41,7 @@ __all__ = [
     "RunFolder",
     "link_package",
     "make_scratch",
+    "meeting_folder",
     "prune_runs",
     "recorded_runs",
     "remove_leftovers",
@@ -233,6 +237,34 @@ def link_package(folder: str | Path) -> None:
     if not (link.is_symlink() and link.readlink() == _PACKAGE):
         link.unlink(missing_ok=True)
         link.symlink_to(_PACKAGE)
+
+
+@contextmanager
+def meeting_folder() -> Iterator[str]:
+    """A folder for this user alone, in which a job's processes meet; empty where none can be.
+
+    It takes a disk that knows locks, as torch's file store wants.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder())
+            is_usable = _has_locks(folder)
+        except OSError:
+            folder, is_usable = "", False
+        yield folder if is_usable else ""
+
+
+def _has_locks(folder: str) -> bool:
+    try:
+        import fcntl  # lazy: not on every system
+    except ImportError:
+        return True  # torch's store asks the system itself.
+    with open(os.path.join(folder, "lock"), "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def make_scratch(parent: str | Path) -> str:
