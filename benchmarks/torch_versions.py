@@ -1,4 +1,4 @@
-"""`verify` beside plain `dcp.load`, by torch: what each interpreter loads, and what a job in it says.
+"""`verify` beside plain `dcp.load`: what each torch loads, and what a job of its ranks says.
 
     python benchmarks/torch_versions.py PYTHON [PYTHON ...] [--out DIR]
 
@@ -25,11 +25,11 @@ from measuring import RESULTS, ROOT, machine, write
 
 sys.path.insert(0, str(ROOT))
 
-from inspector.checkpoint import open_checkpoint  # noqa: E402
-from inspector.verify.preflight import prepare  # noqa: E402
-from inspector.verify.progress import JobState  # noqa: E402
-from inspector.verify.recording import EventFollower, spec_event  # noqa: E402
-from inspector.verify.result import result_event  # noqa: E402
+from inspector.checkpoint import open_checkpoint
+from inspector.verify.preflight import prepare
+from inspector.verify.progress import JobState
+from inspector.verify.recording import EventFollower, spec_event
+from inspector.verify.result import result_event
 
 SAMPLES = ROOT / "sample_ckpts"
 GOLDEN = ROOT / "tests" / "data" / "golden"
