@@ -119,8 +119,15 @@ class TensorBits:
         self._is_tiled = grid_cuts(tensor.offsets, tensor.sizes, tensor.shape) is not None
         self._chunks = ChunksByRow(tensor)
 
-    def read(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
+    def read(
+        self, offsets: tuple[int, ...], sizes: tuple[int, ...], out: Bytes | None = None
+    ) -> Bytes:
         """The bytes of a box in row-major order, valid until the next call.
+
+        Args:
+            offsets: Its lower corner.
+            sizes: Its extent.
+            out: Memory of so many bytes that gets them and is returned; None for its own.
 
         Raises:
             PayloadError: A chunk cannot be read as the metadata says, no chunk holds some
@@ -129,9 +136,11 @@ class TensorBits:
             StorageError: A file cannot be read.
         """
         num_bytes = math.prod(sizes) * self.itemsize
-        if len(self._block) < num_bytes:
-            self._block = np.empty(num_bytes, np.uint8)
-        block = self._block[:num_bytes]
+        if out is None:
+            if len(self._block) < num_bytes:
+                self._block = np.empty(num_bytes, np.uint8)
+            out = self._block[:num_bytes]
+        block = out
         whole = block.reshape(*sizes, self.itemsize)
         filled = None if self._is_tiled else np.zeros(sizes, np.bool_)
         for chunk in self._chunks.at(offsets, sizes):
