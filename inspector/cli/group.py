@@ -202,6 +202,8 @@ def run_command(arguments: Sequence[str]) -> int:
         hint = "hsdp-inspect --help lists the commands"
         if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "open":
             hint = "for text and JSON: hsdp-inspect show PATH; for what is wrong: check PATH"
+        if isinstance(error, click.BadParameter) and error.param and error.param.name == "port":
+            hint = "PATH comes first: hsdp-inspect PATH --serve [PORT]"
         raise UsageError(error.format_message(), hint) from error
     except SystemExit as error:
         # How click ends when the reader of a pipe has gone; its exit code would mean "damaged".
