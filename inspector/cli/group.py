@@ -59,7 +59,8 @@ def cli() -> None:
 
     PATH is a folder with .metadata in it, a folder with checkpoints under it, or a URL
     (s3://, gs://, az://, memory:// ...). On a terminal it opens the screen; otherwise it prints
-    what `show` prints. Nothing in the checkpoint is ever changed, and no code in it is run.
+    what `show` prints. With --serve [PORT] browsers of this machine show the screen, by an address
+    that is printed. Nothing in the checkpoint is ever changed, and no code in it is run.
     """
 
 
