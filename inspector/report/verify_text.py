@@ -310,5 +310,7 @@ def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
     if len(done) < len(snapshot.ranks):
         figures.append(f"ranks that ended well: {format_ranks(done) or 'none'}")
     yield "  " + ", ".join(figures)
+    if result.get("restarted"):
+        yield f"  torchrun was started once more: {printable(str(result['restarted']), 300)}"
     if result.get("run_folder"):
         yield f"  recorded in {printable(result['run_folder'], 400)}"
