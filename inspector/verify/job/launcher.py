@@ -377,9 +377,9 @@ class Job:
         return [{**self._event("failed", None), **fields} for fields in found]
 
     def _reason_to_start_again(self) -> str:
-        """Why the job deserves a second attempt: it failed before a rank was up, by no rank's doing.
+        """Why the job deserves a second attempt; empty where it does not, or had one.
 
-        Empty where it does not, or had one.
+        It failed before a rank was up, and by no rank's doing.
         """
         status = self._guard_status()
         if self._restarted or self._is_cancelled or status.get("stopped") != "":

@@ -38,6 +38,7 @@ from inspector.verify.machine import free_disk
 
 __all__ = [
     "RunFolder",
+    "copy_package",
     "link_package",
     "make_scratch",
     "prune_runs",
@@ -257,6 +258,21 @@ def link_package(folder: str | Path) -> None:
     if not (link.is_symlink() and link.readlink() == _PACKAGE):
         link.unlink(missing_ok=True)
         link.symlink_to(_PACKAGE)
+
+
+def copy_package(folder: str | Path) -> None:
+    """Make a folder with a copy of what a job needs of this package, for machines that lack it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    place = Path(folder, _PACKAGE.name)
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # The screen is no part of a job.
+    shutil.copytree(_PACKAGE, place, ignore=shutil.ignore_patterns("__pycache__", "tui", "cli"))
 
 
 def make_scratch(parent: str | Path) -> str:
