@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ class Peer:
         is_over: Whether it has had its last word.
         silent: Beats of this node since its last.
         failure: What it says went wrong; empty for nothing.
+        system, pid, start: Its process.
     """
 
     path: Path
@@ -79,6 +81,9 @@ class Peer:
     is_over: bool = False
     silent: int = 0
     failure: str = ""
+    system: str = ""
+    pid: int = 0
+    start: int = 0
 
     def look(self) -> None:
         """Read what it has written since the last look."""
@@ -102,6 +107,8 @@ class Peer:
             self.host = str(event.get("node") or self.host)
             self.is_head = bool(event.get("is_head", self.is_head))
             self.is_over = bool(event.get("is_over", self.is_over))
+            self.system = str(event.get("system"))
+            self.pid, self.start = _int(event.get("pid")), _int(event.get("start"))
 
 
 class _Stop(Exception):
@@ -123,14 +130,15 @@ class _Node:
         self._events = Path(spec.events_dir)
         self._host = socket.gethostname() or "?"
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", self._host)[:60]
-        self._name = f"node-{name}-{os.getpid()}"
+        # In a container every attempt has the same host and process number.
+        self._name = f"node-{name}-{uuid.uuid4().hex[:8]}"
         self._logs = self._events / "logs" / self._name
-        self._mark = f"{spec.run}-{self._name}-{start_of(os.getpid())}"
+        self._mark = f"{spec.run}-{self._name}"
         self._is_head = True
         self._began = time.monotonic()
         self._next_beat = 0.0
         self._peers: dict[str, Peer] = {}
-        self._sizes: dict[str, int] = {}
+        self._before: dict[str, Peer] = {}
         self._signal = 0
         self._torchrun: subprocess.Popen[bytes] | None = None
 
@@ -185,15 +193,13 @@ class _Node:
     def _remove_old(self) -> None:
         """Remove the files of earlier attempts on this host: none of their ranks was ever up."""
         for path in self._events.glob("node-*.jsonl"):
-            try:
-                with open(path, "rb") as file:
-                    first = json.loads(file.readline())
-                is_here = first["node"] == self._host
-                is_seen = first["system"] == system_id() and start_of(first["pid"])
-                if is_here and is_seen != first["start"]:
-                    path.unlink()
-            except (OSError, ValueError, LookupError, TypeError):
-                continue
+            peer = Peer(path)
+            peer.look()
+            is_dead = peer.system == system_id() and start_of(peer.pid) != peer.start
+            if peer.host == self._host and (peer.is_over or is_dead):
+                path.unlink(missing_ok=True)
+            else:
+                self._before[path.name] = peer
 
     def _start(self) -> None:
         """Check what can be known now, and start torchrun.
@@ -337,14 +343,25 @@ class _Node:
                 )
 
     def _find_peers(self) -> None:
-        """Take in the nodes whose files grow: what an earlier attempt left does not."""
+        """Take in the nodes whose files came after this one's, or grow.
+
+        Raises:
+            _Stop: One had failed before this one came, and does not come again.
+        """
         for path in self._events.glob("node-*.jsonl"):
             if path.stem == self._name or path.name in self._peers:
                 continue
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                if size > self._sizes.setdefault(path.name, size):
-                    self._peers[path.name] = Peer(path)
+            peer = self._before.get(path.name)
+            if peer is None:
+                self._peers[path.name] = Peer(path)
+                continue
+            peer.silent += 1
+            peer.look()
+            if peer.silent == 0:
+                self._peers[path.name] = peer
+            elif peer.is_over and peer.failure and peer.silent > _SILENT_BEATS:
+                # It may have been an earlier attempt's: then its host would have come by now.
+                raise _Stop(f"{peer.failure} (before {printable(self._host)} came)")
 
     def _beat(self) -> bool:
         """Write that this node lives; whether that could be written."""
@@ -490,6 +507,10 @@ def _sentence(result: dict[str, Any], spec: JobSpec) -> str:
 def _slurm_nodes() -> list[str]:
     """The hosts of a Slurm allocation, where its list is plain; else nothing."""
     return network.hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _end_with_parent() -> None:
