@@ -29,6 +29,8 @@ __all__ = [
     "folder_github",
     "folder_json",
     "folder_text",
+    "run_findings",
+    "run_sentences",
     "verdict_sentence",
 ]
 
@@ -47,11 +49,16 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     if is_stopped:
         return f"stopped before every byte was read; so far {report.verdict}, {said}"
     if report.is_unread:
-        num = plural(report.checked.num_unread, "payload")
+        num = plural(report.checked.num_unread, "part" if _has_later_kinds(report) else "payload")
         return f"not read to its end: {num} could not be read; in the rest {said}"
     if report.verdict == "sound" and not report.checked.payloads:
         return f"sound as far as metadata and file sizes tell: {said}"
     return f"{report.verdict}: {said}"
+
+
+def _has_later_kinds(report: Report) -> bool:
+    """Whether entries were left out that are of a class no torch known here has."""
+    return any(f.code == "metadata-unknown-class" and f.fqn is not None for f in report.findings)
 
 
 def checked_sentence(checked: Coverage) -> str:
@@ -164,8 +171,13 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
-    yield from _all_findings(_of_run(run), width)
+    yield from _all_findings(run_findings(run), width)
     yield ""
+    yield from run_sentences(run)
+
+
+def run_sentences(run: JudgedRun) -> Iterator[str]:
+    """What comes of a run: what was not looked at, what to resume from, what is sound."""
     yield from _not_looked_at(run)
     yield from _resumable_line(run)
     yield _sound_line(run)
@@ -179,7 +191,7 @@ def _of_steps(run: JudgedRun) -> str:
     return f", {plural(numbered, 'step')}" if numbered else ""
 
 
-def _of_run(run: JudgedRun) -> list[Finding]:
+def run_findings(run: JudgedRun) -> list[Finding]:
     """Findings of the folder and of its steps, without those of single checkpoints."""
     return [*run.findings, *(finding for step in run.steps for finding in step.findings)]
 
@@ -254,7 +266,7 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
         "newest_resumable_step": None if best is None else best.step,
         "is_partial": run.run.is_partial,
         "not_looked_at": [{"what": what, "why": why} for what, why in run.run.not_looked_at],
-        "findings": [finding_json(finding) for finding in _of_run(run)],
+        "findings": [finding_json(finding) for finding in run_findings(run)],
         "steps": [_step_json(step) for step in run.steps],
         "checkpoints": [
             {
@@ -334,6 +346,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "torch_does": finding.torch_does,
         "hint": finding.hint,
         "other_fqn": finding.other_fqn,
+        "entries": list(finding.entries),
     }
 
 
@@ -370,7 +383,7 @@ def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
     """Workflow commands for a folder of checkpoints."""
     for item in run.judged:
         yield from check_github(item.report)
-    for finding in _of_run(run):
+    for finding in run_findings(run):
         yield _command(path.rstrip("/"), finding)
     for where, why in run.run.not_looked_at:
         place = _property(printable(path))

@@ -25,6 +25,7 @@ from inspector.report.table import TextColumn, render_table
 __all__ = [
     "RANK_COLUMNS",
     "PlanReport",
+    "against_words",
     "as_written",
     "comparison",
     "headline",
@@ -394,13 +395,18 @@ def _wrapped(text: str, width: int | None) -> list[str]:
     return [text] if width is None else textwrap.wrap(text, max(20, width))
 
 
-def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iterator[str]:
+def against_words(planned: PlanReport, expected: Expected) -> str:
+    """What was expected and how much of it is there, in a sentence."""
     what = f"{printable(expected.path)} ({expected.source}, {plural(len(expected.wanted), 'key')})"
     if not planned.num_matching:
         what += ", none of which is in the checkpoint"
         if not any(finding.other_fqn for finding in planned.problems):
             what += ": is it of another model?"
-    yield from _labelled("against", f"{what}: {summary(planned.problems)}", width)
+    return f"{what}: {summary(planned.problems)}"
+
+
+def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iterator[str]:
+    yield from _labelled("against", against_words(planned, expected), width)
     for note in expected.notes:
         yield from _labelled("", printable(note), width)
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 
-__all__ = ["BACKENDS", "DEVICES", "VIAS", "JobSpec", "default_then"]
+__all__ = ["BACKENDS", "DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("gloo", "nccl")
+
+#: The variable that names the file by which the ranks of a job find each other.
+MEETING = "HSDP_INSPECT_MEETING"
 
 _VERSION = 1
 
@@ -42,6 +45,7 @@ class JobSpec:
         timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
         imports: Modules that every rank imports after torch, so that their classes load.
+        unpickle: Load bytes entries as torch would, which runs what their pickles name.
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
         gpus: What CUDA_VISIBLE_DEVICES is for the ranks; empty for what it is anyway.
     """
@@ -60,6 +64,7 @@ class JobSpec:
     timeout_s: float = 600.0
     python: str = ""
     imports: tuple[str, ...] = ()
+    unpickle: bool = False
     run: str = ""
     gpus: tuple[str, ...] = ()
 

@@ -15,6 +15,7 @@ from inspector.checkpoint.find.search import RunListing, discover
 from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.framework import recognise
 from inspector.checkpoint.lookalike import lookalike_of_file
+from inspector.checkpoint.outside import note_inspected
 from inspector.checkpoint.safetensors.sets import (
     OneSet,
     file_sets,
@@ -111,6 +112,8 @@ def folder_of(path: str) -> Storage:
     """
     if not path:
         raise UsageError("the path is empty", "give a checkpoint folder")
+    if not is_url(path):
+        note_inspected(path)
     storage = open_storage(path)
     entry = storage.stat("")
     if entry is None:

@@ -20,7 +20,7 @@ from inspector.verify.job import manifests
 from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
 from inspector.verify.job.run_folder import RunFolder, copy_package
 from inspector.verify.job.shape import Shape
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import MEETING, JobSpec
 
 __all__ = [
     "SHARED_DIR",
@@ -58,18 +58,39 @@ _PYTHON_IN_IMAGE = "python3"
 
 
 def local_argv(
-    spec: JobSpec, spec_path: str | Path, logs_dir: str | Path, module: str = WORKER
+    spec: JobSpec,
+    spec_path: str | Path,
+    logs_dir: str | Path,
+    module: str = WORKER,
+    meeting: str = "",
 ) -> list[str]:
     """The command that runs the job on this machine.
 
-    `--standalone` takes a free port; `--local-addr` keeps a host name that does not resolve from
-    holding the ranks up.
+    Its processes meet by a file, so that none listens on the network: torch's own store does on
+    every interface, and takes pickles from whoever connects. `--local-addr` keeps a host name that
+    does not resolve from holding the ranks up.
+
+    Args:
+        spec: The job.
+        spec_path: Where it is written.
+        logs_dir: For what the ranks print.
+        module: What each of them runs.
+        meeting: The folder of that file; empty to meet over a free port after all.
     """
+    meet = ["--standalone"]
+    if meeting:
+        meet = [
+            "--nnodes=1",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={os.path.join(meeting, 'agents')}",
+            "--rdzv-conf=store_type=file",
+            f"--rdzv-id={uuid.uuid4().hex}",
+        ]
     return [
         spec.python,
         "-m",
         "torch.distributed.run",
-        "--standalone",
+        *meet,
         "--local-addr=127.0.0.1",
         f"--nproc-per-node={spec.world_size}",
         "--redirects=3",
@@ -90,6 +111,7 @@ def environment(
     imports: str | Path,
     mark: str,
     base: Mapping[str, str] | None = None,
+    meeting: str = "",
     *,
     num_ranks: int = 0,
     interface: str = "lo",
@@ -103,6 +125,7 @@ def environment(
         base: Environment to start from (default: this process's).
         num_ranks: Ranks on this machine (default: all).
         interface: The network interface by which they reach each other; empty for gloo's choice.
+        meeting: As for `local_argv`.
     """
     env = without_launcher(clean_environment(base, spec.path))
     path = env.get("PYTHONPATH")
@@ -112,6 +135,11 @@ def environment(
     env["PYTHONUNBUFFERED"] = "1"
     threads = max(1, (os.cpu_count() or 1) // (num_ranks or spec.world_size))
     env.setdefault("OMP_NUM_THREADS", str(threads))
+    env.pop(MEETING, None)
+    if meeting:
+        env[MEETING] = os.path.join(meeting, "ranks")
+        # torch 2.5 and later: the agent opens no store of its own for the ranks.
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # torch 2.12 and later; before that it waits 30 s for a rank that ignores SIGTERM.
     env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     # Also where the tensors go over nccl: objects still go over gloo.

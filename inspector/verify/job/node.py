@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import re
@@ -35,8 +36,9 @@ from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.verify.events import SCHEMA, encode
 from inspector.verify.job import network, post_mortem
-from inspector.verify.job.commands import WORKER, environment
+from inspector.verify.job.commands import WORKER, environment, local_argv
 from inspector.verify.job.guard import kill_all, remove_scratch
+from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
 from inspector.verify.result import exit_code
@@ -140,6 +142,7 @@ class _Node:
         self._peers: dict[str, Peer] = {}
         self._before: dict[str, Peer] = {}
         self._signal = 0
+        self._open = contextlib.ExitStack()
         self._torchrun: subprocess.Popen[bytes] | None = None
 
     # --- from the first check to the last line
@@ -207,31 +210,15 @@ class _Node:
         Raises:
             _Stop: It cannot work.
         """
-        argv = [sys.executable, "-m", "torch.distributed.run"]
-        interface = "lo"
+        interface, meeting = "lo", ""
         if self._args.nnodes == 1:
-            argv += ["--standalone", "--local-addr=127.0.0.1"]
+            meeting = self._open.enter_context(meeting_folder())
+            spec = dataclasses.replace(self._spec, python=sys.executable)
+            argv = local_argv(spec, self._spec_path, self._logs, meeting=meeting)
         else:
             place = self._meet()
             interface = place.interface
-            wait_s = int(self._args.join_timeout) + _RDZV_MARGIN_S
-            argv += [
-                f"--nnodes={self._args.nnodes}",
-                "--rdzv-backend=c10d",
-                f"--rdzv-id={self._spec.run}",
-                f"--rdzv-endpoint={place.endpoint}",
-                f"--rdzv-conf=is_host={int(self._is_head)},join_timeout={wait_s},read_timeout={wait_s}",
-                f"--local-addr={place.address}",
-            ]
-        argv += [
-            f"--nproc-per-node={self._args.nproc_per_node}",
-            "--max-restarts=0",
-            "--redirects=3",
-            f"--log-dir={self._logs}",
-            "-m",
-            WORKER,
-            str(self._spec_path),
-        ]
+            argv = self._argv(place)
         self._beat()
         _print(f"{printable(self._host)} runs {' '.join(argv[1:])}")
         imports = self._spec_path.parent / "import"
@@ -239,6 +226,7 @@ class _Node:
             self._spec,
             imports,
             self._mark,
+            meeting=meeting,
             num_ranks=self._args.nproc_per_node,
             interface=interface,
         )
@@ -256,6 +244,28 @@ class _Node:
                 )
             except OSError as error:
                 raise _Stop(f"torchrun could not be started: {error}") from error
+
+    def _argv(self, place: network.Place) -> list[str]:
+        """Torchrun's command line where there are other nodes."""
+        wait_s = int(self._args.join_timeout) + _RDZV_MARGIN_S
+        return [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nnodes={self._args.nnodes}",
+            f"--nproc-per-node={self._args.nproc_per_node}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-id={self._spec.run}",
+            f"--rdzv-endpoint={place.endpoint}",
+            f"--rdzv-conf=is_host={int(self._is_head)},join_timeout={wait_s},read_timeout={wait_s}",
+            f"--local-addr={place.address}",
+            "--max-restarts=0",
+            "--redirects=3",
+            f"--log-dir={self._logs}",
+            "-m",
+            WORKER,
+            str(self._spec_path),
+        ]
 
     @property
     def _stderr(self) -> Path:
@@ -448,6 +458,7 @@ class _Node:
             kill_all(self._mark, [torchrun.pid] if torchrun.poll() is None else [])
             with contextlib.suppress(subprocess.TimeoutExpired):
                 torchrun.wait(_GRACE_S)
+        self._open.close()
         # Whether it ended well or not: no rank anywhere needs it any more.
         remove_scratch(self._spec.scratch_dir)
         self._tell("heartbeat", is_over=True)
