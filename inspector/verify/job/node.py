@@ -17,27 +17,22 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
-import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inspector.checkpoint.own_folders import start_of, system_id
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
-from inspector.verify.events import SCHEMA, encode
 from inspector.verify.job import network, post_mortem
 from inspector.verify.job.commands import WORKER, environment, local_argv
 from inspector.verify.job.guard import kill_all, remove_scratch
+from inspector.verify.job.peers import SILENT_BEATS, NodeStop, Peers
 from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
@@ -48,10 +43,8 @@ __all__ = ["main"]
 
 _POLL_S = 0.25
 _BEAT_S = 1.0
-#: A node counts as silent after so many beats of this one's that were written while it wrote none:
-#: a folder that hangs for a while holds up both.
-_SILENT_BEATS = 30
-#: The same once the ranks here have lost a connection: then somebody is gone.
+#: After so many beats without one of its own a node counts as silent, once the ranks here have lost
+#: a connection: then somebody is gone.
 _SILENT_BEATS_AFTER = 8
 _GRACE_S = 10.0
 #: For the last words of ranks elsewhere to be seen here.
@@ -60,66 +53,6 @@ _LAST_WORDS_S = 30.0
 _RDZV_MARGIN_S = 300
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(slots=True)
-class Peer:
-    """Another node, as its file tells.
-
-    Attributes:
-        path: That file, of which `num_read` bytes are known.
-        host: Its name.
-        is_head: Whether it takes itself for the head.
-        is_over: Whether it has had its last word.
-        silent: Beats of this node since its last.
-        failure: What it says went wrong; empty for nothing.
-        system, pid, start: Its process.
-    """
-
-    path: Path
-    num_read: int = 0
-    host: str = "?"
-    is_head: bool = False
-    is_over: bool = False
-    silent: int = 0
-    failure: str = ""
-    system: str = ""
-    pid: int = 0
-    start: int = 0
-
-    def look(self) -> None:
-        """Read what it has written since the last look."""
-        try:
-            # Opened anew: on NFS that is what brings the other node's lines here.
-            with open(self.path, "rb") as file:
-                file.seek(self.num_read)
-                data = file.read()
-        except OSError:
-            return
-        whole = data[: data.rfind(b"\n") + 1]
-        self.num_read += len(whole)
-        for line in whole.splitlines():
-            self.silent = 0
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") == "failed":
-                self.failure = str(event.get("message") or "it failed")
-            self.host = str(event.get("node") or self.host)
-            self.is_head = bool(event.get("is_head", self.is_head))
-            self.is_over = bool(event.get("is_over", self.is_over))
-            self.system = str(event.get("system"))
-            self.pid, self.start = _int(event.get("pid")), _int(event.get("start"))
-
-
-class _Stop(Exception):
-    """The job ends here, for the reason that it carries; it is no rank's."""
-
-    def __init__(self, message: str, kind: str = "launch", *, is_told: bool = False) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.is_told = is_told
 
 
 class _Node:
@@ -131,16 +64,10 @@ class _Node:
         self._args = args
         self._events = Path(spec.events_dir)
         self._host = socket.gethostname() or "?"
-        name = re.sub(r"[^A-Za-z0-9.-]+", "_", self._host)[:60]
-        # In a container every attempt has the same host and process number.
-        self._name = f"node-{name}-{uuid.uuid4().hex[:8]}"
-        self._logs = self._events / "logs" / self._name
-        self._mark = f"{spec.run}-{self._name}"
-        self._is_head = True
+        self._peers = Peers(self._events, self._host, spec.run)
+        self._logs = self._events / "logs" / self._peers.name
+        self._mark = f"{spec.run}-{self._peers.name}"
         self._began = time.monotonic()
-        self._next_beat = 0.0
-        self._peers: dict[str, Peer] = {}
-        self._before: dict[str, Peer] = {}
         self._signal = 0
         self._open = contextlib.ExitStack()
         self._torchrun: subprocess.Popen[bytes] | None = None
@@ -156,16 +83,16 @@ class _Node:
         except OSError as error:
             _print(f"FAILED: {printable(str(self._events))} cannot be written to: {error}")
             return 2
-        except _Stop as stop:
+        except NodeStop as stop:
             _print(f"FAILED: {stop}")
             return 2
         try:
             self._start()
             self._watch()
             self._judge()
-        except _Stop as stop:
+        except NodeStop as stop:
             if not stop.is_told:
-                self._tell("failed", kind=stop.kind, message=str(stop), stack="", root=True)
+                self._peers.tell("failed", kind=stop.kind, message=str(stop), stack="", root=True)
         finally:
             self._end()
         return self._conclude()
@@ -175,40 +102,27 @@ class _Node:
 
         Raises:
             OSError: It cannot be written to.
-            _Stop: The job has run already.
+            NodeStop: The job has run already.
         """
         size = self._args.nnodes * self._args.nproc_per_node
         if size != self._spec.world_size:
-            raise _Stop(
+            raise NodeStop(
                 f"{self._args.nnodes} nodes of {self._args.nproc_per_node} ranks are {size}; "
                 f"the job, {self._spec.mesh}, is of {self._spec.world_size}"
             )
         if any(self._events.glob("rank-*.jsonl")):
-            raise _Stop(
+            raise NodeStop(
                 f"{printable(str(self._events))} holds the events of a job that has run; "
                 "print it anew (verify --print-command), into another folder"
             )
-        self._remove_old()
         self._logs.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self._events / f"{self._name}.jsonl", flags, 0o644)
-
-    def _remove_old(self) -> None:
-        """Remove the files of earlier attempts on this host: none of their ranks was ever up."""
-        for path in self._events.glob("node-*.jsonl"):
-            peer = Peer(path)
-            peer.look()
-            is_dead = peer.system == system_id() and start_of(peer.pid) != peer.start
-            if peer.host == self._host and (peer.is_over or is_dead):
-                path.unlink(missing_ok=True)
-            else:
-                self._before[path.name] = peer
+        self._peers.join()
 
     def _start(self) -> None:
         """Check what can be known now, and start torchrun.
 
         Raises:
-            _Stop: It cannot work.
+            NodeStop: It cannot work.
         """
         interface, meeting = "lo", ""
         if self._args.nnodes == 1:
@@ -219,7 +133,7 @@ class _Node:
             place = self._meet()
             interface = place.interface
             argv = self._argv(place)
-        self._beat()
+        self._peers.beat()
         _print(f"{printable(self._host)} runs {' '.join(argv[1:])}")
         imports = self._spec_path.parent / "import"
         env = environment(
@@ -243,7 +157,7 @@ class _Node:
                     preexec_fn=_end_with_parent,
                 )
             except OSError as error:
-                raise _Stop(f"torchrun could not be started: {error}") from error
+                raise NodeStop(f"torchrun could not be started: {error}") from error
 
     def _argv(self, place: network.Place) -> list[str]:
         """Torchrun's command line where there are other nodes."""
@@ -257,7 +171,7 @@ class _Node:
             "--rdzv-backend=c10d",
             f"--rdzv-id={self._spec.run}",
             f"--rdzv-endpoint={place.endpoint}",
-            f"--rdzv-conf=is_host={int(self._is_head)},join_timeout={wait_s},read_timeout={wait_s}",
+            f"--rdzv-conf=is_host={int(place.is_head)},join_timeout={wait_s},read_timeout={wait_s}",
             f"--local-addr={place.address}",
             "--max-restarts=0",
             "--redirects=3",
@@ -275,20 +189,20 @@ class _Node:
         """Where the nodes meet, as it is seen from here.
 
         Raises:
-            _Stop: Not there.
+            NodeStop: Not there.
         """
         endpoint = self._args.rdzv_endpoint
         host, _, port = endpoint.rpartition(":")
         if not host or not port.isdigit():
-            raise _Stop(
+            raise NodeStop(
                 f"--rdzv-endpoint {printable(endpoint)!a} is no HOST:PORT; the host is the first "
                 "node (export HEAD_NODE=...)"
             )
         try:
             place = network.place(host.strip("[]"), int(port), self._args.node_rank)
         except network.NetworkError as error:
-            raise _Stop(f"on {printable(self._host)}: {error}") from error
-        self._is_head = place.is_head
+            raise NodeStop(f"on {printable(self._host)}: {error}") from error
+        self._peers.is_head = place.is_head
         for note in place.notes:
             _print(note)
         return place
@@ -299,15 +213,15 @@ class _Node:
         """Until torchrun has ended.
 
         Raises:
-            _Stop: It has to be ended, by a signal or for another node's sake.
+            NodeStop: It has to be ended, by a signal or for another node's sake.
         """
         assert self._torchrun is not None  # noqa: S101 - _start made it
         while self._torchrun.poll() is None:
-            self._look(_SILENT_BEATS)
+            self._look()
             late = time.monotonic() - self._began > self._args.join_timeout
-            here = [peer.host for peer in self._peers.values()]
+            here = self._peers.hosts
             if late and 1 + len(here) < self._args.nnodes:
-                raise _Stop(self._who_is_missing(here))
+                raise NodeStop(self._who_is_missing(here))
             time.sleep(_POLL_S)
 
     def _who_is_missing(self, here: list[str]) -> str:
@@ -322,81 +236,16 @@ class _Node:
             said += f"; nothing was heard of {', '.join(sorted(wanted)[:8])}"
         return said
 
-    def _look(self, silent_beats: int) -> None:
+    def _look(self, silent_beats: int = SILENT_BEATS) -> None:
         """Beat, and hear the other nodes.
 
         Raises:
-            _Stop: One of them is over, or this one was told to stop.
+            NodeStop: One of them has failed or is silent, or this one was told to stop.
         """
         if self._signal:
             name = signal.Signals(self._signal).name
-            raise _Stop(f"node {printable(self._host)} was stopped by {name}", "killed")
-        if time.monotonic() < self._next_beat or not self._beat():
-            return
-        self._find_peers()
-        for peer in self._peers.values():
-            peer.silent += 1
-            peer.look()
-            if peer.failure:
-                raise _Stop(peer.failure, is_told=True)
-            if peer.is_head and self._is_head:
-                raise _Stop(
-                    f"{printable(self._host)} and {printable(peer.host)} both take themselves for "
-                    "the head: name it by an address that is its alone (--rdzv-endpoint), or "
-                    "number the nodes (--node-rank)"
-                )
-            if peer.silent > silent_beats and not peer.is_over:
-                raise _Stop(
-                    f"node {printable(peer.host)} has not been heard of for {peer.silent} s: it "
-                    "died, or lost its network or the folder of the events",
-                    "killed",
-                )
-
-    def _find_peers(self) -> None:
-        """Take in the nodes whose files came after this one's, or grow.
-
-        Raises:
-            _Stop: One had failed before this one came, and does not come again.
-        """
-        for path in self._events.glob("node-*.jsonl"):
-            if path.stem == self._name or path.name in self._peers:
-                continue
-            peer = self._before.get(path.name)
-            if peer is None:
-                self._peers[path.name] = Peer(path)
-                continue
-            peer.silent += 1
-            peer.look()
-            if peer.silent == 0:
-                self._peers[path.name] = peer
-            elif peer.is_over and peer.failure and peer.silent > _SILENT_BEATS:
-                # It may have been an earlier attempt's: then its host would have come by now.
-                raise _Stop(f"{peer.failure} (before {printable(self._host)} came)")
-
-    def _beat(self) -> bool:
-        """Write that this node lives; whether that could be written."""
-        self._next_beat = time.monotonic() + _BEAT_S
-        return self._tell("heartbeat")
-
-    def _tell(self, event: str, **fields: Any) -> bool:
-        line = {
-            "schema": SCHEMA,
-            "event": event,
-            "run": self._spec.run,
-            "rank": fields.pop("rank", None),
-            "t": time.time(),
-            "node": self._host,
-            "is_head": self._is_head and self._args.nnodes > 1,
-            "pid": os.getpid(),
-            "start": start_of(os.getpid()),
-            "system": system_id(),
-            **fields,
-        }
-        try:
-            os.write(self._fd, encode(line))
-        except OSError:
-            return False
-        return True
+            raise NodeStop(f"node {printable(self._host)} was stopped by {name}", "killed")
+        self._peers.look(silent_beats)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signal = number
@@ -407,7 +256,7 @@ class _Node:
         """Say why torchrun failed, where no rank could, and wait for what others have to say.
 
         Raises:
-            _Stop: Another node, or torchrun itself, is why.
+            NodeStop: Another node, or torchrun itself, is why.
         """
         assert self._torchrun is not None  # noqa: S101 - _start made it
         code = self._torchrun.returncode
@@ -429,14 +278,14 @@ class _Node:
             said = fields["message"]
             if fields["rank"] is None:
                 said = f"on {printable(self._host)}, {said}"
-            self._tell("failed", **{**fields, "message": said})
+            self._peers.tell("failed", **{**fields, "message": said})
         if found or any(not failure.is_echo for failure in snapshot.failures):
             return
         # All that the ranks here know is that others are gone: who that is shows now.
         deadline = time.monotonic() + _LAST_WORDS_S
         while time.monotonic() < deadline:
             self._look(_SILENT_BEATS_AFTER)
-            if all(peer.is_over for peer in self._peers.values()):
+            if self._peers.are_over:
                 return
             time.sleep(_POLL_S)
 
@@ -461,7 +310,7 @@ class _Node:
         self._open.close()
         # Whether it ended well or not: no rank anywhere needs it any more.
         remove_scratch(self._spec.scratch_dir)
-        self._tell("heartbeat", is_over=True)
+        self._peers.tell("heartbeat", is_over=True)
 
     def _conclude(self) -> int:
         """Print the verdict of the whole job as the last line; its exit code."""
@@ -518,10 +367,6 @@ def _sentence(result: dict[str, Any], spec: JobSpec) -> str:
 def _slurm_nodes() -> list[str]:
     """The hosts of a Slurm allocation, where its list is plain; else nothing."""
     return network.hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
-
-
-def _int(value: Any) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _end_with_parent() -> None:
