@@ -41,6 +41,7 @@ SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "stats": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "diff": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
+    "export": (["--out", "OUT"], ["--gb", "0.07", "--rounds", "1", "--out", "OUT"]),
     "remote": (["--out", "OUT"], ["--gb", "0.15", "--rounds", "1", "--out", "OUT"]),
     "verify_load": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "event_flood": (["--json", "OUT"], ["--seconds", "2", "--json", "OUT"]),

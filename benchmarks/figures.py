@@ -172,6 +172,32 @@ def _deep_check(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _export(found: dict[str, Any]) -> list[Row]:
+    cases = {
+        "8": "8 files",
+        "1024": "1,024 files",
+        "1024_columns": "1,024 files, each with columns of every tensor",
+    }
+    rows = []
+    for name, where in cases.items():
+        runs = found[name]
+        mine, torch = runs["export"], runs["torch"]
+        rows.append(
+            Row(
+                f"`export --format torch` of {runs['bytes'] / 1e9:.1f} GB from {where}",
+                "export",
+                "torch's dcp_to_torch_save, and fsync",
+                f"{mine['ratio']:.2f}x ({mine['median_s']:.1f} s against {torch['median_s']:.1f} "
+                f"s), {mine['peak_mb']:.0f} MB against {torch['peak_mb']:.0f} MB",
+                f"least {mine['least_s']:.1f} s; to safetensors "
+                f"{runs['safetensors']['median_s']:.1f} s",
+                "at most 0.6x, under 300 MB",
+                mine["ratio"] <= 0.6 and mine["peak_mb"] < 300,
+            )
+        )
+    return rows
+
+
 def _load_plan(found: dict[str, Any]) -> list[Row]:
     return [
         Row(
@@ -343,6 +369,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "load_plan": _load_plan,
     "stats": _stats,
     "diff": _diff,
+    "export": _export,
     "remote": _remote,
     "verify_load": _verify_load,
     "event_flood": _event_flood,

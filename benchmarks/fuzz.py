@@ -23,14 +23,14 @@ from tests.helpers.fuzz.judging import LIMIT_S
 from tests.helpers.fuzz.runs import Summary, results
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget-s", type=float, default=float("inf"))
     parser.add_argument("--log", type=Path, help="a line for each mutation; read first if there")
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     begin, before_s = time.monotonic(), 0.0
     summary = Summary()

@@ -30,7 +30,7 @@ from inspector.checkpoint.model import (
 from inspector.checkpoint.own_folders import temporary_folder
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
@@ -213,9 +213,12 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
     if data:
+        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
+        if renamed:
+            hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"
         return NotACheckpointError(
-            f"{where}: {len(data)} data files, but no .metadata",
-            ".metadata is written last: the save did not finish, or the copy left it out",
+            f"{where}: {plural(len(data), 'data file')}, but no .metadata", hint
         )
     if not names:
         return NotACheckpointError(f"{where} is an empty folder")

@@ -59,7 +59,8 @@ def cli() -> None:
 
     PATH is a folder with .metadata in it, a folder with checkpoints under it, or a URL
     (s3://, gs://, az://, memory:// ...). On a terminal it opens the screen; otherwise it prints
-    what `show` prints. Nothing in the checkpoint is ever changed, and no code in it is run.
+    what `show` prints. With --serve [PORT] browsers of this machine show the screen, by an address
+    that is printed. Nothing in the checkpoint is ever changed, and no code in it is run.
     """
 
 
@@ -118,6 +119,11 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
 @click.option("--values", is_flag=True, help="Also look for NaN and infinite values (reads all).")
 @click.option("--manifest", metavar="FILE", help="Hold the content against a seal (reads all).")
 @click.option(
+    "--against",
+    metavar="FILE",
+    help="What the model expects, as for plan: exit 0 means sound and complete for it.",
+)
+@click.option(
     "--newest", is_flag=True, help="Of a run: only as far as the newest step to resume from."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
@@ -128,6 +134,7 @@ def check(
     deep: bool,
     values: bool,
     manifest: str | None,
+    against: str | None,
     newest: bool,
     as_json: bool,
     form: str | None,
@@ -149,6 +156,7 @@ def check(
             deep=deep,
             values=values,
             manifest=manifest,
+            against=against,
             newest=newest,
             form=form,
             answer=answer,

@@ -23,7 +23,7 @@ from inspector.errors import Cancelled, InspectError, StorageError, UnreachableE
 from inspector.export.copying import Buffers, TensorCopy, WrittenBytes
 from inspector.export.formats.files import ExportItem, PlannedFile
 from inspector.export.outcome import ExportReport, Omission, WrittenFile, WrittenTensor
-from inspector.export.pieces import PieceReader, UnexportableError
+from inspector.export.pieces import MAX_OPEN_REMOTE, PieceReader, UnexportableError
 from inspector.export.selection import ExportSelection
 from inspector.export.target import OpenTarget, TargetFile
 
@@ -37,7 +37,8 @@ __all__ = [
 
 DEFAULT_MEMORY_BYTES = 300 * 10**6
 # What the rest of the process may grow by meanwhile.
-_SPARE_BYTES = 48 << 20
+_SPARE_BYTES = 64 << 20
+_WINDOW_BYTES = 8 << 20
 _MIN_BLOCK_BYTES = 1 << 20
 _MAX_BLOCK_BYTES = 64 << 20
 # A thread has a block and two pieces of it, at most as large.
@@ -151,6 +152,8 @@ def _limits(storage: Storage, memory_bytes: int) -> tuple[int, int]:
     """Bytes of the largest block, and how many threads read."""
     workers = num_readers(storage, 2)
     room = memory_bytes - psutil.Process().memory_info().rss - _SPARE_BYTES
+    if storage.local_path("") is None:
+        room -= workers * MAX_OPEN_REMOTE * _WINDOW_BYTES
     block = room // (workers * _BUFFERS)
     return min(max(block, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES), workers
 
@@ -239,7 +242,10 @@ class _Attempt:
         def poll() -> bool:
             done = sum(reader.bytes_done for reader in self._readers)
             total = phases * self._bytes_total
-            return progress is not None and progress(ExportProgress(min(done, total), total))
+            if progress is not None and progress(ExportProgress(min(done, total), total)):
+                # What is said after the last block counts, too.
+                self.stop.set()
+            return self.stop.is_set
 
         try:
             self._work(lambda: _Copier(self), poll)

@@ -15,6 +15,7 @@ from inspector.report.json import SCHEMA
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
+    from inspector.checks.plan.fit import ModelFit
     from inspector.checks.run import Judged, JudgedRun
     from inspector.checks.steps import Step
 
@@ -90,7 +91,11 @@ _MAX_ALIKE = 8
 
 
 def check_text(
-    report: Report, width: int | None = None, *, is_stopped: bool = False
+    report: Report,
+    width: int | None = None,
+    *,
+    is_stopped: bool = False,
+    fit: ModelFit | None = None,
 ) -> Iterator[str]:
     """The lines of `check`.
 
@@ -98,6 +103,7 @@ def check_text(
         report: The judgement.
         width: Cells of the terminal; None if there is none.
         is_stopped: Whether reading the payloads was broken off.
+        fit: The checkpoint beside what a model expects, or None.
     """
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {checked_sentence(report.checked)}"
@@ -105,7 +111,15 @@ def check_text(
         yield f"  compared     {against_sentence(against)}"
     for left in report.checked.not_checked:
         yield f"  not checked  {printable(left.what)}: {printable(left.why)}"
-    yield from _all_findings(report.findings, width)
+    if fit is not None:
+        yield f"  model        {fit.words}"
+        for note in fit.expected.notes:
+            yield f"               {printable(note)}"
+    yield from _all_findings((*report.findings, *_of_fit(fit)), width)
+
+
+def _of_fit(fit: ModelFit | None) -> tuple[Finding, ...]:
+    return () if fit is None else fit.problems
 
 
 def _all_findings(findings: Iterable[Finding], width: int | None) -> Iterator[str]:
@@ -233,14 +247,27 @@ def _codes(report: Report) -> str:
 # JSON.
 
 
-def check_json(report: Report, used: Used | None = None) -> Iterator[str]:
+def check_json(
+    report: Report, used: Used | None = None, fit: ModelFit | None = None
+) -> Iterator[str]:
     """The document of `check --json`.
 
     Args:
         report: The judgement.
         used: What a remote storage was asked for it.
+        fit: The checkpoint beside what a model expects, or None.
     """
     document = {"schema": SCHEMA, **_report(report)}
+    if fit is not None:
+        document["against"] = {
+            "path": fit.expected.path,
+            "source": fit.expected.source,
+            "num_keys": len(fit.expected.wanted),
+            "num_matching": fit.num_matching,
+            "complete": fit.is_complete,
+            "notes": list(fit.expected.notes),
+            "problems": [finding_json(finding) for finding in fit.problems],
+        }
     if used is not None:
         document["checked"]["storage"] = _used(used)
     yield json.dumps(document)
@@ -355,15 +382,17 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 _LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
-def check_github(report: Report) -> Iterator[str]:
+def check_github(report: Report, fit: ModelFit | None = None) -> Iterator[str]:
     """Workflow commands, one a finding, and the verdict.
 
     Format: docs.github.com, "Workflow commands for GitHub Actions": `::error file=F,title=T::M`,
     with %, CR and LF escaped in both, and colon and comma in properties.
     """
-    for finding in report.findings:
+    for finding in (*report.findings, *_of_fit(fit)):
         yield _command(report.path, finding)
     yield _no_command(f"{printable(report.path)}: {verdict_sentence(report)}")
+    if fit is not None:
+        yield _no_command(f"model: {fit.words}")
 
 
 def _command(path: str, finding: Finding) -> str:

@@ -35,7 +35,7 @@ def export_text(report: ExportReport) -> Iterator[str]:
     yield from _listed(damaged, "damaged, and left out" if report.tensors else "damaged")
     yield from _listed(foreign, "whole, but of no type that can be written")
     if damaged and not report.tensors:
-        yield "  --allow-damaged writes the rest without them; repair says what can be mended"
+        yield "  --allow-damaged writes the rest without them; check --deep says more"
     if foreign:
         yield "  --filter '!NAME' leaves them out"
     yield from _entries(entries)

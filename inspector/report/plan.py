@@ -13,8 +13,8 @@ import numpy as np
 
 from inspector.checkpoint.text import format_bytes, format_count, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.plan.against import summary
 from inspector.checks.plan.expected import Expected
+from inspector.checks.plan.fit import ModelFit, num_matching
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.writer.written_by import WrittenBy
@@ -80,10 +80,9 @@ class PlanReport:
     @property
     def num_matching(self) -> int:
         """How many of the expected keys the checkpoint has, whatever they hold."""
-        checkpoint = self.plan.checkpoint
-        names = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
-        wanted = () if self.expected is None else self.expected.wanted
-        return sum(key.fqn in names for key in wanted)
+        if self.expected is None:
+            return 0
+        return num_matching(self.plan.checkpoint, self.expected)
 
 
 def as_written(planner: Planner, written_by: WrittenBy, mesh: Mesh) -> LoadPlan | None:
@@ -397,12 +396,7 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 
 def against_words(planned: PlanReport, expected: Expected) -> str:
     """What was expected and how much of it is there, in a sentence."""
-    what = f"{printable(expected.path)} ({expected.source}, {plural(len(expected.wanted), 'key')})"
-    if not planned.num_matching:
-        what += ", none of which is in the checkpoint"
-        if not any(finding.other_fqn for finding in planned.problems):
-            what += ": is it of another model?"
-    return f"{what}: {summary(planned.problems)}"
+    return ModelFit(expected, planned.num_matching, planned.problems).words
 
 
 def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iterator[str]:

@@ -42,8 +42,8 @@ def run(path: str, closed: frozenset[str] = frozenset(), *, theme: str = "") -> 
         preview = Preview.of(path, prefetched.header(_PATIENCE_S))
     if theme and theme_named(theme) is None:
         raise UsageError(f"there is no theme {theme}", f"one of: {', '.join(theme_names())}")
-    app = InspectApp(
-        path, preview=preview, prefetched=prefetched, closed=closed, memory=remembered(theme)
-    )
+    # Who looks from a browser chooses for this time alone.
+    memory = remembered(theme, is_kept=not closed)
+    app = InspectApp(path, preview=preview, prefetched=prefetched, closed=closed, memory=memory)
     code = app.run_to_end()
     return 2 if code is None else code

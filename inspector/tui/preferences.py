@@ -87,10 +87,10 @@ class Memory:
             pass
 
 
-def remembered(theme: str = "") -> Memory:
+def remembered(theme: str = "", *, is_kept: bool = True) -> Memory:
     """What this user chose before; a theme that is given now is not kept for the next time."""
     preferences = Preferences.read()
-    return Memory(replace(preferences, theme=theme or preferences.theme), is_kept=True)
+    return Memory(replace(preferences, theme=theme or preferences.theme), is_kept=is_kept)
 
 
 def _word(value: object) -> str:

@@ -20,6 +20,7 @@ from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify import machine
+from inspector.verify.events import LONG_NAME
 from inspector.verify.job.run_folder import scratch_dir
 from inspector.verify.machine import Interpreter, examine
 from inspector.verify.result import ExpectedEntries
@@ -363,7 +364,9 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
     groups = [*selection.left_out, *too_large]
     left_out = tuple((item.why, item.fqns) for item in groups)
     asked = frozenset(item.why for item in groups if item.is_asked)
-    return ExpectedEntries(tuple(names), left_out, asked), tensors, waves
+    told = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+    long_names = {i: fqn for i, fqn in enumerate(told) if len(fqn) > LONG_NAME}
+    return ExpectedEntries(tuple(names), left_out, asked, long_names), tensors, waves
 
 
 def _problems(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from inspector.verify.events import MAX_RANKS, PHASES, checked
@@ -186,7 +187,14 @@ class _Rank:
 
 
 class JobState:
-    """The fold. `apply` takes an event; `snapshot` gives the value of it."""
+    """The fold. `apply` takes an event; `snapshot` gives the value of it.
+
+    Attributes:
+        long_names: Names that are too long for an event, by the position of their entry, where
+            somebody knows them. The others are told apart by that position.
+    """
+
+    long_names: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.spec: Event = {}
@@ -391,6 +399,9 @@ class JobState:
         fqn = event.get("fqn")
         if rank is None or not isinstance(fqn, str):
             return
+        entry = _int(event.get("entry"))
+        if event.get("cut") is True and entry is not None and fqn.endswith(" ..."):
+            fqn = self.long_names.get(entry) or f"{fqn} (entry {entry:,})"
         merge = self._tensors.get(fqn)
         if merge is None:
             merge = self._tensors[fqn] = TensorMerge(fqn)

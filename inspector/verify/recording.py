@@ -25,7 +25,8 @@ __all__ = ["EventFollower", "LineFollower", "LogFollower", "read_events", "spec_
 Event = dict[str, Any]
 
 _CHUNK_BYTES = 1 << 18
-_MAX_LINE_BYTES = 1 << 16
+#: A `result` names every entry that was not verified.
+_MAX_LINE_BYTES = 1 << 26
 #: Lines of one log that are told at one look; what comes faster than that is only counted.
 _MAX_LOG_LINES = 2000
 
@@ -158,6 +159,9 @@ def _log(rank: int | None, stream: str, text: str) -> Event:
 
 
 _POLL_S = 0.1
+_BEAT_S = 1.0
+#: A network file system may show what another node wrote a minute late.
+_SILENT_BEATS = 90
 
 
 def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
@@ -165,7 +169,7 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
 
     Args:
         path: Which.
-        follow: Wait for more until the job has ended.
+        follow: Wait for more until the job has ended, or a rank of it has fallen silent.
 
     Yields:
         Each event; None when there is nothing more for the moment.
@@ -222,14 +226,20 @@ def _of_ranks(folder: Path, follow: bool) -> Iterator[Event | None]:
         event = spec_event(spec, 0.0)
         state.apply(event)
         yield event
-    files = EventFollower(folder)
+    files, silence = EventFollower(folder), _Silence()
     try:
         while True:
             events = files.read(whole=not follow)
             for event, _ in events:
                 state.apply(event)
+                silence.feed(event)
                 yield event
             if not follow or _has_ended(state):
+                break
+            if silence.beat(time.monotonic()) and (gone := silence.gone(state)):
+                for event in gone:
+                    state.apply(event)
+                    yield event
                 break
             yield None
             if not events:
@@ -239,6 +249,53 @@ def _of_ranks(folder: Path, follow: bool) -> Iterator[Event | None]:
     snapshot = state.snapshot()
     if spec is not None and snapshot.version > 1:
         yield result_event(snapshot, spec, snapshot.last_t - snapshot.first_t, False)
+
+
+class _Silence:
+    """Which ranks tell nothing any more, not even that they live.
+
+    A rank that has said hello tells so once a second. What counts is our own looks, a second apart:
+    a file system that hangs for a minute makes nobody silent.
+    """
+
+    def __init__(self) -> None:
+        self._missed: dict[int, int] = {}
+        self._next = 0.0
+
+    def feed(self, event: Event) -> None:
+        """Take one event."""
+        rank = event.get("rank")
+        if type(rank) is int and (event.get("event") == "hello" or rank in self._missed):
+            self._missed[rank] = 0
+
+    def beat(self, now: float) -> bool:
+        """Count a look, if the last one is long enough ago; whether it was counted."""
+        if now < self._next:
+            return False
+        self._next = now + _BEAT_S
+        for rank in self._missed:
+            self._missed[rank] += 1
+        return True
+
+    def gone(self, state: JobState) -> list[Event]:
+        """A failure for each rank that has been silent for too long and has not ended."""
+        silent = {rank: n for rank, n in self._missed.items() if n > _SILENT_BEATS}
+        if not silent:
+            return []
+        found = []
+        snapshot = state.snapshot()
+        for rank in snapshot.ranks:
+            if rank.rank not in silent or rank.status in ("done", "failed"):
+                continue
+            what = (
+                f"rank {rank.rank} on {printable(rank.host or '?', 80)} has told nothing for "
+                f"{silent[rank.rank]} s, not even that it lives: it was killed, or its node or the "
+                "folder of the events is gone"
+            )
+            head = {"schema": SCHEMA, "event": "failed", "run": snapshot.spec.get("run", "")}
+            more = {"kind": "killed", "message": what, "stack": "", "root": True}
+            found.append({**head, "rank": rank.rank, "t": time.time(), **more})
+        return found
 
 
 def _has_ended(state: JobState) -> bool:

@@ -69,6 +69,17 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
         [Right(f"check {{}}/{name} --json", facts=SOUND)
          for name in ("muon_lion", "lion_adam", "muon_adamw", "adafactor")],
     ),
+    # Files of another save.
+    "a file of another step": (
+        made.a_file_of_another_step,
+        [Right("check {}/step-200 --deep --json", told=("step-mismatch warning",), facts=SOUND,
+               says=("__2_0.distcp: its", "are at step 100, those of all other files at step 200")),
+         Right("check {}/step-100 --deep --json", facts=SOUND),
+         Right("check {}/unused --deep --json", facts=SOUND)],
+    ),
+    "a stage that was trained for a time of its own": (
+        made.stage_trained_longer, [Right("check {} --deep --json", facts=SOUND)],
+    ),
     # Meshes.
     "experts on a mesh of their own": (
         make.ranks(8, made.experts_on_their_own_mesh(1)),

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +108,41 @@ def test_an_archive_that_torch_does_not_open(folder: Path, what: str) -> None:
     rewritten(folder, lambda record, data: other if record == name else data)
     assert torch_raises(folder)
     assert only_error(judged(folder, "--deep")) == "payload-unreadable"
+
+
+# -- odd metadata over whole payloads -----------------------------------------------------------
+
+
+def edited(folder: Path, edit: Callable[[dict[Any, Any]], None]) -> None:
+    path = folder / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    edit(metadata.storage_data)
+    path.write_bytes(pickle.dumps(metadata))
+
+
+def test_a_transform_of_one_chunk_is_not_that_of_all(tmp_path: Path) -> None:
+    pytest.importorskip("zstandard")
+    folder = tmp_path / "ckpt"
+    shutil.copytree(SAMPLES / "zstd_2", folder)
+
+    def double(stored: dict[Any, Any]) -> None:
+        of_chunks = [info for index, info in stored.items() if index.fqn == "model.net3.weight"]
+        of_chunks[0].transform_descriptors = ["stream.zstd/1"] * 2
+
+    edited(folder, double)
+    report = judged(folder, "--deep")
+    assert report.exit_code == 2 and report.findings == ()
+    assert "another for each chunk" in report.checked.not_checked[0].why
+
+
+def test_a_place_of_a_chunk_and_of_a_bytes_entry(tmp_path: Path) -> None:
+    folder = tmp_path / "ckpt"
+    shutil.copytree(SAMPLES / "accelerate_fsdp" / "optimizer_0", folder)
+
+    def share(stored: dict[Any, Any]) -> None:
+        a_bytes = next(i for i in stored if i.offset is None)
+        a_chunk = next(i for i in stored if i.offset is not None and len(i.offset) == 2)
+        stored[a_bytes] = stored[a_chunk]
+
+    edited(folder, share)
+    assert judged(folder, "--deep").verdict in ("sound", "damaged")

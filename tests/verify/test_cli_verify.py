@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from inspector.cli.verify import parse_share, parse_size
 from inspector.errors import UsageError
@@ -279,3 +281,36 @@ def test_what_torch_does_not_read_and_what_is_left_out_is_no_success(
     alone = _cli("replay", folder / "events")
     assert alone.code == 2
     assert "EXACT" not in alone.out
+
+
+@pytest.mark.slow
+@pytest.mark.torchrun
+def test_long_names_ways_and_a_replay_of_the_events_folder(tmp_path: Path) -> None:
+    names = ["\u5b57" * 700 + str(i) for i in range(2)]
+    state = {name: torch.arange(6.0) for name in names} | {"step": torch.tensor(3), "lr": {0.1}}
+    dcp.save(state, checkpoint_id=tmp_path / "c", no_dist=True)
+    events, report = tmp_path / "events", tmp_path / "report.json"
+    job = ["--mesh", "fsdp:2", "--device", "cpu", "--memory", "64MiB"]
+    ran = _cli(
+        "verify", tmp_path / "c", *job, "--via", "fsdp2", "--events", events, "--report", report
+    )
+    assert ran.code == 0, ran.out
+    headline, beside, *_ = ran.out.splitlines()
+    assert headline.startswith("EXACT: all 4 entries are")
+    assert "; 2 through FSDP2, 2 beside it as DTensors or bytes)" in headline
+    assert beside == "  not through FSDP2: step, lr"
+    ways = json.loads(report.read_text())["via"]
+    assert {way: sorted(of) for way, of in ways.items()} == {
+        "fsdp2": names,
+        "dtensor": ["lr", "step"],
+    }
+    replayed = _cli("replay", "--no-tui", events)
+    assert (replayed.code, replayed.out.split(";")[:2]) == (0, ran.out.split(";")[:2])
+    # What is in the folder is another job's.
+    ran = _cli("verify", tmp_path / "c", *job, "--events", events)
+    assert ran.code == 2
+    assert "holds the events of another job" in ran.err
+    # Nothing that FSDP1 held.
+    ran = _cli("verify", tmp_path / "c", *job, "--via", "fsdp1", "--filter", "step")
+    assert ran.code == 2
+    assert "no entry went through FSDP1" in ran.out

@@ -67,6 +67,8 @@ _LAYOUTS = frozenset(
 _LATER_DTYPE = re.compile(r"torch\.([a-z][a-z0-9_]{2,39})\Z")
 
 _Properties = tuple[str, str, bool, str]  # dtype, layout, requires_grad, memory format
+#: What no writer writes, and nothing here reads: it is told as not checked.
+_DIFFERENT = ("another for each chunk",)
 _Place = tuple[int, int, int, tuple[str, ...]]  # file, byte offset, byte length, transforms
 _NOWHERE: _Place = (-1, -1, -1, ())
 
@@ -258,6 +260,7 @@ class Extraction:
         shape, props, chunks = self._head(fqn, meta)
         offsets, sizes = self._boxes(fqn, chunks, len(shape))
         index = len(self.tensor_fqns)
+        found: set[tuple[str, ...]] = set()
         for offset in offsets:
             place = places.get(offset)
             if place is None and not offset:
@@ -266,8 +269,10 @@ class Extraction:
             self.file.append(file)
             self.byte_offset.append(start)
             self.byte_length.append(length)
-            if transforms:
-                self.transforms[index] = transforms
+            if place is not None:
+                found.add(transforms)
+        if any(found):
+            self.transforms[index] = found.pop() if len(found) == 1 else _DIFFERENT
         self.offsets.extend(chain.from_iterable(offsets))
         self.sizes.extend(chain.from_iterable(sizes))
         self.tensor_fqns.append(fqn)

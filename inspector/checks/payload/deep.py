@@ -94,13 +94,17 @@ def check_deep(
         from inspector.checks.payload.payloads import check_payloads
 
         # lazy: as above
-        from inspector.checks.payload.stored_step import check_steps
+        from inspector.checks.payload.stored_step import check_file_steps, check_steps
 
         with line() as told:
             found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
         more: list[Finding] = []
         if not found.is_cancelled:
-            more = [*check_steps(checkpoint, storage), *check_dtensors(checkpoint, storage)]
+            more = [
+                *check_steps(checkpoint, storage),
+                *check_file_steps(checkpoint, storage),
+                *check_dtensors(checkpoint, storage),
+            ]
         report = DeepReport((*found.findings, *more), found.checked, found.is_cancelled)
         if has_integrity(checkpoint) and not report.is_cancelled:
             with line() as told:

@@ -28,6 +28,9 @@ from inspector.tui.session import Folder, Loaded
 __all__ = ["PickerScreen"]
 
 
+_LOOK_S = 0.5
+
+
 class FoundView(TableView):
     """The table, and its filter."""
 
@@ -115,6 +118,7 @@ class PickerScreen(Screen[None]):
         self._list = FoundView()
         self._judged: list[Judged] = []
         self._opening = ""
+        self._run_said = ""
         self._said = ""
         self._judging = Background[Folder](self, self._judged_all, "checking a folder")
 
@@ -125,6 +129,21 @@ class PickerScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self._show(self._folder)
+        self.set_interval(_LOOK_S, self._look_at_run)
+
+    def _look_at_run(self) -> None:
+        """Say how far a verification is that was begun in one of the checkpoints."""
+        run = getattr(self.app, "verification", None)
+        said = ""
+        if run is not None and self.is_current:
+            from inspector.tui.verification.control import standing_of  # lazy: only with a run
+
+            word, _ = standing_of(run) or ("starting", "")
+            name = printable(run.path.rstrip("/").rpartition("/")[2], 60)
+            said = f"verifying {name}: {word}" if run.is_alive else f"verified {name}: {word}"
+        if said != self._run_said:
+            self._run_said = said
+            self._draw_head()
 
     def _show(self, folder: Folder) -> None:
         self._folder = folder
@@ -194,6 +213,8 @@ class PickerScreen(Screen[None]):
         else:
             name = printable(self._folder.found[marked].path or ".", 80)
             facts.append(f"A is {name}; d compares it with the one under the cursor, B")
+        if self._run_said:
+            facts.insert(1, self._run_said)
         path = Text(printable(self._folder.path), "bold")
         text = Text("\n").join([path, Text(" · ".join(facts))])
         self.query_one("#picker-head", Static).update(text)

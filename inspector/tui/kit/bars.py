@@ -17,6 +17,9 @@ from inspector.tui.kit.cell_text import clip
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
 
 
+_MANY = 10_000
+
+
 class ViewBar(Static):
     """One line: `1 Tensors   2 Files`, with the count of what is shown at its end."""
 
@@ -38,13 +41,18 @@ class ViewBar(Static):
         """Args: `views` are (id, key, title)."""
         super().__init__(markup=False)
         self._views = views
-        self._counts: dict[str, tuple[int, str]] = {}
+        self._counts: dict[str, tuple[str, str]] = {}
         self._spans: list[tuple[int, int, str]] = []
 
     def show_count(self, view: str, count: int, style: str = "") -> None:
         """Show how many things of note a view holds, beside its title; none if it is 0."""
-        if self._counts.get(view, (0, "")) != (count, style):
-            self._counts[view] = count, style
+        said = f"{count:,}" if count < _MANY else f"{count // 1000}k"
+        self.show_word(view, said if count else "", style)
+
+    def show_word(self, view: str, word: str, style: str = "") -> None:
+        """Show how something in a view stands, beside its title; empty for nothing."""
+        if self._counts.get(view, ("", "")) != (word, style):
+            self._counts[view] = word, style
             self._draw()
 
     def watch_current(self) -> None:
@@ -59,7 +67,7 @@ class ViewBar(Static):
     def _draw(self) -> None:
         text = Text()
         self._spans = []
-        counts = {view: f" {n:,}" for view, (n, _) in self._counts.items() if n}
+        counts = {view: f" {word}" for view, (word, _) in self._counts.items() if word}
         titles = {view: title for view, _, title in self._views}
 
         def needed() -> int:

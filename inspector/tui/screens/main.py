@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from inspector.tui.values.statistics import StatisticsView
     from inspector.tui.values.view import ValuesView
     from inspector.tui.verification.control import Host
+    from inspector.tui.verification.records import RecordsPane
     from inspector.tui.verification.run import Run
     from inspector.tui.verification.view import VerificationView
 
@@ -346,6 +347,7 @@ class MainScreen(OpenScreen):
         line = self.query_one(TaskLine)
         if not any(view.show_task(line) for view in self.query(View)):
             line.hide()
+        self.query_one(ViewBar).show_word("verify", *self.verification.word)
 
     # What can be asked from every view.
 
@@ -393,6 +395,13 @@ class MainScreen(OpenScreen):
         event.stop()
         self._mark_verified(event.run)
         self.action_show_view("verify")
+
+    def on_records_pane_chosen(self, event: RecordsPane.Chosen) -> None:
+        from inspector.tui.verification.replay import replay
+
+        event.stop()
+        if event.record is not None:
+            replay(self, str(event.record.folder))
 
     def on_verification_view_ended(self, event: VerificationView.Ended) -> None:
         event.stop()

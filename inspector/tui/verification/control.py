@@ -6,6 +6,7 @@ does not stop it, leaving the app does, after asking.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,10 +15,13 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
+from inspector.tui.verification.figures import rank_figures
 from inspector.tui.verification.head import sentence_of, without_verdict
 from inspector.tui.verification.run import Run, Verification
+from inspector.verify.job.commands import shell
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import TensorView
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
 
     from inspector.tui.preferences import Memory
+    from inspector.tui.session import Loaded
     from inspector.verify.preflight import Preflight
 
 __all__ = [
@@ -36,8 +41,12 @@ __all__ = [
     "ask_to_leave",
     "begin",
     "close",
+    "copies_of",
     "findings_of",
+    "glyph_of",
+    "path_of",
     "proof_of",
+    "standing_of",
 ]
 
 
@@ -207,6 +216,47 @@ def proof_of(snapshot: Snapshot) -> str:
     if not isinstance(counts, dict) or counts.get("exact") != counts.get("total"):
         return ""
     return f"EXACT on {printable(str(result.get('mesh')), 40)}"
+
+
+def path_of(loaded: Loaded) -> str:
+    """A checkpoint's path as a job has it."""
+    path = loaded.checkpoint.path
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def copies_of(run: Run | None) -> list[tuple[str, str]]:
+    """What can be copied of a run itself: its command, its folder; printable."""
+    if not isinstance(run, Verification):
+        return []
+    command = printable(shell(run.command)) if run.command else ""
+    found = [("command", command), ("run folder", printable(run.folder))]
+    return [(label, text) for label, text in found if text]
+
+
+def standing_of(run: Run) -> tuple[str, str] | None:
+    """How a run stands in a word, and a style: how far it is, or its verdict; None at the start."""
+    if run.error is not None:
+        return "could not run", "error"
+    snapshot = run.moment.snapshot
+    if snapshot.result is not None:
+        verdict = str(snapshot.result.get("verdict"))
+        # Green only for what was proved of all of it.
+        styles = {"exact": "ok" if proof_of(snapshot) else "", "partial": "warning"}
+        return verdict, styles.get(verdict, "warning" if verdict == "cancelled" else "error")
+    if not snapshot.phases:
+        return None
+    ranks = rank_figures(snapshot, (0.0,) * len(snapshot.ranks))
+    share = sum(rank.share for rank in ranks) / max(1, len(ranks))
+    # All bytes may have moved while it has something to do yet.
+    return f"{min(99, int(share * 100))}%", "error" if snapshot.num_bad else "accent"
+
+
+def glyph_of(run: Run) -> tuple[str, str]:
+    """`standing_of` in as few letters as the line of views has room for."""
+    said, style = standing_of(run) or ("0%", "accent")
+    if said.endswith("%"):
+        return said, style
+    return {"exact": "✓", "partial": "!", "cancelled": "!"}.get(said, "✗"), style
 
 
 def _finding(view: TensorView) -> Iterator[Finding]:

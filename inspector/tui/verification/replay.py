@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Input, Static
 
 from inspector.checkpoint.text import printable
+from inspector.errors import InspectError
+from inspector.tui.background import Background
 from inspector.tui.commands import command
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.head import seconds
-from inspector.tui.verification.playback import Playback
+from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.run import Run
 from inspector.tui.verification.view import VerificationView
 
-__all__ = ["ReplayScreen"]
+__all__ = ["ReplayScreen", "replay"]
 
 _PAINT_S = 0.1
 
@@ -42,10 +46,11 @@ class ReplayScreen(Screen[None]):
     ReplayScreen > #replay-head { height: 1; padding: 0 1; background: $panel; }
     """
 
-    def __init__(self, run: Run, title: str) -> None:
-        """Args: `title` is the recording's path, raw."""
+    def __init__(self, run: Run, title: str, *, can_go_back: bool = False) -> None:
+        """Args: `title` is the recording's path, raw; `can_go_back`: there is a screen below."""
         super().__init__()
         self._run = run
+        self._can_go_back = can_go_back
         self._title = printable(title, 200)
         self._said: str | None = None
 
@@ -123,4 +128,25 @@ class ReplayScreen(Screen[None]):
             self.playback.seek(self.playback.end_s if to_end else 0.0)
 
     def action_back(self) -> None:
-        self.query_one(VerificationView).back()
+        if not self.query_one(VerificationView).back() and self._can_go_back:
+            self.app.pop_screen()
+
+    def on_unmount(self) -> None:
+        if self._can_go_back and self.playback is not None:
+            self.playback.close()
+
+
+def replay(screen: Screen[Any], folder: str) -> None:
+    """Read a recording in the background, and show it as it ran, over `screen`."""
+
+    def answered(folder: str, events: list[dict[str, Any]] | InspectError) -> None:
+        if isinstance(events, InspectError):
+            said = printable(f"{events.message} {events.hint}", 400)
+            screen.notify(said, title="It cannot be replayed", severity="error", markup=False)
+            return
+        playback = Playback(events)
+        screen.app.push_screen(ReplayScreen(playback, folder, can_go_back=True))
+        playback.start()
+
+    reading: Background[str] = Background(screen, answered, "reading a recording")
+    reading.ask(folder, lambda stop: read_recording(folder))

@@ -6,7 +6,6 @@ one, and never waits for it. What is not on the screen is not drawn.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
@@ -15,16 +14,16 @@ from textual.message import Message
 from textual.widgets import Static
 
 from inspector.checkpoint.find.changes import is_same_save
-from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
-from inspector.tui.verification.control import ask_to_cancel, begin
+from inspector.tui.verification.control import ask_to_cancel, begin, copies_of, glyph_of, path_of
 from inspector.tui.verification.figures import RankProgress, Rates, mesh_shape, rank_figures, totals
 from inspector.tui.verification.head import VerifyHead, verdict_text
 from inspector.tui.verification.log_pane import LogPane
+from inspector.tui.verification.records import CLOSED, RecordsPane
 from inspector.tui.verification.run import ALL, Moment, Run, Verification
 from inspector.tui.verification.setup import VerifySetupScreen
 from inspector.tui.verification.sources import (
@@ -34,7 +33,6 @@ from inspector.tui.verification.sources import (
     VerdictSource,
     log_lines,
 )
-from inspector.verify.job.commands import shell
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints
@@ -51,20 +49,8 @@ _ROOMY_LINES = 34
 _HEAD_LINES = 4
 #: What the tables below the mesh get at least.
 _LEAST_LINES = 6
-_EMPTY = (
-    "Nothing was verified yet.\n\n"
-    "v  loads this checkpoint with torchrun under a mesh you choose, compares every bit with what\n"
-    "   is stored, saves it, loads it again under a second mesh, and compares again."
-)
-_CLOSED = "Nothing is verified from here: the screen was served without --allow-verify."
 #: From this many names on, the filter is not run again for each that comes.
 _MANY_NAMES = 5000
-
-
-def _path_of(loaded: Loaded) -> str:
-    """The checkpoint's path as a job has it."""
-    path = loaded.checkpoint.path
-    return path if is_url(path) else os.path.abspath(path)
 
 
 class VerificationView(TableView):
@@ -85,10 +71,10 @@ class VerificationView(TableView):
     }
     VerificationView.-detail #verify-detail-scroll { display: block; }
     VerificationView #verify-detail { width: 1fr; height: auto; }
-    VerificationView #verify-none { padding: 1 2; color: $text-muted; height: 1fr; }
-    VerificationView.-empty VerifyHead, VerificationView.-empty MeshGrid { display: none; }
-    VerificationView.-empty #verify-lower { display: none; }
-    VerificationView.-running #verify-none, VerificationView #verify-none.-hidden { display: none; }
+    VerificationView #verify-records { display: none; }
+    VerificationView.-records #verify-records { display: block; }
+    VerificationView.-records VerifyHead, VerificationView.-records MeshGrid { display: none; }
+    VerificationView.-records #verify-lower { display: none; }
     VerificationView.-narrow #verify-right { display: none; border-left: none; }
     VerificationView.-narrow.-output #verify-right { display: block; }
     VerificationView.-narrow.-output #verify-left { display: none; }
@@ -120,13 +106,15 @@ class VerificationView(TableView):
 
     def __init__(self) -> None:
         super().__init__(id="verify")
-        self.add_class("-empty")
+        self.add_class("-records")
         self.run: Run | None = None
         self.is_paused = False
         self._written_by: WrittenBy | None = None
         self._table = VirtualTable(
             VERDICT_COLUMNS, id="verify-table", empty_text="No verdict has come yet"
         )
+        self._records = RecordsPane(id="verify-records")
+        self._worded: tuple[Moment | None, tuple[str, str]] = None, ("", "")
         self._source = VerdictSource()
         self._rank_source = RankSource()
         self._rates = Rates()
@@ -134,11 +122,10 @@ class VerificationView(TableView):
         self._ranks: tuple[RankProgress, ...] = ()
         self._has_told = False
         self._wants_output = False
-        self._wants_detail = False
+        self._wants_detail = self._is_wrong = False
 
     def compose(self) -> ComposeResult:
-        empty = _CLOSED if is_closed(self.app, "verify") else _EMPTY
-        yield Static(empty, markup=False, id="verify-none")
+        yield self._records
         yield VerifyHead(id="verify-head")
         yield MeshGrid(id="verify-mesh")
         with Horizontal(id="verify-lower"):
@@ -155,14 +142,47 @@ class VerificationView(TableView):
 
     @property
     def table(self) -> VirtualTable:
-        return self._table
+        return self._records.table if self.lists else self._table
+
+    @property
+    def word(self) -> tuple[str, str]:
+        """How far the job of this checkpoint is, or its verdict, and a style; empty for none."""
+        run = self.run
+        if not isinstance(run, Verification) or not self.is_of_what_is_shown:
+            return "", ""
+        if run.moment is not self._worded[0] or run.error is not None:
+            self._worded = run.moment, glyph_of(run)
+        return self._worded[1]
+
+    @property
+    def lists(self) -> bool:
+        """Whether the runs are listed, instead of one being shown."""
+        return self.has_class("-records")
+
+    def _list(self, lists: bool) -> None:
+        """List the runs of this checkpoint, or show the one that is being looked at."""
+        if lists != self.lists:
+            self.set_class(lists, "-records")
+            self.refresh_bindings()
+        if lists and self.loaded is not None and self.is_on_screen:
+            live = self.run if isinstance(self.run, Verification) else None
+            self._records.look(path_of(self.loaded), self.loaded.checkpoint, live)
+
+    def on_records_pane_chosen(self, event: RecordsPane.Chosen) -> None:
+        if event.record is None:  # Another is replayed by the screen, over this one.
+            event.stop()
+            self._list(False)
+            self.take_focus()
+            self._tick()
 
     @property
     def names(self) -> list[str]:
-        return self._source.row_names
+        return [] if self.lists else self._source.row_names
 
     def show(self, loaded: Loaded) -> None:
         self.loaded, self._written_by = loaded, None
+        self._records.forget()
+        self._list(self.lists)
 
     def show_writer(self, written_by: WrittenBy) -> None:
         self._written_by = written_by
@@ -179,7 +199,7 @@ class VerificationView(TableView):
         host = cast("Host", self.app)
         running = host.verification
         if is_closed(self.app, "verify"):
-            self.notify(_CLOSED)
+            self.notify(CLOSED)
         elif running is not None and running.is_alive:
             if self.run is running:
                 self.post_message(self.Began(running))
@@ -225,7 +245,7 @@ class VerificationView(TableView):
     def show_running(self) -> None:
         """Show the app's verification, if it is of this checkpoint."""
         run = cast("Host", self.app).verification
-        if run is not None and (self.loaded is None or run.path != _path_of(self.loaded)):
+        if run is not None and (self.loaded is None or run.path != path_of(self.loaded)):
             run = None
         if run is not self.run:
             self.show_run(run)
@@ -236,9 +256,9 @@ class VerificationView(TableView):
         self.is_paused = False
         self._source, self._rank_source, self._rates = VerdictSource(), RankSource(), Rates()
         self._shown, self._ranks, self._has_told = None, (), False
-        self._wants_detail = False
-        self.set_class(run is None, "-empty")
-        self.set_class(run is not None, "-running")
+        self._worded = None, ("", "")
+        self._wants_detail = self._is_wrong = False
+        self._list(run is None)
         self._table.set_empty_text("No verdict has come yet")
         self._table.set_source(self._source)
         self._arrange()
@@ -259,7 +279,9 @@ class VerificationView(TableView):
             self.post_message(self.Ended(run))
         if not self.is_on_screen:
             return
-        if self.is_paused:
+        if self.lists:
+            self._records.tick()
+        elif self.is_paused:
             self._paint_head(self._shown or moment)
         elif moment is not self._shown:
             self._paint(moment)
@@ -272,6 +294,7 @@ class VerificationView(TableView):
         return self.display and self.size.width > 0
 
     def on_show(self) -> None:
+        self._list(self.lists)
         self._tick()
 
     def _paint(self, moment: Moment) -> None:
@@ -284,6 +307,9 @@ class VerificationView(TableView):
         grid = self.query_one(MeshGrid)
         grid.show(*mesh_shape(snapshot), self._ranks)
         self._paint_ranks(moment)
+        if self._is_wrong != bool(snapshot.num_bad):
+            self._is_wrong = bool(snapshot.num_bad)
+            self._arrange()
         if before is None or before.snapshot.tensors is not snapshot.tensors:
             self._paint_table(moment, before)
         self._paint_log(moment)
@@ -399,8 +425,10 @@ class VerificationView(TableView):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         run = self.run
+        if action == "filter" and self.lists:
+            return False
         if action == "output":
-            return run is not None
+            return run is not None and not self.lists
         if action in ("pause", "cancel_job"):
             return isinstance(run, Verification) and not run.is_over
         return super().check_action(action, parameters)
@@ -435,7 +463,11 @@ class VerificationView(TableView):
             self._arrange()
             self._table.focus()
             return True
-        return False
+        if self.lists or self.loaded is None:
+            return False
+        self._list(True)
+        self.take_focus()
+        return True
 
     def on_resize(self) -> None:
         self._arrange()
@@ -447,23 +479,21 @@ class VerificationView(TableView):
         self.set_class(narrow, "-narrow")
         self.set_class(narrow and self._wants_output, "-output")
         self.set_class(height < _ROOMY_LINES, "-short")
-        # On a large screen the detail is always there; enter takes it away.
-        self.set_class(self._wants_detail is not roomy, "-detail")
+        # On a large screen the detail is always there, and on a small one where something is wrong:
+        # why is not to take a key. Enter takes it away.
+        self.set_class(self._wants_detail is not (roomy or self._is_wrong), "-detail")
         if height:
             room = height - _HEAD_LINES
             lines = max(8, room // 2) if height < _ROOMY_LINES else room - height // 2
             self.query_one(MeshGrid).max_lines = max(1, min(lines, room - _LEAST_LINES))
 
     def copy_choices(self) -> list[tuple[str, str]]:
+        if self.lists:
+            return self._records.copy_choices()
         choices = []
         row = self._table.cursor_row
         if row is not None and row < self._source.num_rows:
             view = self._source.view(row)
             choices.append(("name", printable(view.fqn)))
             choices.append(("verdict", verdict_text(view).plain.replace("\n", " | ")))
-        if isinstance(self.run, Verification):
-            if self.run.command:
-                choices.append(("command", printable(shell(self.run.command))))
-            if self.run.folder:
-                choices.append(("run folder", printable(self.run.folder)))
-        return choices
+        return choices + copies_of(self.run)

@@ -97,6 +97,8 @@ class Job:
         self._meeting = ""
         self._open = ExitStack()
         self._state = JobState()
+        if expected is not None:
+            self._state.long_names = expected.long_names
         self._lock = threading.Lock()
         self._pending: list[Event] = []
         self._stop_by: float | None = None
@@ -149,6 +151,8 @@ class Job:
         try:
             self.folder.spec.write_text(self.spec.to_json() + "\n", encoding="utf-8")
             self._meeting = self._open.enter_context(meeting_folder())
+            if self.folder.events.is_symlink():  # So that it can be replayed by itself.
+                (self.folder.events / "spec.json").write_text(self.spec.to_json() + "\n")
             self.command = commands.local_argv(
                 self.spec, self.folder.spec, self.folder.logs, self._worker, self._meeting
             )

@@ -48,6 +48,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from inspector.checkpoint.safetensors.sets import OneSet
+from inspector.verify.events import LONG_NAME
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
 from inspector.verify.ranks.witness.reading import Reading, safetensors_reads
@@ -314,8 +315,11 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
         "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
     )
     if job.rank == 0:
+        names = [*columns.fqns, *(e.fqn for e in job.checkpoint.bytes_entries)]
+        positions = {fqn: i for i, fqn in enumerate(names) if len(fqn) > LONG_NAME}
         for group in left_out:
             for fqn in group.fqns[:_MAX_NAMED]:
+                more = {"entry": positions[fqn]} if fqn in positions else {}
                 reporter.send(
                     "tensor",
                     phase="load",
@@ -323,6 +327,7 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
                     verdict="NOT_VERIFIED",
                     detail=group.why,
                     asked=group.is_asked,
+                    **more,
                 )
 
 

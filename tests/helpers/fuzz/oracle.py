@@ -27,7 +27,7 @@ from safetensors import safe_open
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-_LIMIT_S = 40.0
+_LIMIT_S = 80.0
 _MEMORY_BYTES = 12 << 30
 #: The largest state dict that is made room for.
 _MAX_BYTES = 1 << 30
