@@ -19,6 +19,7 @@ from pathlib import Path
 __all__ = ["open_own", "private_folder", "read_own", "remove_abandoned", "temporary_folder"]
 
 _MODE = 0o700
+_ALIVE = 1
 _PREFIX = "hsdp-inspect-tmp-"
 _NAME = re.compile(
     re.escape(_PREFIX) + r"(?P<system>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>\d+)-.+"
@@ -112,8 +113,10 @@ def remove_abandoned() -> None:
         # Of another host or container, whose processes cannot be seen from here: it stays.
         if name is None or name["system"] != _system():
             continue
-        pid, started = int(name["pid"]), _started(int(name["pid"]))
-        is_over = started is None if not int(name["start"]) else started != int(name["start"])
+        pid, began = int(name["pid"]), int(name["start"])
+        started = _started(pid)
+        # Another process has its number by now, if both are known.
+        is_over = started is None or (started > _ALIVE and began > _ALIVE and started != began)
         try:
             info = entry.stat(follow_symlinks=False)
             if is_over and pid != os.getpid() and stat.S_ISDIR(info.st_mode) and _is_mine(info):
@@ -127,23 +130,25 @@ def _is_mine(info: os.stat_result) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started, in ticks (1 where nobody says); None if it is over."""
+    """When a process was started, in ticks (`_ALIVE` where nobody says); None if it is over."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The second field is its name, in parentheses, and may hold anything.
             fields = file.read().rpartition(b")")[2].split()
         # A zombie holds nothing any more.
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         if os.path.isdir("/proc/self"):
             return None
+    except (OSError, ValueError, IndexError):
+        pass  # No descriptor is left, say: that is no sign that it is over.
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except OSError:
         pass  # It is there, and is another user's.
-    return 1
+    return _ALIVE
 
 
 def _system() -> str:

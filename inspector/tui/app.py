@@ -15,6 +15,7 @@ from textual.screen import Screen
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import after
 from inspector.tui.commands import command
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.main import MainScreen
@@ -131,7 +132,7 @@ class InspectApp(App[int]):
         if self._loading is None:
             return
         if self._loading.outcome is None:
-            self.set_timer(_POLL_S, self._poll)
+            after(self, _POLL_S, self._poll)
             return
         from inspector.tui.session import Loaded
 

@@ -1,4 +1,4 @@
-"""Runs work in a background thread; only what was asked for last is answered.
+"""Runs work later: in a background thread, of which only the last answer counts, or after a pause.
 
 The rules this module keeps: Textual's workers carry the threads, so that leaving a view stops what
 it asked for; everything but the work itself happens on the event loop: no thread touches a widget;
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from textual.message_pump import MessagePump
 from textual.widget import Widget
 from textual.worker import get_current_worker
 
@@ -19,11 +20,25 @@ from inspector.checkpoint.workers import until
 from inspector.crash import internal_error
 from inspector.errors import InspectError
 
-__all__ = ["Background", "Stop", "Work"]
+__all__ = ["Background", "Stop", "Work", "after"]
 
 Stop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[Stop], Any]
 Key = TypeVar("Key")
+
+
+def after(
+    owner: MessagePump, delay_s: float, callback: Callable[[], object]
+) -> asyncio.TimerHandle:
+    """Have `callback` called among the messages of `owner`, once, after `delay_s` seconds.
+
+    In place of Textual's `set_timer`, which drops its only call where the machine is so busy that
+    its first two looks at the clock lie further apart than the delay (seen with Textual 8.2.8).
+
+    Returns:
+        What cancels it.
+    """
+    return asyncio.get_running_loop().call_later(delay_s, owner.call_later, callback)
 
 
 class Background(Generic[Key]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from inspector.checkpoint import own_folders
 from inspector.checkpoint.child import cache
 from inspector.checkpoint.own_folders import (
     open_own,
@@ -142,3 +144,23 @@ def test_a_link_with_such_a_name_is_not_followed(
     folder.symlink_to(tmp_path / "kept")
     remove_abandoned()
     assert (tmp_path / "kept" / "file").exists()
+
+
+def test_a_process_that_cannot_be_looked_at_is_not_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread had the last descriptor: the folder of a job that ran was removed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    process, folder = _start(tmp_path)
+
+    def out_of_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own_folders, "open", out_of_descriptors, raising=False)
+        remove_abandoned()
+    assert (folder / "x").exists()
+    process.kill()
+    process.communicate()
+    remove_abandoned()
+    assert not folder.exists()

@@ -387,5 +387,5 @@ def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: st
     names = tuple(t.fqn for t in checkpoint.tensors)
     names += tuple(dict.fromkeys(e.fqn for e in checkpoint.bytes_entries))
     result = run(spec, expected=ExpectedEntries(names), worker=planted_worker.__name__)
-    assert result["verdict"] == verdict, result
+    assert result["verdict"] == verdict, (result["why"], result["failures"])
     assert fault == "hang" or result["elapsed_s"] > 14

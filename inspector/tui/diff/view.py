@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
+from asyncio import TimerHandle
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from textual.app import ComposeResult
-from textual.timer import Timer
 
 from inspector.checkpoint.model import Ints
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.diff.model import TensorDiff
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.background import Background
+from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.diff.comparison import GROUPS, Comparison, Item, group_of, is_difference
 from inspector.tui.diff.detail import DiffDetail
@@ -97,7 +97,7 @@ class DiffView(TableView):
         self._elements: tuple[Element, ...] = ()
         self._maps_asked: set[str] = set()
         self._refiltered_s = 0.0
-        self._pause_reading: Timer | None = None
+        self._pause_reading: TimerHandle | None = None
         self._maps = Background[tuple[str, str]](self, self._arrived, "map")
         self._values = Background[tuple[str, str]](self, self._arrived, "values")
 
@@ -271,7 +271,7 @@ class DiffView(TableView):
             return
         self._shown, self._elements = item, ()
         if self._pause_reading is not None:
-            self._pause_reading.stop()
+            self._pause_reading.cancel()
         self._maps.drop()
         self._values.drop()
         if item is None:
@@ -284,7 +284,7 @@ class DiffView(TableView):
         if why:
             self.detail.map.show_nothing(why)
         else:
-            self._pause_reading = self.set_timer(_PAUSE_S, self._read)
+            self._pause_reading = after(self, _PAUSE_S, self._read)
             self.detail.map.show_nothing("...")
 
     def _why_no_map(self, item: Item) -> str:

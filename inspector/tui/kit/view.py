@@ -6,13 +6,14 @@ keys do stands in it: its `BINDINGS` and its `action_*`.
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from typing import TYPE_CHECKING
 
 from textual.message import Message
-from textual.timer import Timer
 from textual.widgets import Input
 
 from inspector.checkpoint.text import format_count
+from inspector.tui.background import after
 from inspector.tui.commands import command
 from inspector.tui.kit.pane import Pane
 from inspector.tui.kit.virtual_table import VirtualTable
@@ -126,7 +127,7 @@ class TableView(View):
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)
         self._line: FilterLine | None = None
-        self._pause: Timer | None = None
+        self._pause: TimerHandle | None = None
         self._filtered_by = ""
 
     @property
@@ -185,11 +186,11 @@ class TableView(View):
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         if self._pause is not None:
-            self._pause.stop()
+            self._pause.cancel()
         if event.value == self._filtered_by:
             return  # It was emptied here, and the rows are back already.
         many = len(self.names) > _MANY_NAMES
-        self._pause = self.set_timer(_PAUSE_S if many else 0.001, self.refilter)
+        self._pause = after(self, _PAUSE_S if many else 0.001, self.refilter)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()

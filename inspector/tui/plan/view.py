@@ -18,7 +18,7 @@ from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 from inspector.report.plan import headline
-from inspector.tui.background import Background
+from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
 from inspector.tui.kit.view import TableView
@@ -231,7 +231,7 @@ class LoadPlanView(TableView):
             return
         self._order = wanted
         self._plans.ask(wanted, lambda stop: desk.make(wanted))
-        self.set_timer(_SLOW_S, lambda: self._say_busy(wanted))
+        after(self, _SLOW_S, lambda: self._say_busy(wanted))
 
     def _say_busy(self, order: Order) -> None:
         """Say what takes so long, if it does."""

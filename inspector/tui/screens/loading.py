@@ -12,6 +12,7 @@ from textual.screen import Screen
 from textual.widgets import ProgressBar, Static
 
 from inspector.checkpoint.text import format_bytes, printable
+from inspector.tui.background import after
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.session import Loading, Outcome
 
@@ -81,7 +82,7 @@ class LoadingScreen(Screen[Outcome]):
 
     def on_mount(self) -> None:
         self._timer = self.set_interval(_POLL_S, self._poll)
-        self.set_timer(_AHEAD_S, self._look_ahead)
+        after(self, _AHEAD_S, self._look_ahead)
 
     def _look_ahead(self) -> None:
         if self._loading.outcome is None:

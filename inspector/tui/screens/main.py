@@ -16,7 +16,7 @@ from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
-from inspector.tui.background import Background, Stop
+from inspector.tui.background import Background, Stop, after
 from inspector.tui.commands import CHECK_BYTES, command
 from inspector.tui.findings.standing import Standing
 from inspector.tui.kit.bars import TaskLine, ViewBar
@@ -149,7 +149,7 @@ class MainScreen(OpenScreen):
             await view.complete()
             await view.prepare_filter()
         self._missing = other_views()
-        self.set_timer(_TURN_S, self._add_view)
+        after(self, _TURN_S, self._add_view)
 
     async def _add_view(self) -> None:
         """Add the next of the other views; after each, keys have their turn."""
@@ -161,7 +161,7 @@ class MainScreen(OpenScreen):
                 await view.prepare_filter()
             if self.loaded is not None:
                 view.show(self.loaded)
-            self.set_timer(_TURN_S, self._add_view)
+            after(self, _TURN_S, self._add_view)
             return
         self._completed = True
         if self.loaded is not None:

@@ -6,16 +6,17 @@ drawn here, `ValuesPane` does. This is who asks whom.
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from textual import events
 from textual.app import ComposeResult
 from textual.message import Message
-from textual.timer import Timer
 
 from inspector.checkpoint.text import format_bytes, format_shape, printable
 from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import after
 from inspector.tui.commands import command
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
@@ -121,7 +122,7 @@ class ValuesView(View):
         self._tensor: Tensor | None = None
         self._report: StatsReport | None = None
         self._reads_map = False
-        self._pause_timer: Timer | None = None
+        self._pause_timer: TimerHandle | None = None
         self._reading = TensorReading(self, self._take)
         self._chooser: TableView | None = None
         self._pane = ValuesPane()
@@ -197,7 +198,7 @@ class ValuesView(View):
         self._fqn, self._tensor, self._report = name, tensor, None
         self._reads_map = False
         if self._pause_timer is not None:
-            self._pause_timer.stop()
+            self._pause_timer.cancel()
         self._reading.begin(self.loaded, tensor)
         why = _BYTES if tensor is None else why_no_numbers(tensor)
         if tensor is None or why:
@@ -205,7 +206,7 @@ class ValuesView(View):
             return
         self._pane.show(checkpoint, name, tensor, index)
         self._show_figures()
-        self._pause_timer = self.set_timer(_PAUSE_S, self._read)
+        self._pause_timer = after(self, _PAUSE_S, self._read)
 
     def _show_none(self, why: str) -> None:
         self._pane.show_none(self._fqn, self._tensor, why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from asyncio import TimerHandle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.screen import ModalScreen
-from textual.timer import Timer
 from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
@@ -21,6 +21,7 @@ from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
+from inspector.tui.background import after
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.verify.job.commands import local_argv, shell
 from inspector.verify.machine import gpus
@@ -210,7 +211,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self._written = written
         self._first = (mesh, filter_text)
         self._plan: Preflight | None = None
-        self._pause: Timer | None = None
+        self._pause: TimerHandle | None = None
         self._starts = False
 
     def replace(self, checkpoint: Checkpoint) -> None:
@@ -299,8 +300,8 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self._starts = False
         self.query_one("#setup-start", Button).disabled = True
         if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(_PAUSE_S, self._ask)
+            self._pause.cancel()
+        self._pause = after(self, _PAUSE_S, self._ask)
 
     def _ask(self) -> None:
         if self.wishes.mesh:
