@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +92,9 @@ def temporary_folder() -> Iterator[str]:
     Raises:
         OSError: There is no room for one.
     """
+    # lazy: it imports `random`, and opening a checkpoint does without
+    import tempfile
+
     remove_abandoned()
     pid = os.getpid()
     prefix = f"{_PREFIX}{_system()}-{pid}-{_started(pid) or 0}-"
@@ -103,6 +105,9 @@ def temporary_folder() -> Iterator[str]:
 
 def remove_abandoned() -> None:
     """Remove the temporary folders of processes that were killed before they could."""
+    # lazy: as above
+    import tempfile
+
     try:
         with os.scandir(tempfile.gettempdir()) as entries:
             found = [entry for entry in entries if entry.name.startswith(_PREFIX)]

@@ -10,9 +10,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import RunListing, newest
-from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.literals import json_literal
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import redact
@@ -20,6 +17,7 @@ from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.find.found import Found
     from inspector.checkpoint.model import DataFile, Framework
     from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
     from inspector.report.documents.show import (
@@ -197,6 +195,10 @@ def _file(file: DataFile) -> ShownFile:
 
 def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     """The document of a folder with several checkpoints."""
+    # lazy: one checkpoint is shown without a search
+    from inspector.checkpoint.find.search import RunListing, newest
+    from inspector.checkpoint.find.step_folders import step_folders
+
     latest = newest(found)
     run = found if isinstance(found, RunListing) else None
     folders = step_folders(found, run.name if run is not None else "")

@@ -9,10 +9,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.identify import identify, open_found
-from inspector.checkpoint.find.search import RunListing, discover
-from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.framework import recognise
 from inspector.checkpoint.lookalike import lookalike_of_file
 from inspector.checkpoint.safetensors.sets import (
@@ -30,6 +26,8 @@ from inspector.errors import NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child, Limits, Progress
+    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 
@@ -92,9 +90,7 @@ def has_safetensors(storage: Storage) -> bool:
 # consolidation, a cache of the Hugging Face hub.
 _INNER = re.compile(r"weights|model_and_optim|pytorch_model_fsdp_\d+|sharded|snapshots/[^/]+")
 # Files that stand for the folder they lie in.
-_BESIDE_locate = frozenset(
-    {"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"}
-)
+_BESIDE = frozenset({"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"})
 # Megatron-LM and verl write the newest iteration's number into it.
 _LATEST = "latest_checkpointed_iteration.txt"
 
@@ -144,7 +140,7 @@ def _folder_of_file(path: str, name: str) -> Storage | None:
     if name == _LATEST:
         return _latest_iteration(path)
     is_set = name.endswith((".safetensors", ".json"))
-    if not is_set and name not in _BESIDE_locate:
+    if not is_set and name not in _BESIDE:
         return None
     folder = open_storage(parent_of(path))
     if not folder.has_listing:
@@ -154,7 +150,10 @@ def _folder_of_file(path: str, name: str) -> Storage | None:
     chosen = set_of(sets, name)
     if chosen is not None:
         return folder if chosen == main_set(sets) else OneSet(folder, chosen)
-    return folder if name in _BESIDE_locate and identify(folder, listing) else None
+    # lazy: as in `locate`
+    from inspector.checkpoint.find.identify import identify
+
+    return folder if name in _BESIDE and identify(folder, listing) else None
 
 
 def _is_set(path: str) -> bool:
@@ -173,6 +172,9 @@ def _latest_iteration(path: str) -> Storage:
     text = folder.read(_LATEST, 0, 64).decode("utf-8", "replace").strip()
     is_number = re.fullmatch(r"[0-9]{1,15}", text) is not None
     name = f"iter_{int(text):07d}" if is_number else "release"
+    # lazy: as in `locate`
+    from inspector.checkpoint.find.step_folders import step_number
+
     names = [entry.name for entry in folder.list() if entry.kind == "folder"]
     if name not in names and is_number:
         name = next((n for n in names if step_number(n) == int(text)), name)
@@ -206,6 +208,10 @@ def locate(path: str) -> Storage | RunListing:
         return storage
     if storage.root != open_storage(path).root and has_safetensors(storage):
         return storage  # A file was named: the checkpoint that it is part of is meant.
+    # lazy: for the path of a checkpoint nothing is looked for
+    from inspector.checkpoint.find.identify import identify, open_found
+    from inspector.checkpoint.find.search import discover
+
     here = identify(storage, storage.list())
     # Of a model's folder the user means the model, unless checkpoints lie right below.
     found = discover(storage, max_depth=2) if here else discover(storage)

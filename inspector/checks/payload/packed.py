@@ -27,6 +27,7 @@ from inspector.checks.metadata.entries import Entries, entries_of
 from inspector.checks.metadata.structure import longer_rows, short_rows
 from inspector.checks.payload.stale_dtype import is_stale_dtype, stale_dtype
 from inspector.errors import InspectError
+from inspector.layout.geometry import unique
 
 __all__ = ["packed_in", "with_stored_dtypes", "without_packed"]
 
@@ -214,7 +215,7 @@ def with_stored_dtypes(
     else:
         entries = entries_of(checkpoint)
         rows = np.concatenate([short_rows(entries), longer_rows(entries)])
-        chosen = np.unique(entries.entry[rows]).tolist()[:_MAX_DTYPES]
+        chosen = unique(entries.entry[rows]).tolist()[:_MAX_DTYPES]
     properties, ids = list(columns.properties), columns.property_id.copy()
     found: dict[str, str] = {}
     for index in chosen:

@@ -14,18 +14,22 @@ hidden by tools that drop empty data files.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
+from inspector.layout.geometry import unique
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.placer import Placer
 from inspector.layout.writer import evidence as say
 from inspector.layout.writer.axes import AxisRoles, layout_of, prefer_flat, uses_of
-from inspector.layout.writer.stages import StageGroups, find_stages, replicas_explain
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
+
+if TYPE_CHECKING:
+    from inspector.layout.writer.stages import StageGroups
 
 __all__ = ["Candidate", "Deviation", "WrittenBy", "infer"]
 
@@ -150,6 +154,9 @@ def infer(checkpoint: Checkpoint, *, max_items: int = 100_000) -> WrittenBy:
     walk = Walk(checkpoint, max_items)
     if walk.touched:
         return _judge(walk, try_meshes(walk))
+    # lazy: as in `_judge`
+    from inspector.layout.writer.stages import find_stages, replicas_explain
+
     explained = replicas_explain(walk)
     if explained is None or explained >= _WORTH_NAMING:
         return _without_mesh(checkpoint, *say.nothing_cut(walk))
@@ -186,6 +193,9 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     outcome = best.outcome
     assert outcome is not None  # noqa: S101  (the first is always replayed)
     if not best.proven():
+        # lazy: what one mesh explains has no stages
+        from inspector.layout.writer.stages import find_stages
+
         partition = find_stages(walk, better_than=outcome.score)
         if partition is not None:
             return _in_stages(walk, partition)
@@ -240,7 +250,7 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
         return False
     axis = mesh.axes.index("replicate")
     pieces = [walk.ranks[number].ravel() for number in walk.touched]
-    ranks = np.unique(np.concatenate(pieces))
+    ranks = unique(np.concatenate(pieces))
     return len({mesh.coordinate(r)[axis] for r in ranks[ranks >= 0].tolist()}) < 2
 
 

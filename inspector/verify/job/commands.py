@@ -15,7 +15,6 @@ from inspector.errors import StorageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job.guard import MARK
-from inspector.verify.job.run_folder import RunFolder, link_package
 from inspector.verify.spec import JobSpec
 
 __all__ = [
@@ -159,6 +158,9 @@ def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> It
     Raises:
         StorageError: The spec cannot be written.
     """
+    # lazy: `plan` names commands, and makes no folder for them
+    from inspector.verify.job.run_folder import RunFolder, link_package
+
     name = f"{Path(spec.path).name}-{spec.mesh}"
     folder = Path(events_dir).absolute() if events_dir else None
     if folder is None:
