@@ -12,8 +12,6 @@ import numpy as np
 
 from inspector.checkpoint.text import format_bytes, format_count, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.plan.against import summary
-from inspector.checks.plan.expected import Expected
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.writer.written_by import WrittenBy
@@ -22,6 +20,7 @@ from inspector.report.json import SCHEMA, dump, dump_list
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
+    from inspector.checks.plan.expected import Expected
     from inspector.layout.reads.runs import Read
     from inspector.report.documents.check import PlanHead, PlanRank, PlanRead
 
@@ -400,6 +399,9 @@ def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iter
         what += ", none of which is in the checkpoint"
         if not any(finding.other_fqn for finding in planned.problems):
             what += ": is it of another model?"
+    # lazy: only with --against
+    from inspector.checks.plan.against import summary
+
     yield from _labelled("against", f"{what}: {summary(planned.problems)}", width)
     for note in expected.notes:
         yield from _labelled("", printable(note), width)

@@ -304,6 +304,8 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
     """The lines for a folder with several checkpoints."""
     # lazy: one checkpoint is shown without a search
     from inspector.checkpoint.find.search import RunListing, newest
+
+    # lazy: as above
     from inspector.checkpoint.find.step_folders import step_folders
 
     yield f"{printable(path)}: {plural(len(found), 'checkpoint')}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
-from inspector.checkpoint.lookalike import lookalike_of_file
 from inspector.checkpoint.safetensors.sets import (
     OneSet,
     file_sets,
@@ -127,6 +126,9 @@ def folder_of(path: str) -> Storage:
     hint = "give the folder that holds .metadata"
     if pure.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         hint = "a torch.save file is one whole checkpoint: open it with torch.load"
+        # lazy: what is a checkpoint looks like no other
+        from inspector.checkpoint.lookalike import lookalike_of_file
+
         part = lookalike_of_file(pure.name)
         if part is not None:
             raise NotACheckpointError(f"{printable(path)} is one file of {part.what}", part.hint)
@@ -210,6 +212,8 @@ def locate(path: str) -> Storage | RunListing:
         return storage  # A file was named: the checkpoint that it is part of is meant.
     # lazy: for the path of a checkpoint nothing is looked for
     from inspector.checkpoint.find.identify import identify, open_found
+
+    # lazy: as above
     from inspector.checkpoint.find.search import discover
 
     here = identify(storage, storage.list())
