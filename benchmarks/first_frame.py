@@ -47,7 +47,7 @@ def first_content_s(command: list[str], content: bytes, timeout_s: float = 30.0)
     started = time.perf_counter()
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+        os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", XDG_CONFIG_HOME=os.devnull)
         # Installed packages have their bytecode; without this ours would be compiled each time.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.chdir(ROOT)

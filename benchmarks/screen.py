@@ -125,6 +125,7 @@ class Screen:
             os.environ.update(
                 TERM="xterm-256color", COLORTERM="truecolor", HSDP_INSPECT_NO_CACHE="1"
             )
+            os.environ["XDG_CONFIG_HOME"] = os.devnull
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
             os.chdir(ROOT)
             os.execv(sys.executable, [sys.executable, *command])

@@ -38,10 +38,24 @@ from inspector.errors import InspectError  # noqa: E402
 __all__ = ["COMMANDS", "main"]
 
 #: Words that are commands, not paths (a path of that name is given as `./show`).
-COMMANDS = frozenset({"check", "diff", "open", "plan", "replay", "seal", "show", "stats", "verify"})
+COMMANDS = frozenset(
+    {
+        "check",
+        "diff",
+        "export",
+        "open",
+        "plan",
+        "replay",
+        "seal",
+        "show",
+        "stats",
+        "verify",
+        "watch",
+    }
+)
 
 #: Commands that leave nothing behind to be put away: no screen, no job.
-_PLAIN = frozenset({"check", "plan", "seal", "show", "stats"})
+_PLAIN = frozenset({"check", "export", "plan", "seal", "show", "stats"})
 
 #: 128 + SIGPIPE's number, as a shell tells of a process that it ended.
 _SIGPIPE = 141
@@ -105,10 +119,12 @@ def _leave(code: int) -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     is_path = len(arguments) == 1 and arguments[0] not in COMMANDS
-    if is_path and not arguments[0].startswith("-") and has_screen():
+    is_path = is_path and not arguments[0].startswith("-")
+    if (is_path or not arguments) and has_screen():
         from inspector.tui.launch import run
 
-        return run(arguments[0])
+        # Without a path, the screen asks for one.
+        return run(arguments[0] if arguments else "")
     from inspector.cli.group import run_command
 
     return run_command(arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
+from inspector.checkpoint.outside import is_inspected
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.redaction import redact_secrets, traceback_text
@@ -41,6 +42,8 @@ def _keep(said: str) -> str:
 
     try:
         folder = user_state_path("hsdp-inspect", appauthor=False)
+        if is_inspected(folder):
+            return ""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / "last-error.txt"
         version = sys.version.split()[0]

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_ckpts"
 GOLDEN = ROOT / "tests" / "data" / "golden"
 
+# What whoever runs the tests chose on their own screen is not to be read, nor changed.
+os.environ["XDG_CONFIG_HOME"] = os.devnull
+
 
 @dataclass(frozen=True)
 class Ran:

@@ -191,6 +191,8 @@ def _explained(storage: Storage, sources: list[Entry], error: MetadataError) -> 
     if other is not None and other[1] not in ("torch", "builtins"):
         # ByteCheckpoint calls its own the same, beside .distcp files of bare elements.
         hint = f"this is a checkpoint of the package {printable(other[1], 60)}: load it with that"
+    elif other is not None and other[1] == "torch" and error.code == "metadata-unreadable":
+        hint = hint or "no torch known here (up to 2.15) writes this: load it with the one that did"
     if error.code == "metadata-truncated":
         hint = hint or "the copy or the save was cut short: compare its size with the original's"
     return MetadataError(f"{where}: {printable(error.message)}", hint, code=error.code)
@@ -261,7 +263,7 @@ def _checkpoint(
         provenance=_provenance(header),
         state_paths=header["state_paths"],
         per_rank_metadata=_RANK_METADATA.match(sources[0].name) is not None,
-        malformed=tuple(Malformed(fqn, what) for fqn, what in header["malformed"]),
+        malformed=tuple(Malformed(*entry) for entry in header["malformed"]),
         orphans=tuple(
             Orphan(fqn, None if box is None else tuple(box), file, offset, length)
             for fqn, box, file, offset, length in header["orphans"]

@@ -95,10 +95,18 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """An entry of the metadata that could not become a value of this model."""
+    """An entry of the metadata that could not become a value of this model.
+
+    Attributes:
+        fqn: Raw name of the entry; empty if it is of none.
+        what: What is wrong with it.
+        is_later: True if it is made of a class of torch's own that no torch known here has, so
+            that it is perhaps as a later torch writes it, and nothing can be said of it.
+    """
 
     fqn: str
     what: str
+    is_later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

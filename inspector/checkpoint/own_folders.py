@@ -7,6 +7,7 @@ process that made it, so that the next one can tell whether it was left behind.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -15,14 +16,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["open_own", "private_folder", "read_own", "remove_abandoned", "temporary_folder"]
+from inspector.checkpoint.outside import is_inspected
+
+__all__ = [
+    "open_own",
+    "private_folder",
+    "read_own",
+    "remove_abandoned",
+    "state_dir",
+    "temporary_folder",
+]
 
 _MODE = 0o700
 _ALIVE = 1
+_OTHER_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of our own is made there
 _PREFIX = "hsdp-inspect-tmp-"
 _NAME = re.compile(
     re.escape(_PREFIX) + r"(?P<system>[0-9a-f]{8})-(?P<pid>\d{1,10})-(?P<start>\d+)-.+"
 )
+
+
+def state_dir() -> Path:
+    """The folder of what is kept from one run of the tool to the next, this user's."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state, "hsdp-inspect")
 
 
 def private_folder(path: Path, top: Path) -> None:
@@ -92,27 +109,31 @@ def temporary_folder() -> Iterator[str]:
     Raises:
         OSError: There is no room for one.
     """
-    # lazy: it imports `random`, and opening a checkpoint does without
+    # lazy: as in `_places`
     import tempfile
 
     remove_abandoned()
+    where = next((place for place in _places() if not is_inspected(place)), None)
+    if where is None:
+        raise OSError(errno.EROFS, "every temporary folder lies in what is looked at")
     pid = os.getpid()
     prefix = f"{_PREFIX}{_system()}-{pid}-{_started(pid) or 0}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=where, ignore_cleanup_errors=True
+    ) as folder:
         os.chmod(folder, _MODE)
         yield folder
 
 
 def remove_abandoned() -> None:
     """Remove the temporary folders of processes that were killed before they could."""
-    # lazy: as above
-    import tempfile
-
-    try:
-        with os.scandir(tempfile.gettempdir()) as entries:
-            found = [entry for entry in entries if entry.name.startswith(_PREFIX)]
-    except OSError:
-        return
+    found: list[os.DirEntry[str]] = []
+    for place in _places():
+        try:
+            with os.scandir(place) as entries:
+                found += [entry for entry in entries if entry.name.startswith(_PREFIX)]
+        except OSError:
+            continue
     for entry in found:
         name = _NAME.fullmatch(entry.name)
         # Of another host or container, whose processes cannot be seen from here: it stays.
@@ -128,6 +149,15 @@ def remove_abandoned() -> None:
                 shutil.rmtree(entry.path, ignore_errors=True)
         except OSError:
             continue
+
+
+def _places() -> list[str]:
+    """Where temporary folders may be; the first is taken, unless it lies in what is looked at."""
+    # lazy: it imports `random`, and opening a checkpoint does without
+    import tempfile
+
+    others = [place for place in _OTHER_PLACES if os.access(place, os.W_OK | os.X_OK)]
+    return list(dict.fromkeys([tempfile.gettempdir(), *others]))
 
 
 def _is_mine(info: os.stat_result) -> bool:

@@ -149,9 +149,12 @@ def shorten(
 ) -> str:
     """`text` cut to a width, an ellipsis where something is missing.
 
+    No number is cut, nor stands before the ellipsis: who reads `8…` cannot tell whether that was
+    8 or 80. Only one that alone is too long is cut.
+
     Args:
         text: Printable text.
-        width: What it may take: characters, or what `size` counts.
+        width: What it may take: characters, or what `size` counts. The result may be shorter.
         cut: Where it is cut: in the `middle`, a third of the way in, as the tail of a name tells
             it from others; at the `end`; or at the `start`, as of a path.
         size: What a character takes, in terminal cells say; None where each counts one.
@@ -162,7 +165,15 @@ def shorten(
         return "…"[: max(width, 0)]
     head = {"start": 0, "middle": (width - 1) // 3, "end": width - 1}[cut]
     tail = _beginning(text[::-1], width - 1 - head, size)[::-1]
-    return _beginning(text, head, size) + "…" + tail
+    if _IN_NUMBER.search(text[: len(text) - len(tail)]) and tail[:1].isdigit():
+        tail = tail.lstrip("0123456789.,") or tail
+    kept = _beginning(text, head, size)
+    return (_LAST_NUMBER.sub("", kept) or kept) + "…" + tail
+
+
+_LAST_NUMBER = re.compile(r"[0-9][0-9.,]*$")
+#: A text after which a digit belongs to the number before it.
+_IN_NUMBER = re.compile(r"[0-9][.,]?$")
 
 
 def _beginning(text: str, room: int, size: Callable[[str], int] | None) -> str:

@@ -34,6 +34,8 @@ def without_echoes(checkpoint: Checkpoint, findings: Iterable[Finding]) -> list[
     for number, finding in enumerate(found):
         if finding.is_echo or finding.severity != "error":
             continue
+        for fqn in finding.entries:
+            of_entry.setdefault((finding.code, fqn), number)
         if finding.fqn is not None:
             of_entry.setdefault((finding.code, finding.fqn), number)
         elif finding.file is not None:

@@ -111,6 +111,7 @@ class Finding:
         is_echo: True if it says no more than that an entry cannot be compared, so that it goes
             where another finding tells why (see `echoes`).
         other_fqn: Raw name that the entry seems to have on the other side, or None.
+        entries: Raw names of the entries concerned, where one finding tells of many.
     """
 
     code: str
@@ -125,6 +126,7 @@ class Finding:
     num_elements: int | None = None
     is_echo: bool = False
     other_fqn: str | None = None
+    entries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

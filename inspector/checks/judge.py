@@ -153,7 +153,8 @@ def judge(
     left = tuple(n for n in report.checked.not_checked if "--deep" not in n.why)
     report = replace(report, checked=replace(report.checked, not_checked=left))
     # What a payload's head told is told of all payloads now.
-    seen = {f.fqn for f in found.findings if f.code == "payload-mismatch"}
+    told = [f for f in found.findings if f.code == "payload-mismatch"]
+    seen = {fqn for f in told for fqn in (f.fqn, *f.entries)}
     mine = [f for f in report.findings if f.code != "payload-mismatch" or f.fqn not in seen]
     findings = without_echoes(checkpoint, [*mine, *found.findings])
     return merge(replace(report, findings=()), findings, found.checked)
@@ -197,6 +198,7 @@ def _judged(
         chunks=checkpoint.num_chunks,
         files=sum(1 for f in checkpoint.files if f.num_bytes is not None),
         not_checked=(*_left_out(checkpoint), *not_checked),
+        num_unread=sum(entry.is_later for entry in checkpoint.malformed),
     )
     num_bytes_entries = len(checkpoint.bytes_entries)
     return Report(checkpoint.path, _sorted(findings), checked, num_bytes_entries)
@@ -232,9 +234,13 @@ def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
         left.append(NotChecked("everything", "the checkpoint is empty: no tensor, no bytes entry"))
     elif not checkpoint.num_chunks:
         left.append(NotChecked("any chunk", "the checkpoint holds no tensor that has chunks"))
-    if checkpoint.malformed:
-        what = plural(len(checkpoint.malformed), "malformed part")
+    num_later = sum(entry.is_later for entry in checkpoint.malformed)
+    if num_malformed := len(checkpoint.malformed) - num_later:
+        what = plural(num_malformed, "malformed part")
         left.append(NotChecked(f"{what} of the metadata", "no value could be made of them"))
+    if num_later:
+        what = plural(num_later, "entry", "entries")
+        left.append(NotChecked(what, "kept in a class of torch that no torch known here has"))
     return left
 
 
@@ -247,6 +253,20 @@ _OTHER_ITEMS = frozenset(
         "chunk-overlap",
         "chunk-duplicate",
         "chunk-out-of-bounds",
+        "storage-orphan",
+    }
+)
+
+# What these say rests on every entry of the checkpoint being known.
+_OF_ALL_ENTRIES = frozenset(
+    {
+        "alias-shape",
+        "bytes-unreferenced",
+        "family-hole",
+        "file-unreferenced",
+        "local-state",
+        "optimizer-incomplete",
+        "rank-missing",
         "storage-orphan",
     }
 )
@@ -307,6 +327,8 @@ def check_all(
         *check_stored(checkpoint, entries),
         *consolidation,
     ]
-    if not any(finding.code in _OTHER_ITEMS for finding in findings):
+    if any(entry.is_later for entry in checkpoint.malformed):
+        findings = [finding for finding in findings if finding.code not in _OF_ALL_ENTRIES]
+    elif not any(finding.code in _OTHER_ITEMS for finding in findings):
         findings += check_replay(checkpoint, written_by)
     return findings, [*not_checked, *shards_not_checked, *left_unchecked(checkpoint)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
@@ -34,7 +34,19 @@ from inspector.errors import Cancelled, InspectError, KilledError, StorageError
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
 
-__all__ = ["Judged", "JudgedRun", "check_folder", "find_resumable", "judge_run", "whole_step"]
+__all__ = [
+    "Judged",
+    "JudgedRun",
+    "OnJudged",
+    "check_folder",
+    "find_resumable",
+    "judge_run",
+    "whole_step",
+]
+
+
+#: Told of each checkpoint as it is judged, if its metadata could be read.
+OnJudged: TypeAlias = Callable[[Found, Report, "Checkpoint"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +129,26 @@ def _sibling(run: RunListing) -> StepFolder | None:
     return StepFolder(name, numbers[name], parts) if parts else None
 
 
-def whole_step(storage: Storage, *, deep: Deep | None = None) -> JudgedRun | None:
+def whole_step(
+    storage: Storage, *, deep: Deep | None = None, on_judged: OnJudged | None = None
+) -> JudgedRun | None:
     """The step in a folder, if it has more than one part, or one is gone that another step has.
 
     Args:
         storage: The folder; a checkpoint lies in it, or in one folder below.
         deep: Reads the payloads as well.
+        on_judged: Told of each part as it is judged; again, if its payloads are read as well.
     """
     run = discover(storage, max_depth=PART_DEPTH)
     parts = [item for item in run if not is_export(item.path or ".")]
     if len(run.step_folders()) > 1 or not (len(parts) > 1 or _lacks_a_name(run)):
         return None
-    judged = judge_run(run, check_folder(storage, found=run))
+    judged = judge_run(run, check_folder(storage, found=run, on_judged=on_judged))
     if len(parts) < 2 and not any(step.findings for step in judged.steps):
         return None
-    return judged if deep is None else judge_run(run, check_folder(storage, found=run, deep=deep))
+    if deep is None:
+        return judged
+    return judge_run(run, check_folder(storage, found=run, deep=deep, on_judged=on_judged))
 
 
 def _lacks_a_name(run: RunListing) -> bool:
@@ -149,6 +166,7 @@ def check_folder(
     deep: Deep | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
+    on_judged: OnJudged | None = None,
 ) -> Iterator[Judged]:
     """Judge every checkpoint at or under a folder, in the order of their steps.
 
@@ -158,6 +176,7 @@ def check_folder(
         deep: Reads the payloads as well.
         limits: What unpickling one metadata file may cost.
         progress: Told the bytes of each metadata read; may cancel.
+        on_judged: Told of each as it is judged.
 
     Yields:
         Each checkpoint with its report, as soon as it is judged.
@@ -168,7 +187,7 @@ def check_folder(
     """
     with Server():
         for item in discover(storage) if found is None else found:
-            yield _judged(item, storage, deep, limits, progress)
+            yield _judged(item, storage, deep, limits, progress, on_judged)
 
 
 def _judged(
@@ -177,11 +196,15 @@ def _judged(
     deep: Deep | None,
     limits: Limits | None,
     progress: Progress | None,
+    on_judged: OnJudged | None,
 ) -> Judged:
+    read: list[Checkpoint] = []
     kinds: list[frozenset[str]] = []
     written_s: list[float | None] = []
 
     def look(checkpoint: Checkpoint) -> None:
+        if on_judged is not None:
+            read.append(checkpoint)
         kinds.append(kinds_of(checkpoint, part_name(item.path)))
         written_s.append(_written_s(checkpoint))
 
@@ -202,6 +225,9 @@ def _judged(
         nothing = NotChecked("everything", "the folder could not be read")
         where = f"{storage.root.rstrip('/')}/{item.path}" if item.path else storage.root
         report = Report(where, (finding,), Coverage(not_checked=(nothing,)))
+    if on_judged is not None:
+        for checkpoint in read:
+            on_judged(item, report, checkpoint)
     if not kinds:
         return Judged(item, report)
     return Judged(item, report, kinds[0], written_s[0])
@@ -217,7 +243,11 @@ def _written_s(checkpoint: Checkpoint) -> float | None:
 
 
 def find_resumable(
-    storage: Storage, *, deep: Deep | None = None, progress: Progress | None = None
+    storage: Storage,
+    *,
+    deep: Deep | None = None,
+    progress: Progress | None = None,
+    on_judged: OnJudged | None = None,
 ) -> JudgedRun:
     """The newest step that training can resume from, found without judging the older ones.
 
@@ -228,6 +258,7 @@ def find_resumable(
         storage: The run's folder.
         deep: Reads the payloads as well.
         progress: Told the bytes of each metadata read; may cancel.
+        on_judged: Told of each as it is judged.
 
     Returns:
         The steps that were judged; `newest_resumable` is that of the whole folder.
@@ -236,6 +267,10 @@ def find_resumable(
         StorageError: The folder itself cannot be listed.
         Cancelled: `progress`, or whoever runs the thread, said so.
     """
+
+    def judge_one(item: Found) -> Judged:
+        return _judged(item, storage, deep, None, progress, on_judged)
+
     search = Search(storage)
     found = search.containers()
     judged: list[Judged] = []
@@ -243,7 +278,9 @@ def find_resumable(
         for batch in search.newest_first():
             for items in batch:
                 found += items
-                judged += [_judged(item, storage, deep, None, progress) for item in items]
+                judged += [
+                    _judged(item, storage, deep, None, progress, on_judged) for item in items
+                ]
                 if not any("optimizer" in (item.kinds or ()) for item in judged):
                     continue  # An older step may show that an optimizer belongs to each.
                 so_far = search.run(found).only(item.found for item in judged)
@@ -251,7 +288,7 @@ def find_resumable(
                     return judge_run(so_far, judged)
         done = {item.found for item in judged}
         rest = [item for item in found if item not in done]
-        judged += [_judged(item, storage, deep, None, progress) for item in rest]
+        judged += map(judge_one, rest)
     return judge_run(search.run(found), judged)
 
 

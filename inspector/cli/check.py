@@ -14,13 +14,18 @@ from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.judge import check_storage
-from inspector.cli.output import print_pieces, terminal_width, unreached
+from inspector.cli.output import Destination, command_line, unreached
 from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from inspector.checkpoint.find.found import Found
+    from inspector.checks.findings import Report
     from inspector.checks.payload.deep import DeepReport
-    from inspector.checks.run import JudgedRun
+    from inspector.checks.run import JudgedRun, OnJudged
+    from inspector.report.html.markup import Html
 
 __all__ = ["run_check"]
 
@@ -48,6 +53,7 @@ def run_check(
     deep: bool,
     values: bool,
     form: str,
+    answer: Destination,
     manifest: str | None = None,
     newest: bool = False,
     prefetched: Child | None = None,
@@ -64,27 +70,30 @@ def run_check(
     reader = None
     if deep or values or manifest is not None:
         reader = _Deep(deep=deep, values=values, manifest=manifest)
+    show = _Presenter(path, form, answer, reader)
     if newest and not isinstance(target, list):
-        return _check_newest(path, target, reader, form)
+        return _check_newest(path, target, reader, show)
     if not isinstance(target, list):
-        run = _whole_step(path, target, reader)
+        run = _whole_step(path, target, reader, show.on_judged)
         if run is not None:
-            return _print_run(path, run, reader, form)
-        return _check_one(path, target, reader, form, prefetched)
+            return show.run(run)
+        return _check_one(path, target, reader, show, prefetched)
     from inspector.checks.run import Judged, check_folder, judge_run
 
     judged: list[Judged] = []
     storage = target.storage
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
-        for item in check_folder(storage, found=target, deep=reader):
+        for item in check_folder(storage, found=target, deep=reader, on_judged=show.on_judged):
             judged.append(item)
             line.show(len(judged))
             if reader is not None and reader.is_cancelled:
                 break
-    return _print_run(path, judge_run(target, judged), reader, form)
+    return show.run(judge_run(target, judged))
 
 
-def _whole_step(path: str, target: Storage, reader: _Deep | None) -> JudgedRun | None:
+def _whole_step(
+    path: str, target: Storage, reader: _Deep | None, on_judged: OnJudged | None
+) -> JudgedRun | None:
     """The step at `path`, if `target` is one part of it and others lie below, or should."""
     if target.local_path("") is None or isinstance(target, OneSet):
         return None
@@ -93,62 +102,102 @@ def _whole_step(path: str, target: Storage, reader: _Deep | None) -> JudgedRun |
         return None
     from inspector.checks.run import whole_step
 
-    return whole_step(folder, deep=reader)
+    return whole_step(folder, deep=reader, on_judged=on_judged)
 
 
-def _check_newest(path: str, storage: Storage, reader: _Deep | None, form: str) -> int:
+def _check_newest(path: str, storage: Storage, reader: _Deep | None, show: _Presenter) -> int:
     """Judge steps from the newest on, until one is found that training resumes from."""
     from inspector.checks.run import find_resumable
 
     with ReadingLine(sys.stderr) as line:
-        run = find_resumable(storage, deep=reader, progress=line)
+        run = find_resumable(storage, deep=reader, progress=line, on_judged=show.on_judged)
     if not run.judged:
         raise NotACheckpointError(f"{printable(path)}: no checkpoint is under this folder")
-    return _print_run(path, run, reader, form)
-
-
-def _print_run(path: str, run: JudgedRun, reader: _Deep | None, form: str) -> int:
-    from inspector.report import check as reports
-
-    storage = run.run.storage
-    if form == "json":
-        print_pieces(reports.folder_json(path, run, storage.used))
-    elif form == "github":
-        print_pieces(reports.folder_github(path, run), "\n")
-    else:
-        print_pieces(reports.folder_text(path, run, terminal_width()), "\n")
-    if reader is not None and reader.is_cancelled:
-        return _stopped()
-    if storage.used is not None and storage.used.num_failed:
-        return unreached()
-    return run.exit_code
+    return show.run(run)
 
 
 def _check_one(
-    path: str, storage: Storage, reader: _Deep | None, form: str, prefetched: Child | None
+    path: str, storage: Storage, reader: _Deep | None, show: _Presenter, prefetched: Child | None
 ) -> int:
     with ReadingLine(sys.stderr) as line:
-        report = check_storage(storage, deep=reader, progress=line, prefetched=prefetched)
+        report = check_storage(
+            storage, deep=reader, progress=line, prefetched=prefetched, on_read=show.on_read
+        )
     if path.endswith(".safetensors"):
         # The verdict is of the file that was named: its folder may hold damaged checkpoints below.
         report = replace(report, path=path)
-    from inspector.report import check as reports
-
-    if form == "json":
-        print_pieces(reports.check_json(report, storage.used))
-    elif form == "github":
-        print_pieces(reports.check_github(report), "\n")
-    else:
-        stopped = reader is not None and reader.is_cancelled
-        text = reports.check_text(report, terminal_width(), is_stopped=stopped)
-        print_pieces(text, "\n")
-    if reader is not None and reader.is_cancelled:
-        return _stopped()
-    if storage.used is not None and storage.used.num_failed:
-        return unreached()
-    return report.exit_code
+    return show.one(report, storage)
 
 
-def _stopped() -> int:
-    sys.stderr.write("hsdp-inspect: stopped before every byte was read\n")
-    return 2
+class _Presenter:
+    """The answer in the format that was asked for, and the exit code that goes with it.
+
+    A page draws what is wrong: of what was read, `on_read` and `on_judged` keep what that takes;
+    they are None where no page is asked for.
+    """
+
+    def __init__(self, path: str, form: str, answer: Destination, reader: _Deep | None) -> None:
+        self._path, self._form, self._answer, self._reader = path, form, answer, reader
+        self._checkpoint: Checkpoint | None = None
+        self._maps: Mapping[Found, Html] = {}
+        self.on_judged: OnJudged | None = None
+        self.on_read: Callable[[Checkpoint], None] | None = None
+        if form == "html":
+            from inspector.report.html.check import maps_by_folder
+
+            self._maps, self.on_judged = maps_by_folder()
+            self.on_read = self._keep
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._reader is not None and self._reader.is_cancelled
+
+    def run(self, run: JudgedRun) -> int:
+        """Show a folder of checkpoints."""
+        from inspector.report import check as reports
+
+        storage = run.run.storage
+        if self._form == "json":
+            self._answer.write(reports.folder_json(self._path, run, storage.used))
+        elif self._form == "github":
+            self._answer.write(reports.folder_github(self._path, run), "\n")
+        elif self._form == "html":
+            from inspector.report.html.check import folder_html
+
+            made = folder_html(
+                self._path, run, self._maps, command_line(), is_stopped=self._is_stopped
+            )
+            self._answer.write(made)
+        else:
+            self._answer.write(reports.folder_text(self._path, run, self._answer.width), "\n")
+        return self._code(run.exit_code, storage)
+
+    def one(self, report: Report, storage: Storage) -> int:
+        """Show one checkpoint."""
+        from inspector.report import check as reports
+
+        is_stopped = self._is_stopped
+        if self._form == "json":
+            self._answer.write(reports.check_json(report, storage.used))
+        elif self._form == "github":
+            self._answer.write(reports.check_github(report), "\n")
+        elif self._form == "html":
+            from inspector.report.html.check import check_html
+
+            made = check_html(report, self._checkpoint, command_line(), is_stopped=is_stopped)
+            self._answer.write(made)
+        else:
+            text = reports.check_text(report, self._answer.width, is_stopped=is_stopped)
+            self._answer.write(text, "\n")
+        return self._code(report.exit_code, storage)
+
+    def _code(self, code: int, storage: Storage) -> int:
+        if self._is_stopped:
+            sys.stderr.write("hsdp-inspect: stopped before every byte was read\n")
+            return 2
+        if storage.used is not None and storage.used.num_failed:
+            return unreached()
+        return code

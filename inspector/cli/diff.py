@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inspector.cli.output import has_screen, print_pieces, terminal_width
+from inspector.cli.options import form_of, formats, output_option
+from inspector.cli.output import Destination, command_line, has_screen, print_pieces
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ __all__ = ["commands"]
 @click.argument("b")
 @click.option("--values", is_flag=True, help="Compare every element, however both are cut.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@formats("text", "json", "html")
+@output_option
 @click.option(
     "--filter",
     "filter_text",
@@ -48,6 +51,8 @@ def diff(
     b: str,
     values: bool,
     as_json: bool,
+    form: str | None,
+    output: str | None,
     filter_text: str,
     rtol: float | None,
     atol: float,
@@ -67,17 +72,25 @@ def diff(
     for name, number in (("--rtol", rtol), ("--atol", atol)):
         if number is not None and not (math.isfinite(number) and number >= 0):
             raise UsageError(f"{name} takes a number that is not negative, not {number}")
-    if has_screen() and not (as_json or no_tui):
+    answer = Destination(output, (a, b))
+    has_form = as_json or form is not None or output is not None
+    form = form_of(form, as_json=as_json)
+    if has_screen() and not (has_form or no_tui):
         pair = a, b, filter_text, rtol, atol
         return _open_screen(*pair, with_values=values, allow_close=allow_close)
     structure = _structure(a, b, filter_text)
     found = _values(structure, rtol, atol) if values else structure.diff()
     from inspector.report.diff import diff_json, diff_text
 
-    if as_json:
-        print_pieces(diff_json(found))
+    if form == "json":
+        answer.write(diff_json(found))
+    elif form == "html":
+        from inspector.report.html.diff import diff_html
+
+        sides = structure.a.checkpoint, structure.b.checkpoint
+        answer.write(diff_html(found, *sides, command_line()))
     else:
-        print_pieces(diff_text(found, terminal_width()), "\n")
+        answer.write(diff_text(found, answer.width), "\n")
     if found.is_cancelled:
         sys.stderr.write("hsdp-inspect: stopped before everything was compared\n")
     return 0 if allow_close and found.is_close else found.exit_code

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from inspector._version import __version__
-from inspector.cli.output import has_screen, print_pieces, terminal_width
+from inspector.cli.options import form_of, formats, output_option
+from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ _MAX_TERMINAL_ROWS = 200
 #: The modules of `inspector.cli` whose `commands` are in the group beside those below.
 _MODULES = {
     "diff": "diff",
+    "export": "export",
     "plan": "plan",
     "replay": "verify",
     "seal": "diff",
     "stats": "stats",
     "verify": "verify",
+    "watch": "watch",
 }
 
 
@@ -82,11 +85,34 @@ def cli() -> None:
 @cli.command("open", hidden=True)
 @click.argument("path")
 @click.option("--tui/--no-tui", default=None, help="Open the screen, or print text.")
-def open_command(path: str, tui: bool | None) -> int:
+@click.option(
+    "--serve",
+    "port",
+    is_flag=False,
+    flag_value=0,
+    type=click.IntRange(0, 65535),
+    metavar="[PORT]",
+    help="Serve the screen to browsers of this machine, on 127.0.0.1. [default: a free port]",
+)
+@click.option("--allow-verify", is_flag=True, help="With --serve: verifications may be started.")
+@click.option("--served", type=click.Choice(["look", "verify"]), hidden=True)
+@click.option("--theme", default="", metavar="NAME", help="dark, light, or one of Textual's.")
+def open_command(
+    path: str,
+    tui: bool | None,
+    port: int | None,
+    allow_verify: bool,
+    served: str | None,
+    theme: str,
+) -> int:
     """Open the screen on PATH (a checkpoint, or a folder with checkpoints under it)."""
+    if port is not None:
+        return _serve(path, port, allow_verify=allow_verify)
+    if allow_verify:
+        raise UsageError("--allow-verify is for --serve", "add --serve [PORT]")
     if not (has_screen() if tui is None else tui):
         return _show(path, as_json=False, chunks=False, filter_text="")
-    return _open_screen(path)
+    return _open_screen(path, served, theme)
 
 
 @cli.command()
@@ -114,12 +140,8 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     "--newest", is_flag=True, help="Of a run: only as far as the newest step to resume from."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "github"]),
-    help="github: annotations for GitHub Actions.",
-)
+@formats("text", "json", "github", "html")
+@output_option
 def check(
     path: str,
     deep: bool,
@@ -128,6 +150,7 @@ def check(
     newest: bool,
     as_json: bool,
     form: str | None,
+    output: str | None,
 ) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
@@ -135,12 +158,11 @@ def check(
     proves that nothing changed since `seal`. For a folder with checkpoints under it: the state
     of each, and the newest sound one.
     """
-    if as_json and form not in (None, "json"):
-        raise UsageError(f"--json and --format {form} exclude each other", "give one of them")
+    form = form_of(form, as_json=as_json)
+    answer = Destination(output, (path,))
     with _Prefetched(path) as prefetched:
         from inspector.cli.check import run_check
 
-        form = "json" if as_json else form or "text"
         return run_check(
             path,
             deep=deep,
@@ -148,6 +170,7 @@ def check(
             manifest=manifest,
             newest=newest,
             form=form,
+            answer=answer,
             prefetched=prefetched,
         )
 
@@ -160,7 +183,8 @@ def options_with_values(arguments: Sequence[str]) -> set[str]:
     return {
         name
         for option in command.params
-        if isinstance(option, click.Option) and not option.is_flag and not option.count
+        if isinstance(option, click.Option)
+        and not (option.is_flag or option.count or (option.metavar or "").startswith("["))
         for name in option.opts
     }
 
@@ -313,7 +337,26 @@ def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
         return read_checkpoint(storage, progress=line, prefetched=prefetched)
 
 
-def _open_screen(path: str) -> int:
+def _open_screen(path: str, served: str | None, theme: str) -> int:
     from inspector.tui.launch import run
 
-    return run(path)
+    if served is None:
+        return run(path, theme=theme)
+    from inspector.tui.commands import LOOK_ONLY, ON_THE_SPOT
+
+    return run(path, ON_THE_SPOT if served == "verify" else LOOK_ONLY, theme=theme)
+
+
+def _serve(path: str, port: int, *, allow_verify: bool) -> int:
+    from inspector.checkpoint.find.locate import folder_of
+
+    folder_of(path)  # What is not there is told now, and not in the browser.
+    try:
+        from inspector.web.server import serve
+    except ImportError as error:
+        raise UsageError(
+            f"--serve needs {error.name}, which is not installed",
+            "pip install 'hsdp-inspect[web]' installs it",
+        ) from error
+    serve(path, port, allow_verify=allow_verify)
+    return 0

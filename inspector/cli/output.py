@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+from inspector.errors import InspectError, UsageError
+
 __all__ = [
+    "Destination",
+    "command_line",
     "drop_stdout",
     "has_screen",
     "print_pieces",
     "terminal_width",
     "unreached",
+    "write_file",
     "write_lines",
 ]
 
@@ -82,3 +88,78 @@ def unreached() -> int:
     """Say that the answer is not all of it, since a storage did not answer; the exit code."""
     sys.stderr.write("hsdp-inspect: the storage did not answer for everything; run it again\n")
     return 2
+
+
+def command_line() -> str:
+    """The command line that runs, as a shell takes it, with what may be a secret hidden."""
+    from inspector.checkpoint.text import redact
+
+    return " ".join(["hsdp-inspect", *(shlex.quote(redact(arg)) for arg in sys.argv[1:])])
+
+
+class Destination:
+    """Where a command's answer goes: to stdout, or into the file that `--output` names.
+
+    Args:
+        output: The file, or None.
+        paths: What is looked at; nothing is written into it.
+
+    Raises:
+        UsageError: The file lies in what is looked at, or cannot be one.
+    """
+
+    def __init__(self, output: str | None, paths: Iterable[str]) -> None:
+        self._output = output
+        if output is None:
+            return
+        from inspector.checkpoint.outside import refuse_inside, without_scheme
+        from inspector.checkpoint.text import printable
+
+        if not output or os.path.isdir(output):
+            raise UsageError(f"--output {printable(output)!r} is no file", "--output takes a file")
+        closed = []
+        for path in map(without_scheme, paths):
+            # Of a file in a checkpoint (`.metadata`, one of safetensors) the folder is meant.
+            places = (path, os.path.realpath(path)) if os.path.isfile(path) else ()
+            closed += [os.path.dirname(place) or "." for place in places] or [path]
+        refuse_inside("--output", output, closed)
+
+    @property
+    def width(self) -> int | None:
+        """Cells of the terminal that it goes to; None if it goes to none."""
+        return terminal_width() if self._output is None else None
+
+    def write(self, pieces: Iterable[str], end: str = "") -> None:
+        """Give the answer, each piece with `end` after it.
+
+        Raises:
+            InspectError: The file cannot be written.
+        """
+        if self._output is None:
+            print_pieces(pieces, end)
+        else:
+            write_file("the answer", self._output, (piece + end for piece in pieces))
+
+
+def write_file(what: str, path: str, pieces: Iterable[str]) -> None:
+    """Write text into a file; other names of a file that was there keep what they have.
+
+    Args:
+        what: What it is, for the message: `the report`.
+        path: The file.
+        pieces: Its text.
+
+    Raises:
+        InspectError: It cannot be written.
+    """
+    from inspector.checkpoint.text import printable
+
+    try:
+        if os.path.isfile(path) and not os.path.islink(path) and os.stat(path).st_nlink > 1:
+            os.unlink(path)
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(pieces)
+    except OSError as error:
+        raise InspectError(
+            f"{what} cannot be written to {printable(path)}: {error.strerror}"
+        ) from error

@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from inspector.cli.output import print_pieces, terminal_width
+from inspector.cli.options import form_of, formats, output_option
+from inspector.cli.output import Destination, command_line
 
 __all__ = ["commands"]
 
@@ -24,8 +25,18 @@ _MAX_TERMINAL_ROWS = 64
     "index, or another checkpoint.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@formats("text", "json", "html")
+@output_option
 @click.option("--reads", is_flag=True, help="With --json: every read of every rank.")
-def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) -> int:
+def plan(
+    path: str,
+    mesh: str,
+    against: str | None,
+    as_json: bool,
+    form: str | None,
+    output: str | None,
+    reads: bool,
+) -> int:
     """Say what every rank would read to load a checkpoint under a mesh, without loading it.
 
     From the metadata alone: bytes, files, memory, empty shards, what would be missing, and the
@@ -42,12 +53,16 @@ def plan(path: str, mesh: str, against: str | None, as_json: bool, reads: bool) 
             f"{target}: a load is planned under fsdp:S or hsdp:RxS",
             "S shards, in R replicas: fsdp:8, hsdp:2x4",
         )
-    if reads and not as_json:
+    form = form_of(form, as_json=as_json)
+    if reads and form != "json":
         raise UsageError("--reads lists reads in JSON only", "add --json")
-    return _run(path, target, against, as_json=as_json, reads=reads)
+    answer = Destination(output, [path, *([] if against is None else [against])])
+    return _run(path, target, against, form=form, reads=reads, answer=answer)
 
 
-def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: bool) -> int:
+def _run(
+    path: str, mesh: object, against: str | None, *, form: str, reads: bool, answer: Destination
+) -> int:
     from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import printable
@@ -92,12 +107,15 @@ def _run(path: str, mesh: object, against: str | None, *, as_json: bool, reads: 
         else elsewhere(checkpoint.path, mesh),
         expected=expected,
     )
-    if as_json:
-        print_pieces(plan_json(planned, reads=reads))
+    if form == "json":
+        answer.write(plan_json(planned, reads=reads))
+    elif form == "html":
+        from inspector.report.html.plan import plan_html
+
+        answer.write(plan_html(planned, command_line()))
     else:
-        width = terminal_width()
-        rows = None if width is None else _MAX_TERMINAL_ROWS
-        print_pieces(plan_text(planned, width, rows), "\n")
+        rows = None if answer.width is None else _MAX_TERMINAL_ROWS
+        answer.write(plan_text(planned, answer.width, rows), "\n")
     return planned.exit_code
 
 

@@ -165,8 +165,9 @@ def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
     entries = {item.fqn: item for item in checkpoint.malformed if item.fqn not in known}
     names = list(entries)
     return tuple(
-        NotRead(-1, names[i], 0, printable(entries[names[i]].what, 300))
+        NotRead(-1, names[i], 0, printable(entry.what, 300), is_foreign=entry.is_later)
         for i in matching(names, filter_text)
+        for entry in [entries[names[i]]]
     )
 
 

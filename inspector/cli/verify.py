@@ -9,14 +9,20 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.cli.output import has_screen, print_pieces, write_lines
-from inspector.errors import InspectError, UsageError
+from inspector.cli.output import (
+    command_line,
+    has_screen,
+    print_pieces,
+    write_file,
+    write_lines,
+)
+from inspector.errors import UsageError
 from inspector.report.progress import TerminalLine
 
 if TYPE_CHECKING:
@@ -145,13 +151,25 @@ class _Interrupts:
     metavar="MODULE",
     help="Import this in the ranks, so that its tensor classes load (torchao).",
 )
+@click.option(
+    "--unpickle",
+    is_flag=True,
+    help="Also load bytes entries as torch does, which runs what their pickles name; what the gate "
+    "finds unsafe stays out.",
+)
 @click.option("--events", default="", metavar="DIR", help="Where the ranks write their events.")
 @click.option(
     "--timeout", default=600.0, metavar="S", help="Without progress for so long, it is stuck."
 )
 @click.option("--json", "as_json", is_flag=True, help="Every event as a line of JSON.")
 @click.option(
-    "--report", default="", metavar="FILE", help="Write the report there (.json or text)."
+    "--report", default="", metavar="FILE", help="Write the report there (.json, .html or text)."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "html"]),
+    help="Of the report. [default: by its name]",
 )
 @click.option("--print-command", is_flag=True, help="Print the command lines, run nothing.")
 def verify(
@@ -166,10 +184,12 @@ def verify(
     scratch: str,
     python: str,
     imports: tuple[str, ...],
+    unpickle: bool,
     events: str,
     timeout: float,
     as_json: bool,
     report: str,
+    form: str | None,
     print_command: bool,
 ) -> int:
     """Load a checkpoint under a mesh with torchrun, and compare every bit with what is stored.
@@ -183,6 +203,8 @@ def verify(
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
+    if form is not None and not report:
+        raise UsageError("--format is of the report", "--report FILE says where it goes")
     memory_bytes = None if memory is None else parse_size(memory)
     if memory_bytes is not None and memory_bytes < _MIN_MEMORY_BYTES:
         raise UsageError(
@@ -208,12 +230,16 @@ def verify(
         scratch=scratch,
         python=python,
         imports=imports,
+        unpickle=unpickle,
         timeout_s=timeout,
     )
     if print_command:
         return _print_commands(plan, events, scratch, device)
     plan.check()
-    return _run(plan, events, as_json=as_json, report=report)
+    job, code = _run(plan, events, as_json=as_json)
+    if report:
+        _write_report(report, form or _form_of(report), job, checkpoint)
+    return code
 
 
 def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
@@ -239,7 +265,8 @@ def _print_commands(plan: Preflight, events: str, scratch: str, device: str) -> 
     return 0
 
 
-def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
+def _run(plan: Preflight, events: str, *, as_json: bool) -> tuple[Snapshot, int]:
+    """Run the job and print what came of it: how it stands at its end, and the exit code."""
     from inspector.checkpoint.text import printable
     from inspector.report.verify_text import plan_text, verify_text
     from inspector.verify.job.launcher import Job
@@ -268,29 +295,28 @@ def _run(plan: Preflight, events: str, *, as_json: bool, report: str) -> int:
     snapshot = job.snapshot()
     if not as_json:
         print_pieces(verify_text(snapshot), "\n")
-    if report:
-        _write_report(report, snapshot)
-    return exit_code(job.result)
+    return snapshot, exit_code(job.result)
 
 
-def _write_report(path: str, snapshot: Snapshot) -> None:
-    """The result as JSON if the name ends so, else as text."""
-    from inspector.checkpoint.text import printable
+def _form_of(report: str) -> str:
+    """The report's format by its name."""
+    ending = os.path.splitext(report)[1].lower()
+    return {".json": "json", ".html": "html", ".htm": "html"}.get(ending, "text")
+
+
+def _write_report(path: str, form: str, snapshot: Snapshot, checkpoint: Checkpoint) -> None:
     from inspector.report.verify_text import report_json, verify_text
 
-    if path.endswith(".json"):
-        text = json.dumps(report_json(snapshot), indent=1) + "\n"
+    pieces: Iterable[str]
+    if form == "json":
+        pieces = (json.dumps(report_json(snapshot), indent=1) + "\n",)
+    elif form == "html":
+        from inspector.report.html.verify import verify_html
+
+        pieces = verify_html(snapshot, checkpoint, command_line())
     else:
-        text = "".join(line + "\n" for line in verify_text(snapshot))
-    try:
-        if os.path.isfile(path) and not os.path.islink(path) and os.stat(path).st_nlink > 1:
-            os.unlink(path)  # Its other names keep what they have.
-        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except OSError as error:
-        raise InspectError(
-            f"the report cannot be written to {printable(path)}: {error.strerror}"
-        ) from error
+        pieces = (line + "\n" for line in verify_text(snapshot))
+    write_file("the report", path, pieces)
 
 
 @click.command()

@@ -230,6 +230,8 @@ class Diff:
         unreadable: Names that the metadata of a side holds, but not as a value that can be read.
         missing_parts: Files that should tell of further tensors of a side and do not, in words;
             then nothing is called the same. Printable.
+        param_groups: Lists of an optimizer's groups that both have, of other lengths: name, groups
+            in A, groups in B.
         damage: What either side lacks; without values, nothing is called the same then.
         tolerance: What counted as close; None where no values were compared.
         values_compared: False if only the structure was compared.
@@ -250,6 +252,7 @@ class Diff:
     unreadable: tuple[str, ...] = ()
     missing_parts: tuple[str, ...] = ()
     damage: tuple[Damage, ...] = ()
+    param_groups: tuple[tuple[str, int, int], ...] = ()
     tolerance: Tolerance | None = None
     values_compared: bool = False
     is_cancelled: bool = False

@@ -7,7 +7,8 @@ alone suggest is in `likely_renamed` and believed by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.find.locate import matching
@@ -24,6 +25,8 @@ __all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]
 #: What a tensor must share with another to be it under a new name: shape and dtype.
 Kind = tuple[tuple[int, ...], str]
 
+# torch's state dicts keep the names of its parameters in every group.
+_GROUP = re.compile(r"(?:\A|(?<=\.))param_groups\.(\d{1,6})\.params(?:\.|\Z)")
 _NOT_COMPARED = "values were not compared"
 
 
@@ -53,6 +56,7 @@ class Structure:
         unreadable: Names that a side's metadata holds, but not as a value that can be read.
         sides: What A and B are.
         damage: What either side lacks.
+        param_groups: As of `Diff`.
     """
 
     a: Side
@@ -69,6 +73,7 @@ class Structure:
     unreadable: tuple[str, ...]
     sides: tuple[MeshSide, MeshSide]
     damage: tuple[Damage, ...] = ()
+    param_groups: tuple[tuple[str, int, int], ...] = ()
 
     def diff(self) -> Diff:
         """The comparison, as far as the metadata goes."""
@@ -87,6 +92,7 @@ class Structure:
                 for part in missing_parts(side.checkpoint)
             ),
             damage=self.damage,
+            param_groups=self.param_groups,
         )
 
 
@@ -118,7 +124,7 @@ def compare_structure(a: Side, b: Side, filter_text: str = "") -> Structure:
     ]
     unreadable = tuple(fqn for fqn in bad if fqn not in names_a or fqn not in names_b)
     for fqn in unreadable:
-        detail = f"the metadata is damaged there: {printable(bad[fqn], 200)}"
+        detail = f"its metadata cannot be read: {printable(bad[fqn], 200)}"
         diffs.append(TensorDiff(fqn, "NOT_COMPARED", detail=detail))
     only_a = [fqn for fqn in names_a if fqn not in names_b and fqn not in bad]
     only_b = [fqn for fqn in names_b if fqn not in names_a and fqn not in bad]
@@ -140,7 +146,22 @@ def compare_structure(a: Side, b: Side, filter_text: str = "") -> Structure:
         unreadable,
         sides,
         (*damage_of("A", a, filter_text), *damage_of("B", b, filter_text)),
+        _other_numbers(_num_groups(names_a), _num_groups(names_b)),
     )
+
+
+def _num_groups(names: Iterable[str]) -> dict[str, int]:
+    """How many groups each optimizer has, by the name of its list; none if it is flattened."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        group = _GROUP.search(name) if "param_groups." in name else None
+        if group is not None:
+            found.setdefault(name[: group.start()] + "param_groups", set()).add(group[1])
+    return {name: len(numbers) for name, numbers in found.items()}
+
+
+def _other_numbers(a: dict[str, int], b: dict[str, int]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((name, n, b[name]) for name, n in a.items() if b.get(name, n) != n)
 
 
 def _tensors(checkpoint: Checkpoint, filter_text: str) -> dict[str, int]:

@@ -36,6 +36,8 @@ __all__ = [
     "folder_github",
     "folder_json",
     "folder_text",
+    "run_findings",
+    "run_sentences",
     "verdict_sentence",
 ]
 
@@ -54,11 +56,16 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     if is_stopped:
         return f"stopped before every byte was read; so far {report.verdict}, {said}"
     if report.is_unread:
-        num = plural(report.checked.num_unread, "payload")
+        num = plural(report.checked.num_unread, "part" if _has_later_kinds(report) else "payload")
         return f"not read to its end: {num} could not be read; in the rest {said}"
     if report.verdict == "sound" and not report.checked.payloads:
         return f"sound as far as metadata and file sizes tell: {said}"
     return f"{report.verdict}: {said}"
+
+
+def _has_later_kinds(report: Report) -> bool:
+    """Whether entries were left out that are of a class no torch known here has."""
+    return any(f.code == "metadata-unknown-class" and f.fqn is not None for f in report.findings)
 
 
 def checked_sentence(checked: Coverage) -> str:
@@ -171,8 +178,13 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         if item.report.findings:
             yield ""
             yield from check_text(item.report, width)
-    yield from _all_findings(_of_run(run), width)
+    yield from _all_findings(run_findings(run), width)
     yield ""
+    yield from run_sentences(run)
+
+
+def run_sentences(run: JudgedRun) -> Iterator[str]:
+    """What comes of a run: what was not looked at, what to resume from, what is sound."""
     yield from _not_looked_at(run)
     yield from _resumable_line(run)
     yield _sound_line(run)
@@ -186,7 +198,7 @@ def _of_steps(run: JudgedRun) -> str:
     return f", {plural(numbered, 'step')}" if numbered else ""
 
 
-def _of_run(run: JudgedRun) -> list[Finding]:
+def run_findings(run: JudgedRun) -> list[Finding]:
     """Findings of the folder and of its steps, without those of single checkpoints."""
     return [*run.findings, *(finding for step in run.steps for finding in step.findings)]
 
@@ -258,7 +270,7 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
         "newest_resumable_step": None if best is None else best.step,
         "is_partial": run.run.is_partial,
         "not_looked_at": [{"what": what, "why": why} for what, why in run.run.not_looked_at],
-        "findings": [finding_json(finding) for finding in _of_run(run)],
+        "findings": [finding_json(finding) for finding in run_findings(run)],
         "steps": [_step_json(step) for step in run.steps],
         "checkpoints": [
             {
@@ -341,6 +353,7 @@ def finding_json(finding: Finding) -> FindingObject:
         "torch_does": finding.torch_does,
         "hint": finding.hint,
         "other_fqn": finding.other_fqn,
+        "entries": finding.entries,
     }
 
 
@@ -377,7 +390,7 @@ def folder_github(path: str, run: JudgedRun) -> Iterator[str]:
     """Workflow commands for a folder of checkpoints."""
     for item in run.judged:
         yield from check_github(item.report)
-    for finding in _of_run(run):
+    for finding in run_findings(run):
         yield _command(path.rstrip("/"), finding)
     for where, why in run.run.not_looked_at:
         place = _property(printable(path))

@@ -31,12 +31,18 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "TENSOR_COLUMNS",
     "counts",
     "diff_json",
     "diff_text",
     "format_difference",
+    "placement_lines",
     "seal_json",
     "seal_text",
+    "side_words",
+    "tensor_cells",
+    "tolerance_lines",
+    "unequal_tensors",
     "verdict_sentence",
 ]
 
@@ -127,9 +133,14 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
     yield verdict_sentence(diff)
     yield from _names("not whole, so nothing is called the same", diff.missing_parts, width)
     yield from _damage(diff, width)
-    yield from _tolerance(diff)
+    yield from tolerance_lines(diff)
     yield from _names("only in A", diff.only_in_a, width)
     yield from _names("only in B", diff.only_in_b, width)
+    yield from _names(
+        "optimizers with other numbers of parameter groups",
+        [f"{name}: {a:,} in A, {b:,} in B" for name, a, b in diff.param_groups],
+        width,
+    )
     yield from _pairs("renamed, the content is the same", diff.renamed, width)
     yield from _pairs("likely renamed, by name, shape and dtype", diff.likely_renamed, width)
     yield from _placements(diff, width)
@@ -148,9 +159,14 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
 
 
 def _side(name: str, side: MeshSide) -> str:
+    return f"{name}  {side_words(side)}"
+
+
+def side_words(side: MeshSide) -> str:
+    """What one side is: path, mesh, counts."""
     by = side.mesh or "mesh unknown"
     entries = plural(side.num_bytes_entries, "bytes entry", "bytes entries")
-    return f"{name}  {printable(side.path)}: {by}, {plural(side.num_tensors, 'tensor')}, {entries}"
+    return f"{printable(side.path)}: {by}, {plural(side.num_tensors, 'tensor')}, {entries}"
 
 
 def _cut(items: Sequence[Any], width: int | None, limit: int = _MAX_LISTED) -> Sequence[Any]:
@@ -178,18 +194,27 @@ def _pairs(title: str, pairs: Sequence[tuple[str, str]], width: int | None) -> I
 
 
 def _placements(diff: Diff, width: int | None) -> Iterator[str]:
-    found = Counter((change.a, change.b) for change in diff.placements)
+    found = placement_lines(diff)
     if not found:
         return
     yield ""
     yield f"placed otherwise ({len(diff.placements):,}), which is no difference of content"
-    for (a, b), number in _cut(found.most_common(), width):
-        on_both = f"{format_placements(a)} in A, {format_placements(b)} in B"
-        yield f"  {plural(number, 'tensor')}: {on_both}"
-    yield from _more(len(found), len(_cut(list(found), width)))
+    shown = _cut(found, width)
+    for line in shown:
+        yield f"  {line}"
+    yield from _more(len(found), len(shown))
 
 
-_COLUMNS = (
+def placement_lines(diff: Diff) -> list[str]:
+    """How tensors are placed otherwise, and how many: `3 tensors: [Shard(0)] in A, ...`."""
+    found = Counter((change.a, change.b) for change in diff.placements)
+    return [
+        f"{plural(number, 'tensor')}: {format_placements(a)} in A, {format_placements(b)} in B"
+        for (a, b), number in found.most_common()
+    ]
+
+
+TENSOR_COLUMNS = (
     # A name cut short is no name: figures go first.
     TextColumn("TENSOR", min_width=36),
     TextColumn("VERDICT"),
@@ -214,7 +239,7 @@ _ENTRY_COLUMNS = (
 )
 
 
-def _tensors(diff: Diff, width: int | None) -> Iterator[str]:
+def unequal_tensors(diff: Diff) -> list[TensorDiff]:
     """The tensors that are not the same, the worst verdict first."""
     unreadable = set(diff.unreadable)
     listed = [
@@ -224,10 +249,14 @@ def _tensors(diff: Diff, width: int | None) -> Iterator[str]:
         and not tensor.is_empty
         and (diff.values_compared or tensor.verdict != "NOT_COMPARED" or tensor.fqn in unreadable)
     ]
+    rank = {verdict: i for i, verdict in enumerate(VERDICTS)}
+    return sorted(listed, key=lambda tensor: rank[tensor.verdict])
+
+
+def _tensors(diff: Diff, width: int | None) -> Iterator[str]:
+    listed = unequal_tensors(diff)
     if not listed:
         return
-    rank = {verdict: i for i, verdict in enumerate(VERDICTS)}
-    listed.sort(key=lambda tensor: rank[tensor.verdict])
     yield ""
     shown = _cut(listed, width, _MAX_ROWS)
     if not any(tensor.num_compared for tensor in listed):
@@ -236,7 +265,7 @@ def _tensors(diff: Diff, width: int | None) -> Iterator[str]:
         ]
         yield from render_table(_STRUCTURE_COLUMNS, rows, width)
     else:
-        yield from render_table(_COLUMNS, [_row(tensor) for tensor in shown], width)
+        yield from render_table(TENSOR_COLUMNS, [tensor_cells(tensor) for tensor in shown], width)
     yield from _more(len(listed), len(shown))
 
 
@@ -256,7 +285,8 @@ def _exact(diff: Diff, width: int | None) -> Iterator[str]:
         yield f"  ... and {len(exact) - len(shown):,} more: --json names all"
 
 
-def _row(tensor: TensorDiff) -> tuple[str, ...]:
+def tensor_cells(tensor: TensorDiff) -> tuple[str, ...]:
+    """One tensor as the cells of `TENSOR_COLUMNS`."""
     is_compared = tensor.num_compared > 0
     first = tensor.first_non_finite if tensor.verdict == "NON_FINITE" else tensor.first_index
     return (
@@ -286,7 +316,7 @@ def _damage(diff: Diff, width: int | None) -> Iterator[str]:
         yield f"  (hsdp-inspect check {printable(head.path)} says all)"
 
 
-def _tolerance(diff: Diff) -> Iterator[str]:
+def tolerance_lines(diff: Diff) -> Iterator[str]:
     """What CLOSE means, for every dtype of which a tensor is."""
     if diff.tolerance is None:
         return
@@ -313,6 +343,7 @@ def diff_json(diff: Diff) -> Iterator[str]:
         "unmoved_weights": unmoved_weights(diff),
         "renamed": diff.renamed,
         "missing_parts": diff.missing_parts,
+        "param_groups": [{"fqn": name, "num_a": a, "num_b": b} for name, a, b in diff.param_groups],
         "damage": [
             {"side": d.side, "code": d.code, "fqn": d.fqn, "message": d.message}
             for d in diff.damage

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RANK_COLUMNS",
     "PlanReport",
+    "against_words",
     "as_written",
     "comparison",
     "headline",
@@ -393,7 +394,8 @@ def _wrapped(text: str, width: int | None) -> list[str]:
     return [text] if width is None else textwrap.wrap(text, max(20, width))
 
 
-def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iterator[str]:
+def against_words(planned: PlanReport, expected: Expected) -> str:
+    """What was expected and how much of it is there, in a sentence."""
     what = f"{printable(expected.path)} ({expected.source}, {plural(len(expected.wanted), 'key')})"
     if not planned.num_matching:
         what += ", none of which is in the checkpoint"
@@ -402,7 +404,11 @@ def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iter
     # lazy: only with --against
     from inspector.checks.plan.against import summary
 
-    yield from _labelled("against", f"{what}: {summary(planned.problems)}", width)
+    return f"{what}: {summary(planned.problems)}"
+
+
+def _against(planned: PlanReport, expected: Expected, width: int | None) -> Iterator[str]:
+    yield from _labelled("against", against_words(planned, expected), width)
     for note in expected.notes:
         yield from _labelled("", printable(note), width)
 

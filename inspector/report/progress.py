@@ -78,8 +78,12 @@ class PayloadLine(TerminalLine):
         rate = done / max(self.elapsed_s, 1e-3)
         left = format_seconds((total - done) / rate) if rate > 0 else "?"
         drawn = bar(share, _BAR_CELLS, ascii_only=True).replace(" ", "-")
+        # Not every reading judges what it reads.
+        wrong = getattr(progress, "num_wrong", 0)
+        so_far = f"{wrong:,} wrong so far, " if wrong else ""
         self.draw(
-            f"[{drawn}] {share:.0%} of {format_bytes(total)}, {format_bytes(rate)}/s, {left} left"
+            f"[{drawn}] {share:.0%} of {format_bytes(total)}, {so_far}{format_bytes(rate)}/s, "
+            f"{left} left"
         )
         return False
 

@@ -75,7 +75,10 @@ def summary_facts(checkpoint: Checkpoint, written_by: WrittenBy) -> list[tuple[s
     ]
     facts.append(("files", ", ".join(stored)))
     if checkpoint.malformed:
-        count = plural(len(checkpoint.malformed), "malformed entry", "malformed entries")
+        is_later = all(entry.is_later for entry in checkpoint.malformed)
+        kind = "{} of an unknown kind" if is_later else "malformed {}"
+        names = kind.format("entry"), kind.format("entries")
+        count = plural(len(checkpoint.malformed), *names)
         facts.append(("left out", f"{count} (hsdp-inspect check says which)"))
     if checkpoint.unsafe_globals:
         named = ", ".join(printable(name, 80) for name in checkpoint.unsafe_globals[:3])

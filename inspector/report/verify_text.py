@@ -24,13 +24,18 @@ from inspector.verify.result import EXIT_CODES
 from inspector.verify.verdicts import Fault, TensorView
 
 __all__ = [
+    "fault_sentence",
+    "figures_sentence",
     "memory_text",
     "meshes_text",
+    "phases_sentence",
     "plan_text",
     "progress_line",
     "report_json",
+    "stack_lines",
     "summary_sentence",
     "torch_sentence",
+    "unverified_reasons",
     "verify_text",
 ]
 
@@ -239,12 +244,13 @@ def report_json(snapshot: Snapshot) -> dict[str, Any]:
 def _wrong(view: TensorView) -> Iterator[str]:
     yield f"  {view.verdict or '?'}  {printable(view.fqn, 200)}"
     for fault in view.faults[:4]:
-        yield f"      {_fault(fault)}"
+        yield f"      {fault_sentence(fault)}"
     if view.num_faults > 4:
         yield f"      ... {view.num_faults - 4} more reports like these"
 
 
-def _fault(fault: Fault) -> str:
+def fault_sentence(fault: Fault) -> str:
+    """What one rank found wrong with an entry: where, how much, what it should have been."""
     parts = [f"rank {fault.rank}, {printable(fault.phase, 40)}"]
     if fault.num_different:
         of = "" if fault.num_elements is None else f" of {fault.num_elements:,}"
@@ -253,9 +259,9 @@ def _fault(fault: Fault) -> str:
         parts.append(f"{fault.num_missing:,} elements in no chunk")
     if fault.num_different and fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
-    if fault.expected or fault.found:
-        expected, found = printable(fault.expected, 60), printable(fault.found, 60)
-        parts.append(f"expected {expected}, found {found}")
+    for label, said in (("expected", fault.expected), ("found", fault.found)):
+        if said:
+            parts.append(f"{label} {printable(said, 60)}")
     if fault.file:
         parts.append(printable(fault.file, 120))
     line = ", ".join(parts)
@@ -267,14 +273,19 @@ def _failures(failures: Sequence[Failure]) -> Iterator[str]:
         who = "the job" if failure.rank is None else f"rank {failure.rank}"
         yield f"  {failure.kind}  {who}: {printable(failure.message, 600)}"
         if i == 0 or failure.kind == "timeout":
-            lines = [line for line in failure.stack.splitlines() if line.strip()]
-            # Of a hang's stack the innermost call comes first, of a traceback last.
-            is_hang = failure.kind == "timeout"
-            shown = lines[:_MAX_STACK_LINES] if is_hang else lines[-_MAX_STACK_LINES:]
-            for line in shown:
-                yield f"      {printable(line, 200)}"
+            for line in stack_lines(failure):
+                yield f"      {line}"
     if len(failures) > 8:
         yield f"  ... {len(failures) - 8} more failures"
+
+
+def stack_lines(failure: Failure) -> list[str]:
+    """The lines of a rank's stack that tell most; printable."""
+    lines = [line for line in failure.stack.splitlines() if line.strip()]
+    # Of a hang's stack the innermost call comes first, of a traceback last.
+    is_hang = failure.kind == "timeout"
+    shown = lines[:_MAX_STACK_LINES] if is_hang else lines[-_MAX_STACK_LINES:]
+    return [printable(line, 200) for line in shown]
 
 
 def _unverified(tensors: Mapping[str, Any]) -> Iterator[str]:
@@ -282,19 +293,38 @@ def _unverified(tensors: Mapping[str, Any]) -> Iterator[str]:
     if not count:
         return
     yield f"  {plural(count, 'entry', 'entries')} not verified:"
+    for why, names in unverified_reasons(tensors):
+        yield f"      {why}: {names}"
+
+
+def unverified_reasons(tensors: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Why entries were not verified, and the first of their names; printable."""
     reasons: dict[str, list[str]] = {}
     for item in tensors.get("not_verified") or ():
         reasons.setdefault(item.get("why") or "?", []).append(item.get("fqn") or "?")
+    told = []
     for why, names in list(reasons.items())[:8]:
         shown = ", ".join(printable(name, 80) for name in names[:3])
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        yield f"      {printable(why, 300)}: {shown}{more}"
+        told.append((printable(why, 300), shown + more))
+    return told
 
 
 def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
     if snapshot.phases:
-        took = [f"{printable(p.phase, 40)} {p.elapsed_s:.1f} s" for p in snapshot.phases]
-        yield "  phases: " + ", ".join(took)
+        yield "  phases: " + phases_sentence(snapshot)
+    yield "  " + figures_sentence(snapshot, result)
+    if result.get("run_folder"):
+        yield f"  recorded in {printable(result['run_folder'], 400)}"
+
+
+def phases_sentence(snapshot: Snapshot) -> str:
+    """How long each phase took: `load 1.2 s, compare 0.3 s`."""
+    return ", ".join(f"{printable(p.phase, 40)} {p.elapsed_s:.1f} s" for p in snapshot.phases)
+
+
+def figures_sentence(snapshot: Snapshot, result: Mapping[str, Any]) -> str:
+    """What was read, checked and held, in figures."""
     figures = [f"{format_bytes(result.get('bytes_read') or 0)} read by all ranks together"]
     for name, what in _FIGURES:
         told = [rank.extra.get(name) for rank in snapshot.ranks]
@@ -305,10 +335,10 @@ def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
             figures.append(f"{format_count(sum(numbers))} {what}")
     if snapshot.num_raw:
         raw = plural(snapshot.num_raw, "bytes entry", "bytes entries")
-        figures.append(f"{raw} compared as bytes, not unpickled")
+        loaded = [n for r in snapshot.ranks if type(n := r.extra.get("unpickled")) is int]
+        how = f"{min(loaded)} unpickled on every rank" if any(loaded) else "not unpickled"
+        figures.append(f"{raw} compared as bytes, {how}")
     done = [rank.rank for rank in snapshot.ranks if rank.status == "done"]
     if len(done) < len(snapshot.ranks):
         figures.append(f"ranks that ended well: {format_ranks(done) or 'none'}")
-    yield "  " + ", ".join(figures)
-    if result.get("run_folder"):
-        yield f"  recorded in {printable(result['run_folder'], 400)}"
+    return ", ".join(figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,14 +17,18 @@ from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import after
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
+from inspector.tui.ending import ending_in_order
 from inspector.tui.messages import ScreenComplete
+from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
-from inspector.tui.theme import DARK, LIGHT, THEMES
+from inspector.tui.theme import DARK, LIGHT, THEMES, dress, own_name, theme_named
 
 if TYPE_CHECKING:
+    from textual.command import Provider
     from textual.dom import DOMNode
     from textual.driver import Driver
+    from textual.theme import Theme
 
     from inspector.checkpoint.child.isolated import Child
     from inspector.tui.session import Loading
@@ -36,20 +41,29 @@ _POLL_S = 0.01
 _SWITCH_S = 0.001
 
 
+def _commands() -> type[Provider]:
+    from inspector.tui.screens.palette import CommandsProvider
+
+    return CommandsProvider
+
+
 class InspectApp(App[int]):
     """The terminal UI. Its return value is the exit code.
 
     Args:
-        path: What the user gave.
+        path: What the user gave; empty if that is to be asked for.
         preview: The first frame, where there is one already.
         prefetched: The child process that already reads the metadata, or None.
+        closed: Actions that there are none of, such as `commands.LOOK_ONLY`.
+        memory: What the user chose before, and chooses; by default it is forgotten.
     """
 
     TITLE = "hsdp-inspect"
     # In full: of a subclass elsewhere Textual would look beside that.
     CSS_PATH = Path(__file__).with_name("inspector.tcss")
-    #: Seconds: a notice is one line, and may lie over something.
+    #: Seconds: a notice is a line or two.
     NOTIFICATION_TIMEOUT = 4
+    COMMANDS = {_commands}
     BINDINGS = [
         command(
             "t", "toggle_theme", "Light or dark", "Switch between the dark and the light theme."
@@ -75,20 +89,33 @@ class InspectApp(App[int]):
     ]
 
     def __init__(
-        self, path: str, *, preview: Preview | None = None, prefetched: Child | None = None
+        self,
+        path: str,
+        *,
+        preview: Preview | None = None,
+        prefetched: Child | None = None,
+        closed: frozenset[str] = frozenset(),
+        memory: Memory | None = None,
     ) -> None:
         super().__init__()
+        self.closed_actions = closed
         self._path = path
         self._preview = preview
         self._prefetched = prefetched
         self._loading: Loading | None = None
         self._failed = False
         self._is_last = False
+        #: What was typed where a path was asked for; empty if none was.
+        self._asked = ""
         #: The latest verification; it outlives the screen that started it.
         self.verification: Verification | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = DARK.name
+        self.memory = memory or Memory()
+        chosen = theme_named(self.memory.now.theme)
+        self.theme = DARK.name if chosen is None else chosen
+        self._dressed_in = self.theme
+        dress(self)
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's own, but for the one of which something is quicker here."""
@@ -106,6 +133,7 @@ class InspectApp(App[int]):
         return MainScreen(self._preview)
 
     def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, self._dress_again)
         if self._preview is None:
             gc.enable()
             self._open()
@@ -144,9 +172,28 @@ class InspectApp(App[int]):
             self._show(outcome)
 
     def _open(self) -> None:
+        if not self._path:
+            self._ask_path(os.path.join(os.getcwd(), ""))
+            return
         from inspector.tui.screens.loading import LoadingScreen
 
         self.push_screen(LoadingScreen(self._start_loading()), self._show)
+
+    def _ask_path(self, value: str) -> None:
+        from inspector.tui.folder.ask_path import AskPathScreen
+
+        self._asked = value
+        question = "Open a checkpoint, or a folder with checkpoints under it:"
+        self.push_screen(AskPathScreen(question, value, does="opens"), self._answered)
+
+    def _answered(self, path: str | None) -> None:
+        from inspector.tui.folder.completion import expanded
+
+        if not path:
+            self.exit(2)  # Nothing was looked at.
+            return
+        self._asked, self._path = path, expanded(path)
+        self._open()
 
     def _show(self, outcome: object) -> None:
         from inspector.tui.session import Folder, Loaded
@@ -158,13 +205,17 @@ class InspectApp(App[int]):
 
             self.push_screen(PickerScreen(outcome))
         elif isinstance(outcome, Cancelled) or outcome is None:
-            self.exit(2)
+            if self._asked:
+                self._ask_path(self._asked)
+            else:
+                self.exit(2)
         elif isinstance(outcome, InspectError):
             from inspector.tui.screens.error import ErrorScreen
 
             self._failed = True
             self.push_screen(
-                ErrorScreen(outcome, can_go_back=False, path=self._path), self._after_error
+                ErrorScreen(outcome, can_go_back=bool(self._asked), path=self._path),
+                self._after_error,
             )
 
     def _after_error(self, answer: str | None) -> None:
@@ -175,6 +226,9 @@ class InspectApp(App[int]):
         if answer in ("again", "above"):
             self._failed = False
             self._open()
+        elif answer == "back":
+            self._failed = False
+            self._ask_path(self._asked)
 
     def _fatal_error(self) -> None:
         # Textual would print a traceback with every local variable; `run_to_end` raises it.
@@ -190,15 +244,25 @@ class InspectApp(App[int]):
         # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
         sys.setswitchinterval(_SWITCH_S)
         try:
-            code = self.run()
+            with ending_in_order(self._end_soon, lambda: self._driver):  # type: ignore[arg-type, return-value]
+                code = self.run()
         finally:
             if self.verification is not None:
                 from inspector.tui.verification.control import close
 
                 close(self.verification)
+            self.memory.write()
         if self._exception is not None:
             raise self._exception
         return code
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not is_closed(self, action) and super().check_action(action, parameters)
+
+    def _end_soon(self, code: int) -> None:
+        """Leave without a question; called by a signal, between any two instructions."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.exit, code)
 
     def action_suspend_process(self) -> None:
         """Back to the shell; when it comes back, everything is drawn anew."""
@@ -251,7 +315,13 @@ class InspectApp(App[int]):
             self.push_screen(HelpScreen())
 
     def action_toggle_theme(self) -> None:
-        self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
+        self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+
+    def _dress_again(self, theme: Theme) -> None:
+        if theme.name != self._dressed_in:
+            self._dressed_in = theme.name
+            dress(self, again=True)
+            self.memory.take(theme=own_name(theme.name))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every command that a key means on this screen now, then Textual's own."""

@@ -6,9 +6,34 @@ are made from the bindings themselves, so none of them can tell of a key that is
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.binding import Binding
 
-__all__ = ["CHECK_BYTES", "LIST_KEYS", "VIEW_KEYS", "command", "shown_key"]
+if TYPE_CHECKING:
+    from textual.app import App
+
+__all__ = [
+    "CHECK_BYTES",
+    "LIST_KEYS",
+    "LOOK_ONLY",
+    "ON_THE_SPOT",
+    "VIEW_KEYS",
+    "command",
+    "is_closed",
+    "shown_key",
+]
+
+#: Actions that write a file where the app runs, or stop it there: not for a browser elsewhere.
+ON_THE_SPOT = frozenset({"screenshot", "suspend_process"})
+#: With what starts jobs, too: who may only look has none of them.
+LOOK_ONLY = ON_THE_SPOT | {"verify"}
+
+
+def is_closed(app: App[int], action: str) -> bool:
+    """Whether the app was started without an action; its keys are not told of then."""
+    return action in getattr(app, "closed_actions", ())
+
 
 #: The key of each view of the main screen, by the view's id.
 VIEW_KEYS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from inspector.checkpoint.child.isolated import prefetch
+from inspector.errors import UsageError
 
 __all__ = ["run"]
 
@@ -14,19 +15,35 @@ _PATIENCE_S = 0.1
 _MAX_PREVIEW_BYTES = 4 << 20
 
 
-def run(path: str) -> int:
-    """Open the screen on `path`; the exit code when it is left."""
+def run(path: str, closed: frozenset[str] = frozenset(), *, theme: str = "") -> int:
+    """Open the screen on `path`; the exit code when it is left.
+
+    Args:
+        path: What the user gave; empty if the screen is to ask for it.
+        closed: Actions that there are none of.
+        theme: `dark`, `light` or one of Textual's, in place of the one that was chosen last.
+
+    Raises:
+        UsageError: There is no such theme.
+    """
     # Importing makes a hundred thousand objects that stay: the collector only looks at them in
     # vain. The app turns it on when its screen is complete.
     gc.disable()
     # The child unpickles on one core while this process imports Textual on another. A thread
     # could not: importing holds the interpreter's lock.
-    prefetched = prefetch(path, _MAX_PREVIEW_BYTES)
+    prefetched = prefetch(path, _MAX_PREVIEW_BYTES) if path else None
     from inspector.tui.app import InspectApp
+    from inspector.tui.preferences import remembered
     from inspector.tui.tensors.preview import Preview
+    from inspector.tui.theme import theme_named, theme_names
 
     preview = None
     if prefetched is not None:
         preview = Preview.of(path, prefetched.header(_PATIENCE_S))
-    code = InspectApp(path, preview=preview, prefetched=prefetched).run_to_end()
+    if theme and theme_named(theme) is None:
+        raise UsageError(f"there is no theme {theme}", f"one of: {', '.join(theme_names())}")
+    app = InspectApp(
+        path, preview=preview, prefetched=prefetched, closed=closed, memory=remembered(theme)
+    )
+    code = app.run_to_end()
     return 2 if code is None else code

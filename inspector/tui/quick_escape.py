@@ -3,6 +3,8 @@
 Most terminals send the escape key as the byte with which longer sequences begin, so whoever reads
 it waits for more. Textual looks whether that wait is over ten times a second, however short it was
 set; this driver looks while there is something to wait for.
+
+It also hands the terminal back by hand, for an end in which nothing else can be relied upon.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import codecs
 import os
 import selectors
+import termios
 import time
 
 from textual import constants
@@ -20,10 +23,43 @@ __all__ = ["QuickEscape"]
 
 _IDLE_S = 0.1
 _LOOK_S = 0.005
+#: What Textual writes when it leaves: lines wrap, no pastes in brackets, no mouse, no reports of
+#: the focus or the size, the keys as they are, the screen of before, the cursor.
+_HAND_BACK = (
+    b"\x1b[?2004l\x1b[?7h\x1b[?2048l\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1004l"
+    b"\x1b[<u\x1b[?1049l\x1b[?25h"
+)
 
 
 class QuickEscape(LinuxDriver):
     """Textual's driver but for the loop that waits for input."""
+
+    #: Whether the terminal is the screen's now, and not the shell's.
+    is_drawn_on = False
+
+    def start_application_mode(self) -> None:
+        """Take the terminal."""
+        super().start_application_mode()  # type: ignore[no-untyped-call]
+        self.is_drawn_on = True
+
+    def stop_application_mode(self) -> None:
+        """Hand the terminal back."""
+        super().stop_application_mode()
+        self.is_drawn_on = False
+
+    def hand_back(self) -> None:
+        """Restore the terminal at once, by hand; from any thread."""
+        if self._file is None:
+            return
+        try:
+            out = self._file.fileno()
+            os.set_blocking(out, False)
+            os.write(out, _HAND_BACK)
+            if self.attrs_before is not None:
+                termios.tcsetattr(self.fileno, termios.TCSANOW, self.attrs_before)
+            os.set_blocking(out, True)
+        except (OSError, ValueError, termios.error):
+            pass  # It is not there any more.
 
     def run_input_thread(self) -> None:
         """Hand on what is typed until the driver is stopped."""
@@ -35,7 +71,10 @@ class QuickEscape(LinuxDriver):
             while not self.exit_event.is_set():
                 is_waiting = time.monotonic() < waits_until_s
                 if selector.select(_LOOK_S if is_waiting else _IDLE_S):
-                    typed = os.read(self.fileno, 4096)
+                    try:
+                        typed = os.read(self.fileno, 4096)
+                    except OSError:
+                        typed = b""
                     if not typed:  # The terminal has gone; the signal that says so is on its way.
                         self.exit_event.wait(_IDLE_S)
                         continue

@@ -27,7 +27,7 @@ from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.errors import StorageError
 from inspector.layout.geometry import grid_cuts
 
-__all__ = ["BlockPlan", "TensorBits"]
+__all__ = ["BlockPlan", "ChunksByRow", "TensorBits"]
 
 # By these torch pickles a tensor subclass: `_make_wrapper_subclass`, and one with state.
 _SUBCLASS = ("torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass")
@@ -53,6 +53,36 @@ class _Stored:
     path: str | None
     begin: int
     byteorder: str
+
+
+class ChunksByRow:
+    """Which chunks of a tensor a box meets.
+
+    Chunks are sorted by where they begin along the first dim, with how far those up to one reach:
+    the chunks that a block meets lie side by side.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._order = np.arange(tensor.num_chunks)
+        if tensor.shape and tensor.num_chunks:
+            self._order = np.argsort(tensor.offsets[:, 0], kind="stable")
+            self._first = tensor.offsets[self._order, 0]
+            self._reach = np.maximum.accumulate(self._first + tensor.sizes[self._order, 0])
+
+    def at(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+        """Chunks that share an element with a box."""
+        tensor, order = self._tensor, self._order
+        if not sizes or not len(order):
+            return [int(i) for i in order]
+        low = np.array(offsets, np.int64)
+        high = low + np.array(sizes, np.int64)
+        first = int(np.searchsorted(self._reach, low[0], "right"))
+        near = order[first : int(np.searchsorted(self._first, high[0], "left"))]
+        begin = tensor.offsets[near]
+        hits = ((begin < high) & (begin + tensor.sizes[near] > low)).all(axis=1)
+        hits &= (tensor.sizes[near] > 0).all(axis=1)
+        return [int(i) for i in near[hits]]
 
 
 class TensorBits:
@@ -84,13 +114,7 @@ class TensorBits:
         self._temporary = np.empty(0, np.uint8)
         self._block = np.empty(0, np.uint8)
         self._is_tiled = grid_cuts(tensor.offsets, tensor.sizes, tensor.shape) is not None
-        # Chunks by where they begin along the first dim, and how far those up to one reach: the
-        # chunks that a block meets lie side by side.
-        self._order = np.arange(tensor.num_chunks)
-        if tensor.shape and tensor.num_chunks:
-            self._order = np.argsort(tensor.offsets[:, 0], kind="stable")
-            self._first = tensor.offsets[self._order, 0]
-            self._reach = np.maximum.accumulate(self._first + tensor.sizes[self._order, 0])
+        self._chunks = ChunksByRow(tensor)
 
     def read(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
         """The bytes of a box in row-major order, valid until the next call.
@@ -107,27 +131,13 @@ class TensorBits:
         block = self._block[:num_bytes]
         whole = block.reshape(*sizes, self.itemsize)
         filled = None if self._is_tiled else np.zeros(sizes, np.bool_)
-        for chunk in self._chunks_at(offsets, sizes):
+        for chunk in self._chunks.at(offsets, sizes):
             self._take(chunk, offsets, sizes, whole, filled)
         if filled is not None and not filled.all():
             gap = np.argwhere(~filled)[0] if sizes else np.zeros(0, np.int64)
             index = [int(i) + o for i, o in zip(gap, offsets, strict=True)]
             raise PayloadError(f"no chunk holds element {format_shape(index)}", code="chunk-gap")
         return block
-
-    def _chunks_at(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
-        """Chunks that share an element with a box."""
-        tensor, order = self.tensor, self._order
-        if not sizes or not len(order):
-            return [int(i) for i in order]
-        low = np.array(offsets, np.int64)
-        high = low + np.array(sizes, np.int64)
-        first = int(np.searchsorted(self._reach, low[0], "right"))
-        near = order[first : int(np.searchsorted(self._first, high[0], "left"))]
-        begin = tensor.offsets[near]
-        hits = ((begin < high) & (begin + tensor.sizes[near] > low)).all(axis=1)
-        hits &= (tensor.sizes[near] > 0).all(axis=1)
-        return [int(i) for i in near[hits]]
 
     def _take(
         self,

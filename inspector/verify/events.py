@@ -27,6 +27,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from inspector.verify.spec import VIAS
 from inspector.verify.verdicts import WORDS
 
 __all__ = [
@@ -318,14 +319,14 @@ _COMMON: dict[str, Check] = {
     **dict.fromkeys(
         "rss_bytes anon_bytes peak_rss_bytes peak_anon_bytes cuda_bytes".split(), _count
     ),
-    **dict.fromkeys("payloads_checked payloads_unsummed payload_faults".split(), _count),
+    **dict.fromkeys("payloads_checked payloads_unsummed payload_faults unpickled".split(), _count),
     **dict.fromkeys("bytes_read num_entries world_size pid".split(), _count),
 }
 _JOB: dict[str, Check] = {
     **_COMMON,
     "path": _text,
     "then": _list(_mesh, _MAX_MESHES),
-    "via": _word("dtensor fsdp2 fsdp1".split()),
+    "via": _word(VIAS),
     "device": _device,
     "backend": _word("gloo nccl ucc mpi xccl cpu:gloo,cuda:nccl".split()),
     "filter": _text,
@@ -338,6 +339,7 @@ _counts = _object(
         **dict.fromkeys("total verified exact raw num_not_verified num_not_asked".split(), _count),
         "different": _list(_text),
         "not_verified": _list(_unverified),
+        "via": _object(dict.fromkeys(VIAS, _count)),
     }
 )
 _RULES: dict[str, dict[str, Check]] = {
@@ -353,6 +355,7 @@ _RULES: dict[str, dict[str, Check]] = {
         "first_index": _index,
         "ranks": _count,
         "asked": _flag,
+        "via": _word(VIAS),
         **dict.fromkeys("expected found file detail".split(), _text),
     },
     "torch_reads": {**_COMMON, **_reads},

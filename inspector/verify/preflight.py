@@ -106,6 +106,7 @@ def prepare(
     scratch: str = "",
     python: str = "",
     imports: Sequence[str] = (),
+    unpickle: bool = False,
     timeout_s: float = 600.0,
 ) -> Preflight:
     """Resolve a job for this machine.
@@ -122,6 +123,7 @@ def prepare(
         scratch: Folder for the scratch folder (default: where there is room).
         python: Interpreter of the ranks (default: this one).
         imports: As in `JobSpec`.
+        unpickle: As in `JobSpec`.
         timeout_s: As in `JobSpec`.
 
     Raises:
@@ -156,6 +158,7 @@ def prepare(
         sample=sample,
         timeout_s=timeout_s,
         imports=tuple(imports),
+        unpickle=unpickle,
     )
     refuse_inside("--scratch", scratch, [spec.path])
     interpreter = examine(python, spec.path)
@@ -168,7 +171,7 @@ def prepare(
         spec, device=device, backend=backend, memory_bytes=memory, python=interpreter.path
     )
     expected, tensors, waves = _expect(checkpoint, spec)
-    waves_bytes = [_stored_bytes(checkpoint, wave) for wave in waves]
+    waves_bytes = [wave.stored_bytes(checkpoint) for wave in waves]
     num_bytes = sum(waves_bytes)
     meshes = [parsed, *map(Mesh.parse, spec.then)]
     reads = [loading(checkpoint, tensors, parsed)]
@@ -180,6 +183,12 @@ def prepare(
     room = machine.free_disk(parent)
     problems = list(_problems(spec, expected, free, parent, needed, room))
     notes += _beside(checkpoint)
+    if cut := sum(wave.rows is not None and wave.is_first for wave in waves):
+        count = sum(wave.rows is not None for wave in waves)
+        notes.append(
+            f"{plural(cut, 'tensor')} larger than the memory of a rank: verified in {count:,} "
+            "blocks of rows, for each of which torch reads the payloads it meets whole"
+        )
     if checkpoint.unsafe_globals:
         named = ", ".join(printable(name, 60) for name in checkpoint.unsafe_globals[:3])
         notes.append(
@@ -285,7 +294,7 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
     """The entries of the job, the tensors among them, and the waves they come in."""
     selection = select(checkpoint, spec)
     waves, too_large = make_waves(checkpoint, selection, spec)
-    tensors = [i for wave in waves for i in wave.tensors]
+    tensors = [i for wave in waves if wave.is_first for i in wave.tensors]
     entries = [checkpoint.bytes_entries[i] for wave in waves for i in wave.entries]
     # A bytes entry of per-rank metadata is there once for each rank.
     names = dict.fromkeys(
@@ -295,13 +304,6 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
     left_out = tuple((item.why, item.fqns) for item in groups)
     asked = frozenset(item.why for item in groups if item.is_asked)
     return ExpectedEntries(tuple(names), left_out, asked), tensors, waves
-
-
-def _stored_bytes(checkpoint: Checkpoint, wave: Wave) -> int:
-    """The bytes of a wave's entries, each once."""
-    sizes, entries = checkpoint.columns.num_bytes, checkpoint.bytes_entries
-    stored = sum(max(entries[i].byte_length, 0) for i in wave.entries)
-    return stored + sum(sizes[i] for i in wave.tensors)
 
 
 def _problems(

@@ -110,6 +110,7 @@ class Snapshot:
         left_out: Entries that the ranks leave out: reason, how many, whether the user asked.
         num_foreign: Events of another job, which are passed over.
         num_raw: Bytes entries, which are compared as bytes and not unpickled.
+        other_mesh: Where ranks compared entries under another mesh than was asked for; or nothing.
         version: Rises with every event.
     """
 
@@ -130,6 +131,7 @@ class Snapshot:
     left_out: tuple[tuple[str, int, bool], ...] = ()
     num_foreign: int = 0
     num_raw: int = 0
+    other_mesh: str = ""
 
 
 Event = dict[str, Any]
@@ -193,6 +195,7 @@ class JobState:
         self.torch_reads: Event | None = None
         self.num_foreign = self.num_raw = 0
         self._left_out: tuple[tuple[str, int, bool], ...] = ()
+        self._other_mesh = ""
         self.version = 0
         self.first_t = self.last_t = 0.0
         self._ranks: dict[int, _Rank] = {}
@@ -288,6 +291,7 @@ class JobState:
             self._left_out,
             self.num_foreign,
             self.num_raw,
+            self._other_mesh,
         )
 
     def _phase_times(self) -> tuple[PhaseTime, ...]:
@@ -382,9 +386,23 @@ class JobState:
         if merge is None:
             merge = self._tensors[fqn] = TensorMerge(fqn)
         num_faults = merge.num_faults
-        merge.add(rank.rank, _int(event.get("hop")) or 0, event, self.world_size)
+        hop = _int(event.get("hop")) or 0
+        merge.add(rank.rank, hop, event, self.world_size)
+        if not self._other_mesh:
+            self._other_mesh = self._elsewhere(event, hop)
         rank.num_bad += merge.num_faults - num_faults
         self._changed[fqn] = None
+
+    def _elsewhere(self, event: Event, hop: int) -> str:
+        """Where an entry was compared, if that is not the mesh that was asked for."""
+        mesh, phase = event.get("mesh"), event.get("phase")
+        if not mesh or not self.spec or phase not in ("compare", "recheck"):
+            return ""
+        then = self.spec.get("then") or []
+        asked = self.spec.get("mesh")
+        if phase == "recheck":
+            asked = then[hop] if hop < len(then) else None
+        return "" if mesh == asked else f"{phase} of {asked or 'no mesh'} was under {mesh}"
 
     def _log(self, event: Event, rank: _Rank | None, t: float) -> None:
         number = None if rank is None else rank.rank

@@ -271,6 +271,7 @@ def spec_event(spec: JobSpec, t: float, **more: Any) -> Event:
         "command": [],
         "filter": spec.filter,
         "sample": spec.sample,
+        "unpickle": spec.unpickle,
         "memory_bytes": spec.memory_bytes,
         **more,
     }

@@ -9,6 +9,7 @@ to leave out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,7 @@ def result_event(
             "exact": len(exact),
             "different": different,
             "raw": snapshot.num_raw,
+            "via": _vias(snapshot, exact, different),
             "num_not_verified": len(missing) + num_unnamed,
             "num_not_asked": len(unverified) + num_unnamed + len(unasked),
             "not_verified": [{"fqn": fqn, "why": why} for fqn, why in missing[:_MAX_NAMES]],
@@ -240,6 +242,10 @@ def _proof(
         return "failed", _NOTHING
     if not any(snapshot.tensors[fqn].has_elements for fqn in exact):
         return "partial", "nothing but empty tensors was there to compare"
+    if snapshot.other_mesh:
+        return "failed", f"entries were compared under another mesh: {snapshot.other_mesh}"
+    if named := _worse_than_told(snapshot):
+        return "failed", f"ranks found what no entry says: {named}"
     blind = _untried(snapshot, spec)
     if blind:
         return "failed", f"the check itself was not tried out ({blind})"
@@ -247,6 +253,8 @@ def _proof(
         return "failed", f"{faults} payloads are not as they were written, and no entry says so"
     if unasked:
         return "partial", next(iter(unasked.values()))
+    if spec.via != "dtensor" and not _vias(snapshot, exact, []).get(spec.via):
+        return "partial", f"no entry went through {spec.via.upper()}, all went as plain DTensors"
     wanted, seen = reads.get("num_payloads"), _sum(snapshot, "payloads_checked")
     seen += _sum(snapshot, "payloads_unsummed")
     if wanted != seen:
@@ -254,6 +262,23 @@ def _proof(
     if reads.get("ok") is not True:
         return "partial", str(reads.get("error") or "torch did not read the metadata")
     return "exact", ""
+
+
+def _vias(snapshot: Snapshot, *names: list[str]) -> dict[str, int]:
+    """How many entries went each way, as the ranks say."""
+    ways = Counter(snapshot.tensors[fqn].via for fqns in names for fqn in fqns)
+    del ways[""]
+    return dict(ways)
+
+
+def _worse_than_told(snapshot: Snapshot) -> str:
+    """Verdicts that a rank counted and that are no plain EXACT: each was to be told."""
+    counts: Counter[str] = Counter()
+    for rank in snapshot.ranks:
+        told = rank.extra.get("verdicts")
+        if isinstance(told, dict):
+            counts.update({w: n for w, n in told.items() if severity(w) and type(n) is int})
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def _untried(snapshot: Snapshot, spec: JobSpec) -> str:

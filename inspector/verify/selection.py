@@ -19,6 +19,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
+from inspector.layout.rows import RowBlock
 from inspector.verify.spec import JobSpec
 
 __all__ = [
@@ -65,13 +66,33 @@ class Selection:
 class Wave:
     """What is loaded at one time.
 
-    `num_bytes` is what it costs a rank, `payload_bytes` the largest payload, read beside it.
+    `num_bytes` is what it costs a rank, `payload_bytes` the largest payload, read beside it. `rows`
+    is there where it is a part of its only tensor.
     """
 
     tensors: list[int] = field(default_factory=list)
     entries: list[int] = field(default_factory=list)
     num_bytes: int = 0
     payload_bytes: int = 0
+    rows: RowBlock | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether none of its entries was in a wave before."""
+        return self.rows is None or not self.rows.number
+
+    def tensors_of(self, checkpoint: Checkpoint) -> list[Tensor]:
+        """What is loaded of its tensors: all, or some rows of the one."""
+        found = [checkpoint.columns.tensor(i) for i in self.tensors]
+        return found if self.rows is None else [self.rows.of(t) for t in found]
+
+    def stored_bytes(self, checkpoint: Checkpoint) -> int:
+        """Bytes of what is loaded in it, each once."""
+        entries = (checkpoint.bytes_entries[i].byte_length for i in self.entries)
+        if self.rows is not None:
+            return sum(t.num_bytes for t in self.tensors_of(checkpoint))
+        sizes = checkpoint.columns.num_bytes
+        return sum(max(n, 0) for n in entries) + sum(sizes[i] for i in self.tensors)
 
 
 def select(
@@ -118,7 +139,8 @@ def select(
         else:
             tensors.append(i)
     for bad in checkpoint.malformed:
-        what = f"its metadata is malformed: {printable(bad.what, 200)}"
+        fault = "of a kind that is not known" if bad.is_later else "malformed"
+        what = f"its metadata is {fault}: {printable(bad.what, 200)}"
         reasons.setdefault(what, []).append(bad.fqn)
     on_request = [LeftOut(why, tuple(names[i] for i in it), True) for why, it in asked if it]
     left_out = [LeftOut(why, tuple(fqns)) for why, fqns in reasons.items()]
@@ -158,22 +180,22 @@ def make_waves(
 
     A wave costs a rank its local shards under the most costly of the job's meshes, and the
     largest payload, which torch reads whole however little of it a rank needs. FSDP1 gathers
-    tensors whole to cut them, so there they cost far more.
+    tensors whole to cut them, so there they cost far more. A tensor that does not fit even alone
+    comes in blocks of rows, each a wave of its own.
 
     Returns:
-        The waves, and the entries that do not fit even alone.
+        The waves, and the entries that do not fit whatever is done.
     """
     meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
     budget = int(spec.memory_bytes * _FILL)
     waves: list[Wave] = []
-    too_large: list[str] = []
+    too_large: dict[str, list[str]] = {}
     wave = Wave()
     chunks = 0
     for kind, index in _merged(checkpoint, selection):
         if kind == "tensor":
             tensor = checkpoint.columns.tensor(index)
-            cost = max(local_bytes(tensor.shape, tensor.dtype, mesh) for mesh in meshes)
-            cost = _cost(cost, tensor.num_bytes, spec.via)
+            cost = _cost_of(tensor.shape, tensor.dtype, meshes, spec.via)
             largest, num = int(tensor.byte_length.max(initial=0)), tensor.num_chunks
             name = tensor.fqn
         else:
@@ -181,7 +203,19 @@ def make_waves(
             # The loaded bytes, and ours beside them.
             cost, largest, num, name = entry.byte_length, entry.byte_length, 1, entry.fqn
         if cost + largest > budget:
-            too_large.append(name)
+            blocks = _blocks(tensor, meshes, spec.via, budget) if kind == "tensor" else []
+            if not blocks:
+                what = "its largest payload" if largest >= budget else "a row of it"
+                what = what if kind == "tensor" else "it"
+                too_large.setdefault(what, []).append(name)
+                continue
+            if wave.tensors or wave.entries:
+                waves.append(wave)
+                wave, chunks = Wave(), 0
+            for rows in blocks:
+                part = (rows.last - rows.first, *tensor.shape[1:])
+                cost = _cost_of(part, tensor.dtype, meshes, spec.via)
+                waves.append(Wave([index], [], cost, largest, rows))
             continue
         count = len(wave.tensors) + len(wave.entries)
         is_full = wave.num_bytes + cost + max(wave.payload_bytes, largest) > budget
@@ -194,8 +228,33 @@ def make_waves(
         chunks += num
     if wave.tensors or wave.entries:
         waves.append(wave)
-    why = f"it needs more memory on a rank than the {format_bytes(spec.memory_bytes)} allowed"
-    return waves, [LeftOut(why, tuple(too_large))] if too_large else []
+    allowed = f"more memory on a rank than the {format_bytes(spec.memory_bytes)} allowed"
+    return waves, [LeftOut(f"{what} needs {allowed}", tuple(f)) for what, f in too_large.items()]
+
+
+def _blocks(tensor: Tensor, meshes: Sequence[Mesh], via: str, budget: int) -> list[RowBlock]:
+    """The largest blocks of rows that fit, all of about one size; none if a single row does not."""
+    room = budget - int(tensor.byte_length.max(initial=0))
+
+    def fits(rows: int) -> bool:
+        return _cost_of((rows, *tensor.shape[1:]), tensor.dtype, meshes, via) <= room
+
+    low, high = 0, tensor.shape[0] if tensor.shape else 0
+    while low < high:
+        rows = (low + high + 1) // 2
+        low, high = (rows, high) if fits(rows) else (low, rows - 1)
+    if not low:
+        return []
+    count = -(-tensor.shape[0] // low)
+    starts = range(0, tensor.shape[0], low)
+    ends = [min(first + low, tensor.shape[0]) for first in starts]
+    return [RowBlock(a, b, i, count) for i, (a, b) in enumerate(zip(starts, ends, strict=True))]
+
+
+def _cost_of(shape: tuple[int, ...], dtype: str, meshes: Sequence[Mesh], via: str) -> int:
+    """What a tensor costs a rank, whichever of the meshes it is on."""
+    local = max(local_bytes(shape, dtype, mesh) for mesh in meshes)
+    return _cost(local, math.prod(shape) * (itemsize(dtype) or 0), via)
 
 
 def _cost(local: int, whole: int, via: str) -> int:

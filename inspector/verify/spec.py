@@ -13,10 +13,13 @@ from pathlib import Path
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 
-__all__ = ["DEVICES", "VIAS", "JobSpec", "default_then"]
+__all__ = ["DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
+
+#: The variable that names the file by which the ranks of a job find each other.
+MEETING = "HSDP_INSPECT_MEETING"
 
 _VERSION = 1
 
@@ -40,6 +43,7 @@ class JobSpec:
         timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
         imports: Modules that every rank imports after torch, so that their classes load.
+        unpickle: Load bytes entries as torch would, which runs what their pickles name.
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
     """
 
@@ -57,6 +61,7 @@ class JobSpec:
     timeout_s: float = 600.0
     python: str = ""
     imports: tuple[str, ...] = ()
+    unpickle: bool = False
     run: str = ""
 
     def __post_init__(self) -> None:

@@ -94,6 +94,7 @@ class TensorView(NamedTuple):
         detail: What the first report that was no plain EXACT said.
         is_asked: The user left it out.
         has_elements: A rank held elements of it.
+        via: The way it was loaded, as the ranks say; empty if they do not.
     """
 
     fqn: str
@@ -104,6 +105,7 @@ class TensorView(NamedTuple):
     detail: str
     is_asked: bool = False
     has_elements: bool = True
+    via: str = ""
 
     @property
     def is_bad(self) -> bool:
@@ -128,6 +130,7 @@ class TensorMerge:
     detail: str = ""
     is_asked: bool = False
     has_elements: bool = False
+    via: str = ""
 
     def add(self, rank: int, hop: int, event: dict[str, Any], world_size: int) -> None:
         """Take one `tensor` event, which passed the gate of `events`."""
@@ -136,6 +139,7 @@ class TensorMerge:
         # Who says nothing of elements has some.
         self.has_elements |= verdict != "EMPTY" and event.get("num_elements") != 0
         self.is_asked |= event.get("asked") is True
+        self.via = self.via or event.get("via") or ""
         key = (hop, phase)
         merge = self.phases.get(key)
         if merge is None:
@@ -179,6 +183,7 @@ class TensorMerge:
             self.detail,
             self.is_asked,
             self.has_elements,
+            self.via,
         )
 
 

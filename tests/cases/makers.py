@@ -211,7 +211,7 @@ class Codes(torch.Tensor):
         if name == "copy_":
             first.codes.copy_(args[1].codes)
             return first
-        if name == "slice":
+        if name in ("slice", "view"):
             return cls(func(first.codes, *args[1:], **(kwargs or {})))
         assert name in ("detach", "clone", "_to_copy", "alias"), name
         return cls(first.codes.clone() if name == "clone" else first.codes)

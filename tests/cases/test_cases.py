@@ -281,8 +281,12 @@ def test_what_is_said_is_right(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     maker, rights = CASES[name]
-    folder = tmp_path / "ckpt"
-    maker(folder)
+    maker(tmp_path / "ckpt")
+    said(rights, tmp_path / "ckpt", capsys)
+
+
+def said(rights: list[Right], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Assert that each command says what is right of a folder."""
     capsys.readouterr()
     for right in rights:
         code, text = ran(right.line.replace("{}", str(folder)).split(), capsys)

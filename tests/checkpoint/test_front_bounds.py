@@ -170,3 +170,19 @@ def test_a_file_that_changes_while_it_is_read_is_named(change: str, tmp_path: Pa
     assert report.checked.num_unread
     [left] = [n for n in report.checked.not_checked if "changed while" in n.why]
     assert "__1_0.distcp" in left.what
+
+
+def test_a_hole_in_the_metadata_raises_no_bound(tmp_path: Path) -> None:
+    path = tmp_path / ".metadata"
+    shutil.copyfile(SAMPLES / "hsdp_2x2" / ".metadata", path)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.truncate(1 << 40)
+    if path.stat().st_blocks * 512 > 1 << 20:
+        pytest.skip("this file system keeps no holes")
+    child = Child([str(path)], [None], 1 << 40)
+    try:
+        # By pages of the file system, which may be as large as this.
+        assert child.limits.memory_bytes <= Limits.of(size + (1 << 20)).memory_bytes
+    finally:
+        child.stop()

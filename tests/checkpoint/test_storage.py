@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import register_implementation
+from fsspec.spec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +20,10 @@ from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, segments_of
 from inspector.checkpoint.storage.base import is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage
+from inspector.checkpoint.storage.remote import RemoteStorage
 from inspector.checkpoint.text import printable, redact
-from inspector.errors import StorageError
+from inspector.checkpoint.workers import until
+from inspector.errors import Cancelled, StorageError
 from tests.conftest import ROOT
 
 
@@ -182,3 +190,70 @@ def test_segments_hold_every_range_and_are_no_larger_than_said(
             holding = [s for s in segments if s.path == path and s.start <= at < s.end]
             assert holding
             at = holding[0].end
+
+
+class InTurn(MemoryFileSystem):  # type: ignore[misc]
+    """Answers one question at a time, each connection for itself, when several have asked."""
+
+    protocol = "memory"
+    find = AbstractFileSystem.find  # From folder to folder, as most file systems do.
+    asked: ClassVar[list[str]] = []
+    met: ClassVar[threading.Barrier | None] = None
+    refused: ClassVar[str] = ""
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        self.asked.append(path)
+        if path.endswith(self.refused or "?"):
+            raise PermissionError(path)
+        if self.met is not None:
+            self.met.wait(60)
+        return super().ls(path, detail, **kwargs)
+
+
+@pytest.fixture
+def in_turn() -> Iterator[type[InTurn]]:
+    register_implementation("memory", InTurn, clobber=True)
+    for step in range(4):
+        InTurn(skip_instance_cache=True).pipe(f"/in-turn/step-{step}/.metadata", b"x")
+    InTurn.asked.clear()
+    try:
+        yield InTurn
+    finally:
+        InTurn.met, InTurn.refused = None, ""
+        InTurn(skip_instance_cache=True).rm("/in-turn", recursive=True)
+        register_implementation("memory", MemoryFileSystem, clobber=True)
+
+
+def test_folders_of_a_storage_that_answers_in_turn_are_listed_side_by_side(
+    in_turn: type[InTurn],
+) -> None:
+    storage = open_storage("memory://in-turn")
+    assert isinstance(storage, RemoteStorage)
+    names = [entry.name for entry in storage.list()]
+    in_turn.asked.clear()
+    in_turn.met = threading.Barrier(4)  # In turn, the first would wait for the others in vain.
+    storage.list_ahead(names)
+    in_turn.met = None
+    assert [entry.name for name in names for entry in storage.list(name)] == [".metadata"] * 4
+    assert sorted(in_turn.asked) == [f"/in-turn/step-{step}" for step in range(4)]
+
+
+def test_a_folder_that_could_not_be_listed_ahead_says_why(in_turn: type[InTurn]) -> None:
+    storage = open_storage("memory://in-turn")
+    assert isinstance(storage, RemoteStorage)
+    in_turn.refused = "step-2"
+    storage.list_ahead([f"step-{step}" for step in range(4)])
+    assert storage.list("step-3")
+    with pytest.raises(StorageError, match="step-2"):
+        storage.list("step-2")
+
+
+def test_listing_ahead_is_cancelled(in_turn: type[InTurn]) -> None:
+    storage = open_storage("memory://in-turn")
+    assert isinstance(storage, RemoteStorage)
+    barrier = in_turn.met = threading.Barrier(5)
+    try:
+        with until(lambda: barrier.n_waiting == 4), pytest.raises(Cancelled):
+            storage.list_ahead([f"step-{step}" for step in range(4)])
+    finally:
+        barrier.abort()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter
+from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter, StorageWriter
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -20,16 +20,22 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 StateDict = dict[str, Any]
 
 
-def save_as_ranks(folder: Path, world: int, make: Callable[[int], StateDict]) -> Path:
+def one_file_a_rank(folder: Path) -> StorageWriter:
+    return FileSystemWriter(folder, single_file_per_rank=True)
+
+
+def save_as_ranks(
+    folder: Path,
+    world: int,
+    make: Callable[[int], StateDict],
+    writer_of: Callable[[Path], StorageWriter] = one_file_a_rank,
+) -> Path:
     """A checkpoint of what `make(rank)` gives on each rank, as `dcp.save` writes it."""
     writers, planners, plans = [], [], []
     for rank in range(world):
         dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
         try:
-            writer, planner = (
-                FileSystemWriter(folder, single_file_per_rank=True),
-                DefaultSavePlanner(),
-            )
+            writer, planner = writer_of(folder), DefaultSavePlanner()
             planner.set_up_planner(make(rank), writer.storage_meta(), rank == 0)
             writer.set_up_storage_writer(rank == 0)
             plans.append(writer.prepare_local_plan(planner.create_local_plan()))

@@ -16,7 +16,7 @@ from inspector.checkpoint.model import Provenance
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
 from inspector.checks.metadata.metadata import reading_notes
-from tests.checks.editing import chunk, codes, copy_of, edited, found, only, stored
+from tests.checks.editing import Edit, chunk, codes, copy_of, edited, found, key, only, stored
 from tests.conftest import GOLDEN, SAMPLES
 
 
@@ -179,6 +179,43 @@ def test_a_class_of_a_newer_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert finding.severity == "note"
     assert "metadata.Tomorrow" in finding.message
     assert f"the installed torch ({torch.__version__}) lacks" in finding.message
+    with pytest.raises(AttributeError, match="Can't get attribute 'Tomorrow'"):
+        pickle.loads((folder / ".metadata").read_bytes())
+
+
+def keeps_a_later_entry(metadata: Metadata) -> None:
+    metadata.state_dict_metadata["model.w"] = Tomorrow()
+
+
+def keeps_later_chunks(metadata: Metadata) -> None:
+    metadata.state_dict_metadata["model.w"].chunks = [Tomorrow()]
+
+
+def keeps_later_properties(metadata: Metadata) -> None:
+    metadata.state_dict_metadata["model.w"].properties = Tomorrow()
+
+
+def keeps_later_places(metadata: Metadata) -> None:
+    metadata.storage_data[key(metadata, "model.w")] = Tomorrow()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [keeps_a_later_entry, keeps_later_chunks, keeps_later_properties, keeps_later_places],
+)
+def test_an_entry_of_a_newer_torch_is_no_damage(
+    edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "torch.distributed.checkpoint.metadata"
+    with monkeypatch.context() as patched:
+        patched.setattr(Tomorrow, "__module__", module)
+        patched.setattr(sys.modules[module], "Tomorrow", Tomorrow, raising=False)
+        folder = edited(copy_of(tmp_path), edit)
+    report = check(str(folder))
+    assert {(f.code, f.severity) for f in report.findings} == {("metadata-unknown-class", "note")}
+    assert (report.verdict, report.exit_code) == ("unreadable", 2)
+    assert report.findings[0].fqn == "model.w"
+    assert any("no torch known here has" in left.why for left in report.checked.not_checked)
     with pytest.raises(AttributeError, match="Can't get attribute 'Tomorrow'"):
         pickle.loads((folder / ".metadata").read_bytes())
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import enum
 import functools
+import http
+import inspect
 import io
+import itertools
 import logging
+import operator
 import re
+import signal
 import sys
 import types
 import zipfile
@@ -14,6 +20,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -22,6 +29,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Report
 from inspector.checks.judge import check
+from inspector.checks.payload import packed as packed_room
 from inspector.checks.payload.payloads import PayloadReport, check_payloads
 from tests.conftest import run_cli
 
@@ -129,6 +137,40 @@ def test_a_packed_tensor_is_a_note(package: Any, tmp_path: Path) -> None:
     assert run_cli("plan", str(folder), "--mesh", "fsdp:2").code == 0
 
 
+def test_of_many_packed_tensors_none_is_told_unlike_those_that_were_seen(
+    package: Any, tmp_path: Path
+) -> None:
+    codes_of = torch.zeros(40, 40, dtype=torch.uint8)
+    state: dict[str, Any] = {f"layers.{i}.w": Packed(codes_of) for i in range(80)}
+    folder = saved(tmp_path / "c", {**state, "z": torch.ones(64, 64), "zz": torch.ones(4, 4)})
+    report = judged(folder, deep=False)
+    (note,) = report.findings
+    assert note.message.startswith("80 tensors (layers.0.w is the first): ")
+    assert "; of 16 of them only the sizes were looked at" in note.message
+    # The last but one of 82 short ones holds no packed tensor: its size says 100 x 64.
+    meta = folder / ".metadata"
+    meta.write_bytes(meta.read_bytes().replace(b"K@K@", b"KdK@"))
+    report = judged(folder, deep=False)
+    assert {(f.code, f.severity, f.fqn) for f in report.findings} == {
+        ("packed-tensor", "note", None),
+        ("range-too-short", "error", "z"),
+    }
+
+
+def test_what_was_not_looked_at_is_neither_packed_nor_damaged(
+    package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = (40, 41, 42)
+    state = {f"w{n}": Packed(torch.zeros(n, n, dtype=torch.uint8)) for n in sizes}
+    folder = saved(tmp_path / "c", state)
+    monkeypatch.setattr(packed_room, "_MAX_GROUPS", 2)
+    report = judged(folder, deep=False)
+    assert [(f.code, f.severity, f.fqn) for f in report.findings] == [
+        ("range-too-short", "warning", "w42"),
+        ("packed-tensor", "note", None),
+    ]
+
+
 def test_a_plain_tensor_that_is_too_short_stays_damage(tmp_path: Path) -> None:
     folder = saved(tmp_path / "c", {"w": torch.ones(64, 64)})
     meta = folder / ".metadata"
@@ -161,6 +203,15 @@ OBJECTS = {
     "function": torch.nn.functional.relu,
     "module": torch.nn.Linear(2, 2),
     "optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
+    "what torch.max gives": torch.ones(2).max(0),
+    "a generator": torch.Generator(),
+    "a masked array": np.ma.masked_array([1, 2], [0, 1]),
+    "a signal": signal.SIGTERM,
+    "a status": http.HTTPStatus.OK,
+    "iterators": [itertools.islice([1, 2], 1), itertools.chain([1], [2]), itertools.cycle([1])],
+    "an operator": operator.lt,
+    "a decimal context": decimal.Context(),
+    "a signature": inspect.signature(Scheduler.step),
 }
 
 

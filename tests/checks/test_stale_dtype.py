@@ -131,3 +131,37 @@ def test_what_is_verified_is_loaded_in_the_stored_dtype(tmp_path: Path) -> None:
         open_checkpoint(str(folder.parent / "0")), LocalStorage(str(folder.parent / "0"))
     )
     assert none == {} and same.columns.properties == open_checkpoint(same.path).columns.properties
+
+
+class Remote(LocalStorage):
+    """A folder whose files have no path here; what is read is counted."""
+
+    reads = 0
+
+    def local_path(self, path: str) -> str | None:
+        return None
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        self.reads += 1
+        return super().read(path, offset, length)
+
+
+@pytest.mark.parametrize(("first", "then"), KEPT)
+def test_remote_storage_is_looked_at_too(
+    tmp_path: Path, first: torch.dtype, then: torch.dtype
+) -> None:
+    folder = saved(tmp_path / f"{first}-there", first, then)
+    fqn = f"w.{first}-there"
+    if recorded(folder, fqn) == then:
+        pytest.skip("this torch does not keep it")
+    _, stored = with_stored_dtypes(open_checkpoint(str(folder)), Remote(str(folder)))
+    assert stored == {fqn: str(then)[6:]}
+
+
+def test_little_is_read_of_what_is_usual(tmp_path: Path) -> None:
+    state = {f"w{i}": torch.ones(4, 4, dtype=torch.bfloat16) for i in range(200)}
+    state |= {f"b{i}": torch.ones(4) for i in range(200)}
+    dcp.save(state, checkpoint_id=tmp_path, no_dist=True)
+    there = Remote(str(tmp_path))
+    assert with_stored_dtypes(open_checkpoint(str(tmp_path)), there)[1] == {}
+    assert 0 < there.reads < 100

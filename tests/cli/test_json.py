@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from inspector.__main__ import main
+from inspector.report.documents.check import WATCH_EVENTS
 from tests.conftest import ROOT, SAMPLES, some_fast
 from tests.helpers.schemas import DOCUMENTS, fault, schemas
 
@@ -71,6 +72,26 @@ def test_a_seal_is_of_its_schema(tmp_path: Path, capsys: _Capture) -> None:
     with pytest.raises(SystemExit):
         main(["seal", str(SAMPLES / "dtypes_4"), "--output", str(tmp_path / "s.json"), "--json"])
     assert fault(json.loads(capsys.readouterr().out), DOCUMENTS["seal"]) == ""
+
+
+def test_an_export_is_of_its_schema(tmp_path: Path, capsys: _Capture) -> None:
+    """Bytes entries are left out of it, damage refuses it."""
+    told = []
+    for name in ("fsdp2_adamw_4", "broken/chunk_gap"):
+        with pytest.raises(SystemExit):
+            main(["export", str(SAMPLES / name), str(tmp_path / str(len(told))), "--json"])
+        told.append(json.loads(capsys.readouterr().out))
+        assert fault(told[-1], DOCUMENTS["export"]) == ""
+    assert [document["verdict"] for document in told] == ["written", "refused"]
+
+
+def test_what_watch_says_is_of_its_schema(capsys: _Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["watch", str(SAMPLES / "run"), "--once"])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["event"] for event in events} >= {"step", "latest"}
+    for event in events:
+        assert fault(event, WATCH_EVENTS[event["event"]]) == ""
 
 
 def test_a_field_too_many_or_too_few_is_a_fault() -> None:

@@ -296,6 +296,12 @@ def test_a_remote_checkpoint_needs_an_output() -> None:
 # -- a seal that is none --------------------------------------------------------------------------
 
 
+def _named_twice(text: str) -> str:
+    document = json.loads(text)
+    document["tensors"].append(document["tensors"][0])
+    return json.dumps(document)
+
+
 DAMAGES: list[tuple[Any, str]] = [
     (lambda text: "", "not JSON"),
     (lambda text: "[" * 200_000, "not JSON"),
@@ -305,6 +311,7 @@ DAMAGES: list[tuple[Any, str]] = [
     (lambda text: text.replace('"shape": [6]', '"shape": [7]'), "damaged seal"),
     (lambda text: text.replace('"shape": [6]', '"shape": "x"'), "damaged seal"),
     (lambda text: text[: len(text) // 2], "not JSON"),
+    (_named_twice, "damaged seal"),
     (lambda text: text.replace("float32", "float\\u001b[31m"), "damaged seal"),
 ]
 

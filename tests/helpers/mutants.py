@@ -1,24 +1,84 @@
 """Product code changed on purpose in the ranks: what a job must not let pass.
 
-Each changes a line's worth of what the ranks run, and nothing that checks them. The names of
-entries it makes the job forget are left out of what the front end expects, too, as the same
-mistake would be made there.
+Most change a line or two of the product as they stand in its files (`_Lines`); the code of the
+functions concerned is compiled anew and put in their place. The names of entries that a mutant
+makes the job forget are left out of what the front end expects, too, as the same mistake would be
+made there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 
 from inspector.verify.spec import JobSpec
 
-__all__ = ["FORGOTTEN", "MUTANTS"]
+__all__ = ["MUTANTS", "Mutant"]
 
-#: The entry that some of them forget; it lies in `fsdp2_hsdp_2x2_adamw` and its like.
-FORGOTTEN = "the last tensor of the state dict"
+_RANKS = "inspector.verify.ranks"
+_HOP = ("fsdp:2",)
+
+
+def _lines(module: str, old: str, new: str) -> Callable[[JobSpec], None]:
+    """Change lines of a module, which stand there once, in every function that has them."""
+
+    def plant(spec: JobSpec) -> None:
+        owner = importlib.import_module(module)
+        assert owner.__file__ is not None
+        source = Path(owner.__file__).read_text(encoding="utf-8")
+        assert source.count(old) == 1, f"{module} has {source.count(old)} times: {old}"
+        before = compile(source, owner.__file__, "exec", dont_inherit=True)
+        after = compile(source.replace(old, new), owner.__file__, "exec", dont_inherit=True)
+        assert _renew(vars(owner), before, after), f"nothing was changed by {new}"
+
+    return plant
+
+
+def _renew(names: Any, before: CodeType, after: CodeType) -> int:
+    """Give functions, also those of classes, new code; how many got other code than they had."""
+    count = 0
+    old = {c.co_name: c for c in before.co_consts if isinstance(c, CodeType)}
+    for code in after.co_consts:
+        if not isinstance(code, CodeType) or old.get(code.co_name) == code:
+            continue
+        held = names.get(code.co_name)
+        if isinstance(held, type):
+            count += _renew(vars(held), old[code.co_name], code)
+            continue
+        for kind, inner in ((property, "fget"), (cached_property, "func")):
+            held = getattr(held, inner) if isinstance(held, kind) else held
+        held = getattr(held, "__func__", held)
+        if isinstance(held, FunctionType):
+            held.__code__ = code
+            count += 1
+    return count
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        plant: Makes it, in a rank.
+        sample: What is verified: with a change that blinds a check nothing need be wrong with it.
+        then: The second meshes; the first is hsdp:2x1.
+        via: As in `JobSpec`.
+        forgets: The job forgets the last tensor of the last wave.
+    """
+
+    plant: Callable[[JobSpec], None]
+    sample: str = "fsdp2_adamw_4"
+    then: tuple[str, ...] = field(default=_HOP)
+    via: str = "dtensor"
+    forgets: bool = False
 
 
 def planner_shifted(spec: JobSpec) -> None:
@@ -42,141 +102,29 @@ def planner_shifted(spec: JobSpec) -> None:
     LoadPlanner.create_local_plan = shifted  # type: ignore[method-assign]
 
 
-def compare_always_equal(spec: JobSpec) -> None:
-    from inspector.verify.ranks import compare
-
-    compare._same = lambda a, b: True
-
-
-def differences_not_counted(spec: JobSpec) -> None:
-    from inspector.verify.ranks.compare import Region
-
-    Region._count = lambda self, stored, mine, at: None  # type: ignore[method-assign]
-
-
-def every_verdict_exact(spec: JobSpec) -> None:
-    from inspector.verify.ranks.compare import RegionTally
-
-    RegionTally.verdict = property(lambda self: "EXACT")  # type: ignore[assignment,method-assign]
-
-
-def crc_never_compared(spec: JobSpec) -> None:
-    from inspector.verify.ranks.stored import StoredReader
-
-    stock = StoredReader._check
-
-    def blind(self: Any, *args: Any) -> None:
-        before = len(self.corrupt), self.num_corrupt
-        stock(self, *args)
-        del self.corrupt[before[0] :]
-        self.num_corrupt = before[1]
-
-    StoredReader._check = blind  # type: ignore[method-assign]
-
-
-def crc_not_asked_for(spec: JobSpec) -> None:
-    from inspector.verify.ranks.comparison import WaveComparison
-
-    stock = WaveComparison.run
-    WaveComparison.run = lambda self, *, check_crc: stock(self, check_crc=False)  # type: ignore[method-assign]
-
-
-def half_the_payloads_unchecked(spec: JobSpec) -> None:
-    from inspector.verify.ranks import tasks
-
-    stock = tasks._checkers
-
-    def half(*args: Any) -> Any:
-        ranks = stock(*args)
-        ranks[::2] = -1
-        return ranks
-
-    tasks._checkers = half
-
-
-def digests_constant(spec: JobSpec) -> None:
-    from inspector.verify.ranks import group
-
-    group.digest = lambda data: bytes(16)
-
-
-def digests_of_lengths(spec: JobSpec) -> None:
-    from inspector.verify.ranks import group
-
-    group.digest = lambda data: len(data).to_bytes(16, "little")
-
-
-def replicas_not_compared(spec: JobSpec) -> None:
-    from inspector.verify.ranks import roundtrip
-
-    roundtrip.disagreeing = lambda *args: set()
-
-
-def reload_of_the_original(spec: JobSpec) -> None:
-    from inspector.verify.ranks import roundtrip
-
-    stock = roundtrip.make_reader
-    roundtrip.make_reader = lambda path, metadata: stock(spec.path, metadata)
-
-
-def reload_keeps_what_was_there(spec: JobSpec) -> None:
-    """What is loaded again is taken from the rank's own shards, where the meshes allow it."""
+def reload_from_memory(spec: JobSpec) -> None:
+    """What is loaded again is what lies in memory still, the canary among it."""
     from inspector.verify.ranks.roundtrip import _Wave
+    from inspector.verify.ranks.witness.canary import SavedCanary
 
     targets_of, load = _Wave._targets, _Wave._load
-    kept: dict[str, Any] = {}
+    kept: list[Any] = []
 
     def make(self: Any, grid: Any, names: Any = None) -> Any:
-        made = targets_of(self, grid, names)
-        for fqn, value in kept.items():
-            if fqn in made.state:
-                made.state[fqn] = value
-        return made
+        kept.append(targets_of(self, grid, names) if names is None else kept[-1])
+        return kept[-1]
 
     def bring(self: Any, targets: Any, path: str, *, is_original: bool) -> Any:
-        if is_original:
-            failures = load(self, targets, path, is_original=True)
-            kept.update(targets.state)
-            return failures
-        return {}
+        return load(self, targets, path, is_original=True) if is_original else {}
 
     _Wave._targets, _Wave._load = make, bring  # type: ignore[method-assign]
+    add = SavedCanary.add
 
+    def once(self: SavedCanary, targets: Any) -> None:
+        if self.tensor.fqn not in targets.state:
+            add(self, targets)
 
-def recheck_left_out(spec: JobSpec) -> None:
-    from inspector.verify.ranks.roundtrip import _Wave
-
-    stock = _Wave._compare
-
-    def once(self: Any, phase: str, *args: Any, **fields: Any) -> Any:
-        return stock(self, phase, *args, **fields) if phase == "compare" else set()
-
-    _Wave._compare = once  # type: ignore[method-assign]
-
-
-def selection_forgets(spec: JobSpec) -> None:
-    from inspector.verify import selection
-
-    stock = selection.select
-
-    def short(*args: Any) -> Any:
-        found = stock(*args)
-        return dataclasses.replace(found, tensors=found.tensors[:-1])
-
-    selection.select = short
-
-
-def waves_forget(spec: JobSpec) -> None:
-    from inspector.verify import selection
-
-    stock = selection.make_waves
-
-    def short(*args: Any) -> Any:
-        waves, too_large = stock(*args)
-        waves[-1].tensors.pop()
-        return waves, too_large
-
-    selection.make_waves = short
+    SavedCanary.add = once  # type: ignore[method-assign]
 
 
 def places_swapped(spec: JobSpec) -> None:
@@ -185,12 +133,6 @@ def places_swapped(spec: JobSpec) -> None:
 
 def names_exchanged(spec: JobSpec) -> None:
     _edit_columns(_exchange_names)
-
-
-def corrupt_payloads_not_told(spec: JobSpec) -> None:
-    from inspector.verify.ranks.comparison import WaveComparison
-
-    WaveComparison.attribute = lambda self, corrupt, mine: None  # type: ignore[method-assign]
 
 
 def _edit_columns(edit: Callable[[Any], Any]) -> None:
@@ -237,26 +179,199 @@ def _exchange_names(columns: Any) -> Any:
     return dataclasses.replace(columns, fqns=fqns)
 
 
-MUTANTS: dict[str, Callable[[JobSpec], None]] = {
-    mutant.__name__: mutant
-    for mutant in (
-        planner_shifted,
-        compare_always_equal,
-        differences_not_counted,
-        every_verdict_exact,
-        crc_never_compared,
-        crc_not_asked_for,
-        half_the_payloads_unchecked,
-        digests_constant,
-        digests_of_lengths,
-        replicas_not_compared,
-        reload_of_the_original,
-        reload_keeps_what_was_there,
-        recheck_left_out,
-        selection_forgets,
-        waves_forget,
-        places_swapped,
-        names_exchanged,
-        corrupt_payloads_not_told,
-    )
+#: What only shows where something is wrong with the checkpoint.
+_FLIPPED, _MISSING = "broken/bit_flip", "broken/file_missing"
+
+MUTANTS: dict[str, Mutant] = {
+    # What is loaded.
+    "planner shifted": Mutant(planner_shifted),
+    "mesh transposed": Mutant(
+        _lines(
+            f"{_RANKS}.targets",
+            "init_device_mesh(device.type, mesh.sizes,",
+            "init_device_mesh(device.type, mesh.sizes[::-1],",
+        )
+    ),
+    "what could not be read is not told": Mutant(
+        _lines(
+            f"{_RANKS}.torch_dcp",
+            "planner.failures.setdefault(item.dest_index.fqn, error)",
+            "planner.done.add(id(item))",
+        ),
+        _MISSING,
+    ),
+    "no FSDP where FSDP was asked for": Mutant(
+        _lines(
+            f"{_RANKS}.targets", "if why_not_parameter(tensor, self.grid, self._way):", "if True:"
+        ),
+        via="fsdp2",
+    ),
+    # What is compared.
+    "compare always equal": Mutant(
+        _lines(
+            f"{_RANKS}.compare",
+            "return _memcmp(a.ctypes.data, b.ctypes.data, len(a)) == 0",
+            "return True",
+        )
+    ),
+    "first byte alone compared": Mutant(
+        _lines(f"{_RANKS}.compare", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, 1) == 0")
+    ),
+    "last byte never compared": Mutant(
+        _lines(
+            f"{_RANKS}.compare", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, len(a) - 1) == 0"
+        )
+    ),
+    "first piece alone counted": Mutant(
+        _lines(
+            f"{_RANKS}.compare",
+            "for begin in range(0, len(block), _PIECE_BYTES):",
+            "for begin in (0,):",
+        )
+    ),
+    "compared with itself": Mutant(
+        _lines(
+            f"{_RANKS}.compare",
+            "mine = self._data[self._at : self._at + len(block)]\n",
+            "mine = block\n",
+        )
+    ),
+    "bytes entries always equal": Mutant(
+        _lines(f"{_RANKS}.stored", "if bytes(block[: len(part)]) != part:", "if False:")
+    ),
+    "differences not counted": Mutant(
+        _lines(f"{_RANKS}.compare", "if not len(where):", "if True:")
+    ),
+    "every verdict EXACT": Mutant(
+        _lines(
+            f"{_RANKS}.compare",
+            "found = {verdict for verdict, _ in self.problems}",
+            "return 'EXACT'",
+        )
+    ),
+    "EXACT told of all": Mutant(
+        _lines(f"{_RANKS}.comparison", "verdict=tally.verdict,", "verdict='EXACT',"), _MISSING
+    ),
+    "half the tasks left out": Mutant(
+        _lines(f"{_RANKS}.comparison", "tasks.sort()", "tasks.sort(); tasks = tasks[::2]")
+    ),
+    # What is checked.
+    "CRC never compared": Mutant(
+        _lines(f"{_RANKS}.stored", "elif crc != expected or crc != record.crc32:", "elif False:")
+    ),
+    "CRC not asked for": Mutant(
+        _lines(
+            f"{_RANKS}.comparison",
+            "tasks += self._tasks(tensor, check_crc)",
+            "tasks += self._tasks(tensor, False)",
+        )
+    ),
+    "CRC of the pickle alone": Mutant(
+        _lines(
+            f"{_RANKS}.stored",
+            "for record in payload.records:",
+            "for record in payload.records[:1]:",
+        )
+    ),
+    "CRC of bytes entries not asked for": Mutant(
+        _lines(
+            f"{_RANKS}.comparison",
+            "checks = check_crc and is_checker(fqn, number, world, rank)",
+            "checks = False",
+        )
+    ),
+    "half the payloads unchecked": Mutant(
+        _lines(
+            f"{_RANKS}.tasks",
+            "return np.where(is_empty, world, rank)",
+            "return np.where(number % 2, -1, rank)",
+        )
+    ),
+    "corrupt payloads not told": Mutant(
+        _lines(f"{_RANKS}.comparison", "for found in corrupt:", "for found in ():"), _FLIPPED
+    ),
+    # Replicas.
+    "digests constant": Mutant(
+        _lines(f"{_RANKS}.group", "if len(data) <= _SMALL:", "if True:\n        return bytes(16)")
+    ),
+    "digests of lengths": Mutant(
+        _lines(
+            f"{_RANKS}.group",
+            "if len(data) <= _SMALL:",
+            "if True:\n        return len(data).to_bytes(16, 'little')",
+        )
+    ),
+    "digests of large data constant": Mutant(
+        _lines(f"{_RANKS}.group", "crc = crc32(block.data, crc)", "continue")
+    ),
+    "shards' replicas not compared": Mutant(
+        _lines(f"{_RANKS}.group", "torn |= _compare(cut, digests(cut), group)", "pass")
+    ),
+    "digests compared with themselves": Mutant(
+        _lines(f"{_RANKS}.group", "differs = (rows != rows[0])", "differs = (rows != rows)")
+    ),
+    "replicas not compared": Mutant(
+        _lines(
+            f"{_RANKS}.roundtrip",
+            "torn = disagreeing(watched, comparison.locals, raw, self._variants)",
+            "torn: set[str] = set()",
+        )
+    ),
+    # The second mesh.
+    "reload of the original": Mutant(
+        _lines(
+            f"{_RANKS}.roundtrip",
+            "reader = reader or make_reader(path, metadata)",
+            "reader = make_reader(job.checkpoint.path, metadata)",
+        )
+    ),
+    "reload keeps what was there": Mutant(
+        _lines(
+            f"{_RANKS}.roundtrip",
+            "failures = self._load(targets, str(folder), is_original=False)",
+            "failures = {}",
+        )
+    ),
+    "what was saved is not loaded": Mutant(reload_from_memory, then=("hsdp:2x1",)),
+    "reload under the first mesh": Mutant(
+        _lines(
+            f"{_RANKS}.roundtrip",
+            "targets = self._targets(grid, names)",
+            "targets = self._targets(job.grids[0], names)",
+        )
+    ),
+    "recheck left out": Mutant(
+        _lines(
+            f"{_RANKS}.roundtrip",
+            'bad = self._compare(\n                "recheck"',
+            'bad = set() and self._compare(\n                "recheck"',
+        )
+    ),
+    "second mesh left out": Mutant(
+        _lines(f"{_RANKS}.roundtrip", "enumerate(job.grids[1:])", "enumerate(job.grids[1:1])")
+    ),
+    # What is verified at all.
+    "selection forgets": Mutant(
+        _lines(
+            "inspector.verify.selection",
+            "return Selection(tuple(tensors), tuple(entries),",
+            "return Selection(tuple(tensors[:-1]), tuple(entries),",
+        ),
+        forgets=True,
+    ),
+    "waves forget": Mutant(
+        _lines(
+            "inspector.verify.selection",
+            "return waves, [LeftOut(f",
+            "waves[-1].tensors.pop()\n    return waves, [LeftOut(f",
+        ),
+        forgets=True,
+    ),
+    "bytes entries forgotten": Mutant(
+        _lines(
+            f"{_RANKS}.roundtrip", "for index in wave.entries:", "for index in wave.entries[1:]:"
+        )
+    ),
+    "places swapped": Mutant(places_swapped),
+    "names exchanged": Mutant(names_exchanged),
 }

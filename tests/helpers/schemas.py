@@ -12,9 +12,19 @@ from typing import Any
 
 import msgspec
 
-from inspector.report.documents.check import CheckDocument, CheckRunDocument, PlanDocument
+from inspector.report.documents.check import (
+    WATCH_EVENTS,
+    CheckDocument,
+    CheckRunDocument,
+    PlanDocument,
+)
 from inspector.report.documents.show import ShowDocument, ShowFolderDocument
-from inspector.report.documents.values import DiffDocument, SealDocument, StatsDocument
+from inspector.report.documents.values import (
+    DiffDocument,
+    ExportDocument,
+    SealDocument,
+    StatsDocument,
+)
 from inspector.report.documents.verification import EVENTS, VerifyReport
 
 FOLDER = Path(__file__).parents[2] / "docs" / "json"
@@ -29,6 +39,7 @@ DOCUMENTS: dict[str, type[Any]] = {
     "stats": StatsDocument,
     "diff": DiffDocument,
     "seal": SealDocument,
+    "export": ExportDocument,
     "verify-report": VerifyReport,
 }
 
@@ -36,8 +47,11 @@ DOCUMENTS: dict[str, type[Any]] = {
 def schemas() -> dict[str, str]:
     """The text of every schema, by the name of its file."""
     made = {name: msgspec.json.schema(kind) for name, kind in DOCUMENTS.items()}
-    events, parts = msgspec.json.schema_components(EVENTS.values(), ref_template="#/$defs/{name}")
-    made["verify-event"] = {"anyOf": list(events), "$defs": parts}
+    for name, kinds in (("verify-event", EVENTS), ("watch-event", WATCH_EVENTS)):
+        events, parts = msgspec.json.schema_components(
+            kinds.values(), ref_template="#/$defs/{name}"
+        )
+        made[name] = {"anyOf": list(events), "$defs": parts}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {
         f"{name}.json": json.dumps({**head, "title": name, **schema}, indent=1) + "\n"

@@ -1,18 +1,20 @@
-"""A web server and an S3 server on loopback, in one: a checkpoint's files, and faults on their way.
+"""A web server on loopback that speaks S3, Google's and Azure's, too: files, and faults on the way.
 
 It runs in a process of its own (`python -m tests.remote.faulty_server FOLDER FAULT`), prints its
-address, and knows of each fault only a word. S3 is spoken as far as a listing and ranges go.
+address, and knows of each fault only a word. The stores' own tongues are spoken as far as a
+listing, an object and ranges go.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,10 +42,58 @@ FAULTS = {
     "etag": "gives another ETag with each answer",
     "same-token": "gives the token of a page again",
     "no-end": "lists a new page after every page",
+    "deep-listing-page": "answers a listing with 200,000 brackets",
     "large-number": "claims a length of 10**30 bytes",
     "storm": "answers 503 to everything",
 }
 _CHUNK = b"x" * 65536
+_DEEP = b"[" * 200_000
+#: A file's name in an address, in any of the tongues.
+_NAME = re.compile(
+    r"(?:/ckpt|/devstoreaccount1/ckpt|(?:/download)?/storage/v1/b/ckpt/o)?(?P<name>/?.*)"
+)
+_TIME = "2026-01-01T00:00:00.000Z"
+
+#: Keys with size and tag, and the token of the next page -> a page.
+Page = Callable[[list[tuple[str, str, str]], str], str]
+
+
+def _s3_page(keys: list[tuple[str, str, str]], more: str) -> str:
+    text = "".join(
+        f"<Contents><Key>{name}</Key><Size>{size}</Size><LastModified>{_TIME}</LastModified>"
+        f"<ETag>{tag}</ETag></Contents>"
+        for name, size, tag in keys
+    )
+    if more:
+        text += "<IsTruncated>true</IsTruncated>"
+        text += f"<NextContinuationToken>{more}</NextContinuationToken>"
+    return f"<ListBucketResult>{text}</ListBucketResult>"
+
+
+def _azure_page(keys: list[tuple[str, str, str]], more: str) -> str:
+    text = "".join(
+        f"<Blob><Name>{name}</Name><Properties><Content-Length>{size}</Content-Length>"
+        "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
+        f"<BlobType>BlockBlob</BlobType><Etag>{tag}</Etag></Properties></Blob>"
+        for name, size, tag in keys
+    )
+    return (
+        '<?xml version="1.0" encoding="utf-8"?><EnumerationResults ContainerName="ckpt">'
+        f"<Blobs>{text}</Blobs><NextMarker>{more}</NextMarker></EnumerationResults>"
+    )
+
+
+def _google_page(keys: list[tuple[str, str, str]], more: str) -> str:
+    items = [_google_object(name, size, tag) for name, size, tag in keys]
+    told = {"kind": "storage#objects", "items": items}
+    return json.dumps({**told, "nextPageToken": more} if more else told)
+
+
+def _google_object(name: str, size: str, tag: str) -> dict[str, str]:
+    return {
+        "kind": "storage#object", "name": name, "bucket": "ckpt", "size": size, "etag": tag,
+        "generation": tag.strip('"'), "updated": _TIME,
+    }  # fmt: skip
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -65,44 +115,41 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         at = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(at.query).items()}
-        name = unquote(at.path).removeprefix("/ckpt").strip("/")
+        path = unquote(at.path)
         try:
             if self.fault == "storm":
                 self._send(503, b"<Error><Code>SlowDown</Code></Error>")
             elif "list-type" in query:
-                self._list(query)
+                self._list(_s3_page, query.get("prefix", ""), query.get("continuation-token"))
+            elif query.get("comp") == "list":
+                self._list(_azure_page, query.get("prefix", ""), query.get("marker"))
+            elif path == "/storage/v1/b/ckpt/o":
+                self._list(_google_page, query.get("prefix", ""), query.get("pageToken"))
             else:
-                self._file(name)
+                self._file(_NAME.fullmatch(path)["name"].strip("/"))  # type: ignore[index]
         except (BrokenPipeError, ConnectionError):
             self.close_connection = True
 
     # --- a listing
 
-    def _list(self, query: dict[str, str]) -> None:
-        prefix, token = query.get("prefix", ""), query.get("continuation-token")
+    def _list(self, page: Page, prefix: str, token: str | None) -> None:
         files = sorted(p for p in self.folder.iterdir() if p.is_file())
-        keys = "".join(
-            f"<Contents><Key>{prefix}{p.name}</Key><Size>{p.stat().st_size}</Size>"
-            f"<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-            f"<ETag>{self._tag()}</ETag></Contents>"
-            for p in files
-        )
+        keys = [(prefix + p.name, str(p.stat().st_size), self._tag()) for p in files]
         more = ""
+        if self.fault == "large-number":
+            keys = [(name, str(10**30), tag) for name, _, tag in keys]
         if self.fault == "same-token":
-            more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+            more = "t"
         elif self.fault == "no-end":
-            page = int(token or 0) + 1
-            keys = "".join(
-                f"<Contents><Key>{prefix}p{page}-{i}</Key><Size>1</Size></Contents>"
-                for i in range(1000)
-            )
-            more = "<IsTruncated>true</IsTruncated>"
-            more += f"<NextContinuationToken>{page}</NextContinuationToken>"
-        text = f"<ListBucketResult>{more}{keys}</ListBucketResult>".encode()
+            more = str(int(token or 0) + 1)
+            keys = [(f"{prefix}p{more}-{i}", "1", self._tag()) for i in range(1000)]
+        text = page(keys, more).encode()
         if self.fault == "endless-listing-page":
             self._endless(200, text[:60])
+        elif self.fault == "deep-listing-page":
+            self._send(200, _DEEP, **{"Content-Type": "application/json"})
         else:
-            self._send(200, text)
+            self._send(200, text, **{"Content-Type": "application/xml"})
 
     # --- a file
 
@@ -132,7 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._head(200, size, ETag=self._tag())
             return
         status, headers = 200, {}
-        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        asked = self.headers.get("x-ms-range") or self.headers.get("Range", "")
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", asked):
             first, last = int(found[1]), int(found[2] or len(data) - 1)
             total = len(data)
             if first >= total:
@@ -146,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = 206
             told = f"bytes {first + shift}-{first + shift + len(data) - 1}/{total}"
             headers = {} if fault == "no-range" and is_data else {"Content-Range": told}
-        headers["ETag"] = self._tag()
+        headers |= {"ETag": self._tag(), "x-ms-blob-type": "BlockBlob"}
+        headers["X-Goog-Generation"] = headers["ETag"].strip('"')
         if fault == "hang" and is_data:
             time.sleep(120)
         elif fault == "drip" and is_data:

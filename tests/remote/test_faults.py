@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, SAMPLES
+from tests.remote.clouds import AZURE_ACCOUNT, AZURE_KEY
 from tests.remote.faulty_server import FAULTS, faulty_server
 from tests.remote.s3_server import KEYS
 
@@ -20,14 +21,15 @@ MAX_S = 60
 MAX_BYTES = 300 << 20
 
 #: Faults that do not touch what a command reads, by scheme.
-_ONLY_S3 = {"endless-listing-page", "same-token", "no-end"}
-_ONLY_HTTP = {"head-fails", "no-range", "large-number"}
-CASES = [
-    (scheme, fault)
-    for scheme in ("http", "s3")
-    for fault in FAULTS
-    if fault not in (_ONLY_S3 if scheme == "http" else _ONLY_HTTP)
-]
+_OF_LISTINGS = {"endless-listing-page", "same-token", "no-end", "deep-listing-page"}
+_OF_HEADS = {"head-fails", "no-range"}
+_NOT = {
+    "http": _OF_LISTINGS,
+    "s3": _OF_HEADS,
+    "gs": _OF_HEADS,
+    "az": _OF_HEADS,
+}
+CASES = [(scheme, fault) for scheme in _NOT for fault in FAULTS if fault not in _NOT[scheme]]
 
 
 def run(url: str, *args: str, env: dict[str, str]) -> tuple[int, float, int, str, str]:
@@ -62,14 +64,25 @@ def environment(tmp_path: Path, url: str) -> dict[str, str]:
         "AWS_ENDPOINT_URL": url,
         "AWS_CONFIG_FILE": none,
         "AWS_SHARED_CREDENTIALS_FILE": none,
+        "STORAGE_EMULATOR_HOST": url,
+        "NO_GCE_CHECK": "true",
+        "CLOUDSDK_CONFIG": none,
+        "AZURE_STORAGE_CONNECTION_STRING": (
+            f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY};"
+            f"BlobEndpoint={url}/{AZURE_ACCOUNT};"
+        ),
     }
+
+
+_PACKAGES = {"http": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "fault"), CASES)
 def test_every_command_ends(scheme: str, fault: str, tmp_path: Path) -> None:
+    pytest.importorskip(_PACKAGES[scheme])
     with faulty_server(SAMPLE, fault) as (address, server):
-        url = f"{address}/ckpt" if scheme == "http" else "s3://ckpt"
+        url = f"{address}/ckpt" if scheme == "http" else f"{scheme}://ckpt"
         env = environment(tmp_path, address)
         for args in (("check", "--deep"), ("show",)):
             code, elapsed_s, peak, out, err = run(url, *args, env=env)
@@ -91,6 +104,7 @@ def test_every_command_ends(scheme: str, fault: str, tmp_path: Path) -> None:
                 assert "damaged" not in out
             if fault == "redirect-away":
                 assert KEYS["AWS_SECRET_ACCESS_KEY"] not in out + err
+                assert AZURE_KEY not in out + err
         if fault == "redirect-away":
             server.kill()
             assert server.stdout is not None
@@ -103,5 +117,7 @@ def test_every_command_ends(scheme: str, fault: str, tmp_path: Path) -> None:
 _LISTED = {
     "http": {"head-fails", "redirect-loop", "redirect-away", "storm", "drip-headers"}
     | {"large-number", "etag", "endless-error"},
-    "s3": {"endless-listing-page", "same-token", "no-end", "storm", "etag"},
+    "s3": {*_OF_LISTINGS, "storm", "etag", "large-number"},
+    "gs": {*_OF_LISTINGS, "storm", "etag", "large-number"},
+    "az": {*_OF_LISTINGS, "storm", "etag", "large-number"},
 }

@@ -254,3 +254,24 @@ def test_markers_of_folders_are_no_files(s3: S3Server) -> None:
     storage = open_storage(f"s3://{BUCKET}/marked")
     assert [(e.name, e.kind) for e in storage.list()] == [("below", "folder")]
     assert [(e.name, e.kind) for e in storage.list("below")] == [("f", "file")]
+
+
+# --- many folders
+
+
+def test_many_folders_are_listed_together(s3: S3Server) -> None:
+    """Where the whole tree may not be listed."""
+    for step in range(6):
+        s3.client().put_object(Bucket=BUCKET, Key=f"run/step-{step}/.metadata", Body=b"x")
+    storage = open_storage(f"s3://{BUCKET}/run")
+    assert isinstance(storage, RemoteStorage)
+    names = [entry.name for entry in storage.list()]
+    s3.forget()
+    hold = together(s3, 1 + 4)
+    s3.fault = lambda asked: hold(asked) if "delimiter=%2F" in asked.query else 403
+    storage.list_ahead([*names, "none"])
+    assert s3.most_at_once >= 4
+    num_asked = len(s3.listings)
+    assert [entry.name for name in names for entry in storage.list(name)] == [".metadata"] * 6
+    assert storage.list("none") == []
+    assert len(s3.listings) == num_asked

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from tests.checks.test_stale_dtype import recorded, saved
 from tests.conftest import SAMPLES, run_cli
 from tests.remote.s3_server import S3Server
 
@@ -23,3 +26,15 @@ def test_two_ranks_load_it_from_there(s3: S3Server) -> None:
     # torch's reader looks at a file's size before it opens it; ours never does.
     assert {a.method for a in s3.asked} == {"HEAD", "GET"}
     assert not any("AWS" in line for line in ran.out.splitlines()), "a job records no credentials"
+
+
+@pytest.mark.slow
+@pytest.mark.torchrun
+def test_a_dtype_that_plan_caching_kept_is_exact_there_too(s3: S3Server, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "kept", torch.float16, torch.bfloat16)
+    if recorded(folder, "w.kept") == torch.bfloat16:
+        pytest.skip("this torch does not keep it")
+    url = s3.put_folder(folder, "kept")
+    ran = run_cli("verify", url, "--mesh", "fsdp:2", "--json", timeout_s=180)
+    result = json.loads(ran.out.splitlines()[-1])
+    assert (ran.code, result["verdict"]) == (0, "exact"), ran.out[-2000:]

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.error import ErrorScreen
-from inspector.tui.screens.header import CheckpointHeader
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
@@ -350,6 +350,50 @@ async def test_findings_are_listed_and_lead_to_where_they_are(damaged: Path) -> 
         assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
 
 
+async def test_escape_goes_back_to_where_a_finding_was_followed_from(damaged: Path) -> None:
+    async with opened(damaged, "3") as (app, pilot):
+        screen = app.screen
+        assert isinstance(screen, MainScreen)
+
+        async def press(key: str, view: str) -> None:
+            await pilot.press(key)
+            await until(pilot, lambda: screen.view.id == view)
+
+        await until(pilot, lambda: "chunk-gap" in screen_text(app))
+        table = app.screen.query_one("#findings-table", VirtualTable)
+        codes = [table.source.cell(row, "code") for row in range(table.num_lines)]
+        table.select_row(codes.index("chunk-gap"))
+        await press("enter", "tensors")
+        await press("n", "files")
+        await press("escape", "findings")
+        # What was opened there is closed first.
+        await press("enter", "files")
+        await press("slash", "files")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        await press("escape", "files")
+        await until(pilot, lambda: isinstance(app.focused, VirtualTable))
+        await press("escape", "findings")
+        # From a view that was gone to by its own key, there is no way back.
+        table.select_row(codes.index("chunk-gap"))
+        await press("enter", "tensors")
+        await press("2", "files")
+        await press("escape", "files")
+
+
+async def test_the_pane_that_has_the_keys_is_marked() -> None:
+    async with opened(SAMPLES / "hsdp_2x4") as (app, pilot):
+
+        def is_bold(word: str) -> bool:
+            lines = app.screen._compositor.render_strips()
+            found = (s for line in lines for s in line if word in s.text)
+            return any(s.style is not None and bool(s.style.bold) for s in found)
+
+        await until(pilot, lambda: is_bold("Placements") and not is_bold("4 chunks  by"))
+        await pilot.press("tab", "tab")
+        await until(pilot, lambda: isinstance(app.focused, ChunkMap))
+        await until(pilot, lambda: is_bold("4 chunks  by") and not is_bold("Placements"))
+
+
 async def test_advice_names_the_key_where_the_command_line_has_an_option() -> None:
     async with opened(SAMPLES / "hsdp_2x4", "3") as (app, pilot):
         await until(pilot, lambda: "not checked" in screen_text(app))
@@ -364,10 +408,13 @@ async def test_a_notice_lies_over_no_figures() -> None:
             await pilot.press("f")
             await until(pilot, lambda: "No NaN and no Inf in it." in screen_text(app))
             toast = app.screen.query_one("Toast").region
-            assert isinstance(app.screen, MainScreen)
+            screen = app.screen
+            assert isinstance(screen, MainScreen)
             assert toast.height == 1
-            assert not toast.overlaps(app.screen.view.region)
-            assert not toast.overlaps(app.screen.query_one(CheckpointHeader).region)
+            for read in (screen.view, *screen.query("CheckpointHeader, ViewBar, KeyBar, TaskLine")):
+                assert not toast.overlaps(read.region), read
+            await until(pilot, lambda: not app.screen.query("Toast"))
+            await until(pilot, lambda: app.screen.view.region.bottom == app.size.height - 1)
 
 
 async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged: Path) -> None:

@@ -139,12 +139,41 @@ async def test_the_palette_and_the_footer_have_the_keys_of_the_open_view_alone()
 
 async def test_the_help_scrolls_with_the_keys_of_the_lists() -> None:
     async with opened(SAMPLES / "hsdp_2x2", "question_mark", size=(80, 24)) as (app, pilot):
-        last = LIST_KEYS[-1][1]
-        assert app.screen.query(Reader) and last not in screen_text(app)
+        first = "In this view, Tensors"
+        await until(pilot, lambda: first in screen_text(app))
+        assert app.screen.query(Reader)
         await pilot.press("G")
-        await until(pilot, lambda: last in screen_text(app))
+        await until(pilot, lambda: first not in screen_text(app))
         await pilot.press("g")
-        await until(pilot, lambda: last not in screen_text(app))
+        await until(pilot, lambda: first in screen_text(app))
+
+
+async def test_the_help_begins_with_the_open_view_and_can_be_searched() -> None:
+    async with opened(SAMPLES / "hsdp_2x2", "5", "question_mark") as (app, pilot):
+        await until(pilot, lambda: "In this view, Plan" in screen_text(app))
+        keys = [c.description for c in commands_of(LoadPlanView)]
+        rows = screen_text(app).splitlines()
+        at = next(n for n, row in enumerate(rows) if "In this view, Plan" in row)
+        assert keys[0] in rows[at + 1]
+        await pilot.press("slash", *"checksum seal")
+        await until(pilot, lambda: "In this view" not in screen_text(app))
+        assert "Check bytes" in screen_text(app) and "Reload" not in screen_text(app)
+        await pilot.press("q")  # is a letter there
+        await until(pilot, lambda: "No key is told of in these words" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "In this view, Plan" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, MainScreen))
+
+
+async def test_the_palette_finds_words_of_the_help() -> None:
+    async with opened(SAMPLES / "hsdp_2x2", "colon") as (app, pilot):
+        await until(pilot, lambda: "Search for commands" in screen_text(app))
+        await pilot.press(*"checksum")
+        await until(
+            pilot,
+            lambda: "Check bytes" in screen_text(app) and "Reload" not in screen_text(app),
+        )
 
 
 async def test_sorting_means_nothing_where_there_is_no_table() -> None:

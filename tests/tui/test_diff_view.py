@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from textual.events import Paste
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -586,18 +587,24 @@ async def test_the_main_screen_asks_for_the_other_side() -> None:
         assert isinstance(app.screen, AskPathScreen)
         field = app.screen.query_one(Input)
         assert field.value == f"{SAMPLES}/"
+        # What was typed stays, whether nothing is there or what is there cannot be opened.
         field.value = "/no/such/place"
         await pilot.press("enter")
-        await settle(app, pilot)
-        assert isinstance(app.screen, ErrorScreen)
+        await until(pilot, lambda: "nothing is there: /no/such/place" in words(app))
+        assert field.value == "/no/such/place"
+        empty = f"{SAMPLES}/broken/metadata_cut"
+        field.value = empty
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ErrorScreen))
         await pilot.press("escape")
-        await pilot.pause(0.2)
-        assert isinstance(app.screen, MainScreen)
-        await pilot.press("D")
-        await pilot.pause(0.2)
-        await pilot.press(*"fsdp_4", "enter")
-        await settle(app, pilot)
-        assert "fsdp:4" in words(app) and "hsdp:2x2" in words(app)
+        await until(pilot, lambda: isinstance(app.screen, AskPathScreen))
+        field = app.screen.query_one(Input)
+        await until(pilot, lambda: field.value == empty)
+        app.screen.post_message(Paste(f"{SAMPLES}/fsdp_4\n"))
+        await until(pilot, lambda: field.value == f"{SAMPLES}/fsdp_4")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DiffScreen))
+        await until(pilot, lambda: "fsdp:4" in words(app) and "hsdp:2x2" in words(app))
         await pilot.press("escape")
         await pilot.pause(0.2)
         assert isinstance(app.screen, MainScreen)

@@ -50,6 +50,7 @@ def test_a_job_that_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
         "exact": 3,
         "different": [],
         "raw": 0,
+        "via": {},
         "num_not_verified": 0,
         "num_not_asked": 0,
         "not_verified": [],

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from inspector._version import __version__
 from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
+from inspector.checkpoint.outside import is_inspected
 from inspector.checkpoint.own_folders import open_own, private_folder
 from inspector.errors import Cancelled
 
@@ -50,12 +51,16 @@ SCHEMA = 1
 
 
 def folder() -> Path | None:
-    """The folder of the cache, whether it is there or not; None if it is turned off."""
+    """The folder of the cache, whether it is there or not.
+
+    None if it is turned off, or lies in what is looked at: nothing is written there, nor believed.
+    """
     if os.environ.get("HSDP_INSPECT_NO_CACHE", "") not in ("", "0"):
         return None
     from platformdirs import user_cache_path
 
-    return user_cache_path("hsdp-inspect", appauthor=False) / "metadata"
+    found = user_cache_path("hsdp-inspect", appauthor=False) / "metadata"
+    return None if is_inspected(found) else found
 
 
 class Recall:

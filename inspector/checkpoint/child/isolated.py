@@ -7,6 +7,7 @@ before (`cache.py`).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -25,6 +26,10 @@ __all__ = ["Child", "Limits", "Progress", "prefetch"]
 
 #: Called with (bytes done, bytes in all); return True to cancel.
 Progress = Callable[[int, int], bool]
+
+
+#: Of a file in more pieces than these, the rest counts whole.
+_MAX_EXTENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,33 @@ class Limits:
         return cls((512 << 20) + 40 * num_bytes, cpu_s, 4.0 * cpu_s + 20)
 
 
+def _data_bytes(paths: list[str]) -> int:
+    """Bytes of files without their holes, which cost nobody anything and would raise any bound."""
+    return sum(_data_bytes_of(path) for path in paths)
+
+
+def _data_bytes_of(path: str) -> int:
+    total = at = 0
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return 0  # Reading it says what is wrong with it.
+    try:
+        size = os.fstat(fd).st_size
+        for _ in range(_MAX_EXTENTS):
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, begin, os.SEEK_HOLE)
+            total += at - begin
+        return total + size - at
+    except OSError as error:
+        # No data after there; or no file system that knows of holes.
+        return total if error.errno == errno.ENXIO else os.fstat(fd).st_size
+    except AttributeError:
+        return size  # No system that does.
+    finally:
+        os.close(fd)
+
+
 class Child:
     """The reading of metadata files, started: it goes on while its starter does something else.
 
@@ -61,6 +93,10 @@ class Child:
         ranks: Rank of each file, or None for a global `.metadata`.
         num_bytes: Their size together.
         limits: What it may cost; by default in proportion to the size.
+
+    Attributes:
+        paths: The same.
+        limits: What it may cost.
     """
 
     def __init__(
@@ -73,13 +109,13 @@ class Child:
         self.paths = paths
         self._ranks = ranks
         self._num_bytes = num_bytes
-        self._limits = limits or Limits.of(num_bytes)
+        self.limits = limits or Limits.of(min(num_bytes, _data_bytes(paths)))
         self._is_cachable = ranks == [None] and num_bytes >= cache.MIN_BYTES
         self._recall = cache.Recall.start(paths[0], num_bytes) if self._is_cachable else None
         self._process = None if self._recall is not None else self._start()
 
     def _start(self) -> ChildProcess:
-        limits = self._limits
+        limits = self.limits
         return ChildProcess(
             self.paths,
             self._ranks,

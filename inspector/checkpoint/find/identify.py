@@ -40,6 +40,7 @@ TRACKERS = frozenset(
         "latest.txt",
         "last",
         "latest_checkpointed_iteration.txt",
+        "latest_train_state.pt",
         "trainer_state.json",
         "last_checkpoint_info.json",
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
+from inspector.checkpoint.outside import note_inspected
 from inspector.checkpoint.safetensors.sets import (
     OneSet,
     file_sets,
@@ -106,6 +107,8 @@ def folder_of(path: str) -> Storage:
     """
     if not path:
         raise UsageError("the path is empty", "give a checkpoint folder")
+    if not is_url(path):
+        note_inspected(path)
     storage = open_storage(path)
     entry = storage.stat("")
     if entry is None:

@@ -9,6 +9,7 @@ The bytes of a Hugging Face checkpoint are bare elements and need no header.
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from inspector.checkpoint.payload.source import (
     rechunk,
 )
 from inspector.checkpoint.payload.tensor import (
+    NoTensorError,
     PackedTensor,
     StoredTensor,
     describe,
@@ -151,6 +153,34 @@ def open_value(source: Source) -> Any:
         raise PayloadError(f"its pickle cannot be read: {error}") from error
 
 
+def whole_number_in(source: Source, name: str) -> int | None:
+    """The whole number that a small saved dict holds under a name, plain or as a tensor.
+
+    None if it holds no such thing; nothing is unpickled.
+
+    Raises:
+        PayloadError: It is no zip archive of torch.save, or cannot be parsed.
+        StorageError: It cannot be read.
+    """
+    root = open_value(source)
+    value = root.get(name) if type(root) is dict else None
+    if type(value) is int:
+        return value
+    tensor = describe(value)
+    if tensor is None or tensor.dtype not in ("int32", "int64") or tensor.num_elements != 1:
+        return None
+    records = {record.short_name: record for record in read_directory(source)}
+    order = records.get("byteorder")
+    if order is not None and _content(source, order, _MAX_SMALL_RECORD_BYTES) != b"little":
+        return None
+    width = 4 if tensor.dtype == "int32" else 8
+    record = records.get(f"data/{tensor.key}")
+    if record is None or not 0 <= tensor.first * width <= record.num_bytes - width:
+        return None
+    data = _content(source, record, _MAX_SMALL_RECORD_BYTES)[tensor.first * width :][:width]
+    return int.from_bytes(data, "little", signed=True)
+
+
 def _open_bare(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
     """Bytes that are no payload: torch takes them for a pickle, so what that names is told."""
     what = looks_like(source)
@@ -201,8 +231,7 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
     pickled = by_name.get("data.pkl")
     if pickled is None:
         raise PayloadError("a zip archive is there, but torch.save did not write it (no data.pkl)")
-    order = by_name.get("byteorder")
-    byteorder = "big" if order and _content(source, order, 16) == b"big" else "little"
+    byteorder, problem = _small_records(source, by_name)
     # torch.load hands an archive with this record to TorchScript, which compiles what is in it.
     unsafe = ("TorchScript code",) if "constants.pkl" in by_name else ()
     if is_tensor and pickled.num_bytes > _MAX_TENSOR_PICKLE_BYTES:
@@ -218,17 +247,53 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         unsafe = tuple(sorted({*error.unsafe, *unsafe}))
         what = f"its pickle cannot be read: {error}"
         return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
-    tensor = describe(found.root) if is_tensor else None
+    tensor, kind, what = _tensor_in(found) if is_tensor else (None, "", "")
     return Payload(
         "zip",
         records,
         tensor,
-        kind_of(found.root) if is_tensor and tensor is None else "",
+        kind,
         byteorder,
         found.unknown,
         tuple(sorted({*found.unsafe, *unsafe})),
-        packed=packed(found.root) if is_tensor and tensor is None else None,
+        problem=problem or what,
+        packed=packed(found.root) if kind else None,
     )
+
+
+_VERSION = re.compile(rb"[ \t\n\v\f\r]*\+?0*(\d{1,9})(?!\d)")
+#: Of archives that torch reads, by its caffe2/serialize/versions.h.
+_VERSIONS = range(1, 11)
+
+
+def _small_records(source: Source, records: dict[str, Record]) -> tuple[str, str]:
+    """The byte order of an archive, and why torch would not open it, or an empty string."""
+    order, version = records.get("byteorder"), records.get(".data/version", records.get("version"))
+    byteorder, problem = b"little", ""
+    if order is not None:
+        byteorder = _content(source, order, _MAX_SMALL_RECORD_BYTES)
+        if byteorder not in (b"little", b"big"):
+            problem = "its record byteorder says neither little nor big"
+    if version is None:
+        problem = "it has no record version"
+    else:
+        found = _VERSION.match(_content(source, version, _MAX_SMALL_RECORD_BYTES))
+        if found is None or int(found[1]) not in _VERSIONS:
+            problem = f"its record version says none that torch reads (1 to {_VERSIONS[-1]})"
+    return "big" if byteorder == b"big" else "little", problem
+
+
+def _tensor_in(found: Scan, *, is_legacy: bool = False) -> tuple[StoredTensor | None, str, str]:
+    """A strided tensor, what is there instead, and why torch would not make it."""
+    problem = ""
+    if found.refused and not found.unsafe:
+        names = ", ".join(found.refused[:3])
+        problem = f"its pickle has opcodes that torch takes in no tensor's ({names})"
+    try:
+        tensor = describe(found.root, is_legacy=is_legacy)
+    except NoTensorError as error:
+        return None, kind_of(found.root), problem or f"no tensor can be made of its pickle: {error}"
+    return tensor, "" if tensor else kind_of(found.root), problem
 
 
 def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) -> Payload:
@@ -250,7 +315,7 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
         return Payload("legacy", (), None, unsafe=tuple(sorted(unsafe)), problem=what)
     _, _, system, found, keys = scans
     info = system.root if type(system.root) is dict else {}
-    tensor = describe(found.root) if is_tensor else None
+    tensor, kind, problem = _tensor_in(found, is_legacy=True) if is_tensor else (None, "", "")
     records: tuple[Record, ...] = ()
     if tensor is not None and keys.root == [tensor.key]:
         # Each storage is its number of elements in eight bytes, and then those.
@@ -261,11 +326,12 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
         "legacy",
         records,
         tensor,
-        kind_of(found.root) if is_tensor and tensor is None else "",
+        kind,
         "little" if info.get("little_endian", True) else "big",
         tuple(sorted({name for one in scans for name in one.unknown})),
         tuple(sorted({name for one in scans for name in one.unsafe})),
-        packed=packed(found.root) if is_tensor and tensor is None else None,
+        problem=problem,
+        packed=packed(found.root) if kind else None,
     )
 
 

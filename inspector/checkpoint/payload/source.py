@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from inspector.checkpoint.storage.base import Storage, why
+from inspector.checkpoint.storage.pace import Pace, current_pace
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
 
@@ -198,6 +199,25 @@ class _RemoteFile:
             self._ahead = None
 
 
+class _PacedFile:
+    """A file that is read no faster than a pace allows."""
+
+    def __init__(self, file: DataHandle, pace: Pace) -> None:
+        self.block_bytes = file.block_bytes
+        self._file = file
+        self._pace = pace
+
+    def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
+        pass  # What is fetched ahead would be ahead of the pace.
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        self._pace.take(len(buffer))
+        return self._file.readinto(offset, buffer)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 def num_readers(storage: Storage, local: int) -> int:
     """How many threads read a storage: `local`, or more if a read waits for the network."""
     return local if storage.local_path("") is not None else max(local, _REMOTE_READERS)
@@ -210,9 +230,10 @@ def open_file(storage: Storage, path: str) -> DataHandle:
         StorageError: It cannot be opened.
     """
     local = storage.local_path(path)
-    if local is not None:
-        return _LocalFile(local, printable(path))
-    return _RemoteFile(storage, path)
+    file: DataHandle
+    file = _RemoteFile(storage, path) if local is None else _LocalFile(local, printable(path))
+    pace = current_pace()
+    return file if pace is None else _PacedFile(file, pace)
 
 
 class Source(Protocol):

@@ -29,13 +29,19 @@ __all__ = ["PayloadProgress", "Sweep"]
 
 @dataclass(frozen=True, slots=True)
 class PayloadProgress:
-    """How far the reading is. `file` is the raw path of a file that is being read."""
+    """How far the reading is.
+
+    Attributes:
+        file: Raw path of a file that is being read.
+        num_wrong: Payloads in which whoever reads found something wrong by now.
+    """
 
     bytes_done: int
     bytes_total: int
     payloads_done: int
     payloads_total: int
     file: str
+    num_wrong: int = 0
 
 
 class Sweep:

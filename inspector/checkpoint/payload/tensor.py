@@ -16,7 +16,7 @@ from typing import Any
 from inspector.checkpoint.dtypes import canonical, itemsize
 from inspector.checkpoint.payload.scan.machine import Call, Global, Persistent
 
-__all__ = ["PackedTensor", "StoredTensor", "describe", "kind_of", "packed"]
+__all__ = ["NoTensorError", "PackedTensor", "StoredTensor", "describe", "kind_of", "packed"]
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -42,6 +42,16 @@ _WRAPPERS = frozenset({"_rebuild_parameter", "_rebuild_parameter_with_state"})
 _STRIDED = frozenset(
     {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
 )
+#: How many arguments each of torch's functions takes.
+_NUM_ARGS = {
+    "_rebuild_tensor": (4,),
+    "_rebuild_tensor_v2": (6, 7),
+    "_rebuild_tensor_v3": (7, 8),
+    "_rebuild_qtensor": (7,),
+}
+#: Parts of a storage's persistent id: the format of before 1.6 has what it is a view of, too.
+_NUM_PARTS = 5
+_NUM_LEGACY_PARTS = 6
 _PLAIN_TYPES = frozenset(
     {
         Global("torch._tensor", "Tensor"),
@@ -50,6 +60,10 @@ _PLAIN_TYPES = frozenset(
         Global("torch.nn.parameter", "Buffer"),
     }
 )
+
+
+class NoTensorError(ValueError):
+    """A pickle asks for a strided tensor in a way that torch does not make one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +130,16 @@ def _call(root: Any) -> Call | None:
     return None
 
 
-def describe(root: Any) -> StoredTensor | None:
-    """The strided tensor that the scanned pickle rebuilds, or None if it is none."""
+def describe(root: Any, *, is_legacy: bool = False) -> StoredTensor | None:
+    """The strided tensor that the scanned pickle rebuilds, or None if it is none.
+
+    Args:
+        root: The pickle's value.
+        is_legacy: It is of torch's format before 1.6.
+
+    Raises:
+        NoTensorError: It is one by its name, but torch would raise an error.
+    """
     call = _call(root)
     if call is not None and call.func == _REBUILD_TYPE and len(call.args) >= 3:
         func, kind, args = call.args[:3]  # And its state.
@@ -126,7 +148,7 @@ def describe(root: Any) -> StoredTensor | None:
         call = _call(Call(func, args)) if is_plain else None
     if call is None or call.func.module != "torch._utils":
         return None
-    return _tensor(call.func.name, call.args)
+    return _tensor(call.func.name, call.args, is_legacy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +199,10 @@ def _outside(func: Global, args: Any) -> tuple[str | None, tuple[int, ...] | Non
             return canonical(args[1].name), _numbers(args[2])
         return None, None
     if func.module == "torch._utils" and type(args) is tuple:
-        tensor = _tensor(func.name, args)
+        try:
+            tensor = _tensor(func.name, args, False)
+        except NoTensorError:
+            return None, None
         return (tensor.dtype, tensor.shape) if tensor is not None else (None, None)
     return None, None
 
@@ -191,44 +216,61 @@ def kind_of(root: Any) -> str:
     return type(root).__name__.lstrip("_").lower()
 
 
-def _tensor(function: str, args: tuple[Any, ...]) -> StoredTensor | None:
+def _tensor(function: str, args: tuple[Any, ...], is_legacy: bool) -> StoredTensor | None:
     if function not in _STRIDED:
         return None
-    if len(args) < 4 or type(args[0]) is not Persistent:
-        return None
-    storage, first, shape, strides = args[0].pid, args[1], _numbers(args[2]), _numbers(args[3])
-    if type(storage) is not tuple or len(storage) < 5 or storage[0] != "storage":
-        return None
-    _, kind, key, _, size = storage[:5]
+    if len(args) not in _NUM_ARGS[function]:
+        raise NoTensorError(f"{function} is called with {len(args)} arguments")
+    kind, key, size = _storage(args[0], is_legacy)
+    first, shape, strides = args[1], _numbers(args[2]), _numbers(args[3])
+    if shape is None or strides is None or len(shape) != len(strides):
+        raise NoTensorError("its sizes and strides are none")
+    if not _natural(first):
+        raise NoTensorError("where it begins in its storage is no number")
     flags: Any = None
-    if type(kind) is not Global:
-        return None
     dtype = "uint8" if kind.name in _UNTYPED else _STORAGES.get(kind.name)
     size_unit = itemsize(dtype) if dtype else None
     if function == "_rebuild_tensor_v3":
-        named = args[6] if len(args) > 6 else None
+        named = args[6]
         dtype = canonical(named.name) if type(named) is Global and named.module == "torch" else None
         flags = args[7] if len(args) > 7 else None
     elif function == "_rebuild_tensor_v2":
         flags = args[6] if len(args) > 6 else None
-    if dtype is None or size_unit is None or shape is None or strides is None:
+    if function.endswith(("_v2", "_v3")) and type(args[4]) is not bool:
+        raise NoTensorError("whether it requires a gradient is neither true nor false")
+    if size_unit is None:
+        # What no version has written so far: later ones name new dtypes, over plain bytes.
+        raise NoTensorError(f"its storage is a {kind.name[:80]!a}, which torch does not have")
+    if dtype is None:
         return None
-    if not _natural(first) or not _natural(size) or type(key) is not str:
-        return None
-    if len(shape) != len(strides):
-        return None
+    if flags and type(flags) not in (dict, Call):
+        raise NoTensorError("what it says of conjugation and negation is no dict")
     flags = flags if type(flags) is dict else {}
     return StoredTensor(
         dtype,
         shape,
         strides,
         first,
-        key,
+        str(key),
         size * size_unit,
         flags.get("conj") is True,
         flags.get("neg") is True,
-        _quantizer(args[4]) if function == "_rebuild_qtensor" and len(args) > 4 else "",
+        _quantizer(args[4]) if function == "_rebuild_qtensor" else "",
     )
+
+
+def _storage(value: Any, is_legacy: bool) -> tuple[Global, str | int, int]:
+    """A storage's class, its record's key and its size."""
+    pid = value.pid if type(value) is Persistent else None
+    if type(pid) is not tuple or not pid or pid[0] != "storage":
+        raise NoTensorError("it is over no storage")
+    num_parts = _NUM_LEGACY_PARTS if is_legacy else _NUM_PARTS
+    if len(pid) != num_parts:
+        raise NoTensorError(f"its storage is named in {len(pid)} parts, not {num_parts}")
+    _, kind, key, _, size = pid[:5]
+    if type(kind) is not Global or type(key) not in (str, int) or not _natural(size):
+        raise NoTensorError("its storage has no class, no key or no size")
+    return kind, key, size
 
 
 def _quantizer(params: Any) -> str:

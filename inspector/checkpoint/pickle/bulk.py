@@ -99,7 +99,7 @@ class _Bulk(Extraction):
 
     # -- what must not be ---------------------------------------------------------------------
 
-    def _complain(self, fqn: str, what: str) -> NoReturn:
+    def _complain(self, fqn: str, what: str, *, is_later: bool = False) -> NoReturn:
         raise NotSplicedError
 
     def _orphans(self, fqn: str, left: Any) -> None:

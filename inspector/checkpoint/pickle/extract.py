@@ -32,10 +32,12 @@ from inspector.checkpoint.pickle.values import (
     ABSURD,
     PLAIN_KEYS,
     BadEntry,
+    LaterKind,
     are_boxes,
     check_int,
     check_ints,
     describe,
+    is_of_later_torch,
     name_of,
     provenance_of,
     transforms_of,
@@ -109,10 +111,11 @@ class Extraction:
         self.files: dict[str, int] = {}
         self.order = array("i")
         self.state_paths: dict[str, tuple[str | int, ...]] = {}
-        self.malformed: list[tuple[str, str]] = []
+        self.malformed: list[tuple[str, str, bool]] = []
         self.num_malformed = 0
         self.orphans: list[tuple[str, list[int] | None, str, int, int]] = []
         self.first: dict[str, Any] = {}
+        self._later: dict[str, str] = {}
         self.unknown: set[str] = set()
         self.unsafe: set[str] = set()
 
@@ -139,15 +142,18 @@ class Extraction:
         for key, value in entries.items():
             fqn = name_of(key)
             try:
+                if later := self._later.get(fqn) or self._later.get(""):
+                    raise LaterKind(later)
                 if isinstance(value, TensorMeta):
                     ids[fqn] = self._tensor(fqn, value, places.pop(fqn, {}))
                 elif isinstance(value, BytesMeta):
                     ids[fqn] = ~self._bytes(fqn, places.pop(fqn, {}), rank)
                 else:
-                    raise BadEntry(f"the entry is {describe(value)}, neither tensor nor bytes")
+                    kind = LaterKind if is_of_later_torch(value) else BadEntry
+                    raise kind(f"the entry is {describe(value)}, neither tensor nor bytes")
             except BadEntry as error:
                 places.pop(fqn, None)
-                self._complain(fqn, str(error))
+                self._complain(fqn, str(error), is_later=isinstance(error, LaterKind))
         for fqn, left in places.items():
             self._orphans(fqn, left)
         self._order(root.get("planner_data"), ids)
@@ -194,10 +200,18 @@ class Extraction:
         """Say which part of a storage entry is wrong (the slow path of `_places`)."""
         fqn = name_of(index.get("fqn")) if isinstance(index, Index) else ""
         if not isinstance(index, Index):
-            self._complain(fqn, f"a storage entry's key is {describe(index)}")
+            what = f"a storage entry's key is {describe(index)}"
+            if is_of_later_torch(index):
+                self._later[""] = what
+            else:
+                self._complain(fqn, what)
             return
         if not isinstance(info, Stored):
-            self._complain(fqn, f"its storage entry is {describe(info)}")
+            what = f"its storage entry is {describe(info)}"
+            if is_of_later_torch(info):
+                self._later[fqn] = what
+            else:
+                self._complain(fqn, what)
             return
         path = info.get("relative_path")
         try:
@@ -296,6 +310,8 @@ class Extraction:
             pass
         offsets, sizes = [], []
         for chunk in chunks:
+            if is_of_later_torch(chunk):
+                raise LaterKind(f"a chunk is {describe(chunk)}")
             try:
                 if not isinstance(chunk, Chunk):
                     raise BadEntry(f"a chunk is {describe(chunk)}")
@@ -316,6 +332,8 @@ class Extraction:
             values = properties.values if type(properties) is Properties else None
         except AttributeError:
             values = None
+        if is_of_later_torch(properties):
+            raise LaterKind(f"its properties are {describe(properties)}")
         if type(values) is not tuple or len(values) < 5:
             self._complain(fqn, "its properties cannot be understood")
             return "?", "strided", False, "contiguous"
@@ -351,10 +369,10 @@ class Extraction:
         self._orphans(fqn, {o: p for o, p in places.items() if o is not None})
         return len(self.bytes_fqns) - 1
 
-    def _complain(self, fqn: str, what: str) -> None:
+    def _complain(self, fqn: str, what: str, *, is_later: bool = False) -> None:
         self.num_malformed += 1
         if len(self.malformed) < _MAX_MALFORMED:
-            self.malformed.append((fqn, what))
+            self.malformed.append((fqn, what, is_later))
 
     # -- the result ---------------------------------------------------------------------------
 

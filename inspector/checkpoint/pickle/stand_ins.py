@@ -57,11 +57,20 @@ class StandIn:
 
     __slots__ = ("extra",)
     fields: tuple[str, ...] = ()
+    #: How many arguments torch's class takes, at least and at most.
+    takes: tuple[int, int] = (0, 99)
     extra: dict[Any, Any]
 
     # No `__new__` of its own: a pickle makes millions of these, without calling `__init__`.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Called if the pickle calls the class; arguments (torch gives none) are kept."""
+        """Called if the pickle calls the class, as torch's own never do; arguments are kept.
+
+        Raises:
+            TypeError: As torch's class would.
+        """
+        least, most = self.takes
+        if not least <= len(args) + len(kwargs) <= most:
+            raise TypeError(f"{type(self).__name__} is called with {len(args)} arguments")
         if args or kwargs:
             self.extra = {"__args__": args, **kwargs}
 
@@ -94,6 +103,7 @@ class Chunk(StandIn):
     """`ChunkStorageMetadata`."""
 
     __slots__ = fields = ("offsets", "sizes")
+    takes = (2, 2)
 
     def __setstate__(self, state: Any) -> None:
         # There are millions of these, so the common case goes straight; and the unpickler's
@@ -110,6 +120,7 @@ class Index(StandIn):
     """`MetadataIndex`. Compared by identity, so that no hash of the pickle's making is computed."""
 
     __slots__ = fields = ("fqn", "index", "offset")
+    takes = (1, 3)
 
     def __setstate__(self, state: Any) -> None:
         try:
@@ -125,6 +136,7 @@ class Stored(StandIn):
     """`_StorageInfo`."""
 
     __slots__ = fields = ("length", "offset", "relative_path", "transform_descriptors")
+    takes = (3, 4)
 
     def __setstate__(self, state: Any) -> None:
         try:
@@ -149,6 +161,7 @@ class Meta(StandIn):
         "storage_meta",
         "version",
     )
+    takes = (1, 99)  # Megatron's has more.
     fields = ("planner_data", "state_dict_metadata", "storage_data", "storage_meta", "version")
     keys: tuple[str, ...]
 
@@ -161,6 +174,7 @@ class TensorMeta(StandIn):
     """`TensorStorageMetadata`."""
 
     __slots__ = fields = ("chunks", "properties", "size")
+    takes = (3, 3)
 
     def __setstate__(self, state: Any) -> None:
         try:
@@ -177,6 +191,7 @@ class BytesMeta(StandIn):
     """`BytesStorageMetadata`."""
 
     __slots__ = ()
+    takes = (0, 0)
 
 
 class SaveMeta(StandIn):

@@ -9,16 +9,18 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from inspector.checkpoint.pickle.stand_ins import DType, Meta, Properties, TensorMeta
+from inspector.checkpoint.pickle.stand_ins import DType, Meta, Opaque, Properties, TensorMeta
 
 __all__ = [
     "ABSURD",
     "PLAIN_KEYS",
     "BadEntry",
+    "LaterKind",
     "are_boxes",
     "check_int",
     "check_ints",
     "describe",
+    "is_of_later_torch",
     "name_of",
     "provenance_of",
     "transforms_of",
@@ -35,6 +37,16 @@ PLAIN_KEYS = frozenset({int, float, bool, bytes, type(None)})
 
 class BadEntry(ValueError):
     """One entry cannot become a value; the message says why."""
+
+
+class LaterKind(BadEntry):
+    """One entry is made of classes that torch keeps for metadata, and that none known here has."""
+
+
+def is_of_later_torch(value: Any) -> bool:
+    """Whether a value is of a class of torch's own modules that is none of those known here."""
+    name = getattr(type(value), "name", None) if isinstance(value, Opaque) else None
+    return type(name) is str and name.startswith("torch.")
 
 
 def check_ints(values: Any, what: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_UNSIZED_BYTES",
     "BadAnswerError",
     "Listing",
+    "Meter",
     "SlowAnswerError",
     "Tags",
     "answer_s",
@@ -60,6 +61,50 @@ def answer_s(num_bytes: int) -> float:
     return _ANSWER_S + num_bytes / _BYTES_A_SECOND
 
 
+class Meter:
+    """Counts a body as it comes.
+
+    Args:
+        limit: Bytes that were asked for.
+        what: Whose body it is, for the message.
+
+    Attributes:
+        limit: The same.
+        num_bytes: How many have come.
+    """
+
+    def __init__(self, limit: int, what: str = "an answer") -> None:
+        self.limit = limit
+        self.num_bytes = 0
+        self._what = what
+        self._since_bytes = 0
+        self._began_s = self._since_s = time.monotonic()
+
+    def add(self, num_bytes: int) -> None:
+        """Count a block, which may be the empty one at the end.
+
+        Raises:
+            BadAnswerError: There is more than may come, or it comes too slowly.
+        """
+        self.num_bytes += num_bytes
+        if self.num_bytes > self.limit:
+            asked = plural(self.limit, "byte")
+            raise BadAnswerError(f"it sends {self._what} of more than the {asked} asked")
+        now = time.monotonic()
+        if now - self._began_s > answer_s(self.limit):
+            raise SlowAnswerError(
+                f"it sends {self._what} for more than {answer_s(self.limit):.0f} s"
+            )
+        if now - self._since_s > _DRIP_S:
+            brought = self.num_bytes - self._since_bytes
+            if num_bytes and brought < _DRIP_BYTES:
+                raise SlowAnswerError(
+                    f"it sends {self._what} too slowly: {plural(brought, 'byte')} in "
+                    f"{now - self._since_s:.0f} s"
+                )
+            self._since_s, self._since_bytes = now, self.num_bytes
+
+
 async def read_body(
     read: Callable[[int], Awaitable[bytes]], limit: int, what: str = "an answer"
 ) -> bytes:
@@ -74,27 +119,14 @@ async def read_body(
         BadAnswerError: There is more of it, or it comes too slowly.
     """
     blocks: list[bytes] = []
-    size = since_bytes = 0
-    began = since_s = time.monotonic()
+    meter = Meter(limit, what)
     while True:
         # One byte more than may come: whether there is more is told by it.
-        block = await read(min(_BLOCK_BYTES, limit - size + 1))
+        block = await read(min(_BLOCK_BYTES, limit - meter.num_bytes + 1))
         if not block:
             return b"".join(blocks)
-        size += len(block)
-        if size > limit:
-            raise BadAnswerError(f"it sends {what} of more than the {plural(limit, 'byte')} asked")
+        meter.add(len(block))
         blocks.append(block)
-        now = time.monotonic()
-        if now - began > answer_s(limit):
-            raise SlowAnswerError(f"it sends {what} for more than {answer_s(limit):.0f} s")
-        if now - since_s > _DRIP_S:
-            if size - since_bytes < _DRIP_BYTES:
-                raise SlowAnswerError(
-                    f"it sends {what} too slowly: {plural(size - since_bytes, 'byte')} in "
-                    f"{now - since_s:.0f} s"
-                )
-            since_s, since_bytes = now, size
 
 
 def check_range(told: str | None, start: int, length: int | None) -> int | None:
@@ -115,6 +147,8 @@ def check_range(told: str | None, start: int, length: int | None) -> int | None:
         raise BadAnswerError("it answers a range with a Content-Range that is none")
     first, last = int(found[1]), int(found[2])
     total = None if found[3] == "*" else int(found[3])
+    if total is not None and total <= start and last < first:
+        return 0  # Some say so what others say with status 416.
     end = None if length is None else start + length
     if total is not None:
         end = total if end is None else min(end, total)

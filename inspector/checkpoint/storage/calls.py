@@ -20,7 +20,7 @@ from inspector.checkpoint.storage.errors import is_slow, is_transient, is_unreac
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled
 
-__all__ = ["MAX_IN_FLIGHT", "Calls", "in_thread", "total"]
+__all__ = ["MAX_IN_FLIGHT", "Calls", "in_thread", "in_threads", "total"]
 
 T = TypeVar("T")
 
@@ -180,6 +180,20 @@ def in_thread(make: Callable[[], T]) -> T:
         Cancelled: This thread was told to stop; the other one ends when it ends.
         Exception: What the call raised.
     """
+    return _wait(_begun(make))
+
+
+def in_threads(work: Callable[[], None], num: int) -> None:
+    """Run something that blocks in several threads, until all have ended.
+
+    Raises:
+        Cancelled: This thread was told to stop; the others end when they end.
+    """
+    for future in [_begun(work) for _ in range(num)]:
+        _wait(future)
+
+
+def _begun(make: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # Its answer may come when nobody waits any longer.
 
@@ -190,7 +204,7 @@ def in_thread(make: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=work, name="storage", daemon=True).start()
-    return _wait(future)
+    return future
 
 
 def _wait(future: Future[T], patience_s: float | None = None) -> T:

@@ -1,17 +1,10 @@
-"""`AzureFiles`: a container of Azure Blob Storage, through adlfs's client and credentials.
-
-The client is asked directly: adlfs's own `ls` lists, beside a folder, every other one whose name
-begins with that folder's (`step-1`: also `step-10`, `step-100`), and neither it nor `find` lets
-the client's four tries, a minute together, be left to `Calls`.
-"""
+"""`S3Files` and `HttpFiles`: a bucket of S3, and the files of a web server, with bounds."""
 
 from __future__ import annotations
 
 import datetime
 import email.utils
 import inspect
-import os
-from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -28,7 +21,7 @@ from inspector.checkpoint.storage.bounds import (
     within,
 )
 from inspector.checkpoint.storage.calls import Calls
-from inspector.checkpoint.storage.errors import NoBucketError, is_past_end
+from inspector.checkpoint.storage.errors import is_past_end
 from inspector.checkpoint.storage.filesystem import (
     CONNECT_TIMEOUT_S,
     READ_TIMEOUT_S,
@@ -37,125 +30,7 @@ from inspector.checkpoint.storage.filesystem import (
 )
 from inspector.errors import StorageError
 
-__all__ = ["AzureFiles", "GcsFiles", "HttpFiles", "S3Files"]
-
-
-class AzureFiles(FsspecFiles):
-    """Files of a container, by `container/name`."""
-
-    def __init__(self, fs: Any) -> None:
-        super().__init__(fs, counts=False)
-        self._each: dict[str, Any] = {
-            "connection_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            **getattr(fs, "_timeout_kwargs", {}),  # The user's own.
-            "retry_total": 0,
-            "permit_redirects": False,  # Its headers would go with it to another host.
-            "raw_request_hook": self.calls.asked,
-        }
-
-    @property
-    def endpoint(self) -> str:
-        client = self._fs.service_client
-        return f"{client.scheme}://{client.primary_hostname}"
-
-    async def list(self, path: str) -> Any:
-        container, prefix = _split(path)
-        client = self._fs.service_client.get_container_client(container)
-        blobs = client.walk_blobs(prefix and f"{prefix}/", ["metadata"], "/", **self._each)
-        return [_info(container, blob) async for blob in blobs]
-
-    async def tree(self, path: str) -> Any:
-        container, prefix = _split(path)
-        client = self._fs.service_client.get_container_client(container)
-        blobs = client.list_blobs(prefix and f"{prefix}/", ["metadata"], **self._each)
-        return [_info(container, blob) async for blob in blobs]
-
-    async def info(self, path: str) -> Any:
-        container, name = _split(path)
-        client = self._fs.service_client.get_blob_client(container, name)
-        return _info(container, await client.get_blob_properties(**self._each))
-
-    async def _read(self, path: str, start: int, end: int | None) -> bytes:
-        container, name = _split(path)
-        client = self._fs.service_client.get_blob_client(container, name)
-        length = None if end is None else end - start
-        try:
-            stream = await client.download_blob(start, length, max_concurrency=1, **self._each)
-            data: bytes = await stream.readall()
-        except Exception as error:
-            if is_past_end(error):
-                return b""
-            raise
-        return data
-
-
-def _split(path: str) -> tuple[str, str]:
-    container, _, name = path.partition("/")
-    return container, name
-
-
-def _info(container: str, blob: Any) -> dict[str, Any]:
-    """A blob, or what a listing calls a prefix, as one of fsspec's dictionaries."""
-    name = f"{container}/{blob.name}"
-    marks = {key.lower(): value for key, value in (blob.get("metadata") or {}).items()}
-    if "size" not in blob or marks.get("hdi_isfolder") == "true":
-        return {"name": name, "type": "directory"}
-    return {"name": name, "size": blob.size, "last_modified": blob.last_modified}
-
-
-#: gcsfs's own setting. Where it is on, gcsfs asks once more, by gRPC, what kind of bucket it is.
-_ZONAL_BUCKETS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
-
-
-class GcsFiles(FsspecFiles):
-    """Files of a bucket, by `bucket/name`."""
-
-    def __init__(self, fs: Any) -> None:
-        once = getattr(type(fs)._request, "__wrapped__", None)
-        super().__init__(fs, counts=once is None)
-        if once is not None:
-            # `Calls` tries again; gcsfs's six tries of its own would take minutes to give up.
-            fs._request = partial(self._request, partial(once, fs))
-
-    @staticmethod
-    def options() -> dict[str, Any]:
-        os.environ.setdefault(_ZONAL_BUCKETS, "false")  # Before gcsfs is imported.
-        if users_setting("requests_timeout", "gs", "gcs") is not None:
-            return {}
-        from aiohttp import ClientTimeout  # lazy: an optional package
-
-        # Without one gcsfs waits for ever.
-        patience = ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
-        return {"requests_timeout": patience}
-
-    @property
-    def endpoint(self) -> str:
-        return str(self._fs._location)
-
-    def list(self, path: str) -> Any:
-        return self._listed(path, "/")
-
-    def tree(self, path: str) -> Any:
-        return self._listed(path, "")
-
-    def info(self, path: str) -> Any:
-        # A folder is never asked for: it is what a listing shows.
-        return self._fs._get_object(path)
-
-    async def _request(self, once: Any, *args: Any, **kwargs: Any) -> Any:
-        self.calls.asked()
-        return await once(*args, **kwargs)
-
-    async def _listed(self, path: str, delimiter: str) -> Any:
-        # gcsfs's own `ls` and `find` of an empty folder ask for more.
-        bucket = path.partition("/")[0]
-        try:
-            files, folders = await self._fs._do_list_objects(path, delimiter=delimiter)
-        except FileNotFoundError as error:
-            raise NoBucketError(bucket) from error
-        below = [{"name": f"{bucket}/{name}", "type": "directory"} for name in folders]
-        return [*below, *files]
+__all__ = ["HttpFiles", "S3Files"]
 
 
 class S3Files(FsspecFiles):
@@ -311,6 +186,7 @@ class HttpFiles:
     """
 
     has_listing = False
+    has_tree = False
 
     def __init__(self, fs: Any, query: str) -> None:
         self._fs = fs

@@ -62,6 +62,8 @@ _REFUSED_CODES = {
 _OTHER_REGION = frozenset(
     ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint")
 )
+#: What Azure's client raises of a listing that it cannot take apart.
+_NOT_UNDERSTOOD = frozenset("DecodeError DeserializationError ParseError RecursionError".split())
 _BAD_NAME = frozenset({"InvalidResourceName", "OutOfRangeInput"})
 _NO_BUCKET = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
 _OF_CLOUDS = frozenset("s3 s3a gs gcs az abfs abfss adl".split())
@@ -202,6 +204,8 @@ def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str
         return f"no connection to {server}", hint or "look at the address and the network"
     if "ResponseParserError" in classes:
         return f"{server} does not answer as an S3 server does", "look at AWS_ENDPOINT_URL"
+    if _NOT_UNDERSTOOD & classes:
+        return f"{server} does not answer as a {scheme}:// store does", "look at its address"
     if isinstance(error, TimeoutError) or any("Timeout" in name for name in classes):
         return f"{server} does not answer", "try again, or look at the network"
     if is_transient(error):

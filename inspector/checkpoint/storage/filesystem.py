@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inspector.checkpoint.storage.base import Entry
+from inspector.checkpoint.storage.bounds import BadAnswerError
 from inspector.checkpoint.storage.calls import Calls, in_thread
 from inspector.checkpoint.storage.errors import is_past_end, not_opened
 from inspector.checkpoint.text import printable
@@ -27,6 +28,8 @@ SCHEMES = frozenset(
     "abfs abfss adl arrow_hdfs az box dbfs dropbox ftp gcs gdrive gs hdfs hf http https lakefs "
     "memory oci ocilake oss s3 s3a sftp smb ssh tos tosfs webdav webhdfs".split()
 )
+#: No store takes files as large.
+_MAX_FILE_BYTES = 1 << 53
 #: Longest wait for a connection.
 CONNECT_TIMEOUT_S = 5
 #: Longest silence of a server that has begun to answer, or has been asked.
@@ -108,6 +111,20 @@ class FsspecFiles:
         return {}
 
     @property
+    def has_tree(self) -> bool:
+        """Whether a tree is listed by more than a walk from folder to folder, one by one."""
+        from fsspec.spec import AbstractFileSystem  # lazy: only a URL takes it
+
+        return self._is_async or type(self._fs).find is not AbstractFileSystem.find
+
+    def another(self) -> FsspecFiles:
+        """The same files by a connection of its own, for another thread."""
+        fs = self._fs
+        made = type(fs)(*fs.storage_args, **{**fs.storage_options, "skip_instance_cache": True})
+        made.dircache.use_listings_cache = False
+        return type(self)(made, counts=self.calls.counts)
+
+    @property
     def endpoint(self) -> str:
         """The server, or an empty string."""
         return ""
@@ -153,13 +170,21 @@ class FsspecFiles:
         return data
 
     def entry(self, info: dict[str, Any], base: str) -> Entry:
-        """A dictionary of fsspec's as an entry, named relative to the folder `base`."""
+        """A dictionary of fsspec's as an entry, named relative to the folder `base`.
+
+        Raises:
+            BadAnswerError: It is said to have a size that no file has.
+        """
         full = str(info["name"])
         name = full.strip("/").removeprefix(base.strip("/")).strip("/")
         if info.get("type") == "directory" or full.endswith("/"):
             return Entry(name, "folder")
         size = info.get("size")
-        return Entry(name, "file", int(size) if size is not None else None, _modified(info))
+        if size is None:
+            return Entry(name, "file", None, _modified(info))
+        if not 0 <= int(size) <= _MAX_FILE_BYTES:
+            raise BadAnswerError("it lists a file of a size that none has")
+        return Entry(name, "file", int(size), _modified(info))
 
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")

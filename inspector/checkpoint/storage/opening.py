@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 
+from inspector.checkpoint.outside import without_scheme
 from inspector.checkpoint.storage.base import Entry, Storage, address_of, is_url
 from inspector.checkpoint.storage.local import LocalStorage
+from inspector.checkpoint.text import printable
+from inspector.errors import StorageError
 
 __all__ = ["fetch_files", "open_storage"]
 
@@ -16,9 +21,7 @@ def open_storage(path: str) -> Storage:
     Raises:
         StorageError: A URL whose file system is not installed, or that cannot be meant.
     """
-    path = address_of(path)
-    if path[:7].lower() == "file://":
-        path = path[7:]
+    path = without_scheme(address_of(path))
     if not is_url(path):
         return LocalStorage(path)
     # lazy: fsspec and asyncio are for URLs alone
@@ -36,8 +39,13 @@ def fetch_files(storage: Storage, files: Sequence[Entry], paths: Sequence[str]) 
         paths: Where each goes.
 
     Raises:
-        StorageError: One cannot be read.
+        StorageError: One cannot be read, or there is no room for them.
     """
+    num_bytes = sum(file.num_bytes or 0 for file in files)
+    where = os.path.dirname(paths[0]) if paths else ""
+    if where and shutil.disk_usage(where).free < num_bytes:
+        what = f"it is said to have {num_bytes:,} bytes, and {printable(where)} has no room for it"
+        raise StorageError(f"cannot fetch {printable(storage.root)}: {what}")
     # lazy: fsspec and asyncio are for URLs alone
     from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, read_ahead
 

@@ -12,6 +12,7 @@ import posixpath
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -22,11 +23,12 @@ from inspector.checkpoint.storage.bounds import (
     BadAnswerError,
     answer_s,
 )
-from inspector.checkpoint.storage.calls import Calls
+from inspector.checkpoint.storage.calls import Calls, in_threads
 from inspector.checkpoint.storage.clouds import HttpFiles
 from inspector.checkpoint.storage.errors import bad_answer, in_words, is_transient, status_of
 from inspector.checkpoint.storage.filesystem import FsspecFiles, file_system
 from inspector.checkpoint.text import printable, redact
+from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled, StorageError, UnreachableError
 
 __all__ = ["RemoteStorage", "open_remote"]
@@ -38,6 +40,8 @@ _TREE_S = 5.0
 #: A listing is bounded by itself; this is for file systems of which that cannot be asked.
 _LISTED_S = LISTING_S + 10.0
 _METADATA = ".metadata"
+#: Of a file system that answers one question at a time.
+_MAX_CONNECTIONS = 4
 
 
 class RemoteFiles(Protocol):
@@ -48,6 +52,8 @@ class RemoteFiles(Protocol):
 
     @property
     def endpoint(self) -> str: ...
+    @property
+    def has_tree(self) -> bool: ...
     def list(self, path: str) -> Any: ...
     def tree(self, path: str) -> Any: ...
     def info(self, path: str) -> Any: ...
@@ -86,11 +92,11 @@ def _kind(scheme: str) -> type[FsspecFiles]:
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.clouds import GcsFiles  # lazy: only a URL takes it
+        from inspector.checkpoint.storage.counted import GcsFiles  # lazy: only a URL takes it
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.clouds import AzureFiles  # lazy: only a URL takes it
+        from inspector.checkpoint.storage.counted import AzureFiles  # lazy: only a URL takes it
 
         return AzureFiles
     return FsspecFiles
@@ -163,27 +169,60 @@ class RemoteStorage:
         with self._seen.lock:
             full = {self._full(folder): folder for folder in folders}
             missing = [at for at in full if at not in self._seen.folders]
-            if not self._files.has_listing or not self.calls.is_concurrent or len(missing) < 2:
+            if not self._files.has_listing or len(missing) < 2 or self._is_in_tree(missing[0]):
                 return
-            if self._is_in_tree(missing[0]):
-                return
+            if self.calls.is_concurrent:
+                self._list_together(missing)
+            elif isinstance(self._files, FsspecFiles):
+                self._list_side_by_side(self._files, missing)
 
-            def asked(path: str) -> Any:
-                return lambda: self._files.list(path)
+    def _list_together(self, missing: Sequence[str]) -> None:
+        """Ask for all folders at a time."""
 
-            futures = {at: self.calls.start(asked(at), most_s=_LISTED_S) for at in missing}
-            try:
-                for at, future in futures.items():
-                    try:
-                        infos = self.calls.wait(future)
-                    except Cancelled:
-                        raise
-                    except Exception:  # noqa: S112 - `list` asks again, and says what is wrong
-                        continue
-                    self._seen.folders[at] = self._entries(infos, at)
-            finally:
-                for future in futures.values():
-                    future.cancel()
+        def asked(path: str) -> Any:
+            return lambda: self._files.list(path)
+
+        futures = {at: self.calls.start(asked(at), most_s=_LISTED_S) for at in missing}
+        try:
+            for at, future in futures.items():
+                try:
+                    infos = self.calls.wait(future)
+                except Cancelled:
+                    raise
+                except Exception:  # noqa: S112 - `list` asks again, and says what is wrong
+                    continue
+                self._seen.folders[at] = self._entries(infos, at)
+        finally:
+            for future in futures.values():
+                future.cancel()
+
+    def _list_side_by_side(self, first: FsspecFiles, missing: Sequence[str]) -> None:
+        """Ask a file system that answers one question at a time: over several connections."""
+        paths, lock, over = iter(missing), threading.Lock(), threading.Event()
+
+        def work() -> None:
+            with until(over.is_set), suppress(Exception):  # `list` asks again, and says what it is
+                files = first.another()
+                while not over.is_set():
+                    with lock:
+                        at = next(paths, None)
+                    if at is None:
+                        return
+                    self._ahead(files, at)
+
+        try:
+            in_threads(work, min(_MAX_CONNECTIONS, len(missing)))
+        finally:
+            over.set()
+
+    def _ahead(self, files: RemoteFiles, at: str) -> None:
+        try:
+            infos = self.calls.run(lambda: files.list(at))
+        except Cancelled:
+            raise
+        except Exception:
+            return
+        self._seen.folders[at] = self._entries(infos, at)
 
     def _known(self, full: str) -> Sequence[Entry]:
         """Of a storage without listings: the metadata, and what was asked for before."""
@@ -199,7 +238,10 @@ class RemoteStorage:
 
     def _listed(self, folder: str, full: str) -> dict[str, Entry]:
         infos = self._ask(folder, lambda: self._files.list(full), most_s=_LISTED_S)
-        return self._entries(infos, full)
+        try:
+            return self._entries(infos, full)
+        except BadAnswerError as error:
+            raise self._error(folder, error) from error
 
     def _entries(self, infos: Any, full: str) -> dict[str, Entry]:
         entries = (self._files.entry(info, full) for info in infos)
@@ -210,7 +252,7 @@ class RemoteStorage:
     def _is_in_tree(self, full: str) -> bool:
         """List everything below the top at once, when first a folder below it is asked for."""
         seen = self._seen
-        if full == seen.top or not full.startswith(f"{seen.top}/"):
+        if full == seen.top or not full.startswith(f"{seen.top}/") or not self._files.has_tree:
             return False
         if seen.has_tree is None:
             seen.has_tree = False
@@ -298,7 +340,10 @@ class RemoteStorage:
             if full in (self._base, f"{self._base}/{_METADATA}"):
                 raise StorageError(f"cannot read {self._shown('')}: {reason}", hint) from error
             return Entry(full.rpartition("/")[2], "other", problem=reason)
-        return self._files.entry(info, posixpath.dirname(full))
+        try:
+            return self._files.entry(info, posixpath.dirname(full))
+        except BadAnswerError as error:
+            raise self._error(full.removeprefix(f"{self._base}/"), error) from error
 
     # --- what is in it
 
@@ -310,6 +355,9 @@ class RemoteStorage:
             length = rest if length is None else min(length, rest)
         if length == 0:
             return b""
+        if length is not None and length > MAX_UNSIZED_BYTES:
+            what = f"it is said to have {length:,} bytes, more than are read at once"
+            raise StorageError(f"cannot read {self._shown(path)}: {what}")
         if length is None or length <= _PART_BYTES or not self.calls.is_concurrent:
             data: bytes = self._ask(
                 path,

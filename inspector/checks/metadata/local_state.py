@@ -8,13 +8,15 @@ The rule this module keeps: told only where nothing else explains the shapes. A 
 has its parameter's shape by definition (Adam's `exp_avg`, not Adafactor's `row_var`), and if it is
 one whole chunk of exactly the shape of one of its parameter's chunks. A low-rank projection
 (GaLore, APOLLO) can have such a shape by chance: it makes matrices of one rank, and leaves vectors
-alone, so vectors or two lengths along the cut are asked for.
+alone, so vectors or two lengths along the cut are asked for. Or siblings: such a projection is
+made of the same matrix of every layer, so one piece among layers that have the whole is none.
 
 The same becomes of an average of the model that is made of local tensors.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,6 +32,7 @@ __all__ = ["check_local_state", "local_pieces"]
 #: State that has its parameter's shape by definition: all that is known but single numbers.
 _SHAPED = (SLOTS - {"step", "mu_product", "eta", "mu"}) | COPIES
 _MAX_NAMED = 3
+_MIN_WHOLE = 2
 _MAX_NAME = 120
 
 Shape = tuple[int, ...]
@@ -41,6 +44,7 @@ class _Piece:
 
     state: int
     param: Tensor
+    param_name: str
     slot: str
     shape: Shape
 
@@ -66,11 +70,7 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
         if (prefix, piece.slot) not in odd:
             pieces.setdefault(prefix, []).append(piece)
     return [
-        *(
-            _finding(checkpoint, prefix, members)
-            for prefix, members in pieces.items()
-            if _is_proven(members)
-        ),
+        *(_finding(checkpoint, prefix, members) for prefix, members in _proven(checkpoint, pieces)),
         *(
             _finding(checkpoint, head, members, is_copy=True)
             for head, members in _copies(checkpoint)
@@ -81,6 +81,38 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
 def local_pieces(checkpoint: Checkpoint) -> frozenset[int]:
     """Tensors, by index, that have the shape of a piece of their parameter."""
     return frozenset(piece.state for _, piece in _pieces(checkpoint)[0])
+
+
+def _proven(
+    checkpoint: Checkpoint, pieces: dict[str, list[_Piece]]
+) -> Iterator[tuple[str, list[_Piece]]]:
+    """The pieces of each optimizer that nothing but local tensors explains."""
+    for prefix, members in pieces.items():
+        proven = members if _is_proven(members) else _among_whole_ones(checkpoint, prefix, members)
+        if proven:
+            yield prefix, proven
+
+
+def _among_whole_ones(checkpoint: Checkpoint, prefix: str, pieces: list[_Piece]) -> list[_Piece]:
+    """Those of which most layers have the whole, in shards, where these have a piece."""
+    columns = checkpoint.columns
+    whole: Counter[tuple[str, str, Shape]] = Counter()
+    for index in np.flatnonzero(columns.num_chunks_of > 1).tolist():
+        split = split_state(columns.fqns[index])
+        if split is not None and split.prefix == prefix:
+            whole[_family(split.param), split.slot, columns.shape(index)] += 1
+    kinds = [(_family(piece.param_name), piece.slot, piece.param.shape) for piece in pieces]
+    num = Counter(kinds)
+    return [
+        piece
+        for piece, kind in zip(pieces, kinds, strict=True)
+        if whole[kind] > num[kind] and whole[kind] >= _MIN_WHOLE
+    ]
+
+
+def _family(name: str) -> str:
+    """A name without its numbers."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _is_proven(pieces: list[_Piece]) -> bool:
@@ -118,7 +150,7 @@ def _pieces(checkpoint: Checkpoint) -> tuple[list[tuple[str, _Piece]], set[tuple
         params = [columns.tensor(i) for i in named]
         # Where several tensors could be the parameter, each has to tell the same.
         if params and all(_is_piece(shape, param) for param in params):
-            found.append((split.prefix, _Piece(index, params[0], split.slot, shape)))
+            found.append((split.prefix, _Piece(index, params[0], split.param, split.slot, shape)))
         elif any(len(p.shape) == len(shape) and p.shape != shape for p in params):
             odd.add((split.prefix, split.slot))
     return found, odd
@@ -147,7 +179,7 @@ def _copies(checkpoint: Checkpoint) -> Iterator[tuple[str, list[_Piece]]]:
             pair = head, param.fqn.partition(".")[0]
             shape = columns.shape(index)
             if _is_piece(shape, param) and not is_optimizer_state(columns.fqns[index]):
-                found.setdefault(pair, []).append(_Piece(index, param, "", shape))
+                found.setdefault(pair, []).append(_Piece(index, param, param.fqn, "", shape))
             else:
                 others.add(pair)
     for (head, other), pieces in found.items():

@@ -42,6 +42,7 @@ def check_metadata(checkpoint: Checkpoint) -> list[Finding]:
     return [
         *_unsafe(checkpoint),
         *_malformed(checkpoint),
+        *_of_later_kinds(checkpoint),
         *_names(checkpoint),
         *_unknown(checkpoint),
         *_trailing(checkpoint),
@@ -66,27 +67,38 @@ def _unsafe(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
     by_fqn: dict[str, list[str]] = {}
     for entry in checkpoint.malformed:
-        by_fqn.setdefault(entry.fqn, []).append(entry.what)
+        if not entry.is_later:
+            by_fqn.setdefault(entry.fqn, []).append(entry.what)
     for fqn, whats in by_fqn.items():
         subject = f"{printable(fqn, _MAX_NAME)}: " if fqn else ""
-        is_newer = whats[0].startswith("the entry is a torch.")
         more = f" (and {plural(len(whats) - 1, 'fault')} more)" if len(whats) > 1 else ""
         yield Finding(
             "entry-malformed",
             "error",
             f"{subject}{printable(whats[0], 300)}{more}; it was left out",
-            "raises AttributeError while reading the metadata, if it lacks the class"
-            if is_newer
-            else _fate(whats[0])
-            if checkpoint.format == "dcp"
-            else "raises SafetensorError or KeyError",
-            "a kind of entry that a newer torch may have: load it with the torch that wrote it"
-            if is_newer
-            else "no torch writes this: take .metadata from the original, or load an earlier "
-            "checkpoint"
+            _fate(whats[0]) if checkpoint.format == "dcp" else "raises SafetensorError or KeyError",
+            "no torch writes this: take .metadata from the original, or load an earlier checkpoint"
             if checkpoint.format == "dcp"
             else "fetch the file again from where it was written",
             fqn=fqn or None,
+        )
+
+
+def _of_later_kinds(checkpoint: Checkpoint) -> Iterator[Finding]:
+    later = [entry for entry in checkpoint.malformed if entry.is_later]
+    if later:
+        first = later[0]
+        more = f" (and {plural(len(later) - 1, 'entry', 'entries')} more)" if later[1:] else ""
+        yield Finding(
+            "metadata-unknown-class",
+            "note",
+            f"{printable(first.fqn, _MAX_NAME)}: {printable(first.what, 300)}, a class of torch's "
+            f"own modules that no torch known here has (up to 2.15){more}: it was left out",
+            "raises AssertionError: metadata is None; global metadata read failed, if it lacks the "
+            "class",
+            "load it with the torch that wrote it, or a later one, and see whether there is a "
+            "newer hsdp-inspect; if no torch has the class, take .metadata from the original",
+            fqn=first.fqn,
         )
 
 

@@ -19,7 +19,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.payload.payload import open_value, unpacked
 from inspector.checkpoint.payload.scan.machine import Call, Global
 from inspector.checkpoint.payload.source import RangeSource, open_file
-from inspector.checkpoint.payload.tensor import describe
+from inspector.checkpoint.payload.tensor import NoTensorError, describe
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
@@ -116,7 +116,10 @@ def _piece(call: Call) -> _Piece | None:
         return None
     states = args[3] if type(args[3]) is tuple else (args[3],)
     fields = {k: v for state in states if type(state) is dict for k, v in state.items()}
-    local = describe(fields.get("_local_tensor"))
+    try:
+        local = describe(fields.get("_local_tensor"))
+    except NoTensorError:
+        return None
     inner = args[2]
     if local is None or type(inner) is not tuple or len(inner) < 3:
         return None

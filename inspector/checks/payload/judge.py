@@ -130,9 +130,13 @@ def _judge_payload(
         if subject.is_tensor and not payload.problem:
             _judge_header(result, number, subject, payload, inner)
     damaged = _read_records(result, inner, payload, subjects, values, has_checksums=True)
-    # A pickle whose bytes are damaged has been told of.
-    if payload.problem and "data.pkl" not in damaged:
+    # A record whose bytes are damaged has been told of.
+    if payload.problem and damaged.isdisjoint(_HEADERS):
         raise PayloadError(payload.problem)
+
+
+#: Records that torch reads before a tensor's elements.
+_HEADERS = frozenset({"data.pkl", "version", ".data/version", "byteorder"})
 
 
 def _is_blob(source: RangeSource) -> bool:
@@ -168,7 +172,7 @@ def _judge_form(result: Judgement, payload: Payload, *, is_tensor: bool) -> None
         result.quantizer = payload.tensor.quantizer
     if payload.packed is not None:
         result.packed = payload.packed
-    elif payload.kind.startswith(_OTHER_TENSORS):
+    elif payload.kind.startswith(_OTHER_TENSORS) and not payload.problem:
         what = f"it holds a tensor of another kind ({printable(payload.kind, 80)}), not compared"
         result.notes.append(Note("payload-format", what, "loads it if the target is alike"))
 

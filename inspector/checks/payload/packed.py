@@ -4,19 +4,20 @@ A tensor subclass (8-bit optimizer states, int8 or float8 weights) shows itself 
 stores a byte for each element, or less; torch saves it and loads it back exactly. Metadata has no
 word of that. Nor has it of elements that were saved in another dtype than a cached plan says
 (`stale_dtype`), which take fewer bytes or more. So the head of one payload of each tensor of an
-odd length is read, of a few tensors: they are of one kind.
+odd length is read. Of many only some are: those that have the same box, dtype and length as one
+that was looked at are told with it, and no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, TensorColumns
 from inspector.checkpoint.payload.payload import open_payload
 from inspector.checkpoint.payload.source import RangeSource, open_file
 from inspector.checkpoint.payload.tensor import PackedTensor
@@ -24,7 +25,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.metadata.entries import Entries, entries_of
-from inspector.checks.metadata.structure import longer_rows, short_rows
+from inspector.checks.metadata.structure import longer_rows
 from inspector.checks.payload.stale_dtype import is_stale_dtype, stale_dtype
 from inspector.errors import InspectError
 from inspector.layout.geometry import unique
@@ -33,8 +34,13 @@ __all__ = ["packed_in", "with_stored_dtypes", "without_packed"]
 
 _MAX_PEEKS = 64
 _MAX_REMOTE_PEEKS = 8
+# Of each box, dtype and length one payload is looked at, which may be more than these.
+_MAX_GROUPS = 2048
+_MAX_REMOTE_GROUPS = 64
 _MAX_DTYPES = 2000
+_MAX_REMOTE_DTYPES = 256
 # torch.save's zip takes 1,513 to 1,600 bytes more than the elements, in all versions so far.
+_USUAL_CONTAINER = range(1450, 1750)
 _MAX_CONTAINER = 4 << 10
 
 
@@ -45,6 +51,7 @@ def without_packed(
 
     That is a note for each class of packed tensors, and a warning for each tensor whose elements
     are of another dtype than the metadata says. So are those that take more bytes than they need.
+    What nobody could look at, there being too many of too many kinds, is a warning.
 
     Args:
         checkpoint: What they are about.
@@ -56,32 +63,34 @@ def without_packed(
     if checkpoint.format != "dcp":
         return found
     short = [f for f in found if f.code == "range-too-short" and f.fqn and f.offsets is not None]
-    limit = _MAX_PEEKS if storage.local_path("") is not None else _MAX_REMOTE_PEEKS
+    is_local = storage.local_path("") is not None
+    limit = _MAX_PEEKS if is_local else _MAX_REMOTE_PEEKS
     number_of = {fqn: number for number, fqn in enumerate(checkpoint.columns.fqns)} if short else {}
     kinds: dict[str, list[Finding]] = {}
+    num_unseen: dict[str, int] = {}
     stale: dict[str, list[int]] = {}
     gone: set[int] = set()
-    unseen = short[limit:]
-    for finding in short[:limit]:
-        index = number_of[finding.fqn or ""]
-        kind = _peek(
-            checkpoint, storage, index, _chunk_at(checkpoint, index, finding.offsets or ())
-        )
+    places = [_place(checkpoint, number_of[f.fqn or ""], f.offsets or ()) for f in short]
+    groups: dict[_Group, list[int]] = {}
+    for position, place in enumerate(places):
+        groups.setdefault(place.group, []).append(position)
+    firsts = [members[0] for members in groups.values()]
+    chosen = firsts[: _MAX_GROUPS if is_local else _MAX_REMOTE_GROUPS]
+    others = sorted(set(range(len(short))) - set(firsts))
+    chosen += others[: max(limit - len(chosen), 0)]
+    seen = {at: _peek(checkpoint, storage, places[at].index, places[at].chunk) for at in chosen}
+    for at, finding in enumerate(short):
+        of_group = [seen[other] for other in groups[places[at].group] if other in seen]
+        kind = seen[at] if at in seen else _common(of_group)
+        index = places[at].index
         if isinstance(kind, PackedTensor):
             kinds.setdefault(kind.kind, []).append(finding)
+            num_unseen[kind.kind] = num_unseen.get(kind.kind, 0) + (at not in seen)
         elif kind is not None and _is_stored_as(entries, index, kind):
             stale.setdefault(kind, []).append(index)
             gone.add(id(finding))
-    num_packed = sum(map(len, kinds.values()))
-    if unseen and num_packed == limit:
-        # Every one that was looked at is packed; the others are told with the first class.
-        next(iter(kinds.values())).extend(unseen)
-    elif unseen and len(gone) == limit and len(stale) == 1:
-        ((dtype, members),) = stale.items()
-        for finding in unseen:
-            if _is_stored_as(entries, number_of[finding.fqn or ""], dtype):
-                members.append(number_of[finding.fqn or ""])
-                gone.add(id(finding))
+        elif not of_group:
+            found[found.index(finding)] = _not_looked_at(finding)
     for index in _longer(entries)[:limit]:
         kind = _peek(checkpoint, storage, index, 0)
         if isinstance(kind, str) and _is_stored_as(entries, index, kind):
@@ -91,7 +100,7 @@ def without_packed(
     chunks_of = checkpoint.columns.num_chunks_of
     return [
         *kept,
-        *(_note(kind, members, len(unseen)) for kind, members in kinds.items()),
+        *(_note(kind, members, num_unseen[kind]) for kind, members in kinds.items()),
         *(
             stale_dtype(checkpoint, index, dtype, range(int(chunks_of[index])), by_head=True)
             for dtype, members in stale.items()
@@ -118,9 +127,41 @@ def _is_stored_as(entries: Entries, index: int, dtype: str) -> bool:
     return bool((fits | (volume == 0)).all())
 
 
-def _chunk_at(checkpoint: Checkpoint, index: int, offsets: tuple[int, ...]) -> int:
+#: A chunk's extent and dtype, and its bytes.
+_Group = tuple[tuple[int, ...], str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A chunk, by its tensor and its position there, and what it has in common with others."""
+
+    index: int
+    chunk: int
+    group: _Group
+
+
+def _place(checkpoint: Checkpoint, index: int, offsets: tuple[int, ...]) -> _Place:
     tensor = checkpoint.columns.tensor(index)
-    return int(np.flatnonzero((tensor.offsets == np.array(offsets)).all(axis=1))[0])
+    chunk = int(np.flatnonzero((tensor.offsets == np.array(offsets)).all(axis=1))[0])
+    sizes = tuple(tensor.sizes[chunk].tolist())
+    return _Place(index, chunk, (sizes, tensor.dtype, int(tensor.byte_length[chunk])))
+
+
+def _common(kinds: Sequence[PackedTensor | str | None]) -> PackedTensor | str | None:
+    """What all of a group that were looked at are; None if they are several things."""
+    names = {kind.kind if isinstance(kind, PackedTensor) else kind for kind in kinds}
+    return kinds[0] if len(names) == 1 else None
+
+
+def _not_looked_at(finding: Finding) -> Finding:
+    return replace(
+        finding,
+        severity="warning",
+        message=f"{finding.message}; its payload was not looked at, which may be of a class that "
+        "stores less",
+        torch_does="raises RuntimeError: PytorchStreamReader failed, if it is cut short",
+        hint="--deep reads it",
+    )
 
 
 def packed_in(checkpoint: Checkpoint, storage: Storage, fqn: str) -> PackedTensor | None:
@@ -202,26 +243,29 @@ def with_stored_dtypes(
 
     Args:
         checkpoint: What the metadata says.
-        storage: Its folder; heads of payloads are read, on a remote storage none.
+        storage: Its folder; heads of payloads are read, on a remote storage few.
 
     Returns:
         What to load, and the dtypes that are not the metadata's, by name.
     """
     columns = checkpoint.columns
-    if checkpoint.format != "dcp" or storage.local_path("") is None:
+    if checkpoint.format != "dcp":
         return checkpoint, {}
-    if columns.num_tensors <= _MAX_DTYPES:
+    is_remote = storage.local_path("") is None
+    if columns.num_tensors <= _MAX_DTYPES and not is_remote:
         chosen = list(range(columns.num_tensors))
     else:
-        entries = entries_of(checkpoint)
-        rows = np.concatenate([short_rows(entries), longer_rows(entries)])
-        chosen = unique(entries.entry[rows]).tolist()[:_MAX_DTYPES]
+        chosen, narrow = _suspects(checkpoint)
+        if is_remote and narrow:
+            # Among those whose length tells nothing, a few stand for all.
+            some = narrow[:: max(len(narrow) // _MAX_REMOTE_PEEKS, 1)][:_MAX_REMOTE_PEEKS]
+            is_any = any(isinstance(_dtype(checkpoint, storage, index), str) for index in some)
+            narrow = narrow if is_any else []
+        chosen += narrow
     properties, ids = list(columns.properties), columns.property_id.copy()
     found: dict[str, str] = {}
-    for index in chosen:
-        tensor = columns.tensor(index)
-        stored = np.flatnonzero((tensor.file >= 0) & tensor.sizes.all(axis=1))
-        dtype = _peek(checkpoint, storage, index, int(stored[0])) if len(stored) else None
+    for index in chosen[: _MAX_REMOTE_DTYPES if is_remote else _MAX_DTYPES]:
+        dtype = _dtype(checkpoint, storage, index)
         if isinstance(dtype, str):
             _, layout, requires_grad, memory_format = columns.properties[int(ids[index])]
             kind = (dtype, layout, requires_grad, memory_format)
@@ -233,3 +277,39 @@ def with_stored_dtypes(
         return checkpoint, {}
     as_stored = replace(columns, properties=properties, property_id=ids)
     return replace(checkpoint, columns=as_stored), found
+
+
+def _suspects(checkpoint: Checkpoint) -> tuple[list[int], list[int]]:
+    """Tensors of an odd length; and those that could have another dtype of the same width."""
+    entries, columns = entries_of(checkpoint), checkpoint.columns
+    width = np.array([itemsize(kind[0]) or 0 for kind in columns.properties], dtype=np.int64)
+    is_tensor = entries.entry < columns.num_tensors
+    rows = np.flatnonzero(is_tensor & (entries.file >= 0) & (entries.volume > 0))
+    over = (
+        entries.length[rows]
+        - entries.volume[rows] * width[columns.property_id[entries.entry[rows]]]
+    )
+    is_odd = (over < _USUAL_CONTAINER.start) | (over >= _USUAL_CONTAINER.stop)
+    odd = sorted(set(unique(entries.entry[rows[is_odd]]).tolist()) - set(columns.transforms))
+    narrow = sorted(set(_narrow(columns)) - set(odd))
+    return odd, narrow
+
+
+def _narrow(columns: TensorColumns) -> list[int]:
+    """Tensors of floats of two bytes or one, of which there are several kinds."""
+    is_narrow = np.array(
+        [
+            kind[0].startswith(("float", "bfloat")) and (itemsize(kind[0]) or 8) <= 2
+            for kind in columns.properties
+        ],
+        dtype=bool,
+    )
+    found: list[int] = np.flatnonzero(is_narrow[columns.property_id]).tolist()
+    return found
+
+
+def _dtype(checkpoint: Checkpoint, storage: Storage, index: int) -> PackedTensor | str | None:
+    """What `_peek` says of the first payload of a tensor that has elements."""
+    tensor = checkpoint.columns.tensor(index)
+    stored = np.flatnonzero((tensor.file >= 0) & tensor.sizes.all(axis=1))
+    return _peek(checkpoint, storage, index, int(stored[0])) if len(stored) else None

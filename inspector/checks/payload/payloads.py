@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, subject_of
+from inspector.checks.payload.per_file import by_file
 from inspector.checks.payload.pieces import with_pieces
 from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
@@ -74,7 +75,14 @@ def check_payloads(
         Ctrl+C, returns what was found until then, and says what was left out.
     """
     run = _Run(checkpoint, storage, values, workers)
-    run.sweep.run(progress)
+    told = None
+    if progress is not None:
+        tell = progress
+
+        def told(done: PayloadProgress) -> bool:
+            return tell(replace(done, num_wrong=run.num_wrong))
+
+    run.sweep.run(told)
     return run.report()
 
 
@@ -100,6 +108,8 @@ class _Run:
         self._tried = np.zeros(self.plan.num_places, np.bool_)
         self._read = np.zeros(self.plan.num_places, np.bool_)
         self._findings: list[tuple[int, list[Finding]]] = []
+        #: Payloads with an error, so far.
+        self.num_wrong = 0
         self._notes: dict[Note, list[int]] = {}
         #: By tensor and box: with metadata of every rank's own, a box has a copy of each.
         self._values: dict[int, dict[tuple[int, ...], NonFinite]] = {}
@@ -141,9 +151,11 @@ class _Run:
             self._shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
             self._digests.update(dict.fromkeys(owners, judgement.crc32))
-        if judgement.crc32 is not None and owners[0] < self._checkpoint.num_chunks:
-            self._crc32[owners] = judgement.crc32[0]
-            self._has_crc32[owners] = True
+        if judgement.crc32 is not None:
+            # Metadata may say of one place that it is a chunk's and a bytes entry's as well.
+            chunks = [owner for owner in owners if owner < self._checkpoint.num_chunks]
+            self._crc32[chunks] = judgement.crc32[0]
+            self._has_crc32[chunks] = True
         for number, dtype in judgement.stale_dtypes.items():
             self._stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
@@ -169,6 +181,7 @@ class _Run:
         with self._lock:
             if judgement.findings:
                 self._findings.append((place, judgement.findings))
+                self.num_wrong += 1
             for note in judgement.notes:
                 self._notes.setdefault(note, []).append(place)
             if judgement.values is not None:
@@ -203,6 +216,7 @@ class _Run:
             for f in found
         ]
         findings = with_pieces(self._checkpoint, findings, self._shapes)
+        findings = by_file(findings, self._num_payloads())
         if self._stale_dtypes:
             read = frozenset(self._owners_read().tolist())
             findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
@@ -219,6 +233,11 @@ class _Run:
             found = reduce(add, boxes.values())
             findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
         return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
+
+    def _num_payloads(self) -> dict[str, int]:
+        """Of each data file, by its path."""
+        counts = np.bincount(self.plan.file, minlength=len(self._checkpoint.files)).tolist()
+        return {file.path: n for file, n in zip(self._checkpoint.files, counts, strict=True)}
 
     def _leave_out_changed(self) -> set[int]:
         """Files that somebody wrote to while they were read: what was found in them is of none.

@@ -41,6 +41,7 @@ PLAN_CODES: dict[str, Severity] = {
 _RAISES_MISSING = "raises RuntimeError: Missing key in checkpoint state_dict"
 
 _MAX_NAME = 120
+_MAX_VARIANTS = 3
 
 # Significant bits, largest exponent, and exponent of the least value above 0 (IEEE 754; the fp8
 # types of the Open Compute Project's MX specification, and ONNX's fnuz).
@@ -227,6 +228,7 @@ class _Names:
         self._is_old_listing = is_old_listing(self._parts)
         self._whole = taken_apart(unused, (w.fqn for w in lost))
         self._owners = {fqn: owner for owner, fqns in self._whole.items() for fqn in fqns}
+        self._variants = self._wrapped_alike(lost, unused)
         self._renamed = self._likely_renames(lost, unused)
         self._back = {other: fqn for fqn, other in self._renamed.items()}
         self._families = families((*self._tensors, *(e.fqn for e in checkpoint.bytes_entries)))
@@ -236,10 +238,16 @@ class _Names:
         self.today = frozenset(self._parts) if self._is_old_listing else frozenset()
 
     def _likely_renames(self, lost: list[ExpectedEntry], unused: list[str]) -> dict[str, str]:
-        left = {w.fqn: (w.kind, w.shape) for w in lost if w.fqn not in self._parts}
+        left = {
+            w.fqn: (w.kind, w.shape)
+            for w in lost
+            if w.fqn not in self._parts and w.fqn not in self._variants
+        }
+        unclear = {name for names in self._variants.values() for name in names}
         there: dict[str, _Kind] = {
             fqn: ("tensor", self._tensors[fqn]) if fqn in self._tensors else ("bytes", None)
             for fqn in unused
+            if fqn not in unclear
         }
         found = dict(likely_renames(left, there, _alike))
         # A wrapper changes no name but by itself: without it they are one, whatever the shapes.
@@ -251,6 +259,22 @@ class _Names:
                 found[fqn] = other
                 del bare[bare_name(fqn)]
         return found
+
+    @staticmethod
+    def _wrapped_alike(lost: list[ExpectedEntry], unused: list[str]) -> dict[str, list[str]]:
+        """What each lost name may be but for its wrappers, where that is not one to one."""
+        wanted: dict[str, list[str]] = {}
+        there: dict[str, list[str]] = {}
+        for entry in lost:
+            wanted.setdefault(bare_name(entry.fqn), []).append(entry.fqn)
+        for fqn in unused:
+            there.setdefault(bare_name(fqn), []).append(fqn)
+        return {
+            fqn: there[bare]
+            for bare, fqns in wanted.items()
+            if bare in there and len(fqns) * len(there[bare]) > 1
+            for fqn in fqns
+        }
 
     def missing(self, wanted: ExpectedEntry) -> Finding:
         role = _role(wanted)
@@ -280,8 +304,21 @@ class _Names:
                     f"{format_shape(wanted.shape)}): {shape_hint(fqn, shape, wanted.shape)}"
                 )
             return hint
+        if fqn in self._variants:
+            names = self._variants[fqn]
+            named = ", ".join(printable(name, _MAX_NAME) for name in names[:_MAX_VARIANTS])
+            if len(names) > 1:
+                return (
+                    f"the checkpoint has it under {plural(len(names), 'name')} with other wrappers "
+                    f"({named}): see which of them holds what is wanted (hsdp-inspect stats), and "
+                    "rename that one"
+                )
+            return (
+                f"the checkpoint has one such name ({named}), the model several that differ by "
+                "their wrappers alone: see which of them it is of, and rename it"
+            )
         if fqn in self._malformed:
-            return "the checkpoint has it, but its entry is malformed: hsdp-inspect check"
+            return "the checkpoint has it, but its entry cannot be read here: hsdp-inspect check"
         if fqn in self._parts:
             parts = self._parts[fqn]
             return (

@@ -263,10 +263,12 @@ def _left_out(plan: LoadPlan) -> Iterator[Finding]:
     for item in plan.not_planned:
         subject = f"{printable(item.fqn, _MAX_NAME)}: " if item.fqn else ""
         yield Finding(
-            "entry-malformed",
+            "metadata-unknown-class" if item.is_later else "entry-malformed",
             "error",
             f"{subject}{printable(item.why, 300)}; it is not in the plan",
-            "depends on the value: a negative size loads silently and wrong, others raise",
+            "raises AssertionError: metadata is None, if it lacks the class"
+            if item.is_later
+            else "depends on the value: a negative size loads silently and wrong, others raise",
             "hsdp-inspect check says what is wrong with it",
             fqn=item.fqn or None,
         )

@@ -205,7 +205,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{shown} is a damaged seal: it lacks {error}") from error
-    if manifest.content_sha256 != document.get("content_sha256"):
+    named = len(document["tensors"]), len(document["bytes"])
+    is_whole = named == (len(manifest.tensors), len(manifest.entries))  # None is named twice.
+    if not is_whole or manifest.content_sha256 != document.get("content_sha256"):
         hint = "restore the seal from where it was written"
         raise UsageError(f"{shown} is a damaged seal: it is not as it was written", hint)
     return manifest

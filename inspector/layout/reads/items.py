@@ -38,10 +38,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class NotPlanned:
-    """An entry that was left out of a plan. `fqn` is raw; `why` is a plain phrase."""
+    """An entry that was left out of a plan. `fqn` is raw; `why` is a plain phrase.
+
+    `is_later` as of `Malformed`.
+    """
 
     fqn: str
     why: str
+    is_later: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +117,9 @@ def read_items(
     left_out: list[NotPlanned] = []
     if tensors is None:
         tensors = checkpoint.tensor_order.tolist()
-        left_out += [NotPlanned(item.fqn, item.what) for item in checkpoint.malformed]
+        left_out += [
+            NotPlanned(item.fqn, item.what, item.is_later) for item in checkpoint.malformed
+        ]
     if entries is None:
         entries = checkpoint.bytes_order.tolist()
     rows, too_large = _tensor_rows(checkpoint, tensors)

@@ -1,15 +1,16 @@
-"""The documents of `check --json` and `plan --json`."""
+"""The documents of `check --json` and `plan --json`, and the lines of `watch`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from inspector.checkpoint.find.found import State
 from inspector.checks.findings import Severity, Verdict
 from inspector.report.documents.show import Left, NamedLeft
 
 __all__ = [
+    "WATCH_EVENTS",
     "CheckDocument",
     "CheckRunDocument",
     "CheckedParts",
@@ -28,6 +29,12 @@ __all__ = [
     "StepPart",
     "StorageUse",
     "UnevenTensor",
+    "WatchedLoss",
+    "WatchedNewest",
+    "WatchedOutage",
+    "WatchedPart",
+    "WatchedReturn",
+    "WatchedStep",
 ]
 
 
@@ -45,6 +52,7 @@ class FindingObject(TypedDict):
     torch_does: str
     hint: str
     other_fqn: str | None
+    entries: Sequence[str]
 
 
 class StorageUse(TypedDict):
@@ -146,6 +154,82 @@ class CheckRunDocument(_CheckRunDocument):
     findings: Sequence[FindingObject]
     steps: Sequence[RunStep]
     checkpoints: Sequence[RunCheckpoint]
+
+
+# watch, one event a line.
+
+
+class _WatchEvent(TypedDict):
+    schema: Literal[1]
+    t: float
+
+
+class WatchedPart(TypedDict):
+    """One checkpoint of a step."""
+
+    path: str
+    state: State
+    verdict: Verdict
+    not_checked: Sequence[Left]
+
+
+class WatchedStep(_WatchEvent):
+    """A step was judged."""
+
+    event: Literal["step"]
+    path: str
+    address: str
+    step: int | None
+    verdict: Verdict
+    resumable: bool
+    why_not: str | None
+    deep: bool
+    payload_bytes: int
+    parts: Sequence[WatchedPart]
+    findings: Sequence[FindingObject]
+
+
+class WatchedNewest(_WatchEvent):
+    """Another step is the newest to resume from, or none is."""
+
+    event: Literal["latest"]
+    path: str | None
+    address: str | None
+    step: int | None
+
+
+class WatchedLoss(_WatchEvent):
+    """A step is not there any more."""
+
+    event: Literal["gone"]
+    path: str
+
+
+class WatchedOutage(_WatchEvent):
+    """The run cannot be listed."""
+
+    event: Literal["unreachable"]
+    message: str
+    hint: str
+
+
+class WatchedReturn(_WatchEvent):
+    """The run can be listed again."""
+
+    event: Literal["reachable"]
+
+
+#: The type of every event of `watch`, by its name.
+WATCH_EVENTS: dict[str, type[Any]] = {
+    "step": WatchedStep,
+    "latest": WatchedNewest,
+    "gone": WatchedLoss,
+    "unreachable": WatchedOutage,
+    "reachable": WatchedReturn,
+}
+
+
+# plan.
 
 
 class PlanWriter(TypedDict):

@@ -1,4 +1,4 @@
-"""The documents of `stats --json`, `diff --json` and `seal --json`."""
+"""The documents of `stats --json`, `diff --json`, `seal --json` and `export --json`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Literal, TypedDict
 
 from inspector.checkpoint.literals import Number
 from inspector.diff.model import Verdict
+from inspector.export.outcome import Kind
+from inspector.export.outcome import Verdict as ExportVerdict
 from inspector.report.documents.show import NamedLeft
 
 __all__ = [
+    "ChangedGroups",
     "ChangedPlacement",
     "ComparedBytes",
     "ComparedTensor",
@@ -19,7 +22,12 @@ __all__ = [
     "DiffSide",
     "DiffTolerance",
     "DifferingCopies",
+    "ExportChecksums",
+    "ExportDocument",
+    "ExportedFile",
+    "ExportedTensor",
     "NotReadTensor",
+    "OmittedEntry",
     "SealDocument",
     "StatsDocument",
     "TensorFigures",
@@ -121,6 +129,14 @@ class DiffTolerance(TypedDict):
     one_ulp_is_close: bool
 
 
+class ChangedGroups(TypedDict):
+    """A list of an optimizer's groups that both have, of other lengths."""
+
+    fqn: str
+    num_a: int
+    num_b: int
+
+
 class ChangedPlacement(TypedDict):
     """A tensor that is placed otherwise; its content is not concerned."""
 
@@ -179,6 +195,7 @@ class DiffHead(TypedDict):
     unmoved_weights: Sequence[str]
     renamed: Sequence[tuple[str, str]]
     missing_parts: Sequence[str]
+    param_groups: Sequence[ChangedGroups]
     damage: Sequence[DamagedSide]
     tolerance: DiffTolerance | None
     likely_renamed: Sequence[tuple[str, str]]
@@ -204,3 +221,58 @@ class SealDocument(TypedDict):
     bytes: int
     num_bytes: int
     not_sealed: Sequence[NamedLeft]
+
+
+class ExportedFile(TypedDict):
+    """A file that was written: its name in OUT, empty if it is OUT."""
+
+    name: str
+    num_bytes: int
+    num_tensors: int
+
+
+class ExportedTensor(TypedDict):
+    """A tensor that was written."""
+
+    fqn: str
+    name: str
+    dtype: str
+    stored_dtype: str
+    shape: Sequence[int]
+    num_bytes: int
+    file: str
+    num_overflowed: int
+
+
+class OmittedEntry(TypedDict):
+    """What is not in the file that was written, or why nothing was."""
+
+    fqn: str
+    kind: Kind
+    why: str
+    code: str
+
+
+class ExportChecksums(TypedDict):
+    """Payloads that were held against a stored CRC32, and those that have none."""
+
+    checked: int
+    none_stored: int
+
+
+class ExportDocument(TypedDict):
+    """`export --json`."""
+
+    schema: Literal[1]
+    verdict: ExportVerdict
+    path: str
+    output: str
+    format: str
+    num_tensors: int
+    num_bytes: int
+    files: Sequence[ExportedFile]
+    tensors: Sequence[ExportedTensor]
+    left_out: Sequence[OmittedEntry]
+    checksums: ExportChecksums
+    stored_dtypes: dict[str, str]
+    leftovers: Sequence[str]

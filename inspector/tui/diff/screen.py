@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -11,7 +11,7 @@ from textual.app import App, ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from inspector.checkpoint.storage.base import is_url, parent_of
+from inspector.checkpoint.storage.base import parent_of
 from inspector.checkpoint.text import printable
 from inspector.diff.model import Diff
 from inspector.errors import Cancelled, InspectError
@@ -21,7 +21,9 @@ from inspector.tui.diff.opening import ComparingValues, OpeningPair, PairOf
 from inspector.tui.diff.sources import headline, side_line
 from inspector.tui.diff.view import DiffView
 from inspector.tui.folder.ask_path import AskPathScreen
+from inspector.tui.folder.completion import expanded
 from inspector.tui.kit.bars import TaskLine
+from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.view import View
 from inspector.tui.screens.error import ErrorScreen
@@ -37,8 +39,14 @@ __all__ = ["DiffScreen", "compare_with", "open_pair"]
 _PAINT_S = 0.1
 
 
-def open_pair(app: App[Any], pair: PairOf) -> None:
-    """Read two checkpoints, and show how they differ; an error is told, and leads back."""
+def open_pair(app: App[Any], pair: PairOf, back: Callable[[], object] | None = None) -> None:
+    """Read two checkpoints, and show how they differ; an error is told, and leads back.
+
+    Args:
+        app: Where.
+        pair: What is to be compared.
+        back: Called when an error was read; by default what was there before is seen again.
+    """
     loading = OpeningPair(pair)
 
     def opened(outcome: object) -> None:
@@ -50,7 +58,9 @@ def open_pair(app: App[Any], pair: PairOf) -> None:
 
     def answered(answer: str | None) -> None:
         if answer == "again":
-            open_pair(app, pair)
+            open_pair(app, pair, back)
+        elif back is not None:
+            back()
 
     app.push_screen(LoadingScreen(loading.start()), opened)
 
@@ -59,16 +69,19 @@ def compare_with(app: App[Any], loaded: Loaded) -> None:
     """Ask for the path of another checkpoint, and show how it differs from this one."""
     path = loaded.checkpoint.path
     parent = parent_of(path).rstrip("/") + "/"
+    own = path.rstrip("/").rpartition("/")[2]
     if "?" in parent or printable(parent) != parent:
         parent = ""  # A query or a password is not to be on the screen.
 
+    def ask(value: str) -> None:
+        question = f"Compare {printable(path, 300)} (A) with (B):"
+        app.push_screen(AskPathScreen(question, value, beside=own), compare)
+
     def compare(other: str | None) -> None:
         if other:
-            other = other if is_url(other) else os.path.expanduser(other)
-            open_pair(app, PairOf(loaded, other))
+            open_pair(app, PairOf(loaded, expanded(other)), lambda: ask(other))
 
-    question = f"Compare {printable(path, 300)} (A) with (B):"
-    app.push_screen(AskPathScreen(question, parent), compare)
+    ask(parent)
 
 
 class DiffScreen(Screen[None]):
@@ -171,7 +184,7 @@ class DiffScreen(Screen[None]):
             verdict = Text(self._progress_said(), "bold", no_wrap=True)
         else:
             verdict = self._verdict()
-        verdict.truncate(width, overflow="ellipsis")
+        clip(verdict, width)
         lines = [side_line(self.comparison, n, width) for n in (0, 1)]
         # Of a fixed size: laying everything out anew ten times a second would cost.
         head = self.query_one("#diff-head", Static)
@@ -181,7 +194,7 @@ class DiffScreen(Screen[None]):
         """The verdict over everything; worked out once for what is known."""
         diff = self.comparison.diff
         if self._judged is None or self._judged[0] is not diff:
-            colors = {"same": "bold green", "different": "bold red", "unknown": "bold yellow"}
+            colors = {"same": "ok", "different": "error", "unknown": "warning"}
             color = colors[diff.verdict]
             if diff.verdict == "same" and not diff.values_compared:
                 color = "bold"  # Green is for what was proven.

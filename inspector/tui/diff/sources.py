@@ -33,7 +33,7 @@ from inspector.tui.diff.comparison import (
     names_of,
     said_of,
 )
-from inspector.tui.kit.cell_text import Cell
+from inspector.tui.kit.cell_text import Cell, clip
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
@@ -224,10 +224,10 @@ def _number(item: Item, column_key: str) -> float:
 
 #: How the names of styles look in running text.
 COLORS = {
-    "error": "bold red",
-    "warning": "bold yellow",
-    "ok": "bold green",
-    "accent": "bold cyan",
+    "error": "error",
+    "warning": "warning",
+    "ok": "ok",
+    "accent": "accent",
     "dim": "bold",
 }
 
@@ -268,7 +268,7 @@ def side_line(comparison: Comparison, which: int, width: int) -> Text:
     shown = shorten(printable(side.path), room, "start", get_character_cell_size)
     path = Text(shown, style="bold")
     line = Text.assemble((f"{'AB'[which]}  ", "bold"), path, (tail, "dim"), no_wrap=True)
-    line.truncate(max(width, 1), overflow="ellipsis")
+    clip(line, max(width, 1))
     return line
 
 

@@ -22,10 +22,10 @@ Badge = tuple[str, str]
 """What the badge says, and its style."""
 
 _BAD, _ODD, _GOOD, _PLAIN = (
-    "bold white on red",
-    "bold black on yellow",
-    "bold black on green",
-    "bold reverse",
+    "badge.error",
+    "badge.warning",
+    "badge.ok",
+    "badge.plain",
 )
 _SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 
@@ -73,7 +73,7 @@ class Standing:
         if report is None or not report.findings:
             return 0, ""
         worst = report.findings[0].severity
-        return len(report.findings), {"error": "bold red", "warning": "yellow"}.get(worst, "")
+        return len(report.findings), "" if worst == "note" else worst
 
     @property
     def is_every_byte_read(self) -> bool:

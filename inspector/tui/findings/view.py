@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FindingsView"]
 
-_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-
 
 class FindingsView(TableView):
     """The report: findings above, the one under the cursor in full below."""
@@ -161,6 +159,7 @@ class FindingsView(TableView):
             0 if done is None else done.bytes_total,
             time.monotonic() - deep.started_s,
             "stopping" if self._reading.is_stopping else f"{CHECK_BYTES} stops",
+            num_wrong=0 if done is None else getattr(done, "num_wrong", 0),
         )
         return True
 
@@ -214,8 +213,8 @@ class FindingsView(TableView):
 
 
 def _finding_text(finding: Finding) -> Text:
-    style = _STYLES[finding.severity]
-    text = Text.assemble((finding.severity.upper(), style), " ", (finding.code, "bold"), "\n")
+    said = finding.severity.upper()
+    text = Text.assemble((said, finding.severity), " ", (finding.code, "bold"), "\n")
     text.append(printable(finding.message))
     if finding.torch_does:
         text.append("\ntorch  ", "dim")

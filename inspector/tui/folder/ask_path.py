@@ -1,50 +1,250 @@
-"""`AskPathScreen`: a line to type a path into."""
+"""`AskPathScreen`: a line to type a path into, and what lies where it leads."""
 
 from __future__ import annotations
 
+import os
+
+from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.message import Message
 from textual.screen import ModalScreen
-from textual.widgets import Input, Static
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from inspector.checkpoint.storage.base import is_url
+from inspector.checkpoint.text import plural, printable
+from inspector.errors import InspectError
+from inspector.tui.background import Background
+from inspector.tui.folder.completion import (
+    Sibling,
+    SiblingListing,
+    completed,
+    expanded,
+    folder_of_typed,
+    list_folder,
+    matching_siblings,
+)
 
 __all__ = ["AskPathScreen"]
 
+_STYLES = {"checkpoint": "ok", "folder": "", "file": "dim"}
+
+
+class PathInput(Input):
+    """A path; an absolute one that is pasted takes the place of what was there."""
+
+    class Steered(Message):
+        """A key that is no character: `tab`, `down` or `up`."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    async def _on_key(self, event: events.Key) -> None:
+        # No bindings: those come before the characters of the same burst.
+        if event.key in ("tab", "down", "up"):
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Steered(event.key))
+
+    def _on_paste(self, event: events.Paste) -> None:
+        pasted = (event.text.splitlines() or [""])[0].strip()
+        if pasted.startswith(("/", "~")) or is_url(pasted):
+            self.value = pasted
+            self.cursor_position = len(pasted)
+            event.stop()
+            event.prevent_default()
+
 
 class AskPathScreen(ModalScreen[str]):
-    """Dismissed with the path, or with nothing."""
+    """Dismissed with the path as it was typed, or with nothing."""
 
     DEFAULT_CSS = """
     AskPathScreen { align: center middle; }
     AskPathScreen > Vertical {
-        width: 90%; max-width: 100; height: auto;
-        padding: 1 2; background: $surface; border: round $primary;
+        width: 90%; max-width: 100; height: auto; max-height: 92%;
+        padding: 0 2; background: $surface; border: round $primary;
     }
     AskPathScreen Static { width: 1fr; }
     AskPathScreen Input, AskPathScreen Input:focus {
-        height: 1; border: none; padding: 0 1; margin: 1 0; background: $boost;
+        height: 1; border: none; padding: 0 1; margin: 1 0 0 0; background: $boost;
     }
-    AskPathScreen #path-hint { color: $text-muted; }
+    AskPathScreen OptionList, AskPathScreen OptionList:focus {
+        height: 10; border: none; background: $surface; padding: 0; margin: 0;
+        scrollbar-size-vertical: 1;
+    }
+    AskPathScreen #path-said { height: 1; }
+    AskPathScreen #path-hint { color: $text-muted; margin: 1 0 0 0; }
     """
 
     BINDINGS = [("escape", "cancel", "Cancel")]
 
-    def __init__(self, question: str, value: str = "") -> None:
-        """Args: `question` is printable; `value` stands in the line already."""
+    def __init__(
+        self, question: str, value: str = "", *, does: str = "compares", beside: str = ""
+    ) -> None:
+        """Ask.
+
+        Args:
+            question: Printable.
+            value: Stands in the line already.
+            does: What enter does then.
+            beside: The raw name of a checkpoint there; the one before it is chosen already.
+        """
         super().__init__()
         self._question = question
         self._value = value
+        self._does = does
+        self._beside = beside
+        self._listing = SiblingListing("")
+        self._offered: list[Sibling] = []
+        self._completes = False
+        self._listing_of: Background[str] = Background(self, self._listed, "listing a folder")
+        self._looking: Background[str] = Background(self, self._looked, "looking for a path")
 
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static(self._question, markup=False)
-            yield Input(
+            yield PathInput(
                 self._value, placeholder="a checkpoint folder, or a URL", select_on_focus=False
             )
-            yield Static("enter compares · esc cancels", markup=False, id="path-hint")
+            yield Static("", markup=False, id="path-said")
+            choices = OptionList(markup=False)
+            choices.can_focus = False
+            yield choices
+            yield Static(
+                f"tab completes · ↓ ↑ choose · enter {self._does} · esc cancels",
+                markup=False,
+                id="path-hint",
+            )
+
+    def on_mount(self) -> None:
+        self._list(self._value)
+
+    # What lies there.
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        typed = event.value
+        if typed.endswith("//") and not typed.endswith("://"):
+            # Begun anew, behind what stood there.
+            event.input.value = "/"
+            event.input.cursor_position = 1
+            return
+        self._list(typed)
+
+    def _list(self, typed: str) -> None:
+        folder = folder_of_typed(typed)
+        if folder == self._listing.folder and self._listing.siblings:
+            self._offer()
+        else:
+            self._say("", "")
+            self._listing_of.ask(folder, lambda stop: list_folder(folder, stop))
+
+    def _listed(self, folder: str, listing: SiblingListing | InspectError) -> None:
+        if isinstance(listing, SiblingListing):
+            self._listing = listing
+            self._offer()
+            if self._completes:
+                self._complete()
+
+    def _offer(self) -> None:
+        """Show the names with which the path may go on."""
+        self._offered = matching_siblings(self._listing, self._typed)
+        choices = self.query_one(OptionList)
+        choices.clear_options()
+        choices.add_options(Option(_line(sibling)) for sibling in self._offered)
+        names = [sibling.name for sibling in self._offered]
+        choices.highlighted = None
+        if self._typed == self._value and self._beside in names:
+            before = names.index(self._beside) - 1
+            if before >= 0 and self._offered[before].kind == "checkpoint":
+                choices.highlighted = before
+        listing = self._listing
+        if listing.problem:
+            self._say(f"cannot be looked into: {listing.problem}", "warning")
+        elif listing.num_more:
+            self._say(f"{plural(listing.num_more, 'name')} more, not shown", "dim")
+        else:
+            self._say("", "")
+
+    def _say(self, said: str, style: str) -> None:
+        self.query_one("#path-said", Static).update(Text.assemble((printable(said, 300), style)))
+
+    @property
+    def _typed(self) -> str:
+        return self.query_one(PathInput).value
+
+    def _type(self, path: str) -> None:
+        field = self.query_one(PathInput)
+        field.value = path
+        field.cursor_position = len(path)
+
+    # Keys.
+
+    @property
+    def _chosen(self) -> Sibling | None:
+        row = self.query_one(OptionList).highlighted
+        return None if row is None or row >= len(self._offered) else self._offered[row]
+
+    def on_path_input_steered(self, event: PathInput.Steered) -> None:
+        event.stop()
+        if event.key == "tab":
+            self._complete()
+        else:
+            self._move(1 if event.key == "down" else -1)
+
+    def _complete(self) -> None:
+        """Complete what was typed by the name that is chosen, or by what all have in common."""
+        typed, chosen = self._typed, self._chosen
+        self._completes = folder_of_typed(typed) != self._listing.folder
+        if self._completes:
+            return  # As soon as it is known what lies there.
+        # Keys may come faster than the list below follows.
+        fitting = matching_siblings(self._listing, typed)
+        self._type(completed(typed, [chosen] if chosen in fitting else fitting))
+
+    def _move(self, steps: int) -> None:
+        """Choose the next name, or the one before."""
+        choices = self.query_one(OptionList)
+        if self._offered:
+            here = choices.highlighted
+            first = 0 if steps > 0 else len(self._offered) - 1
+            choices.highlighted = first if here is None else (here + steps) % len(self._offered)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self._take(self._offered[event.option_index])
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.dismiss(event.value.strip())
+        chosen = self._chosen
+        if chosen is not None and chosen in matching_siblings(self._listing, event.value):
+            self._take(chosen)
+        elif path := event.value.strip():
+            self._looking.ask(path, lambda stop: is_url(path) or os.path.lexists(expanded(path)))
+
+    def _take(self, sibling: Sibling) -> None:
+        """A name was chosen: a folder is gone into, a checkpoint is what was asked for."""
+        path = completed(self._typed, [sibling])
+        self._type(path)
+        if sibling.kind != "folder":
+            self.dismiss(path)
+
+    def _looked(self, path: str, is_there: bool | InspectError) -> None:
+        if is_there is True:
+            self.dismiss(path)
+        else:
+            self._say(f"nothing is there: {path}", "error")
 
     def action_cancel(self) -> None:
         self.dismiss("")
+
+
+def _line(sibling: Sibling) -> Text:
+    name = printable(sibling.name, 200) + ("" if sibling.kind == "file" else "/")
+    text = Text.assemble((name, _STYLES[sibling.kind]))
+    if sibling.kind == "checkpoint":
+        text.append("  checkpoint", "dim")
+    return text

@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
 from inspector.report.bar import bar
+from inspector.tui.kit.cell_text import clip
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
 
@@ -114,27 +115,41 @@ class TaskLine(Static):
     def __init__(self) -> None:
         super().__init__("", markup=False)
 
-    def show(self, title: str, num_done: int, num_bytes: int, elapsed_s: float, hint: str) -> None:
-        """Show a task that reads bytes."""
+    def show(
+        self,
+        title: str,
+        num_done: int,
+        num_bytes: int,
+        elapsed_s: float,
+        hint: str,
+        *,
+        num_wrong: int = 0,
+    ) -> None:
+        """Show a task that reads bytes, and how many payloads it found wrong so far."""
         share = num_done / num_bytes if num_bytes else 0.0
         rate = num_done / elapsed_s if elapsed_s > 0 else 0.0
         left = format_seconds((num_bytes - num_done) / rate) if rate > 0 else "?"
         cells = self.size.width - _WORD_CELLS
         cells = max(_LEAST_BAR_CELLS, min(_MOST_BAR_CELLS, cells))
+        wrong = f"  {num_wrong:,} wrong so far" if num_wrong else ""
         text = Text.assemble(
             (f"{title} ", "bold"),
-            bar(share, cells),
-            f" {share:4.0%} of {format_bytes(num_bytes)}  {format_bytes(rate)}/s  {left} left  ",
+            bar(share, max(_LEAST_BAR_CELLS, cells - len(wrong))),
+            f" {share:4.0%} of {format_bytes(num_bytes)}",
+            (wrong, "error"),
+            f"  {format_bytes(rate)}/s  {left} left  ",
             (hint, "dim"),
         )
-        text.truncate(max(1, self.size.width - 2 if self.size.width else 200), overflow="ellipsis")
+        clip(text, max(1, self.size.width - 2 if self.size.width else 200))
         # Of one line always: the rest of the screen need not be laid out anew.
         self.update(text, layout=False)
         self.add_class("-running")
+        self.screen.add_class("-busy")
 
     def hide(self) -> None:
         """Nothing runs any more."""
         self.remove_class("-running")
+        self.screen.remove_class("-busy")
 
 
 class VerdictBar(Static):

@@ -16,7 +16,17 @@ from rich.text import Text
 
 from inspector.checkpoint.text import Cut, printable, shorten
 
-__all__ = ["BADGES", "STYLE_NAMES", "Align", "Cell", "Cut", "cell_segments", "fit", "shown"]
+__all__ = [
+    "BADGES",
+    "STYLE_NAMES",
+    "Align",
+    "Cell",
+    "Cut",
+    "cell_segments",
+    "clip",
+    "fit",
+    "shown",
+]
 
 Align: TypeAlias = Literal["left", "right", "center"]
 
@@ -70,6 +80,14 @@ def fit(text: str, width: int, align: Align = "left", cut: Cut = "end") -> str:
     if align == "center":
         return " " * (room // 2) + text + " " * (room - room // 2)
     return text + " " * room
+
+
+def clip(text: Text, width: int) -> None:
+    """Cut styled, printable text to so many cells, as `fit` does; in place."""
+    if text.cell_len > width:
+        kept = shorten(text.plain, max(1, width), "end", get_character_cell_size)
+        text.right_crop(len(text.plain) - len(kept) + 1)
+        text.append("…")
 
 
 def cell_segments(

@@ -14,7 +14,7 @@ from textual.widgets import Input
 
 from inspector.checkpoint.text import format_count
 from inspector.tui.background import after
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.pane import Pane
 from inspector.tui.kit.virtual_table import VirtualTable
 
@@ -148,6 +148,8 @@ class TableView(View):
         return rows
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if is_closed(self.app, action):
+            return False
         # While a line is being typed, the key is a character of it.
         return not self.is_typing if action == "filter" else True
 

@@ -86,7 +86,9 @@ class VirtualTable(CursorView):
     VirtualTable {
         & > .virtual-table--header { background: $panel; color: $text-muted; }
         & > .virtual-table--sorted { color: $text-primary; text-style: bold; }
+        &:focus > .virtual-table--header { color: $text-primary; text-style: bold; }
     }
+    VirtualTable:nocolor:focus > .virtual-table--header { text-style: bold underline; }
     VirtualTable:ansi {
         & > .virtual-table--header {
             background: ansi_default; color: ansi_default; text-style: underline;

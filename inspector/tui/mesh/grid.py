@@ -32,6 +32,7 @@ class MeshGrid(RankGrid):
     DEFAULT_CSS = """
     MeshGrid {
         & > .mesh--label { color: $text-muted; }
+        &:focus > .mesh--label { color: $text-primary; text-style: bold; }
         & > .mesh--rest { color: $foreground 35%; }
         & > .mesh--dim { color: $foreground 70%; }
         & > .mesh--waiting { color: $foreground 50%; background: $foreground 6%; }

@@ -40,6 +40,7 @@ class PlanGrid(RankGrid):
     DEFAULT_CSS = """
     PlanGrid {
         & > .plan--label { color: $text-muted; }
+        &:focus > .plan--label { color: $text-primary; text-style: bold; }
         & > .plan--dim { color: $text-muted; }
         & > .plan--worst { color: $text-warning; background: $warning 35%; }
         & > .plan--heat-0 { color: $foreground 45%; background: $foreground 5%; }

@@ -24,7 +24,7 @@ _MAX_CHARS = 400
 
 def error_text(error: InspectError, below: str = "") -> Text:
     """Why there is no plan; `below` says what is shown all the same."""
-    text = Text.assemble(("✗ ", "bold red"), (printable(error.message, _MAX_CHARS), "bold red"))
+    text = Text.assemble(("✗ ", "error"), (printable(error.message, _MAX_CHARS), "error"))
     if error.hint:
         text.append(f"\n{printable(on_screen(error.hint), _MAX_CHARS)}")
     if below:
@@ -56,7 +56,7 @@ def facts_text(planned: Planned, problems: Sequence[Finding]) -> Table:
     for label, text in plan_facts(plan, written_by, planned.as_written):
         table.add_row(Text(label, "dim"), Text(text, "bold" if label == "in short" else ""))
     if problems:
-        table.add_row(Text("goes wrong", "bold red"), _told(problems))
+        table.add_row(Text("goes wrong", "error"), _told(problems))
     else:
         table.add_row(Text("goes wrong", "dim"), Text("nothing that the metadata tells"))
     return table
@@ -78,7 +78,7 @@ def short_text(planned: Planned, problems: Sequence[Finding]) -> Text:
 def _told(problems: Sequence[Finding]) -> Text:
     """The first problem in full, and how many more there are."""
     first, more = problems[0], len(problems) - 1
-    style = "bold red" if first.severity == "error" else "yellow"
+    style = "error" if first.severity == "error" else "warning"
     text = Text.assemble((printable(first.message, _MAX_CHARS), style))
     text.append(f" (torch: {printable(first.torch_does, _MAX_CHARS)})", "not bold")
     if more:

@@ -67,7 +67,7 @@ class ErrorScreen(Screen[str]):
             "Open the folder in which it lies, with the checkpoints there.",
             footer=True,
         ),
-        command("escape", "back", "Back", "Back to the folder's checkpoints.", footer=True),
+        command("escape", "back", "Back", "Back to where it was chosen.", footer=True),
     ]
 
     def __init__(self, error: InspectError, *, can_go_back: bool, path: str = "") -> None:

@@ -102,9 +102,11 @@ class CheckpointHeader(Static):
         self._path = printable(checkpoint.path)
         self._facts = header_lines(checkpoint, None)
         if checkpoint.unsafe_globals:
-            self._badge = ("UNSAFE", "bold white on red")
+            self._badge = ("UNSAFE", "badge.error")
         elif checkpoint.malformed:
-            self._badge = (f"{len(checkpoint.malformed)} malformed", "bold black on yellow")
+            is_later = all(entry.is_later for entry in checkpoint.malformed)
+            kind = "of an unknown kind" if is_later else "malformed"
+            self._badge = (f"{len(checkpoint.malformed)} {kind}", "badge.warning")
         else:
             self._badge = ("", "")
         self._draw()

@@ -1,23 +1,27 @@
-"""`HelpScreen`: what every key does here, read from the bindings themselves."""
+"""`HelpScreen`: what every key does here, read from the bindings themselves; searched with `/`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
+from textual.containers import Vertical
 from textual.dom import DOMNode
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from inspector.tui.commands import LIST_KEYS
-from inspector.tui.kit.lines import Reader
-from inspector.tui.kit.view import TableView, View
+from inspector.tui.kit.lines import FilterLine, Reader
+from inspector.tui.kit.view import View
 
 __all__ = ["HelpScreen", "commands_of"]
+
+#: Keys, title and sentence of a command.
+Row = tuple[str, str, str]
 
 
 def commands_of(kind: type[DOMNode]) -> list[Binding]:
@@ -27,46 +31,111 @@ def commands_of(kind: type[DOMNode]) -> list[Binding]:
 
 
 class HelpScreen(ModalScreen[None]):
-    """The keys, grouped by where they work: the open screen, each of its views, everywhere."""
+    """The keys by where they work: the open view first, then the screen, everywhere, elsewhere."""
 
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
-    HelpScreen > Reader {
+    HelpScreen > Vertical {
         width: 90%; max-width: 96; height: auto; max-height: 90%;
-        padding: 1 2; background: $surface; border: round $primary;
+        padding: 0 2; background: $surface; border: round $primary;
     }
+    HelpScreen Reader { height: auto; max-height: 100%; margin: 1 0 0 0; }
+    HelpScreen FilterLine { display: none; }
+    HelpScreen.-searching FilterLine { display: block; }
+    HelpScreen #help-hint { color: $text-muted; }
+    HelpScreen.-searching #help-hint { display: none; }
     """
 
-    BINDINGS = [("escape,q,question_mark,f1", "dismiss", "Close")]
+    BINDINGS = [
+        ("escape", "back", "Close"),
+        ("q,question_mark,f1", "dismiss", "Close"),
+        Binding("slash", "search", "Search", priority=True),
+    ]
 
     def compose(self) -> ComposeResult:
-        with Reader():
-            yield Static(Group(*self._parts()), markup=False)
+        with Vertical():
+            yield Static("/ searches · esc closes", markup=False, id="help-hint")
+            yield FilterLine()
+            with Reader():
+                yield Static(markup=False, id="help-text")
 
-    def _parts(self) -> Iterator[RenderableType]:
-        for title, commands in self._sections():
-            if commands:
-                yield Text(title, "bold")
-                yield _table((c.key_display or c.key, c.description, c.tooltip) for c in commands)
-                yield Text("")
-        yield Text("In lists, trees and maps", "bold")
-        yield _table((keys, "", what) for keys, what in LIST_KEYS)
+    def on_mount(self) -> None:
+        self.query_one(FilterLine).placeholder = "words of a key's title or sentence"
+        self._show("")
+        self.query_one(Reader).focus()
 
-    def _sections(self) -> Iterator[tuple[str, list[Binding]]]:
-        """Titles and commands: of the screen below, of its views, of all of them, of the app."""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        # While words are typed, keys are characters of them.
+        is_typing = isinstance(self.focused, Input)
+        return not is_typing if action in ("search", "dismiss") else True
+
+    def action_search(self) -> None:
+        """Look for words among the keys."""
+        self.add_class("-searching")
+        self.set_focus(self.query_one(FilterLine))
+
+    def action_back(self) -> None:
+        """Close the search, or else the help."""
+        if not self.has_class("-searching"):
+            self.dismiss()
+            return
+        self.query_one(FilterLine).value = ""
+        self.remove_class("-searching")
+        self.query_one(Reader).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._show(event.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.query_one(Reader).focus()
+
+    def _show(self, words: str) -> None:
+        """Show the keys that have all of the words in what is said of them."""
+        wanted = words.casefold().split()
+        parts: list[RenderableType] = []
+        for title, rows in self._sections():
+            found = [row for row in rows if _holds(" ".join((*row, title)), wanted)]
+            if found:
+                parts += [Text(title, "bold"), _table(found), Text("")]
+        if not parts:
+            parts.append(Text("No key is told of in these words.", "dim"))
+        self.query_one("#help-text", Static).update(Group(*parts))
+        self.query_one(Reader).scroll_home(animate=False)
+
+    def _sections(self) -> Iterator[tuple[str, list[Row]]]:
+        """Titles and commands: of the open view, its screen, the app, then of the other views."""
         below = self.app.screen_stack[-2] if len(self.app.screen_stack) > 1 else self.screen
-        yield "On this screen", commands_of(type(below))
         views = list(below.query(View))
-        for view in views:
-            yield f"In {(view.id or '').capitalize()}", commands_of(type(view))
-        if views:
-            yield "In every view", commands_of(TableView) + commands_of(View)
+        here = [view for view in views if view.display]
+        for view in here:
+            kinds = [kind for kind in type(view).__mro__ if issubclass(kind, View)]
+            yield f"In this view, {_name(view)}", [row for kind in kinds for row in _rows(kind)]
+        yield "On this screen", _rows(type(below))
+        yield "In lists, trees and maps", [(keys, "", what) for keys, what in LIST_KEYS]
         for kind in reversed(type(self.app).__mro__):
             if issubclass(kind, DOMNode):
-                yield "Everywhere", commands_of(kind)
+                yield "Everywhere", _rows(kind)
+        for view in views:
+            if view not in here:
+                yield f"In {_name(view)}", _rows(type(view))
 
 
-def _table(rows: Iterable[tuple[str, str, str]]) -> Table:
+def _name(view: View) -> str:
+    return (view.id or "").capitalize()
+
+
+def _rows(kind: type[DOMNode]) -> list[Row]:
+    return [(c.key_display or c.key, c.description, c.tooltip) for c in commands_of(kind)]
+
+
+def _holds(text: str, words: list[str]) -> bool:
+    text = text.casefold()
+    return all(word in text for word in words)
+
+
+def _table(rows: list[Row]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, min_width=4)
     table.add_column(no_wrap=True)

@@ -17,6 +17,7 @@ from inspector.tui.background import Background
 if TYPE_CHECKING:
     from inspector.tui.findings.checking import SecondLook
     from inspector.tui.findings.standing import Standing
+    from inspector.tui.kit.view import View
     from inspector.tui.session import Loaded
     from inspector.tui.verification.view import VerificationView
 
@@ -32,6 +33,15 @@ class OpenScreen(Screen[None]):
     @property
     def is_complete(self) -> bool:
         """Whether all of its views are there."""
+        raise NotImplementedError
+
+    @property
+    def view(self) -> View:
+        """The open view."""
+        raise NotImplementedError
+
+    def action_show_view(self, view: str) -> None:
+        """Open a view, by its id."""
         raise NotImplementedError
 
     @property

@@ -17,14 +17,15 @@ from textual.widgets import ContentSwitcher
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError, StorageError
 from inspector.tui.background import Background, Stop, after
-from inspector.tui.commands import CHECK_BYTES, command
+from inspector.tui.commands import CHECK_BYTES, command, is_closed
 from inspector.tui.findings.standing import Standing
 from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
 from inspector.tui.screens.lookout import Lookout, OpenScreen
-from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, other_views
+from inspector.tui.screens.trail import Trail
+from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, first_view, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 
     from textual.widget import Widget
 
-    from inspector.checks.findings import Finding, Report
+    from inspector.checks.findings import Report
     from inspector.layout.writer.written_by import WrittenBy
-    from inspector.tui.files.view import FilesView
     from inspector.tui.findings.view import FindingsView
     from inspector.tui.plan.view import LoadPlanView
     from inspector.tui.session import Loaded
     from inspector.tui.tensors.sources import EntrySource
     from inspector.tui.values.statistics import StatisticsView
     from inspector.tui.values.view import ValuesView
+    from inspector.tui.verification.control import Host
     from inspector.tui.verification.run import Run
     from inspector.tui.verification.view import VerificationView
 
@@ -106,12 +107,11 @@ class MainScreen(OpenScreen):
         self._from_picker = from_picker
         self._completed = False
         self.standing = Standing()
-        self._has_led = False
-        self._stepped = False
         self._missing: Iterator[View] = iter(())
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
         self._lookout = Lookout(self)
+        self._trail = Trail(self)
 
     def compose(self) -> ComposeResult:
         yield CheckpointHeader()
@@ -127,6 +127,7 @@ class MainScreen(OpenScreen):
         else:
             self.show(self.opened)
         self.action_show_view("tensors")
+        self._wanted = first_view(cast("Host", self.app).memory)
         self.watch(self, "focused", self._keep_focus, init=False)
         self.watch(self.app, "app_focus", self._look_when_back, init=False)
         self.call_after_refresh(self._complete)
@@ -177,7 +178,7 @@ class MainScreen(OpenScreen):
         self.loaded = loaded
         self.written_by = None
         self.standing = Standing()
-        self._stepped = False
+        self._trail.begin()
         self._lookout.drop()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
         self._show_count()
@@ -226,7 +227,7 @@ class MainScreen(OpenScreen):
                 self._lookout.lose(outcome)
         elif loaded is self.loaded and not self.standing.is_deep:
             self.stand(checked=outcome)
-            self._lead_to_damage()
+            self._trail.lead_to_damage()
 
     # What is known of it.
 
@@ -242,38 +243,13 @@ class MainScreen(OpenScreen):
         self.refresh_bindings()
 
     def _show_count(self) -> None:
-        report = self.standing.report
-        count, style = 0, ""
-        if report is not None:
-            count = len(report.findings)
-            style = "bold red" if report.count("error") else "yellow"
-            style = style if report.count("error") + report.count("warning") else ""
-        self.query_one(ViewBar).show_count("findings", count, style)
+        self.query_one(ViewBar).show_count("findings", *self.standing.count)
 
     @property
     def quiet_actions(self) -> frozenset[str]:
         """Commands that work and mean nothing now: the footer leaves them out."""
         report = self.standing.report
         return frozenset() if report is not None and report.findings else _OF_FINDINGS
-
-    def _lead_to_damage(self) -> None:
-        """Put the cursor on the first entry that is damaged, unless it was moved already."""
-        report, view = self.standing.report, self.query_one(TensorsView)
-        if self._has_led or report is None:
-            return
-        self._has_led = True
-        if self.view is not view or not view.is_untouched:
-            return
-        for number, finding in enumerate(report.findings):
-            if finding.severity != "error":
-                return
-            name = view.entry_of(finding)
-            if name is not None:
-                findings = cast("FindingsView", self.query_one("#findings"))
-                findings.table.select_row(number)
-                view.go_to(replace(finding, fqn=name))
-                self._stepped = True
-                return
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()
@@ -329,6 +305,9 @@ class MainScreen(OpenScreen):
             self._wanted = view  # When the screen is complete.
             return
         self._wanted = ""
+        self._trail.forget()
+        if self._completed:
+            cast("Host", self.app).memory.take(view=view)
         if view == "values":
             self._aim_values()
         self.query_one(ContentSwitcher).current = view
@@ -359,7 +338,7 @@ class MainScreen(OpenScreen):
         self.action_show_view("values")
 
     def action_back(self) -> None:
-        if not self.view.back() and self._from_picker:
+        if not self.view.back() and not self._trail.back() and self._from_picker:
             self.app.pop_screen()
 
     def _paint_task(self) -> None:
@@ -388,6 +367,9 @@ class MainScreen(OpenScreen):
         if self.loaded is not None and self.is_complete:
             self.action_show_view("stats")
             cast("StatisticsView", self.query_one("#stats")).toggle_run()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not is_closed(self.app, action) and super().check_action(action, parameters)
 
     def action_verify(self) -> None:
         if self.is_complete:
@@ -445,34 +427,12 @@ class MainScreen(OpenScreen):
 
     def on_findings_view_chosen(self, event: FindingsView.Chosen) -> None:
         event.stop()
-        finding = event.finding
-        if finding.fqn is not None and finding.code.startswith("values-"):
-            self.action_show_view("values")
-        else:
-            self._go_to(finding)
-
-    def _go_to(self, finding: Finding) -> None:
-        """Show where a finding is: its tensor, its file, or else the finding itself."""
-        self._stepped = True
-        if self.query_one(TensorsView).go_to(finding):
-            self.action_show_view("tensors")
-        elif cast("FilesView", self.query_one("#files")).go_to(finding):
-            self.action_show_view("files")
-        else:
-            self.action_show_view("findings")
+        self._trail.follow(event.finding)
 
     def action_step_finding(self, steps: int) -> None:
         """Go to the next finding, or to the one before."""
-        if not self.is_complete:
-            return
-        findings = cast("FindingsView", self.query_one("#findings"))
-        # The first step goes to the finding under the cursor, not past it.
-        finding = findings.step(steps if self._stepped else 0)
-        if finding is None:
-            is_done = self.standing.report is not None
-            self.notify("There is no finding." if is_done else "The checks are still running.")
-        else:
-            self._go_to(finding)
+        if self.is_complete:
+            self._trail.step(steps)
 
     # Reading anew.
 

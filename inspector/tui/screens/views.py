@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from inspector.tui.kit.view import View
+    from inspector.tui.preferences import Memory
 
-__all__ = ["VIEWS", "VIEW_COMMANDS", "other_views"]
+__all__ = ["VIEWS", "VIEW_COMMANDS", "first_view", "other_views"]
 
 #: (id, key, title) of each, in the order of their keys.
 VIEWS = tuple(
@@ -62,6 +63,15 @@ VIEW_COMMANDS = [
         )
     ),
 ]
+
+
+#: Those that a screen may open with: they say something at once, and read no bytes for it.
+_TO_BEGIN_WITH = frozenset({"files", "findings", "plan"})
+
+
+def first_view(memory: Memory) -> str:
+    """The view that was open last, if a screen may open with it; else empty."""
+    return memory.now.view if memory.now.view in _TO_BEGIN_WITH else ""
 
 
 def other_views() -> Iterator[View]:

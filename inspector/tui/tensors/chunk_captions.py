@@ -75,8 +75,17 @@ def _along(axis: DrawnAxis, width: int) -> str:
     return "".join(text[:width])
 
 
-def captions(boxes: ChunkBoxes, painting: Painting, *, colour: bool) -> list[str]:
-    """What the drawing cannot say, the most needed first."""
+def captions(
+    boxes: ChunkBoxes, painting: Painting, *, colour: bool, width: int | None = None
+) -> list[str]:
+    """What the drawing cannot say, the most needed first.
+
+    Args:
+        boxes: The chunks.
+        painting: The drawing.
+        colour: Whether it has any.
+        width: Cells for a line, if the first is to leave out what does not fit whole.
+    """
     grid = painting.grid
     num = len(grid.boxes)
     lines = []
@@ -98,6 +107,8 @@ def captions(boxes: ChunkBoxes, painting: Painting, *, colour: bool) -> list[str
         )
     else:
         parts.append("a scalar")
+    while width is not None and len(parts) > 1 and len("  ".join(parts)) > width:
+        parts.pop()
     lines.append("  ".join(parts))
     if len(grid.empty):
         shown = ", ".join(_empty(boxes, int(i)) for i in grid.empty[:3])

@@ -78,6 +78,7 @@ class ChunkMap(Pane, can_focus=True):
 
         & > .chunk-map--ruler { color: $text-muted; }
         & > .chunk-map--caption { color: $text-muted; }
+        &:focus > .chunk-map--caption { color: $text-primary; text-style: bold; }
         & > .chunk-map--current { text-style: bold; }
         & > .chunk-map--edge { color: $surface; }
         & > .chunk-map--unknown { background: #9aa3ad; color: #11151c; }
@@ -220,7 +221,7 @@ class ChunkMap(Pane, can_focus=True):
         self, boxes: ChunkBoxes, painting: Painting, width: int, colour: bool
     ) -> list[tuple[str, Style]]:
         style = self.get_component_rich_style("chunk-map--caption")
-        words = [(text, style) for text in captions(boxes, painting, colour=colour)]
+        words = [(text, style) for text in captions(boxes, painting, colour=colour, width=width)]
         if current := self._current_line():
             words.insert(0, (current, self.get_component_rich_style("chunk-map--current")))
         return words

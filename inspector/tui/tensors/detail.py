@@ -75,7 +75,7 @@ def chunk_text(checkpoint: Checkpoint, tensor: Tensor, index: int) -> Text:
     )
     text.append("\nrank   ", "dim").append(str(rank) if rank >= 0 else "?", "bold")
     if file < 0:
-        return text.append("\nfile   ", "dim").append("stored nowhere", "bold red")
+        return text.append("\nfile   ", "dim").append("stored nowhere", "error")
     text.append("  file ", "dim").append(printable(checkpoint.files[file].path, 400), "bold")
     text.append("\nbytes  ", "dim").append(f"at {tensor.byte_offset[index]}", "bold")
     return text.append(f", {tensor.byte_length[index]} long", "bold")
@@ -102,10 +102,9 @@ def _lines(rows: Iterable[tuple[str, str]]) -> Text:
 
 
 def _with_findings(facts: Text, findings: Sequence[Finding]) -> Text:
-    styles = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     lines = [
         Text.assemble(
-            (f"{finding.severity} {finding.code}: ", styles[finding.severity]),
+            (f"{finding.severity} {finding.code}: ", finding.severity),
             printable(finding.message),
         )
         for finding in findings

@@ -162,9 +162,10 @@ class TensorsView(TableView):
             return
         self._findings, self._of_files = {}, {}
         for finding in report.findings:
-            if finding.fqn is not None:
-                self._findings.setdefault(finding.fqn, []).append(finding)
-            elif finding.file is not None and finding.severity == "error":
+            names = finding.entries or (() if finding.fqn is None else (finding.fqn,))
+            for fqn in names:
+                self._findings.setdefault(fqn, []).append(finding)
+            if not names and finding.file is not None and finding.severity == "error":
                 self._of_files.setdefault(finding.file, []).append(finding)
         self._show_badges()
         self._show_row(self.table.cursor_row)

@@ -12,7 +12,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_bytes, format_shape, printable
 from inspector.report.stats import format_number
-from inspector.tui.kit.cell_text import fit
+from inspector.tui.kit.cell_text import clip, fit
 from inspector.tui.values.number_sheet import GAP, UNREADABLE
 from inspector.values.ranking import Ranked
 from inspector.values.slices import Plane, value_text
@@ -21,7 +21,7 @@ from inspector.values.stats import TensorStats
 __all__ = ["ValueFigures", "element_text", "figures_text", "head_text", "place_line", "slice_text"]
 
 _LABEL = 6
-_STYLES = {"nan": "bold red", "inf": "bold red", "zero": "yellow", "odd": "yellow", "": ""}
+_STYLES = {"nan": "error", "inf": "error", "zero": "warning", "odd": "warning", "": ""}
 
 
 def head_text(name: str, tensor: Tensor | None, width: int) -> Text:
@@ -43,7 +43,7 @@ def figures_text(stats: TensorStats, ranked: Ranked | None, width: int, lines: i
         ("Inf", stats.num_inf, stats.first_inf),
     ):
         where = f" first {format_shape(first)}" if count and first else ""
-        rows.append((label, f"{count:,}{where}", "bold red" if count else ""))
+        rows.append((label, f"{count:,}{where}", "error" if count else ""))
     suffix = " of |z|" if stats.is_complex else ""
     rows += [
         ("min", format_number(stats.low, 6) + suffix, ""),
@@ -57,7 +57,7 @@ def figures_text(stats: TensorStats, ranked: Ranked | None, width: int, lines: i
     is_part = stats.num_read < stats.num_elements
     if is_part:
         size += f" ({100 * stats.num_read / stats.num_elements:.3g}%)"
-    rows.insert(0 if is_part else len(rows), ("count", size, "yellow" if is_part else ""))
+    rows.insert(0 if is_part else len(rows), ("count", size, "warning" if is_part else ""))
     shown = rows[:lines]
     text = Text("\n").join(
         Text.assemble((f"{label:<{_LABEL}}", "dim"), (fit(value, max(width - _LABEL, 1)), style))
@@ -84,13 +84,13 @@ def element_text(
         return text.append("reading ...", "dim")
     value, state, problem = found
     if state == GAP:
-        return text.append("no chunk holds it", "bold red")
+        return text.append("no chunk holds it", "error")
     if state == UNREADABLE:
-        return text.append(f"cannot be read: {problem}", "bold red")
+        return text.append(f"cannot be read: {problem}", "error")
     # Enough digits to tell any two numbers of the type apart.
     digits = {1: 4, 2: 5, 4: 9}.get((itemsize(tensor.dtype) or 8) // _parts(tensor.dtype), 17)
     shown = value_text(value, digits)
-    text.append(f"= {shown}", "bold red" if "n" in shown else "bold")
+    text.append(f"= {shown}", "error" if "n" in shown else "bold")
     chunk = _chunk_at(tensor, index)
     if chunk is not None:
         path = checkpoint.files[int(tensor.file[chunk])].path
@@ -127,7 +127,7 @@ def place_line(element: Text, where: str, width: int) -> Text:
         where = where.partition(" (")[0]
     room = width - len(where) - 2 if where else width
     line = element.copy()
-    line.truncate(max(room, 10), overflow="ellipsis")
+    clip(line, max(room, 10))
     if where:
         line.append(" " * max(width - len(line) - len(where), 1)).append(where, "dim")
     return line

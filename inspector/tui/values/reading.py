@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.tui.background import Background, Stop, Work
-from inspector.tui.values.work import Trials, is_remote, read_cells, read_heat, read_stats
+from inspector.tui.values.work import (
+    Trials,
+    is_remote,
+    read_cells,
+    read_heat,
+    read_stats,
+    save_array,
+)
 from inspector.values.nonfinite import find_first
 
 if TYPE_CHECKING:
@@ -21,9 +28,11 @@ if TYPE_CHECKING:
 
     from inspector.checkpoint.model import Tensor
     from inspector.tui.kit.bars import TaskLine
+    from inspector.tui.screens.save_array import SaveChoice
     from inspector.tui.session import Loaded
+    from inspector.tui.values.work import SliceBox
 
-__all__ = ["Answer", "Dims", "TensorReading"]
+__all__ = ["Answer", "ArraySaving", "Dims", "TensorReading"]
 
 Dims = tuple[int, int] | None
 Kind = Literal["cells", "heat", "figures", "found"]
@@ -179,4 +188,57 @@ class TensorReading:
             return False
         is_stopping = any(self._readers[kind].is_stopping for kind in ("figures", "found"))
         line.show(self._title, *self._bytes, elapsed, "stopping" if is_stopping else "x stops")
+        return True
+
+
+class ArraySaving:
+    """Writes a tensor to a file in a thread, whatever is looked at meanwhile.
+
+    Args:
+        owner: The widget for which it is written.
+        answered: Called on the event loop with the path, and a sentence or the error.
+    """
+
+    def __init__(self, owner: Widget, answered: Callable[[str, Any], object]) -> None:
+        self._background: Background[str] = Background(owner, answered, "saving")
+        self._began_s = 0.0
+        self._bytes = (0, 0)
+
+    def save(self, loaded: Loaded, tensor: Tensor, choice: SaveChoice, box: SliceBox) -> None:
+        """Write what was chosen.
+
+        Args:
+            loaded: The checkpoint.
+            tensor: The tensor.
+            choice: Where to, and as what.
+            box: The slice that is shown.
+        """
+
+        def tell(done: int, total: int) -> None:
+            self._bytes = done, total
+
+        def work(stop: Stop) -> str:
+            return save_array(loaded, tensor, choice, box, tell, stop)
+
+        self._began_s, self._bytes = time.monotonic(), (0, 0)
+        self._background.ask(choice.path, work)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being written."""
+        return self._background.is_busy
+
+    def stop(self) -> bool:
+        """Stop it; False if there is nothing."""
+        is_busy = self.is_busy
+        self._background.stop()
+        return is_busy
+
+    def show_task(self, line: TaskLine) -> bool:
+        """Show how far it is; False if there is nothing to show."""
+        elapsed = time.monotonic() - self._began_s
+        if not self.is_busy or elapsed < _QUIET_S:
+            return False
+        hint = "stopping" if self._background.is_stopping else "x stops"
+        line.show("writing", *self._bytes, elapsed, hint)
         return True

@@ -173,10 +173,10 @@ def _number(item: Ranked, key: str) -> float | int | None:
 
 
 _KINDS = (
-    ("nan", "with NaN", "bold red"),
-    ("inf", "with infinities", "bold red"),
-    ("zero", "all zero", "yellow"),
-    ("odd", "of an odd norm or value", "yellow"),
+    ("nan", "with NaN", "error"),
+    ("inf", "with infinities", "error"),
+    ("zero", "all zero", "warning"),
+    ("odd", "of an odd norm or value", "warning"),
 )
 
 
@@ -296,13 +296,13 @@ class StatisticsView(TableView):
         text = Text(no_wrap=True, overflow="ellipsis")
         if not run.is_whole:
             so_far = "so far" if self._runs.is_busy else "Stopped: not every byte was read; so far"
-            text.append(f"{so_far} ", "yellow")
+            text.append(f"{so_far} ", "warning")
         text.append(f"{plural(len(run.ranked), 'tensor')}, {plural(num_read, 'element')}")
         for kind, what, style in _KINDS:
             if count := sum(item.kind == kind for item in run.ranked):
                 text.append("; ").append(f"{count:,} {what}", style)
         if run.not_read:
-            text.append("; ").append(f"{len(run.not_read):,} not or not wholly read", "bold red")
+            text.append("; ").append(f"{len(run.not_read):,} not or not wholly read", "error")
         self.query_one("#stats-summary", Static).update(text)
 
     def show_task(self, line: TaskLine) -> bool:

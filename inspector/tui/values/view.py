@@ -14,8 +14,10 @@ from textual import events
 from textual.app import ComposeResult
 from textual.message import Message
 
+from inspector.checkpoint.payload.cast import is_cast
 from inspector.checkpoint.text import format_bytes, format_shape, printable
 from inspector.errors import Cancelled, InspectError
+from inspector.export.formats.numpy_files import is_raw
 from inspector.tui.background import after
 from inspector.tui.commands import command
 from inspector.tui.kit.view import TableView, View
@@ -24,8 +26,8 @@ from inspector.tui.values.heat_map import HeatMap
 from inspector.tui.values.index_line import IndexLine, parse_index
 from inspector.tui.values.number_grid import NumberGrid
 from inspector.tui.values.pane import ValuesPane
-from inspector.tui.values.reading import Answer, TensorReading
-from inspector.tui.values.work import Known, why_no_numbers
+from inspector.tui.values.reading import Answer, ArraySaving, TensorReading
+from inspector.tui.values.work import Known, slice_box, why_no_numbers
 from inspector.values.stats import StatsReport, TensorStats
 
 if TYPE_CHECKING:
@@ -104,6 +106,13 @@ class ValuesView(View):
             footer=True,
         ),
         command(
+            "e",
+            "values('save')",
+            "Save .npy",
+            "Write the tensor, or the slice that is shown, to a .npy file.",
+            footer=True,
+        ),
+        command(
             "x", "values('stop')", "Stop or read", "Stop what is being read; or read what was not."
         ),
     ]
@@ -124,6 +133,7 @@ class ValuesView(View):
         self._reads_map = False
         self._pause_timer: TimerHandle | None = None
         self._reading = TensorReading(self, self._take)
+        self._saving = ArraySaving(self, self._take_saved)
         self._chooser: TableView | None = None
         self._pane = ValuesPane()
         #: The view in which the tensor was chosen, and whether its list is another one.
@@ -212,7 +222,7 @@ class ValuesView(View):
         self._pane.show_none(self._fqn, self._tensor, why)
 
     def show_task(self, line: TaskLine) -> bool:
-        return self._reading.show_task(line)
+        return self._saving.show_task(line) or self._reading.show_task(line)
 
     # Reading.
 
@@ -234,7 +244,7 @@ class ValuesView(View):
     def _toggle_reading(self) -> None:
         """Stop what is being read; if nothing is, read (again) what is lacking."""
         tensor, pane = self._tensor, self._pane
-        if self._reading.stop() or tensor is None:
+        if self._saving.stop() or self._reading.stop() or tensor is None:
             return
         self._reads_map = True
         self._report = None
@@ -370,6 +380,7 @@ class ValuesView(View):
             "quantity": pane.next_quantity,
             "scale": pane.next_scale,
             "zoom": pane.zoom,
+            "save": self._ask_file,
             "stop": self._toggle_reading,
             "next": lambda: self._step(1),
             "previous": lambda: self._step(-1),
@@ -427,6 +438,36 @@ class ValuesView(View):
             self.notify("No number in it is finite.")
         else:
             self._reading.find(number, "searching")
+
+    def _ask_file(self) -> None:
+        """Ask where the tensor is to be written, and write it."""
+        # lazy: a dialog that few ask for
+        from inspector.tui.screens.save_array import SaveArrayScreen, SaveChoice, file_name
+
+        tensor, loaded, numbers = self._tensor, self.loaded, self._pane.numbers
+        if tensor is None or loaded is None:
+            return
+        if self._saving.is_busy:
+            self.notify("Another one is still being written; x stops it.")
+            return
+        box = slice_box(numbers.plane, numbers.leading)
+
+        def chosen(choice: SaveChoice | None) -> None:
+            if choice is not None:
+                self._saving.save(loaded, tensor, choice, box)
+
+        raw = tensor.dtype if is_raw(tensor.dtype) and is_cast(tensor.dtype, "float32") else ""
+        what = printable(tensor.fqn, 200)
+        text = box.text if self._pane.has_slices else ""
+        self.app.push_screen(SaveArrayScreen(what, file_name(tensor.fqn), text, raw), chosen)
+
+    def _take_saved(self, path: str, answer: object) -> None:
+        if isinstance(answer, InspectError):
+            hint = f"\n{printable(answer.hint)}" if answer.hint else ""
+            said = printable(answer.message, 500) + hint
+            self.notify(said, severity="warning", markup=False, timeout=15)
+        else:
+            self.notify(str(answer), markup=False)
 
     def back(self) -> bool:
         if not self._pane.close_goto() and not self._pane.unzoom():

@@ -5,8 +5,10 @@ No widget. Every function may raise `InspectError`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,17 +22,23 @@ from inspector.tui.background import Stop
 from inspector.tui.session import Loaded
 from inspector.tui.values.number_sheet import GAP, HELD, UNREADABLE, Cells, chunk_ids
 from inspector.values.ranking import Ranked, rank
-from inspector.values.slices import Heat, heat, plane_of, window
+from inspector.values.slices import Heat, Plane, heat, plane_of, window
 from inspector.values.stats import NotRead, StatsReport, TensorStats, collect_stats
+
+if TYPE_CHECKING:
+    from inspector.tui.screens.save_array import SaveChoice
 
 __all__ = [
     "Known",
+    "SliceBox",
     "Trials",
     "WholeRun",
     "is_remote",
     "read_cells",
     "read_heat",
     "read_stats",
+    "save_array",
+    "slice_box",
     "why_no_numbers",
 ]
 
@@ -176,6 +184,75 @@ def read_stats(loaded: Loaded, tensor: Tensor, tell: Tell, stop: Stop) -> StatsR
         return stop()
 
     return collect_stats(loaded.checkpoint, loaded.storage, [tensor.index], progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceBox:
+    """The slice that is shown, as a box of the tensor.
+
+    Attributes:
+        offsets, sizes: The box.
+        shape: Of the array: without the dims that stand at one index.
+        text: As numpy would write it, such as `[2, :, :]`.
+    """
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...]
+    text: str
+
+
+def slice_box(plane: Plane, leading: Sequence[int]) -> SliceBox:
+    """The slice of a plane at a leading index; its dims in the tensor's own order."""
+    box = plane.box(leading, range(plane.rows), range(plane.columns))
+    shown = (plane.row_dim, plane.column_dim)
+    return SliceBox(
+        tuple(s.start for s in box),
+        tuple(s.stop - s.start for s in box),
+        tuple(s.stop - s.start for d, s in enumerate(box) if d in shown),
+        "[" + ", ".join(":" if d in shown else str(s.start) for d, s in enumerate(box)) + "]",
+    )
+
+
+def save_array(
+    loaded: Loaded,
+    tensor: Tensor,
+    choice: SaveChoice,
+    box: SliceBox,
+    tell: Callable[[int, int], object],
+    stop: Stop,
+) -> str:
+    """Write a tensor, or the slice of it that is shown, as `.npy`; what was done, in words."""
+    # lazy: the first frame does without
+    from inspector.export.run import export
+    from inspector.export.selection import ExportRequest, select  # lazy: as above
+    from inspector.export.slices import write_slice  # lazy: as above
+    from inspector.export.target import refuse_target  # lazy: as above
+
+    def told(done: int, total: int) -> bool:
+        tell(done, total)
+        return stop()
+
+    checkpoint, storage = loaded.checkpoint, loaded.storage
+    path = os.path.expanduser(choice.path)
+    refuse_target(storage, checkpoint.path, path, is_folder=False, overwrite=False)
+    dtype = "float32" if choice.as_float32 else None
+    if choice.is_slice:
+        where = box.offsets, box.sizes
+        write_slice(checkpoint, storage, tensor, where, box.shape, path, dtype=dtype, progress=told)
+        return f"Written: {printable(path)}"
+    request = ExportRequest("npy", fqn=tensor.fqn, dtype="f32" if choice.as_float32 else None)
+    selection = select(checkpoint, storage, request)
+    report = export(
+        checkpoint,
+        storage,
+        selection,
+        path,
+        progress=lambda progress: told(progress.bytes_done, progress.bytes_total),
+    )
+    if report.verdict != "written":
+        raise InspectError(f"Not written: {report.left_out[0].why}")
+    return f"Written: {printable(path)}"
 
 
 @dataclass(slots=True, eq=False)

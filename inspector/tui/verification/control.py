@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
     from textual.timer import Timer
 
+    from inspector.tui.preferences import Memory
     from inspector.verify.preflight import Preflight
 
 __all__ = [
@@ -41,8 +42,10 @@ __all__ = [
 
 
 class Host(Protocol):
-    """The app, as far as verifications go."""
+    """The app, as far as its views need it."""
 
+    #: What the user chose last.
+    memory: Memory
     #: The latest verification; it outlives the screen that started it.
     verification: Verification | None
 

@@ -18,6 +18,7 @@ from inspector.checkpoint.text import (
     printable,
 )
 from inspector.report.verify_text import meshes_text, summary_sentence
+from inspector.tui.kit.cell_text import clip
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.figures import Totals, stages
 from inspector.verify.progress import Snapshot
@@ -26,16 +27,16 @@ from inspector.verify.verdicts import Fault, TensorView, severity
 __all__ = ["VerifyHead", "head_text", "seconds", "sentence_of", "verdict_text", "without_verdict"]
 
 _BADGES = {
-    "starting": "bold black on cyan",
-    "running": "bold black on cyan",
-    "paused": "bold black on yellow",
-    "stopping": "bold black on yellow",
-    "exact": "bold black on green",
-    "differs": "bold white on red",
-    "unreadable": "bold white on red",
-    "partial": "bold black on yellow",
-    "failed": "bold white on red",
-    "cancelled": "bold black on yellow",
+    "starting": "badge.running",
+    "running": "badge.running",
+    "paused": "badge.warning",
+    "stopping": "badge.warning",
+    "exact": "badge.ok",
+    "differs": "badge.error",
+    "unreadable": "badge.error",
+    "partial": "badge.warning",
+    "failed": "badge.error",
+    "cancelled": "badge.warning",
 }
 _LONGEST_S = 1e9
 # Less than this is no time to tell of.
@@ -63,13 +64,13 @@ def head_text(
     """
     result = snapshot.result
     state = now.state if result is not None else word or now.state
-    badge = (f" {state.upper()} ", _BADGES.get(state, "bold reverse"))
+    badge = (f" {state.upper()} ", _BADGES.get(state, "badge.plain"))
     said = _sentence(snapshot, now, result)
     first = Text.assemble(badge, "  ", (said, "bold"))
     lines = [first, _bar_line(snapshot, now, width), _figures(snapshot, now, width)]
     lines.append(_last(snapshot, report, width))
     for line in lines:
-        line.truncate(max(1, width), overflow="ellipsis")
+        clip(line, max(1, width))
     return Text("\n").join(lines)
 
 
@@ -86,9 +87,9 @@ def _sentence(snapshot: Snapshot, now: Totals, result: Mapping[str, Any] | None)
 
 def _bar_line(snapshot: Snapshot, now: Totals, width: int) -> Text:
     """Each stage with its name and how far it is; without names where there is no room."""
-    colours = {"exact": "green", "cancelled": "yellow", "partial": "yellow"}
-    colours |= dict.fromkeys(("differs", "failed", "unreadable"), "red")
-    styles = {"bar": colours.get(now.state, "cyan"), "rest": "dim"}
+    colours = {"exact": "ok", "cancelled": "warning", "partial": "warning"}
+    colours |= dict.fromkeys(("differs", "failed", "unreadable"), "error")
+    styles = {"bar": colours.get(now.state, "note"), "rest": "dim"}
     # All bytes may have moved while the job has something to do yet: it is through when it is.
     most = 100 if snapshot.result is not None else 99
     percent = f" {min(most, math.floor(now.share * 100)):3}%"
@@ -118,9 +119,9 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
     exact = f"{format_count(snapshot.num_exact)}{of} exact{so_far}"
     parts: list[tuple[str, str]] = [(exact, "bold")]
     wrong = snapshot.num_bad
-    parts.append((f"{format_count(wrong)} wrong", "bold red" if wrong else "dim"))
+    parts.append((f"{format_count(wrong)} wrong", "error" if wrong else "dim"))
     if snapshot.failures and now.state != "cancelled":
-        parts.append((plural(len(snapshot.failures), "failure"), "bold red"))
+        parts.append((plural(len(snapshot.failures), "failure"), "error"))
     parts.append((f"{seconds(now.elapsed_s)} elapsed", ""))
     if now.left_s is not None and now.left_s < _LEAST_LEFT_S:
         parts.append(("finishing", ""))
@@ -149,7 +150,7 @@ def _last(snapshot: Snapshot, report: str, width: int) -> Text:
     if snapshot.failures and not is_cancelled and (snapshot.result is None or not report):
         failure = snapshot.failures[0]
         who = "the job" if failure.rank is None else f"rank {failure.rank}"
-        return Text(printable(f"✗ {who}: {failure.message}", max(width, 8)), "bold red")
+        return Text(printable(f"✗ {who}: {failure.message}", max(width, 8)), "error")
     if report:
         return Text.assemble(("recorded in ", "dim"), printable(report, max(width - 12, 8)))
     spec = snapshot.spec
@@ -205,7 +206,7 @@ def verdict_text(view: TensorView | None) -> Text:
 
 
 def _lines(view: TensorView) -> Iterator[Text]:
-    style = "bold red" if view.is_bad else "bold green" if severity(view.verdict) == 0 else "bold"
+    style = "error" if view.is_bad else "ok" if severity(view.verdict) == 0 else "bold"
     word = view.verdict or "not compared yet"
     yield Text.assemble((printable(word, 40), style), "  ", (printable(view.fqn, 400), "bold"))
     phases = []
@@ -235,7 +236,7 @@ def _fault(fault: Fault) -> Iterator[Text]:
     if fault.first_index is not None:
         parts.append(f"first at {format_shape(fault.first_index)}")
     yield Text.assemble(
-        (who, "dim"), (printable(fault.verdict, 40), "bold red"), "  ", ", ".join(parts)
+        (who, "dim"), (printable(fault.verdict, 40), "error"), "  ", ", ".join(parts)
     )
     if fault.expected or fault.found:
         yield Text.assemble(

@@ -9,6 +9,7 @@ from textual.widgets import Input, Static
 
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command
+from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.head import seconds
@@ -77,12 +78,12 @@ class ReplayScreen(Screen[None]):
             share = moment.position_s / moment.end_s if moment.end_s else 1.0
             where = f" {seconds(moment.position_s)} of {seconds(moment.end_s)} "
             text = Text.assemble(("REPLAY ", "bold"), (f" {state} ", "bold reverse"), where)
-            styles = {"bar": "cyan", "rest": "dim"}
+            styles = {"bar": "note", "rest": "dim"}
             text.append_tokens((run, styles.get(name, "")) for run, name in stage_bar((share,), 20))
             room = width - text.cell_len - 2
             if room > 8:
                 text.append(f"  {printable(self._title, room)}", "dim")
-        text.truncate(max(1, width), overflow="ellipsis")
+        clip(text, max(1, width))
         if text.plain != self._said:
             self._said = text.plain
             head.update(text)

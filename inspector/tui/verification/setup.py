@@ -132,9 +132,9 @@ def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
     argv = local_argv(spec, "RUN/spec.json", "RUN/logs")
     yield _row("command", printable(shell(argv), 800))
     for note in plan.notes:
-        yield _row("note", printable(note, 400), "yellow")
+        yield _row("note", printable(note, 400), "warning")
     for message, hint in plan.problems:
-        yield _row("cannot", printable(message, 400), "bold red")
+        yield _row("cannot", printable(message, 400), "error")
         if hint:
             yield _row("", printable(on_screen(hint), 200))
 
@@ -355,7 +355,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
 
 
 def _refusal(error: InspectError) -> Text:
-    text = Text.assemble(("✗ ", "bold red"), (printable(error.message, 600), "bold red"))
+    text = Text.assemble(("✗ ", "error"), (printable(error.message, 600), "error"))
     if error.hint:
         text.append(f"\n{printable(on_screen(error.hint), 400)}")
     return text

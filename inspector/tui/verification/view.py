@@ -17,7 +17,7 @@ from textual.widgets import Static
 from inspector.checkpoint.find.changes import is_same_save
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
@@ -56,6 +56,7 @@ _EMPTY = (
     "v  loads this checkpoint with torchrun under a mesh you choose, compares every bit with what\n"
     "   is stored, saves it, loads it again under a second mesh, and compares again."
 )
+_CLOSED = "Nothing is verified from here: the screen was served without --allow-verify."
 #: From this many names on, the filter is not run again for each that comes.
 _MANY_NAMES = 5000
 
@@ -136,7 +137,8 @@ class VerificationView(TableView):
         self._wants_detail = False
 
     def compose(self) -> ComposeResult:
-        yield Static(_EMPTY, markup=False, id="verify-none")
+        empty = _CLOSED if is_closed(self.app, "verify") else _EMPTY
+        yield Static(empty, markup=False, id="verify-none")
         yield VerifyHead(id="verify-head")
         yield MeshGrid(id="verify-mesh")
         with Horizontal(id="verify-lower"):
@@ -174,8 +176,11 @@ class VerificationView(TableView):
             mesh: Stands in the form already; empty for the one that suits.
             filter_text: Likewise, the names that are to be loaded.
         """
-        running = cast("Host", self.app).verification
-        if running is not None and running.is_alive:
+        host = cast("Host", self.app)
+        running = host.verification
+        if is_closed(self.app, "verify"):
+            self.notify(_CLOSED)
+        elif running is not None and running.is_alive:
             if self.run is running:
                 self.post_message(self.Began(running))
                 self.notify("A verification is running; x stops it.")
@@ -184,6 +189,7 @@ class VerificationView(TableView):
                 self.notify(f"A verification of {path} is running.", markup=False)
         elif self.loaded is not None:
             written = None if self._written_by is None else self._written_by.mesh
+            mesh = mesh or host.memory.now.mesh
             setup = VerifySetupScreen(self.loaded.checkpoint, written, mesh, filter_text)
             self.app.push_screen(setup, self._start)
             return True
@@ -209,7 +215,9 @@ class VerificationView(TableView):
 
     def _start(self, plan: Preflight | None) -> None:
         if plan is not None:
-            run = cast("Host", self.app).verification = begin(self.app, plan)
+            host = cast("Host", self.app)
+            host.memory.take(mesh=plan.spec.mesh)
+            run = host.verification = begin(self.app, plan)
             run.checkpoint = None if self.loaded is None else self.loaded.checkpoint
             self.show_run(run)
             self.post_message(self.Began(run))

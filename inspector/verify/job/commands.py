@@ -15,7 +15,7 @@ from inspector.errors import StorageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job.guard import MARK
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import MEETING, JobSpec
 
 __all__ = [
     "SHARED_DIR",
@@ -38,18 +38,39 @@ _PORT = 29500
 
 
 def local_argv(
-    spec: JobSpec, spec_path: str | Path, logs_dir: str | Path, module: str = WORKER
+    spec: JobSpec,
+    spec_path: str | Path,
+    logs_dir: str | Path,
+    module: str = WORKER,
+    meeting: str = "",
 ) -> list[str]:
     """The command that runs the job on this machine.
 
-    `--standalone` takes a free port; `--local-addr` keeps a host name that does not resolve from
-    holding the ranks up.
+    Its processes meet by a file, so that none listens on the network: torch's own store does on
+    every interface, and takes pickles from whoever connects. `--local-addr` keeps a host name that
+    does not resolve from holding the ranks up.
+
+    Args:
+        spec: The job.
+        spec_path: Where it is written.
+        logs_dir: For what the ranks print.
+        module: What each of them runs.
+        meeting: The folder of that file; empty to meet over a free port after all.
     """
+    meet = ["--standalone"]
+    if meeting:
+        meet = [
+            "--nnodes=1",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={os.path.join(meeting, 'agents')}",
+            "--rdzv-conf=store_type=file",
+            f"--rdzv-id={uuid.uuid4().hex}",
+        ]
     return [
         spec.python,
         "-m",
         "torch.distributed.run",
-        "--standalone",
+        *meet,
         "--local-addr=127.0.0.1",
         f"--nproc-per-node={spec.world_size}",
         "--redirects=3",
@@ -66,7 +87,11 @@ def shell(argv: list[str]) -> str:
 
 
 def environment(
-    spec: JobSpec, imports: str | Path, mark: str, base: Mapping[str, str] | None = None
+    spec: JobSpec,
+    imports: str | Path,
+    mark: str,
+    base: Mapping[str, str] | None = None,
+    meeting: str = "",
 ) -> dict[str, str]:
     """The environment of a job on this machine.
 
@@ -75,6 +100,7 @@ def environment(
         imports: Folder that holds the `inspector` package and nothing else.
         mark: What the job's processes are known by.
         base: Environment to start from (default: this process's).
+        meeting: As for `local_argv`.
     """
     env = clean_environment(base, spec.path)
     path = env.get("PYTHONPATH")
@@ -84,6 +110,11 @@ def environment(
     env["PYTHONUNBUFFERED"] = "1"
     threads = max(1, (os.cpu_count() or 1) // spec.world_size)
     env.setdefault("OMP_NUM_THREADS", str(threads))
+    env.pop(MEETING, None)
+    if meeting:
+        env[MEETING] = os.path.join(meeting, "ranks")
+        # torch 2.5 and later: the agent opens no store of its own for the ranks.
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # torch 2.12 and later; before that it waits 30 s for a rank that ignores SIGTERM.
     env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     if spec.backend == "gloo" and Path("/sys/class/net/lo").exists():

@@ -22,6 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ from inspector.errors import StorageError
 from inspector.verify.events import SCHEMA
 from inspector.verify.job import commands, post_mortem, watchdog
 from inspector.verify.job.guard import hello_pids, job_pids, kill_all, remove_scratch
-from inspector.verify.job.run_folder import RunFolder, make_scratch, prune_runs, remove_leftovers
+from inspector.verify.job.run_folder import (
+    RunFolder,
+    make_scratch,
+    meeting_folder,
+    prune_runs,
+    remove_leftovers,
+)
 from inspector.verify.progress import JobState, LogLine, Snapshot
 from inspector.verify.ranks.vitals import stacks_file
 from inspector.verify.recording import EventFollower, LogFollower, spec_event
@@ -85,6 +92,8 @@ class Job:
         self._worker = worker
         self._grace_s = grace_s
         self._mark = uuid.uuid4().hex
+        self._meeting = ""
+        self._open = ExitStack()
         self._state = JobState()
         self._lock = threading.Lock()
         self._pending: list[Event] = []
@@ -121,8 +130,9 @@ class Job:
         )
         try:
             self.folder.spec.write_text(self.spec.to_json() + "\n", encoding="utf-8")
+            self._meeting = self._open.enter_context(meeting_folder())
             self.command = commands.local_argv(
-                self.spec, self.folder.spec, self.folder.logs, self._worker
+                self.spec, self.folder.spec, self.folder.logs, self._worker, self._meeting
             )
             self._recording = open(self.folder.recording, "ab")  # noqa: SIM115 - as long as the job
             self._write_guard_job()
@@ -131,6 +141,7 @@ class Job:
             self._guard = self._start_guard()
         except OSError as error:
             remove_scratch(scratch)
+            self._open.close()
             raise StorageError(f"cannot start the job: {error.strerror or error}") from error
         self._watchdog = watchdog.Watchdog(self.spec.timeout_s, self.spec.world_size, self._started)
         self._ranks = EventFollower(self.folder.events)
@@ -238,7 +249,9 @@ class Job:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=commands.environment(self.spec, self.folder.imports, self._mark),
+                env=commands.environment(
+                    self.spec, self.folder.imports, self._mark, meeting=self._meeting
+                ),
                 # Ctrl+C goes to the front end alone, which then stops the job.
                 start_new_session=True,
                 bufsize=0,
@@ -335,6 +348,7 @@ class Job:
             kill_all(self._mark, hello_pids(self.spec.events_dir))
             late = self._read(now, whole=True)
         remove_scratch(self.spec.scratch_dir)
+        self._open.close()
         return late
 
     def _diagnose(self) -> list[Event]:

@@ -19,11 +19,19 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from inspector.checkpoint.outside import lies_inside
-from inspector.checkpoint.own_folders import private_folder, read_own, remove_abandoned
+from inspector.checkpoint.own_folders import (
+    private_folder,
+    read_own,
+    remove_abandoned,
+    state_dir,
+    temporary_folder,
+)
 from inspector.checkpoint.storage.base import is_url
 from inspector.errors import StorageError, UsageError
 from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids, remove_scratch
@@ -33,6 +41,7 @@ __all__ = [
     "RunFolder",
     "link_package",
     "make_scratch",
+    "meeting_folder",
     "prune_runs",
     "recorded_runs",
     "remove_leftovers",
@@ -59,17 +68,12 @@ _MAX_REMOVED = 50
 
 def runs_dir() -> Path:
     """The folder of all runs, under the user's state directory."""
-    return _state_dir() / "runs"
+    return state_dir() / "runs"
 
 
 def scratch_dir() -> Path:
     """Where scratch folders are made if nothing else is better."""
-    return _state_dir() / "scratch"
-
-
-def _state_dir() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state, "hsdp-inspect")
+    return state_dir() / "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ def _make(stem: str, inspected: str, num_bytes: int) -> Path:
         try:
             if inspected and not is_url(inspected) and lies_inside(parent, inspected):
                 break
-            private_folder(parent, _state_dir())
+            private_folder(parent, state_dir())
             if _room(parent) < num_bytes:
                 break
             path.mkdir(_MODE)
@@ -235,6 +239,34 @@ def link_package(folder: str | Path) -> None:
         link.symlink_to(_PACKAGE)
 
 
+@contextmanager
+def meeting_folder() -> Iterator[str]:
+    """A folder for this user alone, in which a job's processes meet; empty where none can be.
+
+    It takes a disk that knows locks, as torch's file store wants.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder())
+            is_usable = _has_locks(folder)
+        except OSError:
+            folder, is_usable = "", False
+        yield folder if is_usable else ""
+
+
+def _has_locks(folder: str) -> bool:
+    try:
+        import fcntl  # lazy: not on every system
+    except ImportError:
+        return True  # torch's store asks the system itself.
+    with open(os.path.join(folder, "lock"), "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
 def make_scratch(parent: str | Path) -> str:
     """A new, empty scratch folder under `parent`; the guard removes it.
 
@@ -243,7 +275,7 @@ def make_scratch(parent: str | Path) -> str:
     """
     try:
         if Path(parent) == scratch_dir():
-            private_folder(scratch_dir(), _state_dir())
+            private_folder(scratch_dir(), state_dir())
         Path(parent).mkdir(parents=True, exist_ok=True)
         return tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=Path(parent).absolute())
     except OSError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,14 @@ class Local:
     @property
     def num_elements(self) -> int:
         return math.prod(self.sizes)
+
+    def head(self, num_bytes: int) -> Local:
+        """Its first rows, of not more bytes than these (but one row, at least)."""
+        if not self.sizes or len(self.data) <= num_bytes:
+            return self
+        row = math.prod(self.sizes[1:]) * self.itemsize
+        rows = max(num_bytes // row, 1)
+        return replace(self, data=self.data[: rows * row], sizes=(rows, *self.sizes[1:]))
 
     def part(self, offsets: Sequence[int], sizes: Sequence[int]) -> Bytes:
         """The bytes of a box (in the tensor's indices) in C order: a view if they lie together."""
@@ -133,6 +141,22 @@ class RegionTally:
         if (verdict, text) not in self.problems:
             self.problems.append((verdict, text))
         self.file = self.file or file
+
+    def add(self, part: RegionTally) -> None:
+        """Take in what was found out about more of the entry."""
+        self.num_elements += part.num_elements
+        self.num_compared += part.num_compared
+        self.num_different += part.num_different
+        self.num_unwritten += part.num_unwritten
+        self.num_uncovered += part.num_uncovered
+        self.bytes_read += part.bytes_read
+        self.is_partial |= part.is_partial
+        self.entry = part.entry
+        if part.first_index is not None:
+            self.differ(part.first_index, part.expected, part.found, part.file)
+        self.file = self.file or part.file
+        for verdict, text in part.problems:
+            self.problem(verdict, text)
 
     @property
     def verdict(self) -> str:

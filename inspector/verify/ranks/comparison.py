@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
+from inspector.layout.rows import RowBlock
 from inspector.verify.ranks.compare import Bytes, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt
 from inspector.verify.ranks.stored import StoredReader
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from inspector.verify.ranks.targets import Targets
     from inspector.verify.seams import Seams
 
-__all__ = ["WaveComparison", "tell"]
+__all__ = ["RowLedger", "WaveComparison", "tell"]
 
 
 def tell(
@@ -58,8 +59,33 @@ def tell(
     )
 
 
+class RowLedger:
+    """What the blocks of rows of one tensor came to so far; it is told once, at the last of them.
+
+    `corrupt` are payloads found corrupt in blocks before, which reach into those that follow.
+    """
+
+    def __init__(self) -> None:
+        self.corrupt: list[Corrupt] = []
+        self._tallies: dict[tuple[str, int | None], tuple[int, RegionTally]] = {}
+
+    def add(
+        self, phase: str, hop: int | None, tally: RegionTally, rows: RowBlock
+    ) -> RegionTally | None:
+        """Take one block's tally; that of the whole tensor, if it was the last one."""
+        count, whole = self._tallies.pop((phase, hop), (0, RegionTally(tally.fqn, 0)))
+        whole.add(tally)
+        if count + 1 == rows.count:
+            return whole
+        self._tallies[phase, hop] = count + 1, whole
+        return None
+
+
 class WaveComparison:
     """Compares what one rank holds of a wave.
+
+    What is compared is told in the indices of the whole tensors, also where a wave is a block of
+    rows of one.
 
     Attributes:
         locals: This rank's shards, by fqn.
@@ -76,7 +102,9 @@ class WaveComparison:
         entries: dict[str, list[BytesEntry]],
         positions: dict[str, int],
         reporter: Reporter,
+        rows: RowBlock | None = None,
     ) -> None:
+        self._rows = rows
         self.locals: dict[str, Local] = {}
         self.raw: dict[str, bytes] = {}
         self.tallies: dict[str, RegionTally] = {}
@@ -93,14 +121,15 @@ class WaveComparison:
     def hold(self, failures: dict[str, str], seams: Seams | None) -> None:
         """Take the loaded shards as bytes; note what cannot be compared."""
         for fqn, tensor in self._tensors.items():
-            _, sizes = self._grid.box(tensor.shape)
+            offsets, sizes = self._box(tensor)
             tally = self.tallies[fqn] = RegionTally(
                 fqn, math.prod(sizes), entry=self._positions[fqn]
             )
             if fqn in failures:
                 tally.problem("FAILED", failures[fqn])
             try:
-                local = self._targets.local(tensor)
+                loaded = tensor if self._rows is None else self._rows.of(tensor)
+                local = replace(self._targets.local(loaded), offsets=offsets)
             except ValueError as error:
                 tally.problem("SHAPE", str(error))
                 continue
@@ -116,10 +145,10 @@ class WaveComparison:
             tally = self.tallies[fqn] = RegionTally(
                 fqn, len(data or b""), entry=self._positions[fqn]
             )
-            if data is None:
-                tally.problem("FAILED", failures.get(fqn, "dcp.load did not bring it"))
-            else:
+            if data is not None:
                 self.raw[fqn] = data
+            if data is None or fqn in failures:
+                tally.problem("FAILED", failures.get(fqn, "dcp.load did not bring it"))
 
     def run(self, *, check_crc: bool) -> dict[str, RegionTally]:
         """Read every payload this rank has to, in the order of its bytes, and compare."""
@@ -143,7 +172,8 @@ class WaveComparison:
     def again(self, fqn: str) -> RegionTally:
         """Compare one entry once more."""
         old = self.tallies[fqn]
-        tally = self.tallies[fqn] = RegionTally(fqn, old.num_elements, entry=old.entry)
+        held = self.locals[fqn].num_elements if fqn in self.locals else old.num_elements
+        tally = self.tallies[fqn] = RegionTally(fqn, held, entry=old.entry)
         if fqn in self._tensors:
             if fqn in self.locals:
                 count_uncovered(self._tensors[fqn], self.locals[fqn], tally)
@@ -155,13 +185,16 @@ class WaveComparison:
         return tally
 
     def against(self, fqn: str, data: Bytes) -> RegionTally:
-        """Compare other bytes than this rank holds of an entry, as its own are compared."""
+        """Compare other bytes than this rank holds of an entry, as its own are compared.
+
+        Of a tensor they may be those of the first rows (`Local.head`).
+        """
         held = self.locals.get(fqn)
         raw = self.raw.get(fqn)
         self._is_trial = True
         try:
             if held is not None:
-                self.locals[fqn] = replace(held, data=data)
+                self.locals[fqn] = replace(held.head(len(data)), data=data)
             else:
                 self.raw[fqn] = data.tobytes()
             return self.again(fqn)
@@ -190,7 +223,7 @@ class WaveComparison:
         tensor = self._tensors.get(found.fqn)
         if tensor is None:
             return True
-        offsets, sizes = self._grid.box(tensor.shape)
+        offsets, sizes = self._box(tensor)
         ends = [o + n for o, n in zip(offsets, sizes, strict=True)]
         low, extent = found.offsets, found.sizes
         if found.index is not None:
@@ -200,9 +233,25 @@ class WaveComparison:
         )
 
     def _tasks(self, tensor: Tensor, check_crc: bool) -> list[ChunkTask]:
-        grid = self._grid
-        box = grid.box(tensor.shape)
-        return chunk_tasks(self._checkpoint, tensor, grid.mesh, grid.rank, box, check_crc=check_crc)
+        grid, local = self._grid, self.locals.get(tensor.fqn)
+        box = self._box(tensor) if local is None else (local.offsets, local.sizes)
+        return chunk_tasks(
+            self._checkpoint,
+            tensor,
+            grid.mesh,
+            grid.rank,
+            box,
+            check_crc=check_crc,
+            rows=self._rows,
+        )
+
+    def _box(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What this rank holds of a tensor: of the rows that are loaded, its part."""
+        if self._rows is None:
+            return self._grid.box(tensor.shape)
+        shape = (self._rows.last - self._rows.first, *tensor.shape[1:])
+        (first, *rest), sizes = self._grid.box(shape)
+        return (self._rows.first + first, *rest), sizes
 
     def _one(self, task: ChunkTask) -> None:
         fqn = self._checkpoint.columns.fqns[task.tensor]

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from inspector.checkpoint.payload.crc import crc32
 from inspector.errors import UsageError
 from inspector.verify.ranks.compare import Bytes, Local
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import MEETING, JobSpec
 
 if TYPE_CHECKING:
     from inspector.verify.ranks.targets import Targets
@@ -48,7 +48,7 @@ def start(spec: JobSpec) -> torch.device:
     """
     timeout = timedelta(seconds=max(spec.timeout_s, _GROUP_TIMEOUT_S))
     if spec.device != "cuda":
-        dist.init_process_group("gloo", timeout=timeout)
+        dist.init_process_group("gloo", timeout=timeout, **_meeting())
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if not torch.cuda.is_available() or not count:
@@ -64,8 +64,18 @@ def start(spec: JobSpec) -> torch.device:
     torch.cuda.set_device(device)
     torch.cuda.init()  # type: ignore[no-untyped-call]
     backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
-    dist.init_process_group(backend, timeout=timeout)
+    dist.init_process_group(backend, timeout=timeout, **_meeting())
     return device
+
+
+def _meeting() -> dict[str, Any]:
+    """By what the ranks find each other: a file, where the job has one, else what torchrun says."""
+    path = os.environ.get(MEETING)
+    if not path:
+        return {}
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(path, size)  # type: ignore[attr-defined, unused-ignore]
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def digest(data: Bytes | bytes) -> bytes:

@@ -28,13 +28,19 @@ from inspector.checkpoint.text import printable
 from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
 from inspector.verify.ranks.compare import RegionTally
-from inspector.verify.ranks.comparison import WaveComparison, tell
+from inspector.verify.ranks.comparison import RowLedger, WaveComparison, tell
 from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
-from inspector.verify.ranks.torch_dcp import HfFolder, LoadPlanner, make_reader, torch_metadata
+from inspector.verify.ranks.torch_dcp import (
+    HfFolder,
+    LoadPlanner,
+    make_reader,
+    torch_metadata,
+    unpickle,
+)
 from inspector.verify.ranks.vitals import Reporter, give_back_memory
 from inspector.verify.ranks.witness.canary import (
     CopyCanaries,
@@ -71,6 +77,7 @@ class RankJob:
     hf: HfFolder | None = None
     hf_error: str = ""
     broken_saves: int = 0
+    num_unpickled: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     #: Bytes changed on purpose that were reported, by what reported them (`witness.canary`).
     canaries: Counter[str] = field(default_factory=Counter)
@@ -82,21 +89,30 @@ class RankJob:
 
 def run_waves(job: RankJob, waves: list[Wave]) -> None:
     """Verify every wave, and tell what came out."""
+    ledger = RowLedger()
     for number, wave in enumerate(waves):
-        _Wave(job, wave, number, len(waves)).run()
+        if wave.is_first:
+            ledger = RowLedger()
+        _Wave(job, wave, number, len(waves), ledger).run()
         give_back_memory()
 
 
 class _Wave:
     """One wave on its way."""
 
-    def __init__(self, job: RankJob, wave: Wave, number: int, num_waves: int) -> None:
+    def __init__(
+        self, job: RankJob, wave: Wave, number: int, num_waves: int, ledger: RowLedger
+    ) -> None:
         self._job = job
+        self._ledger = ledger
         self._number, self._num_waves = number, num_waves
         columns = job.checkpoint.columns
+        self._rows = wave.rows
         self._tensors: dict[str, Tensor] = {}
         for index in wave.tensors:
             self._tensors[columns.fqns[index]] = columns.tensor(index)
+        #: What is loaded and saved of them.
+        self._parts = {tensor.fqn: tensor for tensor in wave.tensors_of(job.checkpoint)}
         self._entries: dict[str, list[BytesEntry]] = {}
         for index in wave.entries:
             entry = job.checkpoint.bytes_entries[index]
@@ -106,8 +122,8 @@ class _Wave:
             fqn = job.checkpoint.bytes_entries[index].fqn
             self._positions[fqn] = job.checkpoint.num_tensors + index
         self._variants = {fqn for fqn, entries in self._entries.items() if len(entries) > 1}
-        #: Name of the canary, which is no part of the progress.
-        self._uncounted = ""
+        #: Names of the canaries, which are no part of the progress.
+        self._uncounted: frozenset[str] = frozenset()
 
     def run(self) -> None:
         job = self._job
@@ -115,6 +131,8 @@ class _Wave:
         targets = self._targets(job.grids[0])
         failures = self._load(targets, job.checkpoint.path, is_original=True)
         self._leave_packed(targets, failures)
+        if job.spec.unpickle:
+            self._unpickle(targets, failures)
         bad = self._compare("compare", targets, failures, check_crc=True)
         if len(job.grids) > 1:
             bad |= self._leave_variants()
@@ -125,13 +143,14 @@ class _Wave:
             folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", _name(hop, targets.grid))
             self._phase("save", targets.grid, hop=hop, folder=str(folder))
             names = set(targets.state)
-            canary = SavedCanary(targets, self._tensors, self._entries, names)
-            self._uncounted = canary.name
-            tensors = self._tensors | canary.tensors
-            if not save(job.reporter, job.seams, targets, folder, hop, tensors, names):
+            canary = SavedCanary(targets, names, 31 * self._number + hop)
+            self._uncounted = canary.names
+            tensors = {**self._parts, canary.tensor.fqn: canary.tensor}
+            if not save(job.reporter, job.seams, targets, folder, hop, tensors, names, self._rows):
                 job.broken_saves += 1
                 self._remove(folder)
                 return
+            canary.forget(targets)
             # The shards of one mesh at a time.
             del targets
             give_back_memory()
@@ -173,6 +192,29 @@ class _Wave:
                     "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
                 )
 
+    def _unpickle(self, targets: Targets, failures: dict[str, str]) -> None:
+        """Load every bytes entry as torch would, on every rank; they are compared all the same."""
+        job = self._job
+        unread: dict[str, str] = {}
+        for fqn in self._entries:
+            data = targets.local_bytes(fqn) if fqn in targets.state else None
+            if data is None:
+                continue
+            verdict, why = unpickle(data)
+            if verdict == "FAILED":
+                failures.setdefault(fqn, why)
+            elif verdict == "NOT_VERIFIED":
+                unread[fqn] = why
+            else:
+                job.num_unpickled += 1
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, unread)
+        if job.rank == 0:
+            for fqn, why in {f: w for told in everyone for f, w in told.items()}.items():
+                job.reporter.send(
+                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
+                )
+
     def _leave_variants(self) -> set[str]:
         """Per-rank metadata may hold a value for each rank; a joint save keeps one of them."""
         if self._job.rank == 0:
@@ -202,7 +244,7 @@ class _Wave:
             from inspector.verify.ranks.targets import GhostTargets
 
             targets = GhostTargets(grid, via)
-        for fqn, tensor in self._tensors.items():
+        for fqn, tensor in self._parts.items():
             if names is None or fqn in names:
                 targets.add(tensor)
         for fqn, entries in self._entries.items():
@@ -234,9 +276,9 @@ class _Wave:
             if job.hf_error:
                 failures.update(dict.fromkeys(names, f"dcp.load raises {job.hf_error}"))
                 return
-            reader = job.hf.reader()
+            reader = job.hf.reader(None if self._rows is None else (names[0], self._rows))
         elif is_original:
-            tensors = [self._tensors[n] for n in names if n in self._tensors]
+            tensors = [self._parts[n] for n in names if n in self._parts]
             entries = [entry_of(self._entries[n], job.rank) for n in names if n in self._entries]
             metadata = torch_metadata(job.checkpoint, tensors, entries)
         planner = LoadPlanner(
@@ -265,7 +307,7 @@ class _Wave:
             targets.state[fqn].data = data
         for fqn, failure in planner.failures.items():
             failures[fqn] = f"dcp.load raises {reason(failure)}"
-        job.reporter.advance(0, len(names) - (self._uncounted in names))
+        job.reporter.advance(0, len(set(names) - self._uncounted))
 
     # --- compare
 
@@ -283,7 +325,8 @@ class _Wave:
         job = self._job
         fields = {} if hop is None else {"hop": hop}
         self._phase(phase, targets.grid, **fields)
-        reloaded = None if canary is None else canary.take(targets)
+        if canary is not None:
+            job.canaries["reload"] += canary.try_reload(targets)
         comparison = WaveComparison(
             job.checkpoint,
             job.reader,
@@ -292,22 +335,28 @@ class _Wave:
             self._entries,
             self._positions,
             job.reporter,
+            self._rows,
         )
         comparison.hold(failures, job.seams if phase == "compare" else None)
         tallies = comparison.run(check_crc=check_crc)
         job.canaries[phase] += try_comparison(comparison, phase)
-        if canary is not None:
-            job.canaries["reload"] += canary.try_reload(comparison, reloaded)
         if check_crc:
             job.canaries["checksums"] += try_checksums(job.reader)
         job.reader.close()
         found: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(found, job.reader.corrupt)
-        comparison.attribute([c for corrupt in found for c in corrupt], job.reader.corrupt)
+        corrupt = [c for of_rank in found for c in of_rank]
+        comparison.attribute([*corrupt, *self._ledger.corrupt], job.reader.corrupt)
+        if self._rows is not None:
+            self._ledger.corrupt += corrupt
         job.reader.corrupt = []
         for fqn, tally in tallies.items():
-            tell(job.reporter, phase, targets, tally, targets.via[fqn], **fields)
-            job.verdicts[tally.verdict] = job.verdicts.get(tally.verdict, 0) + 1
+            whole: RegionTally | None = tally
+            if self._rows is not None:
+                whole = self._ledger.add(phase, hop, tally, self._rows)
+            if whole is not None:
+                tell(job.reporter, phase, targets, whole, targets.via[fqn], **fields)
+                job.verdicts[whole.verdict] = job.verdicts.get(whole.verdict, 0) + 1
         bad = {f for f, t in tallies.items() if t.verdict not in ("EXACT", "EMPTY")}
         for fqn, local in comparison.locals.items():
             job.seams.compared(fqn, local)

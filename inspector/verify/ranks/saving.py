@@ -17,6 +17,7 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import format_bytes
 from inspector.checks.judge import judge
 from inspector.errors import InspectError
+from inspector.layout.rows import RowBlock
 from inspector.verify.failures import describe_failure, is_out_of_memory
 from inspector.verify.ranks.compare import RegionTally
 from inspector.verify.ranks.comparison import tell
@@ -42,11 +43,12 @@ def save(
     hop: int,
     tensors: dict[str, Tensor],
     names: set[str],
+    rows: RowBlock | None = None,
 ) -> bool:
     """Save a wave as a checkpoint; whether there is one to reload, on every rank alike.
 
     Files are not synced: the folder is removed in a moment. `names` are the entries that count: the
-    canary does not.
+    canary does not. `rows` are those of the one tensor that is saved, if it is not all of them.
     """
     is_first = targets.grid.rank == 0
     told = [_lack_of_space(targets, folder, tensors) if is_first else ""]
@@ -68,7 +70,7 @@ def save(
     reporter.advance(num_bytes, len(names))
     reporter.progress(force=True)
     if is_first:
-        _check(reporter, folder, set(targets.state), targets, hop)
+        _check(reporter, folder, set(targets.state), targets, hop, rows)
     return True
 
 
@@ -99,7 +101,14 @@ def _lack_of_space(targets: Targets, folder: Path, tensors: dict[str, Tensor]) -
     )
 
 
-def _check(reporter: Reporter, folder: Path, names: set[str], targets: Targets, hop: int) -> None:
+def _check(
+    reporter: Reporter,
+    folder: Path,
+    names: set[str],
+    targets: Targets,
+    hop: int,
+    rows: RowBlock | None,
+) -> None:
     """Judge the folder; each error becomes a `tensor` or `failed` event of phase `save`."""
     try:
         checkpoint = open_checkpoint(str(folder))
@@ -118,6 +127,8 @@ def _check(reporter: Reporter, folder: Path, names: set[str], targets: Targets, 
         verdict = "MISSING" if finding.code in ("chunk-gap", "chunk-unstored") else "FAILED"
         tally.problem(verdict, f"in the saved folder: {finding.message}", finding.file)
         tally.first_index = finding.offsets
+        if rows is not None and finding.offsets:
+            tally.first_index = (rows.first + finding.offsets[0], *finding.offsets[1:])
         tell(reporter, "save", targets, tally, targets.via.get(finding.fqn, ""), hop=hop)
     saved = {*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)}
     for fqn in sorted(names - saved):

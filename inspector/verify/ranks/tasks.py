@@ -17,6 +17,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checks.metadata.cover import analyse
 from inspector.layout.geometry import Ints, intersect, volumes
 from inspector.layout.mesh import Mesh
+from inspector.layout.rows import RowBlock
 from inspector.verify.ranks.compare import POISON, Local, RegionTally
 
 __all__ = ["ChunkTask", "chunk_tasks", "count_uncovered", "entry_of", "is_checker"]
@@ -45,6 +46,7 @@ def chunk_tasks(
     box: tuple[tuple[int, ...], tuple[int, ...]],
     *,
     check_crc: bool,
+    rows: RowBlock | None = None,
 ) -> list[ChunkTask]:
     """The payloads of a tensor that a rank reads.
 
@@ -55,6 +57,7 @@ def chunk_tasks(
         rank: The rank.
         box: Offsets and sizes of the rank's shard.
         check_crc: Also those whose CRC32 this rank has to check.
+        rows: The block of rows that is verified, if not all are.
     """
     if not tensor.num_chunks:
         return []
@@ -63,6 +66,8 @@ def chunk_tasks(
     needed = hit & stored
     mine = _checkers(checkpoint, tensor, mesh) == rank if check_crc else np.zeros_like(needed)
     mine &= stored
+    if rows is not None:
+        mine &= rows.owns(tensor)
     return [
         ChunkTask(
             int(tensor.file[i]),

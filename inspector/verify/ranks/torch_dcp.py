@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,11 @@ from torch.futures import Future
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload
-from inspector.checkpoint.payload.payload import Payload
+from inspector.checkpoint.payload.payload import Payload, open_payload
 from inspector.checkpoint.payload.source import BytesSource, PayloadError, Source
+from inspector.checkpoint.text import printable
+from inspector.errors import InspectError
+from inspector.layout.rows import RowBlock
 from inspector.verify.failures import is_out_of_memory, reason
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "refuses",
     "torch_dtype",
     "torch_metadata",
+    "unpickle",
 ]
 
 
@@ -134,7 +138,7 @@ class LoadPlanner(DefaultLoadPlanner):
     Args:
         on_read: Told the bytes of every region that was written.
         edit_plan: A fault to plant in the local plan (tests).
-        uncounted: An entry whose bytes `on_read` is not told of (the canary).
+        uncounted: Entries whose bytes `on_read` is not told of (the canaries).
 
     Attributes:
         raw: Bytes entries as they came.
@@ -145,7 +149,7 @@ class LoadPlanner(DefaultLoadPlanner):
         self,
         on_read: Callable[[int], None] = lambda _: None,
         edit_plan: Callable[[LoadPlan], LoadPlan] | None = None,
-        uncounted: str = "",
+        uncounted: Collection[str] = (),
     ) -> None:
         super().__init__()
         self._uncounted = uncounted
@@ -173,7 +177,7 @@ class LoadPlanner(DefaultLoadPlanner):
 
     def _count(self, read_item: Any, num_bytes: int) -> None:
         self.done.add(id(read_item))
-        if read_item.dest_index.fqn != self._uncounted:
+        if read_item.dest_index.fqn not in self._uncounted:
             self._on_read(num_bytes)
 
 
@@ -251,8 +255,11 @@ class HfFolder:
         self.metadata: Metadata | None = None
         self._names = names
 
-    def reader(self) -> Any:
+    def reader(self, rows: tuple[str, RowBlock] | None = None) -> Any:
         """A reader of it; one for each load.
+
+        Args:
+            rows: The tensor that is loaded, and the rows of it, if they are not all.
 
         Raises:
             ImportError: This torch has none, or the safetensors package is not there.
@@ -264,6 +271,8 @@ class HfFolder:
 
         reader: Any = _HfReader(path=self.path)
         reader.metadata = self.metadata
+        if rows is not None and self.metadata is not None:
+            reader.metadata = _rows_of(self.metadata, *rows)
         if self._names is not None:
             names, ls = self._names, reader.fs.ls
             # Of several sets in a folder one was asked for; torch's reader knows no sets.
@@ -277,6 +286,21 @@ class HfFolder:
             Exception: What torch raises.
         """
         self.metadata = self.reader().read_metadata()
+
+
+def _rows_of(metadata: Metadata, fqn: str, rows: RowBlock) -> Metadata:
+    """The same with some rows of a tensor as a tensor (as `RowBlock.of`), and nothing else."""
+    held: Any = metadata.state_dict_metadata[fqn]
+    places: Any = metadata.storage_data
+    chunks, storage = [], {}
+    for chunk in held.chunks:
+        offsets = torch.Size((chunk.offsets[0] - rows.first, *chunk.offsets[1:]))
+        if chunk.offsets[0] < rows.last and offsets[0] + chunk.sizes[0] > 0:
+            chunks.append(ChunkStorageMetadata(offsets, chunk.sizes))
+            storage[MetadataIndex(fqn, offsets)] = places[MetadataIndex(fqn, chunk.offsets)]
+    size = torch.Size((rows.last - rows.first, *held.size[1:]))
+    part = dataclasses.replace(held, size=size, chunks=chunks)
+    return dataclasses.replace(metadata, state_dict_metadata={fqn: part}, storage_data=storage)
 
 
 class SavePlanner(DefaultSavePlanner):
@@ -302,6 +326,34 @@ class SavePlanner(DefaultSavePlanner):
         if isinstance(object, RawBytes):
             return io.BytesIO(object.data or b"")
         return super().transform_object(write_item, object)
+
+
+def unpickle(data: bytes) -> tuple[str, str]:
+    """Load a bytes entry as `dcp.load` does, with all that its pickle brings along.
+
+    Returns:
+        What came of it and why: `EXACT`, `NOT_VERIFIED` (not let in, or a class is not there), or
+        `FAILED`.
+    """
+    try:
+        payload = open_payload(BytesSource(memoryview(data)), is_tensor=False)
+    except InspectError as error:
+        return "NOT_VERIFIED", f"not unpickled: {error.message}"
+    if payload.unsafe or payload.not_scanned:
+        what = payload.not_scanned or f"it names {printable(payload.unsafe[0], 80)}, code to be run"
+        return "NOT_VERIFIED", f"compared as bytes, and not unpickled: {what}"
+    try:
+        torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except (ImportError, AttributeError) as error:
+        named = payload.unknown[0] if payload.unknown else getattr(error, "name", None) or "?"
+        package = printable(named.partition(".")[0], 60)
+        return "NOT_VERIFIED", (
+            f"compared as bytes, and not unpickled: it needs {printable(named, 120)}, which is not "
+            f"there ({printable(reason(error), 200)}); --import {package} brings it in, where it is"
+        )
+    except Exception as error:
+        return "FAILED", f"torch.load raises {reason(error)}"
+    return "EXACT", ""
 
 
 def plain(source: Source, dtype: str, sizes: tuple[int, ...]) -> tuple[Source, Payload]:

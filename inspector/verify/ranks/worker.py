@@ -26,7 +26,7 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
     heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
     failed     kind, message, stack; is_echo if it only says that another rank is gone
     bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, stored_dtypes (how
-               many, on rank 0), verdicts by word,
+               many, on rank 0), unpickled (bytes entries), verdicts by word,
                canaries (bytes changed on purpose and reported, by what reported them),
                peak_anon_bytes, peak_rss_bytes, elapsed_s. A rank without it did not finish,
                whatever its exit code
@@ -218,6 +218,7 @@ def verify(
         payloads_unsummed=reader.num_unsummed,
         payload_faults=reader.num_corrupt,
         stored_dtypes=len(stored_dtypes),
+        unpickled=job.num_unpickled,
         verdicts=job.verdicts,
         canaries=dict(job.canaries),
         peak_anon_bytes=anon,
@@ -272,12 +273,14 @@ def _hf_folder(checkpoint: Checkpoint, storage: Storage) -> tuple[HfFolder | Non
 def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[str, str]) -> None:
     """Tell how much there is to do, and what is not verified."""
     reporter, columns = job.reporter, job.checkpoint.columns
-    tensors = [columns.tensor(i) for wave in waves for i in wave.tensors]
+    tensors = [columns.tensor(i) for wave in waves if wave.is_first for i in wave.tensors]
+    parts = [t for wave in waves for t in wave.tensors_of(job.checkpoint)]
     entries = [job.checkpoint.bytes_entries[i] for wave in waves for i in wave.entries]
     num_entries = len({e.fqn for e in entries})
-    count = len(tensors) + num_entries
+    # Of a tensor that comes in blocks of rows, each block counts.
+    count = len(parts) + num_entries
     raw = sum(e.byte_length for e in entries)
-    bytes_on = [raw + sum(_held(t, grid) for t in tensors) for grid in job.grids]
+    bytes_on = [raw + sum(_held(t, grid) for t in parts) for grid in job.grids]
     for phase in ("load", "compare"):
         reporter.expect(phase, bytes_on[0], count)
     for hop in range(max(len(job.grids) - 1, 1)):

@@ -38,8 +38,12 @@ CALLS_ITS_ARGUMENTS = frozenset(
         "numpy.random._pickle.__randomstate_ctor",
         "numpy.random._pickle.__generator_ctor",
         "numpy.random._pickle.__bit_generator_ctor",
+        "numpy.ma.core._mareconstruct",
         "builtins.iter",
         "__builtin__.iter",
+        "itertools.chain",
+        "itertools.cycle",
+        "itertools.islice",
     }
 )
 
@@ -58,14 +62,18 @@ MAKES_A_CALLABLE = frozenset(
 _BUILTIN = re.compile(
     r"""(builtins|__builtin__|exceptions)\.(
         [A-Z]\w*(Error|Exception|Warning|Exit|Interrupt|Iteration|ExceptionGroup)
-        |long|unicode|memoryview|iter|Ellipsis|NotImplemented|object|set|frozenset|list|tuple|dict
+        |(Base)?ExceptionGroup|long|unicode|memoryview|iter|Ellipsis|NotImplemented|object|set|frozenset|list|tuple|dict
         |bytes|basestring|property|staticmethod|classmethod|super
     )\Z
     |types\.(NoneType|EllipsisType|NotImplementedType|GenericAlias|UnionType|MappingProxyType)\Z
     |re\.(_compile|RegexFlag|Pattern)\Z
     |logging\.(getLogger|Logger|RootLogger)\Z
     |(functools\.partial|_?operator\.(attrgetter|itemgetter))\Z
-    |(time\.struct_time|array\.(array|_array_reconstructor)|itertools\.(count|repeat))\Z
+    |(time\.struct_time|array\.(array|_array_reconstructor)|decimal\.[A-Z]\w*)\Z
+    |itertools\.(count|repeat|chain|cycle|islice)\Z
+    |numpy\.ma\.(core\.)?(MaskedArray|_mareconstruct)\Z
+    |inspect\.(Parameter|Signature|_empty)\Z
+    |torch\.(return_types\.\w+|_C\.Generator)\Z
     |copyreg\.__newobj__\Z
     |(ipaddress\.IP\w+|zoneinfo\.ZoneInfo(\._unpickle)?)\Z
     """,
@@ -75,6 +83,13 @@ _BUILTIN = re.compile(
 # Names that are harmless to hold, and not to call.
 _HELD = re.compile(
     r"(builtins|__builtin__)\.(type|len|sum|min|max|abs|sorted|round|print|id|hash)\Z"
+    r"|_?operator\.(add|sub|mul|truediv|floordiv|mod|pow|lt|le|eq|ne|gt|ge|neg|and_|or_|not_)\Z"
+)
+
+# Enums in modules that hold code besides: an argument of Megatron-LM is a signal.
+_ENUMS = re.compile(
+    r"(signal\.(Signals|Handlers|Sigmasks)|http\.(HTTPStatus|HTTPMethod)"
+    r"|socket\.(AddressFamily|SocketKind)|inspect\._ParameterKind)\Z"
 )
 
 # torch's value classes; elsewhere in torch a class may start processes as soon as it is called
@@ -151,7 +166,7 @@ def judge_name(module: str, name: str, use: Use, *, weights_only: bool) -> Judge
         return "known"
     if module == "torch" and DTYPES.match(name):
         return "known"
-    if use <= Use.MADE and _HELD.match(full):
+    if (use <= Use.MADE and _HELD.match(full)) or (use != Use.CALLED and _ENUMS.match(full)):
         return "known"
     parts = name.split(".")
     root = module.partition(".")[0]

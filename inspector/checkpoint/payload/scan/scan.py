@@ -32,12 +32,23 @@ class Scan(NamedTuple):
         end: How many bytes were taken, from the first pickle's on.
         unknown: Classes that are not known but are only made, not called: `module.Name`.
         unsafe: Callables outside the allow list, and tricks that no pickler writes.
+        refused: Opcodes that torch's reader for tensors does not know, where it would read it.
     """
 
     root: Any
     end: int
     unknown: tuple[str, ...]
     unsafe: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+
+
+#: The opcodes of torch/_weights_only_unpickler.py, the same from torch 2.4 to 2.15.
+_OF_TENSORS = frozenset(
+    "GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "NONE NEWFALSE NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 "
+    "BINFLOAT BINUNICODE SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 "
+    "PROTO STOP".split()
+)
 
 
 def scan(
@@ -74,11 +85,14 @@ def scan(
 
     if isinstance(feed, Feed):
         feed.on_piece = check
+    refused: dict[str, None] = {}
     try:
         # `genops` takes what has `read` and `readline`; it is declared for whole binary files.
         for opcode, argument, _ in genops(feed):  # type: ignore[arg-type]
             if feed.passed:
                 argument, feed.passed = OTHER, False
+            if weights_only and opcode.name not in _OF_TENSORS:
+                refused[opcode.name] = None
             OPCODES[opcode.name](machine, argument)
         root = machine.pop()
     except PickleError as error:
@@ -90,4 +104,4 @@ def scan(
         what = f"the pickle is damaged ({type(error).__name__})"
         raise PickleError(what, machine.judgement()[1]) from error
     unknown, unsafe = machine.judgement()
-    return Scan(root if keep else None, feed.tell(), unknown, unsafe)
+    return Scan(root if keep else None, feed.tell(), unknown, unsafe, tuple(refused))

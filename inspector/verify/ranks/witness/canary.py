@@ -1,9 +1,10 @@
 """Canaries: bytes changed on purpose, in buffers of the job's own, that have to be reported.
 
 EXACT means that a comparison looked and found nothing; so each job first sees that what looks does
-find something. In every wave one byte is changed in a copy of what a rank holds, in a digest's
-data, in a payload with a checksum, and in an entry that is saved and loaded again beside the
-others. What does not report it ends the job: such a job has no verdict.
+find something. In every wave a byte is changed in a copy of what a rank holds (of a tensor and of
+a bytes entry: the first, one in the middle, the last), in a digest's data and in a payload with a
+checksum; and entries that are in no checkpoint are saved and loaded again beside the others. What
+does not report it ends the job: such a job has no verdict.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Collection
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from inspector.checkpoint.model import BytesEntry, Tensor
+from inspector.checkpoint.model import Tensor
 from inspector.errors import InspectError
-from inspector.verify.ranks.compare import Local
+from inspector.verify.ranks.compare import POISON, Bytes, Local, Region, RegionTally
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.torch_dcp import RawBytes
@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 _NAME = "canary of hsdp-inspect"
+#: Of what a rank holds, so much is copied.
+_MAX_COPY_BYTES = 1 << 20
+_REGION_BYTES = (5 << 19) + 3
 
 
 class BlindError(InspectError):
@@ -50,32 +53,60 @@ class BlindError(InspectError):
 
 
 def try_comparison(comparison: WaveComparison, phase: str) -> int:
-    """Change one byte in a copy of the smallest entry that this rank holds, and compare that.
+    """Change a byte in a copy of the smallest tensor, and bytes entry, of a rank, and compare that.
+
+    Of a large one its first rows stand for it.
 
     Returns:
-        How many entries were tried: 1, or 0 if this rank holds none that is equal.
+        How many bytes were changed: 0 if this rank holds no entry that is equal.
 
     Raises:
-        BlindError: It was not reported.
+        BlindError: One was not reported.
     """
-    held: dict[str, Any] = {f: local.data for f, local in comparison.locals.items()}
-    held |= comparison.raw
-    good = [f for f, data in held.items() if len(data) and comparison.tallies[f].verdict == "EXACT"]
-    if not good:
-        return 0
-    fqn = min(good, key=lambda f: (len(held[f]), f))
-    data = np.frombuffer(bytes(held[fqn]), np.uint8).copy()
-    at = len(data) // 2
-    data[at] ^= 1
-    local = comparison.locals.get(fqn)
-    index: tuple[int, ...] = (at,)
-    if local is not None:
-        inside = np.unravel_index(at // local.itemsize, local.sizes) if local.sizes else ()
-        index = tuple(int(i) + o for i, o in zip(inside, local.offsets, strict=True))
-    tally = comparison.against(fqn, data)
-    if tally.verdict != "DIFFER" or not tally.num_different or tally.first_index != index:
-        raise BlindError(f"{phase} did not report a byte that was changed on purpose")
-    return 1
+    _try_region(phase)
+    count = 0
+    for held in (comparison.locals, comparison.raw):
+        sizes = {f: len(h.data if isinstance(h, Local) else h) for f, h in held.items()}
+        good = [f for f, n in sizes.items() if n and comparison.tallies[f].verdict == "EXACT"]
+        if not good:
+            continue
+        fqn = min(good, key=lambda f: (sizes[f], f))
+        whole: Local | bytes = held[fqn]
+        local = None
+        if isinstance(whole, Local):
+            local = whole.head(_MAX_COPY_BYTES)
+            data = local.data
+        else:
+            data = np.frombuffer(whole, np.uint8)
+        for at in sorted({0, len(data) // 2, len(data) - 1}):
+            changed = data.copy()
+            changed[at] ^= 1
+            tally = comparison.against(fqn, changed)
+            if tally.verdict != "DIFFER" or tally.first_index != _index(local, at):
+                raise BlindError(f"{phase} did not report a byte that was changed on purpose")
+            count += 1
+    return count
+
+
+def _index(local: Local | None, at: int) -> tuple[int, ...]:
+    """The index in its entry of the element whose byte stands at `at`."""
+    if local is None:
+        return (at,)
+    inside = np.unravel_index(at // local.itemsize, local.sizes) if local.sizes else ()
+    return tuple(int(i) + o for i, o in zip(inside, local.offsets, strict=True))
+
+
+def _try_region(phase: str) -> None:
+    """The same in a private buffer of several of the pieces in which a region is compared."""
+    stored = (np.arange(_REGION_BYTES, dtype=np.uint32) % 251).astype(np.uint8)
+    for at in (0, _REGION_BYTES // 2, _REGION_BYTES - 1):
+        changed = stored.copy()
+        changed[at] ^= 1
+        tally = RegionTally(_NAME, _REGION_BYTES)
+        size = (_REGION_BYTES,)
+        Region(Local(changed, (0,), size, 1), (0,), size, tally, "").feed(stored)
+        if tally.verdict != "DIFFER" or tally.num_different != 1 or tally.first_index != (at,):
+            raise BlindError(f"{phase} did not report a byte that was changed on purpose")
 
 
 class CopyCanaries:
@@ -156,98 +187,62 @@ def require_scratch(reader: Any, scratch: str) -> None:
 
 
 class SavedCanary:
-    """A copy of one entry with a changed byte, which is saved and loaded again beside the others.
+    """A tensor and a bytes entry of the job's own, saved and loaded again beside a wave's entries.
 
     Args:
-        targets: What is about to be saved; it gets the copy.
-        tensors: The wave's tensors by name.
-        entries: Its bytes entries.
+        targets: What is about to be saved; it gets them.
         names: Names that are taken.
+        salt: A number that no other save of the job has.
     """
 
-    def __init__(
-        self,
-        targets: Targets,
-        tensors: dict[str, Tensor],
-        entries: dict[str, list[BytesEntry]],
-        names: Collection[str],
-    ) -> None:
-        self.name = _NAME
-        while self.name in names:
-            self.name += "."
-        self.fqn = ""
-        self._tensor: Tensor | None = None
-        self._entry: BytesEntry | None = None
-        # The same on every rank: the state dict has the same names there.
-        held = [tensors[f] for f in targets.state if f in tensors and tensors[f].num_elements]
-        if held:
-            tensor = min(held, key=lambda t: (t.num_bytes, t.fqn))
-            self.fqn = tensor.fqn
-            self._tensor = replace(tensor, fqn=self.name)
-            self._copy(targets, tensor)
-            return
-        raw = [f for f in targets.state if f in entries and targets.local_bytes(f)]
-        if raw:
-            self.fqn = min(raw)
-            self._entry = replace(entries[self.fqn][0], fqn=self.name)
-            data = bytearray(targets.local_bytes(self.fqn) or b"")
-            data[0] ^= 1
-            targets.add_bytes(self._entry)
-            targets.state[self.name].data = bytes(data)
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The copy, if it is a tensor, by its name."""
-        return {} if self._tensor is None else {self.name: self._tensor}
+    def __init__(self, targets: Targets, names: Collection[str], salt: int) -> None:
+        name = _NAME
+        while name in names or f"{name}: bytes" in names:
+            name += "."
+        rows = 8 * targets.grid.mesh.world_size  # Some of them for every rank of every mesh.
+        box = np.zeros((0, 1), np.int64)
+        none = np.zeros(0, np.int64)
+        self.tensor = Tensor(
+            -1, name, "uint8", (rows,), box, box, none.astype(np.int32), none, none
+        )
+        self._raw = f"{name}: bytes"
+        self.names = frozenset((name, self._raw))
+        self._pattern = ((np.arange(rows) * 7 + salt) % 251).astype(np.uint8)
+        self.add(targets)
+        targets.fill(self.tensor, self._part(targets))
+        targets.state[self._raw].data = self._pattern.tobytes()
 
     def add(self, targets: Targets) -> None:
-        """A place to load it into."""
-        if self._tensor is not None:
-            Targets.add(targets, self._tensor)
-        elif self._entry is not None:
-            targets.add_bytes(self._entry)
+        """A place for them."""
+        Targets.add(targets, self.tensor)
+        targets.state[self._raw] = RawBytes()
+        targets.via[self._raw] = "dtensor"
 
-    def take(self, targets: Targets) -> Local | bytes | None:
-        """What was loaded of it, out of the targets."""
-        if not self.fqn:
-            return None
-        held: Local | bytes | None = (
-            targets.local_bytes(self.name) if self._tensor is None else targets.local(self._tensor)
-        )
-        targets.drop({self.name})
-        targets.via.pop(self.name, None)
-        return held
+    def forget(self, targets: Targets) -> None:
+        """Once they are saved: what lies in memory still is not what was saved."""
+        targets.fill(self.tensor, np.full(len(self._part(targets)), POISON, np.uint8))
+        targets.state[self._raw].data = None
 
-    def try_reload(self, comparison: WaveComparison, held: Local | bytes | None) -> int:
-        """Compare what was loaded of it with the original's bytes.
+    def try_reload(self, targets: Targets) -> int:
+        """See that they were loaded, and take them out of the targets.
+
+        Returns:
+            How many were: 2.
 
         Raises:
-            BlindError: The changed byte was not reported where it is, or is there no more.
+            BlindError: One is not there, or not as it was saved.
         """
-        if not self.fqn:
-            return 0
-        data = held.data if isinstance(held, Local) else held
-        if data is None:
-            raise BlindError("the reload did not bring an entry that was saved")
-        if not len(data):
-            return 0
-        loaded = np.frombuffer(bytes(data), np.uint8).copy()
-        is_changed = not (isinstance(held, Local) and any(held.offsets))
-        if is_changed:
-            tally = comparison.against(self.fqn, loaded)
-            if tally.verdict != "DIFFER" or tally.first_index is None or any(tally.first_index):
-                raise BlindError("the reload did not bring a byte that was changed before the save")
-            loaded[0] ^= 1
-        # But for that byte it is the original.
-        if comparison.against(self.fqn, loaded).verdict != "EXACT":
-            raise BlindError("the reload did not bring what was saved")
-        return int(is_changed)
+        tensor, raw = targets.local(self.tensor).data, targets.local_bytes(self._raw)
+        targets.drop(set(self.names))
+        for name in self.names:
+            targets.via.pop(name, None)
+        if raw is None or raw != self._pattern.tobytes():
+            raise BlindError("the reload did not bring a bytes entry as it was saved")
+        if not np.array_equal(tensor, self._part(targets)):
+            raise BlindError("the reload did not bring a tensor as it was saved")
+        return len(self.names)
 
-    def _copy(self, targets: Targets, tensor: Tensor) -> None:
-        local = targets.local(tensor)
-        assert self._tensor is not None  # noqa: S101 - the caller has just set it
-        Targets.add(targets, self._tensor)
-        data = local.data.copy()
-        if len(data) and not any(local.offsets):
-            data[0] ^= 1
-        targets.fill(self._tensor, data)
+    def _part(self, targets: Targets) -> Bytes:
+        """This rank's part of the tensor."""
+        (first,), (count,) = targets.grid.box(self.tensor.shape)
+        return self._pattern[first : first + count]

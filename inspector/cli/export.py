@@ -1,0 +1,229 @@
+"""`hsdp-inspect export`: tensors of a checkpoint in files of another format."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from inspector.errors import UsageError
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.child.isolated import Child
+    from inspector.export.outcome import ExportReport
+    from inspector.export.selection import ExportRequest
+
+__all__ = ["commands"]
+
+_LEAST_MEMORY = 100 * 10**6
+
+
+@click.command()
+@click.argument("path")
+@click.argument("output", metavar="OUT")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["safetensors", "torch", "npz", "npy"]),
+    default="safetensors",
+    show_default=True,
+    help="torch: one file as torch.save writes it; npy: one tensor.",
+)
+@click.option(
+    "--filter",
+    "filter_text",
+    default="",
+    metavar="TEXT",
+    help="Only tensors whose names hold every word of TEXT; a word after ! must not occur.",
+)
+@click.option("--strip-prefix", "prefix", default="", metavar="TEXT", help="Taken off the names.")
+@click.option(
+    "--rename",
+    "rules",
+    metavar="FILE",
+    help="Rules, one a line: OLD -> NEW; a * is one part of a name, such as "
+    "layers.*.wq.weight -> layers.*.q_proj.weight. A name with spaces or stars stands in quotes.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bf16", "f16", "f32"]),
+    help="Floating point tensors in this type, rounded once to the nearest, ties to even.",
+)
+@click.option(
+    "--max-shard-size",
+    metavar="SIZE",
+    help="OUT becomes a folder of safetensors shards of at most this (5GB), with Hugging Face's "
+    "index.",
+)
+@click.option(
+    "--nested",
+    is_flag=True,
+    help="torch: dicts and lists as they were saved, where the checkpoint tells. [default: flat "
+    "names]",
+)
+@click.option(
+    "--allow-damaged", is_flag=True, help="Leave out what is damaged; the exit code is 1 then."
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT, once all is written.")
+@click.option(
+    "--memory",
+    default="300MB",
+    show_default=True,
+    metavar="SIZE",
+    help="What the process may take, about.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+def export(
+    path: str,
+    output: str,
+    form: str,
+    filter_text: str,
+    prefix: str,
+    rules: str | None,
+    dtype: str | None,
+    max_shard_size: str | None,
+    nested: bool,
+    allow_damaged: bool,
+    overwrite: bool,
+    memory: str,
+    as_json: bool,
+) -> int:
+    """Write the tensors of a checkpoint to OUT, each byte checked while it is read.
+
+    However large a tensor is and however it is scattered, memory stays what --memory says. What
+    is damaged (a gap, an overlap that differs, a wrong CRC32) is named, and nothing is written;
+    nothing is ever filled in. OUT appears when it is whole: it is written beside its place, read
+    again, held against the source, and then renamed. Bytes entries are no tensors and are left
+    out by name; with --format torch those that are plain values are written too. OUT may be - for
+    one tensor with --format npy.
+
+    Exit code 0: written; 1: something is damaged, or became infinite in --dtype; 2: it could not
+    be done.
+    """
+    from inspector.checkpoint.child.isolated import prefetch
+    from inspector.export.formats.safetensors import parse_size
+    from inspector.export.names import read_rules
+    from inspector.export.selection import ExportRequest
+
+    memory_bytes = parse_size(memory, "--memory")
+    if memory_bytes < _LEAST_MEMORY:
+        raise UsageError("--memory takes 100MB or more: the program itself takes most of that")
+    shard = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
+    request = ExportRequest(
+        form,
+        filter_text,
+        prefix,
+        () if rules is None else read_rules(rules),
+        dtype,
+        shard,
+        nested,
+    )
+    request.check()
+    child = prefetch(path)
+    try:
+        with _terminable():
+            report = _export(path, output, request, allow_damaged, overwrite, memory_bytes, child)
+    finally:
+        if child is not None:
+            child.stop()
+    return _tell(report, as_json=as_json)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl+C does: nothing stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _export(
+    path: str,
+    output: str,
+    request: ExportRequest,
+    allow_damaged: bool,
+    overwrite: bool,
+    memory_bytes: int,
+    child: Child | None,
+) -> ExportReport:
+    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
+    from inspector.checkpoint.text import printable
+    from inspector.export.run import export as run_export
+    from inspector.export.run import stream
+    from inspector.export.selection import select
+    from inspector.export.target import leftovers, refuse_target
+    from inspector.report.progress import PayloadLine, ReadingLine
+
+    target = locate_one(path)
+    is_pipe = output == "-"
+    if is_pipe:
+        _refuse_pipe(request)
+    else:
+        refuse_target(target, path, output, is_folder=request.is_folder, overwrite=overwrite)
+        left = leftovers(output)
+        for place in left:
+            sys.stderr.write(
+                f"hsdp-inspect: {printable(place)} was left by an export that was killed, or "
+                "belongs to one that still runs\n"
+            )
+    with ReadingLine(sys.stderr) as line:
+        checkpoint = read_checkpoint(target, progress=line, prefetched=child)
+    selection = select(checkpoint, target, request)
+    with PayloadLine(sys.stderr) as told:
+        if is_pipe:
+            write = sys.stdout.buffer.write
+            return stream(
+                checkpoint, target, selection, write, memory_bytes=memory_bytes, progress=told
+            )
+        report = run_export(
+            checkpoint,
+            target,
+            selection,
+            output,
+            allow_damaged=allow_damaged,
+            overwrite=overwrite,
+            memory_bytes=memory_bytes,
+            progress=told,
+        )
+    return replace(report, leftovers=tuple(left))
+
+
+def _refuse_pipe(request: ExportRequest) -> None:
+    if request.form != "npy":
+        raise UsageError("only --format npy goes to stdout", "OUT is a path")
+    if sys.stdout.isatty():
+        raise UsageError("a .npy is no text for a terminal", "send stdout to a file or a pipe")
+
+
+def _tell(report: ExportReport, *, as_json: bool) -> int:
+    from inspector.cli.output import print_pieces
+    from inspector.report.export import export_json, export_text
+
+    if report.output == "-":
+        # stdout has the tensor.
+        sys.stdout.buffer.flush()
+        if report.exit_code:
+            sys.stderr.writelines(f"{line}\n" for line in export_text(report))
+    elif as_json:
+        print_pieces(export_json(report))
+    else:
+        print_pieces(export_text(report), "\n")
+    return report.exit_code
+
+
+commands: list[click.Command] = [export]

@@ -1,0 +1,1 @@
+"""Tensors taken out of a checkpoint into files of other formats."""

@@ -1,0 +1,1 @@
+"""What files of each format look like: which bytes stand where."""

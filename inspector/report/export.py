@@ -1,0 +1,130 @@
+"""What an export wrote and left out, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.export.formats.numpy_files import is_raw
+from inspector.export.outcome import ExportReport, Omission
+from inspector.report.json import SCHEMA, dump
+
+if TYPE_CHECKING:
+    from inspector.report.documents.values import ExportDocument
+
+__all__ = ["export_json", "export_text"]
+
+_MAX_NAMED = 20
+_MAX_ENTRIES = 5
+
+
+def export_text(report: ExportReport) -> Iterator[str]:
+    """The lines of `export`."""
+    output = printable(report.output)
+    damaged = [item for item in report.left_out if item.kind == "damaged"]
+    foreign = [item for item in report.left_out if item.kind == "not-exportable"]
+    entries = [item for item in report.left_out if item.kind == "bytes"]
+    if report.verdict == "refused":
+        yield f"{output}: not written"
+    else:
+        what = plural(len(report.tensors), "tensor")
+        files = f", {plural(len(report.files), 'file')}" if report.files[0].name else ""
+        without = f"; WITHOUT {plural(len(damaged), 'damaged part')}" if damaged else ""
+        yield f"{output}: {what}, {format_bytes(report.num_bytes)}{files} ({report.form}){without}"
+        yield from _proof(report)
+    yield from _listed(damaged, "damaged, and left out" if report.tensors else "damaged")
+    yield from _listed(foreign, "whole, but of no type that can be written")
+    if damaged and not report.tensors:
+        yield "  --allow-damaged writes the rest without them; repair says what can be mended"
+    if foreign:
+        yield "  --filter '!NAME' leaves them out"
+    yield from _entries(entries)
+    yield from _dtypes(report)
+    for path in report.leftovers:
+        yield (
+            f"  {printable(path)} was left by an export that was killed, or belongs to one that "
+            "still runs"
+        )
+
+
+def _proof(report: ExportReport) -> Iterator[str]:
+    checked, unchecked = report.num_checked, report.num_unchecked
+    said = []
+    if checked:
+        said.append(f"{plural(checked, 'payload')} held against the CRC32 stored with them")
+    if unchecked:
+        said.append(f"{plural(unchecked, 'payload')} have none, and were taken as they are")
+    said.append("what was written was read again, and is what was read")
+    yield "  " + "; ".join(said)
+
+
+def _listed(items: list[Omission], what: str) -> Iterator[str]:
+    if not items:
+        return
+    yield f"  {what}: {len(items):,}"
+    for item in items[:_MAX_NAMED]:
+        yield f"    {printable(item.fqn, 200) or repr(item.fqn)}: {item.why}"
+    if len(items) > _MAX_NAMED:
+        yield f"    and {len(items) - _MAX_NAMED:,} more (--json lists all)"
+
+
+def _entries(entries: list[Omission]) -> Iterator[str]:
+    """The bytes entries that were left out: their names, and the reason once."""
+    if not entries:
+        return
+    names = ", ".join(printable(item.fqn, 80) or repr(item.fqn) for item in entries[:_MAX_ENTRIES])
+    more = f" and {len(entries) - _MAX_ENTRIES:,} more" if len(entries) > _MAX_ENTRIES else ""
+    what = plural(len(entries), "bytes entry", "bytes entries")
+    yield f"  left out: {what} ({names}{more}): {entries[0].why}"
+
+
+def _dtypes(report: ExportReport) -> Iterator[str]:
+    """What the reader has to know of the types."""
+    cast = [tensor for tensor in report.tensors if tensor.dtype != tensor.stored_dtype]
+    if cast:
+        yield (
+            f"  rounded to {cast[0].dtype}, to the nearest, ties to even: "
+            f"{plural(len(cast), 'tensor')}"
+        )
+    lost = [tensor for tensor in cast if tensor.num_overflowed]
+    for tensor in lost[:_MAX_NAMED]:
+        yield (
+            f"    {printable(tensor.fqn, 200)}: {plural(tensor.num_overflowed, 'element')} beyond "
+            f"the range of {tensor.dtype} became infinite"
+        )
+    if len(lost) > _MAX_NAMED:
+        yield f"    and {len(lost) - _MAX_NAMED:,} more (--json lists all)"
+    raw = sorted({t.dtype for t in report.tensors if is_raw(t.dtype)})
+    if raw and report.form in ("npz", "npy"):
+        yield (
+            f"  numpy has no {' or '.join(raw)}: the bits stand as raw bytes, "
+            f".view(ml_dtypes.{raw[0]}) reads them; --dtype f32 writes numbers"
+        )
+    for fqn, dtype in list(report.stored_dtypes.items())[:_MAX_NAMED]:
+        yield f"  {printable(fqn, 200)}: written as stored, {dtype}; the metadata says another"
+
+
+def export_json(report: ExportReport) -> Iterator[str]:
+    """The document of `export --json`."""
+    document: ExportDocument = {
+        "schema": SCHEMA,
+        "verdict": report.verdict,
+        "path": report.path,
+        "output": report.output,
+        "format": report.form,
+        "num_tensors": len(report.tensors),
+        "num_bytes": report.num_bytes,
+        "files": _dicts(report.files),
+        "tensors": _dicts(report.tensors),
+        "left_out": _dicts(report.left_out),
+        "checksums": {"checked": report.num_checked, "none_stored": report.num_unchecked},
+        "stored_dtypes": dict(report.stored_dtypes),
+        "leftovers": list(report.leftovers),
+    }
+    yield dump(document) + "\n"
+
+
+def _dicts(items: Iterable[Any]) -> list[Any]:
+    return [asdict(item) for item in items]

@@ -1,0 +1,330 @@
+"""`Watcher`: looks at a run again and again, and judges what is new in it once it is finished.
+
+The rule this module keeps: nothing is said of a step that is still being written or taken away. A
+step is judged when its listing has stood still for a while, and its report counts only if the
+listing is the same after it was read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.locate import folder_of
+from inspector.checkpoint.find.search import RunListing, discover
+from inspector.checkpoint.find.step_folders import StepFolder
+from inspector.checkpoint.storage.base import Entry, Storage
+from inspector.checks.judge import Deep
+from inspector.checks.run import JudgedRun, check_folder, judge_run
+from inspector.checks.steps import Judged, Step, steps_of
+from inspector.errors import InspectError
+from inspector.watch.memory import RunMemory
+
+__all__ = ["RunLook", "Watcher"]
+
+#: How long what was judged may be lost to a kill.
+_SAVE_S = 5.0
+_Listing = tuple[tuple[Found, ...], tuple[tuple[str, tuple[Entry, ...]], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLook:
+    """What one look at a run found.
+
+    Attributes:
+        run: The steps that are judged so far; None if the folder could not be listed.
+        problem: Why it could not, and a hint; empty strings if it could.
+        told: The steps of which something is known that was not before, oldest first.
+        gone: Folders of steps that were judged once and are no more.
+        waiting: Folders of steps that are being written, or have just been, each with why.
+        num_bytes: Bytes of payloads that were read for it.
+    """
+
+    run: JudgedRun | None
+    problem: tuple[str, str] = ("", "")
+    told: tuple[Step, ...] = ()
+    gone: tuple[str, ...] = ()
+    waiting: tuple[tuple[str, str], ...] = ()
+    num_bytes: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """That of `check` for the steps that are judged; 2 if there is none or not all was seen."""
+        if self.run is None or not self.run.judged:
+            return 2
+        return self.run.exit_code
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A step's listing, and since when it is so, by the clock that only grows."""
+
+    listing: _Listing
+    since: float
+
+
+class Watcher:
+    """The steps of a run, judged as they come.
+
+    Args:
+        path: The run's folder, or its URL.
+        memory: What was judged before.
+        deep: Reads the payloads as well.
+        settle_s: Seconds that a step's listing stands still before it is judged.
+        stale_s: Seconds after which a save that was begun and does not go on is told as
+            unfinished; earlier, if a later step was finished.
+        clock: Seconds that only grow.
+        now: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        memory: RunMemory,
+        *,
+        deep: Deep | None = None,
+        settle_s: float = 30.0,
+        stale_s: float = 1800.0,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._path, self._memory, self._deep = path, memory, deep
+        self._settle_s, self._stale_s = settle_s, stale_s
+        self._clock, self._now = clock, now
+        self._seen: dict[str, _Seen] = {}
+        self._told: dict[str, tuple[object, ...]] = {}
+        self._is_first = True
+        self._saved = clock()
+        #: Why what was judged could not be remembered; empty if it could.
+        self.memory_problem = ""
+
+    def look(self, each: Callable[[Step], object] = lambda step: None) -> RunLook:
+        """List the run, and judge what is new in it and stands still.
+
+        Args:
+            each: Told each step of `RunLook.told` as soon as it is known; damaged ones before the
+                next is read, since reading them all may take hours.
+
+        Raises:
+            Cancelled: Whoever runs this thread said so; what was judged until then is remembered.
+        """
+        try:
+            # Anew each time: a run may come, go and come again.
+            run = discover(folder_of(self._path))
+        except InspectError as error:
+            return RunLook(None, (error.message, error.hint))
+        folders = run.step_folders()
+        self._note(run, folders)
+        ready, waiting = self._sorted(folders)
+        self._memory.keep_only(run)
+        if self._is_first:
+            # What was told before this process began; its findings lie in the memory.
+            known = self._known(run, folders)
+            before = judge_run(run.only(item.found for item in known), known)
+            self._told = {step.path: _said(step) for step in before.steps}
+        self._is_first = False
+        num_bytes = 0
+        told: list[Step] = []
+
+        def tell(steps: Iterable[Step]) -> None:
+            for step in self._news(steps):
+                told.append(step)
+                each(step)
+
+        # The newest is what is waited for.
+        for folder in reversed(ready):
+            read, is_same = self._judge(run, folder)
+            num_bytes += read
+            if not is_same:
+                waiting.append((folder.path, "it changed while it was read"))
+                continue
+            # Damage at once; whether one resumes from a sound step, the others have a part in.
+            known = self._known(run, folders)
+            steps = steps_of(run.only(item.found for item in known), known)
+            early = self._early(steps, folders)
+            tell(step for step in steps if step.verdict != "sound" and step not in early)
+            self._save(_SAVE_S)
+        known = self._known(run, folders)
+        judged = judge_run(run.only(item.found for item in known), known)
+        early = self._early(judged.steps, folders)
+        if early:
+            waiting += [(step.path, "the rest of it may still be to come") for step in early]
+            parts = {part.found for step in early for part in step.parts}
+            known = [item for item in known if item.found not in parts]
+            judged = judge_run(run.only(item.found for item in known), known)
+        tell(judged.steps)
+        self._save()
+        paths = {folder.path for folder in folders}
+        gone = tuple(path for path in self._told if path not in paths)
+        for path in gone:
+            del self._told[path]
+        if waiting:
+            # A tracker may name what is not judged yet.
+            judged = replace(judged, findings=())
+        return RunLook(
+            judged, told=tuple(told), gone=gone, waiting=tuple(waiting), num_bytes=num_bytes
+        )
+
+    def _note(self, run: RunListing, folders: list[StepFolder]) -> None:
+        """Note since when each step's listing is as it is."""
+        clock = self._clock()
+        seen = {}
+        for folder in folders:
+            listing = _listing(run, folder)
+            before = self._seen.get(folder.path)
+            if before is not None and before.listing == listing:
+                seen[folder.path] = before
+                continue
+            since = clock
+            if self._is_first and before is None:
+                since -= self._age_s(run.storage, folder)
+            seen[folder.path] = _Seen(listing, since)
+        self._seen = seen
+
+    def _age_s(self, storage: Storage, folder: StepFolder) -> float:
+        """How long a step that was there before us has stood still, by its times; 0 if unsure."""
+        times: list[float] = []
+        for part in folder.parts:
+            local = storage.local_path(part.path)
+            if local is None or part.modified_s is None:
+                return 0.0  # A file that was taken away leaves no time behind in a bucket.
+            times.append(part.modified_s)
+            try:
+                # Of the folder, and not to be set back: a copy keeps the times of what it copies.
+                times.append(os.stat(local).st_ctime)
+            except OSError:
+                return 0.0
+        return max(self._now() - max(times), 0.0)
+
+    def _sorted(self, folders: list[StepFolder]) -> tuple[list[StepFolder], list[tuple[str, str]]]:
+        """The steps to be judged now, and those to be waited for."""
+        clock = self._clock()
+        ready, waiting = [], []
+        for folder in folders:
+            seen = self._seen.get(folder.path)
+            if seen is None:
+                continue  # It changed while it was read.
+            still_s = clock - seen.since
+            is_begun = any(part.state == "unfinished" for part in folder.parts)
+            is_known = all(self._memory.get(part) is not None for part in folder.parts)
+            if is_known and (still_s >= self._settle_s or not is_begun):
+                continue
+            if still_s < self._settle_s:
+                waiting.append((folder.path, "it is being written"))
+            elif is_begun and still_s < self._stale_s and not _is_overtaken(folder, folders):
+                waiting.append((folder.path, "its save has not finished"))
+            else:
+                ready.append(folder)
+        return ready, waiting
+
+    def _judge(self, run: RunListing, folder: StepFolder) -> tuple[int, bool]:
+        """Judge a step's parts; the bytes that were read, and whether it is still the same."""
+        parts = [part for part in folder.parts if self._memory.get(part) is None]
+        judged = list(check_folder(run.storage, found=parts, deep=self._deep))
+        num_bytes = sum(item.report.checked.payload_bytes for item in judged)
+        if not _is_same(run, folder):
+            self._seen.pop(folder.path, None)
+            return num_bytes, False
+        for item in judged:
+            self._memory.put(item)
+        return num_bytes, True
+
+    def _save(self, at_least_s: float = 0.0) -> None:
+        """Write what was judged, if that is so long ago."""
+        now = self._clock()
+        if now - self._saved < at_least_s:
+            return
+        self._saved = now
+        try:
+            self._memory.save()
+        except (OSError, ValueError) as error:
+            self.memory_problem = getattr(error, "strerror", None) or str(error)
+
+    def _early(self, steps: Sequence[Step], folders: list[StepFolder]) -> list[Step]:
+        """The newest steps that are whole as far as they go, but are perhaps not all there.
+
+        The model's part may be finished long before the optimizer's is begun. Of the first step of
+        a run nothing tells whether one belongs to it.
+        """
+        is_told = any("optimizer" in (step.kinds or ()) for step in steps)
+        clock = self._clock()
+        early = []
+        for step in steps:
+            missing = any(finding.code == "part-missing" for finding in step.findings)
+            is_part = bool(step.lacks) or missing or (step.is_sound and not is_told)
+            folder = next((folder for folder in folders if folder.path == step.path), None)
+            seen = self._seen.get(step.path)
+            if not is_part or folder is None or seen is None or _is_overtaken(folder, folders):
+                continue
+            if all(map(step.is_fine, step.parts)) and clock - seen.since < self._stale_s:
+                early.append(step)
+        return early
+
+    def _known(self, run: RunListing, folders: list[StepFolder]) -> list[Judged]:
+        """The reports of all steps that are judged, as they are listed now."""
+        waiting = {path for path, _ in self._sorted(folders)[1]}
+        known: list[Judged] = []
+        for folder in folders:
+            parts = [self._memory.get(part) for part in folder.parts]
+            # Of a step of which a part is written, no part is told.
+            if folder.path in self._seen and folder.path not in waiting and None not in parts:
+                known += [part for part in parts if part is not None]
+        return known
+
+    def _news(self, steps: Iterable[Step]) -> Iterator[Step]:
+        for step in steps:
+            said = _said(step)
+            if self._told.get(step.path) != said:
+                self._told[step.path] = said
+                yield step
+
+
+def _listing(run: RunListing, folder: StepFolder) -> _Listing:
+    """What of a listing stands for a step: its parts, and the files beside them."""
+    inside = f"{folder.path}/" if folder.path else ""
+    beside = [
+        (path, entries)
+        for path, entries in sorted(run.beside.items())
+        if path == folder.path or (inside and path.startswith(inside))
+    ]
+    return folder.parts, tuple(beside)
+
+
+def _is_same(run: RunListing, folder: StepFolder) -> bool:
+    """Whether a step's parts are listed as they were."""
+    for part in folder.parts:
+        where = part.path.rpartition("/")[0] if part.is_file else part.path
+        try:
+            here = discover(run.storage.join(where) if where else run.storage)
+        except InspectError:
+            return False
+        now = [replace(found, path=f"{where}/{found.path}".strip("/")) for found in here]
+        if not any(_is_alike(found, part) for found in now):
+            return False
+    return True
+
+
+def _is_alike(a: Found, b: Found) -> bool:
+    """Whether two listings show the same files; the step may be known from above alone."""
+    return replace(a, step=b.step) == b
+
+
+def _is_overtaken(folder: StepFolder, folders: list[StepFolder]) -> bool:
+    """Whether a later step of the same run was finished."""
+    return any(
+        other.series == folder.series
+        and other.step is not None
+        and folder.step is not None
+        and other.step > folder.step
+        and all(part.state == "complete" for part in other.parts)
+        for other in folders
+    )
+
+
+def _said(step: Step) -> tuple[object, ...]:
+    """What is told of a step, to know whether it is news."""
+    findings = [part.report.findings for part in step.parts]
+    return step.verdict, step.resumable, step.why_not, step.findings, *findings

@@ -1,0 +1,1 @@
+"""Damaged checkpoints, seals and recordings by the thousand, judged, and held against torch."""

@@ -1,0 +1,112 @@
+"""Asking for a path: what lies there, completion, and what is meant by what was typed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, OptionList
+
+from inspector.tui.app import InspectApp
+from inspector.tui.diff.screen import DiffScreen
+from inspector.tui.folder.ask_path import AskPathScreen
+from inspector.tui.folder.completion import (
+    Sibling,
+    SiblingListing,
+    completed,
+    list_folder,
+    matching_siblings,
+)
+from inspector.tui.folder.picker import PickerScreen
+from inspector.tui.screens.main import MainScreen
+from tests.conftest import SAMPLES
+from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
+
+STEPS = tuple(Sibling(f"step-{n}", "checkpoint") for n in (9, 10, 100))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for n in (9, 10, 100):
+        (tmp_path / "run" / f"step-{n}").mkdir(parents=True)
+        for file in (SAMPLES / "hsdp_2x2").iterdir():
+            os.link(file, tmp_path / "run" / f"step-{n}" / file.name)
+    (tmp_path / "run" / "logs\x1b[2J").mkdir()
+    (tmp_path / "run" / ".hidden").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("")
+    return tmp_path / "run"
+
+
+def test_a_folder_is_listed_as_people_sort_it(run: Path) -> None:
+    listing = list_folder(f"{run}/", lambda: False)
+    assert listing == SiblingListing(f"{run}/", (Sibling(".hidden", "folder"), *STEPS), num_more=1)
+    assert matching_siblings(listing, f"{run}/") == list(STEPS)
+    assert matching_siblings(listing, f"{run}/step-1") == list(STEPS[1:])
+    assert matching_siblings(listing, f"{run}/.") == [Sibling(".hidden", "folder")]
+    assert list_folder(f"{run}/nowhere/", lambda: False).problem == "no such file or directory"
+    assert list_folder("s3://bucket/", lambda: False) == SiblingListing("s3://bucket/")
+
+
+@pytest.mark.parametrize(
+    ("typed", "siblings", "then"),
+    [
+        ("/run/s", STEPS, "/run/step-"),
+        ("/run/step-1", STEPS[1:], "/run/step-10"),
+        ("/run/step-9", STEPS[:1], "/run/step-9/"),
+        ("a", [Sibling("a.safetensors", "file")], "a.safetensors"),
+        ("/run/x", [], "/run/x"),
+    ],
+)
+def test_what_was_typed_is_completed(typed: str, siblings: list[Sibling], then: str) -> None:
+    assert completed(typed, siblings) == then
+
+
+async def test_without_a_path_the_screen_asks_for_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    app = InspectApp("")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "run/" in words(app))
+        field = app.screen.query_one(Input)
+        assert field.value == f"{run.parent}/"
+        await pilot.press("r", "tab")
+        await until(pilot, lambda: field.value == f"{run}/")
+        await until(pilot, lambda: "step-100/ checkpoint" in words(app))
+        assert "1 name more" in words(app)
+        assert not CONTROL.search(screen_text(app).replace("\n", ""))
+        await pilot.press(*"nowhere", "enter")
+        await until(pilot, lambda: "nothing is there" in words(app))
+        assert field.value == f"{run}/nowhere"
+        # A second slash begins anew.
+        await pilot.press("slash", "slash")
+        await until(pilot, lambda: field.value == "/")
+        field.value = str(run)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, PickerScreen))
+    assert app.exit_code == 0
+
+
+async def test_the_step_before_is_two_keys_away(run: Path) -> None:
+    async with opened(run / "step-100") as (app, pilot):
+        await pilot.press("D")
+        await until(pilot, lambda: isinstance(app.screen, AskPathScreen))
+        choices = app.screen.query_one(OptionList)
+        await until(pilot, lambda: choices.highlighted == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DiffScreen))
+        assert isinstance(app.screen, DiffScreen)
+        b = app.screen.comparison.structure.sides[1]
+        assert b.path.rstrip("/") == str(run / "step-10")
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, MainScreen))
+
+
+async def test_leaving_without_a_path_is_no_success() -> None:
+    app = InspectApp("")
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: isinstance(app.screen, AskPathScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.return_value is not None)
+    assert app.return_value == 2
