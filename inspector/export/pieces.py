@@ -86,7 +86,6 @@ class PieceReader:
     def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
         self._checkpoint = checkpoint
         self._files = OpenFiles(storage)
-        self._is_remote = storage.local_path("") is None
         self._molds: dict[tuple[object, ...], Mold] = {}
         self._whole = np.empty(0, np.uint8)
         self._bits: dict[tuple[int, int], TensorBits] = {}

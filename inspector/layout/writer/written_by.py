@@ -31,33 +31,11 @@ from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
 if TYPE_CHECKING:
     from inspector.layout.writer.stages import StageGroups
 
-__all__ = ["Candidate", "Deviation", "WrittenBy", "infer"]
+__all__ = ["Deviation", "WrittenBy", "infer"]
 
 _MAX_DEVIATIONS = 1_000
 _MUST_HOLD = 0.8
 _WORTH_NAMING = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A mesh that was tried, and how many items it puts where they are.
-
-    Attributes:
-        mesh: The mesh.
-        num_placed: Items that are where the replay puts them; at most that many if not
-            `replayed`.
-        num_items: Items that were compared.
-        replayed: False if a bound was enough to tell that it loses.
-    """
-
-    mesh: Mesh
-    num_placed: int
-    num_items: int
-    replayed: bool = True
-
-    @property
-    def score(self) -> float:
-        return self.num_placed / self.num_items if self.num_items else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +63,12 @@ class WrittenBy:
         certain: Sizes, boxes and owners are proven, and the name of the mesh says no more than
             they do: replicas, and shards of dim 0.
         evidence: Plain ASCII sentences that a person can check.
-        alternatives: Other meshes that were tried, best first.
         writer: `DTensor`, `ShardedTensor`, `DTensor or ShardedTensor`, `FSDP1 flat parameters`
             or `plain` (no tensor is cut).
         num_items: Items (chunks and bytes entries) that were compared.
         num_placed: Those that lie where the replay puts them.
         sampled: Only the first items of DCP's walk were compared.
         deviating: Items that lie elsewhere, at most 1,000.
-        deviating_by_rank: How many there are in each rank's file.
         proven: The replay explains every compared item, and on this mesh alone: its sizes, which
             rank holds which box, and who wrote each. Not what the axes are for.
         layout: What the axes of the mesh do, and look like; None without a mesh.
@@ -108,13 +84,11 @@ class WrittenBy:
     certain: bool
     evidence: tuple[str, ...]
     placer: Placer = field(repr=False)
-    alternatives: tuple[Candidate, ...] = ()
     writer: str = "plain"
     num_items: int = 0
     num_placed: int = 0
     sampled: bool = False
     deviating: tuple[Deviation, ...] = ()
-    deviating_by_rank: dict[int, int] = field(default_factory=dict)
     proven: bool = False
     layout: AxisRoles | None = None
     partition: StageGroups | None = None
@@ -209,7 +183,6 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     proven = believed and best.proven() and not rivals and of_dcp and not unseen
     assignment = best.assignment if believed else None
     layout = None if assignment is None else _layout(walk, assignment)
-    deviating, by_rank = _deviations(walk, best.assignment, outcome)
     caveats = say.caveats(walk, best, layout) if layout is not None else ()
     return WrittenBy(
         mesh=None if layout is None else layout.mesh,
@@ -222,13 +195,11 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         if not alone
         else tuple(say.unseen_replicas(walk)),
         placer=Placer(walk.checkpoint, walk, assignment),
-        alternatives=tuple(_candidate(t, walk) for t in others),
         writer=say.writer(walk.checkpoint, walk, assignment),
         num_items=outcome.num_items,
         num_placed=outcome.num_placed,
         sampled=outcome.sampled or walk.partial,
-        deviating=deviating,
-        deviating_by_rank=by_rank,
+        deviating=_deviations(walk, best.assignment, outcome),
         proven=proven,
         layout=layout,
         caveats=tuple(caveats),
@@ -264,21 +235,11 @@ def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:
     return layout
 
 
-def _candidate(trial: Trial, walk: Walk) -> Candidate:
-    mesh, outcome = trial.assignment.mesh, trial.outcome
-    if outcome is None:
-        return Candidate(mesh, trial.assignment.num_possible, walk.num_items, replayed=False)
-    return Candidate(mesh, outcome.num_placed, outcome.num_items)
-
-
-def _deviations(
-    walk: Walk, assignment: Assignment, outcome: Outcome
-) -> tuple[tuple[Deviation, ...], dict[int, int]]:
-    """The items that lie elsewhere, and how many of them each rank's file holds."""
+def _deviations(walk: Walk, assignment: Assignment, outcome: Outcome) -> tuple[Deviation, ...]:
+    """The first of the items that lie elsewhere."""
     if not len(outcome.wrong):
-        return (), {}
+        return ()
     items = walk.items(assignment, one_row_alone=outcome.one_row_alone)
-    ranks, counts = np.unique(items.actual[outcome.wrong], return_counts=True)
     rows = outcome.wrong[:_MAX_DEVIATIONS]
     found = zip(
         walk.item_names(items, rows),
@@ -287,5 +248,4 @@ def _deviations(
         items.inside[rows].tolist(),
         strict=True,
     )
-    deviations = tuple(Deviation(*name, *values) for name, *values in found)
-    return deviations, dict(zip(ranks.tolist(), counts.tolist(), strict=True))
+    return tuple(Deviation(*name, *values) for name, *values in found)
