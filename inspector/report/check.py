@@ -58,8 +58,8 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
 
 
 def _has_later_kinds(report: Report) -> bool:
-    """Whether entries were left out that are of a class no torch known here has."""
-    return any(f.code == "metadata-unknown-class" and f.fqn is not None for f in report.findings)
+    """Whether what could not be read is of a class that no torch known here has."""
+    return any(f.code == "metadata-unknown-class" for f in report.findings)
 
 
 def checked_sentence(checked: Coverage) -> str:

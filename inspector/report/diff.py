@@ -77,6 +77,10 @@ def verdict_sentence(diff: Diff) -> str:
         return f"same structure: {' and '.join(what)}; values were not compared (--values does)"
     empty = sum(tensor.is_empty for tensor in diff.tensors)
     rest = f" ({format_count(empty)} without elements)" if empty else ""
+    otherwise = sum(entry.verdict == "EXACT" and bool(entry.detail) for entry in diff.entries)
+    if otherwise:
+        entries = plural(otherwise, "bytes entry", "bytes entries")
+        rest += f"; {entries} by value, pickled otherwise"
     return f"same: {' and '.join(what)}, every bit{rest}"
 
 
