@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +111,9 @@ def temporary_folder() -> Iterator[str]:
     Raises:
         OSError: There is no room for one.
     """
+    # lazy: as in `_places`
+    import tempfile
+
     remove_abandoned()
     where = place_outside()
     pid = os.getpid()
@@ -163,6 +165,9 @@ def remove_abandoned() -> None:
 
 def _places() -> list[str]:
     """Where temporary folders may be; the first is taken, unless it lies in what is looked at."""
+    # lazy: it imports `random`, and opening a checkpoint does without
+    import tempfile
+
     others = [place for place in _OTHER_PLACES if os.access(place, os.W_OK | os.X_OK)]
     return list(dict.fromkeys([tempfile.gettempdir(), *others]))
 

@@ -17,9 +17,11 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.cli.verify import parse_share, parse_size
 from inspector.errors import UsageError
+from inspector.report.documents.verification import EVENTS
 from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids
 from inspector.verify.job.run_folder import recorded_runs
 from tests.conftest import ROOT, SAMPLES, Ran
+from tests.helpers.schemas import DOCUMENTS, fault
 from tests.verify.jobs import mark_of, wait_for
 
 SAMPLE = SAMPLES / "hsdp_2x2"
@@ -145,6 +147,9 @@ def test_a_sound_checkpoint_and_its_replay(tmp_path: Path) -> None:
     assert events[-1]["verdict"] == "exact"
     assert events[-1]["tensors"]["total"] == events[-1]["tensors"]["exact"] > 0
     assert json.loads(report.read_text())["result"] == events[-1]
+    for event in events:
+        assert not (what := fault(event, EVENTS[event["event"]])), f"{event}: {what}"
+    assert fault(json.loads(report.read_text()), DOCUMENTS["verify-report"]) == ""
     [folder] = recorded_runs()
     again = _cli("replay", folder, "--json")
     assert (again.code, again.out) == (0, ran.out)

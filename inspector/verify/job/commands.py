@@ -18,7 +18,6 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job import manifests
 from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
-from inspector.verify.job.run_folder import RunFolder, copy_package
 from inspector.verify.job.shape import Shape
 from inspector.verify.spec import MEETING, JobSpec
 
@@ -266,6 +265,9 @@ def print_lines(
         StorageError: The job cannot be written.
         UsageError: The folder holds the events of another job.
     """
+    # lazy: `plan` names commands, and makes no folder for them
+    from inspector.verify.job.run_folder import RunFolder, copy_package
+
     name = f"{Path(spec.path).name}-{spec.mesh}"
     shape = shape or Shape.of(spec.world_size)
     folder = Path(events_dir).absolute() if events_dir else None
