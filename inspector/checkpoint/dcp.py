@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
-from inspector.checkpoint.lookalike import lookalike, lookalike_below
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -209,6 +208,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
             "if that file is complete, renaming it to .metadata repairs the checkpoint",
             code="save-unfinished",
         )
+    # lazy: what is a checkpoint looks like no other
+    from inspector.checkpoint.lookalike import lookalike, lookalike_below
+
     other = lookalike(listing)
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)

@@ -252,7 +252,8 @@ class InspectApp(App[int]):
                 from inspector.tui.verification.control import close
 
                 close(self.verification)
-            self.memory.write()
+            if not self.closed_actions:  # Who is served writes nothing here.
+                self.memory.write()
         if self._exception is not None:
             raise self._exception
         return code
