@@ -306,7 +306,10 @@ class _Silence:
 
 
 def _has_ended(state: JobState) -> bool:
-    ranks = state.snapshot().ranks
+    snapshot = state.snapshot()
+    ranks = snapshot.ranks
+    if not any(rank.pid for rank in ranks) and any(f.rank is None for f in snapshot.failures):
+        return True  # A node says why no rank will ever be up.
     return bool(ranks) and all(rank.status in ("done", "failed") for rank in ranks)
 
 
