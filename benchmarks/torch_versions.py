@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,11 @@ def jobs(python: str, paths: list[Path], place: Path) -> dict[Path, dict[str, An
     return results
 
 
+def _short(raised: str) -> str:
+    """The first line of what was raised, without where torch is installed."""
+    return re.sub(r'"/[^"]*?/(?=torch/)', '"', raised.split("\n", 1)[0])[:160]
+
+
 def rows(python: str, paths: list[Path]) -> dict[str, Any]:
     """Every cell of one interpreter."""
     version = ask(python, "-c", "import torch; print(torch.__version__)").strip()
@@ -109,7 +115,7 @@ def rows(python: str, paths: list[Path]) -> dict[str, Any]:
     for path in paths:
         result = results[path]
         cell = {
-            "dcp.load": plain[path].splitlines()[0][:160] if plain[path] else "loads",
+            "dcp.load": _short(plain[path]) or "loads",
             "verify": result["verdict"],
             "why": result["why"][:160],
             "agrees": (result["verdict"] == "exact") == (not plain[path]),

@@ -216,7 +216,7 @@ def _lines(view: TensorView) -> Iterator[Text]:
             f"{printable(phase.phase, 40)}{said} by {phase.num_ranks} of {phase.num_expected} ranks"
         )
     if view.via:
-        phases.append(f"through {view.via.upper()}" if view.via != "dtensor" else "no FSDP held it")
+        phases.append(f"through {view.via.upper()}" if view.via != "dtensor" else "without FSDP")
     if phases:
         yield Text(", ".join(phases), "dim")
     for fault in view.faults:
