@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
-from inspector.checkpoint.lookalike import lookalike, lookalike_below
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -30,7 +29,7 @@ from inspector.checkpoint.model import (
 from inspector.checkpoint.own_folders import temporary_folder
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.checkpoint.workers import until
 from inspector.errors import MetadataError, NotACheckpointError, StorageError
@@ -209,13 +208,19 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
             "if that file is complete, renaming it to .metadata repairs the checkpoint",
             code="save-unfinished",
         )
+    # lazy: what is a checkpoint looks like no other
+    from inspector.checkpoint.lookalike import lookalike, lookalike_below
+
     other = lookalike(listing)
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
     if data:
+        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
+        if renamed:
+            hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"
         return NotACheckpointError(
-            f"{where}: {len(data)} data files, but no .metadata",
-            ".metadata is written last: the save did not finish, or the copy left it out",
+            f"{where}: {plural(len(data), 'data file')}, but no .metadata", hint
         )
     if not names:
         return NotACheckpointError(f"{where} is an empty folder")
@@ -378,12 +383,12 @@ def _torch_band(header: dict[str, Any]) -> tuple[str | None, str]:
     properties = modules.get("TensorProperties", "")
     if "_shard.checkpoint" in metadata:
         return "1.13", "classes of torch.distributed._shard.checkpoint"
+    count = header["num_properties"]
+    if count is not None and count > 5:
+        return "2.15 or later", f"tensor properties of {count} values"
     if "version" in fields:
-        count = header["num_properties"]
         if count is None:
             return "2.9 or later", "the metadata has a version field"
-        if count > 5:
-            return "2.15 or later", f"tensor properties of {count} values"
         return "2.9 to 2.14", "a version field, tensor properties of 5 values"
     if header["has_modules"]:
         return "2.7 to 2.8", "storage_meta lists modules, there is no version field"

@@ -307,12 +307,33 @@ def _compared(steps: list[Step]) -> list[Step]:
     has_model = any(step.kinds is None or "model" in step.kinds for step in steps)
     compared = []
     for step in steps:
+        beside = None if step.is_numbered else _run_beside(step, all_series)
+        if beside is not None:
+            compared.append(_beside_run(step, beside, has_model))
+            continue
         series = all_series[step.series] if step.is_numbered else _Series.of([step])
         missing = _missing_part(step, series.steps) if id(step) in newest else None
         if missing is not None:
             step = replace(step, findings=(*step.findings, missing))
         compared.append(_beside_siblings(step, series, has_model))
     return compared
+
+
+def _run_beside(step: Step, all_series: Mapping[str, _Series]) -> _Series | None:
+    """The run in whose folder lies what is no step of it: an export, a copy of the best step."""
+    folders = {part.found.path.rpartition("/")[0] for part in step.parts}
+    return next((all_series[folder] for folder in sorted(folders) if folder in all_series), None)
+
+
+def _beside_run(step: Step, series: _Series, has_model: bool) -> Step:
+    """An export, or a copy, beside a run's steps: it need not have what they have.
+
+    So nothing is told of it; but where they have an optimizer, no training resumes without one.
+    """
+    if step.kinds is None or "model" not in step.kinds:
+        return _beside_siblings(step, _Series.of([step]), has_model)
+    lacks = [k for k in KINDS if k in _NEEDED - step.kinds and series.counts[k]]
+    return replace(step, lacks=tuple(lacks))
 
 
 def _beside_siblings(step: Step, series: _Series, has_model: bool) -> Step:

@@ -68,21 +68,31 @@ def _compared(
     run: RunListing, folder: str, entry: Entry, named: _Named, steps: Sequence[Step]
 ) -> Finding | None:
     beside = [step for step in steps if _is_in(step, folder)]
+    folders = run.folders.get(folder, ())
     if named.name:
         path = f"{folder}/{named.name}" if folder else named.name
         chosen = next((s for s in beside if s.path == path or s.path.startswith(f"{path}/")), None)
-        is_there = named.name in run.folders.get(folder, ())
+        there = named.name if named.name in folders else None
     else:
         chosen = next((s for s in beside if s.step == named.step), None)
-        is_there = any(step_number(name) == named.step for name in run.folders.get(folder, ()))
+        there = next((name for name in folders if step_number(name) == named.step), None)
     if chosen is None:
-        if is_there or (not beside and not run.folders.get(folder)):
+        if there is not None and _is_empty(run, f"{folder}/{there}" if folder else there):
+            return _finding(folder, entry, f"names {named.shown}, which is an empty folder", steps)
+        if there is not None or (not beside and not run.folders.get(folder)):
             return None  # Of a format that is not judged, or no run at all.
         return _finding(folder, entry, f"names {named.shown}, which is not there", steps)
     if chosen.is_sound:
         return None
     what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
     return _finding(folder, entry, f"names {named.shown}, which {what}", steps)
+
+
+def _is_empty(run: RunListing, folder: str) -> bool:
+    try:
+        return not run.storage.list(folder)
+    except StorageError:
+        return False
 
 
 def _is_in(step: Step, folder: str) -> bool:

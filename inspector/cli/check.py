@@ -13,6 +13,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
+from inspector.checks.findings import NotChecked
 from inspector.checks.judge import check_storage
 from inspector.cli.output import Destination, command_line, unreached
 from inspector.errors import NotACheckpointError, UsageError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from inspector.checkpoint.find.found import Found
     from inspector.checks.findings import Report
     from inspector.checks.payload.deep import DeepReport
+    from inspector.checks.plan.expected import Expected
+    from inspector.checks.plan.fit import ModelFit
     from inspector.checks.run import JudgedRun, OnJudged
     from inspector.report.html.markup import Html
 
@@ -55,10 +58,19 @@ def run_check(
     form: str,
     answer: Destination,
     manifest: str | None = None,
+    against: str | None = None,
     newest: bool = False,
     prefetched: Child | None = None,
 ) -> int:
     """Judge what is at `path`, print it, and give the exit code."""
+    if newest and against is not None:
+        raise UsageError("--newest and --against exclude each other", "give one of them")
+    expected = None
+    if against is not None:
+        from inspector.checks.plan.expected import read_expected
+
+        # What is wrong with it is told before hours of reading.
+        expected = read_expected(against)
     target = folder_of(path) if newest else locate(path)
     if newest and manifest is not None:
         raise UsageError("--newest and --manifest exclude each other", "give one of them")
@@ -67,14 +79,24 @@ def run_check(
             f"a seal is of one checkpoint, and there are {len(target):,}",
             "give the path of the one that was sealed",
         )
+    if expected is not None and isinstance(target, list):
+        raise UsageError(
+            f"--against is for one checkpoint, and there are {len(target):,}",
+            "give the path of the one that the model is loaded from",
+        )
     reader = None
     if deep or values or manifest is not None:
         reader = _Deep(deep=deep, values=values, manifest=manifest)
-    show = _Presenter(path, form, answer, reader)
+    show = _Presenter(path, form, answer, reader, expected)
     if newest and not isinstance(target, list):
         return _check_newest(path, target, reader, show)
     if not isinstance(target, list):
         run = _whole_step(path, target, reader, show.on_judged)
+        if run is not None and expected is not None:
+            raise UsageError(
+                f"--against is for one checkpoint, and this step has {len(run.judged):,} parts",
+                "give the path of the one that the model is loaded from",
+            )
         if run is not None:
             return show.run(run)
         return _check_one(path, target, reader, show, prefetched)
@@ -136,17 +158,26 @@ class _Presenter:
     they are None where no page is asked for.
     """
 
-    def __init__(self, path: str, form: str, answer: Destination, reader: _Deep | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        form: str,
+        answer: Destination,
+        reader: _Deep | None,
+        expected: Expected | None,
+    ) -> None:
         self._path, self._form, self._answer, self._reader = path, form, answer, reader
+        self._expected = expected
         self._checkpoint: Checkpoint | None = None
         self._maps: Mapping[Found, Html] = {}
         self.on_judged: OnJudged | None = None
         self.on_read: Callable[[Checkpoint], None] | None = None
+        if form == "html" or expected is not None:
+            self.on_read = self._keep
         if form == "html":
             from inspector.report.html.check import maps_by_folder
 
             self._maps, self.on_judged = maps_by_folder()
-            self.on_read = self._keep
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -179,20 +210,41 @@ class _Presenter:
         """Show one checkpoint."""
         from inspector.report import check as reports
 
-        is_stopped = self._is_stopped
+        is_stopped, fit = self._is_stopped, self._fit()
+        if self._expected is not None and fit is None:
+            left = NotChecked(
+                f"what {self._expected.path} expects", "the metadata could not be read"
+            )
+            checked = report.checked
+            report = replace(
+                report, checked=replace(checked, not_checked=(*checked.not_checked, left))
+            )
         if self._form == "json":
-            self._answer.write(reports.check_json(report, storage.used))
+            self._answer.write(reports.check_json(report, storage.used, fit))
         elif self._form == "github":
-            self._answer.write(reports.check_github(report), "\n")
+            self._answer.write(reports.check_github(report, fit), "\n")
         elif self._form == "html":
             from inspector.report.html.check import check_html
 
-            made = check_html(report, self._checkpoint, command_line(), is_stopped=is_stopped)
+            made = check_html(
+                report, self._checkpoint, command_line(), is_stopped=is_stopped, fit=fit
+            )
             self._answer.write(made)
         else:
-            text = reports.check_text(report, self._answer.width, is_stopped=is_stopped)
+            text = reports.check_text(report, self._answer.width, is_stopped=is_stopped, fit=fit)
             self._answer.write(text, "\n")
-        return self._code(report.exit_code, storage)
+        code = report.exit_code
+        if fit is not None and not fit.is_complete:
+            code = code or 1
+        return self._code(code, storage)
+
+    def _fit(self) -> ModelFit | None:
+        """The checkpoint beside what the model expects, if that was asked and it could be read."""
+        if self._expected is None or self._checkpoint is None:
+            return None
+        from inspector.checks.plan.fit import fit_of
+
+        return fit_of(self._checkpoint, self._expected)
 
     def _code(self, code: int, storage: Storage) -> int:
         if self._is_stopped:

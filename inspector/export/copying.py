@@ -240,10 +240,10 @@ class TensorCopy:
                 return into
         if place is None:
             place = self._places[chunk] = reader.open(tensor, chunk)
-        if place.begin < 0:
-            return reader.read_box(tensor, chunk, part.offsets, part.sizes)
         if into is None:
             into = buffers.get(1, num_bytes)
+        if place.begin < 0:
+            return reader.read_box(tensor, chunk, part.offsets, part.sizes, into)
         reader.read(place, part.first * self._size, into)
         return into
 

@@ -39,6 +39,7 @@ from inspector.errors import StorageError
 from inspector.values.bits import TensorBits
 
 __all__ = [
+    "MAX_OPEN_REMOTE",
     "ChunkPlace",
     "PieceReader",
     "UnexportableError",
@@ -48,6 +49,8 @@ __all__ = [
 
 Bytes = npt.NDArray[np.uint8]
 
+#: Remote files that a thread has open; each keeps a window of at most 8 MiB.
+MAX_OPEN_REMOTE = 2
 #: A payload of no more bytes is read at once.
 _SMALL_BYTES = 1 << 20
 _MAX_MOLDS = 256
@@ -85,8 +88,7 @@ class PieceReader:
 
     def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
         self._checkpoint = checkpoint
-        self._files = OpenFiles(storage)
-        self._is_remote = storage.local_path("") is None
+        self._files = OpenFiles(storage, max_remote=MAX_OPEN_REMOTE)
         self._molds: dict[tuple[object, ...], Mold] = {}
         self._whole = np.empty(0, np.uint8)
         self._bits: dict[tuple[int, int], TensorBits] = {}
@@ -169,22 +171,28 @@ class PieceReader:
             )
 
     def read_box(
-        self, tensor: Tensor, chunk: int, offsets: tuple[int, ...], sizes: tuple[int, ...]
+        self,
+        tensor: Tensor,
+        chunk: int,
+        offsets: tuple[int, ...],
+        sizes: tuple[int, ...],
+        out: Bytes,
     ) -> Bytes:
-        """A box of a chunk whose elements do not lie in row-major order; valid until the next call.
+        """A box of a chunk whose elements do not lie in row-major order.
 
         Args:
             tensor: The tensor.
             chunk: The chunk.
             offsets: In the tensor's indices.
             sizes: Extent; wholly inside the chunk.
+            out: Gets the elements in row-major order, and is returned.
         """
         key = tensor.index, chunk
         bits = self._bits.get(key)
         if bits is None:
             bits = TensorBits(self._checkpoint, _alone(tensor, chunk), self._files)
             self._bits[key] = bits
-        return bits.read(offsets, sizes)
+        return bits.read(offsets, sizes, out)
 
     def _path(self, tensor: Tensor, chunk: int) -> str:
         index = int(tensor.file[chunk])

@@ -8,10 +8,13 @@ and held against the source before it takes the name that was asked for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 
 from inspector.checkpoint.model import Checkpoint
@@ -23,7 +26,7 @@ from inspector.errors import Cancelled, InspectError, StorageError, UnreachableE
 from inspector.export.copying import Buffers, TensorCopy, WrittenBytes
 from inspector.export.formats.files import ExportItem, PlannedFile
 from inspector.export.outcome import ExportReport, Omission, WrittenFile, WrittenTensor
-from inspector.export.pieces import PieceReader, UnexportableError
+from inspector.export.pieces import MAX_OPEN_REMOTE, PieceReader, UnexportableError
 from inspector.export.selection import ExportSelection
 from inspector.export.target import OpenTarget, TargetFile
 
@@ -37,7 +40,8 @@ __all__ = [
 
 DEFAULT_MEMORY_BYTES = 300 * 10**6
 # What the rest of the process may grow by meanwhile.
-_SPARE_BYTES = 48 << 20
+_SPARE_BYTES = 64 << 20
+_WINDOW_BYTES = 8 << 20
 _MIN_BLOCK_BYTES = 1 << 20
 _MAX_BLOCK_BYTES = 64 << 20
 # A thread has a block and two pieces of it, at most as large.
@@ -93,16 +97,16 @@ def export(
         if not items:
             break
         files = selection.files(items)
-        attempt = _Attempt(checkpoint, storage, files, *_limits(storage, memory_bytes))
+        attempt = _Attempt(checkpoint, storage, selection, files, *_limits(storage, memory_bytes))
         with OpenTarget(output, files) as target:
             attempt.into(target)
             found = attempt.run(progress)
             if not found:
                 target.publish(overwrite=overwrite)
-                return attempt.report(selection, output, left)
+                return attempt.report(output, left)
         left += found
         bad = {item.fqn for item in found}
-        items = [item for item in items if item.tensor.fqn not in bad]
+        items = [item for item in items if item.fqn not in bad]
         if not allow_damaged or any(item.kind == "not-exportable" for item in found):
             break
     return ExportReport(checkpoint.path, output, selection.form, "refused", left_out=tuple(left))
@@ -132,7 +136,7 @@ def stream(
         return ExportReport(checkpoint.path, "-", selection.form, "refused", left_out=left)
     files = selection.files(selection.items)
     block_bytes, workers = _limits(storage, memory_bytes)
-    attempt = _Attempt(checkpoint, storage, files, block_bytes, workers)
+    attempt = _Attempt(checkpoint, storage, selection, files, block_bytes, workers)
     attempt.read_only()
     found = [*selection.left_out, *attempt.run(progress)]
     refused = ExportReport(checkpoint.path, "-", selection.form, "refused", left_out=tuple(found))
@@ -140,31 +144,47 @@ def stream(
         return refused
     for _, data in files[0].frame([]):
         write(data)
-    second = _Attempt(checkpoint, storage, files, block_bytes, 1)
+    second = _Attempt(checkpoint, storage, selection, files, block_bytes, 1)
     again = second.run_in_order(write)
     if again:
         return replace(refused, left_out=(*found, *again))
-    return second.report(selection, "-", found)
+    return second.report("-", found)
 
 
 def _limits(storage: Storage, memory_bytes: int) -> tuple[int, int]:
     """Bytes of the largest block, and how many threads read."""
     workers = num_readers(storage, 2)
     room = memory_bytes - psutil.Process().memory_info().rss - _SPARE_BYTES
+    if storage.local_path("") is None:
+        room -= workers * MAX_OPEN_REMOTE * _WINDOW_BYTES
     block = room // (workers * _BUFFERS)
     return min(max(block, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES), workers
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One tensor on its way."""
+    """One tensor on its way; `copy` is there while it is at it, and its figures after."""
 
     item: ExportItem
-    copy: TensorCopy
     place: _Place | None
     file: int
+    copy: TensorCopy | None = None
+    blocks_left: int = 0
     error: Omission | None = None
     is_differing: bool = False
+    crc: int = 0
+    num_lost: int = 0
+    num_checked: int = 0
+    num_unchecked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One block of a tensor: to be copied, or to be read again."""
+
+    job: _Job
+    number: int
+    is_again: bool = False
 
 
 class _Place:
@@ -188,11 +208,17 @@ class _Attempt:
         self,
         checkpoint: Checkpoint,
         storage: Storage,
+        selection: ExportSelection,
         files: Sequence[PlannedFile],
         block_bytes: int,
         workers: int,
     ) -> None:
         self.checkpoint, self.storage = checkpoint, storage
+        self._selection = selection
+        self._block_bytes = block_bytes
+        self._lock = threading.Lock()
+        # Tensors that were copied, and are not yet read again.
+        self._ready: deque[_Job] = deque()
         self.stop = Stop()
         self.jobs: list[_Job] = []
         self.may_write = True
@@ -203,10 +229,8 @@ class _Attempt:
         self._readers: list[_Copier] = []
         for number, file in enumerate(files):
             for region in file.regions:
-                item = region.item
-                copy = TensorCopy(item.tensor, item.dtype, block_bytes)
-                self.jobs.append(_Job(item, copy, None, number))
-        self._bytes_total = sum(job.copy.num_bytes for job in self.jobs)
+                self.jobs.append(_Job(region.item, None, number))
+        self._bytes_total = sum(job.item.num_bytes for job in self.jobs)
 
     def into(self, target: OpenTarget) -> None:
         """Write what is read into these files."""
@@ -239,10 +263,13 @@ class _Attempt:
         def poll() -> bool:
             done = sum(reader.bytes_done for reader in self._readers)
             total = phases * self._bytes_total
-            return progress is not None and progress(ExportProgress(min(done, total), total))
+            if progress is not None and progress(ExportProgress(min(done, total), total)):
+                # What is said after the last block counts, too.
+                self.stop.set()
+            return self.stop.is_set
 
         try:
-            self._work(lambda: _Copier(self), poll)
+            self._work(self._tasks(), poll)
             found = self._found()
             if self._target is None or found:
                 return found
@@ -253,7 +280,7 @@ class _Attempt:
             raise StorageError(f"cannot write {shown}: {why(error)}") from error
         differing = [job for job in self.jobs if job.is_differing]
         if differing:
-            name = printable(differing[0].item.tensor.fqn, 200)
+            name = printable(differing[0].item.fqn, 200)
             raise StorageError(
                 f"what was written of {name} is not what was read: the memory or the disk of this "
                 "machine changed it",
@@ -266,35 +293,81 @@ class _Attempt:
         copier = _Copier(self)
         try:
             for job in self.jobs:
-                job.place = None
-                for number in range(job.copy.plan.num_blocks):
-                    copier.copy(job, number, _Sink(write))
+                copy = self._begin(job)
+                for number in range(copy.plan.num_blocks):
+                    copier.copy(job, copy, number, _Sink(write))
+                self._end(job)
         finally:
             copier.close()
         return self._found()
 
-    def _work(self, start: Callable[[], _Copier], poll: Callable[[], bool]) -> None:
-        tasks = ((job, number) for job in self.jobs for number in range(job.copy.plan.num_blocks))
-        run_workers(tasks, start, self.stop, num_workers=self._workers, poll=poll)
+    def _begin(self, job: _Job) -> TensorCopy:
+        """A tensor's turn. Of the others nothing but a line is kept, for there may be many."""
+        tensor = self._selection.columns.tensor(job.item.index)
+        copy = job.copy = TensorCopy(tensor, job.item.dtype, self._block_bytes)
+        job.blocks_left = copy.plan.num_blocks
+        return copy
+
+    def _tasks(self) -> Iterator[_Task]:
+        """All blocks, tensor by tensor; what was copied is read again before the next begins."""
+        for job in self.jobs:
+            yield from self._again()
+            for number in range(self._begin(job).plan.num_blocks):
+                yield _Task(job, number)
+            if not job.item.num_elements:
+                self._end(job)
+        yield from self._again()
+
+    def _again(self) -> Iterator[_Task]:
+        while self._ready:
+            job = self._ready.popleft()
+            if job.copy is not None:
+                job.blocks_left = job.copy.plan.num_blocks
+                for number in range(job.blocks_left):
+                    yield _Task(job, number, is_again=True)
+
+    def block_done(self, task: _Task) -> None:
+        """A block was copied or read again; after the last one the tensor is."""
+        job = task.job
+        with self._lock:
+            job.blocks_left -= 1
+            if job.blocks_left or job.copy is None:
+                return
+            is_lost = job.error is not None or not self.may_write
+            if task.is_again or is_lost or self._target is None:
+                self._end(job)
+            else:
+                job.crc = job.copy.crc
+                self._ready.append(job)
+
+    def _end(self, job: _Job) -> None:
+        if job.copy is not None:
+            job.num_lost = job.copy.num_lost
+            job.num_checked, job.num_unchecked = job.copy.num_checked, job.copy.num_unchecked
+        job.copy = None
+
+    def _work(self, tasks: Iterable[_Task], poll: Callable[[], bool]) -> None:
+        run_workers(tasks, lambda: _Copier(self), self.stop, num_workers=self._workers, poll=poll)
         if self.failure is not None:
             raise self.failure
         if self.stop.is_set:
             raise Cancelled("the export was stopped, and nothing was written")
 
     def _finish(self, target: OpenTarget, poll: Callable[[], bool]) -> None:
-        """Write what stands around the tensors, and read all again while the disk takes it."""
+        """Write what stands around the tensors; read the rest again while the disk takes it."""
+        crcs_of: list[list[int]] = [[] for _ in self._files]
+        for job in self.jobs:
+            crcs_of[job.file].append(job.crc)
         for number, file in enumerate(self._files):
-            crcs = [job.copy.crc for job in self.jobs if job.file == number]
-            for offset, data in file.frame(crcs):
+            for offset, data in file.frame(crcs_of[number]):
                 target.files[number].write(offset, data)
         errors: list[OSError] = []
         syncing = threading.Thread(target=_sync, args=(target.files, errors), daemon=True)
         syncing.start()
         try:
-            self._work(lambda: _Verifier(self), poll)
+            self._work(self._again(), poll)
             for number, file in enumerate(self._files):
-                crcs = [job.copy.crc for job in self.jobs if job.file == number]
-                for offset, data in file.frame(crcs):
+                for offset, data in file.frame(crcs_of[number]):
                     again = bytearray(len(data))
                     target.files[number].readinto(offset, memoryview(again))
                     if again != data:
@@ -308,11 +381,18 @@ class _Attempt:
     def _found(self) -> list[Omission]:
         found = [job.error for job in self.jobs if job.error is not None]
         changed = self._changed()
-        for job in self.jobs:
-            files = job.item.tensor.file
-            if job.error is None and changed and not changed.isdisjoint(files.tolist()):
-                found.append(Omission(job.item.tensor.fqn, "damaged", _CHANGED))
+        if changed:
+            for job in self.jobs:
+                files = self._files_of(job)
+                if job.error is None and not changed.isdisjoint(files.tolist()):
+                    found.append(Omission(job.item.fqn, "damaged", _CHANGED))
         return found
+
+    def _files_of(self, job: _Job) -> npt.NDArray[np.int32]:
+        """The files that a tensor lies in, by index."""
+        columns, index = self._selection.columns, job.item.index
+        chunks = slice(int(columns.chunk_start[index]), int(columns.chunk_start[index + 1]))
+        return columns.file[chunks]
 
     def _changed(self) -> set[int]:
         """Files that somebody wrote to since the checkpoint was opened.
@@ -321,7 +401,11 @@ class _Attempt:
         """
         if self.storage.local_path("") is None:
             return set()
-        used = {n for job in self.jobs for n in set(job.item.tensor.file.tolist()) if n >= 0}
+        is_used = np.zeros(len(self.checkpoint.files) + 1, np.bool_)
+        for job in self.jobs:
+            # -1, of what is stored nowhere, is the last one, which is no file.
+            is_used[self._files_of(job)] = True
+        used = np.flatnonzero(is_used[:-1]).tolist()
         changed = set()
         for index in used:
             file = self.checkpoint.files[index]
@@ -335,11 +419,9 @@ class _Attempt:
                 changed.add(index)
         return changed
 
-    def report(
-        self, selection: ExportSelection, output: str, left: Iterable[Omission]
-    ) -> ExportReport:
+    def report(self, output: str, left: Iterable[Omission]) -> ExportReport:
         """What was written."""
-        left = tuple(left)
+        left, selection = tuple(left), self._selection
         is_partial = any(item.kind != "bytes" for item in left)
         return ExportReport(
             self.checkpoint.path,
@@ -349,20 +431,20 @@ class _Attempt:
             tuple(WrittenFile(f.name, f.num_bytes, len(f.regions)) for f in self._files),
             tuple(
                 WrittenTensor(
-                    job.item.tensor.fqn,
+                    job.item.fqn,
                     job.item.name,
                     job.item.dtype,
-                    job.item.tensor.dtype,
-                    job.item.tensor.shape,
+                    job.item.stored_dtype,
+                    job.item.shape,
                     job.item.num_bytes,
                     self._files[job.file].name,
-                    job.copy.num_lost,
+                    job.num_lost,
                 )
                 for job in self.jobs
             ),
             left,
-            sum(job.copy.num_checked for job in self.jobs),
-            sum(job.copy.num_unchecked for job in self.jobs),
+            sum(job.num_checked for job in self.jobs),
+            sum(job.num_unchecked for job in self.jobs),
             stored_dtypes=selection.stored_dtypes,
         )
 
@@ -401,19 +483,28 @@ class _Copier:
     def close(self) -> None:
         self._reader.close()
 
-    def run(self, task: tuple[_Job, int]) -> None:
-        """Copy one block."""
-        job, number = task
-        self._attempt.stop.check()
-        self.copy(job, number, job.place if self._attempt.may_write else None)
+    def run(self, task: _Task) -> None:
+        """Copy one block, or read it again."""
+        attempt, job = self._attempt, task.job
+        attempt.stop.check()
+        copy = job.copy
+        if copy is not None and task.is_again and job.place is not None:
+            if not copy.verify(task.number, self._buffers, job.place, self._tick):
+                job.is_differing = True
+        elif copy is not None:
+            self.copy(job, copy, task.number, job.place if attempt.may_write else None)
+        attempt.block_done(task)
 
-    def copy(self, job: _Job, number: int, place: WrittenBytes | None) -> None:
+    def _tick(self, num_bytes: int) -> None:
+        self.bytes_done += num_bytes
+
+    def copy(self, job: _Job, copy: TensorCopy, number: int, place: WrittenBytes | None) -> None:
         """Copy a block to a place; what is damaged is noted with the tensor."""
         if job.error is not None:
             return
-        fqn = job.item.tensor.fqn
+        fqn = job.item.fqn
         try:
-            self.bytes_done += job.copy.copy(number, self._reader, self._buffers, place)
+            self.bytes_done += copy.copy(number, self._reader, self._buffers, place)
         except (Cancelled, UsageError):
             raise
         except UnreachableError as error:
@@ -426,20 +517,3 @@ class _Copier:
             self._attempt.may_write = False
             code = getattr(error, "code", "payload-unreadable")
             job.error = Omission(fqn, "damaged", printable(error.message, 400), code)
-
-
-class _Verifier(_Copier):
-    """One thread that reads again what was written."""
-
-    def run(self, task: tuple[_Job, int]) -> None:
-        """Hold one block against what was read."""
-        job, number = task
-        self._attempt.stop.check()
-        if job.place is None:
-            return
-        if not job.copy.verify(number, self._buffers, job.place, self._tick):
-            job.is_differing = True
-            self._attempt.stop.check()
-
-    def _tick(self, num_bytes: int) -> None:
-        self.bytes_done += num_bytes

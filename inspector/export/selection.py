@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.find.locate import matching
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, TensorColumns
 from inspector.checkpoint.payload.cast import CAST_DTYPES, is_cast
 from inspector.checkpoint.payload.plan import chunk_problems
 from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literals
@@ -98,6 +98,7 @@ class ExportSelection:
 
     Attributes:
         request: What was asked for.
+        columns: The checkpoint's, with dtypes as they are stored.
         items: The tensors, in the checkpoint's order.
         left_out: What is known not to be written before anything is read.
         literals: Plain values of bytes entries that are written too, by raw name.
@@ -107,6 +108,7 @@ class ExportSelection:
     """
 
     request: ExportRequest
+    columns: TensorColumns
     items: tuple[ExportItem, ...]
     left_out: tuple[Omission, ...] = ()
     literals: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class ExportSelection:
             return npz_file(items)
         if self.form == "npy":
             return npy_file(items)
-        by_fqn: dict[str, Any] = {item.tensor.fqn: item for item in items}
+        by_fqn: dict[str, Any] = {item.fqn: item for item in items}
         by_fqn.update(self.literals)
         if self.request.is_nested:
             return torch_file(nested(by_fqn, self.paths), items)
@@ -162,10 +164,11 @@ def select(checkpoint: Checkpoint, storage: Storage, request: ExportRequest) -> 
     target = CAST_DTYPES[request.dtype] if request.dtype else None
     items = []
     for index in chosen:
-        tensor = columns.tensor(index)
-        if tensor.fqn not in damaged:
-            dtype = target if target and is_cast(tensor.dtype, target) else tensor.dtype
-            items.append(ExportItem(tensor, known[tensor.fqn], dtype))
+        fqn, dtype = columns.fqns[index], columns.dtype(index)
+        if fqn not in damaged:
+            written = target if target and is_cast(dtype, target) else dtype
+            shape = columns.shape(index)
+            items.append(ExportItem(index, fqn, shape, dtype, known[fqn], written))
     if not items and not damaged:
         raise UsageError(
             "no tensor's name fits the filter"
@@ -176,7 +179,7 @@ def select(checkpoint: Checkpoint, storage: Storage, request: ExportRequest) -> 
     left = [*entries, *damaged.values()]
     told = {fqn: dtype for fqn, dtype in dtypes.items() if fqn in known}
     return ExportSelection(
-        request, tuple(items), tuple(left), literals, known, checkpoint.state_paths, told
+        request, columns, tuple(items), tuple(left), literals, known, checkpoint.state_paths, told
     )
 
 

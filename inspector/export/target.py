@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenTarget", "TargetFile", "leftovers", "refuse_target"]
 
 _MARK = ".export-tmp"
+_PART = ".part"
 
 # What is being written: a thread of the screen may still be at it when the program ends.
 _under_way: set[OpenTarget] = set()
@@ -177,7 +178,9 @@ class OpenTarget:
             if self._is_folder:
                 os.mkdir(self.path)
             for file in files:
-                place = os.path.join(self.path, file.name) if self._is_folder else self.path
+                # Not yet under its name: half a folder of shards looks like a checkpoint.
+                name = os.path.join(self.path, file.name + _PART)
+                place = name if self._is_folder else self.path
                 self.files.append(TargetFile(place, file.num_bytes))
         except BaseException as error:
             self.remove()
@@ -217,6 +220,9 @@ class OpenTarget:
         old = ""
         try:
             if self._is_folder:
+                for name in os.listdir(self.path):
+                    place = os.path.join(self.path, name)
+                    os.rename(place, place.removesuffix(_PART))
                 _sync_folder(self.path)
             if os.path.lexists(output):
                 if not overwrite:

@@ -141,7 +141,7 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     meshes = meshes_text(result.get("mesh") or "?", result.get("then") or ())
     under = (
         f"under {printable(meshes, 120)} ({plural(result.get('world_size') or 0, 'rank')}, "
-        f"{result.get('device') or '?'}, {result.get('backend') or '?'})"
+        f"{result.get('device') or '?'}, {result.get('backend') or '?'}{_ways(result)})"
     )
     verdict = result.get("verdict")
     took = f"{result.get('elapsed_s') or 0:.1f} s"
@@ -167,6 +167,20 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     if verdict == "cancelled":
         return f"CANCELLED {under} after {took}: {so_far}"
     return f"FAILED {under} after {took}: {why}; {so_far}"
+
+
+def _ways(result: Mapping[str, Any]) -> str:
+    """What was loaded into, and how many entries were; nothing if that was not recorded."""
+    told = (result.get("tensors") or {}).get("via")
+    counts: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+    via = str(result.get("via") or "dtensor")
+    if not counts:
+        return ""
+    if via == "dtensor":
+        return "; as DTensors"
+    through, beside = counts.get(via) or 0, counts.get("dtensor") or 0
+    said = f"; {through:,} through {printable(via, 40).upper()}"
+    return f"{said}, {beside:,} beside it as DTensors or bytes" if beside else said
 
 
 def torch_sentence(result: Mapping[str, Any]) -> str:
@@ -203,6 +217,7 @@ def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> 
         yield f"... {format_count(len(wrong) - _MAX_LISTED)} more (--json names them all)"
     yield from _failures(snapshot.failures)
     yield from _unverified(tensors)
+    yield from _beside(snapshot, result)
     if result and result.get("verdict") not in ("unreadable", "exact"):
         sentence = torch_sentence(result)
         if sentence and result.get("torch_reads", {}).get("torch"):
@@ -237,8 +252,17 @@ def report_json(snapshot: Snapshot) -> dict[str, Any]:
             for view in snapshot.tensors.values()
             if view.is_bad
         ],
+        "via": _names_by_way(snapshot),
         "failures": [dataclasses.asdict(failure) for failure in snapshot.failures],
     }
+
+
+def _names_by_way(snapshot: Snapshot) -> dict[str, list[str]]:
+    ways: dict[str, list[str]] = {}
+    for view in snapshot.tensors.values():
+        if view.via:
+            ways.setdefault(view.via, []).append(view.fqn)
+    return ways
 
 
 def _wrong(view: TensorView) -> Iterator[str]:
@@ -310,10 +334,23 @@ def unverified_reasons(tensors: Mapping[str, Any]) -> list[tuple[str, str]]:
     return told
 
 
+def _beside(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
+    """Which entries did not go the way that was asked for."""
+    if result.get("via") not in ("fsdp1", "fsdp2"):
+        return
+    names = [v.fqn for v in snapshot.tensors.values() if v.via and v.via != result["via"]]
+    if names:
+        shown = ", ".join(printable(name, 80) for name in names[:3])
+        more = f" and {len(names) - 3:,} more (--report FILE.json)" if len(names) > 3 else ""
+        yield f"  not through {str(result['via']).upper()}: {shown}{more}"
+
+
 def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
     if snapshot.phases:
         yield "  phases: " + phases_sentence(snapshot)
     yield "  " + figures_sentence(snapshot, result)
+    if result.get("restarted"):
+        yield f"  torchrun was started once more: {printable(str(result['restarted']), 300)}"
     if result.get("run_folder"):
         yield f"  recorded in {printable(result['run_folder'], 400)}"
 

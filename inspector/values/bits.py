@@ -101,10 +101,13 @@ class TensorBits:
     def __init__(self, checkpoint: Checkpoint, tensor: Tensor, files: OpenFiles) -> None:
         size = itemsize(tensor.dtype)
         if size is None:
-            raise PayloadError(f"elements of {printable(tensor.dtype, 60)} have no known size")
+            raise PayloadError(
+                f"elements of {printable(tensor.dtype, 60)} have no known size", is_foreign=True
+            )
         if tensor.dtype.startswith(_QUANTIZED):
             raise PayloadError(
-                f"{tensor.dtype}: scale and zero point of quantised tensors are not read"
+                f"{tensor.dtype}: scale and zero point of quantised tensors are not read",
+                is_foreign=True,
             )
         self.tensor = tensor
         self.itemsize = size
@@ -116,8 +119,15 @@ class TensorBits:
         self._is_tiled = grid_cuts(tensor.offsets, tensor.sizes, tensor.shape) is not None
         self._chunks = ChunksByRow(tensor)
 
-    def read(self, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
+    def read(
+        self, offsets: tuple[int, ...], sizes: tuple[int, ...], out: Bytes | None = None
+    ) -> Bytes:
         """The bytes of a box in row-major order, valid until the next call.
+
+        Args:
+            offsets: Its lower corner.
+            sizes: Its extent.
+            out: Memory of so many bytes that gets them and is returned; None for its own.
 
         Raises:
             PayloadError: A chunk cannot be read as the metadata says, no chunk holds some
@@ -126,9 +136,11 @@ class TensorBits:
             StorageError: A file cannot be read.
         """
         num_bytes = math.prod(sizes) * self.itemsize
-        if len(self._block) < num_bytes:
-            self._block = np.empty(num_bytes, np.uint8)
-        block = self._block[:num_bytes]
+        if out is None:
+            if len(self._block) < num_bytes:
+                self._block = np.empty(num_bytes, np.uint8)
+            out = self._block[:num_bytes]
+        block = out
         whole = block.reshape(*sizes, self.itemsize)
         filled = None if self._is_tiled else np.zeros(sizes, np.bool_)
         for chunk in self._chunks.at(offsets, sizes):

@@ -116,7 +116,7 @@ class Histogram:
             low: Where the first begins.
             high: Where the last ends.
         """
-        is_range = high > low
+        is_range, only = high > low, low
         if not is_range:
             pad = abs(low) * 0.5 or 0.5
             low, high = max(low - pad, -_LARGEST), min(low + pad, _LARGEST)
@@ -126,7 +126,12 @@ class Histogram:
         lower, upper = self.bounds()
         # No number lies outside of [low, high], so neither does the part of a bin that has any.
         counts = _spread(np.clip(lower, low, high), np.clip(upper, low, high), self.counts, edges)
-        if is_range:
+        if not is_range and only:
+            # All are one number, which is in one bar.
+            counts = np.zeros(num_bars)
+            at = int(np.searchsorted(edges, only, side="right")) - 1
+            counts[min(max(at, 0), num_bars - 1)] = float(self.counts.sum())
+        elif is_range:
             # The least and the largest are in the first bar and the last, whatever the estimate.
             for at, end in ((0, low), (-1, high)):
                 if end and not counts[at]:

@@ -32,6 +32,7 @@ from inspector.verify.verdicts import WORDS
 
 __all__ = [
     "EVENTS",
+    "LONG_NAME",
     "MAX_LINE_BYTES",
     "MAX_RANKS",
     "PHASES",
@@ -47,6 +48,8 @@ __all__ = [
 
 SCHEMA = 1
 MAX_LINE_BYTES = 4096
+#: An event may cut a name of more characters than this; it says which entry's it is.
+LONG_NAME = 100
 
 #: Events that the next of their kind makes up for.
 _PASSING = frozenset({"heartbeat", "progress"})
@@ -354,6 +357,8 @@ _RULES: dict[str, dict[str, Check]] = {
         "num_different": _count,
         "first_index": _index,
         "ranks": _count,
+        "entry": _count,
+        "cut": _flag,
         "asked": _flag,
         "via": _word(VIAS),
         **dict.fromkeys("expected found file detail".split(), _text),

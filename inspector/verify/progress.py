@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from inspector.verify.events import MAX_RANKS, PHASES, checked
@@ -186,7 +187,14 @@ class _Rank:
 
 
 class JobState:
-    """The fold. `apply` takes an event; `snapshot` gives the value of it."""
+    """The fold. `apply` takes an event; `snapshot` gives the value of it.
+
+    Attributes:
+        long_names: Names that are too long for an event, by the position of their entry, where
+            somebody knows them. The others are told apart by that position.
+    """
+
+    long_names: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.spec: Event = {}
@@ -242,8 +250,12 @@ class JobState:
         event = checked(event)
         is_evidence = taker is not self._takers["log"]
         if is_evidence and self.spec.get("run") and event.get("run") != self.spec["run"]:
-            self.num_foreign += 1
-            return
+            if name != "spec" or not self._is_begun_again(event):
+                self.num_foreign += 1
+                return
+            # What the first attempt told is none of the second's.
+            self.__init__()  # type: ignore[misc]
+            taker = self._spec
         t: float = event["t"]
         number = event.get("rank")
         rank = None
@@ -260,6 +272,11 @@ class JobState:
             self.first_t = t
         self.version += 1
         taker(event, rank, t)
+
+    def _is_begun_again(self, event: Event) -> bool:
+        """Whether a `spec` event begins this very job once more, before a rank of it was up."""
+        is_up = any(rank.pid for rank in self._ranks.values())
+        return event.get("again") == self.spec["run"] and not is_up and self.result is None
 
     def log_lines(self, rank: int | str | None = "all", limit: int = 500) -> list[LogLine]:
         """The last lines of one rank, of torchrun (None), or of everything (`all`)."""
@@ -382,6 +399,9 @@ class JobState:
         fqn = event.get("fqn")
         if rank is None or not isinstance(fqn, str):
             return
+        entry = _int(event.get("entry"))
+        if event.get("cut") is True and entry is not None and fqn.endswith(" ..."):
+            fqn = self.long_names.get(entry) or f"{fqn} (entry {entry:,})"
         merge = self._tensors.get(fqn)
         if merge is None:
             merge = self._tensors[fqn] = TensorMerge(fqn)

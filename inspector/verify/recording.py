@@ -26,15 +26,23 @@ Event = dict[str, Any]
 
 _CHUNK_BYTES = 1 << 18
 _MAX_LINE_BYTES = 1 << 16
+#: Of a recording: its `result` names every entry that was not verified.
+_MAX_RESULT_BYTES = 1 << 26
 #: Lines of one log that are told at one look; what comes faster than that is only counted.
 _MAX_LOG_LINES = 2000
 
 
 class LineFollower:
-    """The lines of one file, as they are completed."""
+    """The lines of one file, as they are completed.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: The file.
+        max_bytes: A line that is longer comes in pieces.
+    """
+
+    def __init__(self, path: str | Path, max_bytes: int = _MAX_LINE_BYTES) -> None:
         self.path = str(path)
+        self._max_bytes = max_bytes
         self._fd: int | None = None
         self._rest = b""
 
@@ -55,7 +63,7 @@ class LineFollower:
             if data:
                 *complete, self._rest = (self._rest + data).split(b"\n")
                 lines += complete
-                if len(self._rest) > _MAX_LINE_BYTES:
+                if len(self._rest) > self._max_bytes:
                     lines.append(self._rest)
                     self._rest = b""
             if len(data) < _CHUNK_BYTES or not whole:
@@ -158,6 +166,9 @@ def _log(rank: int | None, stream: str, text: str) -> Event:
 
 
 _POLL_S = 0.1
+_BEAT_S = 1.0
+#: A network file system may show what another node wrote a minute late.
+_SILENT_BEATS = 90
 
 
 def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
@@ -165,7 +176,7 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
 
     Args:
         path: Which.
-        follow: Wait for more until the job has ended.
+        follow: Wait for more until the job has ended, or a rank of it has fallen silent.
 
     Yields:
         Each event; None when there is nothing more for the moment.
@@ -192,7 +203,7 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
 
 
 def _recorded(path: Path, follow: bool) -> Iterator[Event | None]:
-    lines = LineFollower(path)
+    lines = LineFollower(path, _MAX_RESULT_BYTES)
     try:
         while True:
             # A chunk at a time, so that a long recording never stands in memory.
@@ -222,14 +233,20 @@ def _of_ranks(folder: Path, follow: bool) -> Iterator[Event | None]:
         event = spec_event(spec, 0.0)
         state.apply(event)
         yield event
-    files = EventFollower(folder)
+    files, silence = EventFollower(folder), _Silence()
     try:
         while True:
             events = files.read(whole=not follow)
             for event, _ in events:
                 state.apply(event)
+                silence.feed(event)
                 yield event
             if not follow or _has_ended(state):
+                break
+            if silence.beat(time.monotonic()) and (gone := silence.gone(state)):
+                for event in gone:
+                    state.apply(event)
+                    yield event
                 break
             yield None
             if not events:
@@ -241,8 +258,58 @@ def _of_ranks(folder: Path, follow: bool) -> Iterator[Event | None]:
         yield result_event(snapshot, spec, snapshot.last_t - snapshot.first_t, False)
 
 
+class _Silence:
+    """Which ranks tell nothing any more, not even that they live.
+
+    A rank that has said hello tells so once a second. What counts is our own looks, a second apart:
+    a file system that hangs for a minute makes nobody silent.
+    """
+
+    def __init__(self) -> None:
+        self._missed: dict[int, int] = {}
+        self._next = 0.0
+
+    def feed(self, event: Event) -> None:
+        """Take one event."""
+        rank = event.get("rank")
+        if type(rank) is int and (event.get("event") == "hello" or rank in self._missed):
+            self._missed[rank] = 0
+
+    def beat(self, now: float) -> bool:
+        """Count a look, if the last one is long enough ago; whether it was counted."""
+        if now < self._next:
+            return False
+        self._next = now + _BEAT_S
+        for rank in self._missed:
+            self._missed[rank] += 1
+        return True
+
+    def gone(self, state: JobState) -> list[Event]:
+        """A failure for each rank that has been silent for too long and has not ended."""
+        silent = {rank: n for rank, n in self._missed.items() if n > _SILENT_BEATS}
+        if not silent:
+            return []
+        found = []
+        snapshot = state.snapshot()
+        for rank in snapshot.ranks:
+            if rank.rank not in silent or rank.status in ("done", "failed"):
+                continue
+            what = (
+                f"rank {rank.rank} on {printable(rank.host or '?', 80)} has told nothing for "
+                f"{silent[rank.rank]} s, not even that it lives: it was killed, or its node or the "
+                "folder of the events is gone"
+            )
+            head = {"schema": SCHEMA, "event": "failed", "run": snapshot.spec.get("run", "")}
+            more = {"kind": "killed", "message": what, "stack": "", "root": True}
+            found.append({**head, "rank": rank.rank, "t": time.time(), **more})
+        return found
+
+
 def _has_ended(state: JobState) -> bool:
-    ranks = state.snapshot().ranks
+    snapshot = state.snapshot()
+    ranks = snapshot.ranks
+    if not any(rank.pid for rank in ranks) and any(f.rank is None for f in snapshot.failures):
+        return True  # A node says why no rank will ever be up.
     return bool(ranks) and all(rank.status in ("done", "failed") for rank in ranks)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inspector.verify.events import SCHEMA
@@ -45,11 +45,13 @@ class ExpectedEntries:
         names: Entries that the job is to verify.
         left_out: Entries that it will not, with the reason: pairs of reason and names.
         asked: Those of the reasons that are the user's (`--filter`, `--sample`).
+        long_names: Names that are too long for an event, by the position of their entry.
     """
 
     names: tuple[str, ...] = ()
     left_out: tuple[tuple[str, tuple[str, ...]], ...] = ()
     asked: frozenset[str] = frozenset()
+    long_names: Mapping[int, str] = field(default_factory=dict)
 
 
 def result_event(

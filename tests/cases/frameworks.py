@@ -88,6 +88,47 @@ def quantised_by_torchao(folder: Path) -> None:
         assert torch.equal(first, second)
 
 
+# -- files of another save ---------------------------------------------------------------------
+
+
+def trained_at(step: int, *, unused: int = 0) -> Any:
+    """Four ranks, and an optimizer that counts the steps of each parameter."""
+
+    def make(rank: int) -> StateDict:
+        mesh = mesh_of(4)
+        params = {f"layers.{i}.w": sharded(full(8, 4), mesh, Shard(0)) for i in range(16)}
+        state = adam(params)
+        for i, of_param in enumerate(state.values()):
+            of_param["step"] = torch.tensor(float(step if i >= unused else step // 2))
+        return {"model": params, "optim": {"state": state}}
+
+    return make
+
+
+def a_file_of_another_step(folder: Path) -> None:
+    """Of the same sizes and times, as a copy of two folders into one leaves it."""
+    for step in (100, 200):
+        save_as_ranks(folder / f"step-{step}", 4, trained_at(step))
+    of_another = (folder / "step-100/__2_0.distcp").read_bytes()
+    (folder / "step-200/__2_0.distcp").write_bytes(of_another)
+    for file in (folder / "step-200").iterdir():
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    save_as_ranks(folder / "unused", 4, trained_at(200, unused=6))
+
+
+def stage_trained_longer(folder: Path) -> None:
+    """Four stages of a pipeline, of which one was frozen for a time."""
+
+    def make(rank: int) -> StateDict:
+        params = {f"layers.{4 * rank + i}.w": full(8, 4) for i in range(4)}
+        state = adam(params)
+        for of_param in state.values():
+            of_param["step"] = torch.tensor(100.0 if rank == 2 else 200.0)
+        return {"model": params, "optim": {"state": state}}
+
+    save_as_ranks(folder, 4, make)
+
+
 # -- experts, replicas, mixed optimizers -------------------------------------------------------
 
 

@@ -251,7 +251,7 @@ def one_byte_for_four(folder: Path) -> None:
 
 def quantised(folder: Path) -> None:
     values = torch.tensor([1.0, 2.0, 3.0])
-    save(folder, {"q": torch.quantize_per_tensor(values, 0.5, 10, torch.qint8)})
+    save(folder, {"q": torch.quantize_per_tensor(values, 0.5, 10, torch.qint8), "w": full(3)})
     into = torch.quantize_per_tensor(torch.zeros(3), 0.25, 0, torch.qint8)
     back = load(folder, {"q": into})["q"]
     assert back.int_repr().tolist() == [12, 14, 16]

@@ -136,8 +136,10 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
         make.quantised,
         [Right("check {} --deep --json", notes=("payload-format",), facts=SOUND,
                says=("scale 0.5, zero point 10", "keeps its own scale")),
-         Right("stats {}", says=("of the integers as stored",)),
-         Right("diff {} {} --values --json", 2, facts={"verdict": "unknown"})],
+         Right("stats {}", says=("integers as stored",)),
+         Right("diff {} {} --values --json", 2, facts={"verdict": "unknown"}),
+         Right("seal {} --output {}.seal", 2, says=("scale and zero point",),
+               never=("was not sealed",))],
     ),
     "weights that are NaN": (
         make.nan_in_some,

@@ -69,6 +69,17 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
         [Right(f"check {{}}/{name} --json", facts=SOUND)
          for name in ("muon_lion", "lion_adam", "muon_adamw", "adafactor")],
     ),
+    # Files of another save.
+    "a file of another step": (
+        made.a_file_of_another_step,
+        [Right("check {}/step-200 --deep --json", told=("step-mismatch warning",), facts=SOUND,
+               says=("__2_0.distcp: its", "are at step 100, those of all other files at step 200")),
+         Right("check {}/step-100 --deep --json", facts=SOUND),
+         Right("check {}/unused --deep --json", facts=SOUND)],
+    ),
+    "a stage that was trained for a time of its own": (
+        made.stage_trained_longer, [Right("check {} --deep --json", facts=SOUND)],
+    ),
     # Meshes.
     "experts on a mesh of their own": (
         make.ranks(8, made.experts_on_their_own_mesh(1)),
@@ -94,6 +105,17 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
         [Right("plan {}/saved --mesh fsdp:1 --against {}/wanted.json", 1,
                says=("kind-mismatch", "the object takes the tensor's place", "shape-mismatch"),
                never=(WEIGHT_ADVICE,))],
+    ),
+    "a transposed weight": (
+        make.wanted({"w": make.full(4, 6)}, {"w": make.full(6, 4)}, "Size mismatch"),
+        [Right("plan {}/saved --mesh fsdp:1 --against {}/wanted.json", 1,
+               says=("transpose it",), never=("reshape one",))],
+    ),
+    "a tuple": (
+        made.against({"w": make.full(4), "l": (make.full(1), 2)},
+                     {"w": make.full(4), "l.0": make.full(1), "l.1": 2}),
+        [Right("plan {}/saved --mesh fsdp:1 --against {}/wanted.json", 1,
+               says=("has l as one object: a tuple",))],
     ),
     "a wrapper before the layer": (
         make.wanted(make.layers("net.", inside="_orig_mod."), make.layers("net."), "Missing key"),

@@ -208,3 +208,28 @@ def test_a_hole_between_payloads(tmp_path: Path) -> None:
 
     report = check(str(edited(copy_of(tmp_path), edit)))
     assert ["between payloads" in f.message for f in found(report, "bytes-unreferenced")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("__1_0.DISTCP", "differs in its case alone"),
+        ("__1_0 (1).distcp", "as a second download is named"),
+        (".__1_0.distcp.Xy12Zz", "as rsync names what it has not copied whole"),
+        ("__9_0.distcp", "copy the file from the original"),
+    ],
+)
+def test_a_file_that_is_there_under_another_name(tmp_path: Path, name: str, words: str) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "__1_0.distcp").rename(folder / name)
+    (finding,) = found(check(str(folder)), "file-missing")
+    assert words in finding.hint
+
+
+@pytest.mark.parametrize("name", ["metadata", ".METADATA", "_metadata"])
+def test_metadata_under_another_name(tmp_path: Path, name: str) -> None:
+    folder = copy_of(tmp_path)
+    (folder / ".metadata").rename(folder / name)
+    (finding,) = check(str(folder)).findings
+    assert (finding.code, name in finding.hint) == ("metadata-missing", True)
+    assert "4 data files" in finding.message

@@ -283,6 +283,21 @@ def test_a_last_step_with_less_is_sound_and_not_resumable(
     assert run.exit_code == 0
 
 
+@pytest.mark.parametrize("content", ["bare", "st"])
+def test_weights_exported_beside_a_run_are_no_fault_and_not_resumable(
+    content: str, saved: Path, tmp_path: Path
+) -> None:
+    folders = build(tmp_path, saved, "torchtitan", (400, 500))
+    make(tmp_path / "checkpoint" / "final", saved, content)
+    run = judged(tmp_path)
+    (final,) = (step for step in run.steps if step.step is None)
+    assert (final.resumable, final.why_not) == (False, "no optimizer: weights only")
+    assert codes(run) == []
+    for folder in folders:  # Then nothing is left that training resumes from.
+        os.truncate(tmp_path / folder / "__0_0.distcp", 300)
+    assert judged(tmp_path).newest_resumable is None
+
+
 def test_data_loaders_of_replicas_are_never_the_newest(saved: Path, tmp_path: Path) -> None:
     build(tmp_path, saved, "torchtitan", (400, 500))
     for replica in ("ft-replica-0", "ft-replicat-1"):
@@ -457,6 +472,24 @@ def test_a_tracker_of_a_step_that_never_finished(
     assert finding.code == "tracker-mismatch"
     assert "never finished" in finding.message
     assert folders[-2] in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("layout", "tracker", "text", "folder"),
+    [
+        ("Megatron", "latest_checkpointed_iteration.txt", "40", "iter_0000040"),
+        ("VeOmni", "latest", "global_step_40", "global_step_40"),
+    ],
+)
+def test_a_tracker_of_an_empty_folder(
+    layout: str, tracker: str, text: str, folder: str, saved: Path, tmp_path: Path
+) -> None:
+    """It was written before the save, or the save wrote nothing."""
+    build(tmp_path, saved, layout)
+    (tmp_path / tracker).write_text(text)
+    (tmp_path / folder).mkdir()
+    (finding,) = judged(tmp_path).findings
+    assert "which is an empty folder" in finding.message
 
 
 def test_a_tracker_of_a_format_that_is_not_judged_is_silent(saved: Path, tmp_path: Path) -> None:

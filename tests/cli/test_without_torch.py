@@ -29,6 +29,7 @@ LOOKS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "diff": ((SAMPLE, SAMPLES / "fsdp_4", "--values"), "every bit"),
     "open": ((SAMPLE,), "model.net1.weight"),
     "seal": ((SAMPLE, "--output", "SEAL"), ""),
+    "export": ((SAMPLE, "OUT", "--format", "torch"), "6 tensors"),
     "replay": ((RECORDING,), "EXACT"),
 }
 
@@ -55,7 +56,8 @@ def test_every_command_is_tried() -> None:
 def test_what_only_looks_works(command: str, without: dict[str, str], tmp_path: Path) -> None:
     args, said = LOOKS[command]
     seal = tmp_path / "a.seal.json"
-    ran = run_cli(command, *(seal if arg == "SEAL" else arg for arg in args), env=without)
+    places = {"SEAL": seal, "OUT": tmp_path / "out.pt"}
+    ran = run_cli(command, *(places.get(str(arg), arg) for arg in args), env=without)
     assert ran.code == 0, ran
     assert said in ran.out
     assert seal.exists() == (command == "seal")

@@ -95,3 +95,13 @@ def test_counts_are_whole_and_the_ends_are_never_empty(values: list[float], num_
         if bars.scale == "linear" and min(values) < max(values):
             assert bars.counts[0] >= 1
             assert bars.counts[-1] >= 1
+
+
+@pytest.mark.parametrize("number", [1.0, -3.0, 5e-324, 1.7e308, 0.3])
+@pytest.mark.parametrize("num_bars", [1, 7, 20])
+def test_what_is_one_number_is_in_one_bar(number: float, num_bars: int) -> None:
+    one = Histogram.of(np.array([number]), np.array([4]), 0)
+    bars = one.linear(num_bars, number, number)
+    (at,) = np.flatnonzero(bars.counts)
+    assert bars.counts[at] == 4
+    assert bars.edges[at] <= number <= bars.edges[at + 1]

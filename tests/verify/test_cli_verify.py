@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from inspector.cli.verify import parse_share, parse_size
 from inspector.errors import UsageError
-from inspector.verify.job.guard import job_pids
+from inspector.report.documents.verification import EVENTS
+from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids
 from inspector.verify.job.run_folder import recorded_runs
 from tests.conftest import ROOT, SAMPLES, Ran
+from tests.helpers.schemas import DOCUMENTS, fault
 from tests.verify.jobs import mark_of, wait_for
 
 SAMPLE = SAMPLES / "hsdp_2x2"
@@ -142,6 +147,9 @@ def test_a_sound_checkpoint_and_its_replay(tmp_path: Path) -> None:
     assert events[-1]["verdict"] == "exact"
     assert events[-1]["tensors"]["total"] == events[-1]["tensors"]["exact"] > 0
     assert json.loads(report.read_text())["result"] == events[-1]
+    for event in events:
+        assert not (what := fault(event, EVENTS[event["event"]])), f"{event}: {what}"
+    assert fault(json.loads(report.read_text()), DOCUMENTS["verify-report"]) == ""
     [folder] = recorded_runs()
     again = _cli("replay", folder, "--json")
     assert (again.code, again.out) == (0, ran.out)
@@ -175,17 +183,53 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
 
 def test_print_command(tmp_path: Path) -> None:
     ran = _cli(
-        "verify", SAMPLE, "--mesh", "hsdp:4x8", "--print-command", "--events", tmp_path / "e v"
+        *("verify", SAMPLE, "--mesh", "hsdp:4x8", "--print-command", "--events", tmp_path / "e v"),
+        *("--scratch", tmp_path / "scratch", "--port", "29876"),
     )
     assert ran.code == 0
     lines = ran.out.splitlines()
     assert any("--nnodes=4" in line and "--nproc-per-node=8" in line for line in lines)
     assert any("srun --nodes=4" in line for line in lines)
+    assert sum('"$HEAD_NODE:29876"' in line for line in lines) == 3
     assert lines[-1] == f"hsdp-inspect replay --follow '{tmp_path}/e v'"
     spec = json.loads((tmp_path / "e v" / "spec.json").read_text())
     assert (spec["mesh"], spec["device"], spec["backend"]) == ("hsdp:4x8", "cuda", "nccl")
     for line in lines:
         assert subprocess.run(["sh", "-n", "-c", line], check=False).returncode == 0
+    # What a rank may hold is not this machine's to say, and what lies in the folder is left alone.
+    assert spec["memory_bytes"] == 0
+    scratch = Path(spec["scratch_dir"])
+    assert scratch.parent == tmp_path / "scratch"
+    assert scratch.name.startswith(SCRATCH_PREFIX)
+    # Each print is a run of its own, to its nodes too.
+    again = _cli("verify", SAMPLE, "--mesh", "hsdp:4x8", "--print-command", "--memory", "2GiB")
+    (rdzv,) = re.findall(r"--rdzv-id=(\w+)", again.out)
+    assert rdzv != spec["run"]
+    assert f"--rdzv-id={spec['run']}" in ran.out
+    printed = re.findall(r"the job is (.*)", again.out)[0]
+    assert json.loads(Path(printed).read_text())["memory_bytes"] == 2 << 30
+    # A machine without the package has all of it that the job takes.
+    package = tmp_path / "e v" / "import" / "inspector"
+    assert not package.is_symlink()
+    assert (package / "verify" / "ranks" / "worker.py").is_file()
+    for manifest, kind in (("pytorchjob.json", "PyTorchJob"), ("trainjob.json", "TrainJob")):
+        assert json.loads((tmp_path / "e v" / manifest).read_text())["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--print-command", "--nnodes", "3"), "do not make the 4 ranks"),
+        (("--print-command", "--nproc-per-node", "8"), "do not make the 4 ranks"),
+        (("--print-command", "--port", "70000"), "a port is 1 to"),
+        (("--nnodes", "2"), "for a job that is printed"),
+        (("--backend", "nccl", "--device", "cpu"), "nccl needs GPUs"),
+    ],
+)
+def test_a_shape_that_cannot_be(options: tuple[str, ...], said: str) -> None:
+    ran = _cli("verify", SAMPLE, "--mesh", "fsdp:4", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
 
 
 @pytest.mark.parametrize(
@@ -242,3 +286,36 @@ def test_what_torch_does_not_read_and_what_is_left_out_is_no_success(
     alone = _cli("replay", folder / "events")
     assert alone.code == 2
     assert "EXACT" not in alone.out
+
+
+@pytest.mark.slow
+@pytest.mark.torchrun
+def test_long_names_ways_and_a_replay_of_the_events_folder(tmp_path: Path) -> None:
+    names = ["\u5b57" * 700 + str(i) for i in range(2)]
+    state = {name: torch.arange(6.0) for name in names} | {"step": torch.tensor(3), "lr": {0.1}}
+    dcp.save(state, checkpoint_id=tmp_path / "c", no_dist=True)
+    events, report = tmp_path / "events", tmp_path / "report.json"
+    job = ["--mesh", "fsdp:2", "--device", "cpu", "--memory", "64MiB"]
+    ran = _cli(
+        "verify", tmp_path / "c", *job, "--via", "fsdp2", "--events", events, "--report", report
+    )
+    assert ran.code == 0, ran.out
+    headline, beside, *_ = ran.out.splitlines()
+    assert headline.startswith("EXACT: all 4 entries are")
+    assert "; 2 through FSDP2, 2 beside it as DTensors or bytes)" in headline
+    assert beside == "  not through FSDP2: step, lr"
+    ways = json.loads(report.read_text())["via"]
+    assert {way: sorted(of) for way, of in ways.items()} == {
+        "fsdp2": names,
+        "dtensor": ["lr", "step"],
+    }
+    replayed = _cli("replay", "--no-tui", events)
+    assert (replayed.code, replayed.out.split(";")[:2]) == (0, ran.out.split(";")[:2])
+    # What is in the folder is another job's.
+    ran = _cli("verify", tmp_path / "c", *job, "--events", events)
+    assert ran.code == 2
+    assert "holds the events of another job" in ran.err
+    # Nothing that FSDP1 held.
+    ran = _cli("verify", tmp_path / "c", *job, "--via", "fsdp1", "--filter", "step")
+    assert ran.code == 2
+    assert "no entry went through FSDP1" in ran.out

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inspector.verify import recording
 from inspector.verify.events import MAX_LINE_BYTES, EventWriter, decode, encode, rank_file
+from inspector.verify.progress import JobState
 from inspector.verify.recording import EventFollower, LineFollower, LogFollower, read_events
+from inspector.verify.spec import JobSpec
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3000),
@@ -122,3 +125,60 @@ def test_a_fifo_among_the_events_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "events.jsonl")
     events = [event for event in read_events(str(tmp_path)) if event is not None]
     assert [event["event"] for event in events] == ["hello"]
+
+
+def _ranks_folder(folder: Path, *ranks: list[dict[str, Any]]) -> JobSpec:
+    spec = JobSpec("/somewhere/step-1", f"fsdp:{len(ranks)}", run="this", events_dir=str(folder))
+    (folder / "spec.json").write_text(spec.to_json())
+    for rank, events in enumerate(ranks):
+        head = {"schema": 1, "run": spec.run, "rank": rank, "t": 1.0}
+        lines = [json.dumps({**head, **event}) + "\n" for event in events]
+        rank_file(folder, rank).write_text("".join(lines))
+    return spec
+
+
+def test_a_rank_that_falls_silent_is_named_and_ends_the_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_BEAT_S", 0.0)
+    monkeypatch.setattr(recording, "_POLL_S", 0.0)
+    monkeypatch.setattr(recording, "_SILENT_BEATS", 3)
+    hello = {"event": "hello", "pid": 7, "host": "node-b"}
+    _ranks_folder(tmp_path, [{**hello, "host": "node-a"}, {"event": "bye"}], [hello])
+    told = [event for event in read_events(str(tmp_path), follow=True) if event is not None]
+    (failed,) = [event for event in told if event["event"] == "failed"]
+    assert failed["rank"] == 1
+    assert "rank 1 on node-b has told nothing for 4 s" in failed["message"]
+    assert told[-1]["verdict"] == "failed"
+    assert "node-b" in told[-1]["why"]
+
+
+def test_names_that_no_event_can_hold_go_by_their_entry() -> None:
+    # Alike in all that is left of them.
+    names = ["\u5b57" * 700 + str(i) for i in range(2)]
+    head = {"schema": 1, "event": "tensor", "run": "", "rank": 0, "t": 1.0, "phase": "compare"}
+    events = []
+    for entry, fqn in enumerate(names):
+        line = encode({**head, "fqn": fqn, "entry": entry, "verdict": "EXACT", "num_elements": 1})
+        assert len(line) <= MAX_LINE_BYTES
+        event = decode(line)
+        assert event is not None
+        events.append(event)
+    known, unknown = JobState(), JobState()
+    known.long_names = dict(enumerate(names))
+    for event in events:
+        known.apply(event)
+        unknown.apply(event)
+    assert list(known.snapshot().tensors) == names
+    first, second = unknown.snapshot().tensors
+    assert first.endswith(" ... (entry 0)") and second.endswith(" ... (entry 1)")
+
+
+def test_a_result_that_names_thousands_of_entries_is_replayed(tmp_path: Path) -> None:
+    names = [{"fqn": f"layers.{i}.{'w' * 90}", "why": "asked"} for i in range(10_000)]
+    head = {"schema": 1, "event": "result", "run": "", "rank": None, "t": 1.0, "verdict": "partial"}
+    line = json.dumps({**head, "tensors": {"not_verified": names}})
+    assert len(line) > 1 << 20
+    (tmp_path / "events.jsonl").write_text(line + "\n")
+    (told,) = [event for event in read_events(str(tmp_path)) if event is not None]
+    assert told["verdict"] == "partial"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -53,12 +52,19 @@ class OpenFiles:
     Args:
         storage: Its folder.
         opener: Opens a file by its raw path, if it is not to be `open_file`.
+        max_remote: Remote files that may be open; each may keep a window of several MiB.
     """
 
-    def __init__(self, storage: Storage, opener: Callable[[str], DataHandle] | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        opener: Callable[[str], DataHandle] | None = None,
+        *,
+        max_remote: int = _MAX_OPEN_REMOTE,
+    ) -> None:
         self._open_file = opener or partial(open_file, storage)
         self._open: OrderedDict[str, DataHandle] = OrderedDict()
-        self._limit = _MAX_OPEN_REMOTE if storage.local_path("") is None else _max_open()
+        self._limit = max_remote if storage.local_path("") is None else _max_open()
         self._scratch: IO[bytes] | None = None
         self._buffer = bytearray(BLOCK_BYTES)
 
@@ -100,7 +106,9 @@ class OpenFiles:
         """
         try:
             if self._scratch is None:
-                # Not at the top: few checkpoints are packed.
+                # lazy: few checkpoints are packed
+                import tempfile
+
                 self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
             begin = self._scratch.seek(0, 2)
             for block in record_blocks(source, record):

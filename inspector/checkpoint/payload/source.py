@@ -52,7 +52,8 @@ class PayloadError(InspectError):
 
     `code` is the finding code of the contract, `fate` what `dcp.load` does about it if that is
     not what the code's usual text says. `is_foreign`: it is intact as far as is known, but holds
-    a tensor of a class of its own, whose elements only that class can tell.
+    a tensor whose elements its bits alone do not tell: of a class of its own, quantised, or of a
+    dtype that is not known here.
     """
 
     def __init__(

@@ -67,6 +67,8 @@ _LAYOUTS = frozenset(
 _LATER_DTYPE = re.compile(r"torch\.([a-z][a-z0-9_]{2,39})\Z")
 
 _Properties = tuple[str, str, bool, str]  # dtype, layout, requires_grad, memory format
+#: What no writer writes, and nothing here reads: it is told as not checked.
+_DIFFERENT = ("another for each chunk",)
 _Place = tuple[int, int, int, tuple[str, ...]]  # file, byte offset, byte length, transforms
 _NOWHERE: _Place = (-1, -1, -1, ())
 
@@ -94,6 +96,7 @@ class Extraction:
         self.tensor_fqns: list[str] = []
         self.property_ids = array("i")
         self.properties: dict[_Properties, int] = {}
+        self._num_properties = 0
         self._seen_properties: dict[tuple[int, int, bool, int], tuple[_Properties, Any]] = {}
         self.shapes = array("q")
         self.dim_start = array("q", [0])
@@ -258,6 +261,7 @@ class Extraction:
         shape, props, chunks = self._head(fqn, meta)
         offsets, sizes = self._boxes(fqn, chunks, len(shape))
         index = len(self.tensor_fqns)
+        found: set[tuple[str, ...]] = set()
         for offset in offsets:
             place = places.get(offset)
             if place is None and not offset:
@@ -266,8 +270,10 @@ class Extraction:
             self.file.append(file)
             self.byte_offset.append(start)
             self.byte_length.append(length)
-            if transforms:
-                self.transforms[index] = transforms
+            if place is not None:
+                found.add(transforms)
+        if any(found):
+            self.transforms[index] = found.pop() if len(found) == 1 else _DIFFERENT
         self.offsets.extend(chain.from_iterable(offsets))
         self.sizes.extend(chain.from_iterable(sizes))
         self.tensor_fqns.append(fqn)
@@ -337,6 +343,11 @@ class Extraction:
         if type(values) is not tuple or len(values) < 5:
             self._complain(fqn, "its properties cannot be understood")
             return "?", "strided", False, "contiguous"
+        # Torch before 2.15 takes 5, later ones write 6; whoever wrote both wrote no metadata of it.
+        self._num_properties = self._num_properties or len(values)
+        if len(values) != self._num_properties:
+            count = f"{len(values)} properties, where others have {self._num_properties}"
+            self._complain(fqn, f"it has {count}")
         dtype, layout, requires_grad, memory_format = values[:4]
         # Mostly the very same objects; their ids stay theirs, as they are kept here.
         ids = id(dtype), id(layout), requires_grad is True, id(memory_format)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +22,13 @@ from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.folder.times import Split, split_by_time
 from inspector.checks.metadata.entries import Entries, Ints, total
 from inspector.errors import StorageError
+from inspector.layout.geometry import unique
 
 __all__ = ["check_files"]
 
+# `__1_0 (1).distcp` of a browser or a file manager, `.__1_0.distcp.Xy12Zz` of rsync.
+_COPY = re.compile(r" \(\d{1,3}\)(?=\.[^.]*\Z)")
+_RSYNC = re.compile(r"\A\.(.+)\.\w{6}\Z")
 _FROM_ANOTHER = "copy the file from the original, or load an earlier checkpoint"
 _MAX_NAMED = 8
 
@@ -125,7 +129,9 @@ def _look(
                 "error",
                 f"{printable(path, 120)}: {what}; {_holds(entries, rows)} in it",
                 torch_does,
-                _FROM_ANOTHER if code == "file-missing" else "make it a file that may be read",
+                _instead(path, known)
+                if code == "file-missing"
+                else "make it a file that may be read",
                 file=path,
                 num_elements=num,
             )
@@ -143,6 +149,19 @@ def _look(
             )
         )
     return found
+
+
+def _instead(path: str, known: Mapping[str, Entry]) -> str:
+    """What to do about a file that is not there; another may be it under a changed name."""
+    for name in sorted(known):
+        shown = printable(name, 80)
+        if name != path and name.casefold() == path.casefold():
+            return f"{shown} is there, which differs in its case alone: rename it, and check again"
+        if name != path and _COPY.sub("", name) == path:
+            return f"{shown} is there, as a second download is named: rename it, and check again"
+        if _RSYNC.sub(r"\1", name) == path:
+            return f"{shown} is there, as rsync names what it has not copied whole: copy it again"
+    return _FROM_ANOTHER
 
 
 def _problem(storage: Storage, path: str, entry: Entry | None) -> tuple[str, str, str] | None:
@@ -205,7 +224,7 @@ def _target_outside(storage: Storage, path: str) -> str | None:
 def _holds(entries: Entries, rows: Ints) -> str:
     """`3 payloads (24 elements of 2 tensors)`."""
     chunks = rows[rows < entries.num_chunks]
-    tensors = len(np.unique(entries.entry[chunks]))
+    tensors = len(unique(entries.entry[chunks]))
     num = total(entries.volume[rows])
     elements = f" ({plural(num, 'element')} of {plural(tensors, 'tensor')})" if tensors else ""
     return plural(len(rows), "payload") + elements

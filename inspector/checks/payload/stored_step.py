@@ -1,8 +1,13 @@
-"""The step that a checkpoint's folder is named by, and the one that it says it is of itself."""
+"""The step that a checkpoint's folder is named by, and the one that it says it is of itself.
+
+A file of another save in the place of one of this may have every size right. What tells is that the
+optimizer counts its steps for each parameter, and that DCP spreads these numbers over all files.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from inspector.checkpoint.model import Checkpoint
@@ -11,16 +16,21 @@ from inspector.checkpoint.payload.scan.literals import read_literal
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding
+from inspector.checks.metadata.optimizer import split_state
 from inspector.errors import InspectError
 
-__all__ = ["check_steps"]
+__all__ = ["check_file_steps", "check_steps"]
 
 # A folder named by a step, not by an epoch or just a number; the step's folder may have parts.
 _FOLDER = re.compile(r"(?:global_?)?(?:step|iter(?:ation)?|checkpoint)s?[-_=]?0*(\d{1,15})\Z", re.I)
 _NAMES = frozenset({"step", "global_step", "iteration", "current_step", "train_step"})
 # Of these a step may count otherwise: batches, updates of a schedule, of one parameter.
 _COUNT_OTHERWISE = ("optim", "sched", "data", "load", "ema", "scal", "sampl")
+_NUMBERS = frozenset({"float32", "float64", "int32", "int64"})
 _NOT_ABOVE = frozenset({"state", "model"})
+#: Steps of an optimizer that are read of a file, and of one that differs.
+_FEW, _MANY = 3, 64
+_MAX_FILES = 256
 _MAX_PARTS = 3
 _MAX_READ = 20
 
@@ -55,6 +65,96 @@ def check_steps(checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
                     file=file,
                 )
             )
+    return found
+
+
+def check_file_steps(checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
+    """A warning for each file all of whose parameters are at another step than all others'.
+
+    None where a file is not at one with itself: then parameters are trained for as many steps as
+    each is used. Of a remote storage nothing is read.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder; a few small payloads of each file are read.
+    """
+    if checkpoint.format != "dcp" or storage.local_path("") is None:
+        return []
+    found = []
+    for prefix, by_file in _counters(checkpoint).items():
+        if not 3 <= len(by_file) <= _MAX_FILES:
+            continue
+        steps = {
+            file: _read(checkpoint, storage, numbers[:_FEW]) for file, numbers in by_file.items()
+        }
+        if any(len(of_file) != 1 for of_file in steps.values()):
+            continue
+        at = {file: next(iter(of_file)) for file, of_file in steps.items()}
+        usual, num = Counter(at.values()).most_common(1)[0]
+        others = [file for file, step in at.items() if step != usual]
+        if 2 * len(others) > num:
+            continue
+        for file in others:
+            numbers = by_file[file][:_MANY]
+            if len(numbers) < _FEW or not _are_spread(checkpoint, numbers, {*others}):
+                continue  # The stage of a pipeline may be trained for a time of its own.
+            if _read(checkpoint, storage, numbers) == {at[file]}:
+                found.append(_of_another(checkpoint, prefix, file, len(numbers), at[file], usual))
+    return found
+
+
+def _of_another(
+    checkpoint: Checkpoint, prefix: str, file: int, num: int, step: float, usual: float
+) -> Finding:
+    path = checkpoint.files[file].path
+    optimizer = printable(prefix.rstrip("."), 60)
+    return Finding(
+        "step-mismatch",
+        "warning",
+        f"{printable(path, 120)}: its {num:,} parameters of {optimizer} are at step "
+        f"{step:g}, those of all other files at step {usual:g}",
+        "loads silently a mixture of two saves, if they are of two",
+        "the file may be of another save: compare it with the original; no fault if just these "
+        "parameters were trained for another number of steps",
+        file=path,
+    )
+
+
+def _counters(checkpoint: Checkpoint) -> dict[str, dict[int, list[int]]]:
+    """Tensors that count the steps of a parameter, by optimizer and file."""
+    columns = checkpoint.columns
+    found: dict[str, dict[int, list[int]]] = {}
+    for index, fqn in enumerate(columns.fqns):
+        split = split_state(fqn) if "step" in fqn else None
+        if split is None or split.slot != "step" or columns.num_chunks_of[index] != 1:
+            continue
+        tensor = columns.tensor(index)
+        if tensor.num_elements == 1 and tensor.file[0] >= 0 and tensor.dtype in _NUMBERS:
+            of_optimizer = found.setdefault(split.prefix, {})
+            of_optimizer.setdefault(int(tensor.file[0]), []).append(index)
+    return found
+
+
+def _are_spread(checkpoint: Checkpoint, numbers: list[int], files: set[int]) -> bool:
+    """Whether all of these parameters have other state in other files than some."""
+    columns = checkpoint.columns
+    names = {columns.fqns[i].removesuffix("step"): False for i in numbers}
+    for index, fqn in enumerate(columns.fqns):
+        name = fqn[: fqn.rfind(".") + 1]
+        if name in names and not fqn.endswith(".step"):
+            names[name] |= not {*columns.tensor(index).file.tolist()} <= files
+    return all(names.values())
+
+
+def _read(checkpoint: Checkpoint, storage: Storage, numbers: list[int]) -> set[float]:
+    """The numbers that tensors of one element hold; none if one cannot be read."""
+    found = set()
+    for number in numbers:
+        tensor = checkpoint.columns.tensor(number)
+        try:
+            found.add(float(read_chunk(checkpoint, storage, tensor, 0).reshape(-1)[0]))
+        except InspectError:
+            return set()
     return found
 
 

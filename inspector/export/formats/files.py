@@ -6,11 +6,11 @@ can be written at once. What depends on checksums (a zip's headers) is made at t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.model import Tensor
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import UsageError
 
@@ -27,15 +27,21 @@ HINT = "leave them out with --filter '!NAME', rename them, or write another --fo
 
 @dataclass(frozen=True, slots=True)
 class ExportItem:
-    """A tensor that is to be written.
+    """A tensor that is to be written; a line, as there may be a hundred thousand.
 
     Attributes:
-        tensor: In the checkpoint.
+        index: In the checkpoint's columns.
+        fqn: Raw name there.
+        shape: Its shape.
+        stored_dtype: As it is stored.
         name: What it is called in the file, raw.
         dtype: What it is written as.
     """
 
-    tensor: Tensor
+    index: int
+    fqn: str
+    shape: tuple[int, ...]
+    stored_dtype: str
     name: str
     dtype: str
 
@@ -44,9 +50,13 @@ class ExportItem:
         return itemsize(self.dtype) or 1
 
     @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that it takes in the file."""
-        return self.tensor.num_elements * self.itemsize
+        return self.num_elements * self.itemsize
 
 
 @dataclass(frozen=True, slots=True)

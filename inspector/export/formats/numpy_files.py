@@ -69,7 +69,7 @@ def npy_file(items: Sequence[ExportItem]) -> list[PlannedFile]:
             f"a .npy holds one tensor, and {len(items):,} were chosen",
             "--filter NAME chooses one; --format npz takes several",
         )
-    head = npy_header(items[0].dtype, items[0].tensor.shape)
+    head = npy_header(items[0].dtype, items[0].shape)
     region = ItemRegion(items[0], len(head))
     return [PlannedFile("", (region,), len(head) + items[0].num_bytes, partial(_header, head))]
 
@@ -86,13 +86,12 @@ def npz_file(items: Sequence[ExportItem]) -> list[PlannedFile]:
     """
     names = {item.name for item in items}
     refuse_items(
-        [(item.tensor.fqn, why) for item in items if (why := _why_not(item.name, names))],
+        [(item.fqn, why) for item in items if (why := _why_not(item.name, names))],
         ".npz",
         HINT,
     )
     records = [
-        ZipRecord(item.name + _SUFFIX, npy_header(item.dtype, item.tensor.shape), item)
-        for item in items
+        ZipRecord(item.name + _SUFFIX, npy_header(item.dtype, item.shape), item) for item in items
     ]
     return [zip_file("", records)]
 

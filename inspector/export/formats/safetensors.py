@@ -70,7 +70,7 @@ def safetensors_files(
         UsageError: A name or a dtype that safetensors does not hold.
     """
     refuse_items(
-        [(item.tensor.fqn, why) for item in items if (why := _why_not(item))],
+        [(item.fqn, why) for item in items if (why := _why_not(item))],
         "safetensors",
         HINT,
     )
@@ -94,7 +94,7 @@ def safetensors_files(
 def _why_not(item: ExportItem) -> str:
     if item.dtype not in _NAMES:
         return f"it has no dtype {printable(item.dtype, 40)}"
-    if item.dtype == "float4_e2m1fn_x2" and not item.tensor.shape:
+    if item.dtype == "float4_e2m1fn_x2" and not item.shape:
         return "pairs of float4 without a dim"
     if item.name == "__metadata__":
         return "this name is the header's own"
@@ -107,21 +107,20 @@ def _why_not(item: ExportItem) -> str:
 
 def _file(name: str, items: Sequence[ExportItem]) -> PlannedFile:
     ordered = sorted(items, key=lambda item: (-item.itemsize, item.name))
-    fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     starts = []
+    parts = ['"__metadata__":{"format":"pt"}']
     for item in ordered:
-        shape = list(item.tensor.shape)
+        shape = list(item.shape)
         if item.dtype == "float4_e2m1fn_x2":
             # The format counts values, torch elements of two.
             shape[-1] *= 2
         end = begin + item.num_bytes
-        fields[item.name] = {
-            "dtype": _NAMES[item.dtype], "shape": shape, "data_offsets": [begin, end],
-        }  # fmt: skip
+        entry = {"dtype": _NAMES[item.dtype], "shape": shape, "data_offsets": [begin, end]}
+        parts.append(f"{_json(item.name)}:{_json(entry)}")
         starts.append(begin)
         begin = end
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text = ("{" + ",".join(parts) + "}").encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise UsageError(
@@ -133,6 +132,10 @@ def _file(name: str, items: Sequence[ExportItem]) -> PlannedFile:
         ItemRegion(item, len(head) + start) for item, start in zip(ordered, starts, strict=True)
     )
     return PlannedFile(name, regions, len(head) + begin, partial(_header, head))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _header(head: bytes, crcs: Sequence[int]) -> Frame:

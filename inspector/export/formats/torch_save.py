@@ -56,14 +56,14 @@ def torch_file(state: Mapping[str, Any], items: Sequence[ExportItem]) -> list[Pl
     """
     refuse_items(
         [
-            (item.tensor.fqn, f"a file of torch.save has no dtype {printable(item.dtype, 40)}")
+            (item.fqn, f"a file of torch.save has no dtype {printable(item.dtype, 40)}")
             for item in items
             if item.dtype not in _STORAGES and item.dtype not in _UNTYPED
         ],
         "a file of torch.save",
         "leave them out with --filter '!NAME'",
     )
-    numbers = {item.tensor.fqn: number for number, item in enumerate(items)}
+    numbers = {item.fqn: number for number, item in enumerate(items)}
     pickled = _Pickler(numbers).dump(state)
     records = [
         ZipRecord(f"{_FOLDER}/data.pkl", pickled, align=_ALIGN),
@@ -182,7 +182,7 @@ class _Pickler:
     def _tensor(self, item: ExportItem) -> None:
         """`_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`, or `_v3`."""
         kind = _STORAGES.get(item.dtype)
-        shape = item.tensor.shape
+        shape = item.shape
         self._global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
         self._out += b"(("
         self._put("storage")
@@ -190,9 +190,9 @@ class _Pickler:
             self._global("torch", kind)
         else:
             self._global("torch.storage", "UntypedStorage")
-        self._put(str(self._numbers[item.tensor.fqn]))
+        self._put(str(self._numbers[item.fqn]))
         self._put("cpu")
-        self._put(item.tensor.num_elements if kind else item.num_bytes)
+        self._put(item.num_elements if kind else item.num_bytes)
         self._out += b"tQ"
         strides, step = [], 1
         for size in reversed(shape):

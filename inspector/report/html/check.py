@@ -9,6 +9,7 @@ from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Report
+from inspector.checks.plan.fit import ModelFit
 from inspector.checks.run import JudgedRun
 from inspector.checks.steps import Judged
 from inspector.report.check import (
@@ -34,7 +35,12 @@ _MAX_PARTS_BYTES = 1_000_000
 
 
 def check_html(
-    report: Report, checkpoint: Checkpoint | None, command: str, *, is_stopped: bool = False
+    report: Report,
+    checkpoint: Checkpoint | None,
+    command: str,
+    *,
+    is_stopped: bool = False,
+    fit: ModelFit | None = None,
 ) -> Iterator[str]:
     """The page of one checkpoint, in pieces.
 
@@ -43,15 +49,24 @@ def check_html(
         checkpoint: What was judged; None if it could not be read, and then nothing is drawn.
         command: The command line, its secrets hidden.
         is_stopped: Whether reading the payloads was broken off.
+        fit: The checkpoint beside what a model expects, or None.
     """
     said = verdict_sentence(report, is_stopped=is_stopped)
+    tone = _tone(report, is_stopped=is_stopped)
+    model: tuple[Html, ...] = ()
+    if fit is not None:
+        tone = tone if fit.is_complete else "bad"
+        words = [fit.words, *fit.expected.notes]
+        shown = facts([("expected" if i == 0 else "", text) for i, text in enumerate(words)])
+        model = (section("Model", Html(shown + findings_list(fit.problems))),)
     maps = Html("") if checkpoint is None else finding_maps(checkpoint, report.findings)
     yield from page(
         f"check of {printable(report.path, 500)}",
-        _tone(report, is_stopped=is_stopped),
+        tone,
         said,
         (
             section("Checked", _coverage(report.checked)),
+            *model,
             section("Findings", findings_list(report.findings)),
             section("Chunk maps", maps),
         ),

@@ -215,6 +215,8 @@ def _lines(view: TensorView) -> Iterator[Text]:
         phases.append(
             f"{printable(phase.phase, 40)}{said} by {phase.num_ranks} of {phase.num_expected} ranks"
         )
+    if view.via:
+        phases.append(f"through {view.via.upper()}" if view.via != "dtensor" else "no FSDP held it")
     if phases:
         yield Text(", ".join(phases), "dim")
     for fault in view.faults:

@@ -188,9 +188,11 @@ class _Wave:
         for fqn, why in left[0].items():
             failures.pop(fqn, None)
             if job.rank == 0:
-                job.reporter.send(
-                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
-                )
+                self._not_verified("load", fqn, why)
+
+    def _not_verified(self, phase: str, fqn: str, why: str) -> None:
+        fields = {"fqn": fqn, "entry": self._positions[fqn]}
+        self._job.reporter.send("tensor", phase=phase, verdict="NOT_VERIFIED", detail=why, **fields)
 
     def _unpickle(self, targets: Targets, failures: dict[str, str]) -> None:
         """Load every bytes entry as torch would, on every rank; they are compared all the same."""
@@ -211,21 +213,14 @@ class _Wave:
         dist.all_gather_object(everyone, unread)
         if job.rank == 0:
             for fqn, why in {f: w for told in everyone for f, w in told.items()}.items():
-                job.reporter.send(
-                    "tensor", phase="load", fqn=fqn, verdict="NOT_VERIFIED", detail=why
-                )
+                self._not_verified("load", fqn, why)
 
     def _leave_variants(self) -> set[str]:
         """Per-rank metadata may hold a value for each rank; a joint save keeps one of them."""
         if self._job.rank == 0:
             for fqn in sorted(self._variants):
-                self._job.reporter.send(
-                    "tensor",
-                    phase="save",
-                    fqn=fqn,
-                    verdict="NOT_VERIFIED",
-                    detail="loaded and compared; each rank had its own, so it was not saved again",
-                )
+                why = "loaded and compared; each rank had its own, so it was not saved again"
+                self._not_verified("save", fqn, why)
         return self._variants
 
     def _phase(self, name: str, grid: Grid, **fields: Any) -> None:
@@ -368,7 +363,7 @@ class _Wave:
         unexplained = torn - set().union(*(d for _, _, d in everyone))
         if job.rank == 0:
             for fqn in sorted(unexplained):
-                tally = RegionTally(fqn, 0)
+                tally = RegionTally(fqn, 0, entry=self._positions[fqn])
                 what = "its replicas disagree, though each equals what is stored"
                 tally.problem("FAILED", what)
                 tell(job.reporter, "replicas", targets, tally, targets.via[fqn], **fields)
