@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
@@ -264,7 +264,7 @@ def check_json(
         used: What a remote storage was asked for it.
         fit: The checkpoint beside what a model expects, or None.
     """
-    document: CheckDocument = {"schema": SCHEMA, **_report(report)}
+    document = cast("CheckDocument", {"schema": SCHEMA, **_report(report)})
     if fit is not None:
         document["against"] = {
             "path": fit.expected.path,

@@ -25,13 +25,18 @@ __all__ = [
 ]
 
 #: Actions that write a file where the app runs, or stop it there: not for a browser elsewhere.
-ON_THE_SPOT = frozenset({"screenshot", "suspend_process"})
+ON_THE_SPOT = frozenset({"screenshot", "suspend_process", "values('save')"})
 #: With what starts jobs, too: who may only look has none of them.
 LOOK_ONLY = ON_THE_SPOT | {"verify"}
 
 
 def is_closed(app: App[int], action: str) -> bool:
-    """Whether the app was started without an action; its keys are not told of then."""
+    """Whether the app was started without an action; its keys are not told of then.
+
+    Args:
+        app: The app.
+        action: As it stands in a binding.
+    """
     return action in getattr(app, "closed_actions", ())
 
 

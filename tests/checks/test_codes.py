@@ -209,7 +209,7 @@ def test_what_git_cannot_carry(good: Path, what: str, option: str) -> None:
     make(good)
     begin = time.monotonic()
     report = judged(good, option)
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 120
     assert (code, severity) in {(f.code, f.severity) for f in report.findings}
     assert report.verdict == verdict
 

@@ -268,7 +268,7 @@ def test_ctrl_c_ends_the_command(s3: S3Server, sample: str) -> None:
     try:
         _wait(lambda: bool(s3.asked))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     finally:
         answer.set()
         process.kill()

@@ -70,7 +70,7 @@ def mark_of(run_folder: Path) -> str:
     return str(json.loads((run_folder / "guard.json").read_text())["mark"])
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """The condition's first true value."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

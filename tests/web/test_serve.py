@@ -154,6 +154,12 @@ async def test_who_may_only_look_starts_nothing_and_writes_nothing(tmp_path: Pat
                 await page.press(key)
             await page.press("4")
             await page.until("the screen was served without --allow-verify")
+            await page.press("6")
+            await page.until("f First NaN")
+            assert "Save .npy" not in page.shown
+            await page.press("e")
+            await page.press("1")  # A dialog would take it.
+            await page.until("Placements")
             [process] = children(server.pid)
             assert process.status() != psutil.STATUS_STOPPED
             assert not [p for p in process.children() if "torch" in " ".join(p.cmdline())]

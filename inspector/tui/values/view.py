@@ -19,7 +19,7 @@ from inspector.checkpoint.text import format_bytes, format_shape, printable
 from inspector.errors import Cancelled, InspectError
 from inspector.export.formats.numpy_files import is_raw
 from inspector.tui.background import after
-from inspector.tui.commands import command
+from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
 from inspector.tui.values.heat_map import HeatMap
@@ -349,7 +349,9 @@ class ValuesView(View):
         return action != "values" or (not self.is_typing and self.can(str(parameters[0])))
 
     def can(self, what: str) -> bool:
-        """Whether a command means anything for this tensor."""
+        """Whether a command means anything for this tensor, and may be given."""
+        if is_closed(self.app, f"values('{what}')"):
+            return False
         if what in ("next", "previous"):
             return True
         if what in _OF_SLICES:
@@ -445,7 +447,7 @@ class ValuesView(View):
         from inspector.tui.screens.save_array import SaveArrayScreen, SaveChoice, file_name
 
         tensor, loaded, numbers = self._tensor, self.loaded, self._pane.numbers
-        if tensor is None or loaded is None:
+        if tensor is None or loaded is None or is_closed(self.app, "values('save')"):
             return
         if self._saving.is_busy:
             self.notify("Another one is still being written; x stops it.")
