@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from textual.theme import Theme
 
     from inspector.checkpoint.child.isolated import Child
+    from inspector.tui.quick_escape import QuickEscape
     from inspector.tui.session import Loading
     from inspector.tui.tensors.preview import Preview
     from inspector.tui.verification.run import Verification
@@ -245,7 +246,7 @@ class InspectApp(App[int]):
         # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
         sys.setswitchinterval(_SWITCH_S)
         try:
-            with ending_in_order(self._end_soon, lambda: self._driver):  # type: ignore[arg-type, return-value]
+            with ending_in_order(self._end_soon, self._terminal):
                 code = self.run()
         finally:
             if self.verification is not None:
@@ -260,6 +261,12 @@ class InspectApp(App[int]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return not is_closed(self, action) and super().check_action(action, parameters)
+
+    def _terminal(self) -> QuickEscape | None:
+        """The terminal that is drawn on, where it is one that can be given back by hand."""
+        from inspector.tui.quick_escape import QuickEscape
+
+        return self._driver if isinstance(self._driver, QuickEscape) else None
 
     def _end_soon(self, code: int) -> None:
         """Leave without a question; called by a signal, between any two instructions."""

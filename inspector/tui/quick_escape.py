@@ -23,6 +23,9 @@ __all__ = ["QuickEscape"]
 
 _IDLE_S = 0.1
 _LOOK_S = 0.005
+_GONE_S = 2.0
+#: 128 + SIGHUP's number.
+_HUNG_UP = 129
 #: What Textual writes when it leaves: lines wrap, no pastes in brackets, no mouse, no reports of
 #: the focus or the size, the keys as they are, the screen of before, the cursor.
 _HAND_BACK = (
@@ -46,6 +49,16 @@ class QuickEscape(LinuxDriver):
         """Hand the terminal back."""
         super().stop_application_mode()
         self.is_drawn_on = False
+
+    def write(self, data: str) -> None:
+        """Write, unless the terminal has gone: who writes then would wait for ever."""
+        if self._writer_thread is None or self._writer_thread.is_alive():
+            super().write(data)
+
+    def close(self) -> None:
+        """End the thread that writes, if it did not end with the terminal."""
+        if self._writer_thread is None or self._writer_thread.is_alive():
+            super().close()
 
     def hand_back(self) -> None:
         """Restore the terminal at once, by hand; from any thread."""
@@ -75,9 +88,12 @@ class QuickEscape(LinuxDriver):
                         typed = os.read(self.fileno, 4096)
                     except OSError:
                         typed = b""
-                    if not typed:  # The terminal has gone; the signal that says so is on its way.
-                        self.exit_event.wait(_IDLE_S)
-                        continue
+                    if not typed:
+                        # The terminal has gone; the signal that says so is on its way, unless it
+                        # is ignored (`nohup`): then nothing else would ever end this.
+                        if not self.exit_event.wait(_GONE_S):
+                            self._app.call_later(self._app.exit, _HUNG_UP)
+                        return
                     if b"\x1b" in typed:
                         waits_until_s = time.monotonic() + 2 * constants.ESCAPE_DELAY
                     # Half a character is no text yet, and no text would mean the end to the parser.

@@ -165,15 +165,25 @@ class Terminal:
         self._stream.feed(data)
         return bool(data)
 
-    def until(self, shows: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    def until(
+        self,
+        shows: Callable[[], object],
+        limit_s: float = LIMIT_S,
+        faults: Callable[[], object] = lambda: "it never came to be",
+    ) -> None:
         """Wait for something to be on the screen.
+
+        Args:
+            shows: Whether it is.
+            limit_s: How long at most, seconds.
+            faults: What to say if it is not.
 
         Raises:
             AssertionError: It never was; says what was there instead.
         """
         end = time.monotonic() + limit_s
         while not shows():
-            assert time.monotonic() < end, f"it never came to be:\n{self.text}"
+            assert time.monotonic() < end, f"{faults()}:\n{self.text}"
             self.look()
 
     def is_stopped(self) -> bool:

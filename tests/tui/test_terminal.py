@@ -26,6 +26,15 @@ sys.exit(run(sys.argv[1]))
 """
 
 
+#: As `nohup` starts it.
+NOHUP = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from inspector.tui.launch import run
+sys.exit(run(sys.argv[1]))
+"""
+
+
 def is_open(terminal: Terminal) -> bool:
     return SOUND in terminal.lines[0] and "? Help" in terminal.lines[-1]
 
@@ -53,11 +62,13 @@ def test_the_second_signal_ends_it_whatever_the_app_is_at() -> None:
         assert termios.tcgetattr(terminal.other) == terminal.attributes
 
 
-def test_a_window_that_is_closed_ends_it() -> None:
-    with Terminal(SAMPLES / "hsdp_2x4") as terminal:
+@pytest.mark.parametrize("module", [("-m", "inspector"), ("-c", NOHUP)], ids=["", "nohup"])
+def test_a_window_that_is_closed_ends_it(module: tuple[str, ...]) -> None:
+    with Terminal(SAMPLES / "hsdp_2x4", module=module) as terminal:
         terminal.until(lambda: is_open(terminal))
         terminal.hang_up()
-        assert terminal.ended() == 128 + signal.SIGHUP
+        # By the signal, or because nothing can be written any more.
+        assert terminal.ended() in (128 + signal.SIGHUP, 2)
 
 
 def test_what_was_suspended_comes_back_and_can_be_ended() -> None:
@@ -77,6 +88,16 @@ def test_what_was_suspended_comes_back_and_can_be_ended() -> None:
         assert terminal.ended() == -signal.SIGTERM
         assert terminal.left_on() == []
         assert termios.tcgetattr(terminal.other) == terminal.attributes
+
+
+def test_it_can_be_left_before_it_is_complete() -> None:
+    # A view that came while the screen was being taken down was an internal error.
+    for _ in range(3):
+        with Terminal(SAMPLES / "hsdp_2x4") as terminal:
+            terminal.until(lambda: "Dtype" in terminal.text)
+            terminal.send("q")
+            assert terminal.ended() == 0
+            assert b"Traceback" not in terminal.written
 
 
 @pytest.mark.parametrize(

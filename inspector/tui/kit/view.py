@@ -10,6 +10,7 @@ from asyncio import TimerHandle
 from typing import TYPE_CHECKING
 
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Input
 
 from inspector.checkpoint.text import format_count
@@ -173,7 +174,10 @@ class TableView(View):
 
         line = FilterLine()
         line.display = False
-        await self.table.parent.mount(line, before=self.table)  # type: ignore[union-attr]
+        parent = self.table.parent
+        if not isinstance(parent, Widget):
+            return  # It is being taken down.
+        await parent.mount(line, before=self.table)
         self._line = line
 
     def begin_filter(self) -> None:

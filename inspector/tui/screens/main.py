@@ -12,6 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.app import ComposeResult
+from textual.css.query import NoMatches
+from textual.widget import MountError
 from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
@@ -146,10 +148,13 @@ class MainScreen(OpenScreen):
         from inspector.tui.kit.key_bar import KeyBar
 
         view = self.query_one(TensorsView)
-        with self.app.batch_update():  # One repaint, and not one for each widget.
-            await self.mount(KeyBar())
-            await view.complete()
-            await view.prepare_filter()
+        try:
+            with self.app.batch_update():  # One repaint, and not one for each widget.
+                await self.mount(KeyBar())
+                await view.complete()
+                await view.prepare_filter()
+        except MountError:
+            return  # The screen is being left already.
         self._missing = other_views()
         after(self, _TURN_S, self._add_view)
 
@@ -158,9 +163,12 @@ class MainScreen(OpenScreen):
         view = next(self._missing, None)
         if view is not None:
             view.display = False
-            await self.query_one(ContentSwitcher).mount(view)
-            if isinstance(view, TableView):
-                await view.prepare_filter()
+            try:
+                await self.query_one(ContentSwitcher).mount(view)
+                if isinstance(view, TableView):
+                    await view.prepare_filter()
+            except (MountError, NoMatches):
+                return  # The screen is being left already.
             if self.loaded is not None:
                 view.show(self.loaded)
             after(self, _TURN_S, self._add_view)

@@ -11,6 +11,8 @@ __all__ = ["entry_columns"]
 _SAMPLE_ROWS = 300
 # `[Replicate(), Shard(0)]`: what most placements take, until they are known.
 _USUAL_PLACEMENTS = 24
+# What names, dtypes and shapes have together on 80 columns, beside the bytes.
+_ROOM_CELLS = 61
 
 
 def entry_columns(source: TableSource, *, placements_known: bool) -> tuple[Column, ...]:
@@ -26,18 +28,21 @@ def entry_columns(source: TableSource, *, placements_known: bool) -> tuple[Colum
     def width(key: str, least: int, most: int) -> int:
         return max(least, min(most, widest[key]))
 
+    dtype, shape = width("dtype", 5, 18), width("shape", 5, 22)
+    # Other columns go before the names lose what tells them apart, but for these two.
+    name = width("name", 20, max(20, min(48, _ROOM_CELLS - dtype - shape)))
     placements = width("placements", 10 if placements_known else _USUAL_PLACEMENTS, 44)
     return (
-        # Other columns go before the names lose what tells them apart.
-        Column("name", "Tensor", min_width=width("name", 20, 48), flex=3, cut="middle"),
-        Column("dtype", "Dtype", width=width("dtype", 5, 18), priority=3),
-        Column("shape", "Shape", width=width("shape", 5, 22), cut="middle", priority=1),
+        Column("name", "Tensor", min_width=name, flex=3, cut="middle"),
+        Column("dtype", "Dtype", width=dtype, priority=2),
+        Column("shape", "Shape", width=shape, cut="middle", priority=1),
         Column(
             "placements",
             "Placements",
             min_width=min(_USUAL_PLACEMENTS, placements),
             max_width=placements,
-            priority=2,
+            # The pane below tells them too.
+            priority=3,
         ),
         Column("chunks", "Chunks", width=6, align="right", priority=4, descending_first=True),
         Column("bytes", "Bytes", width=9, align="right", descending_first=True),
