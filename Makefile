@@ -1,7 +1,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: setup fast full lint house figures
+.PHONY: setup fast full lint house schemas figures
 
 setup:
 	python3 -m venv .venv
@@ -21,6 +21,9 @@ lint:
 
 house:
 	$(PYTHON) -m tests.helpers.house
+
+schemas:
+	$(PYTHON) -m tests.helpers.schemas
 
 figures:
 	$(PYTHON) benchmarks/all.py

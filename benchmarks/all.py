@@ -4,13 +4,19 @@
     python benchmarks/all.py --only open stats
     python benchmarks/all.py --quick         small data, few rounds: does it run at all?
     python benchmarks/all.py --tables        run nothing, write the tables anew from results/
+    python benchmarks/all.py --against REV   the commands of this tree beside those of a commit
 
-Each subject is a script of this folder that measures one thing beside its rival; they run one after
+Each subject of a script of this folder measures one thing beside its rival; they run one after
 another, so that none disturbs another. What one has measured is taken into results/NAME.json when
 it is whole, and with it results/summary.json, results/README.md (machine, versions, spread) and the
 figures and the table of faults in docs/ are written anew: a subject that fails, or that is
 interrupted, leaves its last results as they were, and the others' too. A quick run writes into a
 temporary folder and changes no table. Exit code 1: a subject failed.
+
+--against makes a worktree of REV, and runs each command in both trees in turn, on samples and on
+larger checkpoints, at least five times: medians of wall time, of the CPU time of the process and
+its children, and of their peak memory, and the median of the ratios round by round. The cache of
+parsed metadata is off. It changes no table.
 """
 
 from __future__ import annotations
@@ -18,20 +24,24 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import figures
-from measuring import RESULTS, ROOT, machine, write
+import reading
+from measuring import RESULTS, ROOT, environ, in_turn, machine, workspace, write
+from measuring import run as run_process
 
-#: Script, its arguments, and those of a quick run. `OUT` is the results file, `FOLDER` its folder.
+#: Arguments, and those of a quick run. `OUT` is the results file, `FOLDER` its folder.
 SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
-    "first_frame": (["--json", "OUT"], ["--rounds", "2", "--json", "OUT"]),
+    "first_frame": (["--out", "OUT"], ["--rounds", "2", "--out", "OUT"]),
     "open": (["--out", "OUT"], ["--rounds", "1", "--shape", "50x16", "--out", "OUT"]),
     "screen": (["--out", "OUT"], ["--rounds", "1", "--shape", "2000x8", "--out", "OUT"]),
     "deep_check": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
@@ -44,7 +54,7 @@ SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
     "export": (["--out", "OUT"], ["--gb", "0.07", "--rounds", "1", "--out", "OUT"]),
     "remote": (["--out", "OUT"], ["--gb", "0.15", "--rounds", "1", "--out", "OUT"]),
     "verify_load": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
-    "event_flood": (["--json", "OUT"], ["--seconds", "2", "--json", "OUT"]),
+    "event_flood": (["--out", "OUT"], ["--seconds", "2", "--out", "OUT"]),
     "faults": (["--out", "FOLDER"], ["--out", "FOLDER", "--only", "bit"]),
     "fuzz": (["--out", "OUT"], ["--count", "50", "--out", "OUT"]),
 }
@@ -140,9 +150,9 @@ def run(name: str, told: list[str], folder: Path) -> float:
     """
     out = folder / f"{name}.json"
     places = {"OUT": str(out), "FOLDER": str(folder)}
-    script = str(ROOT / "benchmarks" / f"{name}.py")
+    script = str(ROOT / "benchmarks" / f"{figures.SCRIPTS[name]}.py")
     begin = time.perf_counter()
-    command = [sys.executable, script, *(places.get(word, word) for word in told)]
+    command = [sys.executable, script, name, *(places.get(word, word) for word in told)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         code = process.wait()
@@ -197,6 +207,67 @@ def run_all(names: list[str], sheet: Sheet, *, is_quick: bool) -> list[str]:
     return failed
 
 
+#: Commands that both trees are asked, on each of the checkpoints.
+COMMANDS = {
+    "show": ["show", "PATH"],
+    "show --json": ["show", "PATH", "--json"],
+    "check": ["check", "PATH"],
+    "check --deep": ["check", "PATH", "--deep"],
+    "plan": ["plan", "PATH", "--mesh", "hsdp:2x4"],
+    "stats": ["stats", "PATH"],
+    "diff --values": ["diff", "PATH", "PATH", "--values", "--no-tui"],
+}
+
+
+def against(revision: str, rounds: int, *, is_quick: bool) -> None:
+    """The commands of this tree beside those of a commit: a table of medians and ratios."""
+    samples = ROOT / "sample_ckpts"
+    paths = {name: samples / name for name in ("hsdp_2x4", "fsdp2_hsdp_2x4_adamw")}
+    with workspace("against") as root:
+        old = root / "old"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--detach", "-q", str(old), revision], check=True)
+        try:
+            if not is_quick:
+                paths["1 GB"] = reading.make(root / "1gb", 1.0, 4)
+                paths["1000x1024"] = root / "1000x1024"
+                maker = str(ROOT / "tests" / "helpers" / "make_metadata.py")
+                subprocess.run(
+                    [sys.executable, maker, "1000x1024", str(paths["1000x1024"])],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
+            for where, path in paths.items():
+                for name, words in COMMANDS.items():
+                    # What was made of metadata alone has no bytes to read.
+                    if where != "1000x1024" or name in ("show", "check", "plan"):
+                        told = [str(path) if word == "PATH" else word for word in words]
+                        print(_beside(f"{name}, {where}", told, old, rounds), flush=True)
+        finally:
+            subprocess.run([*git, "remove", "--force", str(old)], check=True)
+
+
+def _beside(what: str, told: list[str], old: Path, rounds: int) -> str:
+    """One command in both trees, in turn."""
+    command = [sys.executable, "-m", "inspector", *told]
+    env = environ(HSDP_INSPECT_NO_CACHE="1")
+    trees = {"old": old, "new": ROOT}
+    runs = in_turn(
+        {name: partial(run_process, command, env, cwd=tree) for name, tree in trees.items()}, rounds
+    )
+    parts = []
+    for label, unit, value in (
+        ("wall", "s", lambda ran: ran.wall_s),
+        ("CPU", "s", lambda ran: ran.cpu_s),
+        ("peak", "MB", lambda ran: ran.peak_bytes / 1e6),
+    ):
+        before, now = ([value(ran) for ran in runs[name]] for name in ("old", "new"))
+        ratio = statistics.median(b / a for a, b in zip(before, now, strict=True))
+        a, b = statistics.median(before), statistics.median(now)
+        parts.append(f"{label} {b:.3g} against {a:.3g} {unit} ({ratio:.2f}x)")
+    return f"{what:<36}{'; '.join(parts)}"
+
+
 def fill(page: Path, name: str, block: str) -> None:
     """Put a new block between two marks of a page."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
@@ -212,7 +283,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
     parser.add_argument("--quick", action="store_true", help="small data; changes no table")
     parser.add_argument("--tables", action="store_true", help="only write the tables anew")
+    parser.add_argument("--against", metavar="REV", help="beside the commands of a commit")
+    parser.add_argument("--rounds", type=int, default=7, help="of --against (at least 5)")
     options = parser.parse_args()
+    if options.against:
+        against(options.against, max(options.rounds, 5), is_quick=options.quick)
+        return
     sheet = Sheet.read()
     if options.tables:
         failed = sheet.write()

@@ -1,6 +1,7 @@
 """Fault by fault: what `hsdp-inspect check` says beside what the installed torch's `dcp.load` does.
 
-    python benchmarks/faults.py [--only WORD ...] [--out DIR]
+    python benchmarks/faults.py faults [--only WORD ...] [--out DIR]
+    python benchmarks/faults.py fuzz [--count 3000] [--seed 1] [--budget-s S] [--log FILE]
 
 Each fault is made in a copy of a sample. Then torch loads the copy, in a process of its own, into
 tensors filled with poison, and every element is compared with what the intact sample holds; and
@@ -9,6 +10,10 @@ row is written by hand but the fault's name. Writes results/faults.md and result
 
 Faults of the program that loads (a target of another shape or dtype, a key too few) are not here:
 they are no faults of a checkpoint, and no look at one can tell them.
+
+`fuzz`: thousands of damaged checkpoints, each of which must end in a verdict, in time, without a
+traceback. `tests/helpers/fuzz` makes and judges them, and asks torch about those that exit 0. The
+same seed gives the same mutations. With --log, a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,7 +36,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from measuring import RESULTS, ROOT, machine, write
+from measuring import RESULTS, ROOT, dispatch, machine, write
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -38,7 +44,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 SAMPLES = ROOT / "sample_ckpts"
 GOLDEN = ROOT / "tests" / "data" / "golden"
-sys.path.insert(0, str(SAMPLES))
+sys.path[:0] = [str(SAMPLES), str(ROOT)]
 
 from maker import broken  # noqa: E402
 from maker import editing as ed  # noqa: E402
@@ -644,18 +650,19 @@ def markdown(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     return "\n".join([*lines, "", sentence(summary)]) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def faults(told: list[str]) -> int:
+    """Each fault: what `check` says beside what `dcp.load` does."""
+    parser = argparse.ArgumentParser(description=faults.__doc__)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="rows whose fault has a word")
     parser.add_argument("--out", type=Path, help="folder (default: results, if all rows are made)")
-    options = parser.parse_args()
+    options = parser.parse_args(told)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    faults = _faults()
+    chosen = _faults()
     if options.only:
-        faults = [f for f in faults if any(word in f.what for word in options.only)]
+        chosen = [f for f in chosen if any(word in f.what for word in options.only)]
     rows = []
-    for fault in faults:
+    for fault in chosen:
         rows.append(row_of(fault))
         print(
             f"{fault.what}: {torch_cell(rows[-1]['torch'])} || {check_cell(rows[-1]['check'])} || "
@@ -679,5 +686,50 @@ def main() -> int:
     return 0
 
 
+def fuzz(told: list[str]) -> int:
+    """Thousands of damaged checkpoints: each must end in a verdict, in time."""
+    from tests.helpers.fuzz.judging import LIMIT_S
+    from tests.helpers.fuzz.runs import Summary, results
+
+    parser = argparse.ArgumentParser(description=fuzz.__doc__)
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--budget-s", type=float, default=float("inf"))
+    parser.add_argument("--log", type=Path, help="a line for each mutation; read first if there")
+    parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
+    options = parser.parse_args(told)
+    warnings.filterwarnings("ignore")
+    begin, before_s = time.monotonic(), 0.0
+    summary = Summary()
+    if options.log is not None and options.log.exists():
+        for line in options.log.read_text().splitlines():
+            item = json.loads(line)
+            summary.add(item)
+            before_s = item["elapsed_s"]
+    numbers = range(summary.count, options.count)
+    log = options.log.open("a") if options.log is not None else None
+    for item in results(numbers, options.seed, budget_s=options.budget_s):
+        item["elapsed_s"] = round(before_s + time.monotonic() - begin, 1)
+        summary.add(item)
+        if item["problem"]:
+            sys.stderr.write(f"{item}\n")
+        if log is not None:
+            log.write(json.dumps(item) + "\n")
+            log.flush()
+    document = {
+        "what": "damaged checkpoints, seals and recordings, judged by the commands; torch beside",
+        "seed": options.seed,
+        "elapsed_s": round(before_s + time.monotonic() - begin, 1),
+        "limit_s": LIMIT_S,
+        **summary.figures(),
+        "machine": machine(),
+    }
+    write(options.out, document)
+    print(json.dumps({k: v for k, v in document.items() if k != "failures"}, indent=1))
+    return 1 if summary.failures else 0
+
+
+SUBJECTS = {"faults": faults, "fuzz": fuzz}
+
 if __name__ == "__main__":
-    sys.exit(main())
+    dispatch(__doc__ or "", SUBJECTS)

@@ -6,7 +6,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ROWS", "Row", "page", "table"]
+__all__ = ["ROWS", "SCRIPTS", "Row", "page", "table"]
+
+#: The script that measures each subject.
+SCRIPTS = {
+    "first_frame": "open",
+    "open": "open",
+    "screen": "screen",
+    "deep_check": "reading",
+    "load_plan": "ranks",
+    "stats": "reading",
+    "diff": "reading",
+    "remote": "reading",
+    "verify_load": "ranks",
+    "event_flood": "screen",
+    "faults": "faults",
+    "fuzz": "faults",
+}
 
 
 @dataclass(frozen=True)
@@ -15,7 +31,7 @@ class Row:
 
     Attributes:
         what: What was done.
-        script: The script that measured it.
+        subject: What of `SCRIPTS` measured it.
         beside: What it is compared with; empty if with nothing.
         result: The figures, in words.
         spread: Least and most of the main figure, in words.
@@ -24,7 +40,7 @@ class Row:
     """
 
     what: str
-    script: str
+    subject: str
     beside: str
     result: str
     spread: str = ""
@@ -43,7 +59,7 @@ def table(rows: Iterable[Row]) -> str:
     """The table of docs/figures.md."""
     lines = ["| what | beside | result |", "|---|---|---|"]
     for row in rows:
-        script = f"[{row.script}.py](../benchmarks/{row.script}.py)"
+        script = f"[{SCRIPTS[row.subject]}.py](../benchmarks/{SCRIPTS[row.subject]}.py)"
         missed = f"; **aim missed** ({row.aim})" if row.holds is False else ""
         lines.append(f"| {row.what} ({script}) | {row.beside} | {row.result}{missed} |")
     return "\n".join(lines)
@@ -64,7 +80,7 @@ def page(rows: Iterable[Row], machine: dict[str, Any]) -> str:
     ]
     for row in rows:
         met = "" if row.holds is None else "yes" if row.holds else "**no**"
-        what = f"{row.what} ([{row.script}](../{row.script}.py))"
+        what = f"{row.what} ([{row.subject}](../{SCRIPTS[row.subject]}.py))"
         lines.append(f"| {what} | {row.beside} | {row.result} | {row.spread} | {row.aim} | {met} |")
     return "\n".join(lines) + "\n"
 

@@ -32,6 +32,7 @@ __all__ = [
     "PeakMemory",
     "Ran",
     "arguments",
+    "dispatch",
     "environ",
     "evict",
     "in_turn",
@@ -132,12 +133,26 @@ def environ(**more: str) -> dict[str, str]:
     return {**own, "PYTHONPYCACHEPREFIX": _compiled(), **more}
 
 
+def dispatch(what: str, subjects: Mapping[str, Callable[[list[str]], object]]) -> None:
+    """Run the subject that the first argument names, with the arguments after it.
+
+    Args:
+        what: The script's docstring.
+        subjects: By name.
+    """
+    chosen = sys.argv[1] if len(sys.argv) > 1 else ""
+    if chosen not in subjects:
+        raise SystemExit(what if chosen in ("-h", "--help") else f"one of: {', '.join(subjects)}")
+    raise SystemExit(subjects[chosen](sys.argv[2:]))
+
+
 def run(
     command: Sequence[str],
     env: Mapping[str, str] | None = None,
     *,
     until: str = "",
     to_end: bool = True,
+    cwd: Path = ROOT,
 ) -> Ran:
     """Run a command.
 
@@ -146,6 +161,7 @@ def run(
         env: Its environment; `environ()` if none is given.
         until: What the line of its answer begins with.
         to_end: Whether it is run to its end, or stopped at its answer.
+        cwd: The tree it is of.
 
     Raises:
         SystemExit: It failed, or gave no answer.
@@ -158,7 +174,7 @@ def run(
             stderr=errors,
             text=True,
             env=dict(env or environ()),
-            cwd=ROOT,
+            cwd=cwd,
         )
         memory = PeakMemory(process.pid)
         memory.start()

@@ -1,6 +1,7 @@
 """Opening a checkpoint of a million chunks: `hsdp-inspect show` beside torch's `read_metadata()`.
 
-    python benchmarks/open.py [--rounds 5] [--shape 1000x1024]... [--dir DIR]
+    python benchmarks/open.py open [--rounds 5] [--shape 1000x1024]... [--dir DIR]
+    python benchmarks/open.py first_frame [--rounds 15]
 
 Checkpoints of three shapes are made by `tests/helpers/make_metadata.py`. For each of them, in turn:
 
@@ -13,19 +14,43 @@ read; the last line of our summary is printed), `process_s` until torch's proces
 stopped after its summary: the table of every tensor that follows is not opening. `peak_mb` is the
 largest sum, at one time, of the peaks of the tree's processes, `front_mb` the front end's alone.
 Ratios are of `process_s`, and of `answer_s`. Medians with [least, most]. Writes results/open.json.
+
+`first_frame`: hsdp-inspect on a sample beside an empty Textual app, in a pseudo-terminal of
+160 x 50; the clock runs from the start of the process until its first text of content has been
+written: a tensor's name for hsdp-inspect, the one label of the empty app. The two alternate.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measuring import ROOT, arguments, environ, in_turn, machine, run, spread, workspace, write
+from measuring import (
+    ROOT,
+    arguments,
+    dispatch,
+    environ,
+    in_turn,
+    machine,
+    run,
+    spread,
+    workspace,
+    write,
+)
 
 SHAPES = ("1000x1024", "100000x8", "3300x1024")
 
@@ -82,10 +107,11 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = arguments(__doc__, "open", rounds=5)
+def opening(told: list[str]) -> None:
+    """Opening large metadata, beside torch."""
+    parser = arguments(opening.__doc__, "open", rounds=5)
     parser.add_argument("--shape", action="append", help=f"default: {', '.join(SHAPES)}")
-    options = parser.parse_args()
+    options = parser.parse_args(told)
     results: dict[str, Any] = {}
     # Made ones are looked for in a folder that was named, and stay there.
     kept = contextlib.nullcontext(Path(options.dir or "."))
@@ -123,5 +149,71 @@ def print_row(shape: str, found: dict[str, Any]) -> None:
         print(line, flush=True)
 
 
+# first_frame
+
+SAMPLE = ROOT / "sample_ckpts" / "hsdp_2x4"
+
+EMPTY_APP = """
+from textual.app import App
+from textual.widgets import Static
+class Empty(App):
+    def compose(self):
+        yield Static("first-content")
+Empty().run()
+"""
+
+CASES = {
+    "empty Textual app": ([sys.executable, "-c", EMPTY_APP], b"first-content"),
+    "hsdp-inspect": ([sys.executable, "-m", "inspector", str(SAMPLE)], b"net3.bias"),
+}
+
+
+def first_content_s(command: list[str], content: bytes, timeout_s: float = 30.0) -> float:
+    """Seconds from the start of `command` until `content` was written to its terminal."""
+    started = time.perf_counter()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", XDG_CONFIG_HOME=os.devnull)
+        # Installed packages have their bytecode; without this ours would be compiled each time.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.chdir(ROOT)
+        os.execv(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+    written = b""
+    try:
+        while content not in written:
+            left = started + timeout_s - time.perf_counter()
+            if left <= 0 or not select.select([terminal], [], [], left)[0]:
+                raise TimeoutError(f"{command[:3]} wrote no content in {timeout_s} s")
+            written += os.read(terminal, 1 << 16)
+        return time.perf_counter() - started
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def first_frame(told: list[str]) -> None:
+    """The screen's first content, beside an empty Textual app."""
+    options = arguments(first_frame.__doc__, "first_frame", rounds=15).parse_args(told)
+    runs = in_turn(
+        {n: partial(first_content_s, *case) for n, case in CASES.items()}, options.rounds
+    )
+    found = {name: spread(taken) for name, taken in runs.items()}
+    medians = {name: row["median"] for name, row in found.items()}
+    result = {
+        "what": "seconds from process start to first content on a 160x50 terminal, medians",
+        "rounds": options.rounds,
+        **medians,
+        "spread": {name: row["spread"] for name, row in found.items()},
+        "ratio": round(medians["hsdp-inspect"] / medians["empty Textual app"], 2),
+        "machine": machine("textual"),
+    }
+    write(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+SUBJECTS = {"open": opening, "first_frame": first_frame}
+
 if __name__ == "__main__":
-    main()
+    dispatch(__doc__, SUBJECTS)

@@ -1,6 +1,7 @@
 """The screen on checkpoints of a million chunks: how long a key waits, while it loads and after.
 
-    python benchmarks/screen.py [--shape 100000x8 ...] [--rounds 5] [--size 160x50] [--dir DIR]
+    python benchmarks/screen.py screen [--shape 100000x8 ...] [--rounds 5] [--size 160x50]
+    python benchmarks/screen.py event_flood [--rate 20000] [--seconds 10]
 
 The real command runs in a pseudo-terminal, and what it writes is drawn here as a terminal would
 (terminal.py). Measured are, each from outside:
@@ -25,17 +26,25 @@ the bare byte that most terminals send, so the wait for a longer sequence is in 
 
 Checkpoints are made with tests/helpers/make_metadata.py; the parsed cache is switched off.
 Writes results/screen.json.
+
+`event_flood`: does the live view of a verification stutter?
+A process of its own appends events of 8 ranks, as many a second as asked; a thread follows, folds
+and records them as the job's launcher does; the app shows them, headless, at 160 x 50. Measured is
+how late a task of the event loop is that wants to run every 5 ms: what a key press would wait.
+The same without events is the base. On a machine that others use, `chrt -r 1 python ...` keeps
+their work out of the figures; the result says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import codecs
 import copy
 import fcntl
 import json
 import math
 import os
-import platform
 import pty
 import re
 import select
@@ -46,15 +55,24 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from terminal import Picture
+from measuring import ROOT, arguments, dispatch, machine, write
+from rich.cells import cell_len
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+
+from inspector.tui.verification.launch import ReplayApp
+from inspector.tui.verification.run import Moment, Run
+from inspector.verify.events import EventWriter
+from inspector.verify.progress import JobState
+from inspector.verify.recording import EventFollower
+
 SHAPES = ("100000x8", "1000x1024")
 QUIET_S = 0.25
 LIMIT_MS = 100
@@ -105,6 +123,83 @@ AFTER = (
 )
 JUST_OPENED = "cursor down, just opened"
 WHOLE_SCREEN = ("module tree", "zoom", "files", "findings", "tensors")
+
+
+# A terminal: enough for what Textual writes, where nothing scrolls.
+
+_TOKEN = re.compile(
+    r"\x1b\[(?P<args>[0-9;:<=>?]*)(?P<between>[ -/]*)(?P<final>[@-~])"
+    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]*[0-~]"
+    r"|[\r\n\b\x07]"
+    r"|(?P<text>[^\x1b\r\n\b\x07]+)",
+    re.DOTALL,
+)
+
+
+class Picture:
+    """The screen as it stands."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        self.cells = [[(" ", "")] * columns for _ in range(rows)]
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._x = self._y = 0
+        self._style = ""
+
+    def feed(self, written: bytes) -> None:
+        """Draw what was written next; a sequence may end in the next piece."""
+        text = self._rest + self._decoder.decode(written)
+        at = 0
+        while at < len(text):
+            token = _TOKEN.match(text, at)
+            if token is None:
+                break  # The beginning of a sequence.
+            at = token.end()
+            if (plain := token["text"]) is not None:
+                self._put(plain)
+            elif token["final"] is not None:
+                self._control(token["args"], token["final"])
+            elif token[0] == "\r":
+                self._x = 0
+            elif token[0] == "\n":
+                self._y += 1
+        self._rest = text[at:]
+
+    def _put(self, text: str) -> None:
+        for character in text:
+            width = 1 if character.isascii() else cell_len(character)
+            if 0 <= self._y < self.rows and 0 <= self._x < self.columns and width:
+                line = self.cells[self._y]
+                line[self._x] = (character, self._style)
+                if width == 2 and self._x + 1 < self.columns:
+                    line[self._x + 1] = ("", self._style)
+            self._x += width
+
+    def _control(self, args: str, final: str) -> None:
+        if final == "H":
+            row, _, column = args.partition(";")
+            self._y, self._x = int(row or 1) - 1, int(column or 1) - 1
+        elif final == "m":
+            self._style = "" if args in ("", "0") else args
+        elif final == "J" and args == "2":
+            self.cells = [[(" ", "")] * self.columns for _ in range(self.rows)]
+
+    def text(self, row: int) -> str:
+        """A line without its styles."""
+        return "".join(character for character, _ in self.cells[row])
+
+    @property
+    def texts(self) -> list[str]:
+        """All lines."""
+        return [self.text(row) for row in range(self.rows)]
+
+    def part(
+        self, top: int, bottom: int, left: int, right: int
+    ) -> list[tuple[tuple[str, str], ...]]:
+        """The cells from line `top` and column `left` up to `bottom` and `right`."""
+        return [tuple(line[left:right]) for line in self.cells[top:bottom]]
 
 
 # First line, the line after the last, first column, the column after the last.
@@ -350,34 +445,28 @@ def _largest(of: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(max(values), 1) for name, values in of.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def screen(told: list[str]) -> None:
+    """How long a key waits on the screen of a large checkpoint."""
+    parser = arguments(screen.__doc__, "screen", rounds=5)
     parser.add_argument("--shape", nargs="*", default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", default="160x50")
-    parser.add_argument("--dir", type=Path, help="where checkpoints are kept from run to run")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "screen.json")
-    options = parser.parse_args()
+    options = parser.parse_args(told)
     result: dict[str, Any] = {
         "what": "the real screen in a pseudo-terminal; milliseconds from a key until what it is "
         "for shows its effect (keys_ms), and until the last byte it caused (settled_ms), medians",
         "size": options.size,
         "rounds": options.rounds,
         "limit_ms": LIMIT_MS,
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-        },
+        "machine": machine("textual"),
         "shapes": {},
     }
     with tempfile.TemporaryDirectory() as scratch:
         for shape in options.shape:
-            folder = (options.dir or Path(scratch)) / shape
+            folder = Path(options.dir or scratch) / shape
             if not (folder / ".metadata").exists():
                 maker = [
                     sys.executable,
-                    str(HERE.parent / "tests" / "helpers" / "make_metadata.py"),
+                    str(ROOT / "tests" / "helpers" / "make_metadata.py"),
                     shape,
                     str(folder),
                 ]
@@ -386,8 +475,155 @@ def main() -> None:
             found = measure(folder, options.rounds, (int(columns), int(rows)))
             result["shapes"][shape] = found
             print(shape, json.dumps(found, indent=1))
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write(options.out, result)
 
+
+# event_flood
+
+NUM_RANKS = 8
+NUM_TENSORS = 5000
+PROBE_S = 0.005
+
+
+def write_events(folder: str, rate: int, seconds: float) -> None:
+    """The ranks: progress, verdicts, and now and then a line of log."""
+    writers = [EventWriter(folder, rank) for rank in range(NUM_RANKS)]
+    for writer in writers:
+        writer.send("hello", pid=1, host="node", device="cpu")
+        writer.send("phase", phase="compare", mesh="hsdp:2x4")
+    total = int(rate * seconds)
+    started = time.perf_counter()
+    for i in range(total):
+        rank, turn = i % NUM_RANKS, i // NUM_RANKS
+        writer = writers[rank]
+        if turn % 10 == 9:
+            writer.send("log", stream="stderr", text=f"line {turn} \x1b[2J of rank {rank}")
+        elif turn % 2:
+            fqn = f"model.layers.{turn % NUM_TENSORS}.weight"
+            verdict = "DIFFER" if turn % 997 == 1 else "EXACT"
+            fields = {"fqn": fqn, "verdict": verdict, "num_elements": 4096}
+            if verdict == "DIFFER":
+                fields |= {"num_different": 1, "first_index": [turn, 3], "detail": "one bit"}
+            writer.send("tensor", phase="compare", **fields)
+        else:
+            done = i * 1024
+            writer.send("progress", phase="compare", bytes_done=done, bytes_total=total * 1024,
+                        tensors_done=turn, tensors_total=total)  # fmt: skip
+        if i % 200 == 0:
+            time.sleep(max(0.0, started + i / rate - time.perf_counter()))
+
+
+class Flooded(Run):
+    """What `verify_run.Verification` does, with files instead of a job."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__("/flood")
+        self._events = EventFollower(folder)
+        self._recording = open(Path(folder, "recording"), "ab")  # noqa: SIM115
+        self._state = JobState()
+        spec = {"event": "spec", "mesh": "hsdp:2x4", "then": ["fsdp:8"], "t": time.time()}
+        self._state.apply({**spec, "world_size": NUM_RANKS, "num_entries": NUM_TENSORS})
+        self._lock = threading.Lock()
+        self.num_events = 0
+        self.is_closed = False
+
+    def now_t(self) -> float:
+        return time.time()
+
+    def _drive(self) -> None:
+        last_s = 0.0
+        while not self.is_closed:
+            told = self._events.read()
+            with self._lock:
+                for event, _ in told:
+                    self._state.apply(event)
+            self._recording.write(b"".join(line + b"\n" for _, line in told))
+            self.num_events += len(told)
+            if told and time.monotonic() - last_s >= 0.09:
+                last_s = time.monotonic()
+                self._publish()
+            time.sleep(0.01 if told else 0.05)
+
+    def _publish(self) -> None:
+        with self._lock:
+            lines = tuple(self._state.log_lines(self._watched, 500))
+            self.moment = Moment(self._state.snapshot(), lines, time.time())
+
+
+async def flooded(rate: int, seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Flooded(folder)
+        app = ReplayApp(run, "flood")
+        late_ms: list[float] = []
+        async with app.run_test(size=(160, 50)) as pilot:
+            await pilot.pause(1.0)
+            ranks, deadline = None, time.perf_counter() + 20
+            if rate:
+                command = [
+                    sys.executable,
+                    __file__,
+                    "event_flood",
+                    "--write",
+                    folder,
+                    "--rate",
+                    str(rate),
+                ]
+                ranks = subprocess.Popen([*command, "--seconds", str(seconds)])
+                while not run.num_events:
+                    await asyncio.sleep(0.05)
+                    if run.error is not None or time.perf_counter() > deadline:
+                        raise RuntimeError(run.error or f"no event came: {run.is_alive=}")
+            seen, frames, before = run.num_events, 0, run.moment
+            cpu, start = time.process_time(), time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                asked = time.perf_counter()
+                await asyncio.sleep(PROBE_S)
+                late_ms.append((time.perf_counter() - asked - PROBE_S) * 1e3)
+                frames += run.moment is not before
+                before = run.moment
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+            taken = run.num_events - seen
+            run.is_closed = True
+            if ranks is not None:
+                ranks.kill()
+                ranks.wait()
+        late_ms.sort()
+        return {
+            "events_per_s_asked": rate,
+            "events_per_s_taken": round(taken / wall),
+            "moments_per_s": round(frames / wall, 1),
+            "cpu_share": round(cpu / wall, 3),
+            "late_ms": {
+                "median": round(statistics.median(late_ms), 2),
+                "p99": round(late_ms[int(len(late_ms) * 0.99)], 2),
+                "max": round(late_ms[-1], 2),
+            },
+            "over_50_ms": sum(late > 50 for late in late_ms),
+            "num_probes": len(late_ms),
+        }
+
+
+def event_flood(told: list[str]) -> None:
+    """The live view of a verification under a flood of events."""
+    parser = arguments(event_flood.__doc__, "event_flood", rounds=1)
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
+    options = parser.parse_args(told)
+    if options.write:
+        write_events(options.write, options.rate, options.seconds)
+        return
+    result = {
+        "real_time_priority": os.sched_getscheduler(0) != os.SCHED_OTHER,
+        "idle": asyncio.run(flooded(0, options.seconds)),
+        "flood": asyncio.run(flooded(options.rate, options.seconds)),
+        "machine": machine("textual"),
+    }
+    write(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+SUBJECTS = {"screen": screen, "event_flood": event_flood}
 
 if __name__ == "__main__":
-    main()
+    dispatch(__doc__, SUBJECTS)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
 
 from inspector.__main__ import COMMANDS
@@ -46,12 +47,15 @@ def test_the_child_process_needs_the_standard_library_alone() -> None:
 
 
 def test_the_fast_way_to_the_screen_knows_every_command() -> None:
-    assert frozenset(cli.commands) == COMMANDS
+    assert frozenset(cli.list_commands(click.Context(cli))) == COMMANDS
 
 
 def test_the_readme_names_every_command_and_only_pictures_that_are_there() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name, command in cli.commands.items():
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
         if not command.hidden:
             assert f"hsdp-inspect {name}" in readme, name
     pictures = re.findall(r"\]\((docs/[^)]+)\)", readme)

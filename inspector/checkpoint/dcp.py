@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
-from inspector.checkpoint.lookalike import lookalike, lookalike_below
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -209,6 +208,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
             "if that file is complete, renaming it to .metadata repairs the checkpoint",
             code="save-unfinished",
         )
+    # lazy: what is a checkpoint looks like no other
+    from inspector.checkpoint.lookalike import lookalike, lookalike_below
+
     other = lookalike(listing)
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
@@ -381,12 +383,12 @@ def _torch_band(header: dict[str, Any]) -> tuple[str | None, str]:
     properties = modules.get("TensorProperties", "")
     if "_shard.checkpoint" in metadata:
         return "1.13", "classes of torch.distributed._shard.checkpoint"
+    count = header["num_properties"]
+    if count is not None and count > 5:
+        return "2.15 or later", f"tensor properties of {count} values"
     if "version" in fields:
-        count = header["num_properties"]
         if count is None:
             return "2.9 or later", "the metadata has a version field"
-        if count > 5:
-            return "2.15 or later", f"tensor properties of {count} values"
         return "2.9 to 2.14", "a version field, tensor properties of 5 values"
     if header["has_modules"]:
         return "2.7 to 2.8", "storage_meta lists modules, there is no version field"

@@ -37,7 +37,8 @@ def note_inspected(path: str) -> None:
     A folder that the user's home lies in is not meant as a whole.
     """
     try:
-        folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        folder = path if is_folder else os.path.dirname(os.path.abspath(path))
         info = os.stat(folder)
         if lies_inside(os.path.expanduser("~"), folder):
             return

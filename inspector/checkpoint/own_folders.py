@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,9 @@ __all__ = [
     "private_folder",
     "read_own",
     "remove_abandoned",
+    "start_of",
     "state_dir",
+    "system_id",
     "temporary_folder",
 ]
 
@@ -110,17 +111,30 @@ def temporary_folder() -> Iterator[str]:
     Raises:
         OSError: There is no room for one.
     """
+    # lazy: as in `_places`
+    import tempfile
+
     remove_abandoned()
-    where = next((place for place in _places() if not is_inspected(place)), None)
-    if where is None:
-        raise OSError(errno.EROFS, "every temporary folder lies in what is looked at")
+    where = place_outside()
     pid = os.getpid()
-    prefix = f"{_PREFIX}{_system()}-{pid}-{_started(pid) or 0}-"
+    prefix = f"{_PREFIX}{system_id()}-{pid}-{start_of(pid) or 0}-"
     with tempfile.TemporaryDirectory(
         prefix=prefix, dir=where, ignore_cleanup_errors=True
     ) as folder:
         os.chmod(folder, _MODE)
         yield folder
+
+
+def place_outside() -> str:
+    """Where temporary folders and files go: the usual place, unless it lies in what is looked at.
+
+    Raises:
+        OSError: Every such place does.
+    """
+    where = next((place for place in _places() if not is_inspected(place)), None)
+    if where is None:
+        raise OSError(errno.EROFS, "every temporary folder lies in what is looked at")
+    return where
 
 
 def remove_abandoned() -> None:
@@ -135,10 +149,10 @@ def remove_abandoned() -> None:
     for entry in found:
         name = _NAME.fullmatch(entry.name)
         # Of another host or container, whose processes cannot be seen from here: it stays.
-        if name is None or name["system"] != _system():
+        if name is None or name["system"] != system_id():
             continue
         pid, began = int(name["pid"]), int(name["start"])
-        started = _started(pid)
+        started = start_of(pid)
         # Another process has its number by now, if both are known.
         is_over = started is None or (started > _ALIVE and began > _ALIVE and started != began)
         try:
@@ -151,6 +165,9 @@ def remove_abandoned() -> None:
 
 def _places() -> list[str]:
     """Where temporary folders may be; the first is taken, unless it lies in what is looked at."""
+    # lazy: it imports `random`, and opening a checkpoint does without
+    import tempfile
+
     others = [place for place in _OTHER_PLACES if os.access(place, os.W_OK | os.X_OK)]
     return list(dict.fromkeys([tempfile.gettempdir(), *others]))
 
@@ -159,7 +176,7 @@ def _is_mine(info: os.stat_result) -> bool:
     return not hasattr(os, "getuid") or info.st_uid == os.getuid()
 
 
-def _started(pid: int) -> int | None:
+def start_of(pid: int) -> int | None:
     """When a process was started, in ticks (`_ALIVE` where nobody says); None if it is over."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -181,7 +198,7 @@ def _started(pid: int) -> int | None:
     return _ALIVE
 
 
-def _system() -> str:
+def system_id() -> str:
     """Short for the machine since it was started, and the processes that are seen from here."""
     # lazy: rarely asked for
     import hashlib  # With the first temporary folder: opening a checkpoint does without.

@@ -12,6 +12,7 @@ from typing import Literal
 
 __all__ = [
     "CODES",
+    "INTEGRITY",
     "Against",
     "Coverage",
     "Finding",
@@ -24,6 +25,9 @@ __all__ = [
 
 Severity = Literal["error", "warning", "note"]
 Verdict = Literal["sound", "damaged", "suspicious", "unreadable"]
+
+#: Megatron's digests of the files.
+INTEGRITY = "integrity.json"
 
 #: Every finding code with its usual severity.
 CODES: dict[str, Severity] = {

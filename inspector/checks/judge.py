@@ -25,7 +25,12 @@ from inspector.checks.metadata.aliases import check_aliases
 from inspector.checks.metadata.entries import entries_of
 from inspector.checks.metadata.families import check_families
 from inspector.checks.metadata.local_state import check_local_state
-from inspector.checks.metadata.metadata import check_metadata, lacking_classes, reading_notes
+from inspector.checks.metadata.metadata import (
+    check_metadata,
+    lacking_classes,
+    num_unreadable,
+    reading_notes,
+)
 from inspector.checks.metadata.optimizer import check_optimizer
 from inspector.checks.metadata.param_groups import with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
@@ -198,7 +203,8 @@ def _judged(
         chunks=checkpoint.num_chunks,
         files=sum(1 for f in checkpoint.files if f.num_bytes is not None),
         not_checked=(*_left_out(checkpoint), *not_checked),
-        num_unread=sum(entry.is_later for entry in checkpoint.malformed),
+        num_unread=sum(entry.is_later for entry in checkpoint.malformed)
+        + num_unreadable(checkpoint),
     )
     num_bytes_entries = len(checkpoint.bytes_entries)
     return Report(checkpoint.path, _sorted(findings), checked, num_bytes_entries)
@@ -238,6 +244,9 @@ def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
     if num_malformed := len(checkpoint.malformed) - num_later:
         what = plural(num_malformed, "malformed part")
         left.append(NotChecked(f"{what} of the metadata", "no value could be made of them"))
+    if num := num_unreadable(checkpoint):
+        what = f"whether any torch reads {plural(num, 'class', 'classes')} of the metadata"
+        left.append(NotChecked(what, "no torch known here has them, nor has the installed one"))
     if num_later:
         what = plural(num_later, "entry", "entries")
         left.append(NotChecked(what, "kept in a class of torch that no torch known here has"))

@@ -9,24 +9,20 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
 
 from inspector._version import __version__
-from inspector.cli.diff import commands as diff_commands
-from inspector.cli.export import commands as export_commands
 from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
-from inspector.cli.plan import commands as plan_commands
-from inspector.cli.stats import commands as stats_commands
-from inspector.cli.verify import commands as verify_commands
-from inspector.cli.watch import commands as watch_commands
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child
     from inspector.checkpoint.model import Checkpoint
+    from inspector.checkpoint.payload.scan.literals import Literal
     from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["cli", "options_with_values", "run_command"]
@@ -35,18 +31,41 @@ __all__ = ["cli", "options_with_values", "run_command"]
 _MAX_TERMINAL_ROWS = 200
 
 
-class _DefaultToOpen(click.Group):
-    """`hsdp-inspect PATH` is `hsdp-inspect open PATH`."""
+#: The modules of `inspector.cli` whose `commands` are in the group beside those below.
+_MODULES = {
+    "diff": "diff",
+    "export": "export",
+    "plan": "plan",
+    "replay": "verify",
+    "seal": "diff",
+    "stats": "stats",
+    "verify": "verify",
+    "watch": "watch",
+}
+
+
+class _Commands(click.Group):
+    """Imports the command that is asked for; `hsdp-inspect PATH` is `hsdp-inspect open PATH`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *_MODULES})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _MODULES:
+            module = import_module(f"inspector.cli.{_MODULES[cmd_name]}")
+            for command in module.commands:
+                self.add_command(command)
+        return self.commands.get(cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = next((arg for arg in args if arg == "--" or not arg.startswith("-")), None)
-        if first is not None and first not in self.commands:
+        if first is not None and first not in self.list_commands(ctx):
             args.insert(0, "open")
         return super().parse_args(ctx, args)
 
 
 @click.group(
-    cls=_DefaultToOpen,
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "Exit codes: 0 nothing is wrong, 1 something is wrong, 2 it could not be done. "
@@ -164,21 +183,11 @@ def check(
         )
 
 
-for _command in (
-    *plan_commands,
-    *verify_commands,
-    *stats_commands,
-    *diff_commands,
-    *export_commands,
-    *watch_commands,
-):
-    cli.add_command(_command)
-
-
 def options_with_values(arguments: Sequence[str]) -> set[str]:
     """The options of the command that is meant after which a value follows."""
     words = [argument for argument in arguments if not argument.startswith("-")]
-    command = cli.commands.get(words[0] if words else "open") or cli.commands["open"]
+    context = click.Context(cli)
+    command = cli.get_command(context, words[0] if words else "open") or open_command
     return {
         name
         for option in command.params
@@ -202,6 +211,8 @@ def run_command(arguments: Sequence[str]) -> int:
         hint = "hsdp-inspect --help lists the commands"
         if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "open":
             hint = "for text and JSON: hsdp-inspect show PATH; for what is wrong: check PATH"
+        if isinstance(error, click.BadParameter) and error.param and error.param.name == "port":
+            hint = "PATH comes first: hsdp-inspect PATH --serve [PORT]"
         raise UsageError(error.format_message(), hint) from error
     except SystemExit as error:
         # How click ends when the reader of a pipe has gone; its exit code would mean "damaged".
@@ -245,11 +256,14 @@ def _show_found(
     path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
     from inspector.checkpoint.find.locate import locate
-    from inspector.checkpoint.find.search import newest
-    from inspector.checkpoint.text import plural, printable
 
     target = locate(path)
     if isinstance(target, list):
+        from inspector.checkpoint.find.search import newest
+        from inspector.checkpoint.text import plural, printable
+        from inspector.report.json import checkpoints_json
+        from inspector.report.text import checkpoints_text
+
         if chunks or filter_text:
             chosen = newest(target) or target[-1]
             raise UsageError(
@@ -258,13 +272,10 @@ def _show_found(
                 f"give one of them: {printable(path.rstrip('/'), 500)}/"
                 f"{printable(chosen.path, 200)}",
             )
-        from inspector.report import json as report_json
-        from inspector.report import text as report_text
-
         if as_json:
-            print_pieces(report_json.checkpoints_json(path, target))
+            print_pieces(checkpoints_json(path, target))
         else:
-            print_pieces(report_text.checkpoints_text(path, target, terminal_width()), "\n")
+            print_pieces(checkpoints_text(path, target, terminal_width()), "\n")
         return 2 if target.is_partial else 0
     checkpoint = _read(target, prefetched)
     return _show_one(checkpoint, target, as_json=as_json, chunks=chunks, filter_text=filter_text)
@@ -274,7 +285,6 @@ def _show_one(
     checkpoint: Checkpoint, storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
     from inspector.checkpoint.find.locate import matching
-    from inspector.checkpoint.payload.scan.literals import read_literals
     from inspector.layout.writer.written_by import infer
 
     written_by = infer(checkpoint)
@@ -289,7 +299,7 @@ def _show_one(
     width = terminal_width()
     rows = None if width is None or as_json else _MAX_TERMINAL_ROWS
     shown = checkpoint.bytes_order.tolist() if entries is None else entries
-    literals = read_literals(checkpoint, storage, shown[:rows])
+    literals = _literals(checkpoint, storage, shown[:rows]) if shown else {}
     if as_json:
         from inspector.report.json import show_json
 
@@ -320,6 +330,12 @@ def _show_one(
         "\n",
     )
     return 0
+
+
+def _literals(checkpoint: Checkpoint, storage: Storage, shown: list[int]) -> dict[int, Literal]:
+    from inspector.checkpoint.payload.scan.literals import read_literals
+
+    return read_literals(checkpoint, storage, shown)
 
 
 def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:

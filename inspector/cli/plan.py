@@ -66,8 +66,6 @@ def _run(
     from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import printable
-    from inspector.checks.plan.against import compare
-    from inspector.checks.plan.expected import read_expected
     from inspector.checks.plan.faults import plan_faults
     from inspector.checks.plan.problems import plan_problems
     from inspector.errors import UsageError
@@ -80,7 +78,11 @@ def _run(
 
     assert isinstance(mesh, Mesh)  # noqa: S101 - it was parsed above
     target = locate_one(path)
-    expected = None if against is None else read_expected(against)
+    expected = None
+    if against is not None:
+        from inspector.checks.plan.expected import read_expected
+
+        expected = read_expected(against)
     with ReadingLine(sys.stderr) as line:
         checkpoint = read_checkpoint(target, progress=line)
     if not checkpoint.num_tensors and not checkpoint.bytes_entries:
@@ -91,6 +93,8 @@ def _run(
     problems = plan_problems(found)
     problems += plan_faults(checkpoint, target, problems, written_by)
     if expected is not None:
+        from inspector.checks.plan.against import compare
+
         problems += compare(checkpoint, expected)
     planned = PlanReport(
         plan=found,

@@ -139,6 +139,12 @@ class _Interrupts:
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
 )
+@click.option(
+    "--backend",
+    type=click.Choice(("gloo", "nccl")),
+    default=None,
+    help="Of the process group.  [default: nccl with a GPU for each rank, else gloo]",
+)
 @click.option("--memory", metavar="SIZE", help="What a rank may hold of tensors (4GiB).")
 @click.option("--filter", "filter_text", default="", metavar="TEXT", help="As for `show`.")
 @click.option("--sample", default="100%", metavar="SHARE", help="Verify a part of it (5%).")
@@ -172,6 +178,9 @@ class _Interrupts:
     help="Of the report. [default: by its name]",
 )
 @click.option("--print-command", is_flag=True, help="Print the command lines, run nothing.")
+@click.option("--nnodes", type=int, default=0, help="Nodes of a job that is printed.")
+@click.option("--nproc-per-node", type=int, default=0, help="Its ranks on each.  [default: 8]")
+@click.option("--port", type=int, default=0, help="Where its nodes meet.  [default: 29500]")
 def verify(
     path: str,
     mesh: str,
@@ -191,6 +200,10 @@ def verify(
     report: str,
     form: str | None,
     print_command: bool,
+    backend: str | None,
+    nnodes: int,
+    nproc_per_node: int,
+    port: int,
 ) -> int:
     """Load a checkpoint under a mesh with torchrun, and compare every bit with what is stored.
 
@@ -212,7 +225,17 @@ def verify(
             "leave it out: then it is a share of what is free",
         )
     share = parse_share(sample)
-    _check_mesh(mesh, then)
+    world_size = _check_mesh(mesh, then)
+    shape = None
+    if print_command:
+        from inspector.verify.job.shape import Shape
+
+        shape = Shape.of(world_size, nnodes, nproc_per_node, port)
+    elif nnodes or nproc_per_node or port:
+        raise UsageError(
+            "--nnodes, --nproc-per-node and --port are for a job that is printed",
+            "--print-command prints it",
+        )
     checkpoint = _read(path)
     local = None if is_url(checkpoint.path) else checkpoint.path
     closed = [checkpoint.path, outermost(local, path) or ""]
@@ -232,9 +255,24 @@ def verify(
         imports=imports,
         unpickle=unpickle,
         timeout_s=timeout,
+        backend=backend or "",
+        is_elsewhere=print_command,
     )
-    if print_command:
-        return _print_commands(plan, events, scratch, device)
+    if shape is not None:
+        from inspector.verify.job.commands import print_lines
+
+        lines = print_lines(
+            plan.spec,
+            events,
+            scratch,
+            device,
+            shape=shape,
+            is_measured=memory_bytes is None,
+            python=python,
+            backend=backend or "",
+        )
+        print_pieces(lines, "\n")
+        return 0
     plan.check()
     job, code = _run(plan, events, as_json=as_json)
     if report:
@@ -242,11 +280,12 @@ def verify(
     return code
 
 
-def _check_mesh(mesh: str, then: tuple[str, ...]) -> None:
+def _check_mesh(mesh: str, then: tuple[str, ...]) -> int:
+    """The number of ranks, if they can be launched."""
     from inspector.verify.preflight import NO_SECOND_MESH
     from inspector.verify.spec import JobSpec
 
-    JobSpec(path="", mesh=mesh, then=() if then == NO_SECOND_MESH else then)
+    return JobSpec(path="", mesh=mesh, then=() if then == NO_SECOND_MESH else then).world_size
 
 
 def _read(path: str) -> Checkpoint:
@@ -256,13 +295,6 @@ def _read(path: str) -> Checkpoint:
     target = locate_one(path)
     with ReadingLine(sys.stderr) as line:
         return read_checkpoint(target, progress=line)
-
-
-def _print_commands(plan: Preflight, events: str, scratch: str, device: str) -> int:
-    from inspector.verify.job.commands import print_lines
-
-    print_pieces(print_lines(plan.spec, events, scratch, device), "\n")
-    return 0
 
 
 def _run(plan: Preflight, events: str, *, as_json: bool) -> tuple[Snapshot, int]:

@@ -6,6 +6,8 @@ holds, or that lie in no file. What `check` finds wrong with them is told beside
 
 from __future__ import annotations
 
+from typing import Literal
+
 from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding
@@ -24,7 +26,7 @@ __all__ = ["damage_of"]
 _NO_DAMAGE = frozenset({"metadata-unsafe"})
 
 
-def damage_of(name: str, side: Side, filter_text: str = "") -> list[Damage]:
+def damage_of(name: Literal["A", "B"], side: Side, filter_text: str = "") -> list[Damage]:
     """What a side lacks, or holds twice: errors by its metadata and the sizes of its files.
 
     Args:

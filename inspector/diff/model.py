@@ -196,7 +196,7 @@ class Damage:
         fqn: Raw name of the entry concerned, or None.
     """
 
-    side: str
+    side: Literal["A", "B"]
     code: str
     message: str
     fqn: str | None = None

@@ -406,7 +406,11 @@ class _Comparing:
         return tally
 
     def _entry(self, pair: Pair) -> BytesDiff:
-        """Bytes entries are compared by the digests of their content; nothing is unpickled."""
+        """Bytes entries are compared by the digests of their content; nothing is unpickled.
+
+        One value may be pickled in several ways: an object that stands in it twice is written once,
+        two equal ones are written twice. Plain values are compared themselves.
+        """
         structure = self._run.structure
         found = []
         for name, side, index, files in (
@@ -425,22 +429,25 @@ class _Comparing:
         a, b = found
         if a.sha256 == b.sha256:
             return BytesDiff(pair.fqn, "EXACT", a.num_bytes, b.num_bytes)
-        detail = self._literals(pair)
-        return BytesDiff(pair.fqn, "DIFFER", a.num_bytes, b.num_bytes, detail)
+        is_same, detail = self._literals(pair)
+        return BytesDiff(
+            pair.fqn, "EXACT" if is_same else "DIFFER", a.num_bytes, b.num_bytes, detail
+        )
 
-    def _literals(self, pair: Pair) -> str:
-        """How two pickles differ, where both hold plain values."""
+    def _literals(self, pair: Pair) -> tuple[bool, str]:
+        """Whether two pickles hold the same plain value, and how they differ."""
         structure = self._run.structure
         values = [
             read_literal(side.checkpoint, side.storage, side.checkpoint.bytes_entries[index])
             for side, index in ((structure.a, pair.index_a), (structure.b, pair.index_b))
         ]
         if values[0] is None or values[1] is None:
-            return "the pickles differ; equal objects may be pickled to different bytes"
+            return False, "the pickles differ; equal objects may be pickled to different bytes"
         a, b = (format_literal(value.value, 120) for value in values if value is not None)
+        # By their writing, in which 1 is neither 1.0 nor True, and 0.0 not -0.0.
         if repr(values[0]) == repr(values[1]):
-            return f"the pickles differ, and hold the same value: {a}"
-        return f"{a} in A, {b} in B"
+            return True, f"the same value, pickled otherwise: {a}"
+        return False, f"{a} in A, {b} in B"
 
     def _check(self) -> None:
         self._run.stop.check()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.model import TensorColumns
-from inspector.layout.geometry import Ints, grid_cuts, volumes
+from inspector.layout.geometry import Ints, grid_cuts, unique, volumes
 
 __all__ = ["Cut", "CutClass", "analyse", "cell_ids", "cut_classes"]
 
@@ -108,7 +108,7 @@ def analyse(offsets: Ints, sizes: Ints, shape: Sequence[int], *, repeated: bool 
     if any(size > _MAX_SIZE for size in shape):
         return _no_grid(shape, "the shape is absurdly large")
     if repeated and len(offsets) > 1 and shape:
-        both = np.unique(np.hstack([offsets, sizes]), axis=0)
+        both = unique(np.hstack([offsets, sizes]), axis=0)
         offsets, sizes = both[:, : len(shape)], both[:, len(shape) :]
     elif repeated:
         offsets, sizes = offsets[:1], sizes[:1]
@@ -119,7 +119,7 @@ def analyse(offsets: Ints, sizes: Ints, shape: Sequence[int], *, repeated: bool 
     empty = (sizes == 0) & (np.asarray(shape, dtype=np.int64) > 0)
     touched = tuple(d for d in range(len(shape)) if len(starts[d]) > 1 or empty[:, d].any())
     cut = Cut(shape, starts, np.zeros(0, np.int64), touched, bool(empty.any()))
-    cells = np.unique(cell_ids(cut, offsets, sizes))
+    cells = unique(cell_ids(cut, offsets, sizes))
     if len(cells) != len(offsets):
         return _no_grid(shape, "an empty chunk is stored twice")
     if cut.has_empty and not _empties_in_place(cut, offsets, sizes):
@@ -208,7 +208,7 @@ def _box_hashes(columns: TensorColumns) -> npt.NDArray[np.uint64]:
     counts = columns.num_chunks_of
     ndims = np.diff(columns.dim_start)
     result = np.zeros(columns.num_tensors, dtype=np.uint64)
-    for ndim in np.unique(ndims).tolist():
+    for ndim in unique(ndims).tolist():
         members = np.flatnonzero(ndims == ndim)
         dims = columns.dim_start[members]
         total = _mix([columns.shapes[dims + dim] for dim in range(ndim)], len(members), 3)

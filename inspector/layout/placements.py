@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from inspector.layout.cuts import Cut
-from inspector.layout.geometry import Ints, nested_chunk_bounds, num_pieces
+from inspector.layout.geometry import Ints, nested_chunk_bounds, num_pieces, unique
 
 __all__ = [
     "ORDINALS",
@@ -198,7 +198,7 @@ def fit_of(cut: Cut, sizes: tuple[int, ...], pattern: Pattern) -> Fit | None:
             return None
         place = np.where(full, np.cumsum(full) - 1, len(starts[dim]))
         cells += place[_piece_of_rank(pattern, dim, sizes)] * multipliers[dim]
-    expected = np.unique(cells)
+    expected = unique(cells)
     if np.array_equal(expected, cut.cells):
         return Fit(pattern, cells)
     if not cut.has_empty and len(cut.cells) == cut.num_pieces < len(expected):

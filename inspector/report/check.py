@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
 from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
-from inspector.report.json import SCHEMA
+from inspector.report.json import SCHEMA, dump
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
     from inspector.checks.plan.fit import ModelFit
     from inspector.checks.run import Judged, JudgedRun
     from inspector.checks.steps import Step
+    from inspector.report.documents.check import (
+        CheckDocument,
+        CheckRunDocument,
+        FindingObject,
+        JudgedCheckpoint,
+        RunStep,
+        StorageUse,
+    )
 
 __all__ = [
     "against_sentence",
@@ -58,8 +65,8 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
 
 
 def _has_later_kinds(report: Report) -> bool:
-    """Whether entries were left out that are of a class no torch known here has."""
-    return any(f.code == "metadata-unknown-class" and f.fqn is not None for f in report.findings)
+    """Whether what could not be read is of a class that no torch known here has."""
+    return any(f.code == "metadata-unknown-class" for f in report.findings)
 
 
 def checked_sentence(checked: Coverage) -> str:
@@ -257,7 +264,7 @@ def check_json(
         used: What a remote storage was asked for it.
         fit: The checkpoint beside what a model expects, or None.
     """
-    document = {"schema": SCHEMA, **_report(report)}
+    document = cast("CheckDocument", {"schema": SCHEMA, **_report(report)})
     if fit is not None:
         document["against"] = {
             "path": fit.expected.path,
@@ -270,11 +277,10 @@ def check_json(
         }
     if used is not None:
         document["checked"]["storage"] = _used(used)
-    yield json.dumps(document)
-    yield "\n"
+    yield dump(document) + "\n"
 
 
-def _used(used: Used) -> dict[str, int]:
+def _used(used: Used) -> StorageUse:
     return {"requests": used.requests, "bytes": used.num_bytes, "failed": used.num_failed}
 
 
@@ -282,11 +288,9 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
     """The document of `check --json` for a folder of checkpoints."""
     sound, best = run.newest_sound, run.newest_resumable
     step_paths = {part.found: step.path for step in run.steps for part in step.parts}
-    document = {
+    document: CheckRunDocument = {
         "schema": SCHEMA,
         "path": redact(path),
-        **({} if used is None else {"storage": _used(used)}),
-        **({"verdict": run.steps[0].verdict} if len(run.steps) == 1 else {}),
         "newest_sound": None if sound is None else sound.path,
         "newest_sound_step": None if sound is None else sound.step,
         "newest_resumable": None if best is None else best.path,
@@ -307,11 +311,14 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
             for item in run.judged
         ],
     }
-    yield json.dumps(document)
-    yield "\n"
+    if used is not None:
+        document["storage"] = _used(used)
+    if len(run.steps) == 1:
+        document["verdict"] = run.steps[0].verdict
+    yield dump(document) + "\n"
 
 
-def _step_json(step: Step) -> dict[str, Any]:
+def _step_json(step: Step) -> RunStep:
     return {
         "path": step.path,
         "step": step.step,
@@ -319,7 +326,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "resumable": step.resumable,
         "why_not": step.why_not,
         "kinds": None if step.kinds is None else sorted(step.kinds),
-        "lacks": list(step.lacks),
+        "lacks": step.lacks,
         "parts": [
             {
                 "path": part.found.path,
@@ -333,7 +340,7 @@ def _step_json(step: Step) -> dict[str, Any]:
     }
 
 
-def _report(report: Report) -> dict[str, Any]:
+def _report(report: Report) -> JudgedCheckpoint:
     checked = report.checked
     return {
         "path": report.path,
@@ -359,21 +366,21 @@ def _report(report: Report) -> dict[str, Any]:
     }
 
 
-def finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> FindingObject:
     """One finding as an object of the contract."""
     return {
         "code": finding.code,
         "severity": finding.severity,
         "fqn": finding.fqn,
         "file": finding.file,
-        "offsets": None if finding.offsets is None else list(finding.offsets),
-        "sizes": None if finding.sizes is None else list(finding.sizes),
+        "offsets": finding.offsets,
+        "sizes": finding.sizes,
         "num_elements": finding.num_elements,
         "message": finding.message,
         "torch_does": finding.torch_does,
         "hint": finding.hint,
         "other_fqn": finding.other_fqn,
-        "entries": list(finding.entries),
+        "entries": finding.entries,
     }
 
 

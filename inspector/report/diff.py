@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from inspector.checkpoint.literals import Number, json_number
 from inspector.checkpoint.text import (
     format_bytes,
     format_count,
@@ -19,8 +18,17 @@ from inspector.checkpoint.text import (
 from inspector.checks.seal.manifest import Manifest
 from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
 from inspector.diff.unmoved import UNMOVED, unmoved_weights
-from inspector.report.json import SCHEMA
+from inspector.report.json import SCHEMA, dump, dump_list
 from inspector.report.table import TextColumn, render_table
+
+if TYPE_CHECKING:
+    from inspector.report.documents.values import (
+        ComparedTensor,
+        DiffHead,
+        DiffSide,
+        DiffTolerance,
+        SealDocument,
+    )
 
 __all__ = [
     "TENSOR_COLUMNS",
@@ -77,6 +85,10 @@ def verdict_sentence(diff: Diff) -> str:
         return f"same structure: {' and '.join(what)}; values were not compared (--values does)"
     empty = sum(tensor.is_empty for tensor in diff.tensors)
     rest = f" ({format_count(empty)} without elements)" if empty else ""
+    otherwise = sum(entry.verdict == "EXACT" and bool(entry.detail) for entry in diff.entries)
+    if otherwise:
+        entries = plural(otherwise, "bytes entry", "bytes entries")
+        rest += f"; {entries} by value, pickled otherwise"
     return f"same: {' and '.join(what)}, every bit{rest}"
 
 
@@ -322,7 +334,7 @@ def tolerance_lines(diff: Diff) -> Iterator[str]:
 
 def diff_json(diff: Diff) -> Iterator[str]:
     """The document of `diff --json`, in pieces."""
-    head = {
+    head: DiffHead = {
         "schema": SCHEMA,
         "verdict": diff.verdict,
         "values_compared": diff.values_compared,
@@ -330,18 +342,18 @@ def diff_json(diff: Diff) -> Iterator[str]:
         "a": _side_json(diff.a),
         "b": _side_json(diff.b),
         "counts": counts(diff),
-        "only_in_a": list(diff.only_in_a),
-        "only_in_b": list(diff.only_in_b),
-        "unmoved_weights": list(unmoved_weights(diff)),
-        "renamed": [list(pair) for pair in diff.renamed],
-        "missing_parts": list(diff.missing_parts),
+        "only_in_a": diff.only_in_a,
+        "only_in_b": diff.only_in_b,
+        "unmoved_weights": unmoved_weights(diff),
+        "renamed": diff.renamed,
+        "missing_parts": diff.missing_parts,
         "param_groups": [{"fqn": name, "num_a": a, "num_b": b} for name, a, b in diff.param_groups],
         "damage": [
             {"side": d.side, "code": d.code, "fqn": d.fqn, "message": d.message}
             for d in diff.damage
         ],
         "tolerance": _tolerance_json(diff),
-        "likely_renamed": [list(pair) for pair in diff.likely_renamed],
+        "likely_renamed": diff.likely_renamed,
         "placements_changed": [
             {"fqn": change.fqn, "a": change.a, "b": change.b} for change in diff.placements
         ],
@@ -356,13 +368,12 @@ def diff_json(diff: Diff) -> Iterator[str]:
             for entry in diff.entries
         ],
     }
-    yield json.dumps(head, allow_nan=False)[:-1] + ', "tensors": ['
-    for n, tensor in enumerate(diff.tensors):
-        yield ("," if n else "") + "\n" + json.dumps(_tensor_json(tensor), allow_nan=False)
-    yield "]}\n"
+    yield dump(head)[:-1] + ', "tensors": '
+    yield from dump_list(map(_tensor_json, diff.tensors))
+    yield "}\n"
 
 
-def _tolerance_json(diff: Diff) -> dict[str, Any] | None:
+def _tolerance_json(diff: Diff) -> DiffTolerance | None:
     tolerance = diff.tolerance
     if tolerance is None:
         return None
@@ -375,7 +386,7 @@ def _tolerance_json(diff: Diff) -> dict[str, Any] | None:
     }
 
 
-def _side_json(side: MeshSide) -> dict[str, Any]:
+def _side_json(side: MeshSide) -> DiffSide:
     return {
         "path": side.path,
         "mesh": side.mesh,
@@ -384,7 +395,7 @@ def _side_json(side: MeshSide) -> dict[str, Any]:
     }
 
 
-def _tensor_json(tensor: TensorDiff) -> dict[str, Any]:
+def _tensor_json(tensor: TensorDiff) -> ComparedTensor:
     return {
         "fqn": tensor.fqn,
         "verdict": tensor.verdict,
@@ -409,11 +420,8 @@ def _tensor_json(tensor: TensorDiff) -> dict[str, Any]:
     }
 
 
-def _number(value: float | int | None) -> float | int | str | None:
-    """As the contract writes it: infinity is the string `inf`."""
-    if value is None or math.isfinite(value):
-        return value
-    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+def _number(value: float | int | None) -> Number | None:
+    return None if value is None else json_number(value)
 
 
 # Seals.
@@ -435,7 +443,7 @@ def seal_text(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]
 
 def seal_json(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]:
     """The document of `seal --json`."""
-    document = {
+    document: SealDocument = {
         "schema": SCHEMA,
         "path": manifest.path,
         "manifest": output,
@@ -446,5 +454,4 @@ def seal_json(manifest: Manifest, output: str, *, is_new: bool) -> Iterator[str]
         "num_bytes": manifest.num_bytes,
         "not_sealed": [{"fqn": fqn, "why": why} for fqn, why in manifest.not_sealed.items()],
     }
-    yield json.dumps(document)
-    yield "\n"
+    yield dump(document) + "\n"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.export.formats.numpy_files import is_raw
 from inspector.export.outcome import ExportReport, Omission
-from inspector.report.json import SCHEMA
+from inspector.report.json import SCHEMA, dump
+
+if TYPE_CHECKING:
+    from inspector.report.documents.values import ExportDocument
 
 __all__ = ["export_json", "export_text"]
 
@@ -106,7 +108,7 @@ def _dtypes(report: ExportReport) -> Iterator[str]:
 
 def export_json(report: ExportReport) -> Iterator[str]:
     """The document of `export --json`."""
-    document = {
+    document: ExportDocument = {
         "schema": SCHEMA,
         "verdict": report.verdict,
         "path": report.path,
@@ -121,9 +123,8 @@ def export_json(report: ExportReport) -> Iterator[str]:
         "stored_dtypes": dict(report.stored_dtypes),
         "leftovers": list(report.leftovers),
     }
-    yield json.dumps(document)
-    yield "\n"
+    yield dump(document) + "\n"
 
 
-def _dicts(items: Iterable[Any]) -> list[dict[str, Any]]:
+def _dicts(items: Iterable[Any]) -> list[Any]:
     return [asdict(item) for item in items]

@@ -1,4 +1,4 @@
-"""Values -> the JSON documents of the contract (`"schema": 1`).
+"""Values -> the JSON documents of the contract (`"schema": 1`); `documents` types them.
 
 Documents are given out in pieces, so that a million chunks never stand in memory as text. Names
 are raw; the encoder escapes everything that is not ASCII, lone surrogates included.
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import RunListing, newest
-from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.literals import json_literal
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import redact
@@ -20,18 +17,36 @@ from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.model import Framework
+    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.model import DataFile, Framework
+    from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
+    from inspector.report.documents.show import (
+        ShowFolderDocument,
+        ShownBytes,
+        ShownCheckpoint,
+        ShownChunk,
+        ShownFile,
+        ShownTensor,
+        WriterFramework,
+    )
 
-if TYPE_CHECKING:
-    from inspector.checkpoint.payload.scan.literals import Literal
+__all__ = ["SCHEMA", "checkpoints_json", "dump", "dump_list", "show_json"]
 
-__all__ = ["SCHEMA", "checkpoints_json", "show_json"]
-
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 
 
-def _dump(value: Any) -> str:
+def dump(value: Any) -> str:
+    """One document, or a part of one, as JSON in ASCII."""
     return json.dumps(value, allow_nan=False)
+
+
+def dump_list(items: Iterable[Any]) -> Iterator[str]:
+    """A list as JSON in pieces, one item a line."""
+    separator = "[\n"
+    for item in items:
+        yield separator + dump(item)
+        separator = ",\n"
+    yield "]" if separator[0] == "," else "[]"
 
 
 def show_json(
@@ -41,7 +56,7 @@ def show_json(
     tensors: Sequence[int] | None = None,
     entries: Sequence[int] | None = None,
     chunks: bool = False,
-    literals: Mapping[int, Literal] | None = None,
+    literals: Mapping[int, PlainValue] | None = None,
 ) -> Iterator[str]:
     """The document of `show --json`, in pieces.
 
@@ -53,25 +68,18 @@ def show_json(
         chunks: Whether each tensor's chunks are listed.
         literals: Plain values of bytes entries, by index; each is its entry's `value`.
     """
-    yield '{"schema": ' + str(SCHEMA) + ', "checkpoint": ' + _dump(_summary(checkpoint, written_by))
-    yield ', "tensors": ['
+    yield f'{{"schema": {SCHEMA}, "checkpoint": {dump(_summary(checkpoint, written_by))}'
+    yield ', "tensors": '
     selected = checkpoint.tensor_order.tolist() if tensors is None else tensors
-    for n, index in enumerate(selected):
-        tensor = checkpoint.tensors[index]
-        document = _tensor(checkpoint, tensor, written_by)
-        if chunks:
-            document["chunks"] = list(_chunks(checkpoint, tensor))
-        yield ("," if n else "") + "\n" + _dump(document)
-    yield '], "bytes": ['
+    shown = (checkpoint.tensors[index] for index in selected)
+    yield from dump_list(_tensor(checkpoint, t, written_by, chunks=chunks) for t in shown)
+    yield ', "bytes": '
     chosen = checkpoint.bytes_order.tolist() if entries is None else entries
-    for n, index in enumerate(chosen):
-        yield ("," if n else "") + "\n" + _dump(_bytes_entry(checkpoint, index, literals or {}))
-    yield '], "files": '
-    yield _dump([_file(file) for file in checkpoint.files])
-    yield "}\n"
+    yield from dump_list(_bytes_entry(checkpoint, index, literals or {}) for index in chosen)
+    yield f', "files": {dump([_file(file) for file in checkpoint.files])}}}\n'
 
 
-def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> dict[str, Any]:
+def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> ShownCheckpoint:
     provenance = checkpoint.provenance
     return {
         "path": checkpoint.path,
@@ -91,19 +99,19 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> dict[str, Any]:
         "written_by": written_by_json(written_by),
         "per_rank_metadata": checkpoint.per_rank_metadata,
         "num_malformed": len(checkpoint.malformed),
-        "unknown_globals": list(checkpoint.unknown_globals),
-        "unsafe_globals": list(checkpoint.unsafe_globals),
-        "notes": list(provenance.notes),
+        "unknown_globals": checkpoint.unknown_globals,
+        "unsafe_globals": checkpoint.unsafe_globals,
+        "notes": provenance.notes,
     }
 
 
-def _framework(framework: Framework | None) -> dict[str, Any] | None:
+def _framework(framework: Framework | None) -> WriterFramework | None:
     if framework is None:
         return None
     return {
         "name": framework.name,
         "certain": framework.certain,
-        "evidence": list(framework.evidence),
+        "evidence": framework.evidence,
     }
 
 
@@ -115,23 +123,27 @@ def _state_path(checkpoint: Checkpoint, fqn: str) -> list[str | int] | None:
     return list(path)
 
 
-def _tensor(checkpoint: Checkpoint, tensor: Tensor, written_by: WrittenBy) -> dict[str, Any]:
+def _tensor(
+    checkpoint: Checkpoint, tensor: Tensor, written_by: WrittenBy, *, chunks: bool
+) -> ShownTensor:
     placement = written_by.placements(tensor.index)
-    known = placement.placements
-    return {
+    document: ShownTensor = {
         "fqn": tensor.fqn,
         "dtype": tensor.dtype,
-        "shape": list(tensor.shape),
+        "shape": tensor.shape,
         "num_chunks": tensor.num_chunks,
         "num_elements": tensor.num_elements,
         "num_bytes": tensor.num_bytes,
-        "placements": None if known is None else list(known),
-        "evidence": list(placement.evidence),
+        "placements": placement.placements,
+        "evidence": placement.evidence,
         "state_path": _state_path(checkpoint, tensor.fqn),
     }
+    if chunks:
+        document["chunks"] = list(_chunks(checkpoint, tensor))
+    return document
 
 
-def _chunks(checkpoint: Checkpoint, tensor: Tensor) -> Iterator[dict[str, Any]]:
+def _chunks(checkpoint: Checkpoint, tensor: Tensor) -> Iterator[ShownChunk]:
     ranks = checkpoint.chunk_ranks(tensor.file).tolist()
     columns: Iterable[tuple[Any, ...]] = zip(
         tensor.offsets.tolist(),
@@ -155,22 +167,23 @@ def _chunks(checkpoint: Checkpoint, tensor: Tensor) -> Iterator[dict[str, Any]]:
 
 
 def _bytes_entry(
-    checkpoint: Checkpoint, index: int, literals: Mapping[int, Literal]
-) -> dict[str, Any]:
+    checkpoint: Checkpoint, index: int, literals: Mapping[int, PlainValue]
+) -> ShownBytes:
     entry = checkpoint.bytes_entries[index]
     stored = entry.file >= 0
-    value = {"value": json_literal(literals[index].value)} if index in literals else {}
-    return {
+    document: ShownBytes = {
         "fqn": entry.fqn,
         "file": checkpoint.files[entry.file].path if stored else None,
         "offset": entry.byte_offset if stored else None,
         "length": entry.byte_length if stored else None,
         "state_path": _state_path(checkpoint, entry.fqn),
-        **value,
     }
+    if index in literals:
+        document["value"] = json_literal(literals[index].value)
+    return document
 
 
-def _file(file: Any) -> dict[str, Any]:
+def _file(file: DataFile) -> ShownFile:
     return {
         "path": file.path,
         "rank": file.rank,
@@ -182,34 +195,38 @@ def _file(file: Any) -> dict[str, Any]:
 
 def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     """The document of a folder with several checkpoints."""
+    # lazy: one checkpoint is shown without a search
+    from inspector.checkpoint.find.search import RunListing, newest
+
+    # lazy: as above
+    from inspector.checkpoint.find.step_folders import step_folders
+
     latest = newest(found)
     run = found if isinstance(found, RunListing) else None
     folders = step_folders(found, run.name if run is not None else "")
     step_paths = {part: folder.path for folder in folders for part in folder.parts}
-    yield _dump(
-        {
-            "schema": SCHEMA,
-            "path": redact(path),
-            "newest": latest.path if latest is not None else None,
-            "newest_step": step_paths[latest] if latest is not None else None,
-            "is_partial": run is not None and run.is_partial,
-            "not_looked_at": [
-                {"what": what, "why": why} for what, why in (run.not_looked_at if run else ())
-            ],
-            "checkpoints": [
-                {
-                    "path": item.path,
-                    "step_path": step_paths[item],
-                    "format": item.format,
-                    "state": item.state,
-                    "step": item.step,
-                    "num_bytes": item.num_bytes,
-                    "num_files": item.num_files,
-                    "modified_s": item.modified_s,
-                    "detail": item.detail,
-                }
-                for item in found
-            ],
-        }
-    )
-    yield "\n"
+    document: ShowFolderDocument = {
+        "schema": SCHEMA,
+        "path": redact(path),
+        "newest": latest.path if latest is not None else None,
+        "newest_step": step_paths[latest] if latest is not None else None,
+        "is_partial": run is not None and run.is_partial,
+        "not_looked_at": [
+            {"what": what, "why": why} for what, why in (run.not_looked_at if run else ())
+        ],
+        "checkpoints": [
+            {
+                "path": item.path,
+                "step_path": step_paths[item],
+                "format": item.format,
+                "state": item.state,
+                "step": item.step,
+                "num_bytes": item.num_bytes,
+                "num_files": item.num_files,
+                "modified_s": item.modified_s,
+                "detail": item.detail,
+            }
+            for item in found
+        ],
+    }
+    yield dump(document) + "\n"

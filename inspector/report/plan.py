@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.text import format_bytes, format_count, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.plan.expected import Expected
-from inspector.checks.plan.fit import ModelFit, num_matching
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.check import finding_json, finding_lines
-from inspector.report.json import SCHEMA
+from inspector.report.json import SCHEMA, dump, dump_list
 from inspector.report.table import TextColumn, render_table
+
+if TYPE_CHECKING:
+    from inspector.checks.plan.expected import Expected
+    from inspector.layout.reads.runs import Read
+    from inspector.report.documents.check import PlanHead, PlanRank, PlanRead
 
 __all__ = [
     "RANK_COLUMNS",
@@ -82,6 +84,9 @@ class PlanReport:
         """How many of the expected keys the checkpoint has, whatever they hold."""
         if self.expected is None:
             return 0
+        # lazy: only with --against
+        from inspector.checks.plan.fit import num_matching
+
         return num_matching(self.plan.checkpoint, self.expected)
 
 
@@ -223,36 +228,33 @@ def _empty(plan: LoadPlan) -> str:
 def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
     """The document of `plan --json [--reads]`, in pieces."""
     plan = planned.plan
-    yield json.dumps(_summary(planned))[:-1]
-    yield ', "ranks": ['
-    for rank in range(plan.world_size):
-        yield ("," if rank else "") + "\n" + json.dumps(_rank(plan, rank))
-    yield '], "problems": ' + json.dumps([finding_json(f) for f in planned.problems])
+    yield dump(_summary(planned))[:-1] + ', "ranks": '
+    yield from dump_list(_rank(plan, rank) for rank in range(plan.world_size))
+    yield f', "problems": {dump([finding_json(f) for f in planned.problems])}'
     if reads:
-        yield ', "reads": ['
-        separator = "\n"
-        for rank in range(plan.world_size):
-            for read in plan.reads(rank):
-                item = {
-                    "rank": rank,
-                    "fqn": read.fqn,
-                    "file": read.file,
-                    "storage_offsets": read.storage_offsets,
-                    "dest_offsets": read.dest_offsets,
-                    "lengths": read.lengths,
-                    "byte_offset": read.byte_offset,
-                    "byte_length": read.byte_length,
-                    "is_bytes": read.is_bytes,
-                }
-                yield separator + json.dumps(item)
-                separator = ",\n"
-        yield "]"
+        yield ', "reads": '
+        ranks = range(plan.world_size)
+        yield from dump_list(_read(rank, read) for rank in ranks for read in plan.reads(rank))
     yield "}\n"
 
 
-def _summary(planned: PlanReport) -> dict[str, Any]:
+def _read(rank: int, read: Read) -> PlanRead:
+    return {
+        "rank": rank,
+        "fqn": read.fqn,
+        "file": read.file,
+        "storage_offsets": read.storage_offsets,
+        "dest_offsets": read.dest_offsets,
+        "lengths": read.lengths,
+        "byte_offset": read.byte_offset,
+        "byte_length": read.byte_length,
+        "is_bytes": read.is_bytes,
+    }
+
+
+def _summary(planned: PlanReport) -> PlanHead:
     plan, under, written_by = planned.plan, planned.as_written, planned.written_by
-    document: dict[str, Any] = {
+    document: PlanHead = {
         "schema": SCHEMA,
         "path": plan.checkpoint.path,
         "mesh": str(plan.mesh),
@@ -286,16 +288,16 @@ def _summary(planned: PlanReport) -> dict[str, Any]:
             "source": planned.expected.source,
             "num_keys": len(planned.expected.wanted),
             "num_matching": planned.num_matching,
-            "notes": list(planned.expected.notes),
+            "notes": planned.expected.notes,
         }
     return document
 
 
-def _rank(plan: LoadPlan, rank: int) -> dict[str, Any]:
+def _rank(plan: LoadPlan, rank: int) -> PlanRank:
     figures = plan.ranks
     return {
         "rank": rank,
-        "coordinate": list(plan.mesh.coordinate(rank)),
+        "coordinate": plan.mesh.coordinate(rank),
         "bytes_needed": int(figures.bytes_needed[rank]),
         "bytes_read": int(figures.bytes_read[rank]),
         "num_reads": int(figures.num_reads[rank]),
@@ -396,6 +398,9 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 
 def against_words(planned: PlanReport, expected: Expected) -> str:
     """What was expected and how much of it is there, in a sentence."""
+    # lazy: only with --against
+    from inspector.checks.plan.fit import ModelFit
+
     return ModelFit(expected, planned.num_matching, planned.problems).words
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dtypes import short_name
+from inspector.checkpoint.literals import Number, json_number
 from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
 from inspector.report.bar import bar
-from inspector.report.json import SCHEMA
+from inspector.report.json import SCHEMA, dump, dump_list
 from inspector.report.table import TextColumn, render_table
 from inspector.values.histogram import Bars
 from inspector.values.ranking import Ranked
 from inspector.values.stats import STOPPED, StatsReport, TensorStats
+
+if TYPE_CHECKING:
+    from inspector.report.documents.values import DifferingCopies, NotReadTensor, TensorFigures
+    from inspector.values.replicas import ReplicaDifference
+    from inspector.values.stats import NotRead
 
 __all__ = ["format_number", "histogram_lines", "stats_facts", "stats_json", "stats_text"]
 
@@ -270,34 +275,27 @@ def stats_json(
     """The document of `stats --json`, in pieces; tensors in the checkpoint's order."""
     by_index = {item.stats.index: item for item in ranked}
     is_complete = not (report.is_cancelled or report.not_read)
-    yield '{"schema": ' + str(SCHEMA) + ', "complete": ' + _dump(is_complete)
-    yield ', "tensors": ['
-    for n, stats in enumerate(report.tensors):
-        document = _tensor(stats, by_index[stats.index])
-        if histograms and stats.num_finite:
-            bars = stats.log(64) if histograms == "log" else stats.linear(64)
-            document["histogram"] = {
-                "scale": bars.scale,
-                "edges": [_number(x) for x in bars.edges.tolist()],
-                "counts": bars.counts.astype(int).tolist(),
-                "num_zero": bars.num_zero,
-            }
-        yield ("," if n else "") + "\n" + _dump(document)
-    yield '], "not_read": ['
-    for n, item in enumerate(report.not_read):
-        entry = {"fqn": item.fqn, "num_elements": item.num_elements, "why": item.why}
-        yield ("," if n else "") + "\n" + _dump(entry)
-    yield '], "replicas_differ": ['
-    for n, found in enumerate(report.differing):
-        copies = {
-            "fqn": found.fqn,
-            "num_elements": found.num_elements,
-            "num_different": found.num_different,
-            "first_index": list(found.first_index),
-            "ranks": list(found.ranks),
-        }
-        yield ("," if n else "") + "\n" + _dump(copies)
-    yield "]}\n"
+    yield f'{{"schema": {SCHEMA}, "complete": {dump(is_complete)}, "tensors": '
+    yield from dump_list(_tensor(t, by_index[t.index], histograms) for t in report.tensors)
+    yield ', "not_read": '
+    yield from dump_list(map(_not_read, report.not_read))
+    yield ', "replicas_differ": '
+    yield from dump_list(map(_differing, report.differing))
+    yield "}\n"
+
+
+def _not_read(item: NotRead) -> NotReadTensor:
+    return {"fqn": item.fqn, "num_elements": item.num_elements, "why": item.why}
+
+
+def _differing(found: ReplicaDifference) -> DifferingCopies:
+    return {
+        "fqn": found.fqn,
+        "num_elements": found.num_elements,
+        "num_different": found.num_different,
+        "first_index": found.first_index,
+        "ranks": found.ranks,
+    }
 
 
 def _of(stats: TensorStats) -> str:
@@ -306,12 +304,11 @@ def _of(stats: TensorStats) -> str:
     return "absolute values" if stats.is_complex else "values"
 
 
-def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
-    first = stats.first_non_finite
-    return {
+def _tensor(stats: TensorStats, item: Ranked, histograms: str) -> TensorFigures:
+    document: TensorFigures = {
         "fqn": stats.fqn,
         "dtype": stats.dtype,
-        "shape": list(stats.shape),
+        "shape": stats.shape,
         "num_elements": stats.num_elements,
         "num_read": stats.num_read,
         "of": _of(stats),
@@ -324,24 +321,25 @@ def _tensor(stats: TensorStats, item: Ranked) -> dict[str, Any]:
         "num_zero": stats.num_zero,
         "num_nan": stats.num_nan,
         "num_inf": stats.num_inf,
-        "first_non_finite": None if first is None else list(first),
-        "first_nan": None if stats.first_nan is None else list(stats.first_nan),
-        "first_inf": None if stats.first_inf is None else list(stats.first_inf),
+        "first_non_finite": stats.first_non_finite,
+        "first_nan": stats.first_nan,
+        "first_inf": stats.first_inf,
         "kind": item.kind or None,
         "reason": item.reason or None,
         "group": item.group,
         "factor": None if item.factor is None else _number(item.factor),
     }
+    if histograms and stats.num_finite:
+        bars = stats.log(64) if histograms == "log" else stats.linear(64)
+        document["histogram"] = {
+            "scale": bars.scale,
+            "edges": [_number(x) for x in bars.edges.tolist()],
+            "counts": bars.counts.astype(int).tolist(),
+            "num_zero": bars.num_zero,
+        }
+    return document
 
 
-def _number(number: float | int | None) -> float | int | str:
-    """A number as the contract writes it: NaN and infinities as strings."""
-    if number is None or number != number:
-        return "nan"
-    if isinstance(number, float) and math.isinf(number):
-        return "inf" if number > 0 else "-inf"
-    return number
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)
+def _number(number: float | int | None) -> Number:
+    """A figure; of no element it is `nan`."""
+    return json_number(math.nan if number is None else number)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from rich.cells import cell_len, get_character_cell_size
-
 from inspector.checkpoint.text import shorten
 
 __all__ = ["GAP", "TextColumn", "fit_columns", "render_table"]
@@ -67,6 +65,25 @@ class _Span:
 _Column = TypeVar("_Column", bound=Fitted)
 
 
+def _cells(text: str) -> int:
+    """The cells that printable text takes."""
+    if text.replace("…", ".").isascii():
+        return len(text)
+    # lazy: most names are ASCII
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _shortened(text: str, width: int) -> str:
+    if text.isascii():
+        return shorten(text, width)
+    # lazy: as above
+    from rich.cells import get_character_cell_size
+
+    return shorten(text, width, "middle", get_character_cell_size)
+
+
 def render_table(
     columns: Sequence[TextColumn], rows: Iterable[Sequence[str]], width: int | None = None
 ) -> list[str]:
@@ -81,7 +98,7 @@ def render_table(
     if not cells:
         return []
     widths = [
-        max(cell_len(column.title), *(cell_len(row[i]) for row in cells))
+        max(len(column.title), *(_cells(row[i]) for row in cells))
         for i, column in enumerate(columns)
     ]
     spans = [
@@ -93,8 +110,8 @@ def render_table(
     for row in [[column.title for column in columns], *cells]:
         parts = []
         for span, cells_wide in shown:
-            text = shorten(row[span.place], cells_wide, "middle", get_character_cell_size)
-            space = " " * (cells_wide - cell_len(text))
+            text = _shortened(row[span.place], cells_wide)
+            space = " " * (cells_wide - _cells(text))
             parts.append(space + text if span.column.align == "right" else text + space)
         lines.append((" " * GAP).join(parts).rstrip())
     return lines

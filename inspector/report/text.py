@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import RunListing, newest
-from inspector.checkpoint.find.step_folders import step_folders
 from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import (
@@ -29,6 +26,7 @@ from inspector.report.table import TextColumn, render_table
 from inspector.report.writer import writer_words
 
 if TYPE_CHECKING:
+    from inspector.checkpoint.find.found import Found
     from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
 
@@ -307,6 +305,12 @@ _FOUND_COLUMNS = (
 
 def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None) -> Iterator[str]:
     """The lines for a folder with several checkpoints."""
+    # lazy: one checkpoint is shown without a search
+    from inspector.checkpoint.find.search import RunListing, newest
+
+    # lazy: as above
+    from inspector.checkpoint.find.step_folders import step_folders
+
     yield f"{printable(path)}: {plural(len(found), 'checkpoint')}"
     rows = [
         (

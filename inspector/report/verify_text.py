@@ -349,6 +349,8 @@ def _figures(snapshot: Snapshot, result: Mapping[str, Any]) -> Iterator[str]:
     if snapshot.phases:
         yield "  phases: " + phases_sentence(snapshot)
     yield "  " + figures_sentence(snapshot, result)
+    if result.get("restarted"):
+        yield f"  torchrun was started once more: {printable(str(result['restarted']), 300)}"
     if result.get("run_folder"):
         yield f"  recorded in {printable(result['run_folder'], 400)}"
 

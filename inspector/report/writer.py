@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import plural
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from inspector.layout.writer.axes import AxisRoles
     from inspector.layout.writer.stages import Stage
     from inspector.layout.writer.written_by import WrittenBy
+    from inspector.report.documents.show import AxesLayout, StageLayout, WrittenByMesh
 
 __all__ = ["groups_words", "sure_words", "writer_words", "written_by_json"]
 
@@ -42,7 +43,7 @@ def writer_words(written_by: WrittenBy) -> list[str]:
     return [*ranks, groups] if groups else ["mesh not known", *ranks]
 
 
-def written_by_json(written_by: WrittenBy) -> dict[str, Any]:
+def written_by_json(written_by: WrittenBy) -> WrittenByMesh:
     """The `written_by` object of `show --json`."""
     layout, partition = written_by.layout, written_by.partition
     return {
@@ -54,17 +55,17 @@ def written_by_json(written_by: WrittenBy) -> dict[str, Any]:
         "stages": [] if partition is None else [_stage_json(s) for s in partition.stages],
         "num_items": written_by.num_items,
         "num_placed": written_by.num_placed,
-        "evidence": list(written_by.evidence),
-        "caveats": list(written_by.caveats),
+        "evidence": written_by.evidence,
+        "caveats": written_by.caveats,
     }
 
 
-def _layout_json(layout: AxisRoles | None) -> dict[str, Any]:
+def _layout_json(layout: AxisRoles | None) -> AxesLayout:
     """What the axes do and look like; a kind is never certain."""
     if layout is None:
         return {"shape": None, "axes": [], "cuts": [], "named_axes": None, "looks_like": None}
     return {
-        "shape": list(layout.mesh.sizes),
+        "shape": layout.mesh.sizes,
         "axes": [
             {
                 "size": axis.size,
@@ -77,7 +78,7 @@ def _layout_json(layout: AxisRoles | None) -> dict[str, Any]:
         ],
         "cuts": [
             {
-                "dims": [{"dim": dim, "axes": list(axes)} for dim, axes in cut.dims],
+                "dims": [{"dim": dim, "axes": axes} for dim, axes in cut.dims],
                 "num_tensors": cut.num_tensors,
                 "experts": cut.experts,
                 "example": cut.example,
@@ -90,9 +91,9 @@ def _layout_json(layout: AxisRoles | None) -> dict[str, Any]:
     }
 
 
-def _stage_json(stage: Stage) -> dict[str, Any]:
+def _stage_json(stage: Stage) -> StageLayout:
     return {
-        "ranks": list(stage.ranks),
+        "ranks": stage.ranks,
         "mesh": None if stage.mesh is None else str(stage.mesh),
         **_layout_json(stage.layout),
         "num_tensors": stage.num_tensors,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
+from inspector.checkpoint.outside import is_inspected, note_inspected
+from inspector.checkpoint.own_folders import place_outside
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
@@ -251,7 +252,8 @@ class InspectApp(App[int]):
                 from inspector.tui.verification.control import close
 
                 close(self.verification)
-            self.memory.write()
+            if not self.closed_actions:  # Who is served writes nothing here.
+                self.memory.write()
         if self._exception is not None:
             raise self._exception
         return code
@@ -297,12 +299,10 @@ class InspectApp(App[int]):
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen beside whatever is worked on, but never into what is inspected."""
-        folder = Path.cwd()
-        inspected = Path(self._path).resolve()
-        if inspected in (folder, *folder.parents):
-            folder = Path(tempfile.gettempdir())
+        note_inspected(self._path)
         try:
-            saved = self.save_screenshot(filename, path or str(folder))
+            folder = place_outside() if is_inspected(Path.cwd()) else str(Path.cwd())
+            saved = self.save_screenshot(filename, path or folder)
         except OSError as error:
             self.notify(f"The picture was not saved: {error.strerror}", severity="error")
         else:

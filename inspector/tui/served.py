@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING, Any
 
 from textual import messages
 from textual.drivers.web_driver import WebDriver
+
+if TYPE_CHECKING:
+    from textual.app import App
 
 __all__ = ["ServedDriver"]
 
@@ -21,6 +25,18 @@ _PATIENCE_S = 40.0
 class ServedDriver(WebDriver):
     """Textual's driver for browsers; the end of its input is the end of the app."""
 
+    def __init__(self, app: App[Any], **options: Any) -> None:
+        super().__init__(app, **options)
+        self.leaving_app = app
+
+    @property
+    def is_drawn_on(self) -> bool:
+        """Whether there is a screen; a browser's is, from the start."""
+        return True
+
+    def hand_back(self) -> None:
+        """Nothing: a browser's terminal goes with its page."""
+
     def run_input_thread(self) -> None:
         """Wait for input and hand it on, until there is none."""
         super().run_input_thread()
@@ -29,4 +45,4 @@ class ServedDriver(WebDriver):
         watchdog = threading.Timer(_PATIENCE_S, os._exit, (2,))
         watchdog.daemon = True
         watchdog.start()
-        self._app.post_message(messages.ExitApp())
+        self.leaving_app.post_message(messages.ExitApp())

@@ -23,6 +23,7 @@ from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.errors import Cancelled, InspectError
+from inspector.layout.geometry import unique
 from inspector.values.histogram import Histogram
 from inspector.values.moments import Moments
 from inspector.values.nonfinite import NonFinite
@@ -125,7 +126,7 @@ class _Job:
         except InspectError as error:
             self._reasons[tensor.index] = {error.message: 1}
             return
-        for number in np.unique(why[why > 0]).tolist():
+        for number in unique(why[why > 0]).tolist():
             self._note(tensor.index, self._meanings[number], int((why == number).sum()))
         shares = shares_of(tensor, why == 0)
         if shares.problem:

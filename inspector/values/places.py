@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import Tensor
 from inspector.checkpoint.payload.tensor import StoredTensor
-from inspector.layout.geometry import grid_cuts, intersect
+from inspector.layout.geometry import grid_cuts, intersect, unique
 
 __all__ = ["Hole", "Places", "Shares", "places_of", "shares_of"]
 
@@ -180,7 +180,7 @@ def _overlapping(offsets: Ints, sizes: Ints) -> list[tuple[int, int]] | None:
     """
     if not offsets.shape[1]:
         return []
-    dim = int(np.argmax([len(np.unique(offsets[:, d])) for d in range(offsets.shape[1])]))
+    dim = int(np.argmax([len(unique(offsets[:, d])) for d in range(offsets.shape[1])]))
     order = np.argsort(offsets[:, dim], kind="stable")
     starts = offsets[order, dim]
     ends = np.searchsorted(starts, starts + sizes[order, dim], side="left")

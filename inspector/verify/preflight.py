@@ -109,6 +109,8 @@ def prepare(
     imports: Sequence[str] = (),
     unpickle: bool = False,
     timeout_s: float = 600.0,
+    backend: str = "",
+    is_elsewhere: bool = False,
 ) -> Preflight:
     """Resolve a job for this machine.
 
@@ -126,6 +128,8 @@ def prepare(
         imports: As in `JobSpec`.
         unpickle: As in `JobSpec`.
         timeout_s: As in `JobSpec`.
+        backend: `gloo` or `nccl` (default: nccl with a GPU for each rank).
+        is_elsewhere: It will run on other machines, whatever GPUs there are here.
 
     Raises:
         UsageError: Arguments that cannot be meant, an interpreter that cannot run it, or a
@@ -165,11 +169,19 @@ def prepare(
     interpreter = examine(python, spec.path)
     if checkpoint.format == "safetensors":
         _check_safetensors(checkpoint, interpreter)
-    device, backend, gpus, notes = _resolve_device(device, spec.world_size, interpreter)
+    if backend == "nccl" and device == "cpu":
+        raise UsageError("--backend nccl needs GPUs", "--device cuda takes them")
+    here = "cpu" if is_elsewhere else device
+    device, backend, gpus, notes = _resolve_device(here, spec, interpreter, backend)
     free = machine.free_memory()
     memory = memory_bytes or _memory_share(free, gpus, spec.world_size)
     spec = dataclasses.replace(
-        spec, device=device, backend=backend, memory_bytes=memory, python=interpreter.path
+        spec,
+        device=device,
+        backend=backend,
+        memory_bytes=memory,
+        python=interpreter.path,
+        gpus=tuple(gpu.uuid for gpu in gpus) if all(gpu.uuid for gpu in gpus) else (),
     )
     expected, tensors, waves = _expect(checkpoint, spec)
     waves_bytes = [wave.stored_bytes(checkpoint) for wave in waves]
@@ -263,23 +275,71 @@ def _scratch_places(path: str) -> list[str]:
 
 
 def _resolve_device(
-    device: str, world_size: int, interpreter: Interpreter
+    device: str, spec: JobSpec, interpreter: Interpreter, backend: str
 ) -> tuple[str, str, list[machine.Gpu], list[str]]:
-    """Device, backend, the GPUs that are used, and what to say of it."""
+    """Device, backend, the GPUs that are used, and what to say of it.
+
+    Raises:
+        UsageError: What was asked for cannot be had here.
+    """
     if device == "cpu":
         return "cpu", "gloo", [], []
-    found = machine.gpus()
-    if not found or not interpreter.has_cuda:
-        why = "there is no NVIDIA GPU here"
-        if found:
-            why = f"the torch of {printable(interpreter.path, 200)} was built without CUDA"
-        if device == "cuda":
-            raise UsageError(f"--device cuda: {why}", "--device cpu runs the ranks on the CPU")
-        return "cpu", "gloo", [], [f"{why}: the ranks run on the CPU"] if found else []
-    if len(found) >= world_size:
-        return "cuda", "nccl", found[:world_size], []
-    shared = f"{plural(world_size, 'rank')} share {plural(len(found), 'GPU')}, over gloo"
-    return "cuda", "gloo", found, [f"{shared}: nccl needs a GPU for each rank"]
+    found, size = machine.gpus(), spec.world_size
+    why = ""
+    if found and not interpreter.has_cuda:
+        why = f"the torch of {printable(interpreter.path, 200)} was built without CUDA"
+    elif not found:
+        why = machine.why_no_gpu()
+    if why or not found:
+        absent = why or "there is no NVIDIA GPU here"
+        if device == "cuda" or backend == "nccl":
+            asked = "--device cuda" if device == "cuda" else "--backend nccl"
+            raise UsageError(f"{asked}: {absent}", "--device cpu runs the ranks on the CPU")
+        return "cpu", "gloo", [], [f"{why}: the ranks run on the CPU"] if why else []
+    used = _roomiest_gpus(found, size)
+    if len(used) >= size:
+        return "cuda", backend or "nccl", used, _notes_on(used)
+    shared = f"{plural(size, 'rank')} share {plural(len(used), 'GPU')}"
+    if backend == "nccl":
+        raise UsageError(
+            f"--backend nccl: {shared}, and nccl needs a GPU for each rank",
+            "leave it out: gloo is enough for loading and saving",
+        )
+    if spec.via == "fsdp1":
+        raise UsageError(
+            f"--via fsdp1: {shared}, where FSDP1 does not work",
+            "--via fsdp2 or dtensor, or --device cpu",
+        )
+    return "cuda", "gloo", used, [f"{shared}, over gloo: nccl needs a GPU for each rank"]
+
+
+def _roomiest_gpus(found: list[machine.Gpu], num_ranks: int) -> list[machine.Gpu]:
+    """The GPUs to use, in CUDA's order: of as many as there are ranks those with the most room.
+
+    Where ranks have to share, one that somebody else has filled is left out if that gives each
+    rank more: the ranks go through the same waves, and the least room is everybody's.
+    """
+    free = [gpu.free_bytes for gpu in found]
+    if any(n is None or not gpu.uuid for n, gpu in zip(free, found, strict=True)):
+        return found[:num_ranks]  # Which is which cannot be told.
+    order = sorted(range(len(found)), key=lambda i: -(free[i] or 0))
+    counts = range(1, len(found) + 1) if len(found) < num_ranks else [num_ranks]
+
+    def room(count: int) -> tuple[int, int]:
+        return (free[order[count - 1]] or 0) // -(-num_ranks // count), count
+
+    return [found[i] for i in sorted(order[: max(counts, key=room)])]
+
+
+def _notes_on(used: list[machine.Gpu]) -> list[str]:
+    """Whether one GPU bounds what every rank may hold."""
+    known = sorted(gpu.free_bytes for gpu in used if gpu.free_bytes is not None)
+    if not known or known[0] * 2 >= known[len(known) // 2]:
+        return []
+    rest = format_bytes(known[len(known) // 2])
+    return [
+        f"a GPU has {format_bytes(known[0])} free, others {rest}: it bounds what every rank holds"
+    ]
 
 
 def _memory_share(free: int, gpus: list[machine.Gpu], world_size: int) -> int:

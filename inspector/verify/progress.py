@@ -250,8 +250,12 @@ class JobState:
         event = checked(event)
         is_evidence = taker is not self._takers["log"]
         if is_evidence and self.spec.get("run") and event.get("run") != self.spec["run"]:
-            self.num_foreign += 1
-            return
+            if name != "spec" or not self._is_begun_again(event):
+                self.num_foreign += 1
+                return
+            # What the first attempt told is none of the second's.
+            self.__init__()  # type: ignore[misc]
+            taker = self._spec
         t: float = event["t"]
         number = event.get("rank")
         rank = None
@@ -268,6 +272,11 @@ class JobState:
             self.first_t = t
         self.version += 1
         taker(event, rank, t)
+
+    def _is_begun_again(self, event: Event) -> bool:
+        """Whether a `spec` event begins this very job once more, before a rank of it was up."""
+        is_up = any(rank.pid for rank in self._ranks.values())
+        return event.get("again") == self.spec["run"] and not is_up and self.result is None
 
     def log_lines(self, rank: int | str | None = "all", limit: int = 500) -> list[LogLine]:
         """The last lines of one rank, of torchrun (None), or of everything (`all`)."""

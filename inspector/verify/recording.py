@@ -25,17 +25,24 @@ __all__ = ["EventFollower", "LineFollower", "LogFollower", "read_events", "spec_
 Event = dict[str, Any]
 
 _CHUNK_BYTES = 1 << 18
-#: A `result` names every entry that was not verified.
-_MAX_LINE_BYTES = 1 << 26
+_MAX_LINE_BYTES = 1 << 16
+#: Of a recording: its `result` names every entry that was not verified.
+_MAX_RESULT_BYTES = 1 << 26
 #: Lines of one log that are told at one look; what comes faster than that is only counted.
 _MAX_LOG_LINES = 2000
 
 
 class LineFollower:
-    """The lines of one file, as they are completed."""
+    """The lines of one file, as they are completed.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: The file.
+        max_bytes: A line that is longer comes in pieces.
+    """
+
+    def __init__(self, path: str | Path, max_bytes: int = _MAX_LINE_BYTES) -> None:
         self.path = str(path)
+        self._max_bytes = max_bytes
         self._fd: int | None = None
         self._rest = b""
 
@@ -56,7 +63,7 @@ class LineFollower:
             if data:
                 *complete, self._rest = (self._rest + data).split(b"\n")
                 lines += complete
-                if len(self._rest) > _MAX_LINE_BYTES:
+                if len(self._rest) > self._max_bytes:
                     lines.append(self._rest)
                     self._rest = b""
             if len(data) < _CHUNK_BYTES or not whole:
@@ -196,7 +203,7 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
 
 
 def _recorded(path: Path, follow: bool) -> Iterator[Event | None]:
-    lines = LineFollower(path)
+    lines = LineFollower(path, _MAX_RESULT_BYTES)
     try:
         while True:
             # A chunk at a time, so that a long recording never stands in memory.
@@ -299,7 +306,10 @@ class _Silence:
 
 
 def _has_ended(state: JobState) -> bool:
-    ranks = state.snapshot().ranks
+    snapshot = state.snapshot()
+    ranks = snapshot.ranks
+    if not any(rank.pid for rank in ranks) and any(f.rank is None for f in snapshot.failures):
+        return True  # A node says why no rank will ever be up.
     return bool(ranks) and all(rank.status in ("done", "failed") for rank in ranks)
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 
-__all__ = ["DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
+__all__ = ["BACKENDS", "DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("gloo", "nccl")
 
 #: The variable that names the file by which the ranks of a job find each other.
 MEETING = "HSDP_INSPECT_MEETING"
@@ -39,12 +40,14 @@ class JobSpec:
         scratch_dir: Folder for what is saved, made and removed by the job.
         filter: Only entries whose names it selects (`checkpoint.select`); empty for all.
         sample: Share of the entries to take, more than 0 and at most 1.
-        memory_bytes: What one rank may hold of tensors at a time.
+        memory_bytes: What one rank may hold of tensors at a time; 0 for a share of what is free
+            where it runs, the same on every rank.
         timeout_s: After so long without progress of any rank the job counts as hung.
         python: Interpreter that runs the ranks.
         imports: Modules that every rank imports after torch, so that their classes load.
         unpickle: Load bytes entries as torch would, which runs what their pickles name.
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
+        gpus: What CUDA_VISIBLE_DEVICES is for the ranks; empty for what it is anyway.
     """
 
     path: str
@@ -63,6 +66,7 @@ class JobSpec:
     imports: tuple[str, ...] = ()
     unpickle: bool = False
     run: str = ""
+    gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
@@ -104,7 +108,8 @@ class JobSpec:
             if version != _VERSION:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
             imports = tuple(values.get("imports", ()))
-            return cls(**{**values, "then": tuple(values["then"]), "imports": imports})
+            lists = {"then": tuple(values["then"]), "imports": imports}
+            return cls(**{**values, **lists, "gpus": tuple(values.get("gpus", ()))})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("this is no job of hsdp-inspect") from error
 

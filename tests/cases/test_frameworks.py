@@ -106,6 +106,17 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
                says=("kind-mismatch", "the object takes the tensor's place", "shape-mismatch"),
                never=(WEIGHT_ADVICE,))],
     ),
+    "a transposed weight": (
+        make.wanted({"w": make.full(4, 6)}, {"w": make.full(6, 4)}, "Size mismatch"),
+        [Right("plan {}/saved --mesh fsdp:1 --against {}/wanted.json", 1,
+               says=("transpose it",), never=("reshape one",))],
+    ),
+    "a tuple": (
+        made.against({"w": make.full(4), "l": (make.full(1), 2)},
+                     {"w": make.full(4), "l.0": make.full(1), "l.1": 2}),
+        [Right("plan {}/saved --mesh fsdp:1 --against {}/wanted.json", 1,
+               says=("has l as one object: a tuple",))],
+    ),
     "a wrapper before the layer": (
         make.wanted(make.layers("net.", inside="_orig_mod."), make.layers("net."), "Missing key"),
         RENAMED,

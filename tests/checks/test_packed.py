@@ -335,6 +335,7 @@ UNREADABLE = {
     "dtype": (b"float32", b"float77", "metadata-unknown-class"),
     "layout": (b"torch.strided", b"torch.strideX", "entry-malformed"),
     "module": (b"checkpoint.metadata", b"checkpoint.metadatX", "metadata-unknown-class"),
+    "package": (b"checkpoint.metadata", b"cheXkpoint.metadata", "metadata-unknown-class"),
     "memory format": (
         b"_MEM_FORMAT_ENCODING\x94\x93\x94K\x00",
         b"_MEM_FORMAT_ENCODING\x94\x93\x94K\x09",
@@ -352,4 +353,7 @@ def test_metadata_that_no_torch_reads_has_a_finding(name: str, tmp_path: Path) -
     (folder / ".metadata").write_bytes(data.replace(old, new))
     with pytest.raises((AttributeError, KeyError, ModuleNotFoundError, ValueError)):
         dcp.FileSystemReader(folder).read_metadata()
-    assert code in codes(judged(folder, deep=False))
+    report = judged(folder, deep=False)
+    assert code in codes(report)
+    if name in ("module", "package"):
+        assert (report.verdict, report.exit_code) == ("unreadable", 2)

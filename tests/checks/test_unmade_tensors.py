@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from inspector.checkpoint.payload.scan.feed import PickleError
+from inspector.checkpoint.payload.scan.scan import scan
 from inspector.checks.findings import Report
 from tests.checks.test_codes import judged
 from tests.conftest import SAMPLES
@@ -146,3 +148,36 @@ def test_a_place_of_a_chunk_and_of_a_bytes_entry(tmp_path: Path) -> None:
 
     edited(folder, share)
     assert judged(folder, "--deep").verdict in ("sound", "damaged")
+
+
+def test_a_name_that_torch_refuses_in_a_tensor_is_told(folder: Path) -> None:
+    """Held, never called: torch raises for the name alone."""
+
+    def change(name: str, data: bytes) -> bytes:
+        place = b"X\x03\x00\x00\x00cpuq\x04"
+        return data.replace(place, b"ctorch.serialization\nload\nq\x04", 1)
+
+    rewritten(folder, lambda name, data: change(name, data) if name == "data.pkl" else data)
+    assert torch_raises(folder)
+    assert "payload-foreign-class" in {f.code for f in judged(folder, "--deep").findings}
+
+
+def test_properties_of_two_versions_in_one_metadata(folder: Path) -> None:
+    """Six values of a tensor among fives: no torch wrote that, and this one does not read it."""
+    path = folder / ".metadata"
+    data = path.read_bytes()
+    # The last tensor's: ..., pin_memory (NEWFALSE), TUPLE, MEMOIZE, BUILD.
+    at = data.rindex(b"\x89t\x94b")
+    path.write_bytes(data[:at] + b"\x89" + data[at:])
+    with pytest.raises((ValueError, pickle.UnpicklingError)):
+        pickle.loads(path.read_bytes())
+    assert judged(folder).exit_code != 0
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_memo_that_nothing_was_put_into(keep: bool) -> None:
+    for pickled in (b"\x80\x02h\x05.", b"\x80\x02Nq\x00Nq\x01h\x02.", b"\x80\x04N\x94h\x01."):
+        with pytest.raises(PickleError):
+            scan(pickled, keep=keep)
+    for pickled in (b"\x80\x02Nq\x07h\x07.", b"\x80\x02Nq\x01Nq\x00h\x01.", b"\x80\x04N\x94h\x00."):
+        scan(pickled, keep=keep)

@@ -259,6 +259,24 @@ def test_bytes_entries_are_compared(tmp_path: Path) -> None:
     assert diff_of(a, a).exit_code == 0
 
 
+def test_a_value_that_is_pickled_otherwise_is_the_same(tmp_path: Path) -> None:
+    """What stands in a value twice is written once if it is one object."""
+    pair = [0.9, 0.95]
+    other = [0.9, 0.95]
+    twice: dict[str, Any] = {"w": torch.ones(1), "same": [pair, pair], "zero": [[0.0], [0.0]]}
+    apart: dict[str, Any] = {"w": torch.ones(1), "same": [pair, other], "zero": [[0.0], [-0.0]]}
+    for name, state in (("a", twice), ("b", apart)):
+        state["one"] = [[1], [1]] if name == "a" else [[1], [True]]
+        dcp.save({"x": {k: [v] for k, v in state.items()}}, checkpoint_id=tmp_path / name)
+    found = {entry.fqn: entry for entry in diff_of(tmp_path / "a", tmp_path / "b").entries}
+    assert {fqn: entry.verdict for fqn, entry in found.items()} == {
+        "x.same": "EXACT",
+        "x.zero": "DIFFER",
+        "x.one": "DIFFER",
+    }
+    assert "the same value, pickled otherwise" in found["x.same"].detail
+
+
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     """Nor does a bytes entry that names code keep the rest from being compared."""
     a, b = SAMPLES / "broken" / "payload_unsafe", SAMPLES / "broken" / "payload_unsafe"

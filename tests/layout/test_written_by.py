@@ -154,9 +154,8 @@ def test_synthetic(name: str, lowest: bool) -> None:
     checkpoint = make.save(state, sizes, lowest=lowest)
     found = infer(checkpoint)
     assert found.num_placed == found.num_items
-    others = [str(a.mesh) for a in found.alternatives if a.score == 1.0]
-    assert str(found.mesh) == mesh, (others, found.evidence)
-    assert found.proven, (others, found.evidence)
+    assert str(found.mesh) == mesh, found.evidence
+    assert found.proven, found.evidence
     assert found.certain is ("tp" not in mesh)
     assert all(not axis_is_certain for axis_is_certain in _axes_certain(found))
     for tensor in checkpoint.tensors:
@@ -227,7 +226,6 @@ def test_chunks_in_a_wrong_file_are_named() -> None:
     found = infer(_with_files(checkpoint, file))
     assert (str(found.mesh), found.certain) == ("hsdp:2x4", False)
     assert found.num_items - found.num_placed == 2
-    assert found.deviating_by_rank == {5: 2}
     assert {(d.predicted, d.actual) for d in found.deviating} == {(3, 5)}
     names = {checkpoint.columns.fqns[t] for t in range(checkpoint.num_tensors)}
     assert {d.fqn for d in found.deviating} <= names

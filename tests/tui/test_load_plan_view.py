@@ -340,10 +340,10 @@ async def test_too_many_ranks_for_this_machine_give_the_lines_to_run_elsewhere(
         assert isinstance(app.screen, CopyScreen)
         said = words(app)
         assert "hsdp:8x64 does not run on this machine: 512 ranks need about" in said
-        assert "cd SHARED_DIR/import && python -m torch.distributed" in said
+        assert "cd SHARED_DIR/import && python node.py --nnodes" in said
         await pilot.press("j", "y")
         await pilot.pause(0.2)
-        line = "cd SHARED_DIR/import && python -m torch.distributed.run --nnodes=64"
+        line = "cd SHARED_DIR/import && python node.py --nnodes=64"
         assert app.clipboard.startswith(line)
         assert "--nproc-per-node=8" in app.clipboard and "OSC 52" in words(app)
         await pilot.press("j", "y")
@@ -376,7 +376,7 @@ async def test_the_sentence_and_the_lines_can_be_copied_at_any_time() -> None:
     async with planning() as (app, pilot):
         await pilot.press("y")
         await pilot.pause(0.1)
-        assert "torch.distributed.run" in words(app)
+        assert "python node.py --standalone" in words(app)
         await pilot.press("j", "y")
         await pilot.pause(0.1)
         plan = load_plan(open_checkpoint(str(SAMPLE)), Mesh.parse("hsdp:2x4"))

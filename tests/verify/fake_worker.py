@@ -1,7 +1,8 @@
 """What torchrun runs in the tests of the launcher: a rank without torch that does as it is told.
 
 `FAKE_RANK_R` (or `FAKE_RANK`) says what rank R does: `ok`, `raise`, `exit:3`, `sigkill`, `hang`,
-`ignore_sigterm`, `print`, `differ`, `no_bye`, `noisy`, `early` (ends before it says hello).
+`ignore_sigterm`, `print`, `differ`, `no_bye`, `noisy`, `early` (ends before it says hello),
+`early_once` (only if it is the first to do so in this job).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def stuck_here(_seconds: float = 600) -> None:
 def main() -> None:
     rank = int(os.environ["RANK"])
     deed = os.environ.get(f"FAKE_RANK_{rank}") or os.environ.get("FAKE_RANK", "ok")
+    if deed == "early_once" and not Path(sys.argv[1]).with_name("logs-first").exists():
+        deed = "early"
     if deed == "early":
         raise RuntimeError("EADDRINUSE: address already in use")
     if "no_pdeathsig" not in os.environ.get("FAKE_OPTIONS", ""):

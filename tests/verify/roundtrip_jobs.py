@@ -21,8 +21,10 @@ from typing import Any
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.mesh import Mesh
+from inspector.report.documents.verification import EVENTS
 from inspector.verify.spec import JobSpec
 from tests.helpers import planted_worker
+from tests.helpers.schemas import fault
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +60,8 @@ class Outcome:
 
     def assert_whole(self) -> None:
         """No rank failed, all said bye, and every payload had its CRC looked at once."""
+        for event in self.events:
+            assert not (what := fault(event, EVENTS[event["event"]])), f"{event}: {what}"
         assert not self.of("failed"), self.of("failed")
         assert len(self.of("bye")) == self.spec.world_size
         num_payloads = [e["num_payloads"] for e in self.of("plan") if "num_payloads" in e]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,11 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.cli.verify import parse_share, parse_size
 from inspector.errors import UsageError
-from inspector.verify.job.guard import job_pids
+from inspector.report.documents.verification import EVENTS
+from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids
 from inspector.verify.job.run_folder import recorded_runs
 from tests.conftest import ROOT, SAMPLES, Ran
+from tests.helpers.schemas import DOCUMENTS, fault
 from tests.verify.jobs import mark_of, wait_for
 
 SAMPLE = SAMPLES / "hsdp_2x2"
@@ -144,6 +147,9 @@ def test_a_sound_checkpoint_and_its_replay(tmp_path: Path) -> None:
     assert events[-1]["verdict"] == "exact"
     assert events[-1]["tensors"]["total"] == events[-1]["tensors"]["exact"] > 0
     assert json.loads(report.read_text())["result"] == events[-1]
+    for event in events:
+        assert not (what := fault(event, EVENTS[event["event"]])), f"{event}: {what}"
+    assert fault(json.loads(report.read_text()), DOCUMENTS["verify-report"]) == ""
     [folder] = recorded_runs()
     again = _cli("replay", folder, "--json")
     assert (again.code, again.out) == (0, ran.out)
@@ -177,17 +183,53 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
 
 def test_print_command(tmp_path: Path) -> None:
     ran = _cli(
-        "verify", SAMPLE, "--mesh", "hsdp:4x8", "--print-command", "--events", tmp_path / "e v"
+        *("verify", SAMPLE, "--mesh", "hsdp:4x8", "--print-command", "--events", tmp_path / "e v"),
+        *("--scratch", tmp_path / "scratch", "--port", "29876"),
     )
     assert ran.code == 0
     lines = ran.out.splitlines()
     assert any("--nnodes=4" in line and "--nproc-per-node=8" in line for line in lines)
     assert any("srun --nodes=4" in line for line in lines)
+    assert sum('"$HEAD_NODE:29876"' in line for line in lines) == 3
     assert lines[-1] == f"hsdp-inspect replay --follow '{tmp_path}/e v'"
     spec = json.loads((tmp_path / "e v" / "spec.json").read_text())
     assert (spec["mesh"], spec["device"], spec["backend"]) == ("hsdp:4x8", "cuda", "nccl")
     for line in lines:
         assert subprocess.run(["sh", "-n", "-c", line], check=False).returncode == 0
+    # What a rank may hold is not this machine's to say, and what lies in the folder is left alone.
+    assert spec["memory_bytes"] == 0
+    scratch = Path(spec["scratch_dir"])
+    assert scratch.parent == tmp_path / "scratch"
+    assert scratch.name.startswith(SCRATCH_PREFIX)
+    # Each print is a run of its own, to its nodes too.
+    again = _cli("verify", SAMPLE, "--mesh", "hsdp:4x8", "--print-command", "--memory", "2GiB")
+    (rdzv,) = re.findall(r"--rdzv-id=(\w+)", again.out)
+    assert rdzv != spec["run"]
+    assert f"--rdzv-id={spec['run']}" in ran.out
+    printed = re.findall(r"the job is (.*)", again.out)[0]
+    assert json.loads(Path(printed).read_text())["memory_bytes"] == 2 << 30
+    # A machine without the package has all of it that the job takes.
+    package = tmp_path / "e v" / "import" / "inspector"
+    assert not package.is_symlink()
+    assert (package / "verify" / "ranks" / "worker.py").is_file()
+    for manifest, kind in (("pytorchjob.json", "PyTorchJob"), ("trainjob.json", "TrainJob")):
+        assert json.loads((tmp_path / "e v" / manifest).read_text())["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--print-command", "--nnodes", "3"), "do not make the 4 ranks"),
+        (("--print-command", "--nproc-per-node", "8"), "do not make the 4 ranks"),
+        (("--print-command", "--port", "70000"), "a port is 1 to"),
+        (("--nnodes", "2"), "for a job that is printed"),
+        (("--backend", "nccl", "--device", "cpu"), "nccl needs GPUs"),
+    ],
+)
+def test_a_shape_that_cannot_be(options: tuple[str, ...], said: str) -> None:
+    ran = _cli("verify", SAMPLE, "--mesh", "fsdp:4", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
 
 
 @pytest.mark.parametrize(

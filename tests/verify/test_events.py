@@ -172,3 +172,13 @@ def test_names_that_no_event_can_hold_go_by_their_entry() -> None:
     assert list(known.snapshot().tensors) == names
     first, second = unknown.snapshot().tensors
     assert first.endswith(" ... (entry 0)") and second.endswith(" ... (entry 1)")
+
+
+def test_a_result_that_names_thousands_of_entries_is_replayed(tmp_path: Path) -> None:
+    names = [{"fqn": f"layers.{i}.{'w' * 90}", "why": "asked"} for i in range(10_000)]
+    head = {"schema": 1, "event": "result", "run": "", "rank": None, "t": 1.0, "verdict": "partial"}
+    line = json.dumps({**head, "tensors": {"not_verified": names}})
+    assert len(line) > 1 << 20
+    (tmp_path / "events.jsonl").write_text(line + "\n")
+    (told,) = [event for event in read_events(str(tmp_path)) if event is not None]
+    assert told["verdict"] == "partial"

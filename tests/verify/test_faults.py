@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from inspector.report.verify_text import verify_text
 from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids
 from inspector.verify.job.launcher import Job
 from inspector.verify.job.run_folder import recorded_runs, remove_leftovers
+from inspector.verify.progress import JobState
+from inspector.verify.recording import read_events
+from inspector.verify.result import confirmed
 from tests.conftest import ROOT
 from tests.verify.jobs import (
     assert_nothing_is_left,
@@ -225,3 +229,24 @@ def test_leftovers_of_a_running_job_stay(monkeypatch: pytest.MonkeyPatch) -> Non
     assert_nothing_is_left(job)
     assert os.path.basename(job.spec.scratch_dir).startswith(SCRATCH_PREFIX)
     assert job.folder.path in recorded_runs()
+
+
+def test_torchrun_that_ends_before_a_rank_is_up_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKE_RANK", "early_once")
+    job = make_job()
+    events = run_job(job)
+    assert_nothing_is_left(job)
+    assert job.result["verdict"] == "exact", job.result
+    assert job.result["restarted"] == "the port to meet at was taken"
+    said = [e["text"] for e in events if e["event"] == "log" and e["stream"] == "launcher"]
+    assert ["started once more" in text for text in said] == [True]
+    assert "  torchrun was started once more: " in "\n".join(verify_text(job.snapshot()))
+    # The stream holds both attempts, the recording the second alone: each says the same.
+    for recording in (events, list(read_events(str(job.folder.path)))):
+        state = JobState()
+        for event in filter(None, recording):
+            state.apply(event)
+        assert confirmed(state.snapshot())["verdict"] == "exact"
+        assert state.snapshot().num_foreign == 0

@@ -41,6 +41,8 @@ def _prepare(monkeypatch: pytest.MonkeyPatch, mesh: str, **options: Any) -> Pref
     monkeypatch.setattr(preflight, "examine", lambda python, inspected: found)
     gpus = options.pop("gpus", [])
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    why = options.pop("why", "")
+    monkeypatch.setattr(machine, "why_no_gpu", lambda: why)
     free = options.pop("free", 64 << 30)
     monkeypatch.setattr(machine, "free_memory", lambda: free)
     return prepare(_open("hsdp_2x2"), mesh, **options)
@@ -113,28 +115,6 @@ def test_gpus_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
         _prepare(monkeypatch, "fsdp:2", gpus=gpus, interpreter=CPU, device="cuda")
     with pytest.raises(UsageError, match="no NVIDIA GPU"):
         _prepare(monkeypatch, "fsdp:2", device="cuda")
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("0,7,1", 1)]
-)
-def test_hidden_gpus_do_not_count(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: int
-) -> None:
-    monkeypatch.setattr(machine, "_asked", lambda: [Gpu("a", 1), Gpu("b", 2)])
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert len(machine.gpus()) == expected
-
-
-def test_nvidia_smi_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143000'\necho 'Odd, Name, [N/A]'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine.gpus() == [Gpu("NVIDIA H200", 143000 << 20), Gpu("Odd, Name", None)]
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from inspector.checkpoint.own_folders import start_of, system_id
 from inspector.verify.job.guard import MARK
-from inspector.verify.job.run_folder import RunFolder, prune_runs, runs_dir
+from inspector.verify.job.run_folder import (
+    RunFolder,
+    make_scratch,
+    prune_runs,
+    remove_leftovers,
+    runs_dir,
+)
 from tests.conftest import ROOT
 from tests.verify.jobs import make_job, run_job
 
@@ -137,3 +145,29 @@ def test_a_new_run_prunes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert job.result["verdict"] == "exact"
     assert not old.path.exists()
     assert job.folder.recording.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_left"),
+    [
+        ({}, False),
+        ({"front": [os.getpid(), start_of(os.getpid())]}, True),  # It has not started it yet.
+        ({"front": [os.getpid(), 1]}, False),  # The number is another process's by now.
+        ({"system": "elsewhere"}, True),  # Of a node with the same home, or before a restart.
+        ({"system": "elsewhere", "age_days": 4.0}, False),
+    ],
+)
+def test_scratch_of_a_job_that_may_live_is_left_alone(
+    tmp_path: Path, change: dict[str, Any], is_left: bool
+) -> None:
+    run = RunFolder.create("step-1")
+    scratch = Path(make_scratch(tmp_path))
+    change = dict(change)
+    then = time.time() - change.pop("age_days", 0.0) * 86400
+    job = {"scratch_dir": str(scratch), "mark": "nobody's", "system": system_id(), "front": [0, 0]}
+    run.spec.write_text("{}")
+    run.guard_job.write_text(json.dumps(job | change))
+    for place in (*run.path.rglob("*"), run.path):
+        os.utime(place, (then, then), follow_symlinks=False)
+    remove_leftovers()
+    assert scratch.exists() == is_left

@@ -138,11 +138,17 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["/no/such/folder", "--serve"], [FOLDER, "--serve", "70000"], [FOLDER, "--serve", "x"]]
+    ("args", "hint"),
+    [
+        (["/no/such/folder", "--serve"], ""),
+        ([FOLDER, "--serve", "70000"], "PATH comes first"),
+        (["--serve", FOLDER], "PATH comes first"),
+    ],
 )
-def test_what_cannot_be_served_is_told_at_once(args: list[str]) -> None:
-    with pytest.raises(InspectError):
+def test_what_cannot_be_served_is_told_at_once(args: list[str], hint: str) -> None:
+    with pytest.raises(InspectError) as told:
         run_command(args)
+    assert hint in told.value.hint
 
 
 def test_allow_verify_is_for_serve() -> None:

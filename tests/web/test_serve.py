@@ -149,15 +149,16 @@ async def test_who_may_only_look_starts_nothing_and_writes_nothing(tmp_path: Pat
     with served(DAMAGED, "--serve", cwd=tmp_path) as (server, address):
         async with opened(address) as page:
             await page.until("DAMAGED: 2 errors", "^p Commands")
-            # Verify, a screenshot, and to the shell: there is none of them.
-            for key in ("v", "\x1b[24~", "\x1a", "v"):
+            # Verify, a screenshot, to the shell: there is none of them. No theme is kept.
+            for key in ("v", "\x1b[24~", "\x1a", "t", "v"):
                 await page.press(key)
             await page.press("4")
             await page.until("the screen was served without --allow-verify")
             [process] = children(server.pid)
             assert process.status() != psutil.STATUS_STOPPED
             assert not [p for p in process.children() if "torch" in " ".join(p.cmdline())]
-    assert [p for p in tmp_path.iterdir() if p.suffix == ".svg"] == []
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in written if "xdg_cache_home" not in path.parts] == []
 
 
 @pytest.mark.torchrun
@@ -196,7 +197,9 @@ async def test_what_is_no_message_is_passed_over_and_sizes_are_bounded() -> None
             await page.until("5 of 40 elements lie in no chunk")
 
 
-@pytest.mark.parametrize("how", ["close", "quit", "SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
+@pytest.mark.parametrize(
+    "how", ["close", "quit", "hangup", "SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"]
+)
 async def test_no_process_is_left(how: str) -> None:
     with served(DAMAGED, "--serve") as (server, address):
         async with opened(address) as page:
@@ -204,6 +207,8 @@ async def test_no_process_is_left(how: str) -> None:
             [process] = children(server.pid)
             if how.startswith("SIG"):
                 server.send_signal(signal.Signals[how])
+            elif how == "hangup":
+                process.send_signal(signal.SIGHUP)
             elif how == "quit":
                 await page.press("q")
             else:

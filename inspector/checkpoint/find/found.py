@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Found", "State"]
 
-__all__ = ["Found"]
+State = Literal["complete", "unfinished", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Found:
 
     path: str
     format: str
-    state: str
+    state: State
     step: int | None
     num_bytes: int
     num_files: int

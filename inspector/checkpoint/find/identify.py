@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.found import Found, State
 from inspector.checkpoint.find.step_folders import split_step
 from inspector.checkpoint.safetensors.sets import (
     FileSet,
@@ -116,7 +116,8 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
     names = {entry.name: entry for entry in listing}
     per_rank = rank_metadata(listing)
     data = [entry for entry in files if entry.name.endswith(".distcp")]
-    state, detail = "complete", ""
+    state: State = "complete"
+    detail = ""
     if METADATA in names or per_rank:
         metadata = names.get(METADATA) or next(iter(per_rank.values()))
         detail = _metadata_problem(storage, metadata)

@@ -9,12 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.identify import identify, open_found
-from inspector.checkpoint.find.search import RunListing, discover
-from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.framework import recognise
-from inspector.checkpoint.lookalike import lookalike_of_file
 from inspector.checkpoint.outside import note_inspected
 from inspector.checkpoint.safetensors.sets import (
     OneSet,
@@ -31,6 +26,8 @@ from inspector.errors import NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child, Limits, Progress
+    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 
@@ -93,9 +90,7 @@ def has_safetensors(storage: Storage) -> bool:
 # consolidation, a cache of the Hugging Face hub.
 _INNER = re.compile(r"weights|model_and_optim|pytorch_model_fsdp_\d+|sharded|snapshots/[^/]+")
 # Files that stand for the folder they lie in.
-_BESIDE_locate = frozenset(
-    {"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"}
-)
+_BESIDE = frozenset({"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"})
 # Megatron-LM and verl write the newest iteration's number into it.
 _LATEST = "latest_checkpointed_iteration.txt"
 
@@ -134,6 +129,9 @@ def folder_of(path: str) -> Storage:
     hint = "give the folder that holds .metadata"
     if pure.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         hint = "a torch.save file is one whole checkpoint: open it with torch.load"
+        # lazy: what is a checkpoint looks like no other
+        from inspector.checkpoint.lookalike import lookalike_of_file
+
         part = lookalike_of_file(pure.name)
         if part is not None:
             raise NotACheckpointError(f"{printable(path)} is one file of {part.what}", part.hint)
@@ -147,7 +145,7 @@ def _folder_of_file(path: str, name: str) -> Storage | None:
     if name == _LATEST:
         return _latest_iteration(path)
     is_set = name.endswith((".safetensors", ".json"))
-    if not is_set and name not in _BESIDE_locate:
+    if not is_set and name not in _BESIDE:
         return None
     folder = open_storage(parent_of(path))
     if not folder.has_listing:
@@ -157,7 +155,10 @@ def _folder_of_file(path: str, name: str) -> Storage | None:
     chosen = set_of(sets, name)
     if chosen is not None:
         return folder if chosen == main_set(sets) else OneSet(folder, chosen)
-    return folder if name in _BESIDE_locate and identify(folder, listing) else None
+    # lazy: as in `locate`
+    from inspector.checkpoint.find.identify import identify
+
+    return folder if name in _BESIDE and identify(folder, listing) else None
 
 
 def _is_set(path: str) -> bool:
@@ -176,6 +177,9 @@ def _latest_iteration(path: str) -> Storage:
     text = folder.read(_LATEST, 0, 64).decode("utf-8", "replace").strip()
     is_number = re.fullmatch(r"[0-9]{1,15}", text) is not None
     name = f"iter_{int(text):07d}" if is_number else "release"
+    # lazy: as in `locate`
+    from inspector.checkpoint.find.step_folders import step_number
+
     names = [entry.name for entry in folder.list() if entry.kind == "folder"]
     if name not in names and is_number:
         name = next((n for n in names if step_number(n) == int(text)), name)
@@ -209,6 +213,12 @@ def locate(path: str) -> Storage | RunListing:
         return storage
     if storage.root != open_storage(path).root and has_safetensors(storage):
         return storage  # A file was named: the checkpoint that it is part of is meant.
+    # lazy: for the path of a checkpoint nothing is looked for
+    from inspector.checkpoint.find.identify import identify, open_found
+
+    # lazy: as above
+    from inspector.checkpoint.find.search import discover
+
     here = identify(storage, storage.list())
     # Of a model's folder the user means the model, unless checkpoints lie right below.
     found = discover(storage, max_depth=2) if here else discover(storage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -107,7 +106,9 @@ class OpenFiles:
         """
         try:
             if self._scratch is None:
-                # Not at the top: few checkpoints are packed.
+                # lazy: few checkpoints are packed
+                import tempfile
+
                 self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
             begin = self._scratch.seek(0, 2)
             for block in record_blocks(source, record):

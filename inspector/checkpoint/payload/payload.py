@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
+from inspector.checkpoint.payload.scan.literals import open_value
 from inspector.checkpoint.payload.scan.scan import Scan, scan
 from inspector.checkpoint.payload.source import (
-    BLOCK_BYTES,
     DataHandle,
-    MissingPackageError,
     PayloadError,
     RangeSource,
     Source,
-    rechunk,
 )
 from inspector.checkpoint.payload.tensor import (
     NoTensorError,
@@ -35,8 +32,14 @@ from inspector.checkpoint.payload.tensor import (
     kind_of,
     packed,
 )
-from inspector.checkpoint.payload.zip import Record, has_directory, read_directory
-from inspector.checkpoint.payload.zstd import ZstdSource
+from inspector.checkpoint.payload.zip import (
+    Record,
+    has_directory,
+    read_directory,
+    record_blocks,
+    small_record,
+)
+from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
 from inspector.checkpoint.text import format_shape
 
@@ -45,7 +48,6 @@ __all__ = [
     "in_blob",
     "looks_like",
     "open_payload",
-    "open_value",
     "record_blocks",
     "unpacked",
 ]
@@ -92,25 +94,6 @@ class Payload:
         return next((r for r in self.records if r.short_name == wanted), None)
 
 
-def unpacked(source: Source, transforms: tuple[str, ...], limit: int) -> Source:
-    """The payload behind its stream transforms (`stream.zstd/1`).
-
-    Args:
-        source: The bytes in the file.
-        transforms: As the metadata lists them, the last one applied last on writing.
-        limit: Most bytes that unpacking may give.
-
-    Raises:
-        PayloadError: They do not unpack.
-        MissingPackageError: A package is needed that is not installed.
-    """
-    for name in reversed(transforms):
-        if name.partition("@")[0].partition("/")[0] != "stream.zstd":
-            raise MissingPackageError(f"its stream transform {name[:60]!r} is not known")
-        source = ZstdSource(source, limit)
-    return source
-
-
 def open_payload(
     source: Source, *, is_tensor: bool, stop: Callable[[], bool] | None = None
 ) -> Payload:
@@ -134,25 +117,6 @@ def open_payload(
     return _open_bare(source, is_tensor, stop)
 
 
-def open_value(source: Source) -> Any:
-    """The value of a small zip payload, as constants and symbols; nothing is unpickled.
-
-    Raises:
-        PayloadError: It is none, or cannot be parsed, or is larger than a small one.
-        StorageError: It cannot be read.
-    """
-    if not source.read(0, 4) == b"PK\x03\x04":
-        raise PayloadError("it is no zip archive")
-    records = read_directory(source)
-    pickled = next((r for r in records if r.short_name == "data.pkl"), None)
-    if pickled is None:
-        raise PayloadError("a zip archive is there, but torch.save did not write it (no data.pkl)")
-    try:
-        return scan(_content(source, pickled, _MAX_TENSOR_PICKLE_BYTES), keep=True).root
-    except PickleError as error:
-        raise PayloadError(f"its pickle cannot be read: {error}") from error
-
-
 def whole_number_in(source: Source, name: str) -> int | None:
     """The whole number that a small saved dict holds under a name, plain or as a tensor.
 
@@ -171,13 +135,13 @@ def whole_number_in(source: Source, name: str) -> int | None:
         return None
     records = {record.short_name: record for record in read_directory(source)}
     order = records.get("byteorder")
-    if order is not None and _content(source, order, _MAX_SMALL_RECORD_BYTES) != b"little":
+    if order is not None and small_record(source, order, _MAX_SMALL_RECORD_BYTES) != b"little":
         return None
     width = 4 if tensor.dtype == "int32" else 8
     record = records.get(f"data/{tensor.key}")
     if record is None or not 0 <= tensor.first * width <= record.num_bytes - width:
         return None
-    data = _content(source, record, _MAX_SMALL_RECORD_BYTES)[tensor.first * width :][:width]
+    data = small_record(source, record, _MAX_SMALL_RECORD_BYTES)[tensor.first * width :][:width]
     return int.from_bytes(data, "little", signed=True)
 
 
@@ -239,7 +203,7 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
     try:
         if is_tensor:
-            data = _content(source, pickled, _MAX_TENSOR_PICKLE_BYTES)
+            data = small_record(source, pickled, _MAX_TENSOR_PICKLE_BYTES)
             found = scan(data, keep=True, weights_only=True)
         else:
             found = scan(Feed(record_blocks(source, pickled)), stop=stop)
@@ -271,13 +235,13 @@ def _small_records(source: Source, records: dict[str, Record]) -> tuple[str, str
     order, version = records.get("byteorder"), records.get(".data/version", records.get("version"))
     byteorder, problem = b"little", ""
     if order is not None:
-        byteorder = _content(source, order, _MAX_SMALL_RECORD_BYTES)
+        byteorder = small_record(source, order, _MAX_SMALL_RECORD_BYTES)
         if byteorder not in (b"little", b"big"):
             problem = "its record byteorder says neither little nor big"
     if version is None:
         problem = "it has no record version"
     else:
-        found = _VERSION.match(_content(source, version, _MAX_SMALL_RECORD_BYTES))
+        found = _VERSION.match(small_record(source, version, _MAX_SMALL_RECORD_BYTES))
         if found is None or int(found[1]) not in _VERSIONS:
             problem = f"its record version says none that torch reads (1 to {_VERSIONS[-1]})"
     return "big" if byteorder == b"big" else "little", problem
@@ -333,48 +297,6 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
         problem=problem,
         packed=packed(found.root) if kind else None,
     )
-
-
-def _content(source: Source, record: Record, limit: int) -> bytes:
-    """All bytes of a small record."""
-    if record.num_bytes > limit:
-        raise PayloadError(f"its record {record.short_name[:60]!r} is larger than it can be")
-    if not record.deflated:
-        return source.read(record.data_offset, record.num_bytes)
-    return b"".join(map(bytes, record_blocks(source, record)))
-
-
-def record_blocks(source: Source, record: Record) -> Iterator[memoryview]:
-    """A record's bytes, unpacked, in blocks that are each valid until the next is asked for.
-
-    Raises:
-        PayloadError: Deflated bytes that do not unpack to the size the directory gives.
-        StorageError: They cannot be read.
-    """
-    blocks = source.blocks(record.data_offset, record.stored_bytes)
-    return rechunk(_inflated(blocks, record)) if record.deflated else blocks
-
-
-def _inflated(blocks: Iterator[memoryview], record: Record) -> Iterator[bytes]:
-    inflate = zlib.decompressobj(-15)
-    done = 0
-    try:
-        for block in blocks:
-            rest: bytes = bytes(block)
-            while rest and not inflate.eof:
-                # In steps of a size that we choose: deflate packs 1,000 to 1.
-                data = inflate.decompress(rest, BLOCK_BYTES)
-                rest = inflate.unconsumed_tail
-                done += len(data)
-                if done > record.num_bytes:
-                    raise PayloadError("a deflated record unpacks to more than its size")
-                yield data
-    except zlib.error as error:
-        what = f"a deflated record is damaged ({error})"
-        raise PayloadError(what, code="payload-corrupt") from error
-    if done != record.num_bytes:
-        what = "a deflated record unpacks to less than its size"
-        raise PayloadError(what, code="payload-corrupt")
 
 
 def in_blob(

@@ -12,12 +12,14 @@ may not share bytes, so that reading all of them reads no byte twice.
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inspector.checkpoint.payload.source import PayloadError, Source
+from inspector.checkpoint.payload.source import BLOCK_BYTES, PayloadError, Source, rechunk
 from inspector.checkpoint.text import printable
 
-__all__ = ["Record", "has_directory", "read_directory"]
+__all__ = ["Record", "has_directory", "read_directory", "record_blocks", "small_record"]
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
@@ -205,3 +207,45 @@ def _descriptor(source: Source, at: int, stored: int, size: int) -> int | None:
             if signature == b"PK\x07\x08" and (first, second) == (stored, size):
                 return int(crc)
     return None
+
+
+def small_record(source: Source, record: Record, limit: int) -> bytes:
+    """All bytes of a small record."""
+    if record.num_bytes > limit:
+        raise PayloadError(f"its record {record.short_name[:60]!r} is larger than it can be")
+    if not record.deflated:
+        return source.read(record.data_offset, record.num_bytes)
+    return b"".join(map(bytes, record_blocks(source, record)))
+
+
+def record_blocks(source: Source, record: Record) -> Iterator[memoryview]:
+    """A record's bytes, unpacked, in blocks that are each valid until the next is asked for.
+
+    Raises:
+        PayloadError: Deflated bytes that do not unpack to the size the directory gives.
+        StorageError: They cannot be read.
+    """
+    blocks = source.blocks(record.data_offset, record.stored_bytes)
+    return rechunk(_inflated(blocks, record)) if record.deflated else blocks
+
+
+def _inflated(blocks: Iterator[memoryview], record: Record) -> Iterator[bytes]:
+    inflate = zlib.decompressobj(-15)
+    done = 0
+    try:
+        for block in blocks:
+            rest: bytes = bytes(block)
+            while rest and not inflate.eof:
+                # In steps of a size that we choose: deflate packs 1,000 to 1.
+                data = inflate.decompress(rest, BLOCK_BYTES)
+                rest = inflate.unconsumed_tail
+                done += len(data)
+                if done > record.num_bytes:
+                    raise PayloadError("a deflated record unpacks to more than its size")
+                yield data
+    except zlib.error as error:
+        what = f"a deflated record is damaged ({error})"
+        raise PayloadError(what, code="payload-corrupt") from error
+    if done != record.num_bytes:
+        what = "a deflated record unpacks to less than its size"
+        raise PayloadError(what, code="payload-corrupt")

@@ -16,7 +16,7 @@ from inspector.checkpoint.payload.source import (
     rechunk,
 )
 
-__all__ = ["ZstdSource"]
+__all__ = ["unpacked"]
 
 _KEPT_BYTES = 16 << 20
 _END_BYTES = 256 << 10
@@ -32,7 +32,7 @@ class _Feed:
         return bytes(next(self._blocks, b""))
 
 
-class ZstdSource:
+class _ZstdSource:
     """What a zstd frame unpacks to (DCP's `stream.zstd/1` extension).
 
     A zip's directory stands at its end and a zstd frame can only be read forwards. A payload that
@@ -110,3 +110,22 @@ class ZstdSource:
             at += len(data)
             if at >= last:
                 return
+
+
+def unpacked(source: Source, transforms: tuple[str, ...], limit: int) -> Source:
+    """The payload behind its stream transforms (`stream.zstd/1`).
+
+    Args:
+        source: The bytes in the file.
+        transforms: As the metadata lists them, the last one applied last on writing.
+        limit: Most bytes that unpacking may give.
+
+    Raises:
+        PayloadError: They do not unpack.
+        MissingPackageError: A package is needed that is not installed.
+    """
+    for name in reversed(transforms):
+        if name.partition("@")[0].partition("/")[0] != "stream.zstd":
+            raise MissingPackageError(f"its stream transform {name[:60]!r} is not known")
+        source = _ZstdSource(source, limit)
+    return source

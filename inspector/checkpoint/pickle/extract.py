@@ -96,6 +96,7 @@ class Extraction:
         self.tensor_fqns: list[str] = []
         self.property_ids = array("i")
         self.properties: dict[_Properties, int] = {}
+        self._num_properties = 0
         self._seen_properties: dict[tuple[int, int, bool, int], tuple[_Properties, Any]] = {}
         self.shapes = array("q")
         self.dim_start = array("q", [0])
@@ -342,6 +343,11 @@ class Extraction:
         if type(values) is not tuple or len(values) < 5:
             self._complain(fqn, "its properties cannot be understood")
             return "?", "strided", False, "contiguous"
+        # Torch before 2.15 takes 5, later ones write 6; whoever wrote both wrote no metadata of it.
+        self._num_properties = self._num_properties or len(values)
+        if len(values) != self._num_properties:
+            count = f"{len(values)} properties, where others have {self._num_properties}"
+            self._complain(fqn, f"it has {count}")
         dtype, layout, requires_grad, memory_format = values[:4]
         # Mostly the very same objects; their ids stay theirs, as they are kept here.
         ids = id(dtype), id(layout), requires_grad is True, id(memory_format)

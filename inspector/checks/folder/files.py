@@ -22,6 +22,7 @@ from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.folder.times import Split, split_by_time
 from inspector.checks.metadata.entries import Entries, Ints, total
 from inspector.errors import StorageError
+from inspector.layout.geometry import unique
 
 __all__ = ["check_files"]
 
@@ -223,7 +224,7 @@ def _target_outside(storage: Storage, path: str) -> str | None:
 def _holds(entries: Entries, rows: Ints) -> str:
     """`3 payloads (24 elements of 2 tensors)`."""
     chunks = rows[rows < entries.num_chunks]
-    tensors = len(np.unique(entries.entry[chunks]))
+    tensors = len(unique(entries.entry[chunks]))
     num = total(entries.volume[rows])
     elements = f" ({plural(num, 'element')} of {plural(tensors, 'tensor')})" if tensors else ""
     return plural(len(rows), "payload") + elements

@@ -21,16 +21,15 @@ from inspector.checkpoint.payload.source import BLOCK_BYTES, open_file
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import Stop, run_workers
-from inspector.checks.findings import Against, Coverage, Finding, NotChecked
+from inspector.checks.findings import INTEGRITY, Against, Coverage, Finding, NotChecked
 from inspector.errors import InspectError
 from inspector.values.fingerprint import HashProgress
 
 if TYPE_CHECKING:
     from inspector.values.fingerprint import HashProgress
 
-__all__ = ["INTEGRITY", "IntegrityReport", "check_integrity", "has_integrity"]
+__all__ = ["IntegrityReport", "check_integrity"]
 
-INTEGRITY = "integrity.json"
 _MAX_BYTES = 64 << 20
 _FATE = "loads it silently; Megatron raises CheckpointingException if it is told to verify"
 
@@ -42,11 +41,6 @@ class IntegrityReport:
     findings: tuple[Finding, ...]
     checked: Coverage
     is_cancelled: bool = False
-
-
-def has_integrity(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint folder holds an `integrity.json`."""
-    return INTEGRITY in checkpoint.folder_files
 
 
 def check_integrity(

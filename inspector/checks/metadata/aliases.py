@@ -20,6 +20,7 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.metadata.optimizer import is_optimizer_state
+from inspector.layout.geometry import unique
 
 __all__ = ["check_aliases"]
 
@@ -134,7 +135,7 @@ def _flat(checkpoint: Checkpoint, flat: list[int]) -> Iterator[Finding]:
     ndims = np.diff(columns.dim_start)
     two = np.flatnonzero(ndims == 2) if wanted else np.zeros(0, np.int64)
     sides = np.concatenate([columns.shapes[columns.dim_start[two] + d] for d in (0, 1)])
-    widths.update(np.unique(sides).tolist())
+    widths.update(unique(sides).tolist())
     for index in two.tolist() if kinds else ():
         fqn = columns.fqns[index]
         kind = _kind(fqn)

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inspector.layout.geometry import unique
+
 __all__ = ["MAX_WORK", "Box", "Cover", "Overlap", "analyse"]
 
 Ints = npt.NDArray[np.int64]
@@ -220,8 +222,7 @@ def _widened(box: Box, dims: Ints, limits: Ints) -> Box:
 def _by_slabs(low: Ints, high: Ints, limits: Ints, faults: _Faults) -> None:
     """Cuts a tensor of many dims along the one with the fewest coordinates."""
     ends = [
-        np.unique(np.concatenate([low[:, d], high[:, d], [0, limits[d]]]))
-        for d in range(len(limits))
+        unique(np.concatenate([low[:, d], high[:, d], [0, limits[d]]])) for d in range(len(limits))
     ]
     dim = min(range(len(ends)), key=lambda d: len(ends[d]))
     others = [d for d in range(len(limits)) if d != dim]
@@ -265,7 +266,7 @@ def _by_corners(low: Ints, high: Ints, limits: Ints, faults: _Faults) -> None:
         points, weights, upper = pending.pop()
         if not len(points):
             continue
-        coords = [np.unique(points[:, dim]) for dim in range(ndim)]
+        coords = [unique(points[:, dim]) for dim in range(ndim)]
         if math.prod(map(len, coords)) <= max(_MIN_CELLS, _CELLS_PER_CORNER * len(points)):
             _paint(points, weights, coords, upper, faults)
             if faults.spent(math.prod(map(len, coords))):

@@ -17,7 +17,13 @@ from inspector.checkpoint.model import Checkpoint, Provenance
 from inspector.checkpoint.text import is_printable, plural, printable
 from inspector.checks.findings import Finding
 
-__all__ = ["check_metadata", "installed_torch", "lacking_classes", "reading_notes"]
+__all__ = [
+    "check_metadata",
+    "installed_torch",
+    "lacking_classes",
+    "num_unreadable",
+    "reading_notes",
+]
 
 _KNOWN_VERSION = (1, 0, 0)
 _MAX_SHOWN = 3
@@ -179,13 +185,39 @@ def lacking_classes(checkpoint: Checkpoint, root: Path | None = None) -> list[Fi
     return found
 
 
+def num_unreadable(checkpoint: Checkpoint, root: Path | None = None) -> int:
+    """How many classes of the metadata no torch known here has, nor the installed one.
+
+    Args:
+        checkpoint: The checkpoint.
+        root: As of `lacking_classes`.
+    """
+    torchs = [full for full in checkpoint.unknown_globals if full.startswith("torch.")]
+    release = re.match(r"(\d{1,4})\.(\d{1,4})", installed_torch() or "")
+    is_known = release is not None and (int(release[1]), int(release[2])) <= _NEWEST_KNOWN
+    return sum(
+        (is_known and full.rpartition(".")[2] in _RECORDS) or _is_lacking(full, root)
+        for full in torchs
+    )
+
+
+#: Of these it is known where every torch has them, up to this one; the gate maps them by name.
+_RECORDS = frozenset(
+    "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata "
+    "TensorProperties StorageMeta _StorageInfo".split()
+)
+_NEWEST_KNOWN = (2, 15)
+
+
 @cache
 def _is_lacking(full: str, root: Path | None) -> bool:
     """Whether a module of torch surely has no such class; False if its source does not tell."""
     module, _, name = full.rpartition(".")
     parts = module.split(".")[1:]
-    if module == "torch" or not all(part.isidentifier() for part in [*parts, name]):
+    if module == "torch":
         return False
+    if not all(part.isidentifier() for part in [*parts, name]):
+        return _torch_folder() is not None  # No class has such a name.
     folder = root or _torch_folder()
     if folder is None:
         return False

@@ -86,10 +86,13 @@ def _listed(checkpoint: Checkpoint, storage: Storage) -> dict[str, list[str]]:
 def _names(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry) -> list[str]:
     """The names in a stored list of them; none if it is of numbers, or cannot be read."""
     # lazy: it reads payloads
-    from inspector.checkpoint.payload.payload import open_value, unpacked
+    from inspector.checkpoint.payload.scan.literals import open_value
 
     # lazy: it reads payloads
     from inspector.checkpoint.payload.source import RangeSource, open_file
+
+    # lazy: it reads payloads
+    from inspector.checkpoint.payload.zstd import unpacked
 
     if entry.file < 0 or not 0 < entry.byte_length <= _MAX_BYTES:
         return []

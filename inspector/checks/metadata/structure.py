@@ -8,15 +8,19 @@ all of them; only the boxes that a message names are few. What `dcp.load` does w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Orphan, Tensor
 from inspector.checkpoint.text import format_box, format_bytes, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.cover import MAX_WORK, Box, Cover, analyse
 from inspector.checks.metadata.entries import Entries, Ints, total
 from inspector.checks.metadata.tiling import unproven
+from inspector.layout.geometry import unique
+
+if TYPE_CHECKING:
+    from inspector.checks.metadata.cover import Box, Cover
 
 __all__ = ["check_structure", "has_odd_lengths", "longer_rows", "short_rows"]
 
@@ -58,8 +62,14 @@ def check_structure(checkpoint: Checkpoint, entries: Entries) -> list[Finding]:
 
 def _covers(checkpoint: Checkpoint, entries: Entries) -> Iterator[Finding]:
     per_rank = checkpoint.per_rank_metadata
+    doubtful = unproven(checkpoint.columns, by_file=per_rank).tolist()
+    if not doubtful:
+        return
+    # lazy: the chunks of most checkpoints tile their tensors plainly
+    from inspector.checks.metadata.cover import MAX_WORK, analyse
+
     work = MAX_WORK
-    for index in unproven(checkpoint.columns, by_file=per_rank).tolist():
+    for index in doubtful:
         tensor = checkpoint.columns.tensor(index)
         # With metadata of its own, every rank stores what it holds: the same box once a rank.
         owner = tensor.file if per_rank else None
@@ -226,7 +236,7 @@ def _raw_rows(entries: Entries) -> Ints:
 
 def _byte_ranges(entries: Entries) -> Iterator[Finding]:
     sweep, files = entries.sweep, entries.checkpoint.files
-    raw = set(np.unique(entries.file[_raw_rows(entries)]).tolist())
+    raw = set(unique(entries.file[_raw_rows(entries)]).tolist())
     partner = dict(zip(sweep.overlapping.tolist(), sweep.partner.tolist(), strict=True))
     for number, rows in entries.by_file(sweep.overlapping):
         file = files[number].path
@@ -289,7 +299,7 @@ def _lengths(entries: Entries) -> Iterator[Finding]:
     raw = _raw_rows(entries)
     for number, rows in entries.by_file(raw):
         yield _safetensors(entries, files[number].path, rows)
-    in_raw_file = np.isin(entries.file, np.unique(entries.file[raw]))
+    in_raw_file = np.isin(entries.file, unique(entries.file[raw]))
     needed = entries.needed
     container = _MIN_CONTAINER if entries.checkpoint.format == "dcp" else 0
     short = short_rows(entries)
@@ -320,7 +330,7 @@ def _safetensors(entries: Entries, file: str, rows: Ints) -> Finding:
     the blob's offset (`FileSystemWriter`, torch 2.8 and later); `FileSystemReader` cannot read it.
     """
     row = int(rows[0])
-    one = len(rows) == 1 or len(np.unique(entries.start[rows])) > 1
+    one = len(rows) == 1 or len(unique(entries.start[rows])) > 1
     size = format_bytes(total(entries.length[rows]))
     how = "their elements alone" if one else "one and the same offset"
     return Finding(

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.model import TensorColumns
+from inspector.layout.geometry import unique
 
 __all__ = ["chunk_volumes", "unproven"]
 
@@ -48,7 +49,7 @@ def _groups(columns: TensorColumns) -> Iterator[_Group]:
     counts = columns.num_chunks_of
     tensor_of = np.repeat(np.arange(columns.num_tensors, dtype=np.int64), counts)
     chunk_ndims = ndims[tensor_of]
-    present = np.unique(ndims)
+    present = unique(ndims)
     box_ndims = np.repeat(chunk_ndims, chunk_ndims) if len(present) > 1 else chunk_ndims
     dim_ndims = np.repeat(ndims, ndims)
     for ndim in present.tolist():
@@ -141,7 +142,7 @@ def _unproven(group: _Group, live: Bools) -> Bools:
     for dim in range(ndim):
         partial = (low[:, dim] > 0) | (high[:, dim] < limits[:, dim])
         code[counts > 0] |= np.logical_or.reduceat(partial, starts).astype(np.int64) << dim
-    codes = np.unique(code[counts > 0])
+    codes = unique(code[counts > 0])
     if len(codes) > _MAX_CODES:
         # So many ways to cut are none that torch writes; a pass for each would take too long.
         bad |= np.isin(code, codes[_MAX_CODES:]) & (counts > 0)

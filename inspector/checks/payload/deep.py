@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
-from inspector.checks.findings import Coverage, Finding, NotChecked
-from inspector.checks.seal.compare import check_manifest
-from inspector.checks.seal.seal import read_seal
+from inspector.checks.findings import INTEGRITY, Coverage, Finding, NotChecked
 
 if TYPE_CHECKING:
     from inspector.checks.seal.manifest import Manifest
@@ -68,6 +66,9 @@ def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> DeepReques
     """
     if manifest is None:
         return DeepRequest(deep or values, values)
+    # lazy: what was asked for alone
+    from inspector.checks.seal.seal import read_seal
+
     return DeepRequest(deep or values, values, read_seal(manifest), manifest)
 
 
@@ -85,9 +86,6 @@ def check_deep(
     report = DeepReport((), Coverage())
     if wanted.payloads:
         # lazy: what was asked for alone
-        from inspector.checks.folder.integrity import check_integrity, has_integrity
-
-        # lazy: as above
         from inspector.checks.payload.dtensors import check_dtensors
 
         # lazy: as above
@@ -106,11 +104,17 @@ def check_deep(
                 *check_dtensors(checkpoint, storage),
             ]
         report = DeepReport((*found.findings, *more), found.checked, found.is_cancelled)
-        if has_integrity(checkpoint) and not report.is_cancelled:
+        if INTEGRITY in checkpoint.folder_files and not report.is_cancelled:
+            # lazy: few checkpoints have one
+            from inspector.checks.folder.integrity import check_integrity
+
             with line() as told:
                 digests = check_integrity(checkpoint, storage, progress=told)
             report = _sum(report, digests.findings, digests.checked, digests.is_cancelled)
     if wanted.manifest is not None and not report.is_cancelled:
+        # lazy: what was asked for alone
+        from inspector.checks.seal.compare import check_manifest
+
         with line() as told:
             sealed = check_manifest(
                 checkpoint,

@@ -16,10 +16,11 @@ from typing import Any
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import BytesEntry, Checkpoint
-from inspector.checkpoint.payload.payload import open_value, unpacked
+from inspector.checkpoint.payload.scan.literals import open_value
 from inspector.checkpoint.payload.scan.machine import Call, Global
 from inspector.checkpoint.payload.source import RangeSource, open_file
 from inspector.checkpoint.payload.tensor import NoTensorError, describe
+from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding

@@ -24,7 +24,6 @@ from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.payload.judgement import Judgement, Note, Subject
 from inspector.checks.payload.stale_dtype import is_stale_dtype
 from inspector.errors import StorageError, UnreachableError
-from inspector.values.nonfinite import has_non_finite, scan_of
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import ValueScan
@@ -336,6 +335,9 @@ def _value_scan(result: Judgement, payload: Payload, subject: Subject) -> ValueS
     tensor = payload.tensor
     if tensor is None or payload.data is None or not tensor.num_elements:
         return None
+    # lazy: only with --values
+    from inspector.values.nonfinite import has_non_finite, scan_of
+
     fits = tensor.shape == subject.sizes and tensor.dtype == subject.dtype
     if not fits or not has_non_finite(tensor.dtype):
         return None

@@ -28,6 +28,7 @@ from inspector.checks.metadata.entries import Entries, entries_of
 from inspector.checks.metadata.structure import longer_rows
 from inspector.checks.payload.stale_dtype import is_stale_dtype, stale_dtype
 from inspector.errors import InspectError
+from inspector.layout.geometry import unique
 
 __all__ = ["packed_in", "with_stored_dtypes", "without_packed"]
 
@@ -289,7 +290,7 @@ def _suspects(checkpoint: Checkpoint) -> tuple[list[int], list[int]]:
         - entries.volume[rows] * width[columns.property_id[entries.entry[rows]]]
     )
     is_odd = (over < _USUAL_CONTAINER.start) | (over >= _USUAL_CONTAINER.stop)
-    odd = sorted(set(np.unique(entries.entry[rows[is_odd]]).tolist()) - set(columns.transforms))
+    odd = sorted(set(unique(entries.entry[rows[is_odd]]).tolist()) - set(columns.transforms))
     narrow = sorted(set(_narrow(columns)) - set(odd))
     return odd, narrow
 

@@ -33,6 +33,7 @@ from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
 from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import StorageError
+from inspector.layout.geometry import unique
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -248,7 +249,7 @@ class _Run:
             return changed
         opened = self._read.copy()
         opened[[place for place, _ in self._findings]] = True
-        for index in np.unique(self.plan.file[opened]).tolist():
+        for index in unique(self.plan.file[opened]).tolist():
             file = self._checkpoint.files[index]
             if file.num_bytes is None or file.modified_s is None:
                 continue
@@ -314,11 +315,11 @@ class _Run:
         totals = np.concatenate([[0], np.cumsum(read)])
         whole = totals[columns.chunk_start[1:]] - totals[columns.chunk_start[:-1]]
         wanted = columns.num_chunks_of
-        incomplete = set(np.unique(plan.file[~self._read]).tolist())
+        incomplete = set(unique(plan.file[~self._read]).tolist())
         left_out = {path for path, _ in plan.left_out}
         files = [
             index
-            for index in np.unique(plan.file).tolist()
+            for index in unique(plan.file).tolist()
             if index not in incomplete and self._checkpoint.files[index].path not in left_out
         ]
         not_checked = [

@@ -15,6 +15,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.checks.findings import Finding
+from inspector.layout.geometry import unique
 
 __all__ = ["with_pieces"]
 
@@ -68,7 +69,7 @@ def _places(tensor: Tensor, shapes: list[Shape]) -> list[Shape] | None:
         if shape[:dim] + shape[dim + 1 :] != tensor.shape[:dim] + tensor.shape[dim + 1 :]:
             return None
     starts = tensor.offsets[:, dim]
-    if len(np.unique(starts)) < len(starts):
+    if len(unique(starts)) < len(starts):
         return None
     if sum(shape[dim] for shape in shapes) != tensor.shape[dim]:
         return None

@@ -21,6 +21,7 @@ from inspector.checks.metadata.local_state import local_pieces
 from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
 from inspector.checks.plan.roles import role_of
 from inspector.errors import InspectError
+from inspector.layout.geometry import unique
 from inspector.values.replicas import ReplicaDifference, replica_differences
 
 __all__ = ["check_repeats", "check_replicas"]
@@ -131,7 +132,7 @@ def check_repeats(
             continue
         tensor = columns.tensor(index)
         # The same box twice is another fault.
-        is_cut = len(np.unique(tensor.offsets, axis=0)) == tensor.num_chunks
+        is_cut = len(unique(tensor.offsets, axis=0)) == tensor.num_chunks
         is_cut &= bool((tensor.sizes == tensor.sizes[0]).all())
         if is_cut and len(repeated) < _MAX_TENSORS and _has_values(checkpoint, storage, tensor):
             repeated.append(index)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.values.nonfinite import NonFinite
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite
 
 __all__ = ["file_at", "value_findings"]
 

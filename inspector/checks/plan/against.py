@@ -329,8 +329,8 @@ class _Names:
         if fqn in self._owners:
             return (
                 f"the checkpoint has {printable(self._owners[fqn], _MAX_NAME)} as one object: a "
-                "list or dict that was empty in it, or held no dict and no tensor; put one of the "
-                "same form into the state dict that is loaded into"
+                "tuple, or a list or dict that was empty in it or held no dict and no tensor; put "
+                "one of the same form into the state dict that is loaded into"
             )
         return self._family_hint(fqn) or self._hint_for(role)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, format_ranks, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.cover import Cover, analyse
 from inspector.checks.metadata.tiling import unproven
 from inspector.layout.geometry import Ints, shares
 from inspector.layout.reads.load_plan import LoadPlan
+
+if TYPE_CHECKING:
+    from inspector.checks.metadata.cover import Cover
 
 __all__ = ["Gap", "find_gaps", "plan_problems", "say_ranks"]
 
@@ -44,6 +47,9 @@ def find_gaps(checkpoint: Checkpoint) -> tuple[Gap, ...]:
         return ()  # What a rank sees depends on the rank: `plan_problems` counts it.
     found = []
     for index in unproven(checkpoint.columns).tolist():
+        # lazy: the chunks of most checkpoints tile their tensors plainly
+        from inspector.checks.metadata.cover import analyse
+
         tensor = checkpoint.columns.tensor(index)
         cover = analyse(tensor.offsets, tensor.sizes, tensor.shape)
         if cover.num_gap:

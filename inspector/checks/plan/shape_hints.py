@@ -24,6 +24,12 @@ def shape_hint(fqn: str, saved: Shape, wanted: Shape) -> str:
         wanted: That in the model.
     """
     num_saved, num_wanted = math.prod(saved), math.prod(wanted)
+    if saved != wanted and sorted(saved) == sorted(wanted):
+        return (
+            "the same dims in another order: as of a transposed weight (Conv1D beside Linear, one "
+            "framework's layout beside another's); if it is one, transpose it, for reshaping mixes "
+            "its elements"
+        )
     if num_saved == num_wanted:
         return f"the same {plural(num_saved, 'element')} in another shape: reshape one of the two"
     if len(wanted) == 1 and len(saved) > 1:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
-from inspector.layout.geometry import Ints
+from inspector.layout.geometry import Ints, unique
 
 __all__ = ["NotPlanned", "ReadItems", "TensorRows", "read_items"]
 
@@ -193,7 +193,7 @@ def _chunk_columns(checkpoint: Checkpoint, rows: TensorRows) -> dict[str, Ints]:
     is_packed = [index in columns.transforms for index in rows.tensor.tolist()]
     copies = 1 + np.asarray(is_packed, dtype=np.int64)
     parts: list[tuple[Ints, ...]] = []
-    for ndim in np.unique(ndims).tolist():
+    for ndim in unique(ndims).tolist():
         members = np.flatnonzero(ndims == ndim)
         num = columns.num_chunks_of[rows.tensor[members]]
         owner = np.repeat(members, num)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.layout.geometry import Ints, distinct, maxima, shares, sums
+from inspector.layout.geometry import Ints, distinct, maxima, shares, sums, unique
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.items import ReadItems
 
@@ -260,7 +260,7 @@ class Runs:
         tensor = items.tensors.tensor[owner]
         ndims = np.diff(columns.dim_start)[tensor]
         result: list[_Box] = [((), (), ())] * len(rows)
-        for ndim in np.unique(ndims[ndims > 0]).tolist():
+        for ndim in unique(ndims[ndims > 0]).tolist():
             here = np.flatnonzero(ndims == ndim)
             of, member = tensor[here], rows[here]
             corner = columns.box_start[of] + items.number[member] * ndim

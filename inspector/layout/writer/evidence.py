@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.placements import ORDINALS, to_strings
 from inspector.layout.writer.axes import AxisRoles
-from inspector.layout.writer.stages import Stage, StageGroups
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Rule, Trial, Walk
+
+if TYPE_CHECKING:
+    from inspector.layout.writer.stages import Stage, StageGroups
 
 __all__ = [
     "caveats",

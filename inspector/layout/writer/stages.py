@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.layout.geometry import Ints
+from inspector.layout.geometry import Ints, unique
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Fit, fits
 from inspector.layout.writer.axes import AxisRoles, PlacementUse, layout_of
@@ -135,7 +135,7 @@ def _partitions(walk: Walk) -> list[list[tuple[int, ...]]]:
             continue
         width = size // count
         for label in (np.arange(size) // width, np.arange(size) % count):
-            if all(len(np.unique(label[row])) == 1 for row in joined):
+            if all(len(unique(label[row])) == 1 for row in joined):
                 blocks = [tuple(np.flatnonzero(label == b).tolist()) for b in range(count)]
                 if blocks not in result:
                     result.append(blocks)
@@ -146,8 +146,8 @@ def _joined(walk: Walk) -> list[Ints]:
     """Sets of ranks with which the chunks of one tensor lie, each set once."""
     found: dict[bytes, Ints] = {}
     for number in walk.touched:
-        for row in np.unique(walk.ranks[number], axis=0):
-            ranks = np.unique(row[row >= 0])
+        for row in unique(walk.ranks[number], axis=0):
+            ranks = unique(row[row >= 0])
             if len(ranks):
                 found[ranks.tobytes()] = ranks
     return list(found.values())
@@ -279,7 +279,7 @@ class _Group:
             possible += int(hits.max(axis=0).sum())
             for block in range(len(self.blocks)):
                 here = self.home[members.tensors] == block
-                for option in np.unique(choice[here]).tolist():
+                for option in unique(choice[here]).tolist():
                     rows = np.flatnonzero(here & (choice == option))
                     chosen.setdefault((number, block), []).append(
                         (options[option], members.tensors[rows])

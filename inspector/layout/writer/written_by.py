@@ -14,46 +14,28 @@ hidden by tools that drop empty data files.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
+from inspector.layout.geometry import unique
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.placer import Placer
 from inspector.layout.writer import evidence as say
 from inspector.layout.writer.axes import AxisRoles, layout_of, prefer_flat, uses_of
-from inspector.layout.writer.stages import StageGroups, find_stages, replicas_explain
 from inspector.layout.writer.survey import Assignment
 from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
 
-__all__ = ["Candidate", "Deviation", "WrittenBy", "infer"]
+if TYPE_CHECKING:
+    from inspector.layout.writer.stages import StageGroups
+
+__all__ = ["Deviation", "WrittenBy", "infer"]
 
 _MAX_DEVIATIONS = 1_000
 _MUST_HOLD = 0.8
 _WORTH_NAMING = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A mesh that was tried, and how many items it puts where they are.
-
-    Attributes:
-        mesh: The mesh.
-        num_placed: Items that are where the replay puts them; at most that many if not
-            `replayed`.
-        num_items: Items that were compared.
-        replayed: False if a bound was enough to tell that it loses.
-    """
-
-    mesh: Mesh
-    num_placed: int
-    num_items: int
-    replayed: bool = True
-
-    @property
-    def score(self) -> float:
-        return self.num_placed / self.num_items if self.num_items else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +63,12 @@ class WrittenBy:
         certain: Sizes, boxes and owners are proven, and the name of the mesh says no more than
             they do: replicas, and shards of dim 0.
         evidence: Plain ASCII sentences that a person can check.
-        alternatives: Other meshes that were tried, best first.
         writer: `DTensor`, `ShardedTensor`, `DTensor or ShardedTensor`, `FSDP1 flat parameters`
             or `plain` (no tensor is cut).
         num_items: Items (chunks and bytes entries) that were compared.
         num_placed: Those that lie where the replay puts them.
         sampled: Only the first items of DCP's walk were compared.
         deviating: Items that lie elsewhere, at most 1,000.
-        deviating_by_rank: How many there are in each rank's file.
         proven: The replay explains every compared item, and on this mesh alone: its sizes, which
             rank holds which box, and who wrote each. Not what the axes are for.
         layout: What the axes of the mesh do, and look like; None without a mesh.
@@ -104,13 +84,11 @@ class WrittenBy:
     certain: bool
     evidence: tuple[str, ...]
     placer: Placer = field(repr=False)
-    alternatives: tuple[Candidate, ...] = ()
     writer: str = "plain"
     num_items: int = 0
     num_placed: int = 0
     sampled: bool = False
     deviating: tuple[Deviation, ...] = ()
-    deviating_by_rank: dict[int, int] = field(default_factory=dict)
     proven: bool = False
     layout: AxisRoles | None = None
     partition: StageGroups | None = None
@@ -150,6 +128,9 @@ def infer(checkpoint: Checkpoint, *, max_items: int = 100_000) -> WrittenBy:
     walk = Walk(checkpoint, max_items)
     if walk.touched:
         return _judge(walk, try_meshes(walk))
+    # lazy: as in `_judge`
+    from inspector.layout.writer.stages import find_stages, replicas_explain
+
     explained = replicas_explain(walk)
     if explained is None or explained >= _WORTH_NAMING:
         return _without_mesh(checkpoint, *say.nothing_cut(walk))
@@ -186,6 +167,9 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     outcome = best.outcome
     assert outcome is not None  # noqa: S101  (the first is always replayed)
     if not best.proven():
+        # lazy: what one mesh explains has no stages
+        from inspector.layout.writer.stages import find_stages
+
         partition = find_stages(walk, better_than=outcome.score)
         if partition is not None:
             return _in_stages(walk, partition)
@@ -199,7 +183,6 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     proven = believed and best.proven() and not rivals and of_dcp and not unseen
     assignment = best.assignment if believed else None
     layout = None if assignment is None else _layout(walk, assignment)
-    deviating, by_rank = _deviations(walk, best.assignment, outcome)
     caveats = say.caveats(walk, best, layout) if layout is not None else ()
     return WrittenBy(
         mesh=None if layout is None else layout.mesh,
@@ -212,13 +195,11 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         if not alone
         else tuple(say.unseen_replicas(walk)),
         placer=Placer(walk.checkpoint, walk, assignment),
-        alternatives=tuple(_candidate(t, walk) for t in others),
         writer=say.writer(walk.checkpoint, walk, assignment),
         num_items=outcome.num_items,
         num_placed=outcome.num_placed,
         sampled=outcome.sampled or walk.partial,
-        deviating=deviating,
-        deviating_by_rank=by_rank,
+        deviating=_deviations(walk, best.assignment, outcome),
         proven=proven,
         layout=layout,
         caveats=tuple(caveats),
@@ -240,7 +221,7 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
         return False
     axis = mesh.axes.index("replicate")
     pieces = [walk.ranks[number].ravel() for number in walk.touched]
-    ranks = np.unique(np.concatenate(pieces))
+    ranks = unique(np.concatenate(pieces))
     return len({mesh.coordinate(r)[axis] for r in ranks[ranks >= 0].tolist()}) < 2
 
 
@@ -254,21 +235,11 @@ def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:
     return layout
 
 
-def _candidate(trial: Trial, walk: Walk) -> Candidate:
-    mesh, outcome = trial.assignment.mesh, trial.outcome
-    if outcome is None:
-        return Candidate(mesh, trial.assignment.num_possible, walk.num_items, replayed=False)
-    return Candidate(mesh, outcome.num_placed, outcome.num_items)
-
-
-def _deviations(
-    walk: Walk, assignment: Assignment, outcome: Outcome
-) -> tuple[tuple[Deviation, ...], dict[int, int]]:
-    """The items that lie elsewhere, and how many of them each rank's file holds."""
+def _deviations(walk: Walk, assignment: Assignment, outcome: Outcome) -> tuple[Deviation, ...]:
+    """The first of the items that lie elsewhere."""
     if not len(outcome.wrong):
-        return (), {}
+        return ()
     items = walk.items(assignment, one_row_alone=outcome.one_row_alone)
-    ranks, counts = np.unique(items.actual[outcome.wrong], return_counts=True)
     rows = outcome.wrong[:_MAX_DEVIATIONS]
     found = zip(
         walk.item_names(items, rows),
@@ -277,5 +248,4 @@ def _deviations(
         items.inside[rows].tolist(),
         strict=True,
     )
-    deviations = tuple(Deviation(*name, *values) for name, *values in found)
-    return deviations, dict(zip(ranks.tolist(), counts.tolist(), strict=True))
+    return tuple(Deviation(*name, *values) for name, *values in found)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from textual.screen import Screen
 
 from inspector.checkpoint.child.isolated import Child
+from inspector.checkpoint.outside import note_inspected
 from inspector.tui.app import InspectApp
 from inspector.tui.diff.comparison import Comparison
 from inspector.tui.diff.opening import OpeningPair, PairOf
@@ -68,7 +66,6 @@ class DiffApp(InspectApp):
 
     def action_screenshot(self, filename: str | None = None, path: str | None = None) -> None:
         """Save the screen, but into neither of the two."""
-        here = Path.cwd()
-        if any(Path(side).resolve() in (here, *here.parents) for side in self._pair.paths):
-            path = tempfile.gettempdir()
+        for side in self._pair.paths:
+            note_inspected(side)
         super().action_screenshot(filename, path)

@@ -47,10 +47,6 @@ class ChoiceLine(Static, can_focus=True):
             self.line = line
             self.value = value
 
-        @property
-        def control(self) -> ChoiceLine:
-            return self.line
-
     def __init__(
         self,
         words: Sequence[str],

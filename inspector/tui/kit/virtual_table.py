@@ -110,10 +110,6 @@ class VirtualTable(CursorView):
             self.table = table
             self.row = row
 
-        @property
-        def control(self) -> VirtualTable:
-            return self.table
-
     class Highlighted(_RowMessage):
         """The cursor came to rest on `row` of the source, or on none (-1)."""
 
@@ -128,10 +124,6 @@ class VirtualTable(CursorView):
             self.table = table
             self.column_key = column_key
             self.reverse = reverse
-
-        @property
-        def control(self) -> VirtualTable:
-            return self.table
 
     def __init__(
         self,
@@ -238,12 +230,6 @@ class VirtualTable(CursorView):
     def sorted_by(self) -> tuple[str, bool] | None:
         """Column key and whether reversed, or None."""
         return self._sort
-
-    @property
-    def hidden_columns(self) -> list[Column]:
-        """Columns that the width leaves no room for."""
-        kept = {column.key for column, _ in self._shown_columns}
-        return [column for column in self._columns if column.key not in kept]
 
     # Order and measures.
 

@@ -92,11 +92,6 @@ class MeshGrid(RankGrid):
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"mesh--{name}")
 
-    def ranks_of(self, layout: MeshLayout, cell: int) -> tuple[RankProgress, ...]:
-        """The ranks that share a cell."""
-        ranks = self.rank_range(layout, cell)
-        return self._ranks[ranks.start : ranks.stop]
-
     def draw_cell(self, layout: MeshLayout, cell: int, ranks: range, part: int) -> list[Segment]:
         rank = merged(self._ranks[ranks.start : ranks.stop])
         lines = self._cells.get(cell)

@@ -110,10 +110,6 @@ class ChunkMap(Pane, can_focus=True):
             self.chunk_map = chunk_map
             self.index = index
 
-        @property
-        def control(self) -> ChunkMap:
-            return self.chunk_map
-
     def __init__(
         self,
         boxes: ChunkBoxes | None = None,

@@ -81,10 +81,6 @@ class TensorTree(CursorView):
             self.prefix = prefix
             self.indices = indices
 
-        @property
-        def control(self) -> TensorTree:
-            return self.tree_widget
-
     class TensorSelected(Message):
         """Enter or a double click on a tensor."""
 
@@ -92,10 +88,6 @@ class TensorTree(CursorView):
             super().__init__()
             self.tree_widget = tree
             self.index = index
-
-        @property
-        def control(self) -> TensorTree:
-            return self.tree_widget
 
     def __init__(
         self,
@@ -131,20 +123,6 @@ class TensorTree(CursorView):
         self._rank_badges(badges)
         self._drawn.clear()
         self.refresh()
-
-    def reveal(self, index: int) -> bool:
-        """Open the way to a tensor and put the cursor on it; False if it is not in the tree."""
-        line = None
-        for node in self._trie.path_to(index):
-            if line is not None and not line.is_open:
-                self._open(line)
-            line = self._line_of(node, line)
-            if line is None:
-                return False
-        if line is None:
-            return False
-        self.move_cursor(self._lines.index(line))
-        return True
 
     def _adopt(self, trie: ModuleTrie | None, badges: Mapping[int, str] | None) -> None:
         self._trie = trie if trie is not None else ModuleTrie([], [])
@@ -187,20 +165,6 @@ class TensorTree(CursorView):
         if end < len(nodes):
             lines.append(_Line(node, level, parent, hidden=len(nodes) - end))
         return lines
-
-    def _line_of(self, node: TrieNode, parent: _Line | None) -> _Line | None:
-        """The line of a node below `parent`, after showing more of its siblings if need be."""
-        while True:
-            rest = None
-            for line in self._lines:
-                if line.parent is parent:
-                    if line.node is node and not line.hidden:
-                        return line
-                    if line.hidden:
-                        rest = line
-            if rest is None:
-                return None
-            self._open(rest)
 
     def _splice(self, line: _Line) -> None:
         at = self._lines.index(line)

@@ -95,16 +95,6 @@ class ModuleTrie:
             below = self.children(below[0])
         return self
 
-    def path_to(self, index: int) -> list[TrieNode]:
-        """The nodes from below the root down to the tensor `index`, folds included."""
-        found: list[TrieNode] = []
-        node: TrieNode | None = self.root
-        while node is not None and node.kind != "tensor":
-            node = next((c for c in self.children(node) if index in c.members), None)
-            if node is not None:
-                found.append(node)
-        return found
-
     def _group(self, node: TrieNode) -> list[TrieNode]:
         """The children, before numbers are put in order and folded."""
         prefix = node.prefix

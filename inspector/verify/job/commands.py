@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable
-from inspector.errors import StorageError
+from inspector.errors import StorageError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
-from inspector.verify.job.guard import MARK
-from inspector.verify.job.run_folder import RunFolder, link_package
+from inspector.verify.job import manifests
+from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
+from inspector.verify.job.shape import Shape
 from inspector.verify.spec import MEETING, JobSpec
 
 __all__ = [
@@ -26,16 +29,31 @@ __all__ = [
     "environment",
     "imports_of",
     "local_argv",
-    "one_node_line",
+    "node_line",
     "print_lines",
     "shell",
+    "without_launcher",
+    "write_manifests",
 ]
 
 #: The module that every rank runs, with the spec's path as its argument.
 WORKER = "inspector.verify.ranks.worker"
 
-_GPUS_PER_NODE = 8
-_PORT = 29500
+#: What each node runs, beside the package.
+NODE_SCRIPT = "node.py"
+_SCRIPT = '''"""Run this node's part of the job that lies above: see `python node.py --help`."""
+
+import sys
+
+HERE = __file__.rpartition("/")[0] or "."
+sys.path[:] = [HERE, *(part for part in sys.path if part not in ("", HERE))]
+
+from inspector.verify.job.node import main  # noqa: E402
+
+main(HERE + "/../spec.json")
+'''
+
+_PYTHON_IN_IMAGE = "python3"
 
 
 def local_argv(
@@ -93,23 +111,28 @@ def environment(
     mark: str,
     base: Mapping[str, str] | None = None,
     meeting: str = "",
+    *,
+    num_ranks: int = 0,
+    interface: str = "lo",
 ) -> dict[str, str]:
-    """The environment of a job on this machine.
+    """The environment of a job's processes on one machine.
 
     Args:
         spec: The job.
         imports: Folder that holds the `inspector` package and nothing else.
         mark: What the job's processes are known by.
         base: Environment to start from (default: this process's).
+        num_ranks: Ranks on this machine (default: all).
+        interface: The network interface by which they reach each other; empty for gloo's choice.
         meeting: As for `local_argv`.
     """
-    env = clean_environment(base, spec.path)
+    env = without_launcher(clean_environment(base, spec.path))
     path = env.get("PYTHONPATH")
     env["PYTHONPATH"] = f"{imports}{os.pathsep}{path}" if path else str(imports)
     env[MARK] = mark
     # Each line that a rank prints is seen when it is printed.
     env["PYTHONUNBUFFERED"] = "1"
-    threads = max(1, (os.cpu_count() or 1) // spec.world_size)
+    threads = max(1, (os.cpu_count() or 1) // (num_ranks or spec.world_size))
     env.setdefault("OMP_NUM_THREADS", str(threads))
     env.pop(MEETING, None)
     if meeting:
@@ -118,12 +141,35 @@ def environment(
         env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # torch 2.12 and later; before that it waits 30 s for a rank that ignores SIGTERM.
     env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
-    if spec.backend == "gloo" and Path("/sys/class/net/lo").exists():
-        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # Also where the tensors go over nccl: objects still go over gloo.
+    if interface in {name for _, name in socket.if_nameindex()}:
+        env.setdefault("GLOO_SOCKET_IFNAME", interface)
     if spec.device == "cpu":
         # No rank makes a context on a GPU that somebody else computes on.
         env["CUDA_VISIBLE_DEVICES"] = ""
+    elif spec.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
     return env
+
+
+def without_launcher(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what another launcher set for its own ranks.
+
+    torchrun takes each of its options from PET_..., which a pod of Kubeflow has set; and the ranks
+    of a job that is started in another job's rank are not that job's.
+    """
+    return {
+        name: value
+        for name, value in env.items()
+        if not name.startswith(_LAUNCHERS) and name not in _RANKS
+    }
+
+
+_LAUNCHERS = ("PET_", "TORCHELASTIC_")
+_RANKS = frozenset(
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK "
+    "ROLE_WORLD_SIZE ROLE_NAME MASTER_ADDR MASTER_PORT".split()
+)
 
 
 def imports_of(events_dir: str | Path) -> str:
@@ -131,42 +177,55 @@ def imports_of(events_dir: str | Path) -> str:
     return str(Path(events_dir, "import"))
 
 
-def one_node_line(spec: JobSpec, spec_path: str | Path) -> str:
-    """What to run where all ranks are on one machine."""
-    local = ["--standalone", f"--nproc-per-node={spec.world_size}", "-m", WORKER, str(spec_path)]
-    torchrun = shell([spec.python, "-m", "torch.distributed.run", *local])
-    return f"cd {shlex.quote(imports_of(spec.events_dir))} && {torchrun}"
+def node_line(
+    events_dir: str, shape: Shape, python: str, endpoint: str = "", more: str = ""
+) -> str:
+    """What each node runs: our own launcher, which starts torchrun.
+
+    Args:
+        events_dir: The folder of the job.
+        shape: Where its ranks lie.
+        python: The interpreter.
+        endpoint: HOST:PORT of the first node as a shell takes it (default: $HEAD_NODE).
+        more: Further options, as a shell takes them.
+    """
+    # Where it stands there is our package alone: nothing is imported from where the user stands.
+    line = f"cd {shlex.quote(imports_of(events_dir))} && {shlex.quote(python)} {NODE_SCRIPT}"
+    if shape.nodes == 1:
+        return f"{line} --standalone --nproc-per-node={shape.per_node}{more}"
+    endpoint = endpoint or f'"$HEAD_NODE:{shape.port}"'
+    return (
+        f"{line} --nnodes={shape.nodes} --nproc-per-node={shape.per_node}{more} "
+        f"--rdzv-endpoint={endpoint}"
+    )
 
 
-def cluster_commands(spec: JobSpec, spec_path: str | Path) -> list[tuple[str, str]]:
-    """What to run where there are several nodes: pairs of where and the line."""
-    size = spec.world_size
-    per_node = max(n for n in range(1, _GPUS_PER_NODE + 1) if size % n == 0)
-    nodes = size // per_node
+def torchrun_line(spec: JobSpec, spec_path: str | Path, shape: Shape) -> str:
+    """The same by torchrun alone, where something else has to start it."""
+    imports = shlex.quote(imports_of(spec.events_dir))
     meet = "--standalone"
-    head = ""
-    if nodes > 1:
-        name = "hsdp-inspect-" + spec.mesh.replace(":", "-")
-        meet = f"--nnodes={nodes} --rdzv-backend=c10d --rdzv-id={name}"
-        meet += f' --rdzv-endpoint="$HEAD_NODE:{_PORT}"'
-        head = 'export HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1); '
-    torchrun = (
-        f"{shlex.quote(spec.python)} -m torch.distributed.run {meet} "
-        f"--nproc-per-node={per_node} -m {WORKER} {shlex.quote(str(spec_path))}"
+    if shape.nodes > 1:
+        meet = f"--nnodes={shape.nodes} --rdzv-backend=c10d --rdzv-id={spec.run} "
+        meet += f'--rdzv-endpoint="$HEAD_NODE:{shape.port}"'
+    return (
+        f"cd {imports} && PYTHONPATH={imports} {shlex.quote(spec.python)} "
+        f"-m torch.distributed.run {meet} --nproc-per-node={shape.per_node} "
+        f"-m {WORKER} {shlex.quote(str(spec_path))}"
     )
-    # The folder of this import is of our own, and both torchrun and the ranks look there first: not
-    # in the folder that somebody happens to stand in.
-    go = f"cd {shlex.quote(imports_of(spec.events_dir))} && "
+
+
+def cluster_commands(spec: JobSpec, shape: Shape | None = None) -> list[tuple[str, str]]:
+    """What to run where there are several nodes: pairs of where and the line."""
+    shape = shape or Shape.of(spec.world_size)
+    line = node_line(spec.events_dir, shape, spec.python)
     lines = []
-    if nodes > 1:
-        where = f"on each of {nodes} nodes, HEAD_NODE being the first of them"
-        lines.append((where, go + torchrun))
-    lines.append(
-        (
-            "inside a SLURM allocation",
-            f"{go}{head}srun --nodes={nodes} --ntasks-per-node=1 {torchrun}",
-        )
-    )
+    head = ""
+    if shape.nodes > 1:
+        lines.append((f"on each of {shape.nodes} nodes, HEAD_NODE being the first of them", line))
+        head = 'export HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1); '
+    go, _, run = line.partition(" && ")
+    srun = f"{go} && {head}srun --nodes={shape.nodes} --ntasks-per-node=1 {run}"
+    lines.append(("inside a SLURM allocation", srun))
     lines.append(
         (
             "to watch it, from anywhere that sees the folder",
@@ -176,48 +235,120 @@ def cluster_commands(spec: JobSpec, spec_path: str | Path) -> list[tuple[str, st
     return lines
 
 
-def print_lines(spec: JobSpec, events_dir: str, scratch: str, device: str) -> Iterator[str]:
+def print_lines(
+    spec: JobSpec,
+    events_dir: str,
+    scratch: str,
+    device: str,
+    *,
+    shape: Shape | None = None,
+    is_measured: bool = True,
+    python: str = "",
+    backend: str = "",
+) -> Iterator[str]:
     """What `--print-command` prints: a shell script of comments and command lines.
 
-    The spec that the commands name is written, so that they can be run as they stand.
+    All that the commands name is written, so that they can be run as they stand: the job, our
+    package, which the nodes may not have, and manifests for Kubernetes.
 
     Args:
         spec: The job as it is resolved for this machine.
         events_dir: Folder that every node sees; empty for a new run folder.
-        scratch: Scratch folder that every node sees; empty for one in the events folder.
+        scratch: Folder that every node sees, for the scratch folder; empty for the events folder.
         device: As it was asked for; `auto` takes the nodes to have GPUs.
+        shape: Where the ranks lie (default: eight on a node, or fewer).
+        is_measured: What a rank may hold is measured where it runs; else it is the spec's.
+        python: The interpreter in a container (default: the `python3` there).
+        backend: Of the process group (default: nccl on GPUs, else gloo).
 
     Raises:
-        StorageError: The spec cannot be written.
+        StorageError: The job cannot be written.
+        UsageError: The folder holds the events of another job.
     """
+    # lazy: `plan` names commands, and makes no folder for them
+    from inspector.verify.job.run_folder import RunFolder, copy_package
+
     name = f"{Path(spec.path).name}-{spec.mesh}"
+    shape = shape or Shape.of(spec.world_size)
     folder = Path(events_dir).absolute() if events_dir else None
     if folder is None:
         folder = RunFolder.create(name, inspected=spec.path).path
+    elif any(folder.glob("rank-*.jsonl")):
+        raise UsageError(f"{events_dir} holds the events of another job", "give an empty folder")
     on_gpus = device != "cpu"
+    run = uuid.uuid4().hex
     spec = dataclasses.replace(
         spec,
         events_dir=str(folder),
-        scratch_dir=scratch or str(folder / "scratch"),
+        # A folder of its own, in which nothing of anybody's can lie.
+        scratch_dir=str(Path(scratch or folder).absolute() / f"{SCRATCH_PREFIX}{run}"),
         device="cuda" if on_gpus else "cpu",
-        backend="nccl" if on_gpus else "gloo",
-        run=uuid.uuid4().hex,
+        backend=backend or ("nccl" if on_gpus else "gloo"),
+        gpus=(),
+        memory_bytes=0 if is_measured else spec.memory_bytes,
+        run=run,
     )
     spec_path = folder / "spec.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        link_package(imports_of(folder))
+        copy_package(imports_of(folder))
+        Path(imports_of(folder), NODE_SCRIPT).write_text(_SCRIPT, encoding="utf-8")
         spec_path.write_text(spec.to_json() + "\n", encoding="utf-8")
+        manifests = list(write_manifests(spec, shape, folder, python))
     except OSError as error:
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
     yield f"# {spec.world_size} ranks, {spec.device}, {spec.backend}; the job is {spec_path}"
     if not events_dir:
         yield "# several nodes need a folder that all of them see: --events DIR"
-    yield "# on this machine alone"
-    yield one_node_line(spec, spec_path)
-    for where, line in cluster_commands(spec, spec_path):
+    yield "# on this machine alone (each line starts torchrun, and says how it ended)"
+    yield node_line(str(folder), Shape(1, spec.world_size), spec.python)
+    *lines, watch = cluster_commands(spec, shape)
+    for where, line in lines:
         yield f"# {where}"
         yield line
+    yield "# by torchrun alone, where something else has to start it"
+    yield torchrun_line(spec, spec_path, shape)
+    yield "# on Kubernetes, once IMAGE and CLAIM in it are filled in"
+    for kind, path in manifests:
+        yield f"kubectl apply -f {shlex.quote(str(path))}  # {kind}"
+    yield f"# {watch[0]}"
+    yield watch[1]
+
+
+def write_manifests(
+    spec: JobSpec, shape: Shape, folder: Path, python: str = ""
+) -> Iterator[tuple[str, Path]]:
+    """Write what Kubernetes takes for a job; what each is, and its file.
+
+    Args:
+        spec: The job.
+        shape: Where its ranks lie.
+        folder: Where they go.
+        python: The interpreter in the container.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+
+    def line(node_rank: str, endpoint: str) -> str:
+        whole = node_line(
+            spec.events_dir,
+            shape,
+            python or _PYTHON_IN_IMAGE,
+            endpoint,
+            f" --node-rank={node_rank}",
+        )
+        go, _, run = whole.partition(" && ")
+        # The container's process 1 is our launcher then, and gets the signal when it is to end.
+        return f"{go} && exec {run}"
+
+    for kind, name, made in (
+        ("Kubeflow's PyTorchJob, v1", "pytorchjob.json", manifests.pytorch_job),
+        ("Kubeflow's TrainJob, v2", "trainjob.json", manifests.train_job),
+    ):
+        path = folder / name
+        path.write_text(json.dumps(made(spec, shape, line), indent=1) + "\n", encoding="utf-8")
+        yield kind, path
 
 
 #: What the lines call the folder that all nodes see; to be replaced by its path from the root.
@@ -237,7 +368,6 @@ def elsewhere(path: str, mesh: Mesh, shared_dir: str = SHARED_DIR) -> tuple[tupl
     """
     seen = path if is_url(path) else os.path.abspath(path)
     spec = JobSpec(path=seen, mesh=str(mesh), python=_PYTHON, events_dir=shared_dir)
-    spec_path = f"{shared_dir}/spec.json"
     verify = ["hsdp-inspect", "verify", seen, "--mesh", str(mesh), "--events", shared_dir]
     lines = [
         (
@@ -245,7 +375,7 @@ def elsewhere(path: str, mesh: Mesh, shared_dir: str = SHARED_DIR) -> tuple[tupl
             shlex.join([*verify, "--print-command"]),
         )
     ]
-    commands = cluster_commands(spec, spec_path)
-    if not any("each of" in where for where, _ in commands):
-        lines.append(("on one node", one_node_line(spec, spec_path)))
-    return (*lines, *commands)
+    shape = Shape.of(spec.world_size)
+    if shape.nodes == 1:
+        lines.append(("on one node", node_line(shared_dir, shape, _PYTHON)))
+    return (*lines, *cluster_commands(spec, shape))

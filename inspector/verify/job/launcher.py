@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from inspector.checkpoint.own_folders import start_of, system_id
 from inspector.errors import StorageError
 from inspector.verify.events import SCHEMA
 from inspector.verify.job import commands, post_mortem, watchdog
@@ -105,6 +107,7 @@ class Job:
         self._reason = ""
         self._hung_at: float | None = None
         self._io_bytes: int | None = None
+        self._restarted = ""
 
     def start(self) -> Job:
         """Make the run folder and start the guard, which starts torchrun.
@@ -122,6 +125,21 @@ class Job:
             inspected=self.spec.path,
             num_bytes=_ROOM_BYTES + num_names * self.spec.world_size * _ROOM_PER_ENTRY_BYTES,
         )
+        self._begin()
+        self._is_started = True
+        if self._is_cancelled:  # While it was started, from another thread.
+            self._tell_guard(b"s", self._grace_s)
+        return self
+
+    def _begin(self, **more: Any) -> None:
+        """Start the guard on a scratch folder, a recording and an id of its own.
+
+        Args:
+            more: For the `spec` event.
+
+        Raises:
+            StorageError: They cannot be made.
+        """
         scratch = make_scratch(self._scratch_parent or self.folder.path)
         self.spec = dataclasses.replace(
             self.spec,
@@ -151,13 +169,10 @@ class Job:
         self._ranks = EventFollower(self.folder.events)
         self._logs = LogFollower(self.folder.logs)
         known: dict[str, Any] = {"command": self.command, "run_folder": str(self.folder.path)}
+        known |= more
         if self._expected is not None:
             known["num_entries"] = len(self._expected.names)
         self._pending.append(spec_event(self.spec, time.time(), **known))
-        self._is_started = True
-        if self._is_cancelled:  # While it was started, from another thread.
-            self._tell_guard(b"s", self._grace_s)
-        return self
 
     def __enter__(self) -> Job:
         return self
@@ -177,6 +192,9 @@ class Job:
         events += self._read(now, whole=has_ended)
         if has_ended:
             events += self._clean_up(now)
+            if (why := self._reason_to_start_again()) and self._start_again(why):
+                # What the first attempt told is in its own recording, and in no verdict.
+                return []
             last = self._diagnose()
             self._take(last, now)
             return [*events, *last, self._finish()]
@@ -243,6 +261,9 @@ class Job:
             "status": str(self.folder.guard_status),
             "grace_s": self._grace_s,
             "mark": self._mark,
+            # By what another process can tell that this one is still there, and sees it at all.
+            "system": system_id(),
+            "front": [os.getpid(), start_of(os.getpid())],
         }
         self.folder.guard_job.write_text(json.dumps(job), encoding="utf-8")
 
@@ -373,6 +394,56 @@ class Job:
         )
         return [{**self._event("failed", None), **fields} for fields in found]
 
+    def _reason_to_start_again(self) -> str:
+        """Why the job deserves a second attempt; empty where it does not, or had one.
+
+        It failed before a rank was up, and by no rank's doing.
+        """
+        status = self._guard_status()
+        if self._restarted or self._is_cancelled or status.get("stopped") != "":
+            return ""
+        return post_mortem.launchers_own(
+            self.snapshot(),
+            exit_code=status.get("exit"),
+            stderr=post_mortem.tail_of(self.folder.torchrun_err),
+            rank_stderr=self._rank_stderr(),
+        )
+
+    def _start_again(self, why: str) -> bool:
+        """Put what the first attempt left aside, and start the job once more; whether it runs."""
+        before, began = self.spec.run, self._started
+        try:
+            self.folder.put_aside()
+        except OSError:
+            return False
+        self._close_files()
+        self._restarted, self._mark = why, uuid.uuid4().hex
+        try:
+            self._begin(again=before)
+        except StorageError:
+            # There is no room for it any more: the first attempt is what there is to tell of.
+            self._recording = open(os.devnull, "ab")  # noqa: SIM115 - as above
+            self._restarted = ""
+            return False
+        with self._lock:
+            self._state = JobState()
+        self._started = began
+        text = f"torchrun is started once more, since it ended before any rank was up: {why}"
+        self._pending.append({**self._event("log", None), "stream": "launcher", "text": text})
+        if self._is_cancelled:  # Meanwhile, from another thread.
+            self._tell_guard(b"s", self._grace_s)
+        return True
+
+    def _close_files(self) -> None:
+        for follower in (self._ranks, self._logs):
+            follower.close()
+        try:
+            self._recording.close()
+        except OSError:
+            pass  # The same full disk, told once more for what is left in the buffer.
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+
     def _guard_status(self) -> dict[str, Any]:
         try:
             status = json.loads(self.folder.guard_status.read_text(encoding="utf-8"))
@@ -400,15 +471,10 @@ class Job:
         result |= {"t": time.time(), "run_folder": str(self.folder.path)}
         if self._reason and result["verdict"] == "cancelled":
             result["why"] = self._reason
+        if self._restarted:
+            result["restarted"] = self._restarted
         self._take([result], time.monotonic())
-        for follower in (self._ranks, self._logs):
-            follower.close()
-        try:
-            self._recording.close()
-        except OSError:
-            pass  # The same full disk, told once more for what is left in the buffer.
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
+        self._close_files()
         self.result = result
         return result
 

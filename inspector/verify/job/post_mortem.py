@@ -16,7 +16,7 @@ from typing import Any
 
 from inspector.verify.progress import Snapshot
 
-__all__ = ["ChildFailure", "diagnose", "num_oom_kills", "parse_report", "tail_of"]
+__all__ = ["ChildFailure", "diagnose", "launchers_own", "num_oom_kills", "parse_report", "tail_of"]
 
 _ENTRY = re.compile(
     r"^\[\d+\]:[ ]*\n"
@@ -30,6 +30,14 @@ _ROOT = "Root Cause (first observed failure):"
 _TAIL_BYTES = 16_384
 _NOISE = re.compile(r"^\s*$|^[=\-*]+\s*$|Setting OMP_NUM_THREADS|^\s+(warnings\.warn|logger\.)")
 _NOT_IMPORTED = re.compile(r"(ImportError|ModuleNotFoundError|OSError)\b")
+_NO_MODULE = re.compile(r"No module named|Error while finding module specification")
+# What torchrun, or a rank that looks for it, says of the store that they meet at.
+_STORE = re.compile(
+    r"RendezvousConnectionError|RendezvousTimeoutError|DistNetworkError|DistStoreError|"
+    r"can't start new thread|Resource temporarily unavailable"
+)
+_BY_ITSELF = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+_USAGE = 2
 _PORT_TAKEN = re.compile(r"EADDRINUSE|[Aa]ddress already in use|failed to listen on")
 
 
@@ -119,6 +127,37 @@ def diagnose(
     named = ", ".join(map(str, silent[:8])) + (" ..." if len(silent) > 8 else "")
     noun = "rank" if len(silent) == 1 else "ranks"
     return [_failed(None, "exception", f"{noun} {named} ended without a word")]
+
+
+def launchers_own(
+    snapshot: Snapshot, *, exit_code: Any, stderr: str, rank_stderr: Mapping[int, str]
+) -> str:
+    """Why torchrun ended before any rank said hello, if that was no rank's doing; else nothing.
+
+    Its port was taken meanwhile, or its store did not come up: nothing of the checkpoint, of the
+    interpreter or of the job has been tried then.
+
+    Args:
+        snapshot: What the ranks told.
+        exit_code: torchrun's, negative for a signal.
+        stderr: What torchrun wrote last.
+        rank_stderr: What each rank wrote last.
+    """
+    if any(rank.pid for rank in snapshot.ranks) or not isinstance(exit_code, int):
+        return ""
+    told = [failure.message for failure in snapshot.failures]
+    texts = [*told, *rank_stderr.values(), stderr]
+    if exit_code and any(_PORT_TAKEN.search(text) for text in texts):
+        return "the port to meet at was taken"
+    if exit_code and any(_STORE.search(text) for text in texts):
+        return "the store to meet at did not come up"
+    if told or parse_report(stderr) or not (exit_code > 0 or exit_code in _BY_ITSELF):
+        return ""
+    last = _last_line(stderr)
+    if exit_code == _USAGE or _NO_MODULE.search(stderr) or _NOT_IMPORTED.match(last):
+        return ""
+    ended = f"exit code {exit_code}" if exit_code > 0 else _signal(exit_code)
+    return f"{ended}{': ' if last else ''}{last}"
 
 
 def _child(child: ChildFailure, stderr: str, was_oom: bool) -> dict[str, Any]:

@@ -23,13 +23,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inspector.checkpoint.outside import lies_inside
 from inspector.checkpoint.own_folders import (
     private_folder,
     read_own,
     remove_abandoned,
+    start_of,
     state_dir,
+    system_id,
     temporary_folder,
 )
 from inspector.checkpoint.storage.base import is_url
@@ -39,6 +42,7 @@ from inspector.verify.machine import free_disk
 
 __all__ = [
     "RunFolder",
+    "copy_package",
     "link_package",
     "make_scratch",
     "meeting_folder",
@@ -165,6 +169,23 @@ class RunFolder:
     def guard_status(self) -> Path:
         return self.path / "guard.status.json"
 
+    def put_aside(self) -> None:
+        """Rename what a first attempt left, so that a second one can have its place.
+
+        Raises:
+            OSError: It cannot be done, or its ranks have written into a folder of the user's.
+        """
+        if self.events.is_symlink():
+            if any(self.events.glob("rank-*.jsonl")):
+                raise OSError("the ranks have written there")
+        else:
+            self.events.rename(self.path / "events-first")
+            self.events.mkdir(_MODE)
+        self.logs.rename(self.path / "logs-first")
+        self.logs.mkdir(_MODE)
+        self.recording.rename(self.path / "events-first.jsonl")
+        self.guard_status.unlink(missing_ok=True)
+
 
 def _make(stem: str, inspected: str, num_bytes: int) -> Path:
     parent = runs_dir()
@@ -237,6 +258,21 @@ def link_package(folder: str | Path) -> None:
     if not (link.is_symlink() and link.readlink() == _PACKAGE):
         link.unlink(missing_ok=True)
         link.symlink_to(_PACKAGE)
+
+
+def copy_package(folder: str | Path) -> None:
+    """Make a folder with a copy of what a job needs of this package, for machines that lack it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    place = Path(folder, _PACKAGE.name)
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # The screen is no part of a job.
+    shutil.copytree(_PACKAGE, place, ignore=shutil.ignore_patterns("__pycache__", "tui", "cli"))
 
 
 @contextmanager
@@ -324,8 +360,8 @@ def remove_leftovers() -> None:
         run = RunFolder(folder)
         try:
             job = json.loads(read_own(run.guard_job))
-            scratch, mark = job["scratch_dir"], job["mark"]
-            if scratch and os.path.isdir(scratch) and not _is_guarded(run, mark):
+            scratch = job["scratch_dir"]
+            if scratch and os.path.isdir(scratch) and not _is_guarded(run, job):
                 remove_scratch(scratch)
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -337,9 +373,22 @@ def remove_leftovers() -> None:
             continue
 
 
-def _is_guarded(run: RunFolder, mark: str) -> bool:
-    """Whether a process of that run still lives (unsure: yes)."""
-    return not os.path.isdir("/proc/self") or bool(job_pids(mark))
+def _is_guarded(run: RunFolder, job: dict[str, Any]) -> bool:
+    """Whether a process of that run may still live (unsure: yes).
+
+    Args:
+        run: The run.
+        job: What its guard was told.
+    """
+    # The home may be shared by many nodes, and be a container's as well: what runs there is not
+    # seen from here. While it runs its ranks' heartbeats are recorded, every second.
+    if job.get("system") != system_id() and _last_change(run) > time.time() - _KEPT_S:
+        return True
+    # Before the guard is there, whoever starts it is.
+    pid, began = job.get("front") or (0, 0)
+    if job.get("system") == system_id() and pid and start_of(pid) == began:
+        return True
+    return not os.path.isdir("/proc/self") or bool(job_pids(job["mark"]))
 
 
 def prune_runs(now_s: float | None = None) -> list[Path]:
@@ -403,4 +452,4 @@ def _may_live(run: RunFolder) -> bool:
             return False
     except (OSError, ValueError, KeyError, TypeError):
         pass  # The guard was killed before it could say so: its processes tell.
-    return _is_guarded(run, job["mark"])
+    return _is_guarded(run, job)

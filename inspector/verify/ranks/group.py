@@ -11,6 +11,7 @@ wider unsigned types.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import struct
@@ -23,13 +24,14 @@ import torch.distributed as dist
 
 from inspector.checkpoint.payload.crc import crc32
 from inspector.errors import UsageError
+from inspector.verify.machine import free_memory
 from inspector.verify.ranks.compare import Bytes, Local
 from inspector.verify.spec import MEETING, JobSpec
 
 if TYPE_CHECKING:
     from inspector.verify.ranks.targets import Targets
 
-__all__ = ["digest", "disagreeing", "start"]
+__all__ = ["digest", "disagreeing", "start", "with_memory"]
 
 _DIGEST = struct.Struct("<IIQ")
 _SMALL = 1 << 12
@@ -38,6 +40,10 @@ _BLOCK = 1 << 20
 #: How long a rank waits in a collective for the others. Whether they still move is the front end's
 #: to judge: one that is slow, and tells or reads something all the time, is not dead.
 _GROUP_TIMEOUT_S = 86400.0
+
+#: Of the memory that is free, so much is the ranks' to hold tensors in (as in `preflight`).
+_SHARE = 0.5
+_LEAST_BYTES = 64 << 20
 
 
 def start(spec: JobSpec) -> torch.device:
@@ -60,12 +66,50 @@ def start(spec: JobSpec) -> torch.device:
             f"nccl needs a GPU for each rank: there are {count} for {local_size}",
             "take the gloo backend, with which ranks can share a GPU",
         )
+    if spec.via == "fsdp1" and local_size > count:
+        raise UsageError(
+            f"FSDP1 does not work where ranks share a GPU: there are {count} for {local_size}",
+            "take --via fsdp2 or dtensor, or --device cpu",
+        )
     device = torch.device("cuda", local_rank % count)
     torch.cuda.set_device(device)
     torch.cuda.init()  # type: ignore[no-untyped-call]
     backend = "cpu:gloo,cuda:nccl" if spec.backend == "nccl" else "gloo"
     dist.init_process_group(backend, timeout=timeout, **_meeting())
+    if spec.backend == "nccl":
+        _try_nccl(device)
     return device
+
+
+def _try_nccl(device: torch.device) -> None:
+    """Send something over nccl, which a job may otherwise never do, before it says that it did.
+
+    Raises:
+        RuntimeError: What came back is not what was sent.
+    """
+    told = torch.full((1,), dist.get_rank() + 1, dtype=torch.int64, device=device)
+    dist.all_reduce(told)
+    size = dist.get_world_size()
+    if int(told.item()) != size * (size + 1) // 2:
+        raise RuntimeError(f"nccl summed {size} ranks up to {int(told.item())}")
+
+
+def with_memory(spec: JobSpec, device: torch.device) -> JobSpec:
+    """The job with what a rank may hold, measured here where the job does not say it.
+
+    It is the least of all ranks': they go through the same waves.
+    """
+    if spec.memory_bytes:
+        return spec
+    num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    share = int(free_memory() * _SHARE) // num_ranks
+    if device.type == "cuda":
+        # That of this very device, however it was found and whoever else computes on it.
+        free = int(torch.cuda.mem_get_info(device)[0])
+        share = min(share, int(free * _SHARE) // -(-num_ranks // torch.cuda.device_count()))
+    least = torch.tensor([max(share, _LEAST_BYTES)], dtype=torch.int64)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return dataclasses.replace(spec, memory_bytes=int(least.item()))
 
 
 def _meeting() -> dict[str, Any]:

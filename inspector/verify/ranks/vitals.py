@@ -43,8 +43,21 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent == 1 or os.getppid() != parent:  # It ended before we asked.
-        os._exit(75)
+    if os.getppid() != parent or (parent == 1 and not _starts_ranks(parent)):
+        os._exit(75)  # It ended before we asked.
+
+
+def _starts_ranks(pid: int) -> bool:
+    """Whether a process is torchrun, or whoever runs in its place.
+
+    In a container it may be process 1, who otherwise adopts those whose parent has ended.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    names = (b"torchrun", b"torch.distributed.run", b"torch/distributed/run.py")
+    return any(word.endswith(names) for word in words[:8])
 
 
 def stacks_file(events_dir: str | Path, rank: int) -> Path:

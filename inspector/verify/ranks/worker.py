@@ -37,6 +37,7 @@ writes the stacks of all threads to `events_dir/rank-NNNNN.stacks`.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -122,6 +123,10 @@ def main(seams: Seams | None = None) -> NoReturn:
         reading = Reading(spec.path, spec.mesh, spec.imports) if rank == 0 else None
         opening = Opening(spec.path) if rank == 0 else None
         device = _begin(spec, rank, reporter)
+        # lazy: torch is not there before
+        from inspector.verify.ranks.group import with_memory
+
+        spec = with_memory(spec, device)
         verify(spec, rank, device, reporter, opening, seams, reading)
     except BaseException as error:
         reporter.send("failed", **describe_failure(error), phase=reporter.name)
@@ -204,6 +209,10 @@ def verify(
         reading.begin(opening.as_read, _names(job, waves), names)
     run_waves(job, waves)
     dist.barrier()
+    if rank == 0:
+        with contextlib.suppress(OSError):
+            # Empty by now. Where torchrun was started by hand, nobody else removes it.
+            os.rmdir(spec.scratch_dir)
     reporter.progress(force=True)
     if reading is not None:
         told = reading.result()
@@ -301,6 +310,7 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
         more["left_out"] = [
             {"why": x.why, "count": len(x.fqns), "asked": x.is_asked} for x in left_out
         ]
+    more["memory_bytes"] = job.spec.memory_bytes
     reporter.send(
         "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
     )

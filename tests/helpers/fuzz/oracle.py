@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import pickle
 import resource
@@ -60,7 +61,7 @@ def _load(folder: Path, entries: dict[str, Any], poison: int) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, entry in entries.items():
         if isinstance(entry, TensorStorageMetadata):
-            size = entry.size.numel() * entry.properties.dtype.itemsize
+            size = math.prod(entry.size) * entry.properties.dtype.itemsize
             if size > _MAX_BYTES:
                 raise _NotTried(f"{size} bytes")
             value = torch.empty(entry.size, dtype=entry.properties.dtype)

@@ -90,13 +90,6 @@ def test_paths_may_be_given() -> None:
     assert names_below(tree, below(tree, "optim", "layers.0.weight")) == ["exp_avg", "step"]
 
 
-def test_the_way_to_a_tensor_goes_through_folds() -> None:
-    tree = trie(["embed", *LAYERS])
-    way = tree.path_to(1 + 3 * 42)
-    assert [n.name for n in way] == ["model", "layers", "0..79", "42", "q", "weight"]
-    assert tree.path_to(10**6) == []
-
-
 NAMES = st.lists(st.text("ab.0123\0", max_size=8), max_size=40)
 
 

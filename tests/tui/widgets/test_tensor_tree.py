@@ -77,17 +77,6 @@ async def test_a_lone_module_is_open_from_the_start() -> None:
         assert [t.split()[1] for t in titles(widget)[:5]] == ["model", "layers", "0", "1", "2"]
 
 
-async def test_reveal_opens_the_way() -> None:
-    widget = tree()
-    async with Host(widget).run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
-        assert widget.reveal(1 + 3 * 30)
-        node = widget.cursor_node
-        assert node is not None
-        assert node.indices.tolist() == [91]
-        assert not widget.reveal(10**9)
-
-
 async def test_badges_rise_to_the_modules() -> None:
     widget = tree(badges={5: "warning", 6: "error", 10**9: "error"})
     async with Host(widget).run_test(size=(60, 20)) as pilot:
@@ -107,7 +96,7 @@ async def test_many_children_come_in_parts() -> None:
         assert "… 3,000 more" in drawn(widget)[-1]
         await pilot.press("enter")
         assert widget.num_lines == 4001
-        assert widget.reveal(4999)
+        await pilot.press("G", "enter")
         assert widget.num_lines == 5000
 
 

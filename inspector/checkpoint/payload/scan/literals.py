@@ -11,20 +11,49 @@ from typing import Any, NamedTuple
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import BytesEntry, Checkpoint
-from inspector.checkpoint.payload.payload import open_value, unpacked
-from inspector.checkpoint.payload.source import DataHandle, RangeSource, open_file
+from inspector.checkpoint.payload.scan.feed import PickleError
+from inspector.checkpoint.payload.scan.scan import scan
+from inspector.checkpoint.payload.source import (
+    DataHandle,
+    PayloadError,
+    RangeSource,
+    Source,
+    open_file,
+)
+from inspector.checkpoint.payload.zip import read_directory, small_record
+from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.storage.base import Storage
 from inspector.errors import InspectError
 
-__all__ = ["MAX_BYTES", "Literal", "read_literal", "read_literals"]
+__all__ = ["MAX_BYTES", "Literal", "open_value", "read_literal", "read_literals"]
 
 
 #: Most bytes of a payload that is looked into.
 MAX_BYTES = 64 << 10
+_MAX_PICKLE_BYTES = 256 << 10
 _MAX_ITEMS = 1000
 _MAX_DEPTH = 20
 _MAX_ENTRIES = 2000
 _MAX_REMOTE_ENTRIES = 32
+
+
+def open_value(source: Source) -> Any:
+    """The value of a small zip payload, as constants and symbols; nothing is unpickled.
+
+    Raises:
+        PayloadError: It is none, or cannot be parsed, or is larger than a small one.
+        StorageError: It cannot be read.
+    """
+    if not source.read(0, 4) == b"PK\x03\x04":
+        raise PayloadError("it is no zip archive")
+    records = read_directory(source)
+    pickled = next((r for r in records if r.short_name == "data.pkl"), None)
+    if pickled is None:
+        raise PayloadError("a zip archive is there, but torch.save did not write it (no data.pkl)")
+    try:
+        return scan(small_record(source, pickled, _MAX_PICKLE_BYTES), keep=True).root
+    except PickleError as error:
+        raise PayloadError(f"its pickle cannot be read: {error}") from error
 
 
 class Literal(NamedTuple):

@@ -110,6 +110,8 @@ class Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.num_memoized = 0
+        self._num_put = 0
+        self._put: set[int] = set()
         self.puts = False
         self.uses: dict[Global, Use] = {}
         self.tricks: set[str] = set()
@@ -157,6 +159,7 @@ class Machine:
         return value
 
     def put(self, index: int, value: Any) -> None:
+        self._remember(index)
         # Where values are not kept only what may become a name needs remembering.
         kind = type(value)
         if kind is Held:
@@ -176,8 +179,21 @@ class Machine:
         else:
             self.memo.pop(index, None)
 
+    def _remember(self, index: int) -> None:
+        """Note that there is a value, whatever it is. Picklers count from 0."""
+        if index != self._num_put:
+            if index > self._num_put and len(self._put) < _MAX_MEMO:
+                self._put.add(index)
+            return
+        self._num_put += 1
+        while self._num_put in self._put:
+            self._put.remove(self._num_put)
+            self._num_put += 1
+
     def get(self, index: int) -> None:
-        if self.keep and index not in self.memo:
+        # With too many to note them all, any may be there.
+        is_there = 0 <= index < self._num_put or index in self._put or len(self._put) >= _MAX_MEMO
+        if not is_there or (self.keep and index not in self.memo):
             raise PickleError("the pickle refers to a value that it does not have")
         self.stack.append(self.memo.get(index, OTHER))
 

@@ -161,6 +161,22 @@ def judge_name(module: str, name: str, use: Use, *, weights_only: bool) -> Judge
         `known`: an ordinary value. `foreign`: it loads only if its package is imported, and runs
         nothing else. `unsafe`: code that the pickle has run, or a name of a module for that.
     """
+    judged = _judged(module, name, use, weights_only=weights_only)
+    if judged == "known" and weights_only and not _is_of_tensors(module, name):
+        # torch refuses a tensor's pickle for a name alone, be it never used.
+        return "foreign"
+    return judged
+
+
+def _is_of_tensors(module: str, name: str) -> bool:
+    """Whether a name may stand in a tensor's pickle."""
+    full = f"{module}.{name}"
+    if (module, name) in CALLABLES or PAYLOAD_NAMES.match(full) or _BUILTIN.match(full):
+        return True
+    return (module == "torch" and bool(DTYPES.match(name))) or bool(_TORCH_VALUES.match(module))
+
+
+def _judged(module: str, name: str, use: Use, *, weights_only: bool) -> Judged:
     full = f"{module}.{name}"
     if (module, name) in CALLABLES or PAYLOAD_NAMES.match(full) or _BUILTIN.match(full):
         return "known"

@@ -1,6 +1,6 @@
-"""The load plan of every rank beside torch's own planner, and how both grow with the ranks.
+"""What every rank of a job does, beside torch: planning its load, and loading and comparing.
 
-    python benchmarks/load_plan.py [--tensors 1000] [--chunks 1024] [--ranks 64 256 1024]
+    python benchmarks/ranks.py load_plan [--tensors 1000] [--chunks 1024] [--ranks 64 256 1024]
 
 Makes the metadata of `--tensors` tensors of 8,192 rows that `--chunks` ranks saved, by
 `tests.helpers`, and plans its load under `fsdp:N` for every N of `--ranks`, both sides from
@@ -17,6 +17,21 @@ metadata that is read already:
 
 The reads of the ranks that are timed are compared: both sides must make the same number of them.
 Writes results/load_plan.json.
+
+    python benchmarks/ranks.py verify_load [--gb 2] [--rounds 5] [--mesh fsdp:2 --mesh hsdp:2x2 ...]
+
+Makes a checkpoint with torch's own `dcp.save` of four processes in a temporary folder, then runs,
+in turn and on the same mesh, each a whole torchrun job:
+
+    plain   DTensors on the mesh, `dcp.load` into them, and nothing else
+    verify  the worker of `hsdp-inspect verify` with no second mesh: fill with poison, the same
+            `dcp.load`, then every byte compared with an independent read, every CRC32, the replicas
+
+The files are in the page cache for both, which is the hardest case: nothing waits for the disk.
+`median_s` is torchrun from start to end, as a user waits for it; `median_work_s` what is left of
+it after the ranks have joined their group (the slowest rank). Peak memory is a rank's: the
+resident set's high-water mark, and its anonymous part, looked at every 20 ms. Writes
+results/verify_load.json.
 """
 
 from __future__ import annotations
@@ -25,18 +40,34 @@ import argparse
 import gc
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from measuring import (
+    ROOT,
+    arguments,
+    dispatch,
+    environ,
+    in_turn,
+    machine,
+    seconds,
+    workspace,
+    write,
+)
+from reading import make
 
-from measuring import RESULTS, environ, machine, seconds, write  # noqa: E402
+sys.path.insert(0, str(ROOT))
+
+from inspector.layout.mesh import Mesh
+from inspector.verify.spec import JobSpec
 
 ROWS, WIDTH = 8192, 64
 
@@ -133,7 +164,7 @@ def make_checkpoint(folder: str, num_tensors: int, num_chunks: int) -> None:
 
 def child(side: str, folder: str, options: argparse.Namespace) -> Any:
     """One side in a process of its own, so that neither carries the other's memory."""
-    command = [sys.executable, __file__, "--side", side, "--folder", folder]
+    command = [sys.executable, __file__, "load_plan", "--side", side, "--folder", folder]
     command += ["--tensors", str(options.tensors), "--chunks", str(options.chunks)]
     command += ["--rounds", str(options.rounds), "--sample", str(options.sample)]
     command += ["--ranks", *map(str, options.ranks)]
@@ -173,17 +204,16 @@ def rows_of(theirs: dict[str, Any], ours: dict[str, Any]) -> list[dict[str, Any]
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def load_plan(told: list[str]) -> None:
+    """The load plan of every rank beside torch's own planner."""
+    parser = arguments(load_plan.__doc__, "load_plan", rounds=7)
     parser.add_argument("--tensors", type=int, default=1000)
     parser.add_argument("--chunks", type=int, default=1024)
     parser.add_argument("--ranks", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sample", type=int, default=5, help="ranks that are timed")
     parser.add_argument("--side", choices=("make", "torch", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS / "load_plan.json")
-    options = parser.parse_args()
+    options = parser.parse_args(told)
     if options.side == "make":
         make_checkpoint(options.folder, options.tensors, options.chunks)
     elif options.side == "torch":
@@ -193,10 +223,10 @@ def main() -> None:
     elif options.side == "ours":
         print(json.dumps(our_side(options.folder, options.ranks, options.sample, options.rounds)))
     else:
-        run(options)
+        plan_both(options)
 
 
-def run(options: argparse.Namespace) -> None:
+def plan_both(options: argparse.Namespace) -> None:
     """Make, time both sides, print, write."""
     with tempfile.TemporaryDirectory() as parent:
         folder = f"{parent}/checkpoint"
@@ -232,5 +262,183 @@ def run(options: argparse.Namespace) -> None:
     write(options.out, document)
 
 
+WATCH = """
+import threading
+def _anon():
+    with open("/proc/self/status") as f:
+        return {k: int(v.split()[0]) * 1024 for k, _, v in (l.partition(":") for l in f)
+                if k in ("RssAnon", "VmHWM")}
+peak = {"RssAnon": 0, "VmHWM": 0}
+def _look():
+    while True:
+        for k, v in _anon().items():
+            peak[k] = max(peak[k], v)
+        time.sleep(0.02)
+threading.Thread(target=_look, daemon=True).start()
+"""
+
+PLAIN = (
+    "import json, os, sys, time\n"
+    + WATCH
+    + """
+import torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, DTensor
+path, sizes, out = sys.argv[1], tuple(map(int, sys.argv[2].split("x"))), sys.argv[3]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+begin = time.perf_counter()
+mesh = init_device_mesh("cpu", sizes)
+placements = [Replicate()] * (len(sizes) - 1) + [Shard(0)]
+metadata = dcp.FileSystemReader(path).read_metadata()
+state = {}
+for fqn, entry in metadata.state_dict_metadata.items():
+    if isinstance(entry, BytesStorageMetadata):
+        state[fqn] = None
+        continue
+    shards, shard = sizes[-1], rank % sizes[-1]
+    rows = -(-entry.size[0] // shards)
+    mine = max(min(rows, entry.size[0] - shard * rows), 0)
+    local = torch.empty((mine, *entry.size[1:]), dtype=entry.properties.dtype)
+    state[fqn] = DTensor.from_local(local, mesh, placements, run_check=False, shape=entry.size,
+                                    stride=torch.empty(entry.size, device="meta").stride())
+dcp.load(state, storage_reader=dcp.FileSystemReader(path))
+dist.barrier()
+work = time.perf_counter() - begin
+for k, v in _anon().items():
+    peak[k] = max(peak[k], v)
+with open(f"{out}/{rank}.json", "w") as f:
+    json.dump({"work_s": work, **peak}, f)
+os._exit(0)
+"""
+)
+
+VERIFY = (
+    "import atexit, json, os, sys, time\n"
+    + WATCH
+    + """
+from inspector.verify.ranks import worker
+leave, out, rank = os._exit, sys.argv[2], os.environ["RANK"]
+def _exit(code):
+    for k, v in _anon().items():
+        peak[k] = max(peak[k], v)
+    with open(f"{out}/{rank}.json", "w") as f:
+        json.dump(peak, f)
+    leave(code)
+os._exit = _exit
+worker.main()
+"""
+)
+
+
+def torchrun(world: int, script: str, arguments: list[str], out: Path) -> tuple[float, list[Any]]:
+    """One torchrun job: seconds from start to end, and what each rank wrote."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    file = out / "script.py"
+    file.write_text(script)
+    env = environ(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo", PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(world), str(file), *arguments]
+    begin = time.perf_counter()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    wall = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(done.stderr[-4000:])
+    return wall, [json.loads((out / f"{rank}.json").read_text()) for rank in range(world)]
+
+
+def plain(checkpoint: Path, mesh: Mesh, out: Path) -> dict[str, float]:
+    sizes = "x".join(map(str, mesh.sizes))
+    wall, ranks = torchrun(mesh.world_size, PLAIN, [str(checkpoint), sizes, str(out)], out)
+    return {"wall_s": wall, "work_s": max(r["work_s"] for r in ranks), **peaks(ranks)}
+
+
+def verify(checkpoint: Path, mesh: Mesh, out: Path) -> dict[str, float]:
+    job = out.parent / "job"
+    shutil.rmtree(job, ignore_errors=True)
+    (job / "events").mkdir(parents=True)
+    spec = JobSpec(str(checkpoint), str(mesh), events_dir=str(job / "events"))
+    (job / "spec.json").write_text(spec.to_json())
+    wall, ranks = torchrun(mesh.world_size, VERIFY, [str(job / "spec.json"), str(out)], out)
+    events = [
+        json.loads(line)
+        for file in sorted((job / "events").glob("*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
+    byes = [e for e in events if e["event"] == "bye"]
+    verdicts = {e["verdict"] for e in events if e["event"] == "tensor"}
+    payloads = next(e["num_payloads"] for e in events if "num_payloads" in e)
+    assert len(byes) == mesh.world_size, "a rank did not finish"
+    assert verdicts == {"EXACT"}, verdicts
+    assert sum(e["payloads_checked"] for e in byes) == payloads
+    return {"wall_s": wall, "work_s": max(e["elapsed_s"] for e in byes), **peaks(ranks)}
+
+
+def peaks(ranks: list[Any]) -> dict[str, float]:
+    return {
+        "peak_rss_mb": max(r["VmHWM"] for r in ranks) / 1e6,
+        "peak_anon_mb": max(r["RssAnon"] for r in ranks) / 1e6,
+    }
+
+
+def measure(checkpoint: Path, mesh: Mesh, rounds: int, out: Path) -> dict[str, Any]:
+    """Both, in turn, `rounds` times after one that only warms the page cache."""
+
+    def told(name: str, job: Callable[..., dict[str, float]]) -> dict[str, float]:
+        outcome = job(checkpoint, mesh, out)
+        print(mesh, name, {k: round(v, 2) for k, v in outcome.items()}, file=sys.stderr)
+        return outcome
+
+    jobs = {"plain": plain, "verify": verify}
+    runs = in_turn({name: partial(told, name, job) for name, job in jobs.items()}, rounds)
+    summary = {
+        name: {
+            "median_s": round(statistics.median(o["wall_s"] for o in outcomes), 3),
+            "least_s": round(min(o["wall_s"] for o in outcomes), 3),
+            "median_work_s": round(statistics.median(o["work_s"] for o in outcomes), 3),
+            "least_work_s": round(min(o["work_s"] for o in outcomes), 3),
+            "peak_rss_mb": round(max(o["peak_rss_mb"] for o in outcomes), 1),
+            "peak_anon_mb": round(max(o["peak_anon_mb"] for o in outcomes), 1),
+        }
+        for name, outcomes in runs.items()
+    }
+    ratio = {
+        key: round(summary["verify"][key] / summary["plain"][key], 3) for key in summary["plain"]
+    }
+    return {"mesh": str(mesh), "runs": summary, "ratio": ratio}
+
+
+def verify_load(told: list[str]) -> None:
+    """`verify`'s load and compare beside a plain `torchrun` and `dcp.load`."""
+    parser = arguments(verify_load.__doc__, "verify_load", rounds=5, gb=2.0)
+    parser.add_argument("--mesh", action="append", help="default: fsdp:2 and hsdp:2x2")
+    options = parser.parse_args(told)
+    with workspace("verify", options.dir, need_bytes=3e9 * options.gb) as root:
+        checkpoint = root / "step-1"
+        make(checkpoint, options.gb, 4)
+        num_bytes = sum(p.stat().st_size for p in checkpoint.iterdir())
+        meshes = [Mesh.parse(text) for text in options.mesh or ["fsdp:2", "hsdp:2x2"]]
+        found = [measure(checkpoint, mesh, options.rounds, root / "out") for mesh in meshes]
+    result = {
+        "what": "verify's load and compare beside plain torchrun and dcp.load, warm page cache",
+        "bytes": num_bytes,
+        "rounds": options.rounds,
+        "meshes": found,
+        "target": {"wall_ratio": 1.5, "peak_ratio": 1.3},
+        "holds": {
+            "wall": all(m["ratio"]["median_s"] <= 1.5 for m in found),
+            "peak_rss": all(m["ratio"]["peak_rss_mb"] <= 1.3 for m in found),
+            "peak_anon": all(m["ratio"]["peak_anon_mb"] <= 1.3 for m in found),
+        },
+        "machine": machine(),
+    }
+    write(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+SUBJECTS = {"load_plan": load_plan, "verify_load": verify_load}
+
 if __name__ == "__main__":
-    main()
+    dispatch(__doc__, SUBJECTS)

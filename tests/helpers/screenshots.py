@@ -1,6 +1,6 @@
 """The pictures in the README, drawn by the real app on the samples.
 
-    python benchmarks/screenshots.py [--out docs]
+    python -m tests.helpers.screenshots [--out docs]
 
 Each is an SVG of 160 x 50 cells (and one of 80 x 24).
 """
@@ -20,7 +20,7 @@ from rich.cells import cell_len
 
 from inspector.tui.app import InspectApp
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 # Without it the maps are drawn in shades, wherever this runs.

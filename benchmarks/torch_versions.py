@@ -1,0 +1,145 @@
+"""`verify` beside plain `dcp.load`: what each torch loads, and what a job of its ranks says.
+
+    python benchmarks/torch_versions.py PYTHON [PYTHON ...] [--out DIR]
+
+For each interpreter (one with a torch of its own, and with what hsdp-inspect needs) and each golden
+checkpoint and sample that torch wrote: `dcp.load` of every tensor into plain tensors, as that torch
+alone does it; and a job's verdict under fsdp:1, its rank run by that interpreter. A cell agrees if
+the job is exact just where `dcp.load` raises nothing. Nothing is written by hand. Writes
+results/torch_versions.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring import RESULTS, ROOT, machine, write
+
+sys.path.insert(0, str(ROOT))
+
+from inspector.checkpoint import open_checkpoint
+from inspector.verify.preflight import prepare
+from inspector.verify.progress import JobState
+from inspector.verify.recording import EventFollower, spec_event
+from inspector.verify.result import result_event
+
+SAMPLES = ROOT / "sample_ckpts"
+GOLDEN = ROOT / "tests" / "data" / "golden"
+
+
+def folders() -> list[Path]:
+    """What is loaded: every DCP checkpoint that is not broken on purpose."""
+    found = {p.parent for p in [*GOLDEN.rglob(".metadata"), *SAMPLES.rglob(".metadata")]}
+    return sorted(p for p in found if "broken" not in p.parts)
+
+
+def ask(python: str, *args: str) -> str:
+    """What a module of the tests prints in that interpreter."""
+    done = subprocess.run(
+        [python, *args],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{python} {' '.join(args[:3])}: {done.stderr[-800:]}")
+    return done.stdout
+
+
+def jobs(python: str, paths: list[Path], place: Path) -> dict[Path, dict[str, Any]]:
+    """The result of a job on each checkpoint, every rank a fork of one process."""
+    planned, files = {}, []
+    for i, path in enumerate(paths):
+        folder = place / str(i)
+        for name in ("events", "scratch"):
+            (folder / name).mkdir(parents=True)
+        plan = prepare(
+            open_checkpoint(str(path)),
+            "fsdp:1",
+            then=["none"],
+            device="cpu",
+            memory_bytes=1 << 28,
+            python=python,
+        )
+        spec = dataclasses.replace(
+            plan.spec,
+            events_dir=str(folder / "events"),
+            scratch_dir=str(folder / "scratch"),
+            run=str(i),
+        )
+        (folder / "spec.json").write_text(spec.to_json())
+        planned[path] = spec, plan.expected
+        files.append(("", str(folder / "spec.json")))
+    (place / "jobs.json").write_text(json.dumps(files))
+    ask(python, "-m", "tests.helpers.mutant_worker", str(place / "jobs.json"))
+    results = {}
+    for path, (spec, expected) in planned.items():
+        state = JobState()
+        state.long_names = expected.long_names
+        state.apply(spec_event(spec, 0.0, num_entries=len(expected.names)))
+        follower = EventFollower(spec.events_dir)
+        for event, _ in follower.read(whole=True):
+            state.apply(event)
+        follower.close()
+        results[path] = result_event(state.snapshot(), spec, 0.0, False, expected)
+    return results
+
+
+def rows(python: str, paths: list[Path]) -> dict[str, Any]:
+    """Every cell of one interpreter."""
+    version = ask(python, "-c", "import torch; print(torch.__version__)").strip()
+    print(f"torch {version}", flush=True)
+    plain = {}
+    for line in ask(python, "-m", "tests.verify.reads_table", *map(str, paths)).splitlines():
+        told = json.loads(line)
+        plain[Path(told["folder"])] = told["raised"]
+    with tempfile.TemporaryDirectory() as place:
+        results = jobs(python, paths, Path(place))
+    cells = {}
+    for path in paths:
+        result = results[path]
+        cell = {
+            "dcp.load": plain[path].splitlines()[0][:160] if plain[path] else "loads",
+            "verify": result["verdict"],
+            "why": result["why"][:160],
+            "agrees": (result["verdict"] == "exact") == (not plain[path]),
+        }
+        cells[str(path.relative_to(ROOT))] = cell
+        if not cell["agrees"]:
+            print(f"  {path.relative_to(ROOT)}: {cell}", flush=True)
+    return {"torch": version, "cells": cells}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pythons", nargs="+", metavar="PYTHON")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    paths = folders()
+    table = [rows(python, paths) for python in arguments.pythons]
+    cells = [cell for row in table for cell in row["cells"].values()]
+    figures = {
+        "versions": [row["torch"] for row in table],
+        "checkpoints": len(paths),
+        "cells": len(cells),
+        "agree": sum(cell["agrees"] for cell in cells),
+        "loads": sum(cell["dcp.load"] == "loads" for cell in cells),
+        "raises": sum(cell["dcp.load"] != "loads" for cell in cells),
+    }
+    print(figures)
+    document = {"machine": machine(), **figures, "table": table}
+    write(arguments.out / "torch_versions.json", document)
+
+
+if __name__ == "__main__":
+    main()

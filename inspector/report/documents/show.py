@@ -1,0 +1,226 @@
+"""The documents of `show --json`, and what every document may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+from inspector.checkpoint.find.found import State
+
+__all__ = [
+    "AxesLayout",
+    "Axis",
+    "AxisCut",
+    "CutDim",
+    "Left",
+    "ListedCheckpoint",
+    "NamedLeft",
+    "ShowDocument",
+    "ShowFolderDocument",
+    "ShownBytes",
+    "ShownCheckpoint",
+    "ShownChunk",
+    "ShownFile",
+    "ShownTensor",
+    "StageLayout",
+    "WriterFramework",
+    "WrittenByMesh",
+]
+
+
+class Left(TypedDict):
+    """What was left out, and why."""
+
+    what: str
+    why: str
+
+
+class NamedLeft(TypedDict):
+    """An entry that was left out, and why."""
+
+    fqn: str
+    why: str
+
+
+class Axis(TypedDict):
+    """One axis of the mesh, and what it looks like."""
+
+    size: int
+    kind: str | None
+    name: str | None
+    evidence: str
+    certain: Literal[False]
+
+
+class CutDim(TypedDict):
+    """A dim, and the axes that cut it, the one that cuts first in front."""
+
+    dim: int
+    axes: Sequence[int]
+
+
+class AxisCut(TypedDict):
+    """Tensors whose dims are cut by the same axes."""
+
+    dims: Sequence[CutDim]
+    num_tensors: int
+    experts: bool
+    example: str
+    words: str
+
+
+class AxesLayout(TypedDict):
+    """What the axes of a mesh do, and what they look like."""
+
+    shape: Sequence[int] | None
+    axes: Sequence[Axis]
+    cuts: Sequence[AxisCut]
+    named_axes: str | None
+    looks_like: str | None
+
+
+class StageLayout(AxesLayout):
+    """Ranks that share no tensor with the others."""
+
+    ranks: Sequence[int]
+    mesh: str | None
+    num_tensors: int
+    example: str
+    layers: str | None
+    certain: Literal[False]
+
+
+class WrittenByMesh(AxesLayout):
+    """The mesh that wrote the checkpoint, as far as it tells."""
+
+    mesh: str | None
+    world_size: int | None
+    certain: bool
+    proven: Sequence[str]
+    stages: Sequence[StageLayout]
+    num_items: int
+    num_placed: int
+    evidence: Sequence[str]
+    caveats: Sequence[str]
+
+
+class WriterFramework(TypedDict):
+    """The framework that wrote it."""
+
+    name: str
+    certain: bool
+    evidence: Sequence[str]
+
+
+class ShownCheckpoint(TypedDict):
+    """The checkpoint as a whole."""
+
+    path: str
+    format: str
+    version: str | None
+    torch: str | None
+    torch_evidence: str
+    num_tensors: int
+    num_bytes_entries: int
+    num_chunks: int
+    num_elements: int
+    tensor_bytes: int
+    stored_bytes: int
+    metadata_bytes: int
+    num_files: int
+    framework: WriterFramework | None
+    written_by: WrittenByMesh
+    per_rank_metadata: bool
+    num_malformed: int
+    unknown_globals: Sequence[str]
+    unsafe_globals: Sequence[str]
+    notes: Sequence[str]
+
+
+class ShownChunk(TypedDict):
+    """One box of a tensor, and where its bytes are."""
+
+    offsets: Sequence[int]
+    sizes: Sequence[int]
+    file: str | None
+    offset: int | None
+    length: int | None
+    rank: int | None
+
+
+class _ShownTensor(TypedDict, total=False):
+    chunks: Sequence[ShownChunk]
+
+
+class ShownTensor(_ShownTensor):
+    """One tensor; `chunks` with --chunks."""
+
+    fqn: str
+    dtype: str
+    shape: Sequence[int]
+    num_chunks: int
+    num_elements: int
+    num_bytes: int
+    placements: Sequence[str] | None
+    evidence: Sequence[str]
+    state_path: Sequence[str | int] | None
+
+
+class _ShownBytes(TypedDict, total=False):
+    value: Any
+
+
+class ShownBytes(_ShownBytes):
+    """One entry that is no tensor; `value` where it is plain and could be read."""
+
+    fqn: str
+    file: str | None
+    offset: int | None
+    length: int | None
+    state_path: Sequence[str | int] | None
+
+
+class ShownFile(TypedDict):
+    """One data file."""
+
+    path: str
+    rank: int | None
+    num_bytes: int | None
+    referenced_bytes: int
+    num_payloads: int
+
+
+class ShowDocument(TypedDict):
+    """`show --json [--chunks]` of one checkpoint."""
+
+    schema: Literal[1]
+    checkpoint: ShownCheckpoint
+    tensors: Sequence[ShownTensor]
+    bytes: Sequence[ShownBytes]
+    files: Sequence[ShownFile]
+
+
+class ListedCheckpoint(TypedDict):
+    """One checkpoint of a folder; `step_path` is the folder of the step that it is a part of."""
+
+    path: str
+    step_path: str
+    format: str
+    state: State
+    step: int | None
+    num_bytes: int
+    num_files: int
+    modified_s: float | None
+    detail: str
+
+
+class ShowFolderDocument(TypedDict):
+    """`show --json` of a folder of checkpoints."""
+
+    schema: Literal[1]
+    path: str
+    newest: str | None
+    newest_step: str | None
+    is_partial: bool
+    not_looked_at: Sequence[Left]
+    checkpoints: Sequence[ListedCheckpoint]

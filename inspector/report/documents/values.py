@@ -1,0 +1,278 @@
+"""The documents of `stats --json`, `diff --json`, `seal --json` and `export --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from inspector.checkpoint.literals import Number
+from inspector.diff.model import Verdict
+from inspector.export.outcome import Kind
+from inspector.export.outcome import Verdict as ExportVerdict
+from inspector.report.documents.show import NamedLeft
+
+__all__ = [
+    "ChangedGroups",
+    "ChangedPlacement",
+    "ComparedBytes",
+    "ComparedTensor",
+    "DamagedSide",
+    "DiffDocument",
+    "DiffHead",
+    "DiffSide",
+    "DiffTolerance",
+    "DifferingCopies",
+    "ExportChecksums",
+    "ExportDocument",
+    "ExportedFile",
+    "ExportedTensor",
+    "NotReadTensor",
+    "OmittedEntry",
+    "SealDocument",
+    "StatsDocument",
+    "TensorFigures",
+    "TensorHistogram",
+]
+
+
+class TensorHistogram(TypedDict):
+    """How many elements lie between two edges."""
+
+    scale: Literal["linear", "log"]
+    edges: Sequence[Number]
+    counts: Sequence[int]
+    num_zero: int
+
+
+class _TensorFigures(TypedDict, total=False):
+    histogram: TensorHistogram
+
+
+class TensorFigures(_TensorFigures):
+    """The figures of one tensor, over its finite elements; `histogram` with --histogram."""
+
+    fqn: str
+    dtype: str
+    shape: Sequence[int]
+    num_elements: int
+    num_read: int
+    of: str
+    min: Number
+    max: Number
+    mean: Number
+    std: Number
+    l2: Number
+    rms: Number
+    num_zero: int
+    num_nan: int
+    num_inf: int
+    first_non_finite: Sequence[int] | None
+    first_nan: Sequence[int] | None
+    first_inf: Sequence[int] | None
+    kind: str | None
+    reason: str | None
+    group: str
+    factor: Number | None
+
+
+class NotReadTensor(TypedDict):
+    """A tensor that was not read in full."""
+
+    fqn: str
+    num_elements: int
+    why: str
+
+
+class DifferingCopies(TypedDict):
+    """Copies of one tensor, stored by several ranks, that differ."""
+
+    fqn: str
+    num_elements: int
+    num_different: int
+    first_index: Sequence[int]
+    ranks: Sequence[int | None]
+
+
+class StatsDocument(TypedDict):
+    """`stats --json`."""
+
+    schema: Literal[1]
+    complete: bool
+    tensors: Sequence[TensorFigures]
+    not_read: Sequence[NotReadTensor]
+    replicas_differ: Sequence[DifferingCopies]
+
+
+class DiffSide(TypedDict):
+    """One of the two checkpoints."""
+
+    path: str
+    mesh: str | None
+    num_tensors: int
+    num_bytes_entries: int
+
+
+class DamagedSide(TypedDict):
+    """What one side lacks."""
+
+    side: Literal["A", "B"]
+    code: str
+    fqn: str | None
+    message: str
+
+
+class DiffTolerance(TypedDict):
+    """What counted as CLOSE."""
+
+    atol: float
+    rtol: dict[str, float]
+    one_ulp_is_close: bool
+
+
+class ChangedGroups(TypedDict):
+    """A list of an optimizer's groups that both have, of other lengths."""
+
+    fqn: str
+    num_a: int
+    num_b: int
+
+
+class ChangedPlacement(TypedDict):
+    """A tensor that is placed otherwise; its content is not concerned."""
+
+    fqn: str
+    a: Sequence[str] | None
+    b: Sequence[str] | None
+
+
+class ComparedBytes(TypedDict):
+    """A bytes entry that both hold."""
+
+    fqn: str
+    verdict: Verdict
+    num_bytes_a: int | None
+    num_bytes_b: int | None
+    detail: str
+
+
+class ComparedTensor(TypedDict):
+    """A tensor that both hold."""
+
+    fqn: str
+    verdict: Verdict
+    dtype_a: str | None
+    dtype_b: str | None
+    shape_a: Sequence[int] | None
+    shape_b: Sequence[int] | None
+    num_elements: int
+    num_compared: int
+    num_different: int
+    first_index: Sequence[int] | None
+    max_abs: Number | None
+    max_abs_index: Sequence[int] | None
+    max_rel: Number | None
+    max_ulps: int | None
+    num_not_close: int
+    num_non_finite: int
+    first_non_finite: Sequence[int] | None
+    num_nan_both: int
+    same_elements: bool
+    detail: str
+
+
+class DiffHead(TypedDict):
+    """The comparison without its tensors."""
+
+    schema: Literal[1]
+    verdict: Literal["same", "different", "unknown"]
+    values_compared: bool
+    cancelled: bool
+    a: DiffSide
+    b: DiffSide
+    counts: dict[str, int]
+    only_in_a: Sequence[str]
+    only_in_b: Sequence[str]
+    unmoved_weights: Sequence[str]
+    renamed: Sequence[tuple[str, str]]
+    missing_parts: Sequence[str]
+    param_groups: Sequence[ChangedGroups]
+    damage: Sequence[DamagedSide]
+    tolerance: DiffTolerance | None
+    likely_renamed: Sequence[tuple[str, str]]
+    placements_changed: Sequence[ChangedPlacement]
+    bytes: Sequence[ComparedBytes]
+
+
+class DiffDocument(DiffHead):
+    """`diff --json`."""
+
+    tensors: Sequence[ComparedTensor]
+
+
+class SealDocument(TypedDict):
+    """`seal --json`."""
+
+    schema: Literal[1]
+    path: str
+    manifest: str
+    written: bool
+    content_sha256: str
+    tensors: int
+    bytes: int
+    num_bytes: int
+    not_sealed: Sequence[NamedLeft]
+
+
+class ExportedFile(TypedDict):
+    """A file that was written: its name in OUT, empty if it is OUT."""
+
+    name: str
+    num_bytes: int
+    num_tensors: int
+
+
+class ExportedTensor(TypedDict):
+    """A tensor that was written."""
+
+    fqn: str
+    name: str
+    dtype: str
+    stored_dtype: str
+    shape: Sequence[int]
+    num_bytes: int
+    file: str
+    num_overflowed: int
+
+
+class OmittedEntry(TypedDict):
+    """What is not in the file that was written, or why nothing was."""
+
+    fqn: str
+    kind: Kind
+    why: str
+    code: str
+
+
+class ExportChecksums(TypedDict):
+    """Payloads that were held against a stored CRC32, and those that have none."""
+
+    checked: int
+    none_stored: int
+
+
+class ExportDocument(TypedDict):
+    """`export --json`."""
+
+    schema: Literal[1]
+    verdict: ExportVerdict
+    path: str
+    output: str
+    format: str
+    num_tensors: int
+    num_bytes: int
+    files: Sequence[ExportedFile]
+    tensors: Sequence[ExportedTensor]
+    left_out: Sequence[OmittedEntry]
+    checksums: ExportChecksums
+    stored_dtypes: dict[str, str]
+    leftovers: Sequence[str]

@@ -1,0 +1,359 @@
+"""The events of `verify --json` and `replay --json`, one a line, and the file of `--report`.
+
+A line has an end: of an event that is too long for it the longest texts are cut, which `cut` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+from inspector.report.documents.show import NamedLeft
+
+__all__ = ["EVENTS", "VerifyReport"]
+
+_Phase = Literal["load", "compare", "replicas", "save", "reload", "recheck"]
+_Kind = Literal["exception", "killed", "timeout", "out-of-memory", "launch"]
+
+
+class _Cut(TypedDict, total=False):
+    run: str
+    cut: bool
+
+
+class _Event(_Cut):
+    schema: Literal[1]
+    t: float
+
+
+class _OfRank(_Event):
+    rank: int
+
+
+class _Job(_Event):
+    """What is run."""
+
+    rank: None
+    path: str
+    mesh: str
+    then: Sequence[str]
+    via: Literal["dtensor", "fsdp2", "fsdp1"]
+    device: str
+    backend: str
+    world_size: int
+
+
+class _Spec(TypedDict, total=False):
+    run_folder: str
+    num_entries: int
+
+
+class Spec(_Job, _Spec):
+    """What will run; the first line."""
+
+    event: Literal["spec"]
+    command: Sequence[str]
+    filter: str
+    sample: float
+    memory_bytes: int
+
+
+class Hello(_OfRank):
+    """A rank is up."""
+
+    event: Literal["hello"]
+    pid: int
+    host: str
+    device: str
+    torch: str
+    local_rank: int
+    world_size: int
+    elapsed_s: float
+
+
+class _Memory(TypedDict, total=False):
+    rss_bytes: int
+    anon_bytes: int
+    peak_rss_bytes: int
+    cuda_bytes: int
+
+
+class Heartbeat(_OfRank, _Memory):
+    """A rank is alive; the phase is empty before its first."""
+
+    event: Literal["heartbeat"]
+    phase: _Phase | Literal[""]
+
+
+class LeftOutGroup(TypedDict):
+    """Entries that are left out for one reason."""
+
+    why: str
+    count: int
+    asked: bool
+
+
+class _PlanOfRank(TypedDict, total=False):
+    num_payloads: int
+    stored_dtypes: dict[str, str]
+    left_out: Sequence[LeftOutGroup]
+
+
+class PlanOfRank(_OfRank, _PlanOfRank):
+    """What a rank is going to verify; rank 0 tells of what is left out."""
+
+    event: Literal["plan"]
+    tensors: int
+    entries: int
+    waves: int
+    bytes: Sequence[int]
+
+
+class _EnteredPhase(TypedDict, total=False):
+    mesh: str
+    wave: int
+    num_waves: int
+    folder: str
+    checked: str
+    num_findings: int
+    num_bytes: int
+    num_files: int
+
+
+class EnteredPhase(_OfRank, _EnteredPhase):
+    """A rank enters a phase; of a save, what the check of the saved folder said."""
+
+    event: Literal["phase"]
+    phase: _Phase
+    hop: int
+
+
+class ProgressOfRank(_OfRank):
+    """How far a rank is in a phase."""
+
+    event: Literal["progress"]
+    phase: _Phase
+    hop: int
+    bytes_done: int
+    bytes_total: int
+    tensors_done: int
+    tensors_total: int
+
+
+class _VerifiedTensor(TypedDict, total=False):
+    num_elements: int | None
+    num_different: int | None
+    first_index: Sequence[int] | None
+    expected: str | None
+    found: str | None
+    file: str | None
+    num_compared: int
+    bytes_read: int
+    via: str
+    mesh: str
+    hop: int
+    entry: int
+    ranks: int
+    asked: bool
+    num_unwritten: int
+    num_uncovered: int
+    is_partial: bool
+
+
+class VerifiedTensor(_OfRank, _VerifiedTensor):
+    """What a rank found of an entry in a phase."""
+
+    event: Literal["tensor"]
+    phase: _Phase
+    fqn: str
+    verdict: str
+    detail: str
+
+
+class _TorchReads(TypedDict, total=False):
+    unsafe: bool
+    second_reading: str
+    num_payloads: int
+    num_forgotten: int
+    forgotten: Sequence[str]
+    tried: bool
+
+
+class TorchReads(_OfRank, _TorchReads):
+    """Whether torch's own `read_metadata` reads what the job read."""
+
+    event: Literal["torch_reads"]
+    ok: bool
+    torch: str
+    error: str | None
+
+
+class PrintedLine(_Event):
+    """A line that a rank, or torchrun (null), printed."""
+
+    event: Literal["log"]
+    rank: int | None
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+class _FailedRank(TypedDict, total=False):
+    phase: _Phase | Literal[""]
+    root: bool
+    is_echo: bool
+
+
+class FailedRank(_Event, _FailedRank):
+    """A rank, or the job (null), failed; `root` marks what the other failures came of."""
+
+    event: Literal["failed"]
+    rank: int | None
+    kind: _Kind
+    message: str
+    stack: str
+
+
+class Bye(_OfRank):
+    """A rank has ended well."""
+
+    event: Literal["bye"]
+    bytes_read: int
+    payloads_checked: int
+    payloads_unsummed: int
+    payload_faults: int
+    stored_dtypes: int
+    verdicts: dict[str, int]
+    canaries: dict[str, int]
+    peak_anon_bytes: int
+    peak_rss_bytes: int
+    elapsed_s: float
+
+
+class ResultReads(TypedDict):
+    """What torch's own `read_metadata` said."""
+
+    ok: bool
+    torch: str | None
+    error: str | None
+    tried: bool
+
+
+class ResultPhase(TypedDict):
+    """How long a phase took, all waves together."""
+
+    phase: _Phase
+    elapsed_s: float
+
+
+class ResultFailure(TypedDict):
+    """A failure, in short."""
+
+    rank: int | None
+    kind: _Kind
+    message: str
+
+
+class ResultTensors(TypedDict):
+    """Entries, counted; `different` and the first of `not_verified` by name."""
+
+    total: int
+    verified: int
+    exact: int
+    different: Sequence[str]
+    raw: int
+    num_not_verified: int
+    num_not_asked: int
+    not_verified: Sequence[NamedLeft]
+
+
+class _Result(TypedDict, total=False):
+    run_folder: str
+
+
+class Result(_Job, _Result):
+    """What came of it; the last line."""
+
+    event: Literal["result"]
+    verdict: Literal["exact", "differs", "partial", "unreadable", "failed", "cancelled"]
+    why: str
+    elapsed_s: float
+    bytes_read: int
+    torch_reads: ResultReads
+    phases: Sequence[ResultPhase]
+    failures: Sequence[ResultFailure]
+    tensors: ResultTensors
+
+
+#: The type of every event, by its name.
+EVENTS: dict[str, type[Any]] = {
+    "spec": Spec,
+    "hello": Hello,
+    "heartbeat": Heartbeat,
+    "plan": PlanOfRank,
+    "phase": EnteredPhase,
+    "progress": ProgressOfRank,
+    "tensor": VerifiedTensor,
+    "torch_reads": TorchReads,
+    "log": PrintedLine,
+    "failed": FailedRank,
+    "bye": Bye,
+    "result": Result,
+}
+
+
+class ReportedRank(TypedDict):
+    """One rank; beside these fields stands what else it told of itself in its events."""
+
+    rank: int
+    status: Literal["waiting", "running", "failed", "done"]
+    pid: int | None
+    host: str
+    device: str
+
+
+class ReportedFault(TypedDict):
+    """What one rank found wrong with an entry in a phase."""
+
+    rank: int
+    hop: int
+    phase: str
+    verdict: str
+    num_elements: int | None
+    num_different: int | None
+    first_index: Sequence[int] | None
+    expected: str
+    found: str
+    file: str
+    detail: str
+    num_missing: int | None
+
+
+class WrongEntry(TypedDict):
+    """An entry that is not as it was stored."""
+
+    fqn: str
+    verdict: str
+    num_faults: int
+    faults: Sequence[ReportedFault]
+
+
+class ReportedFailure(TypedDict):
+    """Why a rank failed."""
+
+    rank: int | None
+    kind: str
+    message: str
+    stack: str
+    t: float
+    is_root: bool
+    is_echo: bool
+
+
+class VerifyReport(TypedDict):
+    """The file of `verify --report FILE.json`."""
+
+    schema: Literal[1]
+    result: dict[str, Any]
+    ranks: Sequence[dict[str, Any]]
+    wrong: Sequence[WrongEntry]
+    failures: Sequence[ReportedFailure]
