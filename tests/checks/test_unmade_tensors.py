@@ -42,6 +42,7 @@ RECORDS = {
     "a version of no number": ("version", b"x\n"),
     "a version to come": ("version", b"77\n"),
     "no byte order that is known": ("byteorder", b"middle"),
+    "no number to align to": (".storage_alignment", b"\xdf"),
 }
 
 

@@ -244,6 +244,12 @@ def _small_records(source: Source, records: dict[str, Record]) -> tuple[str, str
         found = _VERSION.match(small_record(source, version, _MAX_SMALL_RECORD_BYTES))
         if found is None or int(found[1]) not in _VERSIONS:
             problem = f"its record version says none that torch reads (1 to {_VERSIONS[-1]})"
+    alignment = records.get(".storage_alignment")
+    if alignment is not None:
+        try:
+            int(small_record(source, alignment, _MAX_SMALL_RECORD_BYTES))
+        except ValueError:
+            problem = "its record .storage_alignment says no number"
     return "big" if byteorder == b"big" else "little", problem
 
 
