@@ -25,6 +25,8 @@ NAMES = [
     ("textual", "textual.app.App", "_close_messages_no_wait", "8.2.8"),
     ("textual", "textual.app.App", "_exception", "8.2.8"),
     ("textual", "textual.app.App", "_driver", "8.2.8"),
+    ("textual", "textual.driver.Driver", "_app", "8.2.8"),
+    ("textual", "textual.drivers.linux_driver.LinuxDriver", "_writer_thread", "8.2.8"),
     ("textual", "textual.widget.Widget", "_get_component_classes", "8.2.8"),
     ("torch", "torch.distributed.checkpoint.filesystem", "_StorageInfo", "2.13.0"),
     ("torch", "torch.distributed.checkpoint", "_fsspec_filesystem", "2.13.0"),
@@ -41,7 +43,7 @@ NAMES = [
 #: Read with a default, so that a version without it works likewise.
 OPTIONAL = {"_timeout_kwargs"}
 #: Set by an `__init__`, so that a class does not show it.
-SET_LATER = {"_driver", "_exception", "_s3"}
+SET_LATER = {"_app", "_driver", "_writer_thread", "_exception", "_s3"}
 #: Not called here: we define it anew, and the library calls it.
 DEFINED_ANEW = {"_fatal_error"}
 
