@@ -55,6 +55,7 @@ class Spec(_Job, _Spec):
     command: Sequence[str]
     filter: str
     sample: float
+    unpickle: bool
     memory_bytes: int
 
 
@@ -97,6 +98,7 @@ class _PlanOfRank(TypedDict, total=False):
     num_payloads: int
     stored_dtypes: dict[str, str]
     left_out: Sequence[LeftOutGroup]
+    memory_bytes: int
 
 
 class PlanOfRank(_OfRank, _PlanOfRank):
@@ -158,6 +160,7 @@ class _VerifiedTensor(TypedDict, total=False):
     num_unwritten: int
     num_uncovered: int
     is_partial: bool
+    cut: bool
 
 
 class VerifiedTensor(_OfRank, _VerifiedTensor):
@@ -222,6 +225,7 @@ class Bye(_OfRank):
     payloads_unsummed: int
     payload_faults: int
     stored_dtypes: int
+    unpickled: int
     verdicts: dict[str, int]
     canaries: dict[str, int]
     peak_anon_bytes: int
@@ -261,6 +265,7 @@ class ResultTensors(TypedDict):
     exact: int
     different: Sequence[str]
     raw: int
+    via: dict[str, int]
     num_not_verified: int
     num_not_asked: int
     not_verified: Sequence[NamedLeft]
@@ -356,4 +361,5 @@ class VerifyReport(TypedDict):
     result: dict[str, Any]
     ranks: Sequence[dict[str, Any]]
     wrong: Sequence[WrongEntry]
+    via: dict[str, Sequence[str]]
     failures: Sequence[ReportedFailure]
