@@ -31,6 +31,7 @@ LOOKS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "seal": ((SAMPLE, "--output", "SEAL"), ""),
     "export": ((SAMPLE, "OUT", "--format", "torch"), "6 tensors"),
     "replay": ((RECORDING,), "EXACT"),
+    "watch": ((SAMPLES / "run", "--once", "--settle", "0"), '"event": "latest"'),
 }
 
 
