@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from rich.text import Text
@@ -11,7 +11,8 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.find.search import newest
+from inspector.checkpoint.find.locate import folder_of
+from inspector.checkpoint.find.search import discover, newest
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import check_folder
@@ -29,6 +30,9 @@ __all__ = ["PickerScreen"]
 
 
 _LOOK_S = 0.5
+# Every so many of those the folder is listed anew: a run goes on while one looks at it.
+_LOCAL_LOOKS = 20
+_REMOTE_LOOKS = 120
 
 
 class FoundView(TableView):
@@ -67,19 +71,30 @@ class FoundView(TableView):
         self.refilter()
 
 
-def _judge(folder: Folder, tell: Callable[[Judged], object], stop: Stop) -> None:
-    """Judge every checkpoint by its metadata and file sizes; for a thread."""
+def _list_anew(path: str, stop: Stop) -> Folder:
+    """Look through a folder; for a thread."""
+    return Folder(path, discover(folder_of(path)))
+
+
+def _judge(
+    folder: Folder, found: Sequence[Found], tell: Callable[[Judged], object], stop: Stop
+) -> None:
+    """Judge checkpoints by their metadata and file sizes; for a thread."""
     # The progress callback is also how a reading is stopped when the screen goes away.
     judged = check_folder(
         folder.run.storage,
         # The newest first: which one to resume from is what is waited for.
-        found=reversed(folder.found),
+        found=reversed(found),
         progress=lambda done, total: stop(),
     )
     for item in judged:
         if stop():
             return
         tell(item)
+
+
+def _verdict_of(item: Judged) -> str:
+    return "empty" if item.report.is_empty else item.report.verdict
 
 
 class PickerScreen(Screen[None]):
@@ -121,6 +136,9 @@ class PickerScreen(Screen[None]):
         self._run_said = ""
         self._said = ""
         self._judging = Background[Folder](self, self._judged_all, "checking a folder")
+        self._looking = Background[Folder](self, self._looked, "looking for new steps")
+        self._looks = 0
+        self._lost = ""
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False, id="picker-head")
@@ -129,7 +147,62 @@ class PickerScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self._show(self._folder)
-        self.set_interval(_LOOK_S, self._look_at_run)
+        self.set_interval(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._look_at_run()
+        self._looks += 1
+        is_remote = self._folder.run.storage.local_path("") is None
+        if self._looks >= (_REMOTE_LOOKS if is_remote else _LOCAL_LOOKS) and self.is_current:
+            self._look_for_new()
+
+    def _look_for_new(self) -> None:
+        """List the folder anew, unless something of it is being read already."""
+        if not (self._judging.is_busy or self._looking.is_busy):
+            self._looks = 0
+            self._looking.ask(self._folder, partial(_list_anew, self._folder.path))
+
+    def _looked(self, before: Folder, outcome: Folder | InspectError) -> None:
+        """The folder as it is listed now: what stands as it stood keeps its verdict."""
+        if before is not self._folder or isinstance(outcome, Cancelled):
+            return  # It was read anew meanwhile.
+        lost = outcome.message if isinstance(outcome, InspectError) else ""
+        if lost != self._lost:
+            self._lost = lost
+            self._draw_head()
+        if isinstance(outcome, InspectError):
+            return
+        if outcome.found != before.found:
+            self._show_anew(outcome)
+        known = {item.found for item in self._judged}
+        # What is being written, or taken away, is judged when it stands still.
+        still = [f for f in outcome.found if f not in known and f in set(before.found)]
+        if still:
+            self._judging.ask(self._folder, partial(_judge, self._folder, still, self._found_out))
+        elif len(known) == len(outcome.found) and outcome.found != before.found:
+            self._say_steps()
+
+    def _show_anew(self, folder: Folder) -> None:
+        """Show what is there now, the cursor, the mark and all verdicts where they were."""
+        table, source = self._list.table, self._source
+        names = [item.path for item in self._folder.found]
+        here = None if table.cursor_row is None else names[table.cursor_row]
+        marked = None if source.marked is None else names[source.marked]
+        new = [item.path or "." for item in folder.found if item.path not in set(names)]
+        self._take(folder)
+        rows = {item.path: row for row, item in enumerate(folder.found)}
+        self._source.marked = None if marked is None else rows.get(marked)
+        there = set(folder.found)
+        self._judged = [item for item in self._judged if item.found in there]
+        for item in self._judged:
+            self._source.verdicts[self._numbers[item.found]] = _verdict_of(item)
+        if here in rows:
+            table.select_row(rows[here])
+        self._draw_head()
+        if new:
+            shown = printable(new[-1], 80)
+            more = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
+            self.notify(f"{shown}{more}", title="New", markup=False)
 
     def _look_at_run(self) -> None:
         """Say how far a verification is that was begun in one of the checkpoints."""
@@ -146,17 +219,19 @@ class PickerScreen(Screen[None]):
             self._draw_head()
 
     def _show(self, folder: Folder) -> None:
-        self._folder = folder
         latest = newest(folder.run)
         self._say(f"newest complete: {latest.path or '.'}" if latest else "none is complete")
-        table = self.query_one(VirtualTable)
+        self._take(folder)
+        if latest is not None:
+            self._list.table.select_row(folder.found.index(latest))
+        self._judged = []
+        self._judging.ask(folder, partial(_judge, folder, folder.found, self._found_out))
+
+    def _take(self, folder: Folder) -> None:
+        self._folder = folder
         self._source = FoundSource(folder.found)
         self._numbers = {found: number for number, found in enumerate(folder.found)}
         self._list.show_found(self._source)
-        if latest is not None:
-            table.select_row(folder.found.index(latest))
-        self._judged = []
-        self._judging.ask(folder, partial(_judge, folder, self._found_out))
 
     def _found_out(self, item: Judged) -> None:
         """From the thread: a checkpoint was judged."""
@@ -173,8 +248,7 @@ class PickerScreen(Screen[None]):
         if number is None:
             return  # Of a folder that was read anew meanwhile.
         self._judged.append(item)
-        verdict: str = "empty" if item.report.is_empty else item.report.verdict
-        self._source.verdicts[number] = verdict
+        self._source.verdicts[number] = _verdict_of(item)
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
             self._say_steps()
@@ -215,6 +289,8 @@ class PickerScreen(Screen[None]):
             facts.append(f"A is {name}; d compares it with the one under the cursor, B")
         if self._run_said:
             facts.insert(1, self._run_said)
+        if self._lost:
+            facts.insert(0, f"as it was: {printable(self._lost, 200)}")
         path = Text(printable(self._folder.path), "bold")
         text = Text("\n").join([path, Text(" · ".join(facts))])
         self.query_one("#picker-head", Static).update(text)
