@@ -10,6 +10,8 @@ import click
 import pytest
 
 from inspector.__main__ import COMMANDS
+from inspector.checks.findings import CODES
+from inspector.checks.plan.against import PLAN_CODES
 from inspector.cli.group import cli
 from tests.conftest import ROOT
 
@@ -69,3 +71,10 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert any(
         "pytest" in command and command in (ROOT / ".ci/run").read_text() for command in commands
     )
+
+
+def test_every_finding_code_is_explained() -> None:
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| (\w+) \|", (ROOT / "docs" / "codes.md").read_text(), re.M
+    )
+    assert dict(rows) == {**CODES, **PLAN_CODES}

@@ -69,7 +69,8 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "Exit codes: 0 nothing is wrong, 1 something is wrong, 2 it could not be done. "
-        "--debug shows where an error came from."
+        "--debug shows where an error came from; an unforeseen one is kept in last-error.txt in "
+        "the state folder. Of the screen: --theme NAME, --serve [PORT], --allow-verify."
     ),
 )
 @click.version_option(__version__, "-V", "--version", prog_name="hsdp-inspect")

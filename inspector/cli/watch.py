@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["commands"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_STALE_S = 1800.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -41,7 +42,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
     metavar="RATE",
     help="With --deep: read no faster than this, such as 200MB/s.",
 )
-@click.option("--once", is_flag=True, help="RunLook until nothing is being written, and end.")
+@click.option("--once", is_flag=True, help="Look until nothing is being written, then end.")
 @click.option(
     "--interval", type=float, default=30.0, metavar="S", help="Seconds between two looks (30)."
 )
@@ -55,7 +56,6 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 @click.option(
     "--stale-after",
     type=float,
-    default=1800.0,
     metavar="S",
     help="A save that was begun and has not gone on for so long was given up (1800).",
 )
@@ -78,7 +78,7 @@ def watch(
     once: bool,
     interval: float,
     settle: float,
-    stale_after: float,
+    stale_after: float | None,
     write_latest: str | None,
     metrics: str | None,
     on_damage: str | None,
@@ -98,12 +98,14 @@ def watch(
     for option, seconds in (
         ("--interval", interval),
         ("--settle", settle),
-        ("--stale-after", stale_after),
+        ("--stale-after", stale_after or 0.0),
     ):
         if not 0 <= seconds <= 30 * 86400:  # NaN is neither.
             raise UsageError(f"{option} {seconds:g}: it is between 0 seconds and 30 days")
     if max_rate is not None and not deep:
         raise UsageError("--max-rate is of reading the bytes", "add --deep")
+    if once and stale_after is not None:
+        raise UsageError("--once waits for no save that stands still", "leave --stale-after out")
     rate = None if max_rate is None else _rate(max_rate)
     for option, file in (("--write-latest", write_latest), ("--metrics", metrics)):
         refuse_inside(option, file or "", [run])
@@ -117,7 +119,7 @@ def watch(
             memory,
             deep=_deep(stop) if deep else None,
             settle_s=settle,
-            stale_s=0.0 if once else stale_after,
+            stale_s=0.0 if once else (_STALE_S if stale_after is None else stale_after),
         ),
         is_deep=deep,
         latest=write_latest or "",
@@ -186,7 +188,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 class _Following:
-    """RunLook after look, and who is told what."""
+    """Look after look, and who is told what."""
 
     def __init__(
         self,
@@ -211,7 +213,7 @@ class _Following:
     def follow(
         self, stop: threading.Event, *, once: bool, interval_s: float, settle_s: float
     ) -> int:
-        """RunLook until it is stopped; the exit code for the last look."""
+        """Look until it is stopped; the exit code for the last look."""
         from inspector.errors import Cancelled
 
         code = 2
