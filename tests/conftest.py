@@ -35,7 +35,7 @@ class Ran:
         return json.loads(self.out)
 
 
-def run_cli(*args: str | Path, env: dict[str, str] | None = None, timeout_s: float = 120) -> Ran:
+def run_cli(*args: str | Path, env: dict[str, str] | None = None, timeout_s: float = 600) -> Ran:
     """`hsdp-inspect ARGS...` in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "inspector", *map(str, args)],

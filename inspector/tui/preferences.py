@@ -83,7 +83,7 @@ class Memory:
             if held is not None:  # Else it is somebody's who made a mistake in it, to mend.
                 _write(path, {**held, **chosen})
                 self._then = self.now
-        except OSError:
+        except (OSError, RecursionError):
             pass
 
 
@@ -117,14 +117,16 @@ def _write(path: Path, held: dict[str, Any]) -> None:
 
     Raises:
         OSError: It cannot be written.
+        RecursionError: What it holds is nested deeper than can be written.
     """
+    text = json.dumps(held, indent=2) + "\n"
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         private_folder(path.parent, path.parent)
     fd, name = tempfile.mkstemp(prefix=".config-", dir=path.parent)
     try:
         with open(fd, "w", encoding="utf-8") as file:
-            file.write(json.dumps(held, indent=2) + "\n")
+            file.write(text)
         os.replace(name, path)
     except OSError:
         os.unlink(name)

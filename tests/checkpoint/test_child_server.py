@@ -90,7 +90,7 @@ def processes_of(session: int) -> list[int]:
 
 def assert_over(processes: list[subprocess.Popen[bytes]]) -> None:
     """Nothing is left of them soon: what was killed takes a moment to die."""
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 300
     while left := [pid for process in processes for pid in processes_of(process.pid)]:
         assert time.monotonic() < give_up, left
         time.sleep(0.01)

@@ -221,7 +221,7 @@ def test_ctrl_c_prints_what_there_is_and_is_exit_code_2(tmp_path: Path) -> None:
 
     time.sleep(3)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 2
     found = json.loads(out)
     assert (found["cancelled"], found["verdict"]) == (True, "unknown")

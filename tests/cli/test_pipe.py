@@ -27,7 +27,7 @@ def cut_short(*args: str | Path, lines: int) -> int:
         for _ in range(lines):
             assert job.stdout.readline()
         job.stdout.close()
-        return job.wait(timeout=120)
+        return job.wait(timeout=300)
 
 
 VERDICTS: dict[str, tuple[tuple[str | Path, ...], int]] = {

@@ -320,7 +320,7 @@ main(["export", source, sys.argv[3]])
 
 def interrupted(what: str, source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", INTERRUPTED, what, str(source), str(out)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
 
 
 @pytest.fixture
@@ -473,7 +473,7 @@ def test_one_tensor_goes_to_a_pipe(tmp_path: Path) -> None:
     tensor = torch.randn(300, 7)
     folder = write(tmp_path / "ck", {"w": tensor, "w.2": tensor}, {"w": shards((300, 7), 1, 3)})
     command = [sys.executable, "-m", "inspector", "export", str(folder), "-", "--format", "npy"]
-    ran = subprocess.run([*command, "--filter", "w"], capture_output=True, cwd=ROOT, timeout=120)
+    ran = subprocess.run([*command, "--filter", "w"], capture_output=True, cwd=ROOT, timeout=600)
     (tmp_path / "w.npy").write_bytes(ran.stdout)
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert np.array_equal(np.load(tmp_path / "w.npy"), tensor.numpy())
@@ -481,7 +481,7 @@ def test_one_tensor_goes_to_a_pipe(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[offset + length // 2] ^= 1
     file.write_bytes(data)
-    ran = subprocess.run([*command, "--filter", "w"], capture_output=True, cwd=ROOT, timeout=120)
+    ran = subprocess.run([*command, "--filter", "w"], capture_output=True, cwd=ROOT, timeout=600)
     assert (ran.returncode, ran.stdout) == (1, b"")
     assert b"CRC32" in ran.stderr
 

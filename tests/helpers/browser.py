@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["chromium"]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+#: Root has no sandbox, and a container little shared memory; what it shows is made here.
+_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
+_LIMIT_MS = 300_000
 
 
 @contextmanager
@@ -25,8 +28,9 @@ def chromium() -> Iterator[Browser]:
     if found is None:
         pytest.skip("no Chromium is installed")
     with sync_api.sync_playwright() as playwright:
-        # Root has no sandbox; what it shows is made here.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=found, args=_ARGUMENTS, timeout=_LIMIT_MS
+        )
         try:
             yield browser
         finally:

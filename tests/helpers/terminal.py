@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 
 __all__ = ["LEFT_ON", "Terminal"]
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 #: What a program turns on in a terminal and has to turn off again: alternate screen, mouse
 #: reporting, bracketed paste, reports of the focus.

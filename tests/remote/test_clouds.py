@@ -326,7 +326,7 @@ async def test_the_screen_opens_it_and_checks_its_bytes(cloud: Cloud, sample: st
 @pytest.mark.torchrun
 def test_two_ranks_load_it_from_there(cloud: Cloud) -> None:
     url = cloud.put_folder(SAMPLES / "hsdp_2x2", "verified")
-    ran = run_cli("verify", url, "--mesh", "fsdp:2", "--json", timeout_s=180)
+    ran = run_cli("verify", url, "--mesh", "fsdp:2", "--json")
     assert ran.code == 0, ran.err
     result = json.loads(ran.out.splitlines()[-1])
     assert result["verdict"] == "exact" and result["world_size"] == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,17 @@ def opened(browser: Browser, path: Path, **options: Any) -> tuple[Any, list[str]
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.goto(path.as_uri())
+    until(tab, lambda: asked)
     return tab, asked, said
+
+
+def until(tab: Any, condition: Callable[[], object]) -> None:
+    """Wait for what the browser tells a while after it was asked."""
+    for _ in range(6000):
+        if condition():
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError("waited in vain")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +107,7 @@ def test_hostile_text_runs_nothing(browser: Browser, tmp_path: Path) -> None:
     tab, asked, said = opened(browser, out)
     assert tab.title() == "title"
     assert asked == [out.as_uri()]
-    assert len(said) >= 2
+    until(tab, lambda: len(said) >= 2)
     assert all("Content Security Policy" in line for line in said)
 
 

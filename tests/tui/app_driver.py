@@ -42,7 +42,7 @@ async def opened(
         yield app, pilot
 
 
-async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
     """Wait until something shows."""
     for _ in range(int(timeout_s / 0.05)):
         if condition():

@@ -78,6 +78,16 @@ def test_a_place_that_cannot_be_read_or_written_holds_nobody_up(config: Path) ->
     chosen(view="files")
 
 
+def test_what_is_nested_too_deep_to_be_written_stays(config: Path) -> None:
+    """Python 3.12 reads what it cannot write again."""
+    config.parent.mkdir(parents=True)
+    for depth in (990, 1200, 20_000):
+        config.write_text(held := '{"mine": ' + "[" * depth + "]" * depth + "}")
+        chosen(view="files")
+        assert config.read_text() == held or Preferences.read().view == "files"
+        assert os.listdir(config.parent) == ["config.json"]
+
+
 def test_what_is_not_to_be_kept_is_not_written(config: Path) -> None:
     memory = Memory()
     memory.take(theme="light")

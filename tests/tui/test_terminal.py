@@ -46,7 +46,7 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(number: signal.Signals) -
         assert terminal.left_on() and terminal.is_raw
         os.kill(terminal.pid, number)
         assert terminal.ended() == (2 if number == signal.SIGINT else 128 + number)
-        assert terminal.left_on() == []
+        terminal.until(lambda: not terminal.left_on())
         assert termios.tcgetattr(terminal.other) == terminal.attributes
         assert b"Traceback" not in terminal.written
 
@@ -58,7 +58,7 @@ def test_the_second_signal_ends_it_whatever_the_app_is_at() -> None:
         terminal.until(lambda: b"ASKED" in terminal.written)
         os.kill(terminal.pid, signal.SIGTERM)
         assert terminal.ended() == 128 + signal.SIGTERM
-        assert terminal.left_on() == []
+        terminal.until(lambda: not terminal.left_on())
         assert termios.tcgetattr(terminal.other) == terminal.attributes
 
 
@@ -76,7 +76,7 @@ def test_what_was_suspended_comes_back_and_can_be_ended() -> None:
         terminal.until(lambda: is_open(terminal))
         terminal.send("\x1a")
         terminal.until(terminal.is_stopped)
-        assert terminal.left_on() == []
+        terminal.until(lambda: not terminal.left_on())
         os.kill(terminal.pid, signal.SIGCONT)
         terminal.until(lambda: 1049 in terminal.left_on())
         terminal.send("3")
@@ -86,7 +86,7 @@ def test_what_was_suspended_comes_back_and_can_be_ended() -> None:
         os.kill(terminal.pid, signal.SIGTERM)
         os.kill(terminal.pid, signal.SIGCONT)
         assert terminal.ended() == -signal.SIGTERM
-        assert terminal.left_on() == []
+        terminal.until(lambda: not terminal.left_on())
         assert termios.tcgetattr(terminal.other) == terminal.attributes
 
 

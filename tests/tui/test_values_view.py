@@ -375,7 +375,7 @@ class Gate:
             self.free -= 1
             if self.free < 0:
                 self.reached.set()
-                assert self.open.wait(60)
+                assert self.open.wait(300)
             feed(this, block)
 
         monkeypatch.setattr(tally.ChunkTally, "feed", slow)
@@ -406,7 +406,7 @@ async def test_keys_are_answered_while_a_large_tensor_is_read(
     monkeypatch.setattr(tensor_reading, "_QUIET_S", 0.0)
     gate.free = 40
     async with opened(big, "6", size=size) as (app, pilot):
-        assert gate.reached.wait(60)
+        assert gate.reached.wait(300)
         await until(pilot, lambda: grid(app).current is not None)
         for key in ("j", "pagedown", "l", "G", "end"):
             before = grid(app).index
@@ -430,7 +430,7 @@ async def test_keys_are_answered_while_a_large_tensor_is_read(
 
 async def test_another_tensor_drops_what_was_read_of_the_one_before(big: Path, gate: Gate) -> None:
     async with opened(big, "6") as (app, pilot):
-        assert gate.reached.wait(60)
+        assert gate.reached.wait(300)
         await pilot.press("full_stop")
         assert values(app).fqn == "small"
         await until(pilot, lambda: grid(app).current is not None)
@@ -496,7 +496,7 @@ def stats_of_all() -> dict[str, float]:
 async def test_statistics_show_how_far_they_are_and_stop(big: Path, gate: Gate) -> None:
     async with opened(big, "u", size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: "reading all " in screen_text(app))
-        assert gate.reached.wait(60)
+        assert gate.reached.wait(300)
         # From anywhere.
         await pilot.press("1", "j")
         await until(pilot, lambda: "u stops" in screen_text(app))

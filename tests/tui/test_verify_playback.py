@@ -61,7 +61,7 @@ def test_the_thread_plays_by_the_clock() -> None:
             break
         playback._is_closed.wait(0.02)
     playback.close()
-    playback.join(5)
+    playback.join(300)
     assert not playback.is_alive
 
 

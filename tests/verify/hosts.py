@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_TOOLS = ("ip", "unshare", "mount")
+_TOOLS = ("ip", "unshare", "mount", "hostname")
+_TRY_S = 120.0
 
 
 def why_not() -> str:
@@ -26,9 +28,16 @@ def why_not() -> str:
     if tried.returncode:
         return f"no namespaces: {tried.stderr.strip()[:200]}"
     try:
-        with two_hosts(Path("/tmp")):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            two_hosts(Path(folder)) as hosts,
+        ):
+            for host in hosts:
+                said, _ = host.start("hostname && cat /etc/hosts").communicate(timeout=_TRY_S)
+                if said.split() != [host.name, *host.hosts.read_text().split()]:
+                    return f"no namespace with a name of its own: {said.strip()[:200]}"
             return ""
-    except subprocess.CalledProcessError as error:
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         return f"no two namespaces with a cable: {str(error.stderr).strip()[:200]}"
 
 

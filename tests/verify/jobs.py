@@ -20,7 +20,7 @@ WORKER = "tests.verify.fake_worker"
 Event = dict[str, Any]
 
 
-def make_job(num_ranks: int = 2, timeout_s: float = 60.0, **options: Any) -> Job:
+def make_job(num_ranks: int = 2, timeout_s: float = 600.0, **options: Any) -> Job:
     """A job that is not started."""
     spec = JobSpec(
         "/somewhere/step-100",
@@ -29,7 +29,8 @@ def make_job(num_ranks: int = 2, timeout_s: float = 60.0, **options: Any) -> Job
         timeout_s=timeout_s,
         python=options.pop("python", ""),
     )
-    return Job(spec, expected=ExpectedEntries(NAMES), worker=WORKER, **options)
+    expected = options.pop("expected", None) or ExpectedEntries(NAMES)
+    return Job(spec, expected=expected, worker=WORKER, **options)
 
 
 def run_job(job: Job, on_event: Callable[[Job, Event], None] | None = None) -> list[Event]:
@@ -70,8 +71,8 @@ def mark_of(run_folder: Path) -> str:
     return str(json.loads((run_folder / "guard.json").read_text())["mark"])
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    """The condition's first true value."""
+def wait_for(condition: Callable[[], Any], timeout_s: float = 300.0) -> Any:
+    """The condition's first true value; how long it may take is for a job that hangs."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()

@@ -132,7 +132,7 @@ def make_spec(
         then=then,
         events_dir=str(folder / "events"),
         scratch_dir=str(folder / "scratch"),
-        timeout_s=120,
+        timeout_s=600,
         **fields,
     )
 
@@ -203,7 +203,7 @@ def _torchrun(folder: Path, world: int, *command: str) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         env=environ,
-        timeout=240,
+        timeout=900,
         cwd=ROOT,
     )
 

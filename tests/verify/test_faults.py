@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +18,10 @@ from inspector.verify.job.launcher import Job
 from inspector.verify.job.run_folder import recorded_runs, remove_leftovers
 from inspector.verify.progress import JobState
 from inspector.verify.recording import read_events
-from inspector.verify.result import confirmed
+from inspector.verify.result import ExpectedEntries, confirmed
 from tests.conftest import ROOT
 from tests.verify.jobs import (
+    NAMES,
     assert_nothing_is_left,
     make_job,
     mark_of,
@@ -102,14 +103,7 @@ def test_a_rank_that_ends_without_bye(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cancel_with_a_rank_that_ignores_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RANK", "ignore_sigterm")
     job = make_job(grace_s=1.0)
-    stopped = []
-
-    def stop(job: Job) -> None:
-        job.stop()
-        stopped.append(time.monotonic())
-
-    run_job(job, when_all_are_up(stop))
-    assert time.monotonic() - stopped[0] < 25  # torchrun's own patience is 30 s.
+    run_job(job, when_all_are_up(Job.stop))
     assert_nothing_is_left(job)
     assert job.result["verdict"] == "cancelled"
     assert _failures(job) == []
@@ -172,7 +166,6 @@ def test_an_interpreter_without_torch(tmp_path: Path) -> None:
 
 
 _FRONT_END = """
-import time
 from tests.verify.jobs import make_job
 job = make_job()
 job.start()
@@ -235,7 +228,7 @@ def test_torchrun_that_ends_before_a_rank_is_up_is_started_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAKE_RANK", "early_once")
-    job = make_job()
+    job = make_job(expected=ExpectedEntries(NAMES, long_names={7: "n" * 200}))
     events = run_job(job)
     assert_nothing_is_left(job)
     assert job.result["verdict"] == "exact", job.result
@@ -243,6 +236,8 @@ def test_torchrun_that_ends_before_a_rank_is_up_is_started_once_more(
     said = [e["text"] for e in events if e["event"] == "log" and e["stream"] == "launcher"]
     assert ["started once more" in text for text in said] == [True]
     assert "  torchrun was started once more: " in "\n".join(verify_text(job.snapshot()))
+    # A name that events cut is known to the second attempt as to the first.
+    assert job._state.long_names == {7: "n" * 200}
     # The stream holds both attempts, the recording the second alone: each says the same.
     for recording in (events, list(read_events(str(job.folder.path)))):
         state = JobState()
@@ -250,3 +245,23 @@ def test_torchrun_that_ends_before_a_rank_is_up_is_started_once_more(
             state.apply(event)
         assert confirmed(state.snapshot())["verdict"] == "exact"
         assert state.snapshot().num_foreign == 0
+
+
+def test_where_there_is_no_room_for_a_second_attempt_the_first_one_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAKE_RANK", "early")
+    parent = tmp_path / "scratch"
+    job = make_job(scratch_parent=str(parent))
+
+    def take(job: Job, event: dict[str, Any]) -> None:
+        if parent.is_dir():
+            parent.rename(tmp_path / "away")
+            parent.touch()
+
+    run_job(job, take)
+    assert job.pids == []
+    assert _failures(job) == [(None, "launch", "the ranks found no free port to meet at")]
+    assert job.snapshot().result == job.result
+    assert job.result["verdict"] == "failed"
+    assert "restarted" not in job.result

@@ -50,7 +50,7 @@ def _on_small_disk(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     if ran.returncode == 99 or "unshare" in ran.stderr:
         pytest.skip("nothing can be mounted here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -109,7 +110,7 @@ def test_the_printed_line_imports_nothing_from_the_checkpoint_it_is_run_in(folde
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     env |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ran = subprocess.run(
-        ["sh", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=240
+        ["sh", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600
     )
     assert planted.imported == []
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -126,7 +127,7 @@ def test_the_screen_imports_nothing_from_the_checkpoint_it_stands_in(folder: Pat
         os.execv(sys.executable, [*_program(folder, "script"), "."])
     shown = b""
     keys = [b"2", b"3", b"v", b"\x1b", b"q"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     next_key = None
     while time.monotonic() < deadline:
         if select.select([fd], [], [], 0.2)[0]:
@@ -138,8 +139,14 @@ def test_the_screen_imports_nothing_from_the_checkpoint_it_stands_in(folder: Pat
         if next_key is None and b"net3" in shown:
             next_key = time.monotonic() + 2
         # A cursor that blinks writes all the time: so by the clock.
-        if next_key is not None and keys and time.monotonic() > next_key:
-            os.write(fd, keys.pop(0))
+        if next_key is not None and time.monotonic() > next_key:
+            # The last two again and again: read at once, as they are by a busy machine, they are
+            # another key.
+            keys.append(keys[0])
+            with contextlib.suppress(OSError):
+                os.write(fd, keys.pop(0))
+            if len(keys) > 2:
+                keys.pop()
             next_key = time.monotonic() + 2
     else:
         os.kill(pid, signal.SIGKILL)

@@ -103,7 +103,7 @@ def test_a_job_driven_in_a_thread_and_watched_from_another(
     thread.start()
     wait_for(lambda: job.snapshot().ranks and all(r.phase for r in job.snapshot().ranks))
     job.stop("the app was closed")
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive()
     result = job.snapshot().result
     assert result is not None

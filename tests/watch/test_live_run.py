@@ -47,7 +47,9 @@ def test_the_file_never_names_a_step_that_cannot_be_resumed_from(tmp_path: Path)
     run, latest, out = tmp_path / "run", tmp_path / "latest", tmp_path / "out"
     run.mkdir()
     argv = [sys.executable, "-m", "inspector", "watch", str(run), "--deep"]
-    argv += ["--write-latest", str(latest), "--interval", "0.1", "--settle", "3"]
+    # However busy the machine is, the two parts of the first step come within the settling: alone,
+    # and with nothing before it, the one would be a whole step.
+    argv += ["--write-latest", str(latest), "--interval", "0.1", "--settle", "15"]
     with open(out, "w") as file:
         watching = subprocess.Popen(argv, stdout=file, cwd=ROOT)
     named: list[int] = []
@@ -70,14 +72,14 @@ def test_the_file_never_names_a_step_that_cannot_be_resumed_from(tmp_path: Path)
                 look()
                 time.sleep(0.05)
             assert bool(training.returncode) == bool(killed)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while named[-1:] != [20]:
             assert time.monotonic() < deadline, (named, out.read_text())
             look()
             time.sleep(0.1)
     finally:
         watching.send_signal(signal.SIGTERM)
-        code = watching.wait(60)
+        code = watching.wait(300)
     assert code == 0
     assert named == sorted(named)
     assert not {7, 14} & set(named)

@@ -34,7 +34,7 @@ from tests.helpers.browser import chromium
 pytestmark = pytest.mark.slow
 
 DAMAGED = SAMPLES / "broken" / "chunk_overlap_and_gap"
-WAIT_S = 60.0
+WAIT_S = 300.0
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -60,7 +60,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 def children(pid: int) -> list[psutil.Process]:
     """The processes of a server's sessions."""
-    return [p for p in psutil.Process(pid).children() if "--served" in p.cmdline()]
+    return [p for p in psutil.Process(pid).children() if "--served" in command_line(p)]
 
 
 @contextmanager
@@ -162,7 +162,7 @@ async def test_who_may_only_look_starts_nothing_and_writes_nothing(tmp_path: Pat
             await page.until("Placements")
             [process] = children(server.pid)
             assert process.status() != psutil.STATUS_STOPPED
-            assert not [p for p in process.children() if "torch" in " ".join(p.cmdline())]
+            assert not [p for p in process.children() if "torch" in " ".join(command_line(p))]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in written if "xdg_cache_home" not in path.parts] == []
 
@@ -177,7 +177,7 @@ async def test_who_may_verify_does_and_no_rank_is_left() -> None:
             await page.press("\r")
             [process] = children(server.pid)
             ranks: list[psutil.Process] = []
-            end_s = time.monotonic() + 2 * WAIT_S
+            end_s = time.monotonic() + WAIT_S
             while len(ranks) < 2:
                 assert time.monotonic() < end_s, page.shown
                 await page.receive()
@@ -253,7 +253,7 @@ async def test_sessions_are_bounded() -> None:
         for socket in sockets:
             await socket.close()
     await server.close()
-    assert not [p for p in psutil.Process().children() if "stdin.read" in " ".join(p.cmdline())]
+    assert not [p for p in psutil.Process().children() if "stdin.read" in " ".join(command_line(p))]
 
 
 def test_nothing_is_imported_from_the_folder_that_is_stood_in(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_in_a_real_browser() -> None:
         tab.goto(address)
         until("DAMAGED: 2 errors")
         until("^p Commands")
-        tab.wait_for_selector(".xterm-helper-textarea:focus", state="attached", timeout=60_000)
+        tab.wait_for_selector(".xterm-helper-textarea:focus", state="attached", timeout=300_000)
         tab.keyboard.press("/")
         tab.keyboard.type("net3")
         until("2 of 6")
@@ -320,7 +320,7 @@ def test_in_a_real_browser() -> None:
         assert {url for url in asked if not url.startswith(address)} <= {"data:,"}
         assert [line for line in said if not line.startswith("ping=")] == []
         tab.keyboard.press("q")
-        tab.wait_for_selector(".ended", state="visible", timeout=60_000)
+        tab.wait_for_selector(".ended", state="visible", timeout=300_000)
         assert "The session has ended" in tab.inner_text(".ended")
         terminal.clear()
         tab.click(".ended a")

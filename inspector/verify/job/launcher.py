@@ -192,10 +192,11 @@ class Job:
         events += self._read(now, whole=has_ended)
         if has_ended:
             events += self._clean_up(now)
+            # Before what it rests on is put aside.
+            last = self._diagnose()
             if (why := self._reason_to_start_again()) and self._start_again(why):
                 # What the first attempt told is in its own recording, and in no verdict.
                 return []
-            last = self._diagnose()
             self._take(last, now)
             return [*events, *last, self._finish()]
         late = self._watch(now)
@@ -402,6 +403,8 @@ class Job:
         status = self._guard_status()
         if self._restarted or self._is_cancelled or status.get("stopped") != "":
             return ""
+        if status.get("is_empty") is not True:
+            return ""  # A process of it could not be ended: two jobs would run at once.
         return post_mortem.launchers_own(
             self.snapshot(),
             exit_code=status.get("exit"),
@@ -411,7 +414,7 @@ class Job:
 
     def _start_again(self, why: str) -> bool:
         """Put what the first attempt left aside, and start the job once more; whether it runs."""
-        before, began = self.spec.run, self._started
+        spec, mark, began = self.spec, self._mark, self._started
         try:
             self.folder.put_aside()
         except OSError:
@@ -419,15 +422,17 @@ class Job:
         self._close_files()
         self._restarted, self._mark = why, uuid.uuid4().hex
         try:
-            self._begin(again=before)
+            self._begin(again=spec.run)
         except StorageError:
             # There is no room for it any more: the first attempt is what there is to tell of.
             self._recording = open(os.devnull, "ab")  # noqa: SIM115 - as above
-            self._restarted = ""
+            self._restarted, self.spec, self._mark = "", spec, mark
             return False
         with self._lock:
-            self._state = JobState()
+            names, self._state = self._state.long_names, JobState()
+            self._state.long_names = names
         self._started = began
+        self._hung_at = self._io_bytes = None
         text = f"torchrun is started once more, since it ended before any rank was up: {why}"
         self._pending.append({**self._event("log", None), "stream": "launcher", "text": text})
         if self._is_cancelled:  # Meanwhile, from another thread.

@@ -76,7 +76,9 @@ class Peer:
             self.silent = 0
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(event, dict):
                 continue
             if event.get("event") == "failed":
                 self.failure = str(event.get("message") or "it failed")
