@@ -38,6 +38,8 @@ __all__ = [
 _FILL = 0.9
 _WAVE_ENTRIES = 8192
 _WAVE_CHUNKS = 100_000
+#: Blocks of rows in all: a shape that is only claimed makes no job without an end.
+_MAX_BLOCKS = 65_536
 _QUANTIZED = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
 
 
@@ -191,7 +193,7 @@ def make_waves(
     waves: list[Wave] = []
     too_large: dict[str, list[str]] = {}
     wave = Wave()
-    chunks = 0
+    chunks = num_blocks = 0
     for kind, index in _merged(checkpoint, selection):
         if kind == "tensor":
             tensor = checkpoint.columns.tensor(index)
@@ -203,19 +205,24 @@ def make_waves(
             # The loaded bytes, and ours beside them.
             cost, largest, num, name = entry.byte_length, entry.byte_length, 1, entry.fqn
         if cost + largest > budget:
-            blocks = _blocks(tensor, meshes, spec.via, budget) if kind == "tensor" else []
-            if not blocks:
+            rows = _rows_at_once(tensor, meshes, spec.via, budget) if kind == "tensor" else 0
+            count = -(-tensor.shape[0] // rows) if rows else 0
+            if not count or num_blocks + count > _MAX_BLOCKS:
                 what = "its largest payload" if largest >= budget else "a row of it"
+                what = f"a block of rows, one of {_MAX_BLOCKS:,} at most," if count else what
                 what = what if kind == "tensor" else "it"
                 too_large.setdefault(what, []).append(name)
                 continue
+            num_blocks += count
             if wave.tensors or wave.entries:
                 waves.append(wave)
                 wave, chunks = Wave(), 0
-            for rows in blocks:
-                part = (rows.last - rows.first, *tensor.shape[1:])
+            for number in range(count):
+                first, last = number * rows, min((number + 1) * rows, tensor.shape[0])
+                part = (last - first, *tensor.shape[1:])
                 cost = _cost_of(part, tensor.dtype, meshes, spec.via)
-                waves.append(Wave([index], [], cost, largest, rows))
+                block = RowBlock(first, last, number, count)
+                waves.append(Wave([index], [], cost, largest, block))
             continue
         count = len(wave.tensors) + len(wave.entries)
         is_full = wave.num_bytes + cost + max(wave.payload_bytes, largest) > budget
@@ -232,8 +239,8 @@ def make_waves(
     return waves, [LeftOut(f"{what} needs {allowed}", tuple(f)) for what, f in too_large.items()]
 
 
-def _blocks(tensor: Tensor, meshes: Sequence[Mesh], via: str, budget: int) -> list[RowBlock]:
-    """The largest blocks of rows that fit, all of about one size; none if a single row does not."""
+def _rows_at_once(tensor: Tensor, meshes: Sequence[Mesh], via: str, budget: int) -> int:
+    """How many rows of a tensor fit; 0 if a single one does not."""
     room = budget - int(tensor.byte_length.max(initial=0))
 
     def fits(rows: int) -> bool:
@@ -243,12 +250,7 @@ def _blocks(tensor: Tensor, meshes: Sequence[Mesh], via: str, budget: int) -> li
     while low < high:
         rows = (low + high + 1) // 2
         low, high = (rows, high) if fits(rows) else (low, rows - 1)
-    if not low:
-        return []
-    count = -(-tensor.shape[0] // low)
-    starts = range(0, tensor.shape[0], low)
-    ends = [min(first + low, tensor.shape[0]) for first in starts]
-    return [RowBlock(a, b, i, count) for i, (a, b) in enumerate(zip(starts, ends, strict=True))]
+    return low
 
 
 def _cost_of(shape: tuple[int, ...], dtype: str, meshes: Sequence[Mesh], via: str) -> int:

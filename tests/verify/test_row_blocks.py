@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint
@@ -91,6 +93,20 @@ def test_a_row_that_does_not_fit_is_left_out_with_the_reason() -> None:
         (why,) = [group.why for group in too_large if tensor.fqn in group.fqns]
         assert why.startswith(f"{what} needs more memory on a rank than")
         assert not any(group.is_asked for group in too_large)
+
+
+def test_a_shape_that_is_only_claimed_is_not_cut_into_ever_more_blocks(tmp_path: Path) -> None:
+    dcp.save({"w": torch.zeros(8, 4)}, checkpoint_id=tmp_path, no_dist=True)
+    file = tmp_path / ".metadata"
+    metadata = pickle.loads(file.read_bytes())
+    metadata.state_dict_metadata["w"].size = torch.Size([1 << 52, 4])
+    file.write_bytes(pickle.dumps(metadata))
+    checkpoint = open_checkpoint(str(tmp_path))
+    spec = JobSpec(checkpoint.path, "fsdp:2", memory_bytes=1 << 30)
+    waves, too_large = make_waves(checkpoint, select(checkpoint, spec), spec)
+    assert waves == []
+    said = "a block of rows, one of 65,536 at most, needs more memory on a rank than the 1.0 GiB"
+    assert [(group.fqns, said in group.why) for group in too_large] == [(("w",), True)]
 
 
 @pytest.mark.slow
