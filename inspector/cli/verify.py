@@ -103,7 +103,8 @@ class _Interrupts:
     def __enter__(self) -> _Interrupts:
         for name in self._SIGNALS:
             number = getattr(signal, name, None)
-            if number is not None:
+            # What is ignored (`nohup`) stays so.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._stop)
         return self
 

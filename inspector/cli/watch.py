@@ -174,11 +174,16 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     """While it lasts, a signal to end sets `stop`; what is being read is left at once."""
     from inspector.checkpoint.workers import until
 
+    def told(*_: object) -> None:
+        # Not here: what this interrupts may be waiting for it, and hold its lock.
+        threading.Thread(target=stop.set).start()
+
     before = {}
     for name in _SIGNALS:
         number = getattr(signal, name, None)
-        if number is not None:
-            before[number] = signal.signal(number, lambda *_: stop.set())
+        # What is ignored (`nohup`) stays so.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, told)
     try:
         with until(stop.is_set):
             yield

@@ -76,8 +76,7 @@ class _Node:
 
     def run(self) -> int:
         """Run this node's ranks; the exit code of the whole job's verdict."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+        self._listen()
         try:
             self._register()
         except OSError as error:
@@ -96,6 +95,12 @@ class _Node:
         finally:
             self._end()
         return self._conclude()
+
+    def _listen(self) -> None:
+        """Hear the signals that end it; what is ignored (`nohup`) stays so."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
 
     def _register(self) -> None:
         """Make this node's file in the folder that all nodes see.
