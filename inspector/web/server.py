@@ -113,7 +113,8 @@ async def _serve(server: WebServer, port: int, allow_verify: bool) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, ended.set)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # It stays so (`nohup`).
+            loop.add_signal_handler(number, ended.set)
     # An access log would hold the token.
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()

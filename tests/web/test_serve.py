@@ -227,6 +227,20 @@ async def test_no_process_is_left(how: str) -> None:
             assert server.poll() is None
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
+def test_what_is_ignored_stays_so() -> None:
+    """`nohup`: the server outlives the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with served(DAMAGED, "--serve") as (server, _):
+            status = Path(f"/proc/{server.pid}/status").read_text()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)", status, re.MULTILINE)
+    assert ignored is not None
+    assert int(ignored[1], 16) >> (signal.SIGHUP - 1) & 1
+
+
 async def test_a_process_that_hears_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_LEAVE_S", 0.2)
     monkeypatch.setattr(session, "_TERM_S", 0.2)
