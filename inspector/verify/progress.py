@@ -112,6 +112,8 @@ class Snapshot:
         num_foreign: Events of another job, which are passed over.
         num_raw: Bytes entries, which are compared as bytes and not unpickled.
         other_mesh: Where ranks compared entries under another mesh than was asked for; or nothing.
+        started_twice: The rank that said hello as two processes, if one did: then the events are
+            those of two runs of the job.
         version: Rises with every event.
     """
 
@@ -133,6 +135,7 @@ class Snapshot:
     num_foreign: int = 0
     num_raw: int = 0
     other_mesh: str = ""
+    started_twice: int | None = None
 
 
 Event = dict[str, Any]
@@ -148,6 +151,7 @@ class _Rank:
     rank: int
     pid: int | None = None
     host: str = ""
+    start: tuple[int | None, str, float] | None = None
     device: str = ""
     phase: str = ""
     hop: int = 0
@@ -204,6 +208,7 @@ class JobState:
         self.num_foreign = self.num_raw = 0
         self._left_out: tuple[tuple[str, int, bool], ...] = ()
         self._other_mesh = ""
+        self._started_twice: int | None = None
         self.version = 0
         self.first_t = self.last_t = 0.0
         self._ranks: dict[int, _Rank] = {}
@@ -309,6 +314,7 @@ class JobState:
             self.num_foreign,
             self.num_raw,
             self._other_mesh,
+            self._started_twice,
         )
 
     def _phase_times(self) -> tuple[PhaseTime, ...]:
@@ -344,6 +350,10 @@ class JobState:
             rank.pid = _int(event.get("pid"))
             rank.host = event.get("host") or ""
             rank.device = event.get("device") or ""
+            start = rank.pid, rank.host, t
+            if rank.start not in (None, start):
+                self._started_twice = rank.rank
+            rank.start = start
             self._extra(event, rank)
 
     def _plan(self, event: Event, rank: _Rank | None, t: float) -> None:

@@ -244,6 +244,9 @@ def _proof(
         return "failed", _NOTHING
     if not any(snapshot.tensors[fqn].has_elements for fqn in exact):
         return "partial", "nothing but empty tensors was there to compare"
+    if snapshot.started_twice is not None:
+        twice = f"rank {snapshot.started_twice} was started twice"
+        return "failed", f"the events are of two runs: {twice} (print the job anew for each)"
     if snapshot.other_mesh:
         return "failed", f"entries were compared under another mesh: {snapshot.other_mesh}"
     if named := _worse_than_told(snapshot):

@@ -334,6 +334,17 @@ def test_nonsense_is_survived(events: list[tuple[str, Event]]) -> None:
     assert progress_line(snapshot, 1.0, 80).isprintable()
 
 
+def test_two_runs_in_one_folder_prove_nothing() -> None:
+    """The second was killed without a word: what the first has found is not of the second."""
+    first = [_spec(), *_rank(0), *_rank(1)]
+    assert _result(_fold([*first, *first]))["verdict"] == "exact"
+    second = [{**event, "t": event["t"] + 1000} for event in _rank(1)]
+    for events in (second[:1], second):
+        result = _result(_fold([*first, *events]))
+        assert result["verdict"] == "failed"
+        assert "two runs: rank 1 was started twice" in result["why"]
+
+
 def test_snapshots_do_not_change() -> None:
     state = JobState()
     for event in [_spec(), *_rank(0)]:
@@ -360,4 +371,5 @@ def test_twenty_thousand_events_a_second_are_cheap() -> None:
             state.snapshot()
     spent = time.process_time() - began
     assert state.snapshot().num_exact == 5000
-    assert spent < 0.5, f"{len(events)} events took {spent:.2f} s of CPU"
+    # Less than a tenth of it here; what looks at all entries for each event takes many times that.
+    assert spent < 5, f"{len(events)} events took {spent:.2f} s of CPU"
