@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from inspector.checkpoint.find import search
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.judge import Deep
+from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checks.judge import Checked, Deep
 from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
 from inspector.errors import Cancelled
 from inspector.watch.memory import RunMemory
@@ -222,9 +225,85 @@ def test_what_was_read_before_it_was_stopped_is_remembered(tmp_path: Path) -> No
         run.look(30)
     run.memory.save()
     run = Run(tmp_path / "run", reading(stop_at_the_second))
-    run.look()
-    run.look(30)
+    # It was judged, but nobody was told.
+    assert told(run.look()) == [("step-200", "sound", True)]
+    assert told(run.look(30)) == [("step-100", "sound", True)]
     assert read == ["step-200", "step-100", "step-100"]
+
+
+def test_what_was_waited_for_is_told_after_a_restart(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    save(run.path / "step-10" / "model", "model")
+    run.look()
+    assert told(run.look(60)) == []
+    run = Run(tmp_path / "run")
+    assert told(run.look()) == []
+    assert told(run.look(601)) == [("step-10", "sound", True)]
+    run = Run(tmp_path / "run")
+    assert (told(run.look()), told(run.look(601))) == ([], [])
+    shutil.rmtree(run.path / "step-10")
+    assert Run(tmp_path / "run").look().gone == ("step-10",)
+
+
+def test_what_is_not_looked_at_is_not_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    run = Run(run.path, reading(lambda checkpoint: read.append(Path(checkpoint.path).name)))
+    for step in (100, 200, 300):
+        run.add(step)
+    run.look()
+    assert len(told(run.look(30))) == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "_MAX_FOLDERS", 2)  # The run's own and that of one step.
+        look = run.look(30)
+        assert look.is_partial
+        assert (told(look), look.gone, look.exit_code) == ([], (), 2)
+    look = run.look(30)
+    assert (told(look), look.gone, len(read)) == ([], (), 3)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """The address of a run with one step in fsspec's memory."""
+    fs = fsspec.filesystem("memory")
+    fs.put(str(GOOD), "/watched/step-100", recursive=True)
+    yield "memory://watched"
+    fs.rm("/watched", recursive=True)
+
+
+def test_what_a_storage_does_not_answer_is_no_verdict(bucket: str) -> None:
+    is_away = True
+
+    def deep(checkpoint: Checkpoint, storage: Storage) -> Checked:
+        assert isinstance(storage, RemoteStorage)
+        if is_away:
+            storage.calls.failed()
+        return reading(lambda checkpoint: None)(checkpoint, storage)
+
+    clock = 1000.0
+    memory = RunMemory(bucket, "test")
+    watcher = Watcher(bucket, memory, deep=deep, settle_s=30, clock=lambda: clock)
+    watcher.look()
+    clock += 30
+    look = watcher.look()
+    assert (told(look), newest(look), look.exit_code) == ([], None, 2)
+    assert look.waiting == (("step-100", "the storage did not answer while it was read"),)
+    assert list(memory) == []
+    is_away = False
+    watcher.look()
+    clock += 30
+    look = watcher.look()
+    assert (told(look), look.exit_code) == ([("step-100", "sound", True)], 0)
+
+
+def test_a_step_that_is_deleted_from_a_bucket_while_it_is_read_is_no_damage(bucket: str) -> None:
+    fs = fsspec.filesystem("memory")
+    deep = reading(lambda checkpoint: fs.rm("/watched/step-100/__0_0.distcp"))
+    clock = 1000.0
+    watcher = Watcher(bucket, RunMemory(bucket, "test"), deep=deep, clock=lambda: clock)
+    watcher.look()
+    clock += 30
+    look = watcher.look()
+    assert (told(look), look.waiting) == ([], (("step-100", "it changed while it was read"),))
 
 
 def test_a_run_that_vanishes_comes_back(run: Run) -> None:
