@@ -225,6 +225,8 @@ class _Following:
                 break
             code = self._after(look)
             if once and (not look.waiting or look.run is None or look.is_unreached):
+                if look.run is not None and not look.run.judged and not look.is_unreached:
+                    self._warn(f"no checkpoint is under {printable(redact(self._run))}")
                 return code
             # What stands still is judged when it has stood still for long enough.
             pause_s = min(interval_s, max(settle_s, 0.2)) if look.waiting else interval_s

@@ -57,6 +57,8 @@ def refuse_target(
         UsageError: The place is remote, in the checkpoint, no path, or taken.
     """
     shown = printable(output)
+    if not output:
+        raise UsageError("OUT is empty", "OUT is a local path")
     if is_url(output):
         raise UsageError(f"{shown} is not on this machine", "OUT is a local path")
     local = outermost(storage.local_path(""), path)

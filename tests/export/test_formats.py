@@ -120,6 +120,15 @@ def test_a_dtype_that_a_format_lacks_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_f32_is_offered_for_what_it_changes_alone(tmp_path: Path) -> None:
+    state = {"c": torch.ones(2, dtype=torch.complex32), "b": torch.ones(2, dtype=torch.bfloat16)}
+    for names, says in (("c", "raw bytes\n"), ("b", "f32 writes numbers\n"), ("", "of bfloat16\n")):
+        chosen = {name: value for name, value in state.items() if names in name}
+        folder = write(tmp_path / f"ck-{names}", chosen)
+        ran = run_cli("export", folder, tmp_path / f"{names}.npz", "--format", "npz")
+        assert ran.code == 0 and says in ran.out
+
+
 def test_shards_as_hugging_face_names_them(tmp_path: Path) -> None:
     state = {f"layers.{n}.w": torch.randn(10, 10) for n in range(5)} | {"big": torch.randn(40, 10)}
     folder = write(tmp_path / "ck", state, {"big": shards((40, 10), 0, 4)})
