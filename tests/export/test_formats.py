@@ -23,7 +23,7 @@ from inspector.export.formats.files import ExportItem
 from inspector.export.formats.numpy_files import npy_header
 from inspector.export.formats.safetensors import parse_size
 from inspector.export.formats.zips import ZipRecord, zip_file
-from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, some_fast
+from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, run_cli, some_fast
 from tests.diff.making import DTYPES, sample, shards, tiling, write
 from tests.export.helping import bits, exported, loaded
 
