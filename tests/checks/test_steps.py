@@ -704,10 +704,12 @@ def test_a_search_that_ends_early_is_no_success(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from inspector.cli.check import run_check
+    from inspector.cli.output import Destination
 
     build(tmp_path, saved, "torchtitan", range(1, 9))
     monkeypatch.setattr(discovery, "_MAX_FOLDERS", 8)
-    assert run_check(str(tmp_path), deep=False, values=False, form="json") == 2
+    answer = Destination(None, (str(tmp_path),))
+    assert run_check(str(tmp_path), deep=False, values=False, form="json", answer=answer) == 2
 
 
 def test_what_lies_beside_a_run_does_not_use_up_the_search(

@@ -262,8 +262,8 @@ def test_markers_of_folders_are_no_files(s3: S3Server) -> None:
 def test_many_folders_are_listed_together(s3: S3Server) -> None:
     """Where the whole tree may not be listed."""
     for step in range(6):
-        s3.client().put_object(Bucket=BUCKET, Key=f"run/step-{step}/.metadata", Body=b"x")
-    storage = open_storage(f"s3://{BUCKET}/run")
+        s3.client().put_object(Bucket=BUCKET, Key=f"together/step-{step}/.metadata", Body=b"x")
+    storage = open_storage(f"s3://{BUCKET}/together")
     assert isinstance(storage, RemoteStorage)
     names = [entry.name for entry in storage.list()]
     s3.forget()

@@ -490,7 +490,7 @@ async def test_a_name_whose_metadata_is_damaged_is_a_row_of_its_own(tmp_path: Pa
     async with comparing(a, b) as (app, pilot):
         table_of(app).select_row(screen_of(app).comparison.rows["bad"])
         await pilot.pause(0.2)
-        assert "metadata is damaged" in words(app)
+        assert "its metadata cannot be read" in words(app)
         assert shown(app, "verdict") == ["EXACT", "NOT_COMPARED"]
 
 

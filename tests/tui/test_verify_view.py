@@ -97,12 +97,23 @@ async def test_what_differs_comes_first_with_where_and_what() -> None:
 
 
 async def test_on_a_small_screen_enter_opens_the_detail_and_escape_closes_it() -> None:
-    events = job_events(differs=[(NAMES[7], 3)])
-    async with replayed(events, 1e9, "enter", size=(80, 24)) as (app, pilot):
-        assert "rank 3, compare: DIFFER" in words(app)
+    def is_open() -> bool:
+        return app.screen.query_one("#verify-detail-scroll").display
+
+    async with replayed(job_events(), 1e9, size=(80, 24)) as (app, pilot):
+        assert not is_open()
+        await pilot.press("enter")
+        await until(pilot, is_open)
         await pilot.press("escape")
-        await pilot.pause(0.2)
-        assert "rank 3, compare: DIFFER" not in words(app)
+        await until(pilot, lambda: not is_open())
+
+
+async def test_on_a_small_screen_what_is_wrong_is_open_and_enter_closes_it() -> None:
+    events = job_events(differs=[(NAMES[7], 3)])
+    async with replayed(events, 1e9, size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: "rank 3, compare: DIFFER" in words(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "rank 3, compare: DIFFER" not in words(app))
 
 
 async def test_the_failure_is_told_with_its_stack_and_the_rank_that_had_it() -> None:
