@@ -224,8 +224,8 @@ class _Following:
             except Cancelled:
                 break
             code = self._after(look)
-            if once and (not look.waiting or look.run is None or look.is_unreached):
-                if look.run is not None and not look.run.judged and not look.is_unreached:
+            if once and (not look.waiting or look.run is None or look.unread):
+                if look.run is not None and not look.run.judged and not look.unread:
                     self._warn(f"no checkpoint is under {printable(redact(self._run))}")
                 return code
             # What stands still is judged when it has stood still for long enough.
@@ -258,8 +258,8 @@ class _Following:
                 self._say({"event": "reachable"})
         for path in look.gone:
             self._say({"event": "gone", "path": path})
-        if look.is_unreached:
-            self._warn("a storage did not answer while a step was read, so it is not judged")
+        if look.unread:
+            self._warn(f"a step is not judged: {look.unread}")
         if look.run is not None and not self._may_stand(look):
             self._tell_latest(look.run.newest_resumable)
         if self._metrics:

@@ -24,7 +24,7 @@ from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checks.judge import Deep
 from inspector.checks.run import JudgedRun, check_folder, judge_run
 from inspector.checks.steps import Judged, Step, steps_of
-from inspector.errors import InspectError
+from inspector.errors import InspectError, KilledError
 from inspector.watch.memory import RunMemory
 
 __all__ = ["RunLook", "Watcher"]
@@ -46,7 +46,7 @@ class RunLook:
         gone: Folders of steps that were judged once and are no more.
         waiting: Folders of steps that are being written, or have just been, each with why.
         num_bytes: Bytes of payloads that were read for it.
-        is_unreached: Whether a storage did not answer while a step was read.
+        unread: Why a step could not be read, if that says nothing of it; empty if all could.
     """
 
     run: JudgedRun | None
@@ -55,7 +55,7 @@ class RunLook:
     gone: tuple[str, ...] = ()
     waiting: tuple[tuple[str, str], ...] = ()
     num_bytes: int = 0
-    is_unreached: bool = False
+    unread: str = ""
 
     @property
     def is_partial(self) -> bool:
@@ -65,7 +65,7 @@ class RunLook:
     @property
     def exit_code(self) -> int:
         """That of `check` for the steps that are judged; 2 if there is none or not all was seen."""
-        if self.run is None or not self.run.judged or self.is_unreached:
+        if self.run is None or not self.run.judged or self.unread:
             return 2
         return self.run.exit_code
 
@@ -134,7 +134,7 @@ class Watcher:
             self._memory.keep_only(run)
         self._is_first = False
         num_bytes = 0
-        is_unreached = False
+        unread_of_any = ""
         compared = self._clock()
         told: list[Step] = []
 
@@ -145,11 +145,11 @@ class Watcher:
 
         # The newest is what is waited for.
         for folder in reversed(ready):
-            read, unread = self._judge(run, folder)
+            read, unread, is_same = self._judge(run, folder)
             num_bytes += sum(part.report.checked.payload_bytes for part in read)
-            if unread:
-                is_unreached = is_unreached or unread == _UNREACHED
-                waiting.append((folder.path, unread))
+            if unread or not is_same:
+                waiting.append((folder.path, unread or "it changed while it was read"))
+                unread_of_any = unread_of_any or unread
                 continue
             self._save(_SAVE_S)
             # Damage at once; whether one resumes from a sound step, the others have a part in.
@@ -186,7 +186,7 @@ class Watcher:
             gone=gone,
             waiting=tuple(waiting),
             num_bytes=num_bytes,
-            is_unreached=is_unreached,
+            unread=unread_of_any,
         )
 
     def _note(self, run: RunListing, folders: list[StepFolder]) -> None:
@@ -241,23 +241,28 @@ class Watcher:
                 ready.append(folder)
         return ready, waiting
 
-    def _judge(self, run: RunListing, folder: StepFolder) -> tuple[list[Judged], str]:
-        """Judge a step's parts; they, and why that does not count, if it does not."""
+    def _judge(self, run: RunListing, folder: StepFolder) -> tuple[list[Judged], str, bool]:
+        """Judge a step's parts; they, why they could not be read, and whether they are as listed.
+
+        What the network, or the memory of this machine, did to the reading says nothing of a step.
+        """
         parts = [part for part in folder.parts if self._memory.get(part) is None]
         used = run.storage.used
         num_failed = 0 if used is None else used.num_failed
-        judged = list(check_folder(run.storage, found=parts, deep=self._deep))
-        unread = ""
+        judged, unread = [], ""
+        try:
+            judged = list(check_folder(run.storage, found=parts, deep=self._deep))
+        except KilledError as error:
+            unread = error.message
         if used is not None and used.num_failed > num_failed:
-            unread = _UNREACHED  # It says nothing of the step.
-        elif not self._is_same(folder):
-            unread = "it changed while it was read"
-        if unread:
+            unread = _UNREACHED
+        is_same = not unread and self._is_same(folder)
+        if not is_same:
             self._seen.pop(folder.path, None)
-            return judged, unread
+            return judged, unread, False
         for item in judged:
             self._memory.put(item)
-        return judged, ""
+        return judged, "", True
 
     def _is_same(self, folder: StepFolder) -> bool:
         """Whether a step's parts are listed as they were."""

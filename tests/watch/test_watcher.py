@@ -19,7 +19,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.remote import RemoteStorage
 from inspector.checks.judge import Checked, Deep
 from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
-from inspector.errors import Cancelled
+from inspector.errors import Cancelled, KilledError
 from inspector.watch.memory import RunMemory
 from inspector.watch.watcher import RunLook, Watcher
 from tests.conftest import SAMPLES
@@ -293,6 +293,21 @@ def test_what_a_storage_does_not_answer_is_no_verdict(bucket: str) -> None:
     clock += 30
     look = watcher.look()
     assert (told(look), look.exit_code) == ([("step-100", "sound", True)], 0)
+
+
+def test_a_reading_that_is_killed_is_no_verdict_and_ends_nothing(tmp_path: Path) -> None:
+    def kill(checkpoint: Checkpoint) -> None:
+        if deaths:
+            raise KilledError(deaths.pop())
+
+    deaths = ["it was killed"]
+    run = Run(tmp_path / "run", reading(kill))
+    run.add(100)
+    run.look()
+    look = run.look(30)
+    assert (told(look), look.waiting, look.exit_code) == ([], (("step-100", "it was killed"),), 2)
+    run.look()
+    assert told(run.look(30)) == [("step-100", "sound", True)]
 
 
 def test_a_step_that_is_deleted_from_a_bucket_while_it_is_read_is_no_damage(bucket: str) -> None:
