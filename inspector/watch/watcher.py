@@ -29,6 +29,8 @@ from inspector.watch.memory import RunMemory
 
 __all__ = ["RunLook", "Watcher"]
 
+#: What is wrong with a step of which not all files have been copied yet.
+_COMING = frozenset({"file-missing", "file-truncated"})
 #: How long what was judged may be lost to a kill.
 _SAVE_S = 5.0
 _UNREACHED = "the storage did not answer while it was read"
@@ -294,7 +296,7 @@ class Watcher:
         """The newest steps that are whole as far as they go, but are perhaps not all there.
 
         The model's part may be finished long before the optimizer's is begun. Of the first step of
-        a run nothing tells whether one belongs to it.
+        a run nothing tells whether one belongs to it. Who copies a step may send `.metadata` first.
         """
         is_told = any("optimizer" in (step.kinds or ()) for step in steps)
         clock = self._clock()
@@ -303,11 +305,13 @@ class Watcher:
         for step in steps:
             missing = any(finding.code == "part-missing" for finding in step.findings)
             is_part = bool(step.lacks) or missing or (step.is_sound and not is_told)
+            is_whole = all(map(step.is_fine, step.parts))
             folder = by_path.get(step.path)
             seen = self._seen.get(step.path)
-            if not is_part or folder is None or seen is None or _is_overtaken(folder, folders):
+            if folder is None or seen is None or _is_overtaken(folder, folders):
                 continue
-            if all(map(step.is_fine, step.parts)) and clock - seen.since < self._stale_s:
+            is_early = (is_part and is_whole) or _may_be_copied(step)
+            if is_early and clock - seen.since < self._stale_s:
                 early.append(step)
         return early
 
@@ -328,6 +332,12 @@ class Watcher:
             if self._memory.told.get(step.path) != said:
                 self._memory.told[step.path] = said
                 yield step
+
+
+def _may_be_copied(step: Step) -> bool:
+    """Whether nothing is wrong but files that are not there, or not to their end."""
+    errors = {f.code for part in step.parts for f in part.report.findings if f.severity == "error"}
+    return bool(errors) and errors <= _COMING
 
 
 def _listing(run: RunListing, folder: StepFolder) -> _Listing:

@@ -138,7 +138,11 @@ def test_a_step_that_is_saved_anew_is_judged_anew(run: Run) -> None:
     (folder / "__0_0.distcp").write_bytes(b"short")
     look = run.look()
     assert (told(look), newest(look)) == ([], None)
-    assert told(run.look(30)) == [("step-100", "damaged", False)]
+    # Somebody may be copying it still.
+    look = run.look(30)
+    assert (told(look), newest(look)) == ([], None)
+    assert [path for path, _ in look.waiting] == ["step-100"]
+    assert told(run.look(570)) == [("step-100", "damaged", False)]
     shutil.copy(GOOD / "__0_0.distcp", folder)
     run.look()
     look = run.look(30)
@@ -373,3 +377,22 @@ def test_weights_alone_are_not_resumed_from_once_siblings_tell(run: Run) -> None
     run.look()
     look = run.look(30)
     assert sorted(told(look)) == [("step-10", "sound", False), ("step-20", "sound", True)]
+
+
+def test_a_step_that_is_copied_into_place_is_no_damage(run: Run) -> None:
+    """`.metadata` first, and a large file that shows when it is there to its end."""
+    folder = run.add(100)
+    data = folder / "__1_0.distcp"
+    data.rename(run.path.parent / "later")
+    run.look()
+    assert told(run.look(300)) == []
+    (run.path.parent / "later").rename(data)
+    run.look()
+    look = run.look(30)
+    assert (told(look), newest(look)) == ([("step-100", "sound", True)], "step-100")
+    # Of a step before the newest, nobody copies any more.
+    data.unlink()
+    run.add(200)
+    run.look()
+    look = run.look(30)
+    assert sorted(told(look)) == [("step-100", "damaged", False), ("step-200", "sound", True)]
