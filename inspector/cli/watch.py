@@ -209,6 +209,7 @@ class _Following:
         self._run, self._watcher, self._is_deep = run, watcher, is_deep
         self._latest, self._metrics, self._command, self._now = latest, metrics, command, now
         self._named: str | None = None
+        self._named_path: str | None = None
         self._problem = ""
         self._warned: set[str] = set()
         self._bytes = 0
@@ -228,7 +229,9 @@ class _Following:
             except Cancelled:
                 break
             code = self._after(look)
-            if once and (not look.waiting or look.run is None):
+            if once and (not look.waiting or look.run is None or look.unread):
+                if look.run is not None and not look.run.judged and not look.unread:
+                    self._warn(f"no checkpoint is under {printable(redact(self._run))}")
                 return code
             # What stands still is judged when it has stood still for long enough.
             pause_s = min(interval_s, max(settle_s, 0.2)) if look.waiting else interval_s
@@ -260,13 +263,24 @@ class _Following:
                 self._say({"event": "reachable"})
         for path in look.gone:
             self._say({"event": "gone", "path": path})
-        if look.run is not None:
+        if look.unread:
+            self._warn(f"a step is not judged: {look.unread}")
+        if look.run is not None and not self._may_stand(look):
             self._tell_latest(look.run.newest_resumable)
         if self._metrics:
             self._write_metrics(look)
         if self._watcher.memory_problem:
             self._warn(f"what was judged is not remembered: {self._watcher.memory_problem}")
         return 2 if self._failed else look.exit_code
+
+    def _may_stand(self, look: RunLook) -> bool:
+        """Whether the step that was named may be there, in a folder that could not be listed."""
+        if look.run is None or not look.is_partial:
+            return False
+        if self._named_path is None:
+            return look.run.newest_resumable is None
+        seen = {step.path for step in look.run.steps} | {path for path, _ in look.waiting}
+        return self._named_path not in seen
 
     def _tell_latest(self, best: Step | None) -> None:
         from inspector.watch.outputs import address, write_latest
@@ -279,6 +293,7 @@ class _Following:
                 self._fail(f"--write-latest {printable(self._latest)}", error)
         if where != self._named:
             self._named = where
+            self._named_path = None if best is None else best.path
             path, number = (None, None) if best is None else (best.path, best.step)
             shown = None if where is None else redact(where)
             self._say({"event": "latest", "path": path, "address": shown, "step": number})

@@ -57,13 +57,17 @@ def refuse_target(
         UsageError: The place is remote, in the checkpoint, no path, or taken.
     """
     shown = printable(output)
+    if not output:
+        raise UsageError("OUT is empty", "OUT is a local path")
     if is_url(output):
         raise UsageError(f"{shown} is not on this machine", "OUT is a local path")
     local = outermost(storage.local_path(""), path)
     if local is not None:
         refuse_inside("OUT", output, [local])
     try:
-        parent = os.path.dirname(os.path.abspath(output))
+        # A slash at the end would hide a file, and a link to a folder.
+        output = os.path.abspath(output)
+        parent = os.path.dirname(output)
         if not os.path.isdir(parent):
             raise UsageError(f"cannot write {shown}: there is no folder {printable(parent)}")
         if not os.access(parent, os.W_OK | os.X_OK):
@@ -79,10 +83,17 @@ def refuse_target(
     if not is_folder:
         if is_dir:
             raise UsageError(f"{shown} is a folder", "OUT names a file; shards go into a folder")
+        if not (os.path.islink(output) or os.path.isfile(output)):
+            raise UsageError(f"{shown} is a device, a pipe or a socket", "OUT names a file")
         return
-    if not is_dir:
+    _refuse_foreign(output, shown)
+
+
+def _refuse_foreign(folder: str, shown: str) -> None:
+    """Say no to replacing a folder that holds more than shards."""
+    if os.path.islink(folder) or not os.path.isdir(folder):
         raise UsageError(f"{shown} is no folder", "shards go into a folder")
-    foreign = [name for name in sorted(os.listdir(output)) if not is_shard_name(name)]
+    foreign = [name for name in sorted(os.listdir(folder)) if not is_shard_name(name)]
     if foreign:
         raise UsageError(
             f"{shown} holds other files ({printable(foreign[0], 80)}), and is not replaced",
@@ -217,7 +228,8 @@ class OpenTarget:
         for file in self.files:
             file.close()
         self.files = []
-        old = ""
+        # A folder that is not empty cannot be replaced: it steps aside.
+        old = f"{output}.{secrets.token_hex(4)}{_MARK}" if self._is_folder else ""
         try:
             if self._is_folder:
                 for name in os.listdir(self.path):
@@ -227,21 +239,21 @@ class OpenTarget:
             if os.path.lexists(output):
                 if not overwrite:
                     raise UsageError(f"{printable(output)} is there by now, and stays as it is")
-                if self._is_folder:
-                    # A folder that is not empty cannot be replaced: it steps aside.
-                    old = f"{output}.{secrets.token_hex(4)}{_MARK}"
-                    os.rename(output, old)
-            try:
-                os.replace(self.path, output)
-            except OSError:
                 if old:
-                    os.rename(old, output)
-                raise
+                    os.rename(output, old)
+                    # Somebody may have put a file there while the export ran.
+                    _refuse_foreign(old, printable(output))
+            os.replace(self.path, output)
             _sync_folder(os.path.dirname(output))
         except OSError as error:
             raise StorageError(f"cannot write {printable(output)}: {why(error)}") from error
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            # Whatever went wrong, a signal between the two names too, what was there is back.
+            if old and os.path.lexists(old):
+                if not os.path.lexists(self.path):
+                    shutil.rmtree(old, ignore_errors=True)
+                elif not os.path.lexists(output):
+                    os.rename(old, output)
 
 
 def _sync_folder(path: str) -> None:

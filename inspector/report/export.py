@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from inspector.checkpoint.payload.cast import is_cast
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.export.formats.numpy_files import is_raw
 from inspector.export.outcome import ExportReport, Omission
@@ -98,10 +99,11 @@ def _dtypes(report: ExportReport) -> Iterator[str]:
         yield f"    and {len(lost) - _MAX_NAMED:,} more (--json lists all)"
     raw = sorted({t.dtype for t in report.tensors if is_raw(t.dtype)})
     if raw and report.form in ("npz", "npy"):
-        yield (
-            f"  numpy has no {' or '.join(raw)}: the bits stand as raw bytes, "
-            f".view(ml_dtypes.{raw[0]}) reads them; --dtype f32 writes numbers"
-        )
+        numbers = [dtype for dtype in raw if is_cast(dtype, "float32")]
+        how = f", .view(ml_dtypes.{raw[0]}) reads them; --dtype f32 writes numbers"
+        if numbers != raw:  # Of two halves or two values in an element it makes no numbers.
+            how = f"; --dtype f32 writes numbers of {' and '.join(numbers)}" if numbers else ""
+        yield f"  numpy has no {' or '.join(raw)}: the bits stand as raw bytes{how}"
     for fqn, dtype in list(report.stored_dtypes.items())[:_MAX_NAMED]:
         yield f"  {printable(fqn, 200)}: written as stored, {dtype}; the metadata says another"
 

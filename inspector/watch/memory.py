@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -35,6 +36,7 @@ class _Kept:
     run: str
     how: str
     judged: tuple[Judged, ...]
+    told: dict[str, str] = field(default_factory=dict)
 
 
 class RunMemory:
@@ -52,6 +54,9 @@ class RunMemory:
         self._path = state_dir() / "watch" / f"{name}.json"
         self._judged: dict[tuple[str, bool], Judged] = {}
         self._saved: dict[tuple[str, bool], Judged] = {}
+        #: By path of a step: a digest of what was told of it. What is judged is not told yet.
+        self.told: dict[str, str] = {}
+        self._saved_told: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Judged]:
         return iter(self._judged.values())
@@ -66,6 +71,8 @@ class RunMemory:
         if (kept.version, kept.run, kept.how) == (__version__, self._run, self._how):
             self._judged = {(j.found.path, j.found.is_file): j for j in kept.judged}
             self._saved = dict(self._judged)
+            self.told = kept.told
+            self._saved_told = dict(self.told)
 
     def get(self, found: Found) -> Judged | None:
         """The report of a checkpoint as it is listed now, or None."""
@@ -88,16 +95,16 @@ class RunMemory:
         Raises:
             OSError: There is no room, or the state folder lies in the run.
         """
-        if self._judged == self._saved:
+        if self._judged == self._saved and self.told == self._saved_told:
             return
         if not is_url(self._run) and lies_inside(self._path, self._run):
             raise OSError(0, "the state folder lies in the run, where nothing is written")
         private_folder(self._path.parent, state_dir())
-        kept = _Kept(__version__, self._run, self._how, tuple(self))
+        kept = _Kept(__version__, self._run, self._how, tuple(self), self.told)
         # Not msgspec's own JSON: a name may hold a lone surrogate.
         text = json.dumps(msgspec.to_builtins(kept))
         write_whole(self._path, text.encode())
-        self._saved = dict(self._judged)
+        self._saved, self._saved_told = dict(self._judged), dict(self.told)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -106,9 +113,11 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written; what was there stays.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two containers may have the same process number, and a name that can be guessed may be a link.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with open(beside, "wb") as file:
+        with open(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -30,7 +30,7 @@ _PREFIX = "hsdp_inspect_watch"
 def address(run: str, step: Step) -> str:
     """The path or URL of a step's folder, as a loader takes it."""
     if not step.path:
-        return run
+        return run if is_url(run) else os.path.abspath(run)
     if is_url(run):
         start, mark, query = run.partition("?")
         return f"{start.rstrip('/')}/{step.path}{mark}{query}"

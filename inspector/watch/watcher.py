@@ -7,10 +7,14 @@ listing is the same after it was read.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of
@@ -20,13 +24,16 @@ from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checks.judge import Deep
 from inspector.checks.run import JudgedRun, check_folder, judge_run
 from inspector.checks.steps import Judged, Step, steps_of
-from inspector.errors import InspectError
+from inspector.errors import InspectError, KilledError
 from inspector.watch.memory import RunMemory
 
 __all__ = ["RunLook", "Watcher"]
 
+#: What is wrong with a step of which not all files have been copied yet.
+_COMING = frozenset({"file-missing", "file-truncated"})
 #: How long what was judged may be lost to a kill.
 _SAVE_S = 5.0
+_UNREACHED = "the storage did not answer while it was read"
 _Listing = tuple[tuple[Found, ...], tuple[tuple[str, tuple[Entry, ...]], ...]]
 
 
@@ -41,6 +48,7 @@ class RunLook:
         gone: Folders of steps that were judged once and are no more.
         waiting: Folders of steps that are being written, or have just been, each with why.
         num_bytes: Bytes of payloads that were read for it.
+        unread: Why a step could not be read, if that says nothing of it; empty if all could.
     """
 
     run: JudgedRun | None
@@ -49,11 +57,17 @@ class RunLook:
     gone: tuple[str, ...] = ()
     waiting: tuple[tuple[str, str], ...] = ()
     num_bytes: int = 0
+    unread: str = ""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether not all folders were listed: what is not seen may be there."""
+        return self.run is None or self.run.run.is_partial
 
     @property
     def exit_code(self) -> int:
         """That of `check` for the steps that are judged; 2 if there is none or not all was seen."""
-        if self.run is None or not self.run.judged:
+        if self.run is None or not self.run.judged or self.unread:
             return 2
         return self.run.exit_code
 
@@ -95,7 +109,6 @@ class Watcher:
         self._settle_s, self._stale_s = settle_s, stale_s
         self._clock, self._now = clock, now
         self._seen: dict[str, _Seen] = {}
-        self._told: dict[str, tuple[object, ...]] = {}
         self._is_first = True
         self._saved = clock()
         #: Why what was judged could not be remembered; empty if it could.
@@ -119,14 +132,12 @@ class Watcher:
         folders = run.step_folders()
         self._note(run, folders)
         ready, waiting = self._sorted(folders)
-        self._memory.keep_only(run)
-        if self._is_first:
-            # What was told before this process began; its findings lie in the memory.
-            known = self._known(run, folders)
-            before = judge_run(run.only(item.found for item in known), known)
-            self._told = {step.path: _said(step) for step in before.steps}
+        if not run.is_partial:
+            self._memory.keep_only(run)
         self._is_first = False
         num_bytes = 0
+        unread_of_any = ""
+        compared = self._clock()
         told: list[Step] = []
 
         def tell(steps: Iterable[Step]) -> None:
@@ -136,17 +147,23 @@ class Watcher:
 
         # The newest is what is waited for.
         for folder in reversed(ready):
-            read, is_same = self._judge(run, folder)
-            num_bytes += read
-            if not is_same:
-                waiting.append((folder.path, "it changed while it was read"))
+            read, unread, is_same = self._judge(run, folder)
+            num_bytes += sum(part.report.checked.payload_bytes for part in read)
+            if unread or not is_same:
+                waiting.append((folder.path, unread or "it changed while it was read"))
+                unread_of_any = unread_of_any or unread
                 continue
+            self._save(_SAVE_S)
             # Damage at once; whether one resumes from a sound step, the others have a part in.
+            # All steps are compared for that: of thousands that are read quickly, now and then.
+            is_sound = all(part.report.verdict == "sound" for part in read)
+            if is_sound and self._clock() - compared < _SAVE_S:
+                continue
+            compared = self._clock()
             known = self._known(run, folders)
             steps = steps_of(run.only(item.found for item in known), known)
             early = self._early(steps, folders)
             tell(step for step in steps if step.verdict != "sound" and step not in early)
-            self._save(_SAVE_S)
         known = self._known(run, folders)
         judged = judge_run(run.only(item.found for item in known), known)
         early = self._early(judged.steps, folders)
@@ -156,16 +173,22 @@ class Watcher:
             known = [item for item in known if item.found not in parts]
             judged = judge_run(run.only(item.found for item in known), known)
         tell(judged.steps)
-        self._save()
         paths = {folder.path for folder in folders}
-        gone = tuple(path for path in self._told if path not in paths)
+        # Where not all was listed, nothing is known to be gone.
+        gone = () if run.is_partial else tuple(p for p in self._memory.told if p not in paths)
         for path in gone:
-            del self._told[path]
+            del self._memory.told[path]
         if waiting:
             # A tracker may name what is not judged yet.
             judged = replace(judged, findings=())
+        self._save()
         return RunLook(
-            judged, told=tuple(told), gone=gone, waiting=tuple(waiting), num_bytes=num_bytes
+            judged,
+            told=tuple(told),
+            gone=gone,
+            waiting=tuple(waiting),
+            num_bytes=num_bytes,
+            unread=unread_of_any,
         )
 
     def _note(self, run: RunListing, folders: list[StepFolder]) -> None:
@@ -220,17 +243,43 @@ class Watcher:
                 ready.append(folder)
         return ready, waiting
 
-    def _judge(self, run: RunListing, folder: StepFolder) -> tuple[int, bool]:
-        """Judge a step's parts; the bytes that were read, and whether it is still the same."""
+    def _judge(self, run: RunListing, folder: StepFolder) -> tuple[list[Judged], str, bool]:
+        """Judge a step's parts; they, why they could not be read, and whether they are as listed.
+
+        What the network, or the memory of this machine, did to the reading says nothing of a step.
+        """
         parts = [part for part in folder.parts if self._memory.get(part) is None]
-        judged = list(check_folder(run.storage, found=parts, deep=self._deep))
-        num_bytes = sum(item.report.checked.payload_bytes for item in judged)
-        if not _is_same(run, folder):
+        used = run.storage.used
+        num_failed = 0 if used is None else used.num_failed
+        judged, unread = [], ""
+        try:
+            judged = list(check_folder(run.storage, found=parts, deep=self._deep))
+        except KilledError as error:
+            unread = error.message
+        if used is not None and used.num_failed > num_failed:
+            unread = _UNREACHED
+        is_same = not unread and self._is_same(folder)
+        if not is_same:
             self._seen.pop(folder.path, None)
-            return num_bytes, False
+            return judged, unread, False
         for item in judged:
             self._memory.put(item)
-        return num_bytes, True
+        return judged, "", True
+
+    def _is_same(self, folder: StepFolder) -> bool:
+        """Whether a step's parts are listed as they were."""
+        for part in folder.parts:
+            where = part.path.rpartition("/")[0] if part.is_file else part.path
+            try:
+                # Opened anew: a remote storage remembers what it listed.
+                storage = folder_of(self._path)
+                here = discover(storage.join(where) if where else storage)
+            except InspectError:
+                return False
+            now = [replace(found, path=f"{where}/{found.path}".strip("/")) for found in here]
+            if not any(_is_alike(found, part) for found in now):
+                return False
+        return True
 
     def _save(self, at_least_s: float = 0.0) -> None:
         """Write what was judged, if that is so long ago."""
@@ -247,19 +296,22 @@ class Watcher:
         """The newest steps that are whole as far as they go, but are perhaps not all there.
 
         The model's part may be finished long before the optimizer's is begun. Of the first step of
-        a run nothing tells whether one belongs to it.
+        a run nothing tells whether one belongs to it. Who copies a step may send `.metadata` first.
         """
         is_told = any("optimizer" in (step.kinds or ()) for step in steps)
         clock = self._clock()
+        by_path = {folder.path: folder for folder in folders}
         early = []
         for step in steps:
             missing = any(finding.code == "part-missing" for finding in step.findings)
             is_part = bool(step.lacks) or missing or (step.is_sound and not is_told)
-            folder = next((folder for folder in folders if folder.path == step.path), None)
+            is_whole = all(map(step.is_fine, step.parts))
+            folder = by_path.get(step.path)
             seen = self._seen.get(step.path)
-            if not is_part or folder is None or seen is None or _is_overtaken(folder, folders):
+            if folder is None or seen is None or _is_overtaken(folder, folders):
                 continue
-            if all(map(step.is_fine, step.parts)) and clock - seen.since < self._stale_s:
+            is_early = (is_part and is_whole) or _may_be_copied(step)
+            if is_early and clock - seen.since < self._stale_s:
                 early.append(step)
         return early
 
@@ -277,9 +329,15 @@ class Watcher:
     def _news(self, steps: Iterable[Step]) -> Iterator[Step]:
         for step in steps:
             said = _said(step)
-            if self._told.get(step.path) != said:
-                self._told[step.path] = said
+            if self._memory.told.get(step.path) != said:
+                self._memory.told[step.path] = said
                 yield step
+
+
+def _may_be_copied(step: Step) -> bool:
+    """Whether nothing is wrong but files that are not there, or not to their end."""
+    errors = {f.code for part in step.parts for f in part.report.findings if f.severity == "error"}
+    return bool(errors) and errors <= _COMING
 
 
 def _listing(run: RunListing, folder: StepFolder) -> _Listing:
@@ -291,20 +349,6 @@ def _listing(run: RunListing, folder: StepFolder) -> _Listing:
         if path == folder.path or (inside and path.startswith(inside))
     ]
     return folder.parts, tuple(beside)
-
-
-def _is_same(run: RunListing, folder: StepFolder) -> bool:
-    """Whether a step's parts are listed as they were."""
-    for part in folder.parts:
-        where = part.path.rpartition("/")[0] if part.is_file else part.path
-        try:
-            here = discover(run.storage.join(where) if where else run.storage)
-        except InspectError:
-            return False
-        now = [replace(found, path=f"{where}/{found.path}".strip("/")) for found in here]
-        if not any(_is_alike(found, part) for found in now):
-            return False
-    return True
 
 
 def _is_alike(a: Found, b: Found) -> bool:
@@ -324,7 +368,8 @@ def _is_overtaken(folder: StepFolder, folders: list[StepFolder]) -> bool:
     )
 
 
-def _said(step: Step) -> tuple[object, ...]:
-    """What is told of a step, to know whether it is news."""
-    findings = [part.report.findings for part in step.parts]
-    return step.verdict, step.resumable, step.why_not, step.findings, *findings
+def _said(step: Step) -> str:
+    """A digest of what is told of a step, to know whether it is news."""
+    findings = [step.findings, *(part.report.findings for part in step.parts)]
+    said = [step.verdict, step.resumable, step.why_not, msgspec.to_builtins(findings)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]

@@ -22,8 +22,10 @@ from inspector.checkpoint.payload.crc import combine, crc32, crc32_combine
 from inspector.cli.group import run_command
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.export.copying import Buffers, TensorCopy
+from inspector.export.formats.files import PlannedFile
 from inspector.export.pieces import PieceReader
 from inspector.export.run import ExportProgress
+from inspector.export.target import OpenTarget
 from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
 from tests.diff.making import edit, place_of, raw_bits, sample, shards, side, tiling, whole, write
 from tests.export.helping import bits, exported
@@ -276,6 +278,38 @@ def test_a_folder_is_replaced_only_if_it_holds_shards_alone(tmp_path: Path) -> N
     (out / "notes.txt").write_text("mine")
     ran = run_cli(*command, "--overwrite")
     assert (ran.code, (out / "notes.txt").read_text()) == (2, "mine")
+
+
+@pytest.mark.parametrize("what", ["signal", "note"])
+def test_an_old_folder_stays_whatever_comes_in_between(what: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"mine")
+    planned = PlannedFile("model.safetensors", (), 8, lambda crcs: ())
+    expected: type[BaseException] = UsageError
+    with pytest.MonkeyPatch.context() as patched, OpenTarget(str(out), [planned]) as target:
+        if what == "note":  # Somebody puts it there while the export runs.
+            (out / "notes.txt").write_text("mine, too")
+        else:
+            patched.setattr(os, "replace", lambda *names: signal.raise_signal(signal.SIGINT))
+            expected = KeyboardInterrupt
+        with pytest.raises(expected):
+            target.publish(overwrite=True)
+    assert os.listdir(tmp_path) == ["out"]
+    assert (out / "model.safetensors").read_bytes() == b"mine"
+    assert (out / "notes.txt").exists() == (what == "note")
+
+
+def test_a_pipe_is_not_replaced_nor_a_file_with_a_slash(tmp_path: Path) -> None:
+    source, out = str(SAMPLES / "hsdp_2x2"), tmp_path / "out"
+    os.mkfifo(out)
+    ran = run_cli("export", source, out, "--overwrite")
+    assert (ran.code, out.is_fifo()) == (2, True)
+    assert "a pipe" in ran.err
+    (tmp_path / "file").write_bytes(b"mine")
+    ran = run_cli("export", source, f"{tmp_path / 'file'}/")
+    assert (ran.code, (tmp_path / "file").read_bytes()) == (2, b"mine")
+    assert "--overwrite" in ran.err
 
 
 @pytest.mark.parametrize("place", ["{ck}/out", "{ck}/sub/../out", "{link}/out", "{ck}"])

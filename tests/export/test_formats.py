@@ -23,7 +23,7 @@ from inspector.export.formats.files import ExportItem
 from inspector.export.formats.numpy_files import npy_header
 from inspector.export.formats.safetensors import parse_size
 from inspector.export.formats.zips import ZipRecord, zip_file
-from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, some_fast
+from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, run_cli, some_fast
 from tests.diff.making import DTYPES, sample, shards, tiling, write
 from tests.export.helping import bits, exported, loaded
 
@@ -118,6 +118,15 @@ def test_a_dtype_that_a_format_lacks_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"z: it has no dtype complex128"):
         exported(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_f32_is_offered_for_what_it_changes_alone(tmp_path: Path) -> None:
+    state = {"c": torch.ones(2, dtype=torch.complex32), "b": torch.ones(2, dtype=torch.bfloat16)}
+    for names, says in (("c", "raw bytes\n"), ("b", "f32 writes numbers\n"), ("", "of bfloat16\n")):
+        chosen = {name: value for name, value in state.items() if names in name}
+        folder = write(tmp_path / f"ck-{names}", chosen)
+        ran = run_cli("export", folder, tmp_path / f"{names}.npz", "--format", "npz")
+        assert ran.code == 0 and says in ran.out
 
 
 def test_shards_as_hugging_face_names_them(tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from inspector.checkpoint.find import search
 from inspector.checkpoint.payload.source import open_file
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.storage.pace import Pace, paced
+from inspector.checks.steps import Step
 from inspector.cli.group import run_command
 from inspector.errors import UsageError
+from inspector.watch.outputs import address, write_latest
 from tests.conftest import SAMPLES, run_cli
 from tests.verify.jobs import wait_for
 
@@ -99,6 +102,37 @@ def test_no_step_to_resume_from_leaves_no_file(run: Path, tmp_path: Path) -> Non
     assert result.code == 1
     assert not latest.exists()
     assert run_cli("watch", str(run), "--once", "--settle", "0").code == 1
+
+
+def test_a_listing_that_was_given_up_takes_no_file_away(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latest = tmp_path / "latest"
+    latest.write_text("/an/older/one\n")
+    (tmp_path / "above").mkdir()
+    run.rename(tmp_path / "above" / "run")
+    monkeypatch.setattr(search, "_MAX_FOLDERS", 2)  # Not even the run's own is looked at.
+    command = ["watch", str(tmp_path / "above"), "--once", "--settle", "0"]
+    assert run_command([*command, "--write-latest", str(latest)]) == 2
+    assert latest.read_text() == "/an/older/one\n"
+
+
+def test_a_run_that_is_a_step_has_an_address_from_anywhere(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run / "step-100")
+    assert address(".", Step("", 100, ())) == str(run / "step-100")
+    assert address("s3://b/run/step-100", Step("", 100, ())) == "s3://b/run/step-100"
+
+
+def test_no_link_is_written_through(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / f".latest.{os.getpid()}.tmp").symlink_to(mine)
+    (tmp_path / "latest").symlink_to(mine)
+    write_latest(str(tmp_path / "latest"), "/run/step-100")
+    assert (tmp_path / "latest").read_text() == "/run/step-100\n"
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

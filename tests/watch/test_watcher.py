@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from inspector.checkpoint.find import search
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.judge import Deep
+from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checks.judge import Checked, Deep
 from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
-from inspector.errors import Cancelled
+from inspector.errors import Cancelled, KilledError
 from inspector.watch.memory import RunMemory
 from inspector.watch.watcher import RunLook, Watcher
 from tests.conftest import SAMPLES
@@ -135,7 +138,11 @@ def test_a_step_that_is_saved_anew_is_judged_anew(run: Run) -> None:
     (folder / "__0_0.distcp").write_bytes(b"short")
     look = run.look()
     assert (told(look), newest(look)) == ([], None)
-    assert told(run.look(30)) == [("step-100", "damaged", False)]
+    # Somebody may be copying it still.
+    look = run.look(30)
+    assert (told(look), newest(look)) == ([], None)
+    assert [path for path, _ in look.waiting] == ["step-100"]
+    assert told(run.look(570)) == [("step-100", "damaged", False)]
     shutil.copy(GOOD / "__0_0.distcp", folder)
     run.look()
     look = run.look(30)
@@ -222,9 +229,100 @@ def test_what_was_read_before_it_was_stopped_is_remembered(tmp_path: Path) -> No
         run.look(30)
     run.memory.save()
     run = Run(tmp_path / "run", reading(stop_at_the_second))
-    run.look()
-    run.look(30)
+    # It was judged, but nobody was told.
+    assert told(run.look()) == [("step-200", "sound", True)]
+    assert told(run.look(30)) == [("step-100", "sound", True)]
     assert read == ["step-200", "step-100", "step-100"]
+
+
+def test_what_was_waited_for_is_told_after_a_restart(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    save(run.path / "step-10" / "model", "model")
+    run.look()
+    assert told(run.look(60)) == []
+    run = Run(tmp_path / "run")
+    assert told(run.look()) == []
+    assert told(run.look(601)) == [("step-10", "sound", True)]
+    run = Run(tmp_path / "run")
+    assert (told(run.look()), told(run.look(601))) == ([], [])
+    shutil.rmtree(run.path / "step-10")
+    assert Run(tmp_path / "run").look().gone == ("step-10",)
+
+
+def test_what_is_not_looked_at_is_not_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    run = Run(run.path, reading(lambda checkpoint: read.append(Path(checkpoint.path).name)))
+    for step in (100, 200, 300):
+        run.add(step)
+    run.look()
+    assert len(told(run.look(30))) == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "_MAX_FOLDERS", 2)  # The run's own and that of one step.
+        look = run.look(30)
+        assert look.is_partial
+        assert (told(look), look.gone, look.exit_code) == ([], (), 2)
+    look = run.look(30)
+    assert (told(look), look.gone, len(read)) == ([], (), 3)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """The address of a run with one step in fsspec's memory."""
+    fs = fsspec.filesystem("memory")
+    fs.put(str(GOOD), "/watched/step-100", recursive=True)
+    yield "memory://watched"
+    fs.rm("/watched", recursive=True)
+
+
+def test_what_a_storage_does_not_answer_is_no_verdict(bucket: str) -> None:
+    is_away = True
+
+    def deep(checkpoint: Checkpoint, storage: Storage) -> Checked:
+        assert isinstance(storage, RemoteStorage)
+        if is_away:
+            storage.calls.failed()
+        return reading(lambda checkpoint: None)(checkpoint, storage)
+
+    clock = 1000.0
+    memory = RunMemory(bucket, "test")
+    watcher = Watcher(bucket, memory, deep=deep, settle_s=30, clock=lambda: clock)
+    watcher.look()
+    clock += 30
+    look = watcher.look()
+    assert (told(look), newest(look), look.exit_code) == ([], None, 2)
+    assert look.waiting == (("step-100", "the storage did not answer while it was read"),)
+    assert list(memory) == []
+    is_away = False
+    watcher.look()
+    clock += 30
+    look = watcher.look()
+    assert (told(look), look.exit_code) == ([("step-100", "sound", True)], 0)
+
+
+def test_a_reading_that_is_killed_is_no_verdict_and_ends_nothing(tmp_path: Path) -> None:
+    def kill(checkpoint: Checkpoint) -> None:
+        if deaths:
+            raise KilledError(deaths.pop())
+
+    deaths = ["it was killed"]
+    run = Run(tmp_path / "run", reading(kill))
+    run.add(100)
+    run.look()
+    look = run.look(30)
+    assert (told(look), look.waiting, look.exit_code) == ([], (("step-100", "it was killed"),), 2)
+    run.look()
+    assert told(run.look(30)) == [("step-100", "sound", True)]
+
+
+def test_a_step_that_is_deleted_from_a_bucket_while_it_is_read_is_no_damage(bucket: str) -> None:
+    fs = fsspec.filesystem("memory")
+    deep = reading(lambda checkpoint: fs.rm("/watched/step-100/__0_0.distcp"))
+    clock = 1000.0
+    watcher = Watcher(bucket, RunMemory(bucket, "test"), deep=deep, clock=lambda: clock)
+    watcher.look()
+    clock += 30
+    look = watcher.look()
+    assert (told(look), look.waiting) == ([], (("step-100", "it changed while it was read"),))
 
 
 def test_a_run_that_vanishes_comes_back(run: Run) -> None:
@@ -279,3 +377,22 @@ def test_weights_alone_are_not_resumed_from_once_siblings_tell(run: Run) -> None
     run.look()
     look = run.look(30)
     assert sorted(told(look)) == [("step-10", "sound", False), ("step-20", "sound", True)]
+
+
+def test_a_step_that_is_copied_into_place_is_no_damage(run: Run) -> None:
+    """`.metadata` first, and a large file that shows when it is there to its end."""
+    folder = run.add(100)
+    data = folder / "__1_0.distcp"
+    data.rename(run.path.parent / "later")
+    run.look()
+    assert told(run.look(300)) == []
+    (run.path.parent / "later").rename(data)
+    run.look()
+    look = run.look(30)
+    assert (told(look), newest(look)) == ([("step-100", "sound", True)], "step-100")
+    # Of a step before the newest, nobody copies any more.
+    data.unlink()
+    run.add(200)
+    run.look()
+    look = run.look(30)
+    assert sorted(told(look)) == [("step-100", "damaged", False), ("step-200", "sound", True)]

@@ -245,8 +245,8 @@ class PickerScreen(Screen[None]):
 
     def _show_judged(self, item: Judged) -> None:
         number = self._numbers.get(item.found)
-        if number is None:
-            return  # Of a folder that was read anew meanwhile.
+        if number is None or number in self._source.verdicts:
+            return  # Of a folder that was read anew meanwhile, or told by both readings of it.
         self._judged.append(item)
         self._source.verdicts[number] = _verdict_of(item)
         self.query_one(VirtualTable).refresh_rows()
