@@ -37,7 +37,7 @@ def test_every_mutation_ends_as_it_must(tmp_path: Path) -> None:
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "fuzz.json"
     for count in (2, 3):
-        argv = [sys.executable, str(ROOT / "benchmarks/fuzz.py"), "--count", str(count)]
+        argv = [sys.executable, str(ROOT / "benchmarks/faults.py"), "fuzz", "--count", str(count)]
         argv += ["--log", str(log), "--out", str(out)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr

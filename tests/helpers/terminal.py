@@ -71,7 +71,9 @@ class Terminal:
         self.status: int | None = None
         surroundings: dict[str, str | None] = {
             **os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor",
-            "TEXTUAL_ANIMATIONS": "none", **(env or {}),
+            "TEXTUAL_ANIMATIONS": "none",
+            # readline, which pytest imports, may have left the size of another terminal.
+            "COLUMNS": None, "LINES": None, **(env or {}),
         }  # fmt: skip
         command = [sys.executable, *module, *map(str, arguments)]
         self.fd, other = pty.openpty()
