@@ -166,6 +166,7 @@ def test_an_interpreter_without_torch(tmp_path: Path) -> None:
 
 
 _FRONT_END = """
+import time
 from tests.verify.jobs import make_job
 job = make_job()
 job.start()
