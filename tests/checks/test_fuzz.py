@@ -1,4 +1,4 @@
-"""Some of the mutations of which `benchmarks/faults.py fuzz` tries a hundred thousand, torch beside."""
+"""Some of the mutations that `benchmarks/faults.py fuzz` tries by the thousand, torch beside."""
 
 from __future__ import annotations
 

@@ -26,6 +26,9 @@ from tests.conftest import ROOT
 __all__ = ["LEFT_ON", "Terminal"]
 
 LIMIT_S = 300.0
+_QUIET_S = 0.1
+#: Something that moves never comes to rest: it holds if it is seen so many times in a row.
+_HELD = 20
 
 #: What a program turns on in a terminal and has to turn off again: alternate screen, mouse
 #: reporting, bracketed paste, reports of the focus.
@@ -184,7 +187,13 @@ class Terminal:
             AssertionError: It never was; says what was there instead.
         """
         end = time.monotonic() + limit_s
-        while not shows():
+        held = 0
+        while held < _HELD:
+            # What was read may be half of a picture: it is whole when nothing more comes.
+            if shows():
+                held = held + 1 if self.look(_QUIET_S) else _HELD
+                continue
+            held = 0
             assert time.monotonic() < end, f"{faults()}:\n{self.text}"
             self.look()
 

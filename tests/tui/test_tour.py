@@ -128,8 +128,9 @@ def test_what_every_screen_owes(folder: Path) -> None:
                 terminal.resize(size)
             for key in VIEWS if size == SIZES[0] else TABLES:
                 show(terminal, key)
-                assert badge_of(report) in terminal.lines[0]
-                assert tab in terminal.lines[2]
+                # What was taken of a picture may be half of it.
+                terminal.until(lambda: badge_of(report) in terminal.lines[0])
+                terminal.until(lambda: tab in terminal.lines[2])
         terminal.send("q")
         assert terminal.ended() == 0
 
@@ -144,8 +145,8 @@ def tour_of_folder(terminal: Terminal) -> None:
                 "q Quit" in terminal.lines[-1]
                 and not list(rows_without(terminal.lines, ("State", "Verdict")))
                 and " ... " not in terminal.text
+                and not re.search(r"[0-9]…", terminal.text)
             )
         )
-        assert not re.search(r"[0-9]…", terminal.text)
     terminal.send("q")
     assert terminal.ended() == 0
