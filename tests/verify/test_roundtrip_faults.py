@@ -21,7 +21,7 @@ from inspector.verify.job.launcher import run
 from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
 from tests.checks.editing import edited, key, stored
-from tests.conftest import SAMPLES
+from tests.conftest import ROOT, SAMPLES
 from tests.helpers import planted_worker
 from tests.verify.roundtrip_jobs import Outcome, make_spec, run_batch, run_job
 
@@ -377,8 +377,11 @@ def test_a_rank_that_fails(tmp_path: Path, faults: dict[str, Any], kind: str) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "verdict"), [("slow", "exact"), ("hang", "failed")])
-def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: str) -> None:
+def test_a_rank_that_is_slow_is_not_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, verdict: str
+) -> None:
     """The others wait for it in a collective for longer than `--timeout`; it reads meanwhile."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # The worker is the tests'.
     spec = JobSpec(str(SOURCE), "fsdp:2", timeout_s=12, events_dir=str(tmp_path / "job" / "events"))
     (tmp_path / "job").mkdir()
     faults = {fault: {"rank": 1, "phase": "compare", "seconds": 30}}
@@ -388,4 +391,6 @@ def test_a_rank_that_is_slow_is_not_dead(tmp_path: Path, fault: str, verdict: st
     names += tuple(dict.fromkeys(e.fqn for e in checkpoint.bytes_entries))
     result = run(spec, expected=ExpectedEntries(names), worker=planted_worker.__name__)
     assert result["verdict"] == verdict, (result["why"], result["failures"])
+    kinds = {failure["kind"] for failure in result["failures"]}
+    assert kinds == (set() if fault == "slow" else {"timeout"})
     assert fault == "hang" or result["elapsed_s"] > 30
