@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 __all__ = ["LEFT_ON", "Terminal"]
 
 LIMIT_S = 300.0
-_QUIET_S = 0.1
+_QUIET_S = 0.03
 #: Something that moves never comes to rest: it holds if it is seen so many times in a row.
 _HELD = 20
 

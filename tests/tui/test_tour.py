@@ -96,10 +96,19 @@ def badge_of(report: Report) -> str:
     return f" metadata sound, {said}bytes unread"
 
 
-def show(terminal: Terminal, key: str) -> None:
-    """Open a view, and wait until it shows what it owes."""
+def show(terminal: Terminal, key: str, badge: str, tab: str) -> None:
+    """Open a view, and wait until it shows what it owes, below the verdict and the tabs."""
+
+    def wrong() -> list[str]:
+        found = faults(terminal, key)
+        if badge not in terminal.lines[0]:
+            found.append(f"no {badge!r} in {terminal.lines[0]!r}")
+        if tab not in terminal.lines[2]:
+            found.append(f"no {tab!r} in {terminal.lines[2]!r}")
+        return found
+
     terminal.send(key)
-    terminal.until(lambda: not faults(terminal, key), faults=lambda: faults(terminal, key))
+    terminal.until(lambda: not wrong(), faults=wrong)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(SAMPLES)))
@@ -127,10 +136,7 @@ def test_what_every_screen_owes(folder: Path) -> None:
             if size != terminal.size:
                 terminal.resize(size)
             for key in VIEWS if size == SIZES[0] else TABLES:
-                show(terminal, key)
-                # What was taken of a picture may be half of it.
-                terminal.until(lambda: badge_of(report) in terminal.lines[0])
-                terminal.until(lambda: tab in terminal.lines[2])
+                show(terminal, key, badge_of(report), tab)
         terminal.send("q")
         assert terminal.ended() == 0
 
