@@ -62,7 +62,7 @@ async def test_a_run_that_vanishes_stays_as_it_was_and_comes_back(run: Path) -> 
         await until(pilot, lambda: "newest sound: step-200" in screen_text(app))
         run.rename(run.with_name("away"))
         await until(pilot, lambda: "as it was: " in screen_text(app))
-        assert "no such file or folder" in screen_text(app)
+        assert "as it was: there is no such file or folder" in screen_text(app)
         assert "step-200" in screen_text(app)
         run.with_name("away").rename(run)
         await until(pilot, lambda: "as it was: " not in screen_text(app))

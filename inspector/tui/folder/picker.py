@@ -290,7 +290,9 @@ class PickerScreen(Screen[None]):
         if self._run_said:
             facts.insert(1, self._run_said)
         if self._lost:
-            facts.insert(0, f"as it was: {printable(self._lost, 200)}")
+            # The path stands above.
+            why = self._lost.removeprefix(f"{printable(self._folder.path)}: ")
+            facts.insert(0, f"as it was: {printable(why, 200)}")
         path = Text(printable(self._folder.path), "bold")
         text = Text("\n").join([path, Text(" · ".join(facts))])
         self.query_one("#picker-head", Static).update(text)
