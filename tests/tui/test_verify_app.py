@@ -16,6 +16,7 @@ from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors.view import TensorsView
 from inspector.tui.verification import control as verify_control
 from inspector.tui.verification.control import AskScreen
 from inspector.tui.verification.run import Verification
@@ -135,6 +136,38 @@ async def test_a_mesh_that_is_none_is_said_where_it_was_typed() -> None:
         await pilot.pause(0.4)
         assert isinstance(app.screen, VerifySetupScreen)
         assert app.verification is None
+
+
+async def test_enter_starts_and_does_nothing_more(stub: StubJob) -> None:
+    async with opened(SAMPLE, size=(80, 24)) as (app, pilot):
+        await pilot.press("v")
+        await until(pilot, lambda: is_ready(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.verification is not None)
+        stub.let()
+        await until(pilot, lambda: app.verification is not None and app.verification.is_over)
+        # The same key went on to the list of tensors below once, and opened what lay there.
+        assert not app.screen.query_one(TensorsView).is_zoomed
+
+
+async def test_enter_on_cancel_cancels(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        setup_screen(app).query_one("#setup-cancel", Button).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, MainScreen))
+        await pilot.pause(0.2)
+        assert app.verification is None
+
+
+async def test_a_mesh_that_was_emptied_is_asked_for(stub: StubJob) -> None:
+    async with opened(SAMPLE, "v") as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        setup_screen(app).query_one("#setup-mesh", Input).value = ""
+        await until(pilot, lambda: "Which mesh? Type one, or choose one." in words(app))
+        await pilot.press("enter")
+        await pilot.pause(0.2)
+        assert isinstance(app.screen, VerifySetupScreen) and app.verification is None
 
 
 async def test_everything_can_be_chosen_by_keys_alone(stub: StubJob) -> None:

@@ -174,7 +174,9 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     VerifySetupScreen #setup-hint { width: 1fr; color: $text-muted; text-align: right; }
     """
 
-    BINDINGS = [("escape", "cancel", "Cancel")]
+    # Bindings, not `key_enter`: a key that a handler has used goes on to whatever has the focus by
+    # then, which is the screen below once this one is left; and a button keeps its own enter.
+    BINDINGS = [("escape", "cancel", "Cancel"), ("enter", "start", "Start")]
 
     class Surveyed(Message):
         """How many GPUs there are."""
@@ -213,6 +215,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self._plan: Preflight | None = None
         self._pause: TimerHandle | None = None
         self._starts = False
+        self._was_surveyed = False
 
     def replace(self, checkpoint: Checkpoint) -> None:
         """Plan for the checkpoint as it is now; what was asked for stays asked for."""
@@ -263,6 +266,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
 
     def on_verify_setup_screen_surveyed(self, event: Surveyed) -> None:
         event.stop()
+        self._was_surveyed = True
         field = self.query_one("#setup-mesh", Input)
         if not field.value:
             field.value = first_mesh(self._written, event.num_gpus)
@@ -308,6 +312,9 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             self.run_worker(
                 self._resolve, thread=True, exit_on_error=False, group="plan", exclusive=True
             )
+        elif self._was_surveyed:
+            self._starts = False
+            self.query_one("#setup-plan", Static).update("Which mesh? Type one, or choose one.")
 
     def _resolve(self) -> None:
         wishes = self.wishes
@@ -334,7 +341,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         event.stop()
         self._start()
 
-    def key_enter(self) -> None:
+    def action_start(self) -> None:
         self._start()
 
     def _start(self) -> None:
