@@ -29,7 +29,7 @@ from inspector.errors import StorageError
 
 __all__ = ["FoundPayload", "Inventory", "PayloadForm", "payload_at", "take_inventory"]
 
-PayloadForm: TypeAlias = Literal["tensor", "bytes", "packed", "damaged"]
+PayloadForm: TypeAlias = Literal["tensor", "bytes", "damaged", "sealed"]
 
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -45,8 +45,9 @@ class FoundPayload:
     Attributes:
         file: The file, relative to the folder, raw.
         offset, length: Where it lies, in bytes.
-        form: `tensor`; `packed` for one of a class of its own; `bytes` for anything else;
-            `damaged` where its extent is known, and its header cannot be read.
+        form: `tensor` for a plain one; `bytes` for any other object, tensors of a class of
+            their own among them; `damaged` where its extent is known, and its header cannot be
+            read; `sealed` for a compressed one, which is not looked into.
         dtype: Of a tensor.
         shape: Of a tensor: that of its chunk.
     """
@@ -73,9 +74,7 @@ class FoundPayload:
         """What it is, for people."""
         if self.form == "tensor":
             return f"{self.dtype} {format_shape(self.shape)}"
-        return {"bytes": "a pickled object", "packed": "a tensor of a class of its own"}.get(
-            self.form, "damaged"
-        )
+        return {"bytes": "a pickled object", "sealed": "compressed"}.get(self.form, "damaged")
 
 
 class Inventory:
@@ -178,8 +177,6 @@ def _found(path: str, offset: int, length: int, opened: Payload) -> FoundPayload
     tensor = opened.tensor
     if tensor is not None and not opened.problem and not opened.unsafe:
         return FoundPayload(path, offset, length, "tensor", tensor.dtype, tensor.shape)
-    if opened.packed is not None:
-        return FoundPayload(path, offset, length, "packed")
     return FoundPayload(path, offset, length, "bytes")
 
 

@@ -86,7 +86,8 @@ def _claim(slots: Slots, theirs: Inventory, shown: str) -> Iterator[Unrepaired]:
         file = slot.file or ""
         payload = theirs.beginning(file, slot.offset)
         if payload is None or not slot.lies_at(payload) or not slot.fits(payload):
-            what = f"{shown} is damaged itself: {slot.name} is not as recorded there"
+            what = f"{shown} is damaged itself: {slot.name} is not as recorded there, or "
+            what += "of a class of its own"
             yield Unrepaired(slot.fqn, slot.file, "", what)
             return
         ours = slots.inventory.of(file)

@@ -66,7 +66,7 @@ def take_from(
             payload = inventory.beginning(slot.file or "", slot.offset)
             fits = payload is not None and slot.lies_at(payload) and slot.fits(payload)
             if payload is None or path is None or not fits or not inventory.is_whole(payload):
-                why = "it is damaged there, or of a kind that is not taken (compressed, packed)"
+                why = "it is damaged there, or compressed, or of a class of its own"
                 break
             pieces.append(PlacedChunk(slot.offsets, slot.sizes, name, at, slot.length))
             payloads.append(TakenPayload(path, slot.offset, slot.length))

@@ -116,7 +116,7 @@ def _refuse_corrupt(slots: Slots, steps: list[RepairStep]) -> set[str]:
     found = set()
     for slot in slots.all:
         payload = slot.payload
-        if payload is None or slot.fqn not in moved or payload.form == "packed":
+        if payload is None or slot.fqn not in moved or payload.form == "sealed":
             continue
         if not slots.inventory.is_whole(payload):
             slot.trouble = (

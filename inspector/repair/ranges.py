@@ -57,7 +57,7 @@ def _as_recorded(slots: Slots, slot: Slot, file: str) -> None:
         return
     if slot.transforms:
         # Compressed: what lies there shows in a deep check alone.
-        slots.claim(slot, FoundPayload(file, slot.offset, slot.length, "packed"), as_recorded=True)
+        slots.claim(slot, FoundPayload(file, slot.offset, slot.length, "sealed"), as_recorded=True)
         return
     storage = slots.inventory.storage
     found = payload_at(storage, file, slot.offset, slot.length, is_tensor=slot.is_tensor)

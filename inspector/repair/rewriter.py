@@ -58,7 +58,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _limit(cpu_s: int) -> None:
     try:
-        import resource
+        import resource  # lazy: not every system has it
     except ImportError:
         return
     for name, value in (("RLIMIT_CPU", cpu_s), ("RLIMIT_CORE", 0)):
@@ -70,8 +70,12 @@ def _limit(cpu_s: int) -> None:
 
 
 def _edit(metadata: Any, edits: list[Mapping[str, Any]]) -> None:
-    import torch
+    import torch  # lazy: the path of modules is put right first
+
+    # lazy: as above
     from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    # lazy: as above
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
     wanted = {edit["fqn"] for edit in edits}
@@ -114,7 +118,9 @@ def main() -> None:
     sys.path[:] = [part for part in sys.path if part and os.path.abspath(part) != here]
     answer: dict[str, Any]
     try:
-        import torch
+        import torch  # lazy: the path of modules is put right first
+
+        # lazy: as above
         from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
         with open(request["source"], "rb") as file:
