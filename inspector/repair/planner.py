@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint
@@ -12,7 +12,7 @@ from inspector.checkpoint.text import printable
 from inspector.checks.findings import Finding, Report
 from inspector.repair.boxes import drop_duplicates, mend_boxes
 from inspector.repair.files import match_files
-from inspector.repair.inventory import Inventory, take_inventory
+from inspector.repair.inventory import FoundPayload, Inventory, take_inventory
 from inspector.repair.plan import (
     BytesEdit,
     PlacedChunk,
@@ -74,6 +74,7 @@ def plan_repair(
     steps += match_ranges(slots, likely=likely)
     steps += match_unstored(slots, checkpoint, likely=likely)
     steps += mend_boxes(slots, checkpoint, codes, likely=likely)
+    _believe_check(slots, report, codes)
     corrupt = _refuse_corrupt(slots, steps)
     steps = [step for step in steps if step.fqn is None or step.fqn not in corrupt]
     return RepairPlan(
@@ -108,6 +109,19 @@ def _codes_of(report: Report) -> dict[str, set[str]]:
                 if fqn is not None:
                     found[fqn].add(finding.code)
     return found
+
+
+def _believe_check(slots: Slots, report: Report, codes: Mapping[str, Collection[str]]) -> None:
+    """Entries that nothing here explains, and with which the deep check found nothing wrong."""
+    errors = [finding for finding in report.findings if finding.severity == "error"]
+    files = {finding.file for finding in errors}
+    for slot in slots.all:
+        if slot.payload is None and slot.fqn not in codes and slot.file not in files:
+            slots.release(slot)
+            if slot.file is not None and not is_escape(slot.file) and slot.length > 0:
+                slot.payload = FoundPayload(slot.file, slot.offset, slot.length, "sealed")
+                slot.is_as_recorded = True
+                slot.trouble = ""
 
 
 def _refuse_corrupt(slots: Slots, steps: list[RepairStep]) -> set[str]:

@@ -87,7 +87,7 @@ def _in_file(
             )
             yield _moved(slots, slot, name, payload, why)
         return
-    is_known = len(rest) < len(entries) or len(entries) == 1
+    is_known = _is_whole(slots, entries, file)
     free: dict[object, list[FoundPayload]] = defaultdict(list)
     wanted: dict[object, list[Slot]] = defaultdict(list)
     for payload in slots.unclaimed(file):
@@ -97,14 +97,11 @@ def _in_file(
     for what, group in wanted.items():
         payloads = free[what]
         if len(group) == len(payloads) == 1 and is_known:
-            yield _moved(
-                slots,
-                group[0],
-                name,
-                payloads[0],
+            why = (
                 f"it is the only payload of {printable(name)} that is {payloads[0].words} and that "
-                "no other entry names",
+                "no other entry names; the file is whole, and has one payload for each entry"
             )
+            yield _moved(slots, group[0], name, payloads[0], why)
         elif len(group) == len(payloads) and likely and _is_ordered(group):
             why = (
                 f"the {plural(len(group), 'entry', 'entries')} of {payloads[0].words} are taken in "
@@ -114,6 +111,23 @@ def _in_file(
                 yield _moved(slots, slot, name, payload, why, "likely")
         else:
             _tell(slots, name, group, payloads, is_known)
+
+
+def _is_whole(slots: Slots, entries: list[Slot], file: str) -> bool:
+    """Whether a file is payloads from its first byte to its last, one for each of its entries.
+
+    Else the payload that is meant may be damaged, and the one that is left over another's, whose
+    entry is gone. Nor is anything known of a file of which not one entry is right.
+    """
+    payloads = slots.inventory.of(file)
+    entry = slots.inventory.storage.stat(file)
+    at = 0
+    for payload in payloads:
+        if payload.offset != at or payload.form == "damaged":
+            return False
+        at = payload.end
+    is_all = entry is not None and at == entry.num_bytes and len(payloads) == len(entries)
+    return is_all and (len(entries) == 1 or any(slot.payload is not None for slot in entries))
 
 
 def _anchored(slots: Slots, slot: Slot, file: str) -> tuple[FoundPayload, str] | None:
@@ -171,8 +185,9 @@ def _tell(
         )
     elif len(group) == len(payloads) == 1 and not is_known:
         why = (
-            f"{shown} holds one payload that is {words}, but not one entry of the file is as "
-            "recorded: it may be of another save; --like compares the order of all of them"
+            f"{shown} holds one payload that is {words} and that no entry names, but other bytes "
+            "that nobody owns as well, or no entry that is right: it may be another's; "
+            "--allow-likely takes it"
         )
     else:
         more = "; --allow-likely takes them in order" if len(group) == len(payloads) else ""

@@ -32,7 +32,7 @@ def write_metadata(plan: RepairPlan, target: str, python: str) -> str:
     Args:
         plan: The plan; it has metadata to start from.
         target: Where to; nothing is there.
-        python: The interpreter whose torch writes it.
+        python: The interpreter whose torch writes it; empty for this one.
 
     Returns:
         The version of that torch.
@@ -41,6 +41,7 @@ def write_metadata(plan: RepairPlan, target: str, python: str) -> str:
         RewriteRefusedError: The metadata holds what is not written anew.
         StorageError: It could not be written.
     """
+    python = python or sys.executable
     if plan.metadata is None:
         raise RewriteRefusedError("there is no metadata to start from")
     source = os.path.abspath(plan.metadata)

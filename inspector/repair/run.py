@@ -30,6 +30,8 @@ from inspector.repair.rewrite import RewriteRefusedError, write_metadata
 
 __all__ = ["RepairReport", "RepairRequest", "RepairVerdict", "repair"]
 
+_UNSURE = "it is whole, but not all of it is as the files are: it may be of another save"
+
 RepairVerdict: TypeAlias = Literal[
     "sound", "repairable", "partly-repairable", "not-repairable", "repaired", "not-repaired"
 ]
@@ -223,6 +225,16 @@ def _own_plan(
             likely=request.likely,
             first=[step],
         )
+        if len(plan.steps) > 1 and not request.likely:
+            why = (
+                f"{printable(name)} is whole, but not all of it is as the files are: it may be of "
+                "another save; --allow-likely takes it"
+            )
+            left = Unrepaired(None, METADATA, "", why)
+            plan = replace(plan, unrepaired=(*plan.unrepaired, left))
+        elif len(plan.steps) > 1:
+            rest = plan.steps[1:]
+            plan = replace(plan, steps=(replace(step, basis="likely", why=_UNSURE), *rest))
         if best is None or (plan.is_complete and not best[1].is_complete):
             best = other, plan
     return best
