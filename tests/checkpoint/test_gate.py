@@ -279,3 +279,42 @@ def test_a_class_that_is_called_without_its_arguments(copy: Path) -> None:
             told.add("loads")
             facts(copy)
     assert told == {"raises", "loads"}
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+@pytest.mark.parametrize("kind", ["<i8", ">i4", "u1", bool])
+def test_numbers_of_other_kinds_are_numbers(kind: Any, protocol: int, tmp_path: Path) -> None:
+    """As torch takes them: offsets worked out by numpy, and bools, which `torch.Size` turns."""
+    import numpy as np
+
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
+    expected = facts(folder)
+    metadata = torch_load(folder)
+    make = bool if kind is bool else np.dtype(kind).type
+    if kind == ">i4":
+        make = lambda v: np.array([v], ">i4")[0]  # noqa: E731
+
+    def turned(size: Any) -> Any:
+        size = tuple(size)
+        return _Sized(tuple(make(v) if kind is not bool or v in (0, 1) else v for v in size))
+
+    for entry in metadata.state_dict_metadata.values():
+        for chunk in entry.chunks:
+            chunk.offsets, chunk.sizes = turned(chunk.offsets), turned(chunk.sizes)
+    rewrite(folder, metadata, protocol)
+    theirs = torch_load(folder).state_dict_metadata["model.net1.weight"].chunks
+    assert list(theirs[1].offsets) == facts(folder)[0][0][3][1]
+    assert facts(folder) == expected
+    assert open_checkpoint(str(folder)).malformed == ()
+
+
+class _Sized:
+    """Pickled as `torch.Size` of these very objects."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        import torch
+
+        return torch.Size, (self.values,)
