@@ -126,7 +126,7 @@ class Index(StandIn):
 
     __slots__ = fields = ("fqn", "index", "offset")
     takes = (1, 3)
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __setstate__(self, state: Any) -> None:
         try:
