@@ -103,5 +103,5 @@ class KeyOrder:
             self._app.call_next(self.arrived, done)
 
     def _give_up(self, number: int) -> None:
-        if number == self._number and self._is_held:
+        if number == self._number and self._is_held and self._app.screen_stack:
             self._app.call_next(self.arrived, KeyDone(number, 0, self._app.screen))
