@@ -256,7 +256,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     entry.unlink()
     entry.mkdir()
     assert opened(folder) == expected
-    assert [path for path in entries() if path.suffix == ".tmp"] == []
+    assert list(entry.parent.rglob("*.tmp")) == []
 
 
 def test_the_oldest_entries_go_when_there_are_too_many(
