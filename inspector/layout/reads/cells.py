@@ -186,8 +186,13 @@ class Cells:
             starts, lengths = placement.bounds(dim, group.shape[dim])
             pieces = np.flatnonzero(lengths)
             low, high = starts[pieces], (starts + lengths)[pieces]
-            first = np.searchsorted(high, group.starts[number, place], "right")
-            last = np.searchsorted(low, group.stops[number, place], "left")
+            if placement.is_torn(dim, group.shape[dim]):
+                # Pieces in no order, that may overlap: each is a candidate.
+                first = np.zeros(len(place), dtype=np.int64)
+                last = first + len(pieces)
+            else:
+                first = np.searchsorted(high, group.starts[number, place], "right")
+                last = np.searchsorted(low, group.stops[number, place], "left")
             spans.append((number, pieces, low, high, first, last - first))
             counts *= last - first
         if not len(place):
@@ -199,13 +204,16 @@ class Cells:
             step = np.arange(len(of)) - np.repeat(np.cumsum(num) - num, num)
             cell = np.zeros(len(of), dtype=np.int64)
             brought = group.rest[place[of]]
+            hit = np.ones(len(of), dtype=bool)
             for number, pieces, low, high, first, width in reversed(spans):
                 step, digit = np.divmod(step, width[of])
                 at = first[of] + digit
                 begin = np.maximum(low[at], group.starts[number, place[of]])
-                brought = brought * (np.minimum(high[at], group.stops[number, place[of]]) - begin)
+                end = np.minimum(high[at], group.stops[number, place[of]])
+                brought = brought * np.maximum(end - begin, 0)
+                hit &= begin < end
                 cell += pieces[at] * self._stride(placement, number)
-            yield group.rows[place[of]], cell, brought
+            yield group.rows[place[of[hit]]], cell[hit], brought[hit]
 
     @staticmethod
     def _stride(placement: TargetPlacement, number: int) -> int:

@@ -160,6 +160,11 @@ class LoadPlan:
         """How many ranks hold no element of some tensor that has elements."""
         return int(np.count_nonzero(self.ranks.num_empty_tensors))
 
+    @property
+    def placements(self) -> Sequence[TargetPlacement]:
+        """How the planned tensors lie; empty on a plain mesh."""
+        return self._runs.placements if isinstance(self._runs, Cells) else ()
+
     def placement(self, place: int) -> TargetPlacement | None:
         """How the tensor at `place` of `planned_tensors` lies; None on a plain mesh."""
         return self._runs.placements[place] if isinstance(self._runs, Cells) else None

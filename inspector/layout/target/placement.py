@@ -70,8 +70,27 @@ class TargetPlacement:
         return tuple(self.mesh.sizes[axis] for axis in self.axes_of(dim))
 
     def bounds(self, dim: int, size: int) -> tuple[Ints, Ints]:
-        """Starts and lengths of the pieces of a dim, in the order of `piece_of_rank`."""
-        return nested_chunk_bounds(size, self.shards(dim))
+        """Starts and lengths of the pieces of a dim, in the order of `piece_of_rank`.
+
+        They are what torch's planner takes: the first row of a rank and how many it holds, even
+        where these rows are not one after the other (`is_torn`).
+        """
+        return self._bounds(dim, size)[:2]
+
+    def is_torn(self, dim: int, size: int) -> bool:
+        """Whether torch lays a dim otherwise than axis after axis cuts it.
+
+        A `_StridedShard` whose sizes do not divide can: then FSDP over tensor parallelism holds
+        other rows than its placements say, and DCP takes rows for neighbours that are none.
+        """
+        return self._bounds(dim, size)[2]
+
+    def _bounds(self, dim: int, size: int) -> tuple[Ints, Ints, bool]:
+        axes = self.axes_of(dim)
+        sizes = tuple(self.mesh.sizes[axis] for axis in axes)
+        factors = tuple(self.split_factor(axis) for axis in axes)
+        order = tuple(sorted(range(len(axes)), key=lambda place: axes[place]))
+        return _bounds(size, sizes, factors, order)
 
     def piece_of_rank(self, dim: int) -> Ints:
         """Number of the piece of a dim that each rank holds, shape (world_size,)."""
@@ -93,6 +112,59 @@ class TargetPlacement:
             for num in self.shards(dim):
                 sizes[dim] = -(-sizes[dim] // num)
         return math.prod(sizes)
+
+
+@lru_cache(maxsize=1024)
+def _bounds(
+    size: int, sizes: tuple[int, ...], factors: tuple[int, ...], order: tuple[int, ...]
+) -> tuple[Ints, Ints, bool]:
+    """Starts and lengths as torch has them, and whether they are not those of the nested cut.
+
+    Args:
+        size: Size of the dim.
+        sizes: Of the axes that cut it, the first to cut in front.
+        factors: The split factor of each.
+        order: The same axes in the order of the mesh.
+    """
+    starts, lengths = nested_chunk_bounds(size, sizes)
+    if all(factor == 1 for factor in factors) or size % math.prod(sizes) == 0:
+        return starts, lengths, False
+    first, count = _as_torch(size, [(sizes[at], factors[at]) for at in order])
+    back = [order.index(place) for place in range(len(order))]
+    shape = [sizes[at] for at in order]
+    first = first.reshape(shape).transpose(back).ravel()
+    count = count.reshape(shape).transpose(back).ravel()
+    if np.array_equal(first, starts) and np.array_equal(count, lengths):
+        return starts, lengths, False
+    return first, count, True
+
+
+def _as_torch(size: int, axes: Sequence[tuple[int, int]]) -> tuple[Ints, Ints]:
+    """The first row and the number of rows of each rank: axis by axis in mesh order, rows as lists.
+
+    As `compute_local_shape_and_global_offset` has them (torch/distributed/tensor/_utils.py).
+
+    Args:
+        size: Size of the dim.
+        axes: Size and split factor of each axis.
+    """
+    holder = np.zeros(size, dtype=np.int64)
+    num_holders = 1
+    for num, factor in axes:
+        # Where each row stands in its holder's list: lists are in rising order.
+        by_holder = np.argsort(holder, kind="stable")
+        held = np.bincount(holder, minlength=num_holders)
+        place = np.empty(size, dtype=np.int64)
+        place[by_holder] = np.arange(size) - np.repeat(np.cumsum(held) - held, held)
+        length = held[holder]
+        part = np.maximum(-(-length // factor), 1)
+        inner = np.minimum(part, length - place // part * part)
+        piece = place % part // np.maximum(-(-inner // num), 1)
+        holder, num_holders = holder * num + piece, num_holders * num
+    count = np.bincount(holder, minlength=num_holders)
+    first = np.full(num_holders, size, dtype=np.int64)
+    np.minimum.at(first, holder, np.arange(size))
+    return first, count.astype(np.int64)
 
 
 @lru_cache(maxsize=256)

@@ -70,8 +70,6 @@ class TargetPlacements:
         self._written_by = written_by
         self._lines = [_Line(line, line.regex) for line in lines]
         self._kept: dict[tuple[Mesh, tuple[int | None, ...]], TargetPlacement] = {}
-        #: Lines that matched a tensor so far.
-        self.used: set[str] = set()
         for line in lines:
             for axis in line.axes:
                 found = [self._axis(m, axis) for m in self._all() if m is not None]
@@ -81,6 +79,12 @@ class TargetPlacements:
                         f"{printable(axis, 40)}, which {mesh} does not have",
                         f"its axes are {', '.join(mesh.axes)}",
                     )
+
+    def unmatched(self, fqns: Sequence[str]) -> tuple[str, ...]:
+        """The patterns that match none of some names."""
+        return tuple(
+            x.line.pattern for x in self._lines if not any(x.matches.match(f) for f in fqns)
+        )
 
     def _all(self) -> tuple[Mesh | None, ...]:
         return self._meshes.dense, self._meshes.experts
@@ -103,7 +107,6 @@ class TargetPlacements:
             return self._keep(mesh, (None,) * len(mesh.sizes)), "rule"
         line = next((x.line for x in reversed(self._lines) if x.matches.match(fqn)), None)
         if line is not None:
-            self.used.add(line.pattern)
             return self._keep(mesh, self._by_line(mesh, line, fqn, shape, is_expert)), "file"
         rule = self._by_rule(mesh, is_expert)
         told = self._by_checkpoint(mesh, index, rule)
