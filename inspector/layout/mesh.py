@@ -61,6 +61,14 @@ _KINDS = {
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
+_WORDS = {
+    "replicate": "{} copies",
+    "shard": "FSDP over {}",
+    "tensor": "tensor parallel over {}",
+    "expert": "expert parallel over {}",
+    "stage": "{} pipeline stages",
+}
+
 _MAX_AXES = 8
 _FAMILY = re.compile(r"([a-z_]+):(\d{1,9}(?:x\d{1,9})*)\Z", re.ASCII)
 _AXIS = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,39}):(\d{1,9})\Z", re.ASCII)
@@ -143,6 +151,18 @@ class Mesh:
     def kinds(self) -> tuple[str | None, ...]:
         """What each axis is for by its name, as of `kind_of`."""
         return tuple(map(kind_of, self.axes))
+
+    @property
+    def words(self) -> str:
+        """`2 copies x FSDP over 4 x tensor parallel over 2`; the experts' mesh after it."""
+        words = []
+        for name, kind, size in zip(self.axes, self.kinds, self.sizes, strict=True):
+            if name.lower() == "cp":
+                words.append(f"context parallel over {size}, on which FSDP shards as well")
+            else:
+                words.append(_WORDS[kind].format(size) if kind else f"{name} over {size}")
+        experts = "" if self.experts is None else f"; experts: {self.experts.words}"
+        return " x ".join(words) + experts
 
     @property
     def world_size(self) -> int:

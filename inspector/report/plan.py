@@ -15,7 +15,7 @@ from inspector.checks.findings import Finding
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.target.placement import why_not
-from inspector.layout.target.rules import SOURCES, TargetPlacements
+from inspector.layout.target.rules import TargetPlacements, placed_words
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.check import finding_json, finding_lines
 from inspector.report.json import SCHEMA, dump, dump_list
@@ -137,61 +137,9 @@ def mesh_sentence(mesh: Mesh) -> str:
     """`hsdp:2x4: 8 ranks, 2 replicas of 4 shards`."""
     text = f"{mesh}: {plural(mesh.world_size, 'rank')}"
     if not mesh.is_plain:
-        return text + _axes_words(mesh)
+        return f"{text}, {mesh.words}"
     if mesh.family == "hsdp":
         text += f", {plural(mesh.num_replicas, 'replica')} of {plural(mesh.num_shards, 'shard')}"
-    return text
-
-
-#: What an axis of a kind does to tensors, in words.
-_AXES = {
-    "replicate": "{} copies",
-    "shard": "FSDP over {}",
-    "tensor": "tensor parallel over {}",
-    "expert": "expert parallel over {}",
-    "stage": "{} pipeline stages",
-}
-
-
-def _axes_words(mesh: Mesh) -> str:
-    """`, 2 copies x FSDP over 4 x tensor parallel over 2`; the experts' after it."""
-    words = []
-    for name, kind, size in zip(mesh.axes, mesh.kinds, mesh.sizes, strict=True):
-        if name.lower() == "cp":
-            words.append(f"context parallel over {size}, on which FSDP shards as well")
-        else:
-            words.append(_AXES[kind].format(size) if kind else f"{name} over {size}")
-    text = ", " + " x ".join(words)
-    if mesh.experts is not None:
-        text += "; experts" + _axes_words(mesh.experts)
-    return text
-
-
-def _placed(plan: LoadPlan) -> str:
-    """Who says how tensors lie; and which axes cut none, so that nobody takes that for an answer.
-
-    An axis of tensor parallelism says nothing by itself.
-    """
-    told = [
-        f"{plural(plan.sources[s], 'tensor')} {SOURCES[s]}" for s in SOURCES if s in plan.sources
-    ]
-    cut = {
-        axis
-        for lies in plan.placements
-        for axis, dim in zip(lies.mesh.axes, lies.dims, strict=True)
-        if dim is not None
-    }
-    idle = [
-        name
-        for name, kind, size in zip(plan.mesh.axes, plan.mesh.kinds, plan.mesh.sizes, strict=True)
-        if kind in ("tensor", None) and size > 1 and name not in cut
-    ]
-    text = ", ".join(told) or "there is no tensor"
-    if idle:
-        text += (
-            f"; no tensor is cut by {' or '.join(idle)}, whose ranks hold copies (--placements "
-            "FILE says what it cuts)"
-        )
     return text
 
 
@@ -264,7 +212,11 @@ def plan_facts(
     )
     facts = [
         ("mesh", mesh_sentence(plan.mesh)),
-        *([("placements", _placed(plan))] if plan.sources else []),
+        *(
+            [("placements", placed_words(plan.mesh, plan.placements, plan.sources))]
+            if plan.sources
+            else []
+        ),
         ("in short", headline(plan)),
         ("read", read),
         ("worst rank", worst_sentence(plan)),

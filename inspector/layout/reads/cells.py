@@ -1,4 +1,4 @@
-"""`Cells`: which ranks read which items where several axes cut several dims.
+"""`CellRuns`: which ranks read which items where several axes cut several dims.
 
 The rule this module keeps: a rank is looked at by the piece that it holds of each cut dim. The
 ranks of one placement with the same pieces share a *cell*, and read alike; no rank is looked at by
@@ -23,7 +23,7 @@ from inspector.layout.reads.items import ReadItems
 from inspector.layout.reads.runs import Box, RankFigures, Read, reads_of_rows
 from inspector.layout.target.placement import TargetPlacement
 
-__all__ = ["Cells"]
+__all__ = ["CellRuns"]
 
 #: Pairs of an item and a cell, or of a rank and a file, that are held at one time.
 _AT_ONCE = 1 << 22
@@ -70,7 +70,7 @@ class _Sums:
         return cls(a, b, c, d, e, f)
 
 
-class Cells:
+class CellRuns:
     """The items of a checkpoint on a mesh of any axes.
 
     Args:

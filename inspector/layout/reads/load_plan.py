@@ -31,7 +31,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.errors import InspectError
 from inspector.layout.geometry import Ints
 from inspector.layout.mesh import Mesh
-from inspector.layout.reads.cells import Cells
+from inspector.layout.reads.cells import CellRuns
 from inspector.layout.reads.items import NotPlanned, ReadItems, read_items
 from inspector.layout.reads.runs import RankFigures, Read, Runs
 from inspector.layout.target.placement import TargetPlacement
@@ -66,7 +66,7 @@ class LoadPlan:
     checkpoint: Checkpoint
     mesh: Mesh
     ranks: RankFigures
-    _runs: Runs | Cells = field(repr=False)
+    _runs: Runs | CellRuns = field(repr=False)
     sources: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -163,11 +163,11 @@ class LoadPlan:
     @property
     def placements(self) -> Sequence[TargetPlacement]:
         """How the planned tensors lie; empty on a plain mesh."""
-        return self._runs.placements if isinstance(self._runs, Cells) else ()
+        return self._runs.placements if isinstance(self._runs, CellRuns) else ()
 
     def placement(self, place: int) -> TargetPlacement | None:
         """How the tensor at `place` of `planned_tensors` lies; None on a plain mesh."""
-        return self._runs.placements[place] if isinstance(self._runs, Cells) else None
+        return self._runs.placements[place] if isinstance(self._runs, CellRuns) else None
 
     def elements_in(self, place: int, offsets: Ints, sizes: Ints) -> Ints:
         """Elements of boxes of a tensor in each rank's part, on a mesh that is not plain.
@@ -177,7 +177,7 @@ class LoadPlan:
             offsets: The boxes' lower corners, shape (num_boxes, ndim).
             sizes: Their extents, likewise.
         """
-        assert isinstance(self._runs, Cells)  # noqa: S101 - plain meshes have shards
+        assert isinstance(self._runs, CellRuns)  # noqa: S101 - plain meshes have shards
         return self._runs.elements_in(place, offsets, sizes)
 
     @property
@@ -270,7 +270,7 @@ class Planner:
             lies, source = rules.of(columns.fqns[index], columns.shape(index), index)
             found.append(lies)
             sources[source] = sources.get(source, 0) + 1
-        cells = Cells(self.checkpoint, self._items, mesh, found)
+        cells = CellRuns(self.checkpoint, self._items, mesh, found)
         return LoadPlan(self.checkpoint, mesh, cells.figures(), cells, sources)
 
 

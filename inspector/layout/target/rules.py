@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh, kind_of
 from inspector.layout.target.file import PlacementLine
@@ -26,7 +26,7 @@ from inspector.layout.target.placement import TargetMeshes, TargetPlacement
 if TYPE_CHECKING:
     from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["SOURCES", "TargetPlacements"]
+__all__ = ["SOURCES", "TargetPlacements", "placed_words"]
 
 #: Who may decide, in words.
 SOURCES = {
@@ -54,6 +54,7 @@ class TargetPlacements:
         mesh: The mesh.
         written_by: Who wrote the checkpoint; None leaves rule 2 out.
         lines: What `--placements` says.
+        others: More meshes that the lines are for: an axis has to be of one of them.
 
     Raises:
         UsageError: No load can be planned under the mesh, or a line names an axis that it lacks.
@@ -64,6 +65,7 @@ class TargetPlacements:
         mesh: Mesh,
         written_by: WrittenBy | None = None,
         lines: Sequence[PlacementLine] = (),
+        others: Sequence[Mesh] = (),
     ) -> None:
         self.mesh = mesh
         self._meshes = TargetMeshes(mesh)
@@ -72,8 +74,8 @@ class TargetPlacements:
         self._kept: dict[tuple[Mesh, tuple[int | None, ...]], TargetPlacement] = {}
         for line in lines:
             for axis in line.axes:
-                found = [self._axis(m, axis) for m in self._all() if m is not None]
-                if all(place is None for place in found):
+                known = [m for m in (*self._all(), *others) if m is not None]
+                if all(self._axis(m, axis) is None for m in known):
                     raise UsageError(
                         f"--placements: {printable(line.pattern, 60)} names the axis "
                         f"{printable(axis, 40)}, which {mesh} does not have",
@@ -113,6 +115,18 @@ class TargetPlacements:
         if told is not None and told != rule:
             return self._keep(mesh, told), "checkpoint"
         return self._keep(mesh, rule), "rule"
+
+    def by_rule(self, shape: Sequence[int]) -> TargetPlacement:
+        """How a tensor lies that is no tensor of the checkpoint: by FSDP's rule."""
+        mesh = self._meshes.dense
+        dims = self._by_rule(mesh, False) if shape else (None,) * len(mesh.sizes)
+        return self._keep(mesh, dims)
+
+    @property
+    def meshes(self) -> tuple[Mesh, ...]:
+        """The meshes that tensors may lie on: most tensors', and the experts' if they have one."""
+        found = (m for m in self._all() if m is not None)
+        return tuple(dict.fromkeys(found))
 
     def _keep(self, mesh: Mesh, dims: tuple[int | None, ...]) -> TargetPlacement:
         key = mesh, dims
@@ -184,3 +198,34 @@ class TargetPlacements:
                 shard = _SHARD.match(text)
                 told.setdefault(axis.kind, []).append(None if shard is None else int(shard[1]))
         return told
+
+
+def placed_words(
+    mesh: Mesh, placements: Sequence[TargetPlacement], sources: Mapping[str, int]
+) -> str:
+    """Who says how tensors lie, and which axes cut none: nobody may take that for an answer.
+
+    Args:
+        mesh: The mesh that was asked for.
+        placements: Of every tensor.
+        sources: How many of them lie as whom says.
+    """
+    told = [f"{plural(sources[s], 'tensor')} {SOURCES[s]}" for s in SOURCES if s in sources]
+    cut = {
+        axis
+        for lies in placements
+        for axis, dim in zip(lies.mesh.axes, lies.dims, strict=True)
+        if dim is not None
+    }
+    idle = [
+        name
+        for name, kind, size in zip(mesh.axes, mesh.kinds, mesh.sizes, strict=True)
+        if kind in ("tensor", None) and size > 1 and name not in cut
+    ]
+    text = ", ".join(told) or "there is no tensor"
+    if idle:
+        text += (
+            f"; no tensor is cut by {' or '.join(idle)}, whose ranks hold copies (--placements "
+            "FILE says what it cuts)"
+        )
+    return text
