@@ -252,6 +252,7 @@ def test_what_check_finds_without_payloads_is_a_problem(name: str, code: str) ->
         assert text.out.index(f"\n{warned}\n") < text.out.index("To prove it where")
 
 
+@pytest.mark.slow
 def test_what_plan_says_of_ranks_is_not_said_again() -> None:
     for name in ("chunk_gap", "chunk_none", "chunk_unstored", "file_missing", "file_cut"):
         folder = SAMPLES / "broken" / name
