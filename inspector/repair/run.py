@@ -22,8 +22,7 @@ from inspector.checks.judge import check_storage, judge
 from inspector.checks.payload.deep import DeepReport, DeepRequest, Line, check_deep
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError, UsageError
 from inspector.repair.folder import CarriedFiles, NewFolder
-from inspector.repair.like import plan_like
-from inspector.repair.older import take_from
+from inspector.repair.other_step import plan_like, take_from
 from inspector.repair.plan import RepairPlan, RepairStep, Unrepaired
 from inspector.repair.planner import plan_repair
 from inspector.repair.rewrite import RewriteRefusedError, write_metadata
