@@ -94,21 +94,16 @@ def _check_mesh(mesh: str | None) -> None:
 
 
 def _repair(path: str, request: RepairRequest) -> RepairReport:
-    from dataclasses import replace
-
     from inspector.checkpoint.find.locate import locate_one
     from inspector.checkpoint.outside import outermost
     from inspector.repair.folder import refuse_output
     from inspector.repair.run import repair as run_repair
     from inspector.report.progress import PayloadLine
-    from inspector.verify.machine import examine
 
     if request.output is not None:
         others = [other for other in (path, request.like, request.older) if other]
         closed = [outermost(locate_one(other).local_path(""), other) for other in others]
         refuse_output(request.output, [folder for folder in closed if folder is not None])
-        # That torch is there is known before hours of reading.
-        request = replace(request, python=examine(request.python, path).path)
     return run_repair(path, request, lambda: PayloadLine(sys.stderr))
 
 
