@@ -181,7 +181,7 @@ def test_the_commands_are_verifys_own(tmp_path: Path) -> None:
         (("--mesh", "8"), "is not a mesh"),
         (("--mesh", ""), "is not a mesh"),
         (("--mesh", "\x1b[2J"), "is not a mesh"),
-        (("--mesh", "fsdp_tp:2x2"), "fsdp:S or hsdp:RxS"),
+        (("--mesh", "bogus:2x2"), "fsdp:S or hsdp:RxS"),
         ((), "Missing option '--mesh'"),
         (("--mesh", "fsdp:2", "--reads"), "--json"),
         (("--mesh", "fsdp:2", "--against", "/nowhere.json"), "no such file"),
