@@ -12,7 +12,7 @@ import pytest
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.opening import open_storage
-from inspector.errors import InspectError
+from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner, load_plan
 from tests.conftest import SAMPLES
@@ -110,7 +110,7 @@ def test_every_family_has_a_plan(text: str) -> None:
 
 
 def test_a_family_that_is_none_is_refused() -> None:
-    with pytest.raises(UsageError, match="bogus"):
+    with pytest.raises(UsageError, match="is not a mesh"):
         Mesh.parse("bogus:2")
 
 
