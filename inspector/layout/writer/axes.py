@@ -131,7 +131,8 @@ class AxisRoles:
     @property
     def is_plain(self) -> bool:
         """Replicas and shards by the common rule: dim 0, or one copy each."""
-        return self.mesh.family in ("fsdp", "hsdp", "hsdp_reversed") and not self.speaks_against
+        # Not with the shard axis first: so lie the pieces of FSDP beside context parallelism.
+        return self.mesh.family in ("fsdp", "hsdp") and not self.speaks_against
 
     @property
     def named_axes(self) -> str | None:
@@ -326,6 +327,10 @@ def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> No
 
 _Kinds = tuple[list[str | None], list[str], str, list[str]]
 
+_DOUBT_COPIES = (
+    "That copies are data parallel's is what they look like; ranks of context parallelism hold "
+    "copies as well."
+)
 _DOUBT_ONE_AXIS = (
     "That the axis is FSDP's is what it looks like; tensor parallel whose every layer is cut "
     "along dim 0 writes the same boxes."
@@ -343,13 +348,19 @@ def _kinds(tally: _Tally) -> _Kinds:
     for axis in range(num_axes):
         if all(u.fit.pattern.dims[axis] is None for u in dense):
             kinds[axis] = "replicate"
-            held = "every tensor" if not tally.experts_differ() else "every tensor but the experts"
+            all_of_them = all(u.fit.pattern.dims[axis] is None for u in uses)
+            held = "every tensor" if all_of_them else "every tensor but the experts"
             reasons[axis] = f"{held} is held {tally.sizes[axis]} times along it"
         else:
             cutting.append(axis)
-    if len(cutting) == 1:
-        return _one_axis(tally, dense, kinds, reasons, cutting[0])
-    return _several_axes(tally, dense, kinds, reasons, cutting)
+    found = (
+        _one_axis(tally, dense, kinds, reasons, cutting[0])
+        if len(cutting) == 1
+        else _several_axes(tally, dense, kinds, reasons, cutting)
+    )
+    if "replicate" in found[0]:
+        found[3].append(_DOUBT_COPIES)
+    return found
 
 
 def _one_axis(
