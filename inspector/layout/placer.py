@@ -65,7 +65,8 @@ class Placer:
         """The ranks that hold each chunk of a tensor, the one that wrote it among them.
 
         Returns:
-            Ranks by chunk, ascending; None without a mesh, or if nothing explains the chunks.
+            Ranks by chunk, ascending; None without a mesh, if nothing explains the chunks, and
+            for a tensor in one piece, which one rank alone may have had.
         """
         if self._assignment is None:
             return None
@@ -76,7 +77,7 @@ class Placer:
             fit = known[int(self._choice[index])] if known else None
         else:
             fit = self._best_fit(index, cut, self._assignment.mesh)
-        if fit is None:
+        if fit is None or not cut.touched:
             return None
         tensor = self._checkpoint.columns.tensor(index)
         cells = cell_ids(cut, tensor.offsets, tensor.sizes)

@@ -13,22 +13,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inspector.layout.cuts import Cut
-from inspector.layout.geometry import Ints
 from inspector.layout.mesh import FAMILIES, Mesh
-from inspector.layout.placements import ORDINALS, Fit, Pattern, fit_of
+from inspector.layout.placements import ORDINALS, fit_of
+from inspector.layout.writer.groups import (
+    AXIS_WORDS,
+    PlacementUse,
+    TensorGroup,
+    flat_pattern,
+    groups_of,
+    is_flat,
+)
 from inspector.layout.writer.survey import Assignment, Survey
 
-__all__ = ["AxisRoles", "DimCut", "MeshAxis", "PlacementUse", "layout_of", "prefer_flat", "uses_of"]
+__all__ = [
+    "AxisRoles",
+    "DimCut",
+    "MeshAxis",
+    "PlacementUse",
+    "TensorGroup",
+    "layout_of",
+    "prefer_flat",
+    "uses_of",
+]
 
-#: torch's and torchtitan's words for what an axis is for.
-_WORDS = {
-    "replicate": "dp_replicate",
-    "shard": "dp_shard",
-    "tensor": "tp",
-    "expert": "ep",
-    "stage": "pp",
-}
 _KINDS = {
     "replicate": "data replicate",
     "shard": "FSDP",
@@ -61,7 +68,7 @@ class MeshAxis:
     @property
     def name(self) -> str | None:
         """The field's name of such an axis (`dp_shard`), None if the kind is not told."""
-        return None if self.kind is None else _WORDS[self.kind]
+        return None if self.kind is None else AXIS_WORDS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +100,6 @@ class DimCut:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacementUse:
-    """Tensors of one cut that are placed alike.
-
-    Attributes:
-        cut: Their cut.
-        fit: Their placements.
-        tensors: Their indices.
-    """
-
-    cut: Cut
-    fit: Fit
-    tensors: Ints
-
-
-@dataclass(frozen=True, slots=True)
 class AxisRoles:
     """What the axes of a mesh do, and what they look like.
 
@@ -119,6 +111,7 @@ class AxisRoles:
         speaks_against: What in the boxes does not go with the common name of the mesh (`fsdp`,
             `hsdp`); empty if nothing does.
         doubts: Other readings of the same boxes.
+        groups: The tensors by the mesh they lie on: experts may have another than the rest.
     """
 
     mesh: Mesh
@@ -127,6 +120,7 @@ class AxisRoles:
     looks_like: str
     speaks_against: str = ""
     doubts: tuple[str, ...] = ()
+    groups: tuple[TensorGroup, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -187,7 +181,22 @@ def layout_of(mesh: Mesh, uses: Sequence[PlacementUse], fqns: Sequence[str]) -> 
         MeshAxis(size, kind, reason)
         for size, kind, reason in zip(mesh.sizes, kinds, reasons, strict=True)
     )
-    return AxisRoles(named, axes, tally.cuts(), _looks_like(kinds, tally), against, tuple(doubts))
+    return AxisRoles(
+        named,
+        axes,
+        tally.cuts(),
+        _looks_like(kinds, tally),
+        against,
+        tuple(doubts),
+        groups_of(
+            mesh.sizes,
+            kinds,
+            tally.dense,
+            tally.experts,
+            fqns,
+            experts_differ=tally.experts_differ(),
+        ),
+    )
 
 
 def _family(kinds: Sequence[str | None]) -> str | None:
@@ -268,7 +277,7 @@ class _Tally:
         total = flat = 0
         for use in self.cut(self.dense):
             total += len(use.tensors)
-            flat += len(use.tensors) if _is_flat(use, axes, self.sizes) else 0
+            flat += len(use.tensors) if is_flat(use, axes, self.sizes) else 0
         return flat / total if total else 0.0
 
     def experts_differ(self) -> bool:
@@ -293,18 +302,6 @@ class _Tally:
         )
 
 
-def _is_flat(use: PlacementUse, axes: Sequence[int], sizes: tuple[int, ...]) -> bool:
-    nested = _flat_pattern(axes, len(sizes))
-    if use.fit.pattern.flat or use.fit.pattern == nested:
-        return True
-    found = [fit_of(use.cut, sizes, pattern) for pattern in (nested, replace(nested, flat=True))]
-    return any(f is not None and np.array_equal(f.cells, use.fit.cells) for f in found)
-
-
-def _flat_pattern(axes: Sequence[int], num_axes: int) -> Pattern:
-    return Pattern(tuple(0 if a in axes else None for a in range(num_axes)))
-
-
 def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> None:
     """Of two placements that give every rank the same box, takes the flat one beside experts.
 
@@ -315,7 +312,7 @@ def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> No
         return
     sizes = assignment.mesh.sizes
     axes = [a for a, axis in enumerate(layout.axes) if axis.kind != "replicate"]
-    flat = _flat_pattern(axes, len(sizes))
+    flat = flat_pattern(axes, len(sizes))
     for number, found in enumerate(assignment.fits):
         cut = survey.classes[number].cut
         if not cut.touched or len(cut.shape) >= 3:

@@ -20,7 +20,8 @@ from inspector.layout.cuts import cell_ids
 from inspector.layout.geometry import Ints, unique
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Fit, fits
-from inspector.layout.writer.axes import AxisRoles, PlacementUse, layout_of
+from inspector.layout.writer.axes import AxisRoles, layout_of
+from inspector.layout.writer.groups import PlacementUse
 from inspector.layout.writer.replay import balance
 from inspector.layout.writer.survey import Bools
 from inspector.layout.writer.walk import Walk, meshes_of

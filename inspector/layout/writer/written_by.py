@@ -106,7 +106,7 @@ class WrittenBy:
     def holders(self, index: int) -> list[tuple[int, ...]] | None:
         """The ranks that hold each chunk of the tensor at `index`; as sure as `proven` is.
 
-        None where nothing tells: without a mesh, or for a whole tensor of a pipeline stage.
+        None where nothing tells: without a mesh, and for a tensor in one piece.
         """
         if self.partition is not None:
             return self.partition.holders(self.placer.checkpoint, index)
