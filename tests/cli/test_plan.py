@@ -181,7 +181,7 @@ def test_the_commands_are_verifys_own(tmp_path: Path) -> None:
         (("--mesh", "8"), "is not a mesh"),
         (("--mesh", ""), "is not a mesh"),
         (("--mesh", "\x1b[2J"), "is not a mesh"),
-        (("--mesh", "fsdp_tp:2x2"), "fsdp:S or hsdp:RxS"),
+        (("--mesh", "bogus:2x2"), "fsdp:S or hsdp:RxS"),
         ((), "Missing option '--mesh'"),
         (("--mesh", "fsdp:2", "--reads"), "--json"),
         (("--mesh", "fsdp:2", "--against", "/nowhere.json"), "no such file"),
@@ -252,6 +252,7 @@ def test_what_check_finds_without_payloads_is_a_problem(name: str, code: str) ->
         assert text.out.index(f"\n{warned}\n") < text.out.index("To prove it where")
 
 
+@pytest.mark.slow
 def test_what_plan_says_of_ranks_is_not_said_again() -> None:
     for name in ("chunk_gap", "chunk_none", "chunk_unstored", "file_missing", "file_cut"):
         folder = SAMPLES / "broken" / name
