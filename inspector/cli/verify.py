@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.checkpoint.text import parse_bytes
 from inspector.cli.output import (
     command_line,
     has_screen,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["commands", "parse_share", "parse_size"]
 
-_UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 _LINE_S = 0.1
 _MIN_MEMORY_BYTES = 1 << 20
 
@@ -44,16 +44,12 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: It is no size, or none at all.
     """
-    word = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = word[-1:] if word[-1:] in _UNITS and not word[-1:].isdigit() else ""
-    try:
-        number = float(word.removesuffix(unit))
-        size = int(number * (1 << _UNITS[unit] if unit else 1))
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"{text!a} is not a size", "write 4GiB, 512M or bytes") from error
-    if size <= 0:
+    size = parse_bytes(text, is_binary=True)
+    if size is None:
+        raise UsageError(f"{text!a} is not a size", "write 4GiB, 512M or bytes")
+    if size < 1:
         raise UsageError(f"{text!a} is not a size", "it is more than 0 bytes")
-    return size
+    return int(size)
 
 
 def parse_share(text: str) -> float:

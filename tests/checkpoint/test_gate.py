@@ -182,6 +182,7 @@ def test_a_callable_is_named_and_never_called(copy: Path, tmp_path: Path, where:
     assert marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends_in_one_line_soon_and_with_bounded_memory(name: str, tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(BOMBS[name])
