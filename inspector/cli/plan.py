@@ -135,9 +135,7 @@ def _run(
         # torch reads safetensors behind no address.
         # Nor are placements handed to them.
         commands=()
-        if lines is not None
-        or not mesh.can_launch
-        or (checkpoint.format != "dcp" and is_url(checkpoint.path))
+        if lines is not None or (checkpoint.format != "dcp" and is_url(checkpoint.path))
         else elsewhere(checkpoint.path, mesh),
         expected=expected,
     )

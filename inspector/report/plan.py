@@ -212,16 +212,13 @@ def plan_facts(
     )
     facts = [
         ("mesh", mesh_sentence(plan.mesh)),
-        *(
-            [("placements", placed_words(plan.mesh, plan.placements, plan.sources))]
-            if plan.sources
-            else []
-        ),
         ("in short", headline(plan)),
         ("read", read),
         ("worst rank", worst_sentence(plan)),
         ("memory", memory),
     ]
+    if plan.sources:
+        facts.insert(1, ("placements", placed_words(plan.mesh, plan.placements, plan.sources)))
     if plan.num_replicas > 1:
         facts.append(
             ("replicas", f"{plan.num_replicas} ranks read the same bytes, for every shard")

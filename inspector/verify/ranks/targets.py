@@ -18,10 +18,12 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Tensor
+from inspector.errors import InspectError
 from inspector.layout.geometry import Ints, torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.layout.target.placement import TargetPlacement
@@ -115,7 +117,10 @@ class Grid:
     def placements(self, tensor: Tensor) -> list[Any]:
         """Placements along the mesh's axes; a 0-d tensor is replicated."""
         if self.rules is not None:
-            return _placements(self.lies(tensor))
+            lies = self.lies(tensor)
+            found = _placements(lies)
+            _require_alike(lies, tensor.shape, self.rank, self.more[lies.mesh], tuple(found))
+            return found
         if not tensor.shape:
             return [Replicate() for _ in self.mesh.sizes]
         return [Shard(0) if axis == "shard" else Replicate() for axis in self.mesh.axes]
@@ -133,6 +138,30 @@ def _placements(lies: TargetPlacement) -> list[Any]:
         else:
             found.append(Shard(dim))
     return found
+
+
+@cache
+def _require_alike(
+    lies: TargetPlacement,
+    shape: tuple[int, ...],
+    rank: int,
+    devices: DeviceMesh,
+    placements: tuple[Any, ...],
+) -> None:
+    """See that this torch lays strided shards as we do: older ones laid some of them otherwise.
+
+    Raises:
+        InspectError: It does not; what it loads would be compared with the wrong rows.
+    """
+    if all(lies.split_factor(axis) == 1 for axis in range(len(lies.dims))):
+        return
+    sizes, offsets = compute_local_shape_and_global_offset(shape, devices, placements)
+    if (tuple(offsets), tuple(sizes)) != lies.box(rank, shape):
+        raise InspectError(
+            f"torch {torch.__version__} lays {list(shape)} under {', '.join(lies.to_strings())} "
+            "otherwise than FSDP over tensor parallelism does",
+            "take a newer torch, or a mesh without a tensor axis",
+        )
 
 
 def make_grid(
