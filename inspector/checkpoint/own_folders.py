@@ -12,8 +12,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inspector.checkpoint.outside import is_inspected
@@ -27,6 +27,7 @@ __all__ = [
     "state_dir",
     "system_id",
     "temporary_folder",
+    "write_whole",
 ]
 
 _MODE = 0o700
@@ -100,6 +101,41 @@ def read_own(path: str | Path, max_bytes: int = 1 << 20) -> str:
     if len(data) > max_bytes:
         raise ValueError(f"{path} is larger than {max_bytes} bytes")
     return data.decode("utf-8")
+
+
+def write_whole(
+    path: str | Path,
+    pieces: Iterable[bytes | memoryview],
+    *,
+    mode: int = 0o666,
+    is_synced: bool = True,
+) -> None:
+    """Put a file in the place of another, so that a reader finds the one or the other whole.
+
+    Args:
+        path: The file; a link is replaced, not followed.
+        pieces: Its content.
+        mode: Its permissions, before the umask.
+        is_synced: Whether it is also whole after a power cut; otherwise a reader is to tell.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    # Two containers may have the same process number, a name that can be guessed may be a link,
+    # and one that is made from the file's may be too long.
+    beside = os.path.join(os.path.dirname(path), f".hsdp-inspect-{os.urandom(8).hex()}.tmp")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(fd, "wb") as file:
+            file.writelines(pieces)
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
 
 
 @contextmanager

@@ -8,6 +8,7 @@ stands here, too.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import unicodedata
@@ -27,6 +28,7 @@ __all__ = [
     "format_time",
     "is_printable",
     "natural_keys",
+    "parse_bytes",
     "plural",
     "printable",
     "redact",
@@ -200,6 +202,31 @@ def format_bytes(num_bytes: int | float | None) -> str:
             break
         value /= 1024
     return f"{sign}{value:.0f} B" if unit == "B" else f"{sign}{value:.1f} {unit}"
+
+
+_SIZE = re.compile(r"(.*?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE | re.DOTALL)
+_PLAIN_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def parse_bytes(text: str, *, is_binary: bool = False) -> float | None:
+    """Bytes of `5GB`, `1.5 MiB`, `300m` or `1000`; None if it is no size.
+
+    Args:
+        text: As a person wrote it, in any case; the `B` may be left out.
+        is_binary: Whether units without an `i` are binary as well, as those of memory are: then
+            4G is 4 x 2^30 bytes. Otherwise they are decimal, as those of files and networks are:
+            4G is 4 x 10^9. `Ki`, `Mi`, `Gi` and `Ti` are binary in any case. A number may then
+            also be written as Python's are (`1e9`), and be negative.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not (is_binary or _PLAIN_NUMBER.fullmatch(found[1])):
+        return None
+    base = 1024 if is_binary or found[3] else 1000
+    try:
+        number = float(found[1]) * base ** " kmgt".index((found[2] or " ").lower())
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def format_count(number: int | None) -> str:

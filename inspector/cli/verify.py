@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.checkpoint.text import parse_bytes
 from inspector.cli.output import (
     command_line,
     has_screen,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["commands", "parse_share", "parse_size"]
 
-_UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 _LINE_S = 0.1
 _MIN_MEMORY_BYTES = 1 << 20
 
@@ -44,16 +44,12 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: It is no size, or none at all.
     """
-    word = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = word[-1:] if word[-1:] in _UNITS and not word[-1:].isdigit() else ""
-    try:
-        number = float(word.removesuffix(unit))
-        size = int(number * (1 << _UNITS[unit] if unit else 1))
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"{text!a} is not a size", "write 4GiB, 512M or bytes") from error
-    if size <= 0:
+    size = parse_bytes(text, is_binary=True)
+    if size is None:
+        raise UsageError(f"{text!a} is not a size", "write 4GiB, 512M or bytes")
+    if size < 1:
         raise UsageError(f"{text!a} is not a size", "it is more than 0 bytes")
-    return size
+    return int(size)
 
 
 def parse_share(text: str) -> float:
@@ -122,7 +118,19 @@ class _Interrupts:
 
 @click.command()
 @click.argument("path")
-@click.option("--mesh", required=True, metavar="MESH", help="fsdp:S or hsdp:RxS.")
+@click.option(
+    "--mesh",
+    required=True,
+    metavar="MESH",
+    help="fsdp:S, hsdp:RxS, or axes in mesh order: dp_replicate:2,dp_shard:2,tp:2.",
+)
+@click.option(
+    "--placements",
+    "placements_file",
+    default="",
+    metavar="FILE",
+    help="Which axis cuts which dim, as for `plan`.",
+)
 @click.option(
     "--then",
     multiple=True,
@@ -185,6 +193,7 @@ class _Interrupts:
 def verify(
     path: str,
     mesh: str,
+    placements_file: str,
     then: tuple[str, ...],
     via: str,
     device: str,
@@ -214,6 +223,7 @@ def verify(
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
+    from inspector.layout.target.file import read_placements
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
@@ -225,6 +235,7 @@ def verify(
             f"--memory {memory!a}: a rank needs at least 1 MiB to hold tensors in",
             "leave it out: then it is a share of what is free",
         )
+    told = read_placements(placements_file) if placements_file else ()
     share = parse_share(sample)
     world_size = _check_mesh(mesh, then)
     shape = None
@@ -257,6 +268,7 @@ def verify(
         unpickle=unpickle,
         timeout_s=timeout,
         backend=backend or "",
+        placements=told,
         is_elsewhere=print_command,
     )
     if shape is not None:

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.checkpoint.text import printable, redact
+from inspector.checkpoint.own_folders import write_whole
+from inspector.checkpoint.text import parse_bytes, printable, redact
 from inspector.cli.output import write_lines
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["commands"]
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _STALE_S = 1800.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -140,8 +139,7 @@ def _rate(text: str) -> float:
     """`200MB/s` in bytes a second."""
     from inspector.errors import UsageError
 
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?(?:/s)?", text.strip(), re.I)
-    rate = float(found[1]) * _UNITS[(found[2] or "").lower()] if found else 0.0
+    rate = parse_bytes(re.sub(r"/s\Z", "", text.strip(), flags=re.IGNORECASE))
     if not rate:
         raise UsageError(f"--max-rate {printable(text)} is no rate", "give one such as 200MB/s")
     return rate
@@ -299,12 +297,11 @@ class _Following:
             self._say({"event": "latest", "path": path, "address": shown, "step": number})
 
     def _write_metrics(self, look: RunLook) -> None:
-        from inspector.watch.memory import write_whole
         from inspector.watch.outputs import metrics_text
 
         text = metrics_text(self._run, look, checked_bytes=self._bytes, now=self._now())
         try:
-            write_whole(Path(self._metrics), text.encode("utf-8", "replace"))
+            write_whole(self._metrics, [text.encode("utf-8", "replace")])
         except (OSError, ValueError) as error:
             self._fail(f"--metrics {printable(self._metrics)}", error)
 

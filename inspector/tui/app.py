@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
@@ -20,6 +21,7 @@ from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.ending import ending_in_order
+from inspector.tui.kit.key_order import KeyDone, KeyOrder
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
@@ -104,6 +106,7 @@ class InspectApp(App[int]):
         self._path = path
         self._preview = preview
         self._prefetched = prefetched
+        self._key_order = KeyOrder(self)
         self._loading: Loading | None = None
         self._failed = False
         self._is_last = False
@@ -127,6 +130,20 @@ class InspectApp(App[int]):
         from inspector.tui.quick_escape import QuickEscape
 
         return QuickEscape
+
+    async def on_event(self, event: events.Event) -> None:
+        """Hand on what comes from the terminal, one key after the other."""
+        if not isinstance(event, (events.Key, events.Paste)) or event.is_forwarded:
+            await super().on_event(event)
+        elif not self._key_order.holds(event):
+            target = self._key_order.target(event)
+            await super().on_event(event)
+            if target is not None:
+                self._key_order.follow(target)
+
+    async def on_key_done(self, message: KeyDone) -> None:
+        message.stop()
+        await self._key_order.arrived(message)
 
     def get_default_screen(self) -> Screen[Any]:
         """The checkpoint itself, if there is something of it to show already."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from inspector.checkpoint.own_folders import private_folder
+from inspector.checkpoint.own_folders import private_folder, write_whole
 
 __all__ = ["Memory", "Preferences", "config_path", "remembered"]
 
@@ -123,11 +122,4 @@ def _write(path: Path, held: dict[str, Any]) -> None:
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         private_folder(path.parent, path.parent)
-    fd, name = tempfile.mkstemp(prefix=".config-", dir=path.parent)
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
+    write_whole(path, [text.encode()], mode=0o600)

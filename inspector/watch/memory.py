@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from inspector._version import __version__
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.outside import lies_inside
-from inspector.checkpoint.own_folders import open_own, private_folder, state_dir
+from inspector.checkpoint.own_folders import open_own, private_folder, state_dir, write_whole
 from inspector.checkpoint.storage.base import is_url
 from inspector.checks.steps import Judged
 
@@ -103,25 +101,5 @@ class RunMemory:
         kept = _Kept(__version__, self._run, self._how, tuple(self), self.told)
         # Not msgspec's own JSON: a name may hold a lone surrogate.
         text = json.dumps(msgspec.to_builtins(kept))
-        write_whole(self._path, text.encode())
+        write_whole(self._path, [text.encode()])
         self._saved, self._saved_told = dict(self._judged), dict(self.told)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Put a file in the place of another, so that a reader finds the one or the other whole.
-
-    Raises:
-        OSError: It cannot be written; what was there stays.
-    """
-    # Two containers may have the same process number, and a name that can be guessed may be a link.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise

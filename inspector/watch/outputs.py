@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inspector.checkpoint.own_folders import write_whole
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import printable, redact
 from inspector.checks.run import JudgedRun
 from inspector.checks.steps import Step
 from inspector.errors import UsageError
 from inspector.report.check import finding_json
-from inspector.watch.memory import write_whole
 from inspector.watch.watcher import RunLook
 
 __all__ = ["DamageCommand", "address", "metrics_text", "step_event", "write_latest"]
@@ -84,7 +84,7 @@ def write_latest(file: str, path: str | None) -> None:
     if path is None:
         Path(file).unlink(missing_ok=True)
     else:
-        write_whole(Path(file), os.fsencode(path) + b"\n")
+        write_whole(file, [os.fsencode(path), b"\n"])
 
 
 def metrics_text(run: str, look: RunLook, *, checked_bytes: int, now: float) -> str:

@@ -268,17 +268,21 @@ class Watcher:
 
     def _is_same(self, folder: StepFolder) -> bool:
         """Whether a step's parts are listed as they were."""
-        for part in folder.parts:
-            where = part.path.rpartition("/")[0] if part.is_file else part.path
-            try:
-                # Opened anew: a remote storage remembers what it listed.
-                storage = folder_of(self._path)
-                here = discover(storage.join(where) if where else storage)
-            except InspectError:
-                return False
-            now = [replace(found, path=f"{where}/{found.path}".strip("/")) for found in here]
-            if not any(_is_alike(found, part) for found in now):
-                return False
+        now: dict[str, list[Found]] = {}
+        try:
+            # Opened anew: a remote storage remembers what it listed.
+            storage = folder_of(self._path)
+            for part in folder.parts:
+                where = part.path.rpartition("/")[0] if part.is_file else part.path
+                if where not in now:
+                    here = discover(storage.join(where) if where else storage)
+                    now[where] = [
+                        replace(found, path=f"{where}/{found.path}".strip("/")) for found in here
+                    ]
+                if not any(_is_alike(found, part) for found in now[where]):
+                    return False
+        except InspectError:
+            return False
         return True
 
     def _save(self, at_least_s: float = 0.0) -> None:

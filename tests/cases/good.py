@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
@@ -267,7 +268,12 @@ def even_from_local(rank: int) -> StateDict:
     return {"model": {"w": placed, "rows_of_each": placed}}
 
 
-def tables(rank: int) -> StateDict:
+def tables_by_numpy(rank: int) -> StateDict:
+    """Offsets that numpy worked out; torch pickles its numbers as they are."""
+    return tables(np.int64(rank))
+
+
+def tables(rank: int | np.int64) -> StateDict:
     """Embedding tables cut by rows and by columns, two pieces a rank, as torchrec lays them."""
     rows, cols = full(8, 4), full(6, 8)
     by_row = LocalShardsWrapper(
@@ -389,6 +395,7 @@ GOOD: dict[str, Maker] = {
     "strided shards": ranks(4, strided),
     "from_local, even": ranks(4, even_from_local),
     "tables in pieces": ranks(4, tables),
+    "tables in pieces, offsets by numpy": ranks(4, tables_by_numpy),
     "experts beside replicas": ranks(4, experts),
     "stages of shards": ranks(4, stages),
     "virtual stages": ranks(2, looped_stages),

@@ -182,6 +182,7 @@ def test_a_callable_is_named_and_never_called(copy: Path, tmp_path: Path, where:
     assert marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends_in_one_line_soon_and_with_bounded_memory(name: str, tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(BOMBS[name])
@@ -279,3 +280,62 @@ def test_a_class_that_is_called_without_its_arguments(copy: Path) -> None:
             told.add("loads")
             facts(copy)
     assert told == {"raises", "loads"}
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+@pytest.mark.parametrize("kind", ["<i8", ">i4", "u1", bool])
+def test_numbers_of_other_kinds_are_numbers(kind: Any, protocol: int, tmp_path: Path) -> None:
+    """As torch takes them: offsets worked out by numpy, and bools, which `torch.Size` turns."""
+    import numpy as np
+
+    folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
+    expected = facts(folder)
+    metadata = torch_load(folder)
+    make = bool if kind is bool else np.dtype(kind).type
+    if kind == ">i4":
+        make = lambda v: np.array([v], ">i4")[0]  # noqa: E731
+
+    def turned(size: Any) -> Any:
+        size = tuple(size)
+        return _Sized(tuple(make(v) if kind is not bool or v in (0, 1) else v for v in size))
+
+    for entry in metadata.state_dict_metadata.values():
+        for chunk in entry.chunks:
+            chunk.offsets, chunk.sizes = turned(chunk.offsets), turned(chunk.sizes)
+    rewrite(folder, metadata, protocol)
+    theirs = torch_load(folder).state_dict_metadata["model.net1.weight"].chunks
+    assert list(theirs[1].offsets) == facts(folder)[0][0][3][1]
+    assert facts(folder) == expected
+    assert open_checkpoint(str(folder)).malformed == ()
+
+
+class _Sized:
+    """Pickled as `torch.Size` of these very objects."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        import torch
+
+        return torch.Size, (self.values,)
+
+
+class _Chunk:
+    """Pickled as a `ChunkStorageMetadata`, which is no key: a dataclass that is not frozen."""
+
+    def __reduce__(self) -> Any:
+        import torch
+        from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
+
+        return ChunkStorageMetadata, (torch.Size([0]), torch.Size([1]))
+
+
+def test_a_key_that_torch_cannot_hash_is_no_key(copy: Path) -> None:
+    metadata = torch_load(copy)
+    metadata.planner_data = {_Chunk(): 1}
+    rewrite(copy, metadata)
+    with pytest.raises(TypeError, match="unhashable type: 'ChunkStorageMetadata'"):
+        torch_load(copy)
+    with pytest.raises(MetadataError, match="unhashable type"):
+        open_checkpoint(str(copy))

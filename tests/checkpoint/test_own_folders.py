@@ -21,6 +21,7 @@ from inspector.checkpoint.own_folders import (
     read_own,
     remove_abandoned,
     temporary_folder,
+    write_whole,
 )
 from inspector.verify.job.run_folder import RunFolder, make_scratch, remove_leftovers, scratch_dir
 from tests.conftest import ROOT
@@ -164,3 +165,27 @@ def test_a_process_that_cannot_be_looked_at_is_not_over(
     process.communicate()
     remove_abandoned()
     assert not folder.exists()
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250)  # No room for an addition to the name.
+    write_whole(path, [b"one", memoryview(b" two")], mode=0o600)
+    assert path.read_bytes() == b"one two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        write_whole(path, pieces())
+    assert path.read_bytes() == b"one two"
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    write_whole(str(link), [b"other"], is_synced=False)
+    assert (path.read_bytes(), link.read_bytes(), link.is_symlink()) == (
+        b"one two",
+        b"other",
+        False,
+    )
+    assert sorted(tmp_path.iterdir()) == sorted([path, link])

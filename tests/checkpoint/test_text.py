@@ -13,6 +13,7 @@ from inspector.checkpoint.text import (
     format_bytes,
     format_ranks,
     is_printable,
+    parse_bytes,
     printable,
     shorten,
 )
@@ -137,3 +138,32 @@ def test_a_text_is_cut_at_its_start_middle_or_end_in_characters_or_cells() -> No
     assert shorten("/runs/step-1200", 4, "start") == "…200"
     assert shorten("123456789", 5, "end") == "1234…"
     assert [shorten("abc", width) for width in (-1, 0, 1, 2, 3)] == ["", "", "…", "…c", "abc"]
+
+
+@pytest.mark.parametrize(
+    ("text", "decimal", "binary"),
+    [
+        ("1000", 1000, 1000),
+        ("1000B", 1000, 1000),
+        (" 5GB ", 5 * 10**9, 5 << 30),
+        ("1.5k", 1500, 1536),
+        ("300 m", 3 * 10**8, 300 << 20),
+        ("2 gib", 2 << 30, 2 << 30),
+        ("4Ti", 4 << 40, 4 << 40),
+        ("0", 0, 0),
+        ("1e9", None, 10**9),
+        ("-1g", None, -(1 << 30)),
+        ("nan", None, None),
+        ("inf", None, None),
+        ("", None, None),
+        ("GiB", None, None),
+        ("5i", None, None),
+        ("5XB", None, None),
+        ("4 apples", None, None),
+    ],
+)
+def test_sizes_are_decimal_unless_they_are_of_memory(
+    text: str, decimal: float | None, binary: float | None
+) -> None:
+    assert parse_bytes(text) == decimal
+    assert parse_bytes(text, is_binary=True) == binary

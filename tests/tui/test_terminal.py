@@ -151,3 +151,27 @@ def test_theme_and_view_are_remembered_and_a_theme_that_is_given_is_not(tmp_path
     with Terminal(SAMPLES / "hsdp_2x2", env=env) as terminal:
         terminal.until(lambda: "__0_0.distcp" in terminal.text and is_open(terminal))
         assert terminal.cell(0, 0).bg != dark
+
+
+@pytest.mark.parametrize(
+    ("keys", "typed"),
+    [
+        ("/abc\x15net3", "net3"),
+        ("/mn\x7f\x7fnet3.bias", "net3.bias"),
+        ("/et3\x01n\x05.bi", "net3.bi"),
+        ("/net3\rjj", "net3"),
+    ],
+)
+def test_what_comes_in_one_burst_is_handled_in_its_order(keys: str, typed: str) -> None:
+    with Terminal(SAMPLES / "hsdp_2x4") as terminal:
+        terminal.until(lambda: is_open(terminal))
+        terminal.send(keys)
+        terminal.until(lambda: terminal.lines[3].strip() == typed)
+        assert "model.net3.bias" in terminal.text and "net1" not in "".join(terminal.lines[4:])
+
+
+def test_a_path_that_is_typed_in_one_burst_with_the_key_that_asks_for_it_arrives_whole() -> None:
+    with Terminal(SAMPLES / "hsdp_2x4") as terminal:
+        terminal.until(lambda: is_open(terminal))
+        terminal.send("Dnowhere\x15/n//no/such\r")
+        terminal.until(lambda: "nothing is there: /no/such" in terminal.text)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from inspector._version import __version__
 from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
 from inspector.checkpoint.outside import is_inspected
-from inspector.checkpoint.own_folders import open_own, private_folder
+from inspector.checkpoint.own_folders import open_own, private_folder, write_whole
 from inspector.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -176,17 +176,7 @@ def _store(path: Path, header: dict[str, Any], columns: dict[str, memoryview]) -
     crc = 0
     for view in views:
         crc = _crc32(view, crc)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.write(_START.pack(_MAGIC, crc))
-            for view in views:
-                file.write(view)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, [_START.pack(_MAGIC, crc), *views], mode=0o600, is_synced=False)
 
 
 def _load(path: Path, digest: str) -> Found | None:

@@ -24,6 +24,7 @@ from inspector.checkpoint.pickle.stand_ins import (
     EnumClass,
     Index,
     Meta,
+    NumpyDType,
     Opaque,
     Plan,
     Properties,
@@ -37,6 +38,8 @@ from inspector.checkpoint.pickle.stand_ins import (
     as_layout,
     as_mapping,
     as_path,
+    as_scalar,
+    as_size,
     collection_of,
 )
 
@@ -104,7 +107,10 @@ DTYPES = re.compile(
 )
 
 CALLABLES: dict[tuple[str, str], Any] = {
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): as_size,
+    ("numpy", "dtype"): NumpyDType,
+    ("numpy.core.multiarray", "scalar"): as_scalar,
+    ("numpy._core.multiarray", "scalar"): as_scalar,
     ("torch", "device"): as_device,
     ("torch.serialization", "_get_layout"): as_layout,
     ("_codecs", "encode"): as_bytes,
@@ -180,10 +186,11 @@ class Gate(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of `module.name`. Imports nothing, whatever is asked for."""
         last = name.rpartition(".")[2]
-        if (module, name) in CALLABLES:
-            self.names[name] = module
-            return CALLABLES[module, name]
         root = module.partition(".")[0]
+        if (module, name) in CALLABLES:
+            if root != "numpy":  # which tells nothing of who wrote it
+                self.names[name] = module
+            return CALLABLES[module, name]
         if module == "torch" and DTYPES.match(name):
             return DType(name)
         if root in _WRITERS:

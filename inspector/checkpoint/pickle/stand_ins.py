@@ -19,6 +19,7 @@ __all__ = [
     "Index",
     "Layout",
     "Meta",
+    "NumpyDType",
     "Opaque",
     "Plan",
     "Properties",
@@ -32,6 +33,8 @@ __all__ = [
     "as_layout",
     "as_mapping",
     "as_path",
+    "as_scalar",
+    "as_size",
     "collection_of",
 ]
 
@@ -60,6 +63,8 @@ class StandIn:
     #: How many arguments torch's class takes, at least and at most.
     takes: tuple[int, int] = (0, 99)
     extra: dict[Any, Any]
+    # torch's are dataclasses that are not frozen: one that is a key is an error there, too.
+    __hash__ = None  # type: ignore[assignment]
 
     # No `__new__` of its own: a pickle makes millions of these, without calling `__init__`.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -121,6 +126,7 @@ class Index(StandIn):
 
     __slots__ = fields = ("fqn", "index", "offset")
     takes = (1, 3)
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __setstate__(self, state: Any) -> None:
         try:
@@ -267,6 +273,44 @@ class Opaque:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
+
+
+class NumpyDType:
+    """`numpy.dtype`: its code (`i8`) and its byte order."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: Any = "?", *_: Any) -> None:
+        self.code = code if type(code) is str else "?"
+        self.order = "<"
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, ...), as numpy.dtype.__reduce__ gives it; "|" and "=" do not occur
+        # in a number of more than one byte.
+        if type(state) is tuple and len(state) > 1 and type(state[1]) is str:
+            self.order = state[1]
+
+
+def as_scalar(dtype: Any = None, data: Any = b"", *_: Any) -> Any:
+    """`numpy.core.multiarray.scalar`: an integer as Python's, anything else opaque.
+
+    A job that works its offsets out with numpy has numpy's integers in `torch.Size`, and torch
+    pickles them as they are. It takes no numpy bool there.
+    """
+    code = dtype.code if type(dtype) is NumpyDType else "?"
+    if type(data) is str:  # protocol 2 and below
+        data = data.encode("latin1", "replace")
+    if code[:1] in ("i", "u") and type(data) is bytes and code[1:] == str(len(data)):
+        order: Any = "big" if dtype.order == ">" else "little"
+        return int.from_bytes(data, order, signed=code[0] == "i")
+    return Opaque(dtype, data)
+
+
+def as_size(items: Any = (), *_: Any) -> tuple[Any, ...]:
+    """`torch.Size(items)`, which makes integers of bools, as torch does."""
+    size = tuple(items)
+    types = {*map(type, size)}
+    return tuple(map(int, size)) if bool in types and types <= {int, bool} else size
 
 
 def as_path(*parts: Any) -> str:

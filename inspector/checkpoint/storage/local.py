@@ -83,18 +83,10 @@ class LocalStorage:
         known = kept.get(str(path)) if kept is not None else None
         if known is not None:
             return known
-        found = self._scan(path)
+        found = _scan(path)
         if kept is not None:
             kept.keep(str(path), found)
         return found
-
-    def _scan(self, path: Path) -> list[Entry]:
-        try:
-            with os.scandir(path) as entries:
-                found = [_listed_entry(entry) for entry in entries]
-        except (OSError, ValueError) as error:
-            raise _unreadable(str(path), error) from error
-        return sorted(found, key=lambda entry: entry.name)
 
     def stat(self, path: str) -> Entry | None:
         full = str(Path(self.root, path))
@@ -133,6 +125,15 @@ class LocalStorage:
 
     def join(self, folder: str) -> LocalStorage:
         return LocalStorage(str(Path(self.root, folder)))
+
+
+def _scan(path: Path) -> list[Entry]:
+    try:
+        with os.scandir(path) as entries:
+            found = [_listed_entry(entry) for entry in entries]
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from error
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def _read_range(fd: int, offset: int, length: int) -> Iterator[bytes]:

@@ -7,13 +7,13 @@ path of the seal holds, and no file is replaced that is not a seal.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from datetime import datetime, timezone
 
 from inspector._version import __version__
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.outside import outermost, refuse_inside
+from inspector.checkpoint.own_folders import write_whole
 from inspector.checkpoint.payload.source import (
     MissingPackageError,
     PackedPayloadError,
@@ -198,18 +198,8 @@ def write_seal(manifest: Manifest, storage: Storage, output: str, *, force: bool
                 f"{shown} is there already, and seals other content",
                 "check PATH --manifest FILE says what changed; --force replaces the seal",
             )
-    temporary = f"{output}.{secrets.token_hex(4)}.tmp"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with os.fdopen(fd, "w", encoding="ascii") as file:
-                file.write(manifest_json(manifest))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, output)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(output, [manifest_json(manifest).encode("ascii")])
     except OSError as error:
         raise StorageError(f"cannot write {shown}: {why(error)}") from error
     return True

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from inspector.checkpoint.safetensors.header import DTYPES, MAX_HEADER_BYTES
-from inspector.checkpoint.text import format_bytes, printable
+from inspector.checkpoint.text import format_bytes, parse_bytes, printable
 from inspector.errors import UsageError
 from inspector.export.formats.files import (
     HINT,
@@ -31,9 +31,6 @@ INDEX = "model.safetensors.index.json"
 _ONE = "model.safetensors"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors\Z")
 _NAMES = {torch_name: name for name, torch_name in DTYPES.items()}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\Z", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
 def parse_size(text: str, option: str) -> int:
@@ -42,13 +39,11 @@ def parse_size(text: str, option: str) -> int:
     Raises:
         UsageError: It is no size.
     """
-    match = _SIZE.match(text.strip())
-    unit = match[2].lower() if match else "?"
-    factor = {**_UNITS, **_BINARY}.get(unit)
-    if match is None or factor is None or float(match[1]) <= 0:
+    size = parse_bytes(text)
+    if not size:
         what = f"{option} takes a size such as 5GB or 300MB, not {printable(text, 60)}"
         raise UsageError(what)
-    return int(float(match[1]) * factor)
+    return int(size)
 
 
 def is_shard_name(name: str) -> bool:

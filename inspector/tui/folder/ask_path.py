@@ -49,6 +49,16 @@ class PathInput(Input):
             event.prevent_default()
             self.post_message(self.Steered(event.key))
 
+    def insert_text_at_cursor(self, text: str) -> None:
+        """A slash behind a slash begins anew, unless it is that of a URL."""
+        # At once, not when the change is told: more may have been typed by then.
+        is_anew = text == "/" and self.cursor_position == len(self.value)
+        if is_anew and self.value.endswith("/") and not self.value.endswith(":/"):
+            self.value = "/"
+            self.cursor_position = 1
+        else:
+            super().insert_text_at_cursor(text)
+
     def _on_paste(self, event: events.Paste) -> None:
         pasted = (event.text.splitlines() or [""])[0].strip()
         if pasted.startswith(("/", "~")) or is_url(pasted):
@@ -126,13 +136,7 @@ class AskPathScreen(ModalScreen[str]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
-        typed = event.value
-        if typed.endswith("//") and not typed.endswith("://"):
-            # Begun anew, behind what stood there.
-            event.input.value = "/"
-            event.input.cursor_position = 1
-            return
-        self._list(typed)
+        self._list(event.value)
 
     def _list(self, typed: str) -> None:
         folder = folder_of_typed(typed)
