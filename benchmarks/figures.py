@@ -214,11 +214,16 @@ def _export(found: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _under(row: dict[str, Any]) -> str:
+    mesh = row.get("mesh", "")
+    return f" under {mesh}" if "," in mesh else ""
+
+
 def _load_plan(found: dict[str, Any]) -> list[Row]:
     return [
         Row(
-            f"the load plan of all {row['ranks']:,} ranks, {found['tensors']:,} tensors of "
-            f"{found['chunks'] // found['tensors']:,} chunks",
+            f"the load plan of all {row['ranks']:,} ranks{_under(row)}, {found['tensors']:,} "
+            f"tensors of {found['chunks'] // found['tensors']:,} chunks",
             "load_plan",
             "torch's planner, a few ranks timed, times the ranks",
             f"{row['ratio_plan']:,.0f} times as fast ({row['prepare_and_plan_s']:.2f} s against "

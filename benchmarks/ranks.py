@@ -1,10 +1,12 @@
 """What every rank of a job does, beside torch: planning its load, and loading and comparing.
 
     python benchmarks/ranks.py load_plan [--tensors 1000] [--chunks 1024] [--ranks 64 256 1024]
+        [--axes dp_replicate:2,dp_shard:64,tp:8]
 
 Makes the metadata of `--tensors` tensors of 8,192 rows that `--chunks` ranks saved, by
-`tests.helpers`, and plans its load under `fsdp:N` for every N of `--ranks`, both sides from
-metadata that is read already:
+`tests.helpers`, and plans its load under `fsdp:N` for every N of `--ranks`, and under the mesh of
+`--axes`, whose tensor axis cuts rows and columns of the tensors in turn; both sides from metadata
+that is read already:
 
     torch    `create_default_local_load_plan` on DTensors under a fake process group of N ranks.
              Every rank plans for itself, so a few ranks are timed and their median is taken times
@@ -84,53 +86,73 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begin, result
 
 
-def torch_side(folder: str, ranks: list[int], count: int) -> dict[str, Any]:
+#: What the tensor axis cuts of a tensor: rows and columns in turn.
+CUTS = (("layers.*[02468].weight", "tp:0"), ("layers.*[13579].weight", "tp:1"))
+
+
+def torch_side(folder: str, meshes: list[str], count: int) -> dict[str, Any]:
     """One rank's plan by torch, for some ranks of every mesh."""
     import torch.distributed as dist
     from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor import Replicate, Shard
     from torch.distributed.tensor import empty as empty_dtensor
+    from torch.distributed.tensor.placement_types import _StridedShard
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     gc.disable()
     metadata = FileSystemReader(folder).read_metadata()
     found: dict[str, Any] = {"ranks": {}}
-    for world_size in ranks:
+
+    def placements(fqn: str, axes: dict[str, int]) -> list[Any]:
+        if len(axes) == 1:
+            return [Shard(0)]
+        dim = int(fqn.split(".")[1]) % 2
+        rows = Shard(0) if dim else _StridedShard(0, split_factor=axes["tp"])
+        return [Replicate(), rows, Shard(dim)]
+
+    for text in meshes:
+        parsed = Mesh.parse(text)
+        axes = dict(zip(parsed.axes, parsed.sizes, strict=True))
+        world_size = parsed.world_size
         took_s, num_reads = [], {}
         for rank in sample(world_size, count):
             dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
-            mesh = init_device_mesh("cpu", (world_size,))
+            mesh = init_device_mesh("cpu", parsed.sizes)
             state = {
-                fqn: empty_dtensor(entry.size, device_mesh=mesh, placements=[Shard(0)])
+                fqn: empty_dtensor(entry.size, device_mesh=mesh, placements=placements(fqn, axes))
                 for fqn, entry in metadata.state_dict_metadata.items()
             }
             took, plan = timed(lambda s=state: create_default_local_load_plan(s, metadata))
             took_s.append(took)
             num_reads[rank] = len(plan.items)
             dist.destroy_process_group()
-        found["ranks"][world_size] = {**seconds(took_s, 6), "num_reads": num_reads}
+        found["ranks"][text] = {**seconds(took_s, 6), "num_reads": num_reads}
     return found
 
 
-def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str, Any]:
+def our_side(folder: str, meshes: list[str], count: int, rounds: int) -> dict[str, Any]:
     """Everybody's plan by the inspector, and the reads of some ranks."""
     import resource
 
     from inspector.checkpoint.dcp import read_dcp
     from inspector.checkpoint.storage.opening import open_storage
-    from inspector.layout.mesh import Mesh
     from inspector.layout.reads.load_plan import Planner
+    from inspector.layout.target.file import PlacementLine
+    from inspector.layout.target.rules import TargetPlacements
 
     checkpoint = read_dcp(open_storage(folder))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     planner = Planner(checkpoint)
     prepare = [timed(lambda: Planner(checkpoint))[0] for _ in range(rounds)]
     found: dict[str, Any] = {"prepare": seconds(prepare, 6), "ranks": {}}
-    for world_size in ranks:
-        mesh = Mesh("fsdp", (world_size,))
-        plans = [timed(lambda m=mesh: planner.plan(m)) for _ in range(rounds)]
+    lines = [PlacementLine.parse(*cut) for cut in CUTS]
+    for text in meshes:
+        mesh = Mesh.parse(text)
+        world_size = mesh.world_size
+        rules = None if mesh.is_plain else TargetPlacements(mesh, None, lines)
+        plans = [timed(lambda m=mesh, r=rules: planner.plan(m, r)) for _ in range(rounds)]
         plan = plans[0][1]
         listed, num_reads = [], {}
         for rank in sample(world_size, count):
@@ -139,7 +161,7 @@ def our_side(folder: str, ranks: list[int], count: int, rounds: int) -> dict[str
             num_reads[rank] = len(reads)
             if len(reads) != plan.ranks.num_reads[rank]:
                 raise SystemExit(f"rank {rank} of {world_size}: {len(reads)} reads are listed")
-        found["ranks"][world_size] = {
+        found["ranks"][text] = {
             "plan": seconds((took for took, _ in plans), 6),
             "reads_of_a_rank": seconds(listed, 6),
             "num_reads": num_reads,
@@ -167,7 +189,7 @@ def child(side: str, folder: str, options: argparse.Namespace) -> Any:
     command = [sys.executable, __file__, "load_plan", "--side", side, "--folder", folder]
     command += ["--tensors", str(options.tensors), "--chunks", str(options.chunks)]
     command += ["--rounds", str(options.rounds), "--sample", str(options.sample)]
-    command += ["--ranks", *map(str, options.ranks)]
+    command += ["--ranks", *map(str, options.ranks), "--axes", *options.axes]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, env=environ(OMP_NUM_THREADS="1")
     )
@@ -179,15 +201,16 @@ def rows_of(theirs: dict[str, Any], ours: dict[str, Any]) -> list[dict[str, Any]
     prepare = ours["prepare"]["median_s"]
     rows = []
     for text, rank in theirs["ranks"].items():
-        own, num = ours["ranks"][text], int(text)
+        own, num = ours["ranks"][text], Mesh.parse(text).world_size
         if rank["num_reads"] != own["num_reads"]:
-            raise SystemExit(f"{num} ranks: {rank['num_reads']} reads, ours {own['num_reads']}")
+            raise SystemExit(f"{text}: {rank['num_reads']} reads, ours {own['num_reads']}")
         whole = rank["median_s"] * num
         plan = own["plan"]["median_s"]
         listed = plan + own["reads_of_a_rank"]["median_s"] * num
         rows.append(
             {
                 "ranks": num,
+                "mesh": text,
                 "torch_one_rank_s": rank["median_s"],
                 "torch_all_ranks_s": round(whole, 3),
                 "torch_spread_s": [rank["least_s"], rank["most_s"]],
@@ -210,18 +233,20 @@ def load_plan(told: list[str]) -> None:
     parser.add_argument("--tensors", type=int, default=1000)
     parser.add_argument("--chunks", type=int, default=1024)
     parser.add_argument("--ranks", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--axes", nargs="*", default=["dp_replicate:2,dp_shard:64,tp:8"])
     parser.add_argument("--sample", type=int, default=5, help="ranks that are timed")
     parser.add_argument("--side", choices=("make", "torch", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args(told)
+    meshes = [*(f"fsdp:{n}" for n in options.ranks), *options.axes]
     if options.side == "make":
         make_checkpoint(options.folder, options.tensors, options.chunks)
     elif options.side == "torch":
-        print(json.dumps(torch_side(options.folder, options.ranks, options.sample)))
+        print(json.dumps(torch_side(options.folder, meshes, options.sample)))
         sys.stdout.flush()
         os._exit(0)
     elif options.side == "ours":
-        print(json.dumps(our_side(options.folder, options.ranks, options.sample, options.rounds)))
+        print(json.dumps(our_side(options.folder, meshes, options.sample, options.rounds)))
     else:
         plan_both(options)
 
@@ -257,7 +282,8 @@ def plan_both(options: argparse.Namespace) -> None:
         print(
             f"{row['torch_all_ranks_s']:>10.1f} s"
             f"{row['plan_s']:>8.3f} s{row['with_every_read_s']:>8.2f} s{row['ratio_plan']:>9.0f}x"
-            f"{row['ratio_with_every_read']:>9.0f}x{row['ratio_to_one_rank']:>10.1f}x"
+            f"{row['ratio_with_every_read']:>9.0f}x{row['ratio_to_one_rank']:>10.1f}x  "
+            f"{row['mesh']}"
         )
     write(options.out, document)
 

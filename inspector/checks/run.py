@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Limits, Progress
 from inspector.checkpoint.child.process import Server
+from inspector.checkpoint.dcp import METADATA
 from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import open_found
 from inspector.checkpoint.find.search import PART_DEPTH, RunListing, Search, discover
 from inspector.checkpoint.find.step_folders import StepFolder, is_export, part_name, step_number
-from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.storage.local import LocalStorage
+from inspector.checkpoint.storage.base import Entry, Storage
+from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
 from inspector.checks.kinds import kinds_of
@@ -167,6 +168,7 @@ def check_folder(
     limits: Limits | None = None,
     progress: Progress | None = None,
     on_judged: OnJudged | None = None,
+    is_fresh: bool = False,
 ) -> Iterator[Judged]:
     """Judge every checkpoint at or under a folder, in the order of their steps.
 
@@ -177,6 +179,8 @@ def check_folder(
         limits: What unpickling one metadata file may cost.
         progress: Told the bytes of each metadata read; may cancel.
         on_judged: Told of each as it is judged.
+        is_fresh: `found` was listed just now: its folders are not listed again, unless payloads
+            are read, which may take hours.
 
     Yields:
         Each checkpoint with its report, as soon as it is judged.
@@ -185,9 +189,25 @@ def check_folder(
         StorageError: The folder itself cannot be listed.
         Cancelled: `progress` said so.
     """
+    found = discover(storage) if found is None else found
+    kept = KeptListings(_seen_now(found) if is_fresh and deep is None else None)
     with Server():
-        for item in discover(storage) if found is None else found:
-            yield _judged(item, storage, deep, limits, progress, on_judged)
+        for item in found:
+            with kept:
+                judged = _judged(item, storage, deep, limits, progress, on_judged)
+            yield judged
+
+
+def _seen_now(found: Iterable[Found]) -> dict[str, Sequence[Entry]]:
+    """Listings of folders, but those of checkpoints that may have been finished meanwhile."""
+    if not isinstance(found, RunListing) or not isinstance(found.storage, LocalStorage):
+        return {}
+    of_checkpoints = {item.path for item in found}
+    return {
+        os.path.join(found.storage.root, path): listing
+        for path, listing in found.listings.items()
+        if path not in of_checkpoints or any(entry.name == METADATA for entry in listing)
+    }
 
 
 def _judged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.local import KeptListings
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import NotChecked
 from inspector.checks.judge import check_storage
@@ -105,7 +107,9 @@ def run_check(
     judged: list[Judged] = []
     storage = target.storage
     with CountLine(sys.stderr, "checking checkpoint", len(target)) as line:
-        for item in check_folder(storage, found=target, deep=reader, on_judged=show.on_judged):
+        for item in check_folder(
+            storage, found=target, deep=reader, on_judged=show.on_judged, is_fresh=True
+        ):
             judged.append(item)
             line.show(len(judged))
             if reader is not None and reader.is_cancelled:
@@ -141,7 +145,8 @@ def _check_newest(path: str, storage: Storage, reader: _Deep | None, show: _Pres
 def _check_one(
     path: str, storage: Storage, reader: _Deep | None, show: _Presenter, prefetched: Child | None
 ) -> int:
-    with ReadingLine(sys.stderr) as line:
+    # Reading payloads may take hours, in which a folder changes.
+    with KeptListings() if reader is None else nullcontext(), ReadingLine(sys.stderr) as line:
         report = check_storage(
             storage, deep=reader, progress=line, prefetched=prefetched, on_read=show.on_read
         )

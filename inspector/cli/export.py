@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inspector.export.outcome import ExportReport
     from inspector.export.selection import ExportRequest
 
-__all__ = ["commands"]
+__all__ = ["commands", "terminable"]
 
 _LEAST_MEMORY = 100 * 10**6
 
@@ -127,7 +127,7 @@ def export(
     request.check()
     child = prefetch(path)
     try:
-        with _terminable():
+        with terminable():
             report = _export(path, output, request, allow_damaged, overwrite, memory_bytes, child)
     finally:
         if child is not None:
@@ -136,7 +136,7 @@ def export(
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM and SIGHUP end it as Ctrl+C does: nothing stays behind."""
     if threading.current_thread() is not threading.main_thread():
         yield

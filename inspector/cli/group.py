@@ -36,6 +36,7 @@ _MODULES = {
     "diff": "diff",
     "export": "export",
     "plan": "plan",
+    "repair": "repair",
     "replay": "verify",
     "seal": "diff",
     "stats": "stats",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, command_line
+
+if TYPE_CHECKING:
+    from inspector.layout.target.file import PlacementLine
 
 __all__ = ["commands"]
 
@@ -17,7 +21,18 @@ _MAX_TERMINAL_ROWS = 64
 
 @click.command()
 @click.argument("path")
-@click.option("--mesh", required=True, metavar="MESH", help="fsdp:S or hsdp:RxS.")
+@click.option(
+    "--mesh",
+    required=True,
+    metavar="MESH",
+    help="fsdp:S, hsdp:RxS, or axes in mesh order: dp_replicate:2,dp_shard:4,tp:2.",
+)
+@click.option(
+    "--placements",
+    "placements_file",
+    metavar="FILE",
+    help='Which axis cuts which dim: lines such as "layers.*.wq.weight" = "tp:0".',
+)
 @click.option(
     "--against",
     metavar="FILE",
@@ -31,6 +46,7 @@ _MAX_TERMINAL_ROWS = 64
 def plan(
     path: str,
     mesh: str,
+    placements_file: str | None,
     against: str | None,
     as_json: bool,
     form: str | None,
@@ -45,23 +61,29 @@ def plan(
     """
     from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
+    from inspector.layout.target.file import read_placements
+    from inspector.layout.target.rules import TargetPlacements
 
     # What is wrong with the arguments is told before anything is read.
     target = Mesh.parse(mesh)
-    if not target.can_launch:
-        raise UsageError(
-            f"{target}: a load is planned under fsdp:S or hsdp:RxS",
-            "S shards, in R replicas: fsdp:8, hsdp:2x4",
-        )
+    lines = None if placements_file is None else read_placements(placements_file)
+    TargetPlacements(target, None, lines or ())
     form = form_of(form, as_json=as_json)
     if reads and form != "json":
         raise UsageError("--reads lists reads in JSON only", "add --json")
     answer = Destination(output, [path, *([] if against is None else [against])])
-    return _run(path, target, against, form=form, reads=reads, answer=answer)
+    return _run(path, target, lines, against, form=form, reads=reads, answer=answer)
 
 
 def _run(
-    path: str, mesh: object, against: str | None, *, form: str, reads: bool, answer: Destination
+    path: str,
+    mesh: object,
+    lines: tuple[PlacementLine, ...] | None,
+    against: str | None,
+    *,
+    form: str,
+    reads: bool,
+    answer: Destination,
 ) -> int:
     from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
@@ -71,6 +93,7 @@ def _run(
     from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
     from inspector.layout.reads.load_plan import Planner
+    from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.writer.written_by import infer
     from inspector.report.plan import PlanReport, as_written, plan_json, plan_text
     from inspector.report.progress import ReadingLine
@@ -88,8 +111,16 @@ def _run(
     if not checkpoint.num_tensors and not checkpoint.bytes_entries:
         raise UsageError(f"{printable(path)} holds nothing to load", "it is an empty checkpoint")
     planner = Planner(checkpoint)
-    found = planner.plan(mesh)
     written_by = infer(checkpoint)
+    rules = None
+    if lines is not None or not mesh.is_plain:
+        rules = TargetPlacements(mesh, None if mesh.is_plain else written_by, lines or ())
+        for pattern in rules.unmatched(checkpoint.columns.fqns):
+            raise UsageError(
+                f"--placements: {printable(pattern, 80)} matches no tensor",
+                "names are those that `show` lists; * stands for any characters",
+            )
+    found = planner.plan(mesh, rules)
     problems = plan_problems(found)
     problems += plan_faults(checkpoint, target, problems, written_by)
     if expected is not None:
@@ -102,8 +133,9 @@ def _run(
         as_written=as_written(planner, written_by, mesh),
         problems=tuple(problems),
         # torch reads safetensors behind no address.
+        # Nor are placements handed to them.
         commands=()
-        if checkpoint.format != "dcp" and is_url(checkpoint.path)
+        if lines is not None or (checkpoint.format != "dcp" and is_url(checkpoint.path))
         else elsewhere(checkpoint.path, mesh),
         expected=expected,
     )

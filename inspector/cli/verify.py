@@ -118,7 +118,19 @@ class _Interrupts:
 
 @click.command()
 @click.argument("path")
-@click.option("--mesh", required=True, metavar="MESH", help="fsdp:S or hsdp:RxS.")
+@click.option(
+    "--mesh",
+    required=True,
+    metavar="MESH",
+    help="fsdp:S, hsdp:RxS, or axes in mesh order: dp_replicate:2,dp_shard:2,tp:2.",
+)
+@click.option(
+    "--placements",
+    "placements_file",
+    default="",
+    metavar="FILE",
+    help="Which axis cuts which dim, as for `plan`.",
+)
 @click.option(
     "--then",
     multiple=True,
@@ -181,6 +193,7 @@ class _Interrupts:
 def verify(
     path: str,
     mesh: str,
+    placements_file: str,
     then: tuple[str, ...],
     via: str,
     device: str,
@@ -210,6 +223,7 @@ def verify(
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
+    from inspector.layout.target.file import read_placements
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
@@ -221,6 +235,7 @@ def verify(
             f"--memory {memory!a}: a rank needs at least 1 MiB to hold tensors in",
             "leave it out: then it is a share of what is free",
         )
+    told = read_placements(placements_file) if placements_file else ()
     share = parse_share(sample)
     world_size = _check_mesh(mesh, then)
     shape = None
@@ -253,6 +268,7 @@ def verify(
         unpickle=unpickle,
         timeout_s=timeout,
         backend=backend or "",
+        placements=told,
         is_elsewhere=print_command,
     )
     if shape is not None:

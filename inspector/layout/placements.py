@@ -162,10 +162,14 @@ def fits(cut: Cut, sizes: tuple[int, ...], can_shard: Sequence[bool]) -> list[Fi
         if fit is not None:
             result.append(fit)
     axes = _may(can_shard)
-    if not result and len(axes) > 1 and len(cut.touched) == 1:
+    if len(axes) > 1 and len(cut.touched) == 1:
+        # Beside a strided cut of the same boxes, too: the ranks then hold others of them.
         dims = tuple(cut.touched[0] if a in axes else None for a in range(len(sizes)))
-        fit = fit_of(cut, sizes, Pattern(dims, flat=True))
-        return [] if fit is None or fit.empties_missing else [fit]
+        flat = fit_of(cut, sizes, Pattern(dims, flat=True))
+        if flat is not None and not flat.empties_missing:
+            exact = [fit for fit in result if not fit.empties_missing]
+            if not any(np.array_equal(flat.cells, fit.cells) for fit in exact):
+                return [*exact, flat]
     # ShardedTensor shards along one axis, and nobody mixes it with DTensor in one tensor.
     exact = [fit for fit in result if not fit.empties_missing]
     return exact or (result if sum(can_shard) == 1 else [])

@@ -47,6 +47,11 @@ class Placer:
                 self._class[members.tensors] = number
                 self._choice[members.tensors] = assignment.choice[number]
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint whose tensors it places."""
+        return self._checkpoint
+
     def placements(self, index: int) -> TensorPlacement:
         """The placements of the tensor at `index`, and why."""
         number = int(self._class[index]) if len(self._class) else -1
@@ -55,6 +60,28 @@ class Placer:
         if found is None:
             found = self._kept[key] = self._find(index, number)
         return found
+
+    def holders(self, index: int) -> list[tuple[int, ...]] | None:
+        """The ranks that hold each chunk of a tensor, the one that wrote it among them.
+
+        Returns:
+            Ranks by chunk, ascending; None without a mesh, if nothing explains the chunks, and
+            for a tensor in one piece, which one rank alone may have had.
+        """
+        if self._assignment is None:
+            return None
+        number = int(self._class[index])
+        cut = self._walk.classes[number].cut if number >= 0 and self._walk else self._cut(index)
+        known = self._assignment.fits[number] if number >= 0 else []
+        if number >= 0:
+            fit = known[int(self._choice[index])] if known else None
+        else:
+            fit = self._best_fit(index, cut, self._assignment.mesh)
+        if fit is None or not cut.touched:
+            return None
+        tensor = self._checkpoint.columns.tensor(index)
+        cells = cell_ids(cut, tensor.offsets, tensor.sizes)
+        return [tuple(np.flatnonzero(fit.cells == cell).tolist()) for cell in cells.tolist()]
 
     def _looks(self, index: int) -> Hashable:
         """What decides the placements of a tensor that the walk did not reach.
@@ -84,9 +111,7 @@ class Placer:
 
     def _best_fit(self, index: int, cut: Cut, mesh: Mesh) -> Fit | None:
         """For a tensor that the walk did not reach: the fit whose ranks are the files' ranks."""
-        may_replicate = mesh.family in ("hsdp", "hsdp_tp", "hsdp_reversed")
-        can_shard = tuple(not (may_replicate and a == "replicate") for a in mesh.axes)
-        found = fits(cut, mesh.sizes, can_shard)
+        found = fits(cut, mesh.sizes, tuple(axis != "replicate" for axis in mesh.axes))
         if not found:
             return None
         tensor = self._checkpoint.columns.tensor(index)
@@ -152,7 +177,7 @@ def _explain(cut: Cut, fit: Fit | None, mesh: Mesh) -> TensorPlacement:
 
 def _axis(mesh: Mesh, axis: int) -> str:
     """An axis by its name where that is what it does, by its place where it is a guess."""
-    plain = mesh.family in ("fsdp", "hsdp", "hsdp_reversed")
+    plain = mesh.family in ("fsdp", "hsdp")
     return mesh.axes[axis] if plain else f"the {ORDINALS[axis]} axis"
 
 

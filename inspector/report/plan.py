@@ -14,6 +14,8 @@ from inspector.checkpoint.text import format_bytes, format_count, plural, printa
 from inspector.checks.findings import Finding
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
+from inspector.layout.target.placement import why_not
+from inspector.layout.target.rules import TargetPlacements, placed_words
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.check import finding_json, finding_lines
 from inspector.report.json import SCHEMA, dump, dump_list
@@ -93,9 +95,16 @@ class PlanReport:
 def as_written(planner: Planner, written_by: WrittenBy, mesh: Mesh) -> LoadPlan | None:
     """The plan under the mesh that wrote it, if that is another one and can be planned."""
     written = written_by.mesh
-    if written is None or written == mesh or not written.can_launch:
+    if written is None or _alike(written, mesh) or why_not(written):
         return None
-    return planner.plan(written)
+    if written.is_plain:
+        return planner.plan(written)
+    return planner.plan(written, TargetPlacements(written, written_by))
+
+
+def _alike(one: Mesh, other: Mesh) -> bool:
+    """Whether two meshes are one, whatever their axes are called: `hsdp:2x4`, by name or not."""
+    return (one.sizes, one.kinds, one.experts) == (other.sizes, other.kinds, other.experts)
 
 
 def headline(plan: LoadPlan) -> str:
@@ -127,13 +136,18 @@ def headline(plan: LoadPlan) -> str:
 def mesh_sentence(mesh: Mesh) -> str:
     """`hsdp:2x4: 8 ranks, 2 replicas of 4 shards`."""
     text = f"{mesh}: {plural(mesh.world_size, 'rank')}"
+    if not mesh.is_plain:
+        return f"{text}, {mesh.words}"
     if mesh.family == "hsdp":
         text += f", {plural(mesh.num_replicas, 'replica')} of {plural(mesh.num_shards, 'shard')}"
     return text
 
 
 def place(mesh: Mesh, rank: int) -> str:
-    """`replica 1, shard 3`, or `shard 3`."""
+    """`replica 1, shard 3`, or `shard 3`; of axes by name `dp_shard 3, tp 0`."""
+    if not mesh.is_plain:
+        pairs = zip(mesh.axes, mesh.coordinate(rank), strict=True)
+        return ", ".join(f"{axis} {at}" for axis, at in pairs)
     *replica, shard = mesh.coordinate(rank)
     return "".join(f"replica {n}, " for n in replica) + f"shard {shard}"
 
@@ -160,10 +174,10 @@ def comparison(plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None) ->
     if written_by.mesh is None:
         return "the mesh that wrote it cannot be told: nothing to compare with"
     wrote = f"written by {written_by.mesh}" + ("" if written_by.certain else " (not certain)")
-    if written_by.mesh == plan.mesh:
+    if _alike(written_by.mesh, plan.mesh):
         return f"{wrote}, this very mesh"
     if under is None:
-        return f"{wrote}, under which no load is planned here (fsdp:S and hsdp:RxS are)"
+        return f"{wrote}, under which no load can be planned"
     most = int(under.ranks.num_files.max())
     peak = int(under.ranks.peak_bytes.max())
     return (
@@ -203,6 +217,8 @@ def plan_facts(
         ("worst rank", worst_sentence(plan)),
         ("memory", memory),
     ]
+    if plan.sources:
+        facts.insert(1, ("placements", placed_words(plan.mesh, plan.placements, plan.sources)))
     if plan.num_replicas > 1:
         facts.append(
             ("replicas", f"{plan.num_replicas} ranks read the same bytes, for every shard")
@@ -261,6 +277,13 @@ def _summary(planned: PlanReport) -> PlanHead:
         "world_size": plan.world_size,
         "num_replicas": plan.num_replicas,
         "num_shards": plan.mesh.num_shards,
+        "axes": [
+            {"name": name, "size": size, "kind": kind}
+            for name, size, kind in zip(
+                plan.mesh.axes, plan.mesh.sizes, plan.mesh.kinds, strict=True
+            )
+        ],
+        "placed_by": plan.sources or {"rule": len(plan.planned_tensors)},
         "bytes_needed": plan.bytes_needed,
         "bytes_read": plan.bytes_read,
         "amplification": plan.amplification,
@@ -360,11 +383,11 @@ def plan_text(
     listed = plan.world_size
     if max_rows is not None:
         # Replicas read alike: one of them says it all.
-        listed = min(max_rows, plan.world_size // plan.num_replicas)
+        listed = min(max_rows, plan.world_size // plan.num_replicas_after)
     yield ""
     yield from render_table(RANK_COLUMNS, (rank_cells(plan, rank) for rank in range(listed)), width)
     if listed < plan.world_size:
-        alike = listed * plan.num_replicas == plan.world_size
+        alike = listed * plan.num_replicas_after == plan.world_size
         why = "the other replicas read the same" if alike else "send this to a file to see all"
         yield f"... and {plural(plan.world_size - listed, 'rank')} more: {why}"
     yield from _problem_lines(planned.problems, width)

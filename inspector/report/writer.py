@@ -8,17 +8,23 @@ from inspector.checkpoint.text import plural
 
 if TYPE_CHECKING:
     from inspector.layout.writer.axes import AxisRoles
+    from inspector.layout.writer.groups import TensorGroup
     from inspector.layout.writer.stages import Stage
     from inspector.layout.writer.written_by import WrittenBy
-    from inspector.report.documents.show import AxesLayout, StageLayout, WrittenByMesh
+    from inspector.report.documents.show import (
+        AxesLayout,
+        PlacedGroup,
+        StageLayout,
+        WrittenByMesh,
+    )
 
 __all__ = ["groups_words", "sure_words", "writer_words", "written_by_json"]
 
 
 def sure_words(written_by: WrittenBy) -> str:
-    """How sure the mesh is: `certain`, `not certain`, or what of it is."""
+    """What of the mesh is certain: never what its axes are for, which no file holds."""
     if written_by.certain:
-        return "certain"
+        return "sizes, boxes and owners certain"
     if written_by.proven:
         return "sizes, boxes and owners certain; what the axes are for is not"
     return "not certain"
@@ -63,7 +69,14 @@ def written_by_json(written_by: WrittenBy) -> WrittenByMesh:
 def _layout_json(layout: AxisRoles | None) -> AxesLayout:
     """What the axes do and look like; a kind is never certain."""
     if layout is None:
-        return {"shape": None, "axes": [], "cuts": [], "named_axes": None, "looks_like": None}
+        return {
+            "shape": None,
+            "axes": [],
+            "cuts": [],
+            "groups": [],
+            "named_axes": None,
+            "looks_like": None,
+        }
     return {
         "shape": layout.mesh.sizes,
         "axes": [
@@ -86,8 +99,24 @@ def _layout_json(layout: AxisRoles | None) -> AxesLayout:
             }
             for cut in layout.cuts
         ],
+        "groups": [_group_json(group) for group in layout.groups],
         "named_axes": layout.named_axes,
         "looks_like": layout.looks_like or None,
+    }
+
+
+def _group_json(group: TensorGroup) -> PlacedGroup:
+    names = [name for name, _ in group.axes]
+    return {
+        "what": group.what,
+        "shape": [size for _, size in group.axes],
+        "axes": names,
+        "mesh": None if None in names else ",".join(f"{name}:{size}" for name, size in group.axes),
+        "placements": [
+            {"placements": words, "num_tensors": num} for words, num in group.placements
+        ],
+        "num_tensors": group.num_tensors,
+        "example": group.example,
     }
 
 

@@ -19,12 +19,21 @@ from inspector.checkpoint.storage.base import address_of, is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.file import PlacementLine
 from inspector.verify import machine
 from inspector.verify.events import LONG_NAME
 from inspector.verify.job.run_folder import scratch_dir
 from inspector.verify.machine import Interpreter, examine
 from inspector.verify.result import ExpectedEntries
-from inspector.verify.selection import Reads, Wave, loading, make_waves, reloading, select
+from inspector.verify.selection import (
+    Reads,
+    Wave,
+    loading,
+    make_waves,
+    placed,
+    reloading,
+    select,
+)
 from inspector.verify.spec import DEVICES, JobSpec, default_then
 
 __all__ = ["NO_SECOND_MESH", "RANK_BASE_BYTES", "Preflight", "prepare", "too_many_ranks"]
@@ -110,13 +119,14 @@ def prepare(
     unpickle: bool = False,
     timeout_s: float = 600.0,
     backend: str = "",
+    placements: Sequence[PlacementLine] = (),
     is_elsewhere: bool = False,
 ) -> Preflight:
     """Resolve a job for this machine.
 
     Args:
         checkpoint: The checkpoint, read.
-        mesh: `fsdp:S` or `hsdp:RxS`.
+        mesh: `fsdp:S`, `hsdp:RxS`, or axes by name.
         then: Second meshes; empty for the default one, `NO_SECOND_MESH` for none.
         via: As in `JobSpec`.
         device: `auto`, `cpu` or `cuda`.
@@ -129,6 +139,7 @@ def prepare(
         unpickle: As in `JobSpec`.
         timeout_s: As in `JobSpec`.
         backend: `gloo` or `nccl` (default: nccl with a GPU for each rank).
+        placements: What `--placements` says.
         is_elsewhere: It will run on other machines, whatever GPUs there are here.
 
     Raises:
@@ -164,6 +175,7 @@ def prepare(
         timeout_s=timeout_s,
         imports=tuple(imports),
         unpickle=unpickle,
+        placements=tuple((line.pattern, str(line)) for line in placements),
     )
     refuse_inside("--scratch", scratch, [spec.path])
     interpreter = examine(python, spec.path)
@@ -187,7 +199,14 @@ def prepare(
     waves_bytes = [wave.stored_bytes(checkpoint) for wave in waves]
     num_bytes = sum(waves_bytes)
     meshes = [parsed, *map(Mesh.parse, spec.then)]
-    reads = [loading(checkpoint, tensors, parsed)]
+    (_, rules), *_ = placed(checkpoint, spec)
+    if rules is not None:
+        for pattern in rules.unmatched(checkpoint.columns.fqns):
+            raise UsageError(
+                f"--placements: {printable(pattern, 80)} matches no tensor",
+                "names are those that `show` lists; * stands for any characters",
+            )
+    reads = [loading(checkpoint, tensors, parsed, rules)]
     reads += [reloading(num_bytes, a, b) for a, b in itertools.pairwise(meshes)]
     parent = scratch or machine.roomiest(*_scratch_places(spec.path))
     # A wave at a time, but while it is loaded under one mesh it is saved for the next.

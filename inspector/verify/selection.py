@@ -17,9 +17,13 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.text import format_bytes, printable
+from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
 from inspector.layout.rows import RowBlock
+from inspector.layout.target.file import PlacementLine
+from inspector.layout.target.rules import TargetPlacements
+from inspector.layout.writer.written_by import infer
 from inspector.verify.spec import JobSpec
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "loading",
     "local_bytes",
     "make_waves",
+    "placed",
     "reloading",
     "select",
 ]
@@ -97,6 +102,30 @@ class Wave:
         return sum(max(n, 0) for n in entries) + sum(sizes[i] for i in self.tensors)
 
 
+def placed(checkpoint: Checkpoint, spec: JobSpec) -> list[tuple[Mesh, TargetPlacements | None]]:
+    """The meshes of a job, and how tensors lie on each; None for `Shard(0)` on a plain one.
+
+    Raises:
+        UsageError: `--placements` names an axis that no mesh has, or every rank wrote metadata of
+            its own and a mesh is not plain.
+    """
+    meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
+    if all(mesh.is_plain for mesh in meshes):
+        return [(mesh, None) for mesh in meshes]
+    if checkpoint.per_rank_metadata:
+        raise UsageError(
+            "every rank wrote metadata of its own: such a checkpoint is verified under fsdp:S or "
+            "hsdp:RxS alone",
+            "take the mesh it was saved under",
+        )
+    lines = [PlacementLine.parse(pattern, how) for pattern, how in spec.placements]
+    written_by = infer(checkpoint)
+    return [
+        (mesh, None if mesh.is_plain else TargetPlacements(mesh, written_by, lines, meshes))
+        for mesh in meshes
+    ]
+
+
 def select(
     checkpoint: Checkpoint,
     spec: JobSpec,
@@ -126,6 +155,7 @@ def select(
     ]
     reasons: dict[str, list[str]] = {}
     tensors, entries = [], []
+    rules = [rule for _, rule in placed(checkpoint, spec) if rule is not None]
     for i in taken:
         if i >= num_tensors:
             entry = checkpoint.bytes_entries[i - num_tensors]
@@ -133,7 +163,7 @@ def select(
             why = _ESCAPES if is_escape(path) else refuses(entry)
         else:
             tensor = checkpoint.columns.tensor(i)
-            why = _unverifiable(checkpoint, tensor) or refuses(tensor)
+            why = _unverifiable(checkpoint, tensor) or refuses(tensor) or _torn(tensor, rules)
         if why:
             reasons.setdefault(why, []).append(names[i])
         elif i >= num_tensors:
@@ -154,6 +184,22 @@ _ESCAPES = "its file lies outside the checkpoint folder, and is not opened"
 
 def _is_sampled(k: int, sample: float) -> bool:
     return math.ceil((k + 1) * sample) > math.ceil(k * sample)
+
+
+def _torn(tensor: Tensor, rules: Sequence[TargetPlacements]) -> str:
+    """Where torch's placements and what `fully_shard` makes of them are two things."""
+    for rule in rules:
+        lies, _ = rule.of(tensor.fqn, tensor.shape, tensor.index)
+        for dim in lies.cut_dims:
+            if lies.is_torn(dim, tensor.shape[dim]):
+                axes = " and ".join(
+                    f"{lies.mesh.axes[a]}:{lies.mesh.sizes[a]}" for a in lies.axes_of(dim)
+                )
+                return (
+                    f"dim {dim} does not divide over {axes}: FSDP over tensor parallelism holds "
+                    "there what its placements do not say"
+                )
+    return ""
 
 
 def _unverifiable(checkpoint: Checkpoint, tensor: Tensor) -> str:
@@ -188,7 +234,7 @@ def make_waves(
     Returns:
         The waves, and the entries that do not fit whatever is done.
     """
-    meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
+    meshes = placed(checkpoint, spec)
     budget = int(spec.memory_bytes * _FILL)
     waves: list[Wave] = []
     too_large: dict[str, list[str]] = {}
@@ -197,7 +243,7 @@ def make_waves(
     for kind, index in _merged(checkpoint, selection):
         if kind == "tensor":
             tensor = checkpoint.columns.tensor(index)
-            cost = _cost_of(tensor.shape, tensor.dtype, meshes, spec.via)
+            cost = _cost_of(tensor, tensor.shape, meshes, spec.via)
             largest, num = int(tensor.byte_length.max(initial=0)), tensor.num_chunks
             name = tensor.fqn
         else:
@@ -220,7 +266,7 @@ def make_waves(
             for number in range(count):
                 first, last = number * rows, min((number + 1) * rows, tensor.shape[0])
                 part = (last - first, *tensor.shape[1:])
-                cost = _cost_of(part, tensor.dtype, meshes, spec.via)
+                cost = _cost_of(tensor, part, meshes, spec.via)
                 block = RowBlock(first, last, number, count)
                 waves.append(Wave([index], [], cost, largest, block))
             continue
@@ -239,12 +285,23 @@ def make_waves(
     return waves, [LeftOut(f"{what} needs {allowed}", tuple(f)) for what, f in too_large.items()]
 
 
-def _rows_at_once(tensor: Tensor, meshes: Sequence[Mesh], via: str, budget: int) -> int:
-    """How many rows of a tensor fit; 0 if a single one does not."""
+_Meshes = Sequence[tuple[Mesh, TargetPlacements | None]]
+
+
+def _rows_at_once(tensor: Tensor, meshes: _Meshes, via: str, budget: int) -> int:
+    """How many rows of a tensor fit; 0 if a single one does not.
+
+    Also 0 where two axes cut its rows: blocks of them would lie otherwise than the whole does.
+    """
+    for _, rule in meshes:
+        if rule is not None:
+            lies, _ = rule.of(tensor.fqn, tensor.shape, tensor.index)
+            if len(lies.axes_of(0)) > 1:
+                return 0
     room = budget - int(tensor.byte_length.max(initial=0))
 
     def fits(rows: int) -> bool:
-        return _cost_of((rows, *tensor.shape[1:]), tensor.dtype, meshes, via) <= room
+        return _cost_of(tensor, (rows, *tensor.shape[1:]), meshes, via) <= room
 
     low, high = 0, tensor.shape[0] if tensor.shape else 0
     while low < high:
@@ -253,10 +310,17 @@ def _rows_at_once(tensor: Tensor, meshes: Sequence[Mesh], via: str, budget: int)
     return low
 
 
-def _cost_of(shape: tuple[int, ...], dtype: str, meshes: Sequence[Mesh], via: str) -> int:
-    """What a tensor costs a rank, whichever of the meshes it is on."""
-    local = max(local_bytes(shape, dtype, mesh) for mesh in meshes)
-    return _cost(local, math.prod(shape) * (itemsize(dtype) or 0), via)
+def _cost_of(tensor: Tensor, shape: tuple[int, ...], meshes: _Meshes, via: str) -> int:
+    """What a tensor, or rows of it of this shape, costs a rank, whichever mesh it is on."""
+    size = itemsize(tensor.dtype) or 0
+    local = 0
+    for mesh, rule in meshes:
+        if rule is None:
+            local = max(local, local_bytes(shape, tensor.dtype, mesh))
+        else:
+            lies, _ = rule.of(tensor.fqn, shape, tensor.index)
+            local = max(local, lies.largest(shape) * size)
+    return _cost(local, math.prod(shape) * size, via)
 
 
 def _cost(local: int, whole: int, via: str) -> int:
@@ -293,12 +357,19 @@ class Reads:
     read_bytes: int
 
 
-def loading(checkpoint: Checkpoint, tensors: Sequence[int], mesh: Mesh) -> Reads:
+def loading(
+    checkpoint: Checkpoint,
+    tensors: Sequence[int],
+    mesh: Mesh,
+    rules: TargetPlacements | None = None,
+) -> Reads:
     """The load of some tensors under a mesh, each cut by `Shard(0)` (a 0-d one: replicated).
+
+    On a mesh that is not plain they lie as `rules` says.
 
     The job takes the metadata of every rank, where there is such, as one.
     """
-    plan = Planner(replace(checkpoint, per_rank_metadata=False), tensors, ()).plan(mesh)
+    plan = Planner(replace(checkpoint, per_rank_metadata=False), tensors, ()).plan(mesh, rules)
     return Reads(str(mesh), plan.bytes_needed, plan.bytes_read)
 
 
@@ -308,7 +379,8 @@ def reloading(num_bytes: int, saved_under: Mesh, mesh: Mesh) -> Reads:
     A rank's shard then overlaps with so many payloads that in all S + T - gcd(S, T) pairs of a
     shard and a payload share elements.
     """
-    old, new = saved_under.num_shards, mesh.num_shards
+    # Of axes by name all but replicas are taken to cut: it is a forecast.
+    old, new = (m.world_size // m.num_replicas for m in (saved_under, mesh))
     pairs = old + new - math.gcd(old, new)
     needed = num_bytes * mesh.num_replicas
     return Reads(str(mesh), needed, needed * pairs // old)

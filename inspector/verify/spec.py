@@ -12,6 +12,7 @@ from pathlib import Path
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.placement import why_not
 
 __all__ = ["BACKENDS", "DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
 
@@ -31,7 +32,7 @@ class JobSpec:
 
     Attributes:
         path: The checkpoint, absolute or a URL.
-        mesh: Mesh it is loaded under, `fsdp:S` or `hsdp:RxS`.
+        mesh: Mesh it is loaded under: `fsdp:S`, `hsdp:RxS`, or axes by name.
         then: Meshes it is saved under and loaded again with, in order; all of one world size.
         via: `dtensor`, `fsdp2` or `fsdp1`.
         device: `cpu` or `cuda` (resolved: never `auto`).
@@ -48,6 +49,7 @@ class JobSpec:
         unpickle: Load bytes entries as torch would, which runs what their pickles name.
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
         gpus: What CUDA_VISIBLE_DEVICES is for the ranks; empty for what it is anyway.
+        placements: (pattern, what its axes cut) of `--placements`.
     """
 
     path: str
@@ -67,17 +69,29 @@ class JobSpec:
     unpickle: bool = False
     run: str = ""
     gpus: tuple[str, ...] = ()
+    placements: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
         for mesh in meshes:
-            if not mesh.can_launch:
-                raise UsageError(f"{mesh}: a job runs under fsdp:S or hsdp:RxS")
+            if why := why_not(mesh):
+                raise UsageError(why)
+            if not mesh.is_plain and self.via != "dtensor":
+                raise UsageError(
+                    f"--via {self.via} runs under fsdp:S or hsdp:RxS alone, not under {mesh}",
+                    "--via dtensor loads into DTensors that are placed as FSDP over tensor "
+                    "parallelism places them",
+                )
             if mesh.world_size != meshes[0].world_size:
                 raise UsageError(
                     f"{mesh} has {mesh.world_size} ranks, {meshes[0]} has {meshes[0].world_size}",
                     "every mesh of one job needs the same number of ranks",
                 )
+        if self.placements and all(mesh.is_plain for mesh in meshes):
+            raise UsageError(
+                f"--placements is for axes by name, and {self.mesh} has none",
+                "dp_shard:4,tp:2 has",
+            )
         if self.via not in VIAS:
             raise UsageError(f"--via {self.via!a}: it is one of {', '.join(VIAS)}")
         for module in self.imports:
@@ -109,7 +123,9 @@ class JobSpec:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
             imports = tuple(values.get("imports", ()))
             lists = {"then": tuple(values["then"]), "imports": imports}
-            return cls(**{**values, **lists, "gpus": tuple(values.get("gpus", ()))})
+            told = tuple((str(p), str(how)) for p, how in values.get("placements", ()))
+            more = {"gpus": tuple(values.get("gpus", ())), "placements": told}
+            return cls(**{**values, **lists, **more})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("this is no job of hsdp-inspect") from error
 
@@ -122,10 +138,10 @@ class JobSpec:
 def default_then(mesh: Mesh) -> Mesh:
     """The second mesh where none is given.
 
-    For HSDP the FSDP mesh of the same world size; for FSDP an HSDP mesh of two replicas where
-    the world size is even, otherwise the same mesh.
+    For HSDP, and for axes by name, the FSDP mesh of the same world size; for FSDP an HSDP mesh of
+    two replicas where the world size is even, otherwise the same mesh.
     """
     size = mesh.world_size
-    if mesh.family == "hsdp":
+    if mesh.family != "fsdp" or not mesh.is_plain:
         return Mesh("fsdp", (size,))
     return Mesh("hsdp", (2, size // 2)) if size % 2 == 0 else mesh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch.distributed.fsdp import StateDictType
 
-from maker import frameworks, layouts
+from maker import frameworks, layouts, meshes
 from maker.models import SimpleModel, SimpleModelUneven
 from maker.writers import (
     Saved,
@@ -167,6 +168,47 @@ def tensor_parallel_cases() -> Iterator[Case]:
     yield Case("hsdp_tp_2x2x2", 8, write, unnamed_origin("replicate,shard,tp", 8, why))
 
 
+def mesh_cases() -> Iterator[Case]:
+    """Tensor, expert, pipeline and context parallel; `looks_like` is what the boxes speak for."""
+
+    def of(axes: dict[str, int], looks_like: str | None, why: str) -> Origin:
+        size = math.prod(axes.values())
+        origin = unnamed_origin(",".join(axes), size, why)
+        return dataclasses.replace(origin, looks_like=looks_like)
+
+    def case(name: str, write: Callable[..., Iterator[Saved]], origin: Origin, **axes: Any) -> Case:
+        num_ranks = math.prod(next(iter(axes.values())).values())
+        return Case(name, num_ranks, partial(write, **axes), origin)
+
+    columns = "columns and rows are cut in turn and norms left whole, as tensor parallelism does"
+    for name, looks_like, axes in (
+        ("tp_8", "tp:8", {"tp": 8}),
+        ("ddp_tp_4x2", "ddp_tp:4x2", {"dp_replicate": 4, "tp": 2}),
+        ("hsdp_tp_uneven_2x2x2", "hsdp_tp:2x2x2", {"dp_replicate": 2, "dp_shard": 2, "tp": 2}),
+    ):
+        origin = of(axes, looks_like, columns)
+        yield case(name, meshes.tensor_parallel_block, origin, axes=axes)
+    order = "the experts are cut in another order than all other tensors"
+    for name, looks_like, axes in (
+        ("fsdp_ep_2x4", "fsdp_ep:2x4", {"dp_shard_mod_ep": 2, "ep": 4}),
+        ("hsdp_ep_2x2x2", "hsdp_ep:2x2x2", {"dp_replicate": 2, "dp_shard_mod_ep": 2, "ep": 2}),
+    ):
+        yield case(name, meshes.expert_parallel, of(axes, looks_like, order), experts=axes)
+    axes = {"dp_shard": 4, "cp": 2}
+    why = "ranks of context parallelism hold copies, as replicas do"
+    origin = of(axes, "hsdp_reversed:4x2", why)
+    yield case("fsdp_cp_4x2", meshes.context_parallel, origin, axes=axes)
+    why = "groups of ranks share no tensor"
+    for name, axes in (
+        ("pp_fsdp_2x2", {"pp": 2, "dp_shard": 2}),
+        ("pp_hsdp_2x2x2", {"pp": 2, "dp_replicate": 2, "dp_shard": 2}),
+    ):
+        yield case(name, meshes.pipeline, of(axes, None, why), axes=axes)
+    axes = {"pp": 2, "dp_shard": 2}
+    origin = of(axes, "fsdp:2", "each stage was saved by its own two ranks, and names no others")
+    yield case("pp_fsdp_2x2_apart", meshes.pipeline_apart, origin, axes=axes)
+
+
 def other_cases() -> Iterator[Case]:
     """Everything that is one of its kind."""
     why = "every tensor is one chunk: any mesh of replicas fits"
@@ -234,6 +276,7 @@ CASES: dict[str, Case] = {
         fsdp1_cases,
         adamw_cases,
         tensor_parallel_cases,
+        mesh_cases,
         other_cases,
         safetensors_cases,
         framework_cases,

@@ -105,6 +105,49 @@ class TwoLayerMLP(nn.Module):
         return out
 
 
+class OddBlock(nn.Module):
+    """A block whose dims (11, 7, 6) no number of ranks divides evenly.
+
+    Args:
+        affine: Whether its norm has a weight.
+    """
+
+    def __init__(self, *, affine: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(6, elementwise_affine=affine, bias=False)
+        self.wq = nn.Linear(6, 11, bias=False)
+        self.wo = nn.Linear(11, 7, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.wo(functional.relu(self.wq(self.norm(x))))
+        return out
+
+
+class Experts(nn.Module):
+    """Seven experts in one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1 = nn.Parameter(torch.randn(7, 6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bd,edh->bh", x, self.w1)
+
+
+class MoELayer(nn.Module):
+    """A dense projection, a router and its experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.Linear(6, 13, bias=False)
+        self.router = nn.Linear(6, 7, bias=False)
+        self.experts = Experts()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.attn(x) + self.router(x).sum() + self.experts(x).sum()
+        return out
+
+
 def token_batches(num_batches: int) -> Tensor:
     """Token ids of shape (num_batches, 8 sequences, 6 tokens), the same in every process.
 

@@ -40,14 +40,39 @@ def describe(
     rest = {fqn: repr(value) for fqn, value in flat.items() if fqn not in tensors}
     known = reference or {}
     return {
-        "placements": {fqn: placements_of(value) for fqn, value in tensors.items()},
-        "axes": {fqn: axes_of(value) for fqn, value in tensors.items()},
-        "digests": {
-            fqn: digest(known[fqn] if fqn in known else whole(value))
-            for fqn, value in tensors.items()
-        },
+        "placements": _all_ranks({fqn: placements_of(value) for fqn, value in tensors.items()}),
+        "axes": _all_ranks({fqn: axes_of(value) for fqn, value in tensors.items()}),
+        "digests": _all_ranks(
+            {
+                fqn: digest(known[fqn] if fqn in known else whole(value))
+                for fqn, value in tensors.items()
+            }
+        ),
         "bytes": _union_over_ranks(rest),
     }
+
+
+def boxes(state: Mapping[str, Any], ranks: tuple[int, ...] | None) -> dict[str, list[str | None]]:
+    """Which box of each tensor each rank held, by what the tensors themselves say.
+
+    Collective. A box is `0:4,2:3` (begin and end along each dim); a plain tensor's is all of it;
+    None stands for a rank that has no such tensor.
+    """
+    flat, _ = flatten_state_dict(dict(state))
+    mine = {fqn: _box(value) for fqn, value in flat.items() if isinstance(value, Tensor)}
+    everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    kept = everyone if ranks is None else [everyone[rank] for rank in ranks]
+    return {fqn: [held.get(fqn) for held in kept] for part in kept for fqn in part}
+
+
+def _box(tensor: Tensor) -> str:
+    if isinstance(tensor, DTensor):
+        (chunk,) = tensor.__create_chunk_list__()
+        offsets, sizes = list(chunk.offsets), list(chunk.sizes)
+    else:
+        offsets, sizes = [0] * tensor.dim(), list(tensor.shape)
+    return ",".join(f"{low}:{low + size}" for low, size in zip(offsets, sizes, strict=True))
 
 
 def placements_of(tensor: Tensor) -> list[str] | None:
@@ -90,6 +115,16 @@ def _whole_sharded_tensor(tensor: ShardedTensor) -> Tensor:
     for offsets, piece in (pair for pieces in everyone for pair in pieces):
         full[tuple(slice(lo, lo + n) for lo, n in zip(offsets, piece.shape, strict=True))] = piece
     return full
+
+
+def _all_ranks(mine: dict[str, Any]) -> dict[str, Any]:
+    """What all ranks say, each of its own tensors; of what several hold, the lowest's word."""
+    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    result: dict[str, Any] = {}
+    for part in everyone:
+        result |= {fqn: value for fqn, value in part.items() if fqn not in result}
+    return result
 
 
 def _union_over_ranks(mine: dict[str, str]) -> dict[str, str]:

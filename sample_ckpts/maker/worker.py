@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from maker.cases import CASES, Case
-from maker.truth import describe
+from maker.truth import boxes, describe
 from maker.writers import SEED
 
 
@@ -64,6 +64,10 @@ def write(case: Case) -> dict[str, dict[str, Any]]:
             **case.origin.as_json(),
             **describe(saved.state, saved.reference),
         }
+        if saved.has_boxes:
+            truths[saved.path]["boxes"] = boxes(saved.state, saved.ranks)
+        if saved.ranks is not None:
+            truths[saved.path]["world_size"] = len(saved.ranks)
         if not saved.has_bytes:
             truths[saved.path]["bytes"] = None
     dist.barrier()

@@ -61,6 +61,8 @@ class Saved:
         has_bytes: Whether the entries of `state` that are no tensors are all that there are; a
             framework may add its own.
         framework: Whose layout it is, if not its case's.
+        has_boxes: Whether which box each rank held is recorded.
+        ranks: The ranks that saved, if not all did.
     """
 
     path: str
@@ -70,6 +72,8 @@ class Saved:
     format: str = "dcp"
     has_bytes: bool = True
     framework: str = ""
+    has_boxes: bool = False
+    ranks: tuple[int, ...] | None = None
 
 
 # Meshes and whole tensors

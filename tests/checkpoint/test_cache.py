@@ -159,6 +159,7 @@ def test_what_was_unsafe_is_so_the_second_time(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_as_good_as_none_and_is_replaced(folder: Path) -> None:
     expected = opened(folder)
     (entry,) = entries()
@@ -179,6 +180,7 @@ def test_a_damaged_entry_is_as_good_as_none_and_is_replaced(folder: Path) -> Non
         assert opened(folder) == expected
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60,
     deadline=None,

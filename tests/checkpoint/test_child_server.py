@@ -62,6 +62,7 @@ def test_one_process_reads_them_all_as_many_do(
     assert len(started) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends_as_alone_and_the_next_file_is_read(name: str, tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(BOMBS[name])

@@ -42,6 +42,7 @@ def test_a_dense_text_is_not_parsed(unit: bytes) -> None:
         bounded_json(text)
 
 
+@pytest.mark.slow
 def test_a_header_of_many_tensors_is() -> None:
     entry = {"dtype": "BF16", "shape": [4096, 14336], "data_offsets": [10**12, 10**12 + 10**8]}
     fields = {f"model.layers.{i}.mlp.experts.{i % 128}.w.weight": entry for i in range(100_000)}

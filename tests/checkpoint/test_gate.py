@@ -182,6 +182,7 @@ def test_a_callable_is_named_and_never_called(copy: Path, tmp_path: Path, where:
     assert marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends_in_one_line_soon_and_with_bounded_memory(name: str, tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(BOMBS[name])
@@ -318,3 +319,23 @@ class _Sized:
         import torch
 
         return torch.Size, (self.values,)
+
+
+class _Chunk:
+    """Pickled as a `ChunkStorageMetadata`, which is no key: a dataclass that is not frozen."""
+
+    def __reduce__(self) -> Any:
+        import torch
+        from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
+
+        return ChunkStorageMetadata, (torch.Size([0]), torch.Size([1]))
+
+
+def test_a_key_that_torch_cannot_hash_is_no_key(copy: Path) -> None:
+    metadata = torch_load(copy)
+    metadata.planner_data = {_Chunk(): 1}
+    rewrite(copy, metadata)
+    with pytest.raises(TypeError, match="unhashable type: 'ChunkStorageMetadata'"):
+        torch_load(copy)
+    with pytest.raises(MetadataError, match="unhashable type"):
+        open_checkpoint(str(copy))

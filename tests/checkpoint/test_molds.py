@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import torch
 
@@ -68,3 +69,16 @@ def test_other_shapes_and_types_have_other_headers() -> None:
     ):
         head, tail, _ = parts(saved(other))
         assert made.crc_in(head, tail) is None
+
+
+def test_an_identity_that_is_no_text_is_to_be_parsed_though_its_checksum_fits() -> None:
+    """Torch decodes it; see `payload._small_records`."""
+    data = saved(torch.randn(40, 3))
+    made = mold(data)
+    head, tail, _ = parts(data)
+    start, count = made.id_at
+    other = bytearray(tail)
+    other[start : start + count] = b"\xff" * count
+    for at in made.id_crcs:
+        other[at : at + 4] = zlib.crc32(b"\xff" * count).to_bytes(4, "little")
+    assert made.crc_in(head, bytes(other)) is None

@@ -238,6 +238,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_cost_little(name: str) -> None:
     resource = pytest.importorskip("resource")
@@ -252,6 +253,7 @@ def test_bombs_cost_little(name: str) -> None:
     assert grown * (1 if sys.platform == "darwin" else 1024) < 400 << 20
 
 
+@pytest.mark.slow
 def test_random_bytes_give_an_answer_or_our_error() -> None:
     rng = random.Random(7)  # noqa: S311
     base = pickle.dumps({"a": [1, 2.5, ("x", b"y")], "b": np.arange(3)}, 2)

@@ -354,6 +354,7 @@ HOSTILE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_header_is_a_verdict_and_never_a_traceback(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(HOSTILE[name])

@@ -139,6 +139,7 @@ def check_against_paint(shape: tuple[int, ...], boxes: Boxes) -> None:
             )
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(tilings())
 def test_analyse_agrees_with_painting(case: tuple[tuple[int, ...], Boxes]) -> None:
@@ -154,6 +155,7 @@ def test_a_region_may_be_cut_in_two(case: tuple[tuple[int, ...], Boxes]) -> None
         check_against_paint(*case)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(tilings())
 def test_a_tensor_may_be_taken_slab_by_slab(case: tuple[tuple[int, ...], Boxes]) -> None:
@@ -163,6 +165,7 @@ def test_a_tensor_may_be_taken_slab_by_slab(case: tuple[tuple[int, ...], Boxes])
         check_against_paint(*case)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(tilings(3), min_size=1, max_size=6))
 def test_unproven_are_those_that_are_not_exact(
@@ -243,6 +246,7 @@ def grid(*pieces: int) -> np.ndarray:
     return np.stack(axes, axis=-1).reshape(-1, len(pieces))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pieces", some_fast([(1_000_000,), (1000, 1000), (100, 100, 100)], [(100, 100, 100)])
 )

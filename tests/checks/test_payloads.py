@@ -553,3 +553,34 @@ def test_what_vanished_after_it_was_opened_is_never_sound(tmp_path: Path) -> Non
     shutil.rmtree(folder)
     found = check_payloads(checkpoint, storage)
     assert found.checked.num_unread == 12 and not found.checked.payloads
+
+
+def test_a_local_name_that_torch_does_not_read_is_told_as_such(tmp_path: Path) -> None:
+    kept = torch.arange(6.0)
+    save(tmp_path, {"kept": kept})
+
+    def other_name(data: bytes) -> bytes:
+        at = data.index(b"data/0")  # of the record's own header; the zip directory comes last
+        return data[: at + 5] + b"7" + data[at + 6 :]
+
+    patch(tmp_path, "kept", other_name)
+    found = {"kept": torch.zeros(6)}
+    dcp.load(found, storage_reader=dcp.FileSystemReader(tmp_path), no_dist=True)
+    assert torch.equal(found["kept"], kept)
+    (finding,) = deep(tmp_path).findings
+    assert "has another name than the zip directory says" in finding.message
+    assert (
+        finding.torch_does
+        == "goes by the zip directory's name: raises an error, or loads it and rightly"
+    )
+
+
+def test_of_a_chunk_without_elements_torch_reads_nothing(tmp_path: Path) -> None:
+    save(tmp_path, {"empty": torch.zeros(0, 3), "kept": torch.arange(6.0)})
+    patch(tmp_path, "empty", lambda data: b"\0" * len(data))
+    found = {"empty": torch.zeros(0, 3), "kept": torch.zeros(6)}
+    dcp.load(found, storage_reader=dcp.FileSystemReader(tmp_path), no_dist=True)
+    assert torch.equal(found["kept"], torch.arange(6.0))
+    (finding,) = deep(tmp_path).findings
+    assert finding.code == "payload-unreadable"
+    assert finding.torch_does == "never reads it: the chunk holds no element"

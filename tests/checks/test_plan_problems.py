@@ -181,6 +181,7 @@ def test_many_ranks_are_few_words() -> None:
     assert text == "ranks 0,2,4,6 and 508 more"
 
 
+@pytest.mark.slow
 def test_everything_broken_is_planned() -> None:
     """No sample, however broken, makes it crash; those that cannot be read say so."""
     num = 0

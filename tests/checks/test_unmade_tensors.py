@@ -43,6 +43,7 @@ RECORDS = {
     "a version to come": ("version", b"77\n"),
     "no byte order that is known": ("byteorder", b"middle"),
     "no number to align to": (".storage_alignment", b"\xdf"),
+    "an identity that is no text": (".data/serialization_id", b"\xff" * 40),
 }
 
 

@@ -354,6 +354,7 @@ def reads(pid: int, name: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("form", some_fast(["text", "json"], ["json"]))
 def test_ctrl_c_stops_at_once_and_says_what_was_covered(tmp_path: Path, form: str) -> None:

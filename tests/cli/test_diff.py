@@ -54,6 +54,7 @@ def test_without_values_that_is_said() -> None:
     assert "EXACT" not in {tensor["verdict"] for tensor in found["tensors"]}
 
 
+@pytest.mark.slow
 def test_a_flipped_bit() -> None:
     args = SAMPLES / "hsdp_2x2", SAMPLES / "broken" / "bit_flip"
     # The metadata does not know of it.
@@ -76,6 +77,7 @@ def test_non_finite_values_and_infinite_differences_are_json(tmp_path: Path) -> 
     assert (tensor["first_non_finite"], tensor["num_non_finite"]) == ([0], 1)
 
 
+@pytest.mark.slow
 def test_close_is_not_the_same_unless_that_is_allowed(tmp_path: Path) -> None:
     x = torch.ones(5)
     a, b = write(tmp_path / "a", {"t": x}), write(tmp_path / "b", {"t": x + 2**-23})
@@ -163,6 +165,7 @@ def test_text_names_every_kind_of_difference(tmp_path: Path) -> None:
     assert "[6, 4] in A, [4, 6] in B" in ran.out
 
 
+@pytest.mark.slow
 def test_hostile_names_are_printable() -> None:
     folder = SAMPLES / "names_hostile_1"
     for args in ((folder, SAMPLES / "hsdp_2x2"), (folder, folder)):
@@ -197,6 +200,7 @@ def test_torch_is_not_imported() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_what_there_is_and_is_exit_code_2(tmp_path: Path) -> None:
     x = torch.zeros(4000, 2000)
     tensors = {f"t{i}": x for i in range(12)}
@@ -228,6 +232,7 @@ def test_ctrl_c_prints_what_there_is_and_is_exit_code_2(tmp_path: Path) -> None:
     assert "stopped before everything was compared" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "code"),
     [

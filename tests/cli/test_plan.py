@@ -181,7 +181,8 @@ def test_the_commands_are_verifys_own(tmp_path: Path) -> None:
         (("--mesh", "8"), "is not a mesh"),
         (("--mesh", ""), "is not a mesh"),
         (("--mesh", "\x1b[2J"), "is not a mesh"),
-        (("--mesh", "fsdp_tp:2x2"), "fsdp:S or hsdp:RxS"),
+        (("--mesh", "pp:2,dp_shard:2"), "pipeline stage"),
+        (("--mesh", "dp_shard:2,tp:2", "--placements", "/nowhere.toml"), "No such file"),
         ((), "Missing option '--mesh'"),
         (("--mesh", "fsdp:2", "--reads"), "--json"),
         (("--mesh", "fsdp:2", "--against", "/nowhere.json"), "no such file"),
@@ -278,3 +279,42 @@ def test_a_model_of_which_nothing_is_there(tmp_path: Path) -> None:
     assert "ERROR missing-key: and 64 more:\n" in ran.out
     assert all(name in ran.out for name in names)
     assert run_cli(*command, "--json").json()["against"]["num_matching"] == 0
+
+
+def test_axes_by_name_and_a_file_of_placements(tmp_path: Path) -> None:
+    file = tmp_path / "placements.toml"
+    file.write_text('# rows\n"model.w2.*" = "tp:0"\n')
+    arguments = ("--mesh", "dp_shard:2,tp:2", "--placements", file)
+    ran = run_cli("plan", SAMPLES / "hsdp_tp_2x2x2", *arguments, "--json", "--reads")
+    document = ran.json()
+    assert ran.code == 0, ran.err
+    assert document["axes"] == [
+        {"name": "dp_shard", "size": 2, "kind": "shard"},
+        {"name": "tp", "size": 2, "kind": "tensor"},
+    ]
+    assert document["placed_by"]["file"] == 2
+    assert [rank["coordinate"] for rank in document["ranks"]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    # (7, 10): 4 rows and 3, each in two: 2, 2 and 2, 1.
+    rows = {r: [x for x in document["reads"] if (x["rank"], x["fqn"]) == (r, "model.w2.weight")]
+            for r in range(4)}  # fmt: skip
+    assert [sum(x["lengths"][0] * x["lengths"][1] for x in rows[r]) for r in range(4)] == [
+        20, 20, 20, 10,
+    ]  # fmt: skip
+    text = run_cli("plan", SAMPLES / "hsdp_tp_2x2x2", *arguments).out
+    assert "FSDP over 2 x tensor parallel over 2" in text
+    assert "2 tensors as --placements says" in text
+    idle = run_cli("plan", SAMPLES / "fsdp_4", "--mesh", "dp_shard:2,tp:2").out
+    assert "no tensor is cut by tp" in idle
+    file.write_text('"nothing.*" = "tp:0"')
+    ran = run_cli("plan", SAMPLES / "hsdp_tp_2x2x2", *arguments)
+    assert (ran.code, "matches no tensor" in ran.err) == (2, True)
+
+
+def test_what_lies_otherwise_than_its_placements_say_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "placements.toml"
+    file.write_text('"model.w2.weight" = "tp:0"')
+    arguments = ("--mesh", "dp_shard:3,tp:2", "--placements", file, "--json")
+    problems = run_cli("plan", SAMPLES / "hsdp_tp_2x2x2", *arguments).json()["problems"]
+    assert [(p["code"], p["severity"], p["fqn"]) for p in problems] == [
+        ("strided-uneven", "warning", "model.w2.weight")
+    ]

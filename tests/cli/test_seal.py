@@ -90,6 +90,7 @@ def test_another_sharding_of_the_same_weights_has_the_same_seal(tmp_path: Path) 
     assert "the same" in again.out
 
 
+@pytest.mark.slow
 def test_chunks_that_changed_places_are_found(tmp_path: Path) -> None:
     """`check --deep` finds every checksum right."""
     seal(SAMPLES / "hsdp_2x2", "--output", tmp_path / "s.json")
@@ -445,6 +446,7 @@ def test_the_seal_lies_beside_the_folder_that_was_given(tmp_path: Path) -> None:
     assert not list((tmp_path / "nemo_2").rglob("*seal*"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_digested_is_left_out_and_said(tmp_path: Path) -> None:
     """A tensor of a class of its own: only that class can tell its elements."""
     folder, output = tmp_path / "c", tmp_path / "c.seal.json"

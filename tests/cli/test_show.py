@@ -48,7 +48,7 @@ def test_the_summary_says_what_it_is_and_who_wrote_it() -> None:
     text = run_cli("show", SAMPLES / "hsdp_2x4").out
     assert "torch DCP, metadata version 1.0.0" in text
     assert "2.9 to 2.14" in text
-    assert "hsdp:2x4, 8 ranks, certain" in text
+    assert "hsdp:2x4, 8 ranks, sizes, boxes and owners certain" in text
     assert "24 of 24 items" in text
     assert "6 tensors in 24 chunks" in text
 

@@ -152,12 +152,14 @@ def test_what_is_no_tensor_is_said(tmp_path: Path) -> None:
     assert stats(folder, "--filter", "a").code == 0
 
 
+@pytest.mark.slow
 def test_every_sample_is_read_whole() -> None:
     for path in sorted(SAMPLES.glob("*/.metadata")):
         ran = stats(path.parent, "--json")
         assert (ran.code, ran.err) == (0, ""), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 80, 160])
 def test_on_a_terminal_it_fits(columns: int) -> None:
     # readline, which pytest imports, leaves COLUMNS=80 in the environment of what is run.
@@ -182,6 +184,7 @@ def test_a_name_is_never_obeyed() -> None:
     assert "\\x1b" in out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("form", some_fast(["text", "json"], ["text"]))
 def test_ctrl_c_says_what_was_read(tmp_path: Path, form: str) -> None:
@@ -317,6 +320,7 @@ def test_histogram_needs_no_argument() -> None:
     assert stats("--histogram", "--json", SAMPLES / "hsdp_2x4").code == 0
 
 
+@pytest.mark.slow
 def test_histogram_does_not_take_the_path_for_its_scale(tmp_path: Path) -> None:
     path, net1 = SAMPLES / "hsdp_2x4", ("--filter", "net1")
     linear, log = (stats(path, *net1, f"--histogram={scale}") for scale in ("linear", "log"))
@@ -332,6 +336,7 @@ def test_histogram_does_not_take_the_path_for_its_scale(tmp_path: Path) -> None:
     assert "cubic" in wrong.err
 
 
+@pytest.mark.slow
 def test_an_absurd_value_is_odd_and_good_samples_have_none() -> None:
     first = stats(BROKEN / "bit_flip").out.splitlines()[3]
     assert first.startswith("model.net1.weight")

@@ -79,6 +79,7 @@ def test_a_checkpoint_is_the_same_as_itself(name: str) -> None:
 # -- random cuts, random differences --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

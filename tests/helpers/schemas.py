@@ -22,6 +22,7 @@ from inspector.report.documents.show import ShowDocument, ShowFolderDocument
 from inspector.report.documents.values import (
     DiffDocument,
     ExportDocument,
+    RepairDocument,
     SealDocument,
     StatsDocument,
 )
@@ -40,6 +41,7 @@ DOCUMENTS: dict[str, type[Any]] = {
     "diff": DiffDocument,
     "seal": SealDocument,
     "export": ExportDocument,
+    "repair": RepairDocument,
     "verify-report": VerifyReport,
 }
 

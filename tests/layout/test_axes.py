@@ -32,6 +32,8 @@ from inspector.layout.writer.written_by import WrittenBy, infer
 from inspector.report.text import show_text
 from inspector.report.writer import written_by_json
 
+SAMPLES = Path(__file__).parents[2] / "sample_ckpts"
+
 #: A tensor: shape, placements, sizes of its mesh, and the ranks that mesh lies over.
 Tensor = tuple[Sequence[int], Sequence[Any], Sequence[int], Sequence[int]]
 
@@ -127,6 +129,65 @@ def test_experts_over_the_ranks_of_hsdp() -> None:
     assert kinds(found) == ["replicate", "shard"]
     assert any("experts lie otherwise" in line for line in found.caveats)
     assert found.placements(2).placements == ("Shard(0)", "Shard(0)")
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (
+            "fsdp_ep_2x4",
+            {
+                "dense": ("dp_shard:8", [["Shard(0)"]]),
+                "experts": (
+                    "dp_shard_mod_ep:2,ep:4",
+                    [["_StridedShard(0, sf=4)", "Shard(0)"]],
+                ),
+            },
+        ),
+        (
+            "hsdp_ep_2x2x2",
+            {
+                "dense": ("dp_replicate:2,dp_shard:4", [["Replicate()", "Shard(0)"]]),
+                "experts": (
+                    "dp_replicate:2,dp_shard_mod_ep:2,ep:2",
+                    [["Replicate()", "_StridedShard(0, sf=2)", "Shard(0)"]],
+                ),
+            },
+        ),
+        ("tp_8", {"all": ("tp:8", [["Shard(0)"], ["Shard(1)"], ["Replicate()"]])}),
+    ],
+)
+def test_each_group_of_tensors_has_its_own_mesh(sample: str, said: dict[str, Any]) -> None:
+    groups = written_by_json(infer(open_checkpoint(str(SAMPLES / sample))))["groups"]
+    found = {
+        g["what"]: (g["mesh"], sorted(list(p["placements"]) for p in g["placements"]))
+        for g in groups
+    }
+    assert found == {what: (mesh, sorted(lists)) for what, (mesh, lists) in said.items()}
+
+
+def test_experts_over_all_ranks_of_hsdp_have_one_axis() -> None:
+    state: dict[str, Any] = {}
+    for i in range(4):
+        state[f"layers.{i}.attn.weight"] = ((8, 8), (R, S0), *over((2, 2)))
+        state[f"layers.{i}.experts.w1"] = ((8, 4, 4), (S0,), *over((4,)))
+    groups = written_by_json(infer(everywhere(state, 4)))["groups"]
+    assert [(g["what"], g["mesh"]) for g in groups] == [
+        ("dense", "dp_replicate:2,dp_shard:2"),
+        ("experts", "ep:4"),
+    ]
+
+
+def test_who_held_a_tensor_in_one_piece_is_not_told() -> None:
+    cut: dict[str, Any] = {f"a{i}": ((8, 8), (S0,), *over((4,))) for i in range(3)}
+    alone: dict[str, Any] = {"alone": ((3,), (R,), (1,), (0,))}
+    checkpoint = saved([cut | alone, cut, cut, cut])
+    found = infer(checkpoint)
+    assert found.proven
+    held = {t.fqn: found.holders(t.index) for t in checkpoint.tensors}
+    assert held.pop("alone") is None
+    assert set(map(str, held.values())) == {"[(0,), (1,), (2,), (3,)]"}
+    assert any("Tensors in one piece lie as if" in line for line in found.caveats)
 
 
 def parallel(before: Sequence[Any], sizes: Sequence[int]) -> dict[str, Any]:

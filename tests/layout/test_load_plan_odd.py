@@ -98,9 +98,20 @@ def test_too_much_altogether() -> None:
 
 
 @pytest.mark.parametrize("text", ["fsdp_tp:2x2", "ddp:4", "hsdp_reversed:2x2", "hsdp_tp:2x2x2"])
-def test_other_families_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="fsdp:S or hsdp:RxS"):
-        load_plan(opened("fsdp_4"), Mesh.parse(text))
+def test_every_family_has_a_plan(text: str) -> None:
+    """Where a tensor axis cuts nothing and replicas hold copies, each group needs the whole."""
+    mesh = Mesh.parse(text)
+    plan, whole = (
+        load_plan(opened("fsdp_4"), mesh),
+        load_plan(opened("fsdp_4"), Mesh.parse("fsdp:1")),
+    )
+    copies = {"fsdp_tp:2x2": 2, "ddp:4": 4, "hsdp_reversed:2x2": 2, "hsdp_tp:2x2x2": 4}[text]
+    assert plan.ranks.bytes_needed.sum() == copies * whole.ranks.bytes_needed.sum()
+
+
+def test_a_family_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="is not a mesh"):
+        Mesh.parse("bogus:2")
 
 
 def test_no_such_rank() -> None:

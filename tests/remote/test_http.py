@@ -65,6 +65,7 @@ def test_a_missing_file_and_a_cut_one_are_found(tmp_path: Path) -> None:
     assert found == {("file-missing", "__4_0.distcp"), ("file-truncated", "__5_0.distcp")}
 
 
+@pytest.mark.slow
 def test_a_password_and_a_signature_open_it_and_are_not_shown(web: HttpFiles) -> None:
     web.password, web.query = "user:sesame", "sig=opensesame"
     url = web.url.replace("://", "://user:sesame@") + "?sig=opensesame"

@@ -67,6 +67,7 @@ def layers(tmp_path: Path) -> tuple[Path, Path]:
     )
 
 
+@pytest.mark.slow
 def test_payloads_side_by_side_come_together(s3: S3Server, layers: tuple[Path, Path]) -> None:
     structure = structure_of(s3.put_folder(layers[0], "a"), s3.put_folder(layers[1], "b"))
     s3.forget()
@@ -110,6 +111,7 @@ CUTS: dict[str, Callable[[torch.Size], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_b", some_fast(CUTS, ["rows"]))
 @pytest.mark.parametrize("cut_a", some_fast(["rows", "columns"], ["rows"]))
 def test_portions_of_a_large_tensor_are_fetched_by_themselves(
@@ -158,6 +160,7 @@ def watch_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a", "b"),
     [
@@ -200,6 +203,7 @@ def test_one_side_may_be_local(s3: S3Server, layers: tuple[Path, Path]) -> None:
         assert len(s3.objects) <= 8 + 1
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_answer_is_told_and_the_rest_compared(s3: S3Server) -> None:
     urls = [s3.put_folder(SAMPLE, name) for name in ("a", "b")]
     s3.fault = times(1000, 503, lambda asked: "/b/__3_0" in asked.path)
@@ -213,6 +217,7 @@ def test_a_file_that_does_not_answer_is_told_and_the_rest_compared(s3: S3Server)
     assert sum("/b/__3_0" in asked.path for asked in s3.asked) == 5
 
 
+@pytest.mark.slow
 def test_it_is_cancelled_while_the_server_is_silent(s3: S3Server) -> None:
     structure = structure_of(s3.put_folder(SAMPLE, "a"), s3.put_folder(SAMPLE, "b"))
     answer = threading.Event()

@@ -69,6 +69,7 @@ def test_a_local_checkpoint_has_no_requests(s3: S3Server) -> None:
     assert "requests" not in run_cli("show", SAMPLE, "--debug").err
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_there_too(s3: S3Server, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(SAMPLES / "hsdp_2x2", broken)
@@ -108,6 +109,7 @@ def test_deep_fetches_large_files_in_few_requests(s3: S3Server, large: Path) -> 
     assert 2 <= s3.most_at_once <= MAX_IN_FLIGHT
 
 
+@pytest.mark.slow
 def test_one_tensor_costs_its_own_payload(s3: S3Server, large: Path) -> None:
     storage = folder_of(s3.put_folder(large, "large"))
     checkpoint = read_dcp(storage)
@@ -124,6 +126,7 @@ def test_one_tensor_costs_its_own_payload(s3: S3Server, large: Path) -> None:
         assert s3.object_bytes == length
 
 
+@pytest.mark.slow
 def test_a_corner_of_a_large_tensor_costs_a_corner(s3: S3Server, large: Path) -> None:
     storage = folder_of(s3.put_folder(large, "large"))
     checkpoint = read_dcp(storage)
@@ -169,6 +172,7 @@ def test_metadata_of_many_ranks_comes_together(s3: S3Server) -> None:
     assert 9 <= s3.most_at_once <= MAX_IN_FLIGHT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_announced_or_not_the_bytes_are_the_files(
     seed: int, s3: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -235,6 +239,7 @@ def test_many_files_are_listed_in_pages(s3: S3Server, monkeypatch: pytest.Monkey
     assert storage.used is not None and storage.used.requests == 2
 
 
+@pytest.mark.slow
 def test_a_storage_is_one_moment_and_opening_anew_another(s3: S3Server) -> None:
     client = s3.client()
     client.put_object(Bucket=BUCKET, Key="moment/a", Body=b"1")

@@ -73,6 +73,7 @@ async def test_the_cursor_moves_by_vim_keys_and_the_detail_follows() -> None:
         assert table.cursor_row == 0
 
 
+@pytest.mark.slow
 async def test_the_filter_narrows_as_it_is_typed_and_escape_clears_it() -> None:
     async with opened(SAMPLES / "fsdp2_adamw_4", "slash", *"exp_avg", "space", *"!sq") as (
         app,
@@ -273,6 +274,7 @@ async def test_without_colour_the_chunks_have_borders(monkeypatch: pytest.Monkey
         assert "┌" in text and "r3" in text
 
 
+@pytest.mark.slow
 async def test_the_window_can_shrink_and_grow() -> None:
     async with opened(SAMPLES / "fsdp2_adamw_4") as (app, pilot):
         for size in [(40, 12), (20, 8), (200, 60), (80, 24), (5, 3), (160, 50)]:
@@ -401,6 +403,7 @@ async def test_advice_names_the_key_where_the_command_line_has_an_option() -> No
         assert "--deep" not in words(app)
 
 
+@pytest.mark.slow
 async def test_a_notice_lies_over_no_figures() -> None:
     for size in ((80, 24), (160, 50)):
         async with opened(SAMPLES / "hsdp_2x4", "6", size=size) as (app, pilot):

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
+import pytest
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.screen import Screen
@@ -148,6 +149,7 @@ async def test_the_help_scrolls_with_the_keys_of_the_lists() -> None:
         await until(pilot, lambda: first in screen_text(app))
 
 
+@pytest.mark.slow
 async def test_the_help_begins_with_the_open_view_and_can_be_searched() -> None:
     async with opened(SAMPLES / "hsdp_2x2", "5", "question_mark") as (app, pilot):
         await until(pilot, lambda: "In this view, Plan" in screen_text(app))

@@ -289,6 +289,7 @@ def _payload(folder: Path, fqn: str, scratch: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 async def test_verdicts_filter_by_key_by_click_and_with_names(tmp_path: Path) -> None:
     a, b = many(tmp_path)
     async with comparing(a, b) as (app, pilot):
@@ -538,6 +539,7 @@ async def test_reload_reads_both_anew_and_keeps_the_cursor(tmp_path: Path) -> No
 # Ways into it.
 
 
+@pytest.mark.slow
 async def test_the_picker_filters_and_compares_two_of_its_checkpoints(tmp_path: Path) -> None:
     for name, source in (
         ("step-1", "hsdp_2x2"), ("step-2", "broken/bit_flip"), ("step-30", "fsdp_4"),
@@ -582,6 +584,7 @@ async def test_the_picker_filters_and_compares_two_of_its_checkpoints(tmp_path: 
     assert app.return_value == 0
 
 
+@pytest.mark.slow
 async def test_the_main_screen_asks_for_the_other_side() -> None:
     async with opened(SAMPLES / "hsdp_2x2", "D") as (app, pilot):
         assert isinstance(app.screen, AskPathScreen)
@@ -653,6 +656,7 @@ def test_a_comparison_counts_what_it_lists(tmp_path: Path) -> None:
     assert comparison.counts["ONLY_A"] == 1 and comparison.counts["RENAMED"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 def test_the_command_opens_it_on_a_terminal_and_text_elsewhere(size: tuple[int, int]) -> None:
     command = [
@@ -689,6 +693,7 @@ def test_the_command_opens_it_on_a_terminal_and_text_elsewhere(size: tuple[int, 
         assert (piped.returncode, piped.stderr) == (1, b"") and b"\x1b" not in piped.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("b", "values", "code"),
     [

@@ -63,6 +63,7 @@ async def test_a_view_opened_first_shows_what_it_shows_when_opened_last(
             assert text == expected[key], f"view {key}, if {first} was opened first"
 
 
+@pytest.mark.slow
 async def test_the_table_of_tensors_keeps_its_columns_while_it_is_hidden() -> None:
     # Its columns were measured as nothing while another view was open, and stayed so.
     for size in ((80, 24), (160, 50)):

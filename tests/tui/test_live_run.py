@@ -30,6 +30,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {words[0]: words for words in found if words and words[0].startswith("step-")}
 
 
+@pytest.mark.slow
 async def test_new_steps_appear_and_old_ones_go(run: Path) -> None:
     async with opened(run, size=(120, 20)) as (app, pilot):
         assert isinstance(app.screen, PickerScreen)

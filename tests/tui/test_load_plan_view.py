@@ -35,6 +35,9 @@ from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES, several_fast, some_fast
 from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, until, words
 
+# A screen for each: long by nature.
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (160, 50)]
 SAMPLE = SAMPLES / "fsdp2_hsdp_2x4_adamw"
 

@@ -57,6 +57,7 @@ async def test_files_side_by_side_are_picked_and_opened_apart(tmp_path: Path) ->
         assert "two.safetensors" in screen_text(app)
 
 
+@pytest.mark.slow
 async def test_a_verification_is_offered() -> None:
     async with opened(SAMPLES / "hf_dcp_sharded_4", "v") as (app, pilot):
         await until(pilot, lambda: "8 entries, 3.4 KiB, under" in words(app))

@@ -52,6 +52,7 @@ async def save(app: InspectApp, pilot: Pilot[int], screen: SaveArrayScreen, path
     await until(pilot, lambda: not view._saving.is_busy)
 
 
+@pytest.mark.slow
 async def test_the_whole_tensor_and_the_slice_shown(folder: Path, tmp_path: Path) -> None:
     async with opened(folder) as (app, pilot):
         screen = await ask(app, pilot, "cube")
@@ -68,6 +69,7 @@ async def test_the_whole_tensor_and_the_slice_shown(folder: Path, tmp_path: Path
         assert np.array_equal(np.load(tmp_path / "slice.npy"), CUBE[1].numpy())
 
 
+@pytest.mark.slow
 async def test_what_numpy_lacks_becomes_float32_or_stays_as_bits(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ async def test_what_numpy_lacks_becomes_float32_or_stays_as_bits(
         assert np.array_equal(raw.astype(np.float32), HALF.float().numpy())
 
 
+@pytest.mark.slow
 async def test_what_is_refused_is_told(folder: Path, tmp_path: Path) -> None:
     async with opened(folder) as (app, pilot):
         screen = await ask(app, pilot, "cube")

@@ -80,6 +80,7 @@ async def read_every_byte(app: object, pilot: object) -> None:
     await quiet(pilot, 0.1)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 async def test_reading_every_byte_again_finds_the_same_again() -> None:
     async with opened(BROKEN / "bit_flip") as (app, pilot):
         await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
@@ -90,6 +91,7 @@ async def test_reading_every_byte_again_finds_the_same_again() -> None:
             assert "3 Findings 1" in screen_text(app)
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_read_any_more_is_never_sound(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
     async with opened(folder) as (app, pilot):
@@ -108,6 +110,7 @@ async def test_what_cannot_be_read_any_more_is_never_sound(tmp_path: Path) -> No
         assert findings(app) == ["metadata-missing"]
 
 
+@pytest.mark.slow
 async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
     async with opened(folder) as (app, pilot):
@@ -139,6 +142,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         await until(pilot, lambda: "NOT THERE ANY MORE" in screen_text(app))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
 async def test_a_damaged_checkpoint_opens_on_what_is_damaged(size: tuple[int, int]) -> None:
     for name in ("chunk_gap", "file_missing", "chunk_overlap_and_gap"):
@@ -177,6 +181,7 @@ async def test_values_read_by_u_are_findings_too() -> None:
         assert findings(app) == ["values-nan"]
 
 
+@pytest.mark.slow
 async def test_the_seal_beside_it_is_compared(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
     assert run_cli("seal", folder).code == 0

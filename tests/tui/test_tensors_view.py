@@ -39,6 +39,7 @@ def _tree_lines(app: InspectApp) -> list:  # type: ignore[type-arg]
     return [tree.draw_line(line, 40, False) for line in range(tree.num_lines)]
 
 
+@pytest.mark.slow
 async def test_a_view_asked_for_before_it_is_there_is_opened_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -65,6 +66,7 @@ async def test_a_view_asked_for_before_it_is_there_is_opened_then(
         assert screen.view.id == "files"
 
 
+@pytest.mark.slow
 async def test_zoom_puts_the_filter_aside_and_brings_it_back() -> None:
     async with opened(SAMPLE, "slash", "n", "e", "t", "1", "enter") as (app, pilot):
         view = app.screen.query_one(TensorsView)

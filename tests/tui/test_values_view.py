@@ -148,6 +148,7 @@ async def test_a_nan_that_the_deep_check_finds_is_gone_to(
         assert grid(app).index == (17, 5)
 
 
+@pytest.mark.slow
 async def test_least_largest_and_any_index_are_gone_to(folder: Path) -> None:
     tensor = state()["cube"]
     async with opened(folder) as (app, pilot):
@@ -232,6 +233,7 @@ async def test_the_map_and_the_numbers_go_together(folder: Path) -> None:
         assert "|value|, log" in screen_text(app)
 
 
+@pytest.mark.slow
 async def test_where_there_are_no_slices_the_keys_say_so(tmp_path: Path) -> None:
     kinds = {"scalar": torch.tensor(3.5), "line": torch.arange(9.0), "plane": torch.zeros(2, 3)}
     said = {
@@ -286,6 +288,7 @@ async def test_a_matrix_has_no_slices_to_step_through_a_cube_has(folder: Path) -
         assert "right_square_bracket" in app.screen.active_bindings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", some_fast(SIZES, SIZES[:1]), ids=str)
 async def test_tensors_of_every_kind(tmp_path: Path, size: tuple[int, int]) -> None:
     path = write(tmp_path / "ck", KINDS, entries={"blob": {"a": 1}})

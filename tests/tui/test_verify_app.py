@@ -170,6 +170,7 @@ async def test_a_mesh_that_was_emptied_is_asked_for(stub: StubJob) -> None:
         assert isinstance(app.screen, VerifySetupScreen) and app.verification is None
 
 
+@pytest.mark.slow
 async def test_everything_can_be_chosen_by_keys_alone(stub: StubJob) -> None:
     async with opened(SAMPLE, "v") as (app, pilot):
         await until(pilot, lambda: is_ready(app))

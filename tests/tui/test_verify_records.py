@@ -136,6 +136,7 @@ def _of(made: type[Verification], plan: Preflight, job: StubJob) -> Verification
     return made(plan, job)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 async def test_a_job_is_seen_from_every_view_and_from_the_picker(
     stub: StubJob, checkpoint: Path
 ) -> None:

@@ -131,6 +131,7 @@ async def test_the_failure_is_told_with_its_stack_and_the_rank_that_had_it() -> 
         assert "at line 1" not in screen_text(app)  # that is rank 5's
 
 
+@pytest.mark.slow
 async def test_nothing_hostile_reaches_the_screen() -> None:
     logs = [(rank, text.replace("\n", " ")) for rank, text in enumerate(HOSTILE[:8])]
     names = [HUNT, *HOSTILE, *NAMES]
@@ -147,6 +148,7 @@ async def test_nothing_hostile_reaches_the_screen() -> None:
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
+@pytest.mark.slow
 async def test_events_that_make_no_sense_do_no_harm() -> None:
     odd = [
         event(3, "progress", 0, phase="load", bytes_done=10**400, bytes_total=-1, rss_bytes=-5),
@@ -169,6 +171,7 @@ async def test_events_that_make_no_sense_do_no_harm() -> None:
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["fsdp:1", "hsdp:8x8", "fsdp:64", "hsdp:16x32"])
 async def test_every_rank_has_its_cell(mesh: str) -> None:
     world = {"fsdp:1": 1, "hsdp:8x8": 64, "fsdp:64": 64, "hsdp:16x32": 512}[mesh]

@@ -53,6 +53,7 @@ def test_sizes_and_shares() -> None:
             parse_share(bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "said"),
     [

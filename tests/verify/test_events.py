@@ -112,6 +112,7 @@ def test_the_logs_of_torchrun_and_its_ranks(tmp_path: Path) -> None:
     follower.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_failure_of_the_job(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path, 0)
     os.close(writer._fd)

@@ -67,6 +67,7 @@ def _run(folder: Path, argv: list[str], timeout_s: float = 120) -> subprocess.Co
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", some_fast(["script", "module"], ["script"]))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_imports_nothing_from_the_checkpoint_it_stands_in(

@@ -171,6 +171,7 @@ def test_what_cannot_be_written_or_listed_is_exit_2(run: Path, tmp_path: Path) -
     assert [e["event"] for e in events(result.out)] == ["unreachable"]
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_told_and_ends_nothing(run: Path) -> None:
     flip(run / "step-100")
     for command, says in (

@@ -206,7 +206,10 @@ def _serve() -> NoReturn:
     A fork has what it takes already imported, and is as bounded and as short-lived as a child
     of its own. If one does not end as it should, so does this process, for the starter to see.
     """
-    import inspector.checkpoint.child.wire  # noqa: F401
+    # Once here, not in each fork: importing takes ten times as long as a small file.
+    import inspector.checkpoint.child.wire
+    import inspector.checkpoint.pickle.extract
+    import inspector.checkpoint.pickle.gate  # noqa: F401
 
     _limit(None, None)
     gc.freeze()

@@ -33,6 +33,8 @@ _MAX_SECONDS = 20.0
 _AT_ONCE = 32
 _FIRST_BATCH = 4
 _MAX_BATCH = 512
+# Entries of folders that are handed on.
+_MAX_LISTED = 50_000
 # Names under which a folder with no permission is no loss.
 _NOBODYS = frozenset({"lost+found", "System Volume Information"})
 _BESIDE = re.compile(r".+\.(pt|pth|pkl|bin|json)", re.I)
@@ -49,6 +51,7 @@ class RunListing(list[Found]):
         folders: The folders in the folders that trackers lie in.
         not_looked_at: Folders that were not listed, at most a few, and why.
         cut_steps: Steps' folders that were not looked through.
+        listings: What lies in the folders, by path; not of all where that is much.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class RunListing(list[Found]):
         folders: Mapping[str, tuple[str, ...]] | None = None,
         not_looked_at: Sequence[tuple[str, str]] = (),
         cut_steps: Iterable[str] = (),
+        listings: Mapping[str, Sequence[Entry]] | None = None,
     ) -> None:
         super().__init__(found)
         self.storage = storage
@@ -69,6 +73,7 @@ class RunListing(list[Found]):
         self.folders = dict(folders or {})
         self.not_looked_at = tuple(not_looked_at)
         self.cut_steps = frozenset(cut_steps)
+        self.listings = dict(listings or {})
 
     def only(self, found: Iterable[Found]) -> RunListing:
         """The same with some of the checkpoints."""
@@ -81,6 +86,7 @@ class RunListing(list[Found]):
             folders=self.folders,
             not_looked_at=self.not_looked_at,
             cut_steps=self.cut_steps,
+            listings=self.listings,
         )
 
     @property
@@ -141,6 +147,8 @@ class Search:
         self._folders: dict[str, tuple[str, ...]] = {}
         self._not_looked_at: list[tuple[str, str]] = []
         self._cut: list[str] = []
+        self._listings: dict[str, list[Entry]] = {}
+        self._num_listed = 0
         self._started = time.monotonic()
         self._max_folders = _MAX_FOLDERS
         self._seconds = _MAX_SECONDS
@@ -160,6 +168,7 @@ class Search:
             folders=self._folders,
             not_looked_at=self._not_looked_at,
             cut_steps=self._cut,
+            listings=self._listings,
         )
 
     def containers(self) -> list[Found]:
@@ -300,6 +309,9 @@ class Search:
             self._unlisted(look, look.error)
             return []
         self._remember(path, look.listing)
+        if self._num_listed + len(look.listing) <= _MAX_LISTED:
+            self._listings[path] = look.listing
+            self._num_listed += len(look.listing)
         passed = {"sharded"} if any(item.format == "safetensors" for item in look.here) else set()
         inside = []
         for entry in look.listing:

@@ -2,8 +2,8 @@
 
 A checkpoint of a thousand ranks holds tens of thousands of payloads of the same shape and dtype.
 torch.save writes the same bytes around the elements of each, but for the CRC32 of the elements
-and the record `.data/serialization_id`, which nobody reads. What is the same, byte for byte, was
-parsed before and means the same.
+and the record `.data/serialization_id`, whose text nobody needs. What is the same, byte for byte,
+was parsed before and means the same.
 """
 
 from __future__ import annotations
@@ -64,8 +64,12 @@ class Mold:
         if blank != self.tail:
             return None
         start, count = self.id_at
-        found = crc32(tail[start : start + count])
-        if any(_U32.unpack_from(tail, at)[0] != found for at in self.id_crcs):
+        identity = tail[start : start + count]
+        found = crc32(identity)
+        # Torch reads it as text.
+        if not bytes(identity).isascii() or any(
+            _U32.unpack_from(tail, at)[0] != found for at in self.id_crcs
+        ):
             return None
         crc = _U32.unpack_from(tail, self.crcs[0])[0]
         if not crc or any(_U32.unpack_from(tail, at)[0] != crc for at in self.crcs[1:]):

@@ -250,6 +250,12 @@ def _small_records(source: Source, records: dict[str, Record]) -> tuple[str, str
             int(small_record(source, alignment, _MAX_SMALL_RECORD_BYTES))
         except ValueError:
             problem = "its record .storage_alignment says no number"
+    identity = records.get(".data/serialization_id")
+    if identity is not None and identity.num_bytes <= _MAX_SMALL_RECORD_BYTES:
+        try:
+            small_record(source, identity, _MAX_SMALL_RECORD_BYTES).decode()
+        except UnicodeDecodeError:
+            problem = "its record .data/serialization_id is no text"
     return "big" if byteorder == b"big" else "little", problem
 
 

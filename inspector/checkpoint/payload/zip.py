@@ -34,6 +34,7 @@ _ENCRYPTED = 0x01 | 0x20 | 0x40 | 0x2000
 # The attribute with which it takes a record for a folder: it reads nothing, and says all is well.
 _IS_FOLDER = 0x10
 _LEFT_OUT = "loads silently whatever was in memory before, or raises an error"
+_BY_DIRECTORY = "goes by the zip directory's name: raises an error, or loads it and rightly"
 
 # The end record is looked for in as many bytes as a comment can take, as torch's reader does.
 _TAIL_BYTES = (1 << 16) + _END.size
@@ -171,7 +172,9 @@ def _read_entry(source: Source, data: bytes, at: int, directory: int) -> tuple[R
     *_, local_name_bytes, local_extra_bytes = _LOCAL.unpack(header)
     begin = where + _LOCAL.size + local_name_bytes + local_extra_bytes
     if source.read(where + _LOCAL.size, local_name_bytes) != raw:
-        raise PayloadError(f"its record {shown} has another name than the zip directory says")
+        # Which of the two is damaged is not known; torch looks at the directory's alone.
+        what = f"its record {shown} has another name than the zip directory says"
+        raise PayloadError(what, fate=_BY_DIRECTORY)
     if begin + stored > directory:
         raise PayloadError(f"its record {shown} reaches past the zip archive's data")
     confirmed = _descriptor(source, begin + stored, stored, size) if flags & 8 else None

@@ -63,6 +63,8 @@ class StandIn:
     #: How many arguments torch's class takes, at least and at most.
     takes: tuple[int, int] = (0, 99)
     extra: dict[Any, Any]
+    # torch's are dataclasses that are not frozen: one that is a key is an error there, too.
+    __hash__ = None  # type: ignore[assignment]
 
     # No `__new__` of its own: a pickle makes millions of these, without calling `__init__`.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -124,6 +126,7 @@ class Index(StandIn):
 
     __slots__ = fields = ("fqn", "index", "offset")
     takes = (1, 3)
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __setstate__(self, state: Any) -> None:
         try:

@@ -4,14 +4,68 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from inspector.checkpoint.storage.base import Entry, Used, why
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 
-__all__ = ["LocalStorage"]
+__all__ = ["KeptListings", "LocalStorage"]
+
+# Entries that are kept at a time; of 200 bytes each.
+_MAX_KEPT = 100_000
+
+
+class _Here(threading.local):
+    """The listings that this thread keeps, if it does."""
+
+    kept: KeptListings | None = None
+
+
+_here = _Here()
+
+
+class KeptListings:
+    """Listings of local folders: a thread that entered it lists each folder once.
+
+    What judges one checkpoint asks for its folder several times, and for what lies beside it;
+    on a network disk each time is a round trip, and a run's folder has an entry for every step.
+    Whoever enters it says that nothing in between is to show a change.
+
+    Args:
+        known: Listings that were made shortly before, by the folder's path.
+    """
+
+    def __init__(self, known: Mapping[str, Sequence[Entry]] | None = None) -> None:
+        self._listings = (
+            {os.path.abspath(path): list(listing) for path, listing in known.items()}
+            if known
+            else {}
+        )
+        self._num_kept = sum(map(len, self._listings.values()))
+        self._before: list[KeptListings | None] = []
+
+    def __enter__(self) -> KeptListings:
+        self._before.append(_here.kept)
+        _here.kept = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _here.kept = self._before.pop()
+
+    def get(self, path: str) -> list[Entry] | None:
+        """The listing of a folder, if it is kept."""
+        found = self._listings.get(os.path.abspath(path))
+        return None if found is None else list(found)
+
+    def keep(self, path: str, listing: Sequence[Entry]) -> None:
+        """Keep a listing; those kept first make room for it."""
+        self._listings[os.path.abspath(path)] = list(listing)
+        self._num_kept += len(listing)
+        while self._num_kept > _MAX_KEPT and len(self._listings) > 1:
+            self._num_kept -= len(self._listings.pop(next(iter(self._listings))))
 
 
 class LocalStorage:
@@ -25,12 +79,14 @@ class LocalStorage:
 
     def list(self, folder: str = "") -> list[Entry]:
         path = Path(self.root, folder)
-        try:
-            with os.scandir(path) as entries:
-                found = [_listed_entry(entry) for entry in entries]
-        except (OSError, ValueError) as error:
-            raise _unreadable(str(path), error) from error
-        return sorted(found, key=lambda entry: entry.name)
+        kept = _here.kept
+        known = kept.get(str(path)) if kept is not None else None
+        if known is not None:
+            return known
+        found = _scan(path)
+        if kept is not None:
+            kept.keep(str(path), found)
+        return found
 
     def stat(self, path: str) -> Entry | None:
         full = str(Path(self.root, path))
@@ -69,6 +125,15 @@ class LocalStorage:
 
     def join(self, folder: str) -> LocalStorage:
         return LocalStorage(str(Path(self.root, folder)))
+
+
+def _scan(path: Path) -> list[Entry]:
+    try:
+        with os.scandir(path) as entries:
+            found = [_listed_entry(entry) for entry in entries]
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from error
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def _read_range(fd: int, offset: int, length: int) -> Iterator[bytes]:

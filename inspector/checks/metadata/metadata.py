@@ -32,9 +32,11 @@ _MAX_NAME = 120
 _AT_HOME = frozenset({"torch", "builtins", "__builtin__", "pathlib", "collections", "_codecs"})
 
 
+@cache
 def installed_torch() -> str | None:
     """The version of the torch package in this environment, or None; torch is not imported."""
-    # Imported here: it takes 10 ms, and few checkpoints need to know.
+    # Imported here: it takes 10 ms, and few checkpoints need to know. Asked once: a run has
+    # hundreds of checkpoints, and each time a package's metadata would be found and parsed.
     from importlib.metadata import PackageNotFoundError, version  # lazy: `check` begins without
 
     try:

@@ -86,8 +86,9 @@ def judge(
         hint = f" ({error.hint})" if error.hint else ""
         result.not_checked, result.is_read = error.message + hint, False
     except PayloadError as error:
-        fate = error.fate or _FATES.get(error.code, "raises an error")
+        usual = error.fate or _FATES.get(error.code, "raises an error")
         for subject in subjects:
+            fate = _FATE_OF_NOTHING if 0 in (subject.sizes or ()) else usual
             result.error(error.code, subject, error.message, fate, _STALE)
     except UnreachableError as error:
         # It says nothing of the payload.
@@ -103,6 +104,8 @@ _FATES = {
     "payload-unreadable": "raises an error that names neither the entry nor the file",
     "payload-corrupt": "raises an error",
 }
+# torch's planner makes no read of a chunk without elements.
+_FATE_OF_NOTHING = "never reads it: the chunk holds no element"
 
 
 def _judge_payload(

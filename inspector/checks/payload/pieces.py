@@ -7,17 +7,17 @@ data is there; only the boxes are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import Checkpoint, Ints, Tensor
 from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.checks.findings import Finding
 from inspector.layout.geometry import unique
 
-__all__ = ["with_pieces"]
+__all__ = ["places_in_order", "with_pieces"]
 
 Shape = tuple[int, ...]
 
@@ -45,7 +45,7 @@ def with_pieces(
             shapes.get(first + chunk, tuple(tensor.sizes[chunk].tolist()))
             for chunk in range(tensor.num_chunks)
         ]
-        places = _places(tensor, real)
+        places = places_in_order(tensor.shape, tensor.offsets, real)
         if places is not None:
             hints[tensor.fqn] = _hint(checkpoint, tensor, real, places)
     return [
@@ -56,27 +56,32 @@ def with_pieces(
     ]
 
 
-def _places(tensor: Tensor, shapes: list[Shape]) -> list[Shape] | None:
+def places_in_order(shape: Shape, offsets: Ints, shapes: Sequence[Shape]) -> list[Shape] | None:
     """Where each piece begins if they follow one another along one dim; None if they do not.
 
     They have to be recorded so too, and to fill the tensor exactly.
+
+    Args:
+        shape: The tensor's.
+        offsets: Recorded lower corner of each piece, shape (num_pieces, ndim).
+        shapes: That of each piece.
     """
-    cut = [d for d in range(len(tensor.shape)) if (tensor.offsets[:, d] != 0).any()]
-    if len(cut) != 1 or any(len(shape) != len(tensor.shape) for shape in shapes):
+    cut = [d for d in range(len(shape)) if (offsets[:, d] != 0).any()]
+    if len(cut) != 1 or any(len(piece) != len(shape) for piece in shapes):
         return None
     dim = cut[0]
-    for shape in shapes:
-        if shape[:dim] + shape[dim + 1 :] != tensor.shape[:dim] + tensor.shape[dim + 1 :]:
+    for piece in shapes:
+        if piece[:dim] + piece[dim + 1 :] != shape[:dim] + shape[dim + 1 :]:
             return None
-    starts = tensor.offsets[:, dim]
+    starts = offsets[:, dim]
     if len(unique(starts)) < len(starts):
         return None
-    if sum(shape[dim] for shape in shapes) != tensor.shape[dim]:
+    if sum(piece[dim] for piece in shapes) != shape[dim]:
         return None
     places: list[Shape] = [()] * len(shapes)
     at = 0
     for chunk in np.argsort(starts).tolist():
-        places[chunk] = tuple(at if d == dim else 0 for d in range(len(tensor.shape)))
+        places[chunk] = tuple(at if d == dim else 0 for d in range(len(shape)))
         at += shapes[chunk][dim]
     return places
 

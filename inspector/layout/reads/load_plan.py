@@ -5,9 +5,10 @@
     plan.bytes_read, plan.worst_rank, plan.ranks.num_files[7]
     for read in plan.reads(7): ...           # as torch's planner makes them
 
-The rule this module keeps: a tensor of one dim or more is cut along its first dim by torch's own
-rule (`Shard(0)`: `torch.chunk`, as FSDP2 and DTensor do), a 0-d tensor and a bytes entry are read
-whole by every rank, and replicas read alike. That is what `create_default_local_load_plan` plans
+The rule this module keeps: under `fsdp:S` and `hsdp:RxS` a tensor of one dim or more is cut along
+its first dim by torch's own rule (`Shard(0)`: `torch.chunk`, as FSDP2 and DTensor do), under axes
+by name as `TargetPlacements` says; a 0-d tensor and a bytes entry are read whole by every rank, and
+replicas read alike. That is what `create_default_local_load_plan` plans
 for such DTensors (torch/distributed/checkpoint/default_planner.py).
 
 Needed and read are two figures. *Needed* is what a rank holds afterwards: the elements of its
@@ -27,11 +28,14 @@ from functools import cached_property
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.errors import InspectError, UsageError
+from inspector.errors import InspectError
 from inspector.layout.geometry import Ints
 from inspector.layout.mesh import Mesh
+from inspector.layout.reads.cells import CellRuns
 from inspector.layout.reads.items import NotPlanned, ReadItems, read_items
 from inspector.layout.reads.runs import RankFigures, Read, Runs
+from inspector.layout.target.placement import TargetPlacement
+from inspector.layout.target.rules import TargetPlacements
 
 __all__ = ["EmptyTensor", "LoadPlan", "NotPlanned", "Planner", "RankFigures", "Read", "load_plan"]
 
@@ -56,12 +60,14 @@ class LoadPlan:
         mesh: The mesh it would be loaded under.
         ranks: The figures of every rank.
         not_planned: Entries that are left out, and why.
+        sources: How many tensors lie as whom says (keys of `SOURCES`); empty on a plain mesh.
     """
 
     checkpoint: Checkpoint
     mesh: Mesh
     ranks: RankFigures
-    _runs: Runs = field(repr=False)
+    _runs: Runs | CellRuns = field(repr=False)
+    sources: dict[str, int] = field(default_factory=dict)
 
     @property
     def not_planned(self) -> tuple[NotPlanned, ...]:
@@ -71,13 +77,18 @@ class LoadPlan:
     def world_size(self) -> int:
         return self.mesh.world_size
 
-    @property
+    @cached_property
     def num_replicas(self) -> int:
         """How many ranks read the very same bytes as one another (1: none do).
 
         Where every rank wrote metadata of its own, replicas read what each of them wrote.
         """
-        return 1 if self.checkpoint.per_rank_metadata else self.mesh.num_replicas
+        return self._runs.num_replicas
+
+    @property
+    def num_replicas_after(self) -> int:
+        """The same, if the first ranks are one replica and the others come after them; else 1."""
+        return self.num_replicas if self.mesh.is_plain else 1
 
     @cached_property
     def bytes_needed(self) -> int:
@@ -131,7 +142,7 @@ class LoadPlan:
 
         0 for a tensor without elements: no rank lacks any.
         """
-        return self._runs.num_empty_shards * self.mesh.num_replicas
+        return self._runs.num_ranks_without
 
     @cached_property
     def empty_tensors(self) -> tuple[EmptyTensor, ...]:
@@ -148,6 +159,26 @@ class LoadPlan:
     def num_ranks_with_empty(self) -> int:
         """How many ranks hold no element of some tensor that has elements."""
         return int(np.count_nonzero(self.ranks.num_empty_tensors))
+
+    @property
+    def placements(self) -> Sequence[TargetPlacement]:
+        """How the planned tensors lie; empty on a plain mesh."""
+        return self._runs.placements if isinstance(self._runs, CellRuns) else ()
+
+    def placement(self, place: int) -> TargetPlacement | None:
+        """How the tensor at `place` of `planned_tensors` lies; None on a plain mesh."""
+        return self._runs.placements[place] if isinstance(self._runs, CellRuns) else None
+
+    def elements_in(self, place: int, offsets: Ints, sizes: Ints) -> Ints:
+        """Elements of boxes of a tensor in each rank's part, on a mesh that is not plain.
+
+        Args:
+            place: Position in `planned_tensors`.
+            offsets: The boxes' lower corners, shape (num_boxes, ndim).
+            sizes: Their extents, likewise.
+        """
+        assert isinstance(self._runs, CellRuns)  # noqa: S101 - plain meshes have shards
+        return self._runs.elements_in(place, offsets, sizes)
 
     @property
     def items(self) -> ReadItems:
@@ -218,25 +249,37 @@ class Planner:
                 "hsdp-inspect check says what is wrong with it",
             )
 
-    def plan(self, mesh: Mesh) -> LoadPlan:
-        """The plan under a mesh: about 0.1 s for a million chunks.
+    def plan(self, mesh: Mesh, placements: TargetPlacements | None = None) -> LoadPlan:
+        """The plan under a mesh: about 0.1 s for a million chunks on a plain one.
+
+        Args:
+            mesh: The mesh.
+            placements: How tensors lie on a mesh that is not plain (default: by FSDP's rule).
 
         Raises:
-            UsageError: The mesh is neither `fsdp:S` nor `hsdp:RxS`.
+            UsageError: No load can be planned under the mesh (`why_not`).
         """
-        if not mesh.can_launch:
-            raise UsageError(
-                f"{mesh}: a load is planned under fsdp:S or hsdp:RxS",
-                "S shards, in R replicas: fsdp:8, hsdp:2x4",
-            )
-        runs = Runs.make(self.checkpoint, self._items, mesh)
-        return LoadPlan(self.checkpoint, mesh, runs.figures(), runs)
+        if mesh.is_plain and placements is None:
+            runs = Runs.make(self.checkpoint, self._items, mesh)
+            return LoadPlan(self.checkpoint, mesh, runs.figures(), runs)
+        rules = TargetPlacements(mesh) if placements is None else placements
+        columns = self.checkpoint.columns
+        found: list[TargetPlacement] = []
+        sources: dict[str, int] = {}
+        for index in self._items.tensors.tensor.tolist():
+            lies, source = rules.of(columns.fqns[index], columns.shape(index), index)
+            found.append(lies)
+            sources[source] = sources.get(source, 0) + 1
+        cells = CellRuns(self.checkpoint, self._items, mesh, found)
+        return LoadPlan(self.checkpoint, mesh, cells.figures(), cells, sources)
 
 
-def load_plan(checkpoint: Checkpoint, mesh: Mesh) -> LoadPlan:
+def load_plan(
+    checkpoint: Checkpoint, mesh: Mesh, placements: TargetPlacements | None = None
+) -> LoadPlan:
     """Plans one checkpoint under one mesh.
 
     Raises:
-        UsageError: The mesh is neither `fsdp:S` nor `hsdp:RxS`.
+        UsageError: No load can be planned under the mesh (`why_not`).
     """
-    return Planner(checkpoint).plan(mesh)
+    return Planner(checkpoint).plan(mesh, placements)

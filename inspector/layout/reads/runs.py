@@ -18,9 +18,10 @@ from inspector.layout.geometry import Ints, distinct, maxima, shares, sums, uniq
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.items import ReadItems
 
-__all__ = ["RankFigures", "Read", "Runs"]
+__all__ = ["Box", "RankFigures", "Read", "Runs", "reads_of_rows"]
 
-_Box = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+#: Storage offsets, destination offsets, lengths.
+Box = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,16 @@ class Runs:
         return needed, sums(begin, np.full_like(begin, num - 1), 1, num)
 
     @property
+    def num_replicas(self) -> int:
+        """How many ranks read alike."""
+        return 1 if self.checkpoint.per_rank_metadata else self.mesh.num_replicas
+
+    @property
+    def num_ranks_without(self) -> Ints:
+        """Per tensor of `items.tensors` the ranks that hold none of its elements, if it has any."""
+        return self.num_empty_shards * self.mesh.num_replicas
+
+    @property
     def num_empty_shards(self) -> Ints:
         """Per tensor of `items.tensors` the shards without an element; 0 if it has none at all."""
         rows = self.items.tensors
@@ -223,43 +234,17 @@ class Runs:
         items = self.items
         if rows is None:
             rows = self.read_rows(rank)
-        is_entry = items.owner[rows] < 0
-        entries = rows[is_entry]
-        yield from self._chunk_reads(rows[~is_entry], rank % self.num_lanes % self.mesh.num_shards)
-        stored, files = self.checkpoint.bytes_entries, self.checkpoint.files
-        for i in items.number[entries].tolist():
-            entry = stored[i]
-            file = files[entry.file].path if entry.file >= 0 else None
-            place = (max(entry.byte_offset, 0), max(entry.byte_length, 0))
-            yield Read(entry.fqn, file, (0,), (0,), (0,), *place, is_bytes=True)
+        chunks = rows[items.owner[rows] >= 0]
+        boxes = self._boxes(chunks, rank % self.num_lanes % self.mesh.num_shards)
+        yield from reads_of_rows(self.checkpoint, items, rows, boxes)
 
-    def _chunk_reads(self, rows: Ints, shard: int) -> Iterator[Read]:
-        items, columns = self.items, self.checkpoint.columns
-        owner = items.owner[rows]
-        tensor = items.tensors.tensor[owner]
-        chunk = columns.chunk_start[tensor] + items.number[rows]
-        boxes = self._boxes(rows, shard)
-        places = zip(
-            tensor.tolist(),
-            columns.file[chunk].tolist(),
-            columns.byte_offset[chunk].tolist(),
-            columns.byte_length[chunk].tolist(),
-            boxes,
-            strict=True,
-        )
-        fqns = columns.fqns
-        paths = [file.path for file in self.checkpoint.files]
-        for index, file, offset, length, box in places:
-            path = paths[file] if file >= 0 else None
-            yield Read(fqns[index], path, *box, max(offset, 0), max(length, 0))
-
-    def _boxes(self, rows: Ints, shard: int) -> list[_Box]:
+    def _boxes(self, rows: Ints, shard: int) -> list[Box]:
         """Storage offsets, destination offsets and lengths of reads, in the order of `rows`."""
         items, columns = self.items, self.checkpoint.columns
         owner = items.owner[rows]
         tensor = items.tensors.tensor[owner]
         ndims = np.diff(columns.dim_start)[tensor]
-        result: list[_Box] = [((), (), ())] * len(rows)
+        result: list[Box] = [((), (), ())] * len(rows)
         for ndim in unique(ndims[ndims > 0]).tolist():
             here = np.flatnonzero(ndims == ndim)
             of, member = tensor[here], rows[here]
@@ -284,3 +269,39 @@ class Runs:
             for row, box in zip(here.tolist(), found, strict=True):
                 result[row] = box
         return result
+
+
+def reads_of_rows(
+    checkpoint: Checkpoint, items: ReadItems, rows: Ints, boxes: list[Box]
+) -> Iterator[Read]:
+    """Items as reads: chunks, then bytes entries.
+
+    Args:
+        checkpoint: The checkpoint.
+        items: What can be read.
+        rows: The items.
+        boxes: What is read of each chunk among them, in their order.
+    """
+    is_entry = items.owner[rows] < 0
+    columns, files = checkpoint.columns, checkpoint.files
+    chunks, entries = rows[~is_entry], rows[is_entry]
+    tensor = items.tensors.tensor[items.owner[chunks]]
+    chunk = columns.chunk_start[tensor] + items.number[chunks]
+    places = zip(
+        tensor.tolist(),
+        columns.file[chunk].tolist(),
+        columns.byte_offset[chunk].tolist(),
+        columns.byte_length[chunk].tolist(),
+        boxes,
+        strict=True,
+    )
+    fqns = columns.fqns
+    paths = [file.path for file in files]
+    for index, file, offset, length, box in places:
+        path = paths[file] if file >= 0 else None
+        yield Read(fqns[index], path, *box, max(offset, 0), max(length, 0))
+    for i in items.number[entries].tolist():
+        entry = checkpoint.bytes_entries[i]
+        path = paths[entry.file] if entry.file >= 0 else None
+        place = (max(entry.byte_offset, 0), max(entry.byte_length, 0))
+        yield Read(entry.fqn, path, (0,), (0,), (0,), *place, is_bytes=True)

@@ -13,22 +13,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inspector.layout.cuts import Cut
-from inspector.layout.geometry import Ints
 from inspector.layout.mesh import FAMILIES, Mesh
-from inspector.layout.placements import ORDINALS, Fit, Pattern, fit_of
+from inspector.layout.placements import ORDINALS, fit_of
+from inspector.layout.writer.groups import (
+    AXIS_WORDS,
+    PlacementUse,
+    TensorGroup,
+    flat_pattern,
+    groups_of,
+    is_flat,
+)
 from inspector.layout.writer.survey import Assignment, Survey
 
-__all__ = ["AxisRoles", "DimCut", "MeshAxis", "PlacementUse", "layout_of", "prefer_flat", "uses_of"]
+__all__ = [
+    "AxisRoles",
+    "DimCut",
+    "MeshAxis",
+    "PlacementUse",
+    "TensorGroup",
+    "layout_of",
+    "prefer_flat",
+    "uses_of",
+]
 
-#: torch's and torchtitan's words for what an axis is for.
-_WORDS = {
-    "replicate": "dp_replicate",
-    "shard": "dp_shard",
-    "tensor": "tp",
-    "expert": "ep",
-    "stage": "pp",
-}
 _KINDS = {
     "replicate": "data replicate",
     "shard": "FSDP",
@@ -61,7 +68,7 @@ class MeshAxis:
     @property
     def name(self) -> str | None:
         """The field's name of such an axis (`dp_shard`), None if the kind is not told."""
-        return None if self.kind is None else _WORDS[self.kind]
+        return None if self.kind is None else AXIS_WORDS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +100,6 @@ class DimCut:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacementUse:
-    """Tensors of one cut that are placed alike.
-
-    Attributes:
-        cut: Their cut.
-        fit: Their placements.
-        tensors: Their indices.
-    """
-
-    cut: Cut
-    fit: Fit
-    tensors: Ints
-
-
-@dataclass(frozen=True, slots=True)
 class AxisRoles:
     """What the axes of a mesh do, and what they look like.
 
@@ -119,6 +111,7 @@ class AxisRoles:
         speaks_against: What in the boxes does not go with the common name of the mesh (`fsdp`,
             `hsdp`); empty if nothing does.
         doubts: Other readings of the same boxes.
+        groups: The tensors by the mesh they lie on: experts may have another than the rest.
     """
 
     mesh: Mesh
@@ -127,11 +120,13 @@ class AxisRoles:
     looks_like: str
     speaks_against: str = ""
     doubts: tuple[str, ...] = ()
+    groups: tuple[TensorGroup, ...] = ()
 
     @property
     def is_plain(self) -> bool:
         """Replicas and shards by the common rule: dim 0, or one copy each."""
-        return self.mesh.family in ("fsdp", "hsdp", "hsdp_reversed") and not self.speaks_against
+        # Not with the shard axis first: so lie the pieces of FSDP beside context parallelism.
+        return self.mesh.family in ("fsdp", "hsdp") and not self.speaks_against
 
     @property
     def named_axes(self) -> str | None:
@@ -186,7 +181,22 @@ def layout_of(mesh: Mesh, uses: Sequence[PlacementUse], fqns: Sequence[str]) -> 
         MeshAxis(size, kind, reason)
         for size, kind, reason in zip(mesh.sizes, kinds, reasons, strict=True)
     )
-    return AxisRoles(named, axes, tally.cuts(), _looks_like(kinds, tally), against, tuple(doubts))
+    return AxisRoles(
+        named,
+        axes,
+        tally.cuts(),
+        _looks_like(kinds, tally),
+        against,
+        tuple(doubts),
+        groups_of(
+            mesh.sizes,
+            kinds,
+            tally.dense,
+            tally.experts,
+            fqns,
+            experts_differ=tally.experts_differ(),
+        ),
+    )
 
 
 def _family(kinds: Sequence[str | None]) -> str | None:
@@ -267,7 +277,7 @@ class _Tally:
         total = flat = 0
         for use in self.cut(self.dense):
             total += len(use.tensors)
-            flat += len(use.tensors) if _is_flat(use, axes, self.sizes) else 0
+            flat += len(use.tensors) if is_flat(use, axes, self.sizes) else 0
         return flat / total if total else 0.0
 
     def experts_differ(self) -> bool:
@@ -292,18 +302,6 @@ class _Tally:
         )
 
 
-def _is_flat(use: PlacementUse, axes: Sequence[int], sizes: tuple[int, ...]) -> bool:
-    nested = _flat_pattern(axes, len(sizes))
-    if use.fit.pattern.flat or use.fit.pattern == nested:
-        return True
-    found = [fit_of(use.cut, sizes, pattern) for pattern in (nested, replace(nested, flat=True))]
-    return any(f is not None and np.array_equal(f.cells, use.fit.cells) for f in found)
-
-
-def _flat_pattern(axes: Sequence[int], num_axes: int) -> Pattern:
-    return Pattern(tuple(0 if a in axes else None for a in range(num_axes)))
-
-
 def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> None:
     """Of two placements that give every rank the same box, takes the flat one beside experts.
 
@@ -314,7 +312,7 @@ def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> No
         return
     sizes = assignment.mesh.sizes
     axes = [a for a, axis in enumerate(layout.axes) if axis.kind != "replicate"]
-    flat = _flat_pattern(axes, len(sizes))
+    flat = flat_pattern(axes, len(sizes))
     for number, found in enumerate(assignment.fits):
         cut = survey.classes[number].cut
         if not cut.touched or len(cut.shape) >= 3:
@@ -326,6 +324,10 @@ def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> No
 
 _Kinds = tuple[list[str | None], list[str], str, list[str]]
 
+_DOUBT_COPIES = (
+    "That copies are data parallel's is what they look like; ranks of context parallelism hold "
+    "copies as well."
+)
 _DOUBT_ONE_AXIS = (
     "That the axis is FSDP's is what it looks like; tensor parallel whose every layer is cut "
     "along dim 0 writes the same boxes."
@@ -343,13 +345,19 @@ def _kinds(tally: _Tally) -> _Kinds:
     for axis in range(num_axes):
         if all(u.fit.pattern.dims[axis] is None for u in dense):
             kinds[axis] = "replicate"
-            held = "every tensor" if not tally.experts_differ() else "every tensor but the experts"
+            all_of_them = all(u.fit.pattern.dims[axis] is None for u in uses)
+            held = "every tensor" if all_of_them else "every tensor but the experts"
             reasons[axis] = f"{held} is held {tally.sizes[axis]} times along it"
         else:
             cutting.append(axis)
-    if len(cutting) == 1:
-        return _one_axis(tally, dense, kinds, reasons, cutting[0])
-    return _several_axes(tally, dense, kinds, reasons, cutting)
+    found = (
+        _one_axis(tally, dense, kinds, reasons, cutting[0])
+        if len(cutting) == 1
+        else _several_axes(tally, dense, kinds, reasons, cutting)
+    )
+    if "replicate" in found[0]:
+        found[3].append(_DOUBT_COPIES)
+    return found
 
 
 def _one_axis(

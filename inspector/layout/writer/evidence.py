@@ -270,6 +270,11 @@ def caveats(walk: Walk, best: Trial, layout: AxisRoles) -> list[str]:
             "what another group (another tensor-parallel rank's, say) saved into this folder "
             "before is overwritten without a trace."
         )
+        if any(not cut.dims for cut in layout.cuts):
+            result.append(
+                "Tensors in one piece lie as if every rank held them; nothing tells one that a "
+                "single rank had, and that lies there by chance."
+            )
     num_plans = walk.checkpoint.provenance.num_plans
     if num_plans is not None:
         wrote = len({f.rank for f in walk.checkpoint.files if f.rank is not None})

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint
+from inspector.layout.cuts import cell_ids
 from inspector.layout.geometry import Ints, unique
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Fit, fits
-from inspector.layout.writer.axes import AxisRoles, PlacementUse, layout_of
+from inspector.layout.writer.axes import AxisRoles, layout_of
+from inspector.layout.writer.groups import PlacementUse
 from inspector.layout.writer.replay import balance
 from inspector.layout.writer.survey import Bools
 from inspector.layout.writer.walk import Walk, meshes_of
@@ -45,6 +47,7 @@ class Stage:
         example: The first of them, by its raw name.
         layers: Numbers of the modules that only these ranks hold, as `layers.0 to layers.3`;
             empty if the names have none.
+        uses: Those tensors by their placements on the mesh of these ranks.
     """
 
     ranks: tuple[int, ...]
@@ -52,6 +55,7 @@ class Stage:
     num_tensors: int
     example: str
     layers: str = ""
+    uses: tuple[PlacementUse, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def mesh(self) -> Mesh | None:
@@ -80,6 +84,22 @@ class StageGroups:
     @property
     def score(self) -> float:
         return self.num_placed / self.num_items if self.num_items else 0.0
+
+    def holders(self, checkpoint: Checkpoint, index: int) -> list[tuple[int, ...]] | None:
+        """The ranks that hold each chunk of a tensor; None of a whole one, as others may, too."""
+        for stage in self.stages:
+            for use in stage.uses:
+                if use.cut.touched and index in use.tensors:
+                    ranks = np.asarray(stage.ranks)
+                    cells = _cells(checkpoint, use, index)
+                    return [tuple(ranks[use.fit.cells == cell].tolist()) for cell in cells]
+        return None
+
+
+def _cells(checkpoint: Checkpoint, use: PlacementUse, index: int) -> list[int]:
+    tensor = checkpoint.columns.tensor(index)
+    cells: list[int] = cell_ids(use.cut, tensor.offsets, tensor.sizes).tolist()
+    return cells
 
 
 def replicas_explain(walk: Walk) -> float | None:
@@ -232,6 +252,7 @@ class _Group:
         own = np.flatnonzero(self.home == block)
         ranks = tuple(self.blocks[block].tolist())
         layout = None
+        uses: list[PlacementUse] = []
         if inside is not None:
             uses = [
                 PlacementUse(self.walk.classes[number].cut, fit, tensors)
@@ -247,6 +268,7 @@ class _Group:
             len(own),
             fqns[int(own[0])] if len(own) else "",
             _layer_words(layers.get(block, [])),
+            tuple(uses),
         )
 
     # -- meshes inside ----------------------------------------------------------------------

@@ -103,6 +103,15 @@ class WrittenBy:
         """How the tensor at `index` of `Checkpoint.tensors` is placed; cheap, and kept."""
         return self.placer.placements(index)
 
+    def holders(self, index: int) -> list[tuple[int, ...]] | None:
+        """The ranks that hold each chunk of the tensor at `index`; as sure as `proven` is.
+
+        None where nothing tells: without a mesh, and for a tensor in one piece.
+        """
+        if self.partition is not None:
+            return self.partition.holders(self.placer.checkpoint, index)
+        return self.placer.holders(index)
+
 
 def infer(checkpoint: Checkpoint, *, max_items: int = 100_000) -> WrittenBy:
     """Finds the mesh that wrote a checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from inspector.checkpoint.find.found import State
@@ -271,6 +271,14 @@ class PlanCommand(TypedDict):
     line: str
 
 
+class PlanAxis(TypedDict):
+    """An axis of the mesh, and what it is for by its name (null: the name does not tell)."""
+
+    name: str
+    size: int
+    kind: str | None
+
+
 class PlanAgainst(TypedDict):
     """What the checkpoint was compared with."""
 
@@ -294,6 +302,8 @@ class PlanHead(_PlanHead):
     world_size: int
     num_replicas: int
     num_shards: int
+    axes: Sequence[PlanAxis]
+    placed_by: Mapping[str, int]
     bytes_needed: int
     bytes_read: int
     amplification: float

@@ -69,12 +69,35 @@ class AxisCut(TypedDict):
     words: str
 
 
+class PlacementCount(TypedDict):
+    """Placements, and how many tensors lie so."""
+
+    placements: Sequence[str]
+    num_tensors: int
+
+
+class PlacedGroup(TypedDict):
+    """Tensors on a mesh of their own over the same ranks: experts, or all others.
+
+    What its axes are called is what they look like, never certain.
+    """
+
+    what: str
+    shape: Sequence[int]
+    axes: Sequence[str | None]
+    mesh: str | None
+    placements: Sequence[PlacementCount]
+    num_tensors: int
+    example: str
+
+
 class AxesLayout(TypedDict):
     """What the axes of a mesh do, and what they look like."""
 
     shape: Sequence[int] | None
     axes: Sequence[Axis]
     cuts: Sequence[AxisCut]
+    groups: Sequence[PlacedGroup]
     named_axes: str | None
     looks_like: str | None
 

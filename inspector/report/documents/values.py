@@ -1,4 +1,4 @@
-"""The documents of `stats --json`, `diff --json`, `seal --json` and `export --json`."""
+"""The documents of `stats`, `diff`, `seal`, `export` and `repair` with `--json`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 from inspector.checkpoint.literals import Number
+from inspector.checks.findings import Verdict as CheckVerdict
 from inspector.diff.model import Verdict
 from inspector.export.outcome import Kind
 from inspector.export.outcome import Verdict as ExportVerdict
+from inspector.repair.plan import Basis, StepKind
+from inspector.repair.run import RepairVerdict
 from inspector.report.documents.show import NamedLeft
 
 __all__ = [
+    "CarriedCounts",
     "ChangedGroups",
     "ChangedPlacement",
     "ComparedBytes",
@@ -22,12 +26,15 @@ __all__ = [
     "DiffSide",
     "DiffTolerance",
     "DifferingCopies",
+    "DoneStep",
     "ExportChecksums",
     "ExportDocument",
     "ExportedFile",
     "ExportedTensor",
+    "LeftDamage",
     "NotReadTensor",
     "OmittedEntry",
+    "RepairDocument",
     "SealDocument",
     "StatsDocument",
     "TensorFigures",
@@ -276,3 +283,48 @@ class ExportDocument(TypedDict):
     checksums: ExportChecksums
     stored_dtypes: dict[str, str]
     leftovers: Sequence[str]
+
+
+class DoneStep(TypedDict):
+    """One thing that is mended, and on what ground."""
+
+    kind: StepKind
+    basis: Basis
+    fqn: str | None
+    file: str | None
+    before: str
+    after: str
+    why: str
+
+
+class LeftDamage(TypedDict):
+    """What is wrong and stays so."""
+
+    fqn: str | None
+    file: str | None
+    code: str
+    why: str
+    hint: str
+
+
+class CarriedCounts(TypedDict):
+    """How the files of the new folder were made."""
+
+    linked: int
+    copied: int
+    copied_bytes: int
+
+
+class RepairDocument(TypedDict):
+    """`repair --json`."""
+
+    schema: Literal[1]
+    verdict: RepairVerdict
+    path: str
+    output: str | None
+    before: CheckVerdict
+    after: CheckVerdict | None
+    steps: Sequence[DoneStep]
+    not_repaired: Sequence[LeftDamage]
+    files: CarriedCounts | None
+    torch: str | None

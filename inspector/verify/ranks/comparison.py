@@ -248,9 +248,8 @@ class WaveComparison:
     def _box(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What this rank holds of a tensor: of the rows that are loaded, its part."""
         if self._rows is None:
-            return self._grid.box(tensor.shape)
-        shape = (self._rows.last - self._rows.first, *tensor.shape[1:])
-        (first, *rest), sizes = self._grid.box(shape)
+            return self._grid.box(tensor)
+        (first, *rest), sizes = self._grid.box(self._rows.of(tensor))
         return (self._rows.first + first, *rest), sizes
 
     def _one(self, task: ChunkTask) -> None:

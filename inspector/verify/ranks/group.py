@@ -146,7 +146,8 @@ def disagreeing(
 ) -> set[str]:
     """The entries whose copies differ between ranks that should hold the same.
 
-    Shards are compared along the replicate axis; 0-d tensors and bytes entries over all ranks.
+    Shards are compared among the ranks that hold the same box; 0-d tensors and bytes entries over
+    all ranks.
 
     Args:
         targets: The wave, the same on every rank.
@@ -167,18 +168,39 @@ def disagreeing(
         return [digest(data) for data in held]
 
     torn = _compare(whole, digests(whole), None)
-    if targets.grid.mesh.num_replicas > 1:
+    if not targets.grid.mesh.is_plain:
+        torn |= _compare_cells(cut, digests(cut), targets)
+    elif targets.grid.mesh.num_replicas > 1:
         group = targets.grid.devices.get_group("replicate")
         torn |= _compare(cut, digests(cut), group)
     return torn
 
 
-def _compare(names: list[str], digests: list[bytes], group: Any) -> set[str]:
+def _compare_cells(names: list[str], digests: list[bytes], targets: Targets) -> set[str]:
+    """The names whose copies differ, each compared among the ranks that hold one box of it."""
     if not names:
         return set()
+    rows = _gather(names, digests, None).numpy()
+    torn = set()
+    for i, name in enumerate(names):
+        cells = targets.grid.cells(name)
+        _, first, cell = np.unique(cells, return_index=True, return_inverse=True)
+        if (rows[:, i] != rows[first[cell], i]).any():
+            torn.add(name)
+    return torn
+
+
+def _gather(names: list[str], digests: list[bytes], group: Any) -> torch.Tensor:
+    """Everybody's digests, shape (num_ranks, num_names, size of one)."""
     mine = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8)
     others = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(others, mine, group=group)
-    rows = torch.stack(others).view(len(others), len(names), _DIGEST.size)
+    return torch.stack(others).view(len(others), len(names), _DIGEST.size)
+
+
+def _compare(names: list[str], digests: list[bytes], group: Any) -> set[str]:
+    if not names:
+        return set()
+    rows = _gather(names, digests, group)
     differs = (rows != rows[0]).any(dim=2).any(dim=0)
     return {names[i] for i in torch.nonzero(differs).flatten().tolist()}

@@ -77,7 +77,7 @@ def save(
 def _held(targets: Targets, fqn: str, tensor: Tensor | None) -> int:
     if tensor is None:
         return len(targets.local_bytes(fqn) or b"")
-    _, sizes = targets.grid.box(tensor.shape)
+    _, sizes = targets.grid.box(tensor)
     return math.prod(sizes) * (tensor.num_bytes // max(tensor.num_elements, 1))
 
 
@@ -87,7 +87,7 @@ def _lack_of_space(targets: Targets, folder: Path, tensors: dict[str, Tensor]) -
     for fqn in targets.state:
         tensor = tensors.get(fqn)
         need += tensor.num_bytes if tensor else len(targets.local_bytes(fqn) or b"")
-        need += _OVERHEAD_BYTES * (targets.grid.mesh.num_shards if tensor else 1)
+        need += _OVERHEAD_BYTES * (targets.grid.num_parts if tensor else 1)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free

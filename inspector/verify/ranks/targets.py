@@ -12,16 +12,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import BytesEntry, Tensor
-from inspector.layout.geometry import torch_chunk_bounds
+from inspector.errors import InspectError
+from inspector.layout.geometry import Ints, torch_chunk_bounds
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.placement import TargetPlacement
+from inspector.layout.target.rules import TargetPlacements
 from inspector.verify.ranks.compare import POISON, Bytes, Local
 from inspector.verify.ranks.torch_dcp import RawBytes, torch_dtype
 
@@ -44,31 +50,132 @@ class Grid:
     devices: DeviceMesh
     rank: int
     device: torch.device
+    #: On a mesh that is not plain: how tensors lie, and torch's mesh for each that they lie on.
+    rules: TargetPlacements | None = None
+    more: dict[Mesh, DeviceMesh] = field(default_factory=dict, compare=False)
+    #: Tensors of the checkpoint that were asked for, by fqn.
+    _known: dict[str, TargetPlacement] = field(default_factory=dict, compare=False)
+
+    def lies(self, tensor: Tensor) -> TargetPlacement:
+        """How a tensor lies on a mesh that is not plain."""
+        assert self.rules is not None  # noqa: S101 - the callers looked
+        if tensor.index < 0:  # One of the job's own.
+            return self.rules.by_rule(tensor.shape)
+        if tensor.fqn not in self._known:
+            self._known[tensor.fqn], _ = self.rules.of(tensor.fqn, tensor.shape, tensor.index)
+        return self._known[tensor.fqn]
+
+    def cells(self, fqn: str) -> Ints:
+        """Equal numbers for ranks that hold the same box of a tensor; the mesh is not plain."""
+        assert self.rules is not None  # noqa: S101 - the callers looked
+        lies = self._known.get(fqn) or self.rules.by_rule((1,))
+        cells = np.zeros(self.mesh.world_size, dtype=np.int64)
+        for dim in lies.cut_dims:
+            cells = cells * math.prod(lies.shards(dim)) + lies.piece_of_rank(dim)
+        return cells
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether ranks hold the same box of a tensor that lies by FSDP's rule."""
+        if self.rules is None:
+            return self.mesh.num_replicas > 1
+        return len(np.unique(self.cells(""))) < self.mesh.world_size
+
+    @property
+    def is_first_copy(self) -> bool:
+        """Whether this rank is the first of those that hold its box."""
+        if self.rules is None:
+            return self.mesh.coordinate(self.rank)[0] == 0
+        cells = self.cells("")
+        return int(np.flatnonzero(cells == cells[self.rank])[0]) == self.rank
+
+    @property
+    def num_parts(self) -> int:
+        """Into how many pieces a tensor may be saved."""
+        return self.mesh.num_shards if self.rules is None else self.mesh.world_size
 
     @property
     def shard(self) -> int:
         """Which shard this rank holds."""
         return self.mesh.coordinate(self.rank)[-1]
 
-    def box(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Offsets and sizes of this rank's part of a tensor cut by `Shard(0)`."""
+    def box(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Offsets and sizes of this rank's part of a tensor: on a plain mesh cut by `Shard(0)`."""
+        shape = tensor.shape
+        if self.rules is not None:
+            return self.lies(tensor).box(self.rank, shape)
         if not shape:
             return (), ()
         starts, lengths = torch_chunk_bounds(shape[0], self.mesh.num_shards)
         zeros = (0,) * (len(shape) - 1)
         return (int(starts[self.shard]), *zeros), (int(lengths[self.shard]), *shape[1:])
 
-    def placements(self, shape: tuple[int, ...]) -> list[Any]:
+    def devices_of(self, tensor: Tensor) -> DeviceMesh:
+        """The mesh that a tensor lies on."""
+        return self.devices if self.rules is None else self.more[self.lies(tensor).mesh]
+
+    def placements(self, tensor: Tensor) -> list[Any]:
         """Placements along the mesh's axes; a 0-d tensor is replicated."""
-        if not shape:
+        if self.rules is not None:
+            lies = self.lies(tensor)
+            found = _placements(lies)
+            _require_alike(lies, tensor.shape, self.rank, self.more[lies.mesh], tuple(found))
+            return found
+        if not tensor.shape:
             return [Replicate() for _ in self.mesh.sizes]
         return [Shard(0) if axis == "shard" else Replicate() for axis in self.mesh.axes]
 
 
-def make_grid(mesh: Mesh, rank: int, device: torch.device) -> Grid:
-    """The mesh over all ranks of the job."""
-    devices = init_device_mesh(device.type, mesh.sizes, mesh_dim_names=mesh.axes)
-    return Grid(mesh, devices, rank, device)
+def _placements(lies: TargetPlacement) -> list[Any]:
+    """As torch composes FSDP over tensor parallelism."""
+    found: list[Any] = []
+    for axis, dim in enumerate(lies.dims):
+        factor = lies.split_factor(axis)
+        if dim is None:
+            found.append(Replicate())
+        elif factor > 1:
+            found.append(_StridedShard(dim, split_factor=factor))
+        else:
+            found.append(Shard(dim))
+    return found
+
+
+@cache
+def _require_alike(
+    lies: TargetPlacement,
+    shape: tuple[int, ...],
+    rank: int,
+    devices: DeviceMesh,
+    placements: tuple[Any, ...],
+) -> None:
+    """See that this torch lays strided shards as we do: older ones laid some of them otherwise.
+
+    Raises:
+        InspectError: It does not; what it loads would be compared with the wrong rows.
+    """
+    if all(lies.split_factor(axis) == 1 for axis in range(len(lies.dims))):
+        return
+    sizes, offsets = compute_local_shape_and_global_offset(shape, devices, placements)
+    if (tuple(offsets), tuple(sizes)) != lies.box(rank, shape):
+        raise InspectError(
+            f"torch {torch.__version__} lays {list(shape)} under {', '.join(lies.to_strings())} "
+            "otherwise than FSDP over tensor parallelism does",
+            "take a newer torch, or a mesh without a tensor axis",
+        )
+
+
+def make_grid(
+    mesh: Mesh, rank: int, device: torch.device, rules: TargetPlacements | None = None
+) -> Grid:
+    """The mesh over all ranks of the job; with `rules` the meshes that tensors lie on."""
+
+    def devices(of: Mesh) -> DeviceMesh:
+        return init_device_mesh(device.type, of.sizes, mesh_dim_names=of.axes)
+
+    if rules is None:
+        return Grid(mesh, devices(mesh), rank, device)
+    more = {of: devices(of) for of in rules.meshes}
+    return Grid(mesh, next(iter(more.values())), rank, device, rules, more)
 
 
 def bytes_view(tensor: torch.Tensor) -> torch.Tensor:
@@ -102,7 +209,7 @@ class Targets:
     def add(self, tensor: Tensor) -> None:
         """A DTensor for a tensor."""
         grid = self.grid
-        _, sizes = grid.box(tensor.shape)
+        _, sizes = grid.box(tensor)
         dtype: Any = torch_dtype(tensor.dtype)
         num_bytes = math.prod(sizes) * (itemsize(tensor.dtype) or 1)
         # Bytes first: every dtype can be poisoned, and the memory is aligned for all.
@@ -113,8 +220,8 @@ class Targets:
             stride.append(stride[-1] * max(n, 1))
         self.state[tensor.fqn] = DTensor.from_local(
             local,
-            grid.devices,
-            grid.placements(tensor.shape),
+            grid.devices_of(tensor),
+            grid.placements(tensor),
             run_check=False,
             shape=torch.Size(tensor.shape),
             stride=tuple(reversed(stride)) if tensor.shape else (),
@@ -140,7 +247,7 @@ class Targets:
         """
         value = self.state[tensor.fqn]
         shard = value.to_local() if isinstance(value, DTensor) else value
-        offsets, sizes = self.grid.box(tensor.shape)
+        offsets, sizes = self.grid.box(tensor)
         if tuple(shard.shape) != sizes:
             raise ValueError(f"this rank holds {list(shard.shape)}, not {list(sizes)}")
         if shard.dtype != torch_dtype(tensor.dtype):

@@ -98,7 +98,7 @@ def _checkers(checkpoint: Checkpoint, tensor: Tensor, mesh: Mesh) -> Ints:
     number = np.arange(first, first + tensor.num_chunks, dtype=np.int64)
     spread = (number * _SPREAD) >> 8
     world: Ints = spread % mesh.world_size
-    if not tensor.shape or not tensor.shape[0]:
+    if not tensor.shape or not tensor.shape[0] or not mesh.is_plain:
         return world
     rows = -(-tensor.shape[0] // mesh.num_shards)
     last_shard = (tensor.shape[0] - 1) // rows

@@ -179,13 +179,12 @@ def verify(
     import torch.distributed as dist
 
     from inspector.checkpoint.find.locate import folder_of
-    from inspector.layout.mesh import Mesh
     from inspector.verify.ranks.roundtrip import RankJob, run_waves
     from inspector.verify.ranks.stored import StoredReader
     from inspector.verify.ranks.targets import make_grid
     from inspector.verify.ranks.torch_dcp import refuses
     from inspector.verify.seams import Seams
-    from inspector.verify.selection import make_waves, select
+    from inspector.verify.selection import make_waves, placed, select
 
     begin = time.monotonic()
     # What torch's modules hold need not be looked through between waves (half a second each).
@@ -193,8 +192,7 @@ def verify(
     checkpoint = _share(opening)
     selection = select(checkpoint, spec, refuses)
     waves, too_large = make_waves(checkpoint, selection, spec)
-    meshes = [Mesh.parse(spec.mesh), *map(Mesh.parse, spec.then)]
-    grids = [make_grid(mesh, rank, device) for mesh in meshes]
+    grids = [make_grid(mesh, rank, device, rules) for mesh, rules in placed(checkpoint, spec)]
     storage = folder_of(spec.path)
     reader = StoredReader(checkpoint, storage, unpacks=bool(spec.imports))
     hf, hf_error = _hf_folder(checkpoint, storage)
@@ -339,7 +337,7 @@ def _names(job: RankJob, waves: list[Any]) -> set[str]:
 
 
 def _held(tensor: Any, grid: Any) -> int:
-    _, sizes = grid.box(tensor.shape)
+    _, sizes = grid.box(tensor)
     total = tensor.num_bytes // max(tensor.num_elements, 1)
     for n in sizes:
         total *= n

@@ -125,8 +125,8 @@ class CopyCanaries:
         self._torn: set[str] = set()
         if grid.mesh.world_size == 1:
             return
-        has_copies = grid.mesh.num_replicas > 1
-        is_first = grid.mesh.coordinate(grid.rank)[0] == 0
+        has_copies = grid.has_copies
+        is_first = grid.is_first_copy
         # Small data are hashed, large ones summed up: both ways.
         for size in (64, 1 << 14):
             for kind in ("cut", "whole"):
@@ -244,5 +244,5 @@ class SavedCanary:
 
     def _part(self, targets: Targets) -> Bytes:
         """This rank's part of the tensor."""
-        (first,), (count,) = targets.grid.box(self.tensor.shape)
+        (first,), (count,) = targets.grid.box(self.tensor)
         return self._pattern[first : first + count]

@@ -1,0 +1,232 @@
+"""The new folder: made beside its place, of hard links where the disk allows it, and then renamed.
+
+The rule this module keeps: the checkpoint that is repaired is never written to, and at the new
+place there is nothing, or the whole.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from inspector.checkpoint.outside import lies_inside, refuse_inside
+from inspector.checkpoint.storage.base import is_url, why
+from inspector.checkpoint.text import format_bytes, printable
+from inspector.errors import StorageError, UsageError
+from inspector.repair.plan import RepairPlan, TakenPayload
+
+__all__ = ["CarriedFiles", "NewFolder", "refuse_output"]
+
+_MARK = ".repair-tmp"
+_BLOCK_BYTES = 8 << 20
+_METADATA = ".metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedFiles:
+    """How the files came into the new folder: by hard links, by copies, and the copies' bytes."""
+
+    num_linked: int
+    num_copied: int
+    copied_bytes: int
+
+
+def refuse_output(output: str, folders: Iterable[str]) -> None:
+    """Say no to a place that may not be written.
+
+    Args:
+        output: The place.
+        folders: Checkpoints that are looked at; nothing is written into them.
+
+    Raises:
+        UsageError: It is remote, lies in one of them or around it, is taken, or no path.
+    """
+    shown = printable(output)
+    if not output:
+        raise UsageError("OUT is empty", "OUT is a local path")
+    if is_url(output):
+        raise UsageError(f"{shown} is not on this machine", "OUT is a local path")
+    folders = list(folders)
+    refuse_inside("OUT", output, folders)
+    try:
+        place = os.path.abspath(output)
+        parent = os.path.dirname(place)
+        if not os.path.isdir(parent):
+            raise UsageError(f"cannot write {shown}: there is no folder {printable(parent)}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write {shown}: permission denied in {printable(parent)}")
+        if os.path.lexists(place):
+            is_folder = os.path.isdir(place) and not os.path.islink(place)
+            if not is_folder or os.listdir(place):
+                raise UsageError(f"{shown} is there already", "OUT is a folder that is not there")
+            if any(lies_inside(folder, place) for folder in folders):
+                raise UsageError(f"{shown} holds the checkpoint itself")
+    except (OSError, ValueError) as error:
+        reason = why(error) if isinstance(error, OSError) else "it is no valid path"
+        raise UsageError(f"cannot write {shown}: {reason}") from error
+
+
+class NewFolder:
+    """A folder on its way; gone at the end if it was not moved to its place.
+
+    Args:
+        output: The place.
+        is_copy: Make copies, though links were possible.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+
+    def __init__(self, output: str, *, is_copy: bool = False) -> None:
+        self._output = os.path.abspath(output)
+        self._shown = printable(output)
+        self._may_link = not is_copy
+        self.path = f"{self._output}.{secrets.token_hex(4)}{_MARK}"
+        self._linked = self._copied = self._copied_bytes = 0
+
+    def __enter__(self) -> NewFolder:
+        try:
+            os.mkdir(self.path)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._shown}: {why(error)}") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):
+            shutil.rmtree(self.path)
+
+    @property
+    def carried(self) -> CarriedFiles:
+        """What was done so far."""
+        return CarriedFiles(self._linked, self._copied, self._copied_bytes)
+
+    def fill(self, plan: RepairPlan, root: str) -> None:
+        """Bring the checkpoint's files in, each under the name that the plan gives it.
+
+        Metadata is left out if the plan makes it anew.
+
+        Raises:
+            StorageError: There is no room, or it cannot be written.
+        """
+        try:
+            files = _carried(plan, root)
+            for name, source in files.items():
+                self._bring(name, source, files.values())
+            if plan.taken:
+                self._write_taken(plan.taken_name, plan.taken)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._shown}: {why(error)}") from error
+
+    def _bring(self, name: str, source: str, all_of_them: Iterable[str]) -> None:
+        target = os.path.join(self.path, name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if self._may_link:
+            try:
+                os.link(os.path.realpath(source), target)
+                self._linked += 1
+                return
+            except OSError:
+                # Another disk, a file system without links, another user's file.
+                self._may_link = False
+        if not self._copied:
+            self._look_for_room(sum(os.path.getsize(path) for path in all_of_them))
+        shutil.copyfile(source, target)
+        shutil.copystat(source, target)
+        _sync(target)
+        self._copied += 1
+        self._copied_bytes += os.path.getsize(target)
+
+    def _look_for_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise StorageError(
+                f"{self._shown} needs up to {format_bytes(needed)}; {format_bytes(free)} are free",
+                "write to the checkpoint's own disk: hard links take no room",
+            )
+
+    def _write_taken(self, name: str, taken: Iterable[TakenPayload]) -> None:
+        taken = list(taken)
+        self._look_for_room(sum(payload.byte_length for payload in taken))
+        target = os.path.join(self.path, name)
+        with open(target, "xb") as out:
+            for payload in taken:
+                for block in _blocks(payload):
+                    out.write(block)
+                    self._copied_bytes += len(block)
+            out.flush()
+            os.fsync(out.fileno())
+        self._copied += 1
+
+    def publish(self) -> None:
+        """Move it to its place.
+
+        Raises:
+            StorageError: It cannot be moved, or something is there by now.
+        """
+        try:
+            _sync(self.path)
+            # An empty folder is replaced; one that holds something, or a file, is not.
+            os.rename(self.path, self._output)
+            _sync(os.path.dirname(self._output))
+        except OSError as error:
+            raise StorageError(f"cannot write {self._shown}: {why(error)}") from error
+
+
+def _carried(plan: RepairPlan, root: str) -> dict[str, str]:
+    """The files of the new folder: name in it, and path of what it is made of."""
+    renamed = {os.path.normpath(file) for file in plan.links.values()}
+    anew = plan.metadata is not None and (
+        plan.edits
+        or plan.is_other_save
+        or os.path.abspath(plan.metadata) != os.path.abspath(os.path.join(root, _METADATA))
+    )
+    left = set(plan.links) | renamed
+    if anew:
+        left |= {_METADATA, _METADATA + ".tmp"}
+        if plan.metadata is not None:
+            left.add(os.path.relpath(os.path.abspath(plan.metadata), os.path.abspath(root)))
+    files = {}
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, root)
+            if relative not in left and _is_file(path):
+                files[relative] = path
+    for name, file in plan.links.items():
+        files[os.path.normpath(name)] = os.path.join(root, file)
+    if anew and not plan.edits and not plan.is_other_save and plan.metadata is not None:
+        files[_METADATA] = plan.metadata
+    return files
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _blocks(payload: TakenPayload) -> Iterator[bytes]:
+    left = payload.byte_length
+    with open(payload.path, "rb") as file:
+        file.seek(payload.byte_offset)
+        while left:
+            block = file.read(min(left, _BLOCK_BYTES))
+            if not block:
+                raise StorageError(f"{printable(payload.path)} was cut short meanwhile")
+            yield block
+            left -= len(block)
+
+
+def _sync(path: str) -> None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,256 @@
+"""Wrong byte ranges: which payload an entry means, by the payloads' own beginnings and ends."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.text import plural, printable
+from inspector.repair.inventory import FoundPayload, payload_at
+from inspector.repair.plan import Basis, RepairStep
+from inspector.repair.slots import Slot, Slots
+
+__all__ = ["match_ranges", "match_unstored"]
+
+
+def match_ranges(slots: Slots, *, likely: bool) -> Iterator[RepairStep]:
+    """Find the payloads of entries whose byte range is none in the file that they name.
+
+    Args:
+        slots: The entries; those that are as recorded have their payloads.
+        likely: Where several payloads of a dtype and shape could be meant, take them in the order
+            in which the entries are recorded.
+
+    Yields:
+        A step for each entry.
+    """
+    for name, entries in slots.by_name().items():
+        file = slots.file_of(name)
+        if file is None:
+            continue
+        open_ones = [slot for slot in entries if slot.payload is None and not slot.trouble]
+        for slot in open_ones:
+            _as_recorded(slots, slot, file)
+        open_ones = [slot for slot in open_ones if slot.payload is None and not slot.trouble]
+        if not slots.inventory.of(file):
+            for slot in open_ones:
+                slot.trouble = _nothing_there(slots, name, file)
+            continue
+        if open_ones:
+            yield from _in_file(slots, name, file, entries, open_ones, likely)
+
+
+def _nothing_there(slots: Slots, name: str, file: str) -> str:
+    entry = slots.inventory.storage.stat(file)
+    shown = printable(name, 120)
+    if entry is None:
+        return f"{shown} is not there, and no other file holds its payloads"
+    if entry.kind != "file":
+        return f"{shown} cannot be read: {entry.problem or 'it is a folder'}"
+    return f"{shown} holds no payload that can be told from its own bytes"
+
+
+def _as_recorded(slots: Slots, slot: Slot, file: str) -> None:
+    """An entry whose payload is there, though no chain of archives tells of it."""
+    if slot.length <= 0 or slot.offset < 0:
+        return
+    if slot.transforms:
+        # Compressed: what lies there shows in a deep check alone.
+        slots.claim(slot, FoundPayload(file, slot.offset, slot.length, "sealed"), as_recorded=True)
+        return
+    storage = slots.inventory.storage
+    found = payload_at(storage, file, slot.offset, slot.length, is_tensor=slot.is_tensor)
+    if found is not None and slot.fits(found):
+        slots.claim(slot, found, as_recorded=True)
+
+
+def _in_file(
+    slots: Slots, name: str, file: str, entries: list[Slot], open_ones: list[Slot], likely: bool
+) -> Iterator[RepairStep]:
+    rest = []
+    for slot in open_ones:
+        found = _anchored(slots, slot, file)
+        if found is None:
+            rest.append(slot)
+        else:
+            yield _moved(slots, slot, name, *found)
+    if not rest:
+        return
+    shift = _shift(slots, entries, file) if len(rest) == len(entries) else None
+    if shift is not None:
+        for slot, payload in shift:
+            why = (
+                f"all {plural(len(entries), 'entry', 'entries')} of the file lie "
+                f"{payload.offset - slot.offset:+,} bytes from their payloads, of which each has "
+                "the recorded dtype, shape and length; the file holds no other"
+            )
+            yield _moved(slots, slot, name, payload, why)
+        return
+    is_known = _is_whole(slots, entries, file)
+    free: dict[object, list[FoundPayload]] = defaultdict(list)
+    wanted: dict[object, list[Slot]] = defaultdict(list)
+    for payload in slots.unclaimed(file):
+        free[payload.what].append(payload)
+    for slot in rest:
+        wanted[slot.what].append(slot)
+    for what, group in wanted.items():
+        payloads = free[what]
+        if len(group) == len(payloads) == 1 and is_known:
+            why = (
+                f"it is the only payload of {printable(name)} that is {payloads[0].words} and that "
+                "no other entry names; the file is whole, and has one payload for each entry"
+            )
+            yield _moved(slots, group[0], name, payloads[0], why)
+        elif len(group) == len(payloads) and likely and _is_ordered(group):
+            why = (
+                f"the {plural(len(group), 'entry', 'entries')} of {payloads[0].words} are taken in "
+                "the order in which they are recorded; nothing proves it"
+            )
+            for slot, payload in zip(_ordered(group), payloads, strict=True):
+                yield _moved(slots, slot, name, payload, why, "likely")
+        else:
+            _tell(slots, name, group, payloads, is_known)
+
+
+def _is_whole(slots: Slots, entries: list[Slot], file: str) -> bool:
+    """Whether a file is payloads from its first byte to its last, one for each of its entries.
+
+    Else the payload that is meant may be damaged, and the one that is left over another's, whose
+    entry is gone. Nor is anything known of a file of which not one entry is right.
+    """
+    payloads = slots.inventory.of(file)
+    entry = slots.inventory.storage.stat(file)
+    at = 0
+    for payload in payloads:
+        if payload.offset != at or payload.form == "damaged":
+            return False
+        at = payload.end
+    is_all = entry is not None and at == entry.num_bytes and len(payloads) == len(entries)
+    return is_all and (len(entries) == 1 or any(slot.payload is not None for slot in entries))
+
+
+def _anchored(slots: Slots, slot: Slot, file: str) -> tuple[FoundPayload, str] | None:
+    """The payload that begins, or ends, where the entry says."""
+    inventory = slots.inventory
+    for payload, where in (
+        (inventory.beginning(file, slot.offset), "begins"),
+        (inventory.ending(file, slot.offset + slot.length), "ends"),
+    ):
+        if payload is not None and slot.fits(payload) and slots.owner(payload) is None:
+            return payload, (
+                f"a payload that is {payload.words} {where} where the entry says, and no other "
+                "entry names it; its own zip directory gives its length"
+            )
+    return None
+
+
+def _shift(slots: Slots, entries: list[Slot], file: str) -> list[tuple[Slot, FoundPayload]] | None:
+    """Entries and payloads of a file, if all lie by one and the same number of bytes apart."""
+    payloads = slots.inventory.of(file)
+    if len(payloads) != len(entries):
+        return None
+    pairs = list(zip(_ordered(entries), payloads, strict=True))
+    apart = {payload.offset - slot.offset for slot, payload in pairs}
+    if len(apart) == 1 and all(s.fits(p) and s.length == p.length for s, p in pairs):
+        return pairs
+    return None
+
+
+def _ordered(entries: list[Slot]) -> list[Slot]:
+    return sorted(entries, key=lambda slot: slot.offset)
+
+
+def _is_ordered(entries: list[Slot]) -> bool:
+    return len({slot.offset for slot in entries}) == len(entries)
+
+
+def _moved(
+    slots: Slots, slot: Slot, name: str, payload: FoundPayload, why: str, basis: Basis = "proven"
+) -> RepairStep:
+    before = slot.range_words
+    slots.claim(slot, payload)
+    after = f"bytes {payload.offset:,} to {payload.end:,} of {printable(name)}"
+    return RepairStep("byte-range", basis, slot.fqn, name, before, after, why)
+
+
+def _tell(
+    slots: Slots, name: str, group: list[Slot], payloads: list[FoundPayload], is_known: bool
+) -> None:
+    shown, words = printable(name, 120), group[0].words
+    if not payloads:
+        why = (
+            f"no intact payload of {shown} that is {words} is left for it: the payload is damaged, "
+            "or gone"
+        )
+    elif len(group) == len(payloads) == 1 and not is_known:
+        why = (
+            f"{shown} holds one payload that is {words} and that no entry names, but other bytes "
+            "that nobody owns as well, or no entry that is right: it may be another's; "
+            "--allow-likely takes it"
+        )
+    else:
+        more = "; --allow-likely takes them in order" if len(group) == len(payloads) else ""
+        entries = plural(len(group), "entry", "entries")
+        why = (
+            f"{entries} and {plural(len(payloads), 'payload')} of {shown} are {words}: which is "
+            f"which, nothing tells{more}"
+        )
+    for slot in group:
+        slot.trouble = why
+
+
+def match_unstored(slots: Slots, checkpoint: Checkpoint, *, likely: bool) -> Iterator[RepairStep]:
+    """Find the payloads of chunks and bytes entries that the metadata stores nowhere.
+
+    Args:
+        slots: The entries.
+        checkpoint: What they are of.
+        likely: Also take the only payload of the folder that fits and that nobody names.
+    """
+    lost = [slot for slot in slots.all if slot.file is None and slot.payload is None]
+    free: dict[object, list[FoundPayload]] = defaultdict(list)
+    for payload in slots.unclaimed() if lost else ():
+        free[payload.what].append(payload)
+    for slot in lost:
+        orphans = [orphan for orphan in checkpoint.orphans if orphan.fqn == slot.fqn]
+        rivals = [other for other in lost if other.fqn == slot.fqn]
+        if len(orphans) == len(rivals) == 1:
+            orphan = orphans[0]
+            kept = slots.inventory.beginning(orphan.file, orphan.byte_offset)
+            if kept is not None and slot.fits(kept) and slots.owner(kept) is None:
+                yield _stored(
+                    slots,
+                    slot,
+                    kept,
+                    "the metadata has one storage entry of this name that belongs to no chunk, and "
+                    f"its payload is {kept.words}",
+                    "proven",
+                )
+                continue
+        same = [other for other in lost if other.what == slot.what]
+        found = free[slot.what]
+        if len(found) == len(same) == 1 and likely:
+            why = (
+                f"it is the only payload of the folder that is {found[0].words} and that no entry "
+                "names; nothing proves that it is this one"
+            )
+            yield _stored(slots, slot, found[0], why, "likely")
+        elif len(found) == len(same) == 1:
+            slot.trouble = (
+                f"one payload that no entry names is {found[0].words}, in "
+                f"{printable(found[0].file)} at byte {found[0].offset:,}; nothing proves that it "
+                "is this one, --allow-likely takes it"
+            )
+        else:
+            slot.trouble = (
+                f"the metadata stores it nowhere, and {plural(len(found), 'payload')} that no "
+                f"entry names could be it, {plural(len(same), 'entry', 'entries')} considered"
+            )
+
+
+def _stored(slots: Slots, slot: Slot, payload: FoundPayload, why: str, basis: Basis) -> RepairStep:
+    slots.claim(slot, payload)
+    name = slots.name_of(payload.file)
+    after = f"bytes {payload.offset:,} to {payload.end:,} of {printable(name)}"
+    return RepairStep("storage-entry", basis, slot.fqn, name, "stored nowhere", after, why)

@@ -1,0 +1,310 @@
+"""`repair`: look, plan, and do it in a new folder that gets its name only if it is sound.
+
+The rule this module keeps: nothing is guessed. What nothing proves is done on request alone and
+said; what comes out must pass `check --deep`, or it is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from inspector.checkpoint.dcp import METADATA, read_dcp
+from inspector.checkpoint.find.locate import locate_one, read_checkpoint
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.storage.local import LocalStorage
+from inspector.checkpoint.text import printable
+from inspector.checks.findings import Report
+from inspector.checks.judge import check_storage, judge
+from inspector.checks.payload.deep import DeepReport, DeepRequest, Line, check_deep
+from inspector.errors import Cancelled, MetadataError, NotACheckpointError, UsageError
+from inspector.repair.folder import CarriedFiles, NewFolder
+from inspector.repair.like import plan_like
+from inspector.repair.older import take_from
+from inspector.repair.plan import RepairPlan, RepairStep, Unrepaired
+from inspector.repair.planner import plan_repair
+from inspector.repair.rewrite import RewriteRefusedError, write_metadata
+
+__all__ = ["RepairReport", "RepairRequest", "RepairVerdict", "repair"]
+
+_UNSURE = "it is whole, but not all of it is as the files are: it may be of another save"
+
+RepairVerdict: TypeAlias = Literal[
+    "sound", "repairable", "partly-repairable", "not-repairable", "repaired", "not-repaired"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairRequest:
+    """What is asked for.
+
+    Attributes:
+        output: The new folder, or None for the plan alone.
+        like: Another step of the run, whose metadata may stand for a lost one; or None.
+        older: A step that lost entries are taken from, or None.
+        likely: Also do what nothing proves.
+        is_copy: Copy files, though they could be linked.
+        python: The interpreter whose torch writes metadata.
+    """
+
+    output: str | None = None
+    like: str | None = None
+    older: str | None = None
+    likely: bool = False
+    is_copy: bool = False
+    python: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What came of it.
+
+    Attributes:
+        path: The checkpoint's, as it was given.
+        output: The new folder, raw, or None.
+        verdict: `sound`: there was nothing to do. Without OUT `repairable`, `partly-repairable`
+            or `not-repairable`; with it `repaired` or `not-repaired`, and then OUT is not there.
+        before: What `check --deep` said of the checkpoint.
+        plan: What is, or would be, done.
+        after: What `check --deep` said of the result, or None.
+        carried: How its files were made, or None.
+        torch: The version that wrote the new metadata, or None.
+    """
+
+    path: str
+    output: str | None
+    verdict: RepairVerdict
+    before: Report
+    plan: RepairPlan
+    after: Report | None = None
+    carried: CarriedFiles | None = None
+    torch: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0: sound, or repaired and sound; 1: damaged; 2: it cannot be read at all."""
+        if self.verdict in ("sound", "repaired"):
+            return 0
+        is_unread = self.before.exit_code == 2 and not self.plan.steps
+        return 2 if is_unread else 1
+
+
+def repair(path: str, request: RepairRequest, line: Line) -> RepairReport:
+    """Say what can be done about a checkpoint, and do it where that was asked.
+
+    Args:
+        path: The checkpoint.
+        request: What is asked for; the caller has asked `refuse_output`.
+        line: Told of the progress of reading payloads.
+
+    Raises:
+        UsageError: It is remote, or no DCP checkpoint.
+        StorageError: It cannot be read, or the new folder cannot be written.
+        Cancelled: It was told to stop.
+    """
+    storage = locate_one(path)
+    if storage.local_path("") is None:
+        raise UsageError(
+            f"{printable(path)} is not on this machine", "copy it here first: repair makes links"
+        )
+    deep = _Deep(line)
+    before, checkpoint = _look(storage, deep)
+    if checkpoint is not None and checkpoint.format != "dcp":
+        raise UsageError(
+            f"{printable(path)} is safetensors",
+            "repair is for DCP checkpoints; see check and export",
+        )
+    if checkpoint is not None and before.exit_code == 0:
+        return RepairReport(path, request.output, "sound", before, RepairPlan(path, None))
+    plan = _plan(storage, before, checkpoint, request, deep)
+    if request.output is None or not plan.is_complete:
+        verdict: RepairVerdict = "not-repaired"
+        if request.output is None:
+            kinds = plan.steps, plan.unrepaired
+            verdict = "partly-repairable" if all(kinds) else "not-repairable"
+            verdict = "repairable" if plan.is_complete else verdict
+        return RepairReport(path, request.output, verdict, before, plan)
+    return _carry_out(path, storage, before, plan, request, deep)
+
+
+class _Deep:
+    """Reads every payload; stopped, it ends the whole."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def __call__(self, checkpoint: Checkpoint, storage: Storage) -> DeepReport:
+        report = check_deep(checkpoint, storage, DeepRequest(True, False), self._line)
+        if report.is_cancelled:
+            raise Cancelled("the repair was stopped, and nothing was written")
+        return report
+
+
+def _look(storage: Storage, deep: _Deep) -> tuple[Report, Checkpoint | None]:
+    read: list[Checkpoint] = []
+    report = check_storage(storage, deep=deep, on_read=read.append)
+    return report, read[0] if read else None
+
+
+def _plan(
+    storage: Storage,
+    before: Report,
+    checkpoint: Checkpoint | None,
+    request: RepairRequest,
+    deep: _Deep,
+) -> RepairPlan:
+    plan: RepairPlan | None = None
+    found = _own_plan(storage, before, checkpoint, request, deep)
+    if found is not None:
+        own, plan = found
+        if plan.unrepaired and request.older is not None:
+            plan = _with_older(plan, own, request.older)
+        if plan.is_complete:
+            return plan
+    if request.like is not None:
+        other = _other("--like", request.like)
+        words = before.findings[0].message if before.findings else "damaged"
+        like = plan_like(storage, words, read_checkpoint(other), other)
+        if like.is_complete or plan is None or not plan.steps:
+            return like
+    return plan or _hopeless(storage, before)
+
+
+def _hopeless(storage: Storage, before: Report) -> RepairPlan:
+    hint = "--like OTHER_STEP takes the metadata of another step of the run"
+    return RepairPlan(
+        storage.root,
+        None,
+        (),
+        tuple(
+            Unrepaired(f.fqn, f.file, f.code, f.message, hint)
+            for f in before.findings
+            if f.severity == "error"
+        )
+        or (Unrepaired(None, None, "", "not all of it could be read"),),
+    )
+
+
+def _own_plan(
+    storage: Storage,
+    before: Report,
+    checkpoint: Checkpoint | None,
+    request: RepairRequest,
+    deep: _Deep,
+) -> tuple[Checkpoint, RepairPlan] | None:
+    """The plan by metadata that lies in the folder, under whatever name."""
+    local = storage.local_path(METADATA) or METADATA
+    if checkpoint is not None:
+        if checkpoint.per_rank_metadata:
+            why = "each rank wrote metadata of its own, which is not written anew"
+            plan = RepairPlan(storage.root, None, (), (Unrepaired(None, None, "", why),))
+            return checkpoint, plan
+        return checkpoint, plan_repair(
+            checkpoint, storage, before, metadata=local, likely=request.likely
+        )
+    best: tuple[Checkpoint, RepairPlan] | None = None
+    for name, other in _renamed(storage):
+        step = RepairStep(
+            "metadata-name",
+            "proven",
+            None,
+            METADATA,
+            name,
+            METADATA,
+            "it is whole: torch gives it this name last, when every data file is written, and each "
+            "entry was found in the files",
+        )
+        plan = plan_repair(
+            other,
+            storage,
+            judge(other, storage, deep=deep),
+            metadata=storage.local_path(name) or name,
+            likely=request.likely,
+            first=[step],
+        )
+        if len(plan.steps) > 1 and not request.likely:
+            why = (
+                f"{printable(name)} is whole, but not all of it is as the files are: it may be of "
+                "another save; --allow-likely takes it"
+            )
+            left = Unrepaired(None, METADATA, "", why)
+            plan = replace(plan, unrepaired=(*plan.unrepaired, left))
+        elif len(plan.steps) > 1:
+            rest = plan.steps[1:]
+            plan = replace(plan, steps=(replace(step, basis="likely", why=_UNSURE), *rest))
+        if best is None or (plan.is_complete and not best[1].is_complete):
+            best = other, plan
+    return best
+
+
+def _renamed(storage: Storage) -> Iterator[tuple[str, Checkpoint]]:
+    """Metadata under other names than its own."""
+    names = [
+        entry.name
+        for entry in storage.list()
+        if entry.kind == "file"
+        and entry.name != METADATA
+        and (
+            entry.name == METADATA + ".tmp"
+            or entry.name.casefold().lstrip("._") == METADATA.lstrip(".")
+        )
+    ]
+    for name in names:
+        try:
+            yield name, read_dcp(storage, metadata=name)
+        except (NotACheckpointError, MetadataError):
+            continue
+
+
+def _other(option: str, path: str) -> Storage:
+    storage = locate_one(path)
+    if storage.local_path("") is None:
+        raise UsageError(f"{option} {printable(path)} is not on this machine", "copy it here first")
+    return storage
+
+
+def _with_older(plan: RepairPlan, checkpoint: Checkpoint, path: str) -> RepairPlan:
+    storage = _other("--from", path)
+    older = read_checkpoint(storage)
+    if older.format != "dcp":
+        raise UsageError(f"--from {printable(path)} is no DCP checkpoint")
+    return take_from(plan, checkpoint, older, storage, judge(older, storage))
+
+
+def _carry_out(
+    path: str,
+    storage: Storage,
+    before: Report,
+    plan: RepairPlan,
+    request: RepairRequest,
+    deep: _Deep,
+) -> RepairReport:
+    output = request.output or ""
+    report = RepairReport(path, output, "not-repaired", before, plan)
+    with NewFolder(output, is_copy=request.is_copy) as folder:
+        folder.fill(plan, storage.local_path("") or "")
+        torch = None
+        if plan.edits or plan.is_other_save:
+            try:
+                torch = write_metadata(plan, os.path.join(folder.path, METADATA), request.python)
+            except RewriteRefusedError as error:
+                left = Unrepaired(None, METADATA, "", error.message, error.hint)
+                return replace(report, plan=replace(plan, unrepaired=(left,)))
+        after, _ = _look(LocalStorage(folder.path), deep)
+        report = replace(report, after=after, carried=folder.carried, torch=torch)
+        if after.exit_code:
+            return replace(report, plan=replace(plan, unrepaired=tuple(_still_wrong(after))))
+        folder.publish()
+    return replace(report, verdict="repaired")
+
+
+def _still_wrong(after: Report) -> Iterator[Unrepaired]:
+    for finding in after.findings:
+        if finding.severity == "error":
+            why = f"after all steps: {finding.message}"
+            yield Unrepaired(finding.fqn, finding.file, finding.code, why, finding.hint)
+    for left in after.checked.not_checked:
+        yield Unrepaired(None, None, "", f"{left.what} could not be checked: {left.why}")

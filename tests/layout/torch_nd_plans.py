@@ -1,0 +1,74 @@
+"""What torch's planner plans for DTensors on a mesh of several axes, rank by rank: a script.
+
+    python -m tests.layout.torch_nd_plans JOBS OUT
+
+`JOBS` is JSON: a list of `{"path", "sizes", "placements": {fqn: [str, ...]}}`; the script writes a
+pickle with the reads of every rank of each. Placements are given as `Replicate()`, `Shard(0)`,
+`_StridedShard(0, sf=2)`, and made into torch's; where what they name lies is torch's to say.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import _StridedShard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from tests.layout.torch_plans import TorchRead, read_metadata, reads
+
+
+def placement(text: str) -> Any:
+    numbers = [int(n) for n in re.findall(r"\d+", text)]
+    if text.startswith("_StridedShard"):
+        return _StridedShard(numbers[0], split_factor=numbers[1])
+    return Shard(numbers[0]) if numbers else Replicate()
+
+
+def dtensor(entry: Any, mesh: Any, how: list[Any]) -> DTensor:
+    """As FSDP2 makes it: a local part and what it is a part of."""
+    local, _ = compute_local_shape_and_global_offset(entry.size, mesh, how)
+    part = torch.empty(local, dtype=entry.properties.dtype, device="meta")
+    whole = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+    return DTensor.from_local(
+        part, mesh, how, run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+
+
+def plans(jobs: list[dict[str, Any]]) -> list[list[list[TorchRead]]]:
+    """The reads of every rank of every job."""
+    found: list[list[list[TorchRead]]] = []
+    for job in jobs:
+        sizes = tuple(job["sizes"])
+        world_size = int(torch.Size(sizes).numel())
+        by_rank = []
+        for rank in range(world_size):
+            dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+            mesh = init_device_mesh("cpu", sizes)
+            metadata = read_metadata(job["path"], rank)
+            state: dict[str, Any] = {}
+            for fqn, entry in ({} if metadata is None else metadata.state_dict_metadata).items():
+                if isinstance(entry, BytesStorageMetadata):
+                    state[fqn] = None
+                else:
+                    how = [placement(text) for text in job["placements"][fqn]]
+                    state[fqn] = dtensor(entry, mesh, how)
+            by_rank.append([] if metadata is None else reads(metadata, state))
+            dist.destroy_process_group()
+        found.append(by_rank)
+    return found
+
+
+if __name__ == "__main__":
+    told, out = sys.argv[1:]
+    Path(out).write_bytes(pickle.dumps(plans(json.loads(Path(told).read_text()))))
