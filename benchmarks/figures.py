@@ -18,6 +18,7 @@ SCRIPTS = {
     "load_plan": "ranks",
     "stats": "reading",
     "diff": "reading",
+    "export": "export",
     "remote": "reading",
     "verify_load": "ranks",
     "event_flood": "screen",

@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint.find.locate import locate
 from inspector.checkpoint.find.search import discover
+from inspector.checkpoint.storage import local
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checkpoint.storage.opening import open_storage
@@ -27,13 +28,13 @@ W = "model.w"
 def scans(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each folder was listed, by its path."""
     counts: Counter[str] = Counter()
-    scan = LocalStorage._scan
+    scan = local._scan
 
-    def counted(self: LocalStorage, path: Path) -> list[Entry]:
+    def counted(path: Path) -> list[Entry]:
         counts[str(path)] += 1
-        return scan(self, path)
+        return scan(path)
 
-    monkeypatch.setattr(LocalStorage, "_scan", counted)
+    monkeypatch.setattr(local, "_scan", counted)
     return counts
 
 
