@@ -45,6 +45,7 @@ COMMANDS = frozenset(
         "export",
         "open",
         "plan",
+        "repair",
         "replay",
         "seal",
         "show",

@@ -94,26 +94,22 @@ def _check_mesh(mesh: str | None) -> None:
 
 
 def _repair(path: str, request: RepairRequest) -> RepairReport:
-    from dataclasses import replace
-
     from inspector.checkpoint.find.locate import locate_one
     from inspector.checkpoint.outside import outermost
     from inspector.repair.folder import refuse_output
     from inspector.repair.run import repair as run_repair
     from inspector.report.progress import PayloadLine
-    from inspector.verify.machine import examine
 
     if request.output is not None:
         others = [other for other in (path, request.like, request.older) if other]
         closed = [outermost(locate_one(other).local_path(""), other) for other in others]
         refuse_output(request.output, [folder for folder in closed if folder is not None])
-        # That torch is there is known before hours of reading.
-        request = replace(request, python=examine(request.python, path).path)
     return run_repair(path, request, lambda: PayloadLine(sys.stderr))
 
 
 def _tell(report: RepairReport, *, as_json: bool) -> None:
-    from inspector.report.repair import repair_json, repair_text
+    from inspector.report.repair.json import repair_json
+    from inspector.report.repair.text import repair_text
 
     if as_json:
         print_pieces(repair_json(report))

@@ -22,11 +22,11 @@ from inspector.checks.judge import check_storage, judge
 from inspector.checks.payload.deep import DeepReport, DeepRequest, Line, check_deep
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError, UsageError
 from inspector.repair.folder import CarriedFiles, NewFolder
-from inspector.repair.like import plan_like
-from inspector.repair.older import take_from
+from inspector.repair.other_step import plan_like, take_from
 from inspector.repair.plan import RepairPlan, RepairStep, Unrepaired
 from inspector.repair.planner import plan_repair
 from inspector.repair.rewrite import RewriteRefusedError, write_metadata
+from inspector.verify.machine import examine
 
 __all__ = ["RepairReport", "RepairRequest", "RepairVerdict", "repair"]
 
@@ -47,7 +47,7 @@ class RepairRequest:
         older: A step that lost entries are taken from, or None.
         likely: Also do what nothing proves.
         is_copy: Copy files, though they could be linked.
-        python: The interpreter whose torch writes metadata.
+        python: The interpreter whose torch writes metadata; empty for this one.
     """
 
     output: str | None = None
@@ -284,12 +284,16 @@ def _carry_out(
 ) -> RepairReport:
     output = request.output or ""
     report = RepairReport(path, output, "not-repaired", before, plan)
+    python = ""
+    if plan.edits or plan.is_other_save:
+        # A file's name alone is mended without torch.
+        python = examine(request.python, storage.local_path("") or "").path
     with NewFolder(output, is_copy=request.is_copy) as folder:
         folder.fill(plan, storage.local_path("") or "")
         torch = None
         if plan.edits or plan.is_other_save:
             try:
-                torch = write_metadata(plan, os.path.join(folder.path, METADATA), request.python)
+                torch = write_metadata(plan, os.path.join(folder.path, METADATA), python)
             except RewriteRefusedError as error:
                 left = Unrepaired(None, METADATA, "", error.message, error.hint)
                 return replace(report, plan=replace(plan, unrepaired=(left,)))

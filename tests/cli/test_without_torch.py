@@ -30,6 +30,7 @@ LOOKS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "open": ((SAMPLE,), "model.net1.weight"),
     "seal": ((SAMPLE, "--output", "SEAL"), ""),
     "export": ((SAMPLE, "OUT", "--format", "torch"), "6 tensors"),
+    "repair": ((SAMPLES / "run/step-300", "OUT"), "sound by check --deep"),
     "replay": ((RECORDING,), "EXACT"),
     "watch": ((SAMPLES / "run", "--once", "--settle", "0"), '"event": "latest"'),
 }

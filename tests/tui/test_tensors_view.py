@@ -18,7 +18,7 @@ from inspector.tui.tensors.detail import TensorDetail
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, settle, until, words
+from tests.tui.app_driver import opened, quiet, screen_text, settle, until, words
 
 SAMPLE = Path(__file__).parents[2] / "sample_ckpts" / "hsdp_2x4"
 
@@ -144,7 +144,7 @@ async def test_a_picked_chunk_is_told_in_full_and_stays_picked_in_both() -> None
         await pilot.click(offset=(region.x + 10, region.y + 2))  # the topmost one
         await until(pilot, lambda: shows(0))
         await pilot.press("escape")  # no longer zoomed: it is picked all the same
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert chunk_map.highlight == detail.picked == 0 and "box [0:2, 0:5]" in words(app)
         await pilot.press("j")  # another tensor
         await until(pilot, lambda: detail.picked is None and "box [0:2" not in words(app))
