@@ -25,7 +25,7 @@ SIZES = [(80, 24), (160, 50)]
 async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=size) as (app, _):
         text = screen_text(app)
-        assert "hsdp:2x4 (certain)" in text
+        assert "hsdp:2x4 (sizes, boxes and owners certain)" in text
         for name in ("net1.weight", "net1.bias", "net3.bias"):
             assert f"model.{name}" in text
         assert "[Replicate(), Shard(0)]" in text
@@ -213,7 +213,7 @@ async def test_try_again_after_the_checkpoint_was_repaired(tmp_path: Path) -> No
         (folder / ".metadata.tmp").rename(folder / ".metadata")
         await pilot.press("r")
         await settle(app, pilot)
-        assert "hsdp:2x2 (certain)" in screen_text(app)
+        assert "hsdp:2x2 (sizes, boxes and owners certain)" in screen_text(app)
         await pilot.press("q")
     assert app.return_value == 0
 
@@ -227,7 +227,7 @@ async def test_reload_reads_anew_and_keeps_the_cursor(tmp_path: Path) -> None:
         shutil.copytree(SAMPLES / "fsdp_4", folder)
         await pilot.press("r")
         await settle(app, pilot)
-        assert "fsdp:4 (certain)" in screen_text(app)
+        assert "fsdp:4 (sizes, boxes and owners certain)" in screen_text(app)
         assert table.source.cell(table.cursor_row or 0, "name") == name
         shutil.rmtree(folder)
         await pilot.press("r")
@@ -280,7 +280,7 @@ async def test_the_window_can_shrink_and_grow() -> None:
         for size in [(40, 12), (20, 8), (200, 60), (80, 24), (5, 3), (160, 50)]:
             await pilot.resize_terminal(*size)
             await quiet(pilot, 0.1)
-        assert "fsdp:4 (certain)" in screen_text(app)
+        assert "fsdp:4 (sizes, boxes and owners certain)" in screen_text(app)
 
 
 async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:

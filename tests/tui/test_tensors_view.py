@@ -9,10 +9,10 @@ from inspector.checkpoint import open_checkpoint
 from inspector.layout.writer.written_by import infer
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import FilterLine
+from inspector.tui.mesh.axis_places import axis_places
 from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors import view as tensors
-from inspector.tui.tensors.chunk_axes import axis_places
 from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.detail import TensorDetail
 from inspector.tui.tensors.tree import TensorTree

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from inspector.checkpoint.model import Tensor
+from inspector.layout.geometry import Ints
 from inspector.layout.writer.axes import AxisRoles
 from inspector.layout.writer.written_by import WrittenBy
-from inspector.tui.tensors.chunk_layout import Ints
 
 __all__ = ["AxisPlaces", "axis_places"]
 
