@@ -25,6 +25,7 @@ from torch.distributed.checkpoint import DefaultSavePlanner, _version
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from tests.checks.ranks import StateDict, mesh_of, save_as_ranks, save_per_rank, sharded
 
@@ -320,6 +321,19 @@ def uneven_from_local(rank: int) -> StateDict:
     placed = DTensor.from_local(
         piece, mesh_of(2), [Shard(0)], run_check=False, shape=whole.shape, stride=(4, 1)
     )
+    return {"model": {"w": placed}}
+
+
+def uneven_over_tp(rank: int) -> StateDict:
+    """What fully_shard makes of 7 rows over 3 x 2: rank 4 holds none, rank 5 the last."""
+    whole, (dp, tp) = full(7, 4), divmod(rank, 2)
+    mine = whole[:4] if tp == 0 else whole[4:]
+    step = -(-len(mine) // 3)
+    placed = DTensor.from_local(
+        mine[dp * step : (dp + 1) * step].contiguous(), mesh_of(3, 2, names=("dp", "tp")),
+        [_StridedShard(0, split_factor=2), Shard(0)],
+        run_check=False, shape=whole.shape, stride=(4, 1),
+    )  # fmt: skip
     return {"model": {"w": placed}}
 
 

@@ -176,6 +176,11 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
         [Right("check {} --deep --json", 1, told=("payload-mismatch error",) * 2,
                says=("all data is there", "[1:4, 0:4] is in __1_0.distcp"))],
     ),
+    "fully_shard over tensor parallelism, uneven": (
+        make.ranks(6, make.uneven_over_tp),
+        [Right("check {} --deep --json", 1, told=("payload-mismatch error",) * 2,
+               says=("all data is there", "[2:4, 0:4] is in __2_0.distcp", "reads nothing of it"))],
+    ),
     "shards of any length": (
         make.ranks(4, make.lengths_of_any), [Right("check {} --deep --json", facts=SOUND)],
     ),

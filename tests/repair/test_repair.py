@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from inspector.errors import UsageError
 from inspector.repair.inventory import take_inventory
 from inspector.repair.run import RepairReport, RepairRequest, repair
 from sample_ckpts.maker import editing as ed
-from tests.cases.makers import full, ranks, uneven_from_local
+from tests.cases.makers import full, ranks, uneven_from_local, uneven_over_tp
+from tests.checks.ranks import StateDict
 from tests.conftest import SAMPLES, folders_with_metadata, of_few_versions, some_fast
 from tests.helpers.repair_table import (
     BY_NAME,
@@ -112,11 +114,16 @@ def test_an_archive_inside_a_tensor_is_no_payload(is_damaged: bool, tmp_path: Pa
     assert [p.length for p in found] == ([len(behind)] if is_damaged else [len(outer), len(behind)])
 
 
-def test_shards_that_torch_records_with_wrong_boxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("num_ranks", "make", "rows"), [(2, uneven_from_local, 4), (6, uneven_over_tp, 7)]
+)
+def test_shards_that_torch_records_with_wrong_boxes(
+    num_ranks: int, make: Callable[[int], StateDict], rows: int, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad"
-    ranks(2, uneven_from_local)(bad)
+    ranks(num_ranks, make)(bad)
     assert repaired(bad, tmp_path / "out").verdict == "repaired"
-    assert torch.equal(loaded(tmp_path / "out")["model.w"], full(4, 4))
+    assert torch.equal(loaded(tmp_path / "out")["model.w"], full(rows, 4))
 
 
 def test_a_payload_whose_entry_is_gone_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:

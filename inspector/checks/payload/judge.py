@@ -271,12 +271,17 @@ def _differences(
         found.append((what, "casts them to the target's type silently"))
     if tensor.shape != sizes:
         what = f"its shape is {format_shape(tensor.shape)}, {format_shape(sizes)} by the metadata"
-        # torch narrows a stored tensor that is larger, and asserts that the sizes then agree.
+        # torch narrows a stored tensor that is larger, and asserts that the sizes then agree; for
+        # a box without elements it plans no read, and nobody is told.
         fits = len(tensor.shape) == len(sizes) and all(
             a <= b for a, b in zip(sizes, tensor.shape, strict=True)
         )
         fate = "raises AssertionError (mismatch sizes)"
-        found.append((what, "loads a corner of it silently" if fits else fate))
+        if 0 in sizes:
+            fate = "reads nothing of it, silently: who should hold it keeps the values it had"
+        elif fits:
+            fate = "loads a corner of it silently"
+        found.append((what, fate))
     if data is None:
         if tensor.num_elements:
             what = f"its record data/{printable(tensor.key, 40)} is missing"

@@ -1,8 +1,9 @@
 """Payloads of other shapes than the metadata says that make up the tensor all the same.
 
 `DTensor.from_local` with shards of other lengths than `torch.chunk` cuts, and without a check,
-records the boxes that the shards should have had: `[0:2]` and `[2:4]` for one row and three. The
-data is there; only the boxes are wrong.
+records the boxes that the shards should have had: `[0:2]` and `[2:4]` for one row and three. So
+does `fully_shard` over tensor parallelism where the rows do not divide. The data is there; only
+the boxes are wrong.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ def places_in_order(shape: Shape, offsets: Ints, shapes: Sequence[Shape]) -> lis
     places: list[Shape] = [()] * len(shapes)
     at = 0
     for chunk in np.argsort(starts).tolist():
-        places[chunk] = tuple(at if d == dim else 0 for d in range(len(shape)))
+        # An empty piece starts at the end, as torch records it: where it lies between two others,
+        # it would have the offset of the next, and so its storage entry.
+        start = at if shapes[chunk][dim] else shape[dim]
+        places[chunk] = tuple(start if d == dim else 0 for d in range(len(shape)))
         at += shapes[chunk][dim]
     return places
 
@@ -99,6 +103,7 @@ def _hint(checkpoint: Checkpoint, tensor: Tensor, shapes: list[Shape], places: l
         f"all data is there: in the order of their offsets the pieces fill "
         f"{format_shape(tensor.shape)} exactly ({', '.join(named)}{more}). The boxes are wrong, as "
         "DTensor.from_local(..., run_check=False) records them of shards that torch.chunk would "
-        "not cut so: give torch.load the bytes of each piece and join them, or save again from "
+        "not cut so, and fully_shard over tensor parallelism of rows that do not divide: give "
+        "torch.load the bytes of each piece and join them, or save again from "
         "tensors that distribute_tensor cuts"
     )
