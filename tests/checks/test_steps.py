@@ -400,6 +400,14 @@ def test_a_save_that_has_only_begun_is_not_asked_for(saved: Path, tmp_path: Path
     assert run.exit_code == 0
 
 
+@pytest.mark.parametrize("lost", ["stage_0", "stage_1"])
+def test_of_checkpoints_without_numbers_none_stands_for_another(tmp_path: Path, lost: str) -> None:
+    run = shutil.copytree(SAMPLES / "pp_fsdp_2x2_apart", tmp_path / "run")
+    assert judged(run).exit_code == 0
+    next((run / lost).glob("*.distcp")).unlink()
+    assert judged(run).exit_code == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="links")
 def test_a_link_to_the_newest_step_is_not_another_one(saved: Path, tmp_path: Path) -> None:
     build(tmp_path, saved, "lerobot")
