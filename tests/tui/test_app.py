@@ -25,7 +25,7 @@ SIZES = [(80, 24), (160, 50)]
 async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=size) as (app, _):
         text = screen_text(app)
-        assert "hsdp:2x4 (sizes, boxes and owners certain)" in text
+        assert "hsdp:2x4 (boxes and owners certain)" in text
         for name in ("net1.weight", "net1.bias", "net3.bias"):
             assert f"model.{name}" in text
         assert "[Replicate(), Shard(0)]" in text
@@ -213,7 +213,7 @@ async def test_try_again_after_the_checkpoint_was_repaired(tmp_path: Path) -> No
         (folder / ".metadata.tmp").rename(folder / ".metadata")
         await pilot.press("r")
         await settle(app, pilot)
-        assert "hsdp:2x2 (sizes, boxes and owners certain)" in screen_text(app)
+        assert "hsdp:2x2 (boxes and owners certain)" in screen_text(app)
         await pilot.press("q")
     assert app.return_value == 0
 
@@ -227,7 +227,7 @@ async def test_reload_reads_anew_and_keeps_the_cursor(tmp_path: Path) -> None:
         shutil.copytree(SAMPLES / "fsdp_4", folder)
         await pilot.press("r")
         await settle(app, pilot)
-        assert "fsdp:4 (sizes, boxes and owners certain)" in screen_text(app)
+        assert "fsdp:4 (boxes and owners certain)" in screen_text(app)
         assert table.source.cell(table.cursor_row or 0, "name") == name
         shutil.rmtree(folder)
         await pilot.press("r")
@@ -280,7 +280,7 @@ async def test_the_window_can_shrink_and_grow() -> None:
         for size in [(40, 12), (20, 8), (200, 60), (80, 24), (5, 3), (160, 50)]:
             await pilot.resize_terminal(*size)
             await quiet(pilot, 0.1)
-        assert "fsdp:4 (sizes, boxes and owners certain)" in screen_text(app)
+        assert "fsdp:4 (boxes and owners certain)" in screen_text(app)
 
 
 async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,3 +442,15 @@ async def test_a_sound_checkpoint_says_so_and_what_was_read() -> None:
         await pilot.press("n")
         await quiet(pilot, 0.1)
         assert "There is no finding" in screen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ("hsdp_tp_2x2x2", "hsdp_tp:2x2x2 (boxes and owners certain, use of the axes not)"),
+        ("pp_hsdp_2x2x2", "2 groups of hsdp:2x2, like pipeline stages (not certain)"),
+    ],
+)
+async def test_what_is_not_certain_is_said_on_a_narrow_screen(sample: str, said: str) -> None:
+    async with opened(SAMPLES / sample, size=(80, 24)) as (app, _):
+        assert said in screen_text(app).split("\n")[1]

@@ -14,7 +14,7 @@ JOBS = {
     "which step can I resume": (
         "run",
         [],
-        r"newest complete: step-200 .*step-200 200 complete sound",
+        r"newest sound: step-200 .*step-200 200 complete sound",
     ),
     "why does it fail": (
         "broken/chunk_gap",
@@ -51,4 +51,4 @@ async def test_a_job_takes_few_keys(job: str) -> None:
         for key in keys:
             await pilot.press(key)
             await quiet(pilot)
-        await until(pilot, lambda: bool(re.search(said, words(app))))
+        await until(pilot, lambda: bool(re.search(said, words(app))), 60)
