@@ -424,6 +424,17 @@ def test_a_link_to_the_newest_step_is_not_another_one(saved: Path, tmp_path: Pat
     assert codes(run) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links")
+def test_a_link_to_a_step_that_is_a_link_is_not_another_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(SAMPLES / "hsdp_2x4", run / "step-1")
+    shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / "disk" / "moved")
+    os.symlink("../disk/moved", run / "step-2")
+    os.symlink("step-2", run / "latest")
+    os.symlink(tmp_path / "disk" / "moved", run / "best")  # Under no other name in the run.
+    assert [step.path for step in judged(run).steps] == ["best", "step-1", "step-2"]
+
+
 # -- trackers ----------------------------------------------------------------------------------
 
 
