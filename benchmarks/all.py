@@ -43,6 +43,7 @@ from measuring import run as run_process
 SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
     "first_frame": (["--out", "OUT"], ["--rounds", "2", "--out", "OUT"]),
     "open": (["--out", "OUT"], ["--rounds", "1", "--shape", "50x16", "--out", "OUT"]),
+    "run_folder": (["--out", "OUT"], ["--rounds", "1", "--steps", "5", "--out", "OUT"]),
     "screen": (["--out", "OUT"], ["--rounds", "1", "--shape", "2000x8", "--out", "OUT"]),
     "deep_check": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "load_plan": (

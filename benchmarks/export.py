@@ -1,6 +1,6 @@
 """`export --format torch` beside torch's own `dcp_to_torch_save`: wall time and peak memory.
 
-    python benchmarks/export.py [--gb 2] [--rounds 3] [--dir DIR]
+    python benchmarks/export.py export [--gb 2] [--rounds 3] [--dir DIR]
 
 Makes two checkpoints of the same tensors with torch's own classes, one over 8 files and one over
 1,024 (a chunk of every tensor in each, cut along the first dim), and one over 1,024 files cut along
@@ -24,7 +24,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from measuring import arguments, in_turn, machine, run_code, workspace, write
+from measuring import arguments, dispatch, in_turn, machine, run_code, workspace, write
 
 MAKE = """
 import os, pickle, sys, torch
@@ -120,8 +120,9 @@ def measure(checkpoint: Path, output: Path, rounds: int) -> dict[str, object]:
     return {**found, "bytes": int(runs["torch"][0]["bytes"])}
 
 
-def main() -> None:
-    options = arguments(__doc__, "export", rounds=3, gb=2.0).parse_args()
+def export(told: list[str]) -> None:
+    """Exporting to one file, beside torch."""
+    options = arguments(export.__doc__ or "", "export", rounds=3, gb=2.0).parse_args(told)
     results: dict[str, object] = {}
     with workspace("export", options.dir, need_bytes=3.2e9 * options.gb) as root:
         for name, ranks, dim in (("8", 8, 0), ("1024", 1024, 0), ("1024_columns", 1024, 1)):
@@ -148,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    dispatch(__doc__ or "", {"export": export})

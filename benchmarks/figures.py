@@ -11,12 +11,14 @@ __all__ = ["ROWS", "SCRIPTS", "Row", "page", "table"]
 #: The script that measures each subject.
 SCRIPTS = {
     "first_frame": "open",
+    "run_folder": "open",
     "open": "open",
     "screen": "screen",
     "deep_check": "reading",
     "load_plan": "ranks",
     "stats": "reading",
     "diff": "reading",
+    "export": "export",
     "remote": "reading",
     "verify_load": "ranks",
     "event_flood": "screen",
@@ -125,6 +127,39 @@ def _open(found: dict[str, Any]) -> list[Row]:
                 )
             )
     return rows
+
+
+def _run_folder(found: dict[str, Any]) -> list[Row]:
+    cpu, parts = found["cpu"], found["parts"]
+    show, python = cpu["show"]["median"], cpu["python"]["median"]
+    return [
+        Row(
+            f"`check` of a run of {found['steps']} steps of {parts // found['steps']} small parts",
+            "run_folder",
+            "`check` of one of them",
+            f"{found['ms_a_part']:.1f} ms of CPU for each further part, "
+            f"{cpu['check']['median']:.2f} s for one alone",
+            _range(*cpu["run"]["spread"], "s of CPU in all"),
+            "at most 25 ms a part",
+            found["ms_a_part"] <= 25,
+        ),
+        Row(
+            "`show` of a small checkpoint",
+            "run_folder",
+            "`python -c pass`",
+            f"{show:.2f} s of CPU against {python:.2f} s",
+            _range(*cpu["show"]["spread"], "s"),
+            "at most 0.20 s",
+            show <= 0.20,
+        ),
+        Row(
+            "decoding the names of 100,000 tensors, which holds the interpreter",
+            "run_folder",
+            "",
+            f"{cpu['header_ms']['median']:.0f} ms of CPU",
+            _range(*cpu["header_ms"]["spread"], "ms", 0),
+        ),
+    ]
 
 
 def _screen(found: dict[str, Any]) -> list[Row]:
@@ -384,6 +419,7 @@ def _fuzz(found: dict[str, Any]) -> list[Row]:
 #: The rows of each subject's results.
 ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "first_frame": _first_frame,
+    "run_folder": _run_folder,
     "open": _open,
     "screen": _screen,
     "deep_check": _deep_check,

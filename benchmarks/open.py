@@ -2,6 +2,7 @@
 
     python benchmarks/open.py open [--rounds 5] [--shape 1000x1024]... [--dir DIR]
     python benchmarks/open.py first_frame [--rounds 15]
+    python benchmarks/open.py run_folder [--rounds 5] [--steps 200]
 
 Checkpoints of three shapes are made by `tests/helpers/make_metadata.py`. For each of them, in turn:
 
@@ -18,6 +19,10 @@ Ratios are of `process_s`, and of `answer_s`. Medians with [least, most]. Writes
 `first_frame`: hsdp-inspect on a sample beside an empty Textual app, in a pseudo-terminal of
 160 x 50; the clock runs from the start of the process until its first text of content has been
 written: a tensor's name for hsdp-inspect, the one label of the empty app. The two alternate.
+
+`run_folder`: CPU seconds (user and system, of the tree of processes) of `check` of a run of 200
+steps of four parts, each a small sample; of `show` and `check` of one part; of Python alone; and
+CPU milliseconds in which a header of 100,000 names is decoded. All in turn.
 """
 
 from __future__ import annotations
@@ -47,6 +52,7 @@ from measuring import (
     in_turn,
     machine,
     run,
+    run_code,
     spread,
     workspace,
     write,
@@ -213,7 +219,65 @@ def first_frame(told: list[str]) -> None:
     print(json.dumps(result, indent=1))
 
 
-SUBJECTS = {"open": opening, "first_frame": first_frame}
+# -- run_folder --------------------------------------------------------------------------------
+
+PARTS = ("model", "optimizer", "scheduler", "loader")
+
+HEADER = """
+import json, time
+from inspector.checkpoint.child.wire import decode, encode
+names = [f"model.layers.{i // 10}.block.part{i % 10}.weight" for i in range(100_000)]
+header = {"tensors": names, "state_paths": {n: ("model", n[6:]) for n in names}}
+data = b"".join(bytes(piece) for piece in encode(header, {}))
+started = time.process_time()
+decode(data)
+print(json.dumps(1e3 * (time.process_time() - started)))
+"""
+
+
+def run_folder(told: list[str]) -> None:
+    """CPU time of checking a run of many small checkpoints, and of one."""
+    parser = arguments(run_folder.__doc__, "run_folder", rounds=5)
+    parser.add_argument("--steps", type=int, default=200)
+    options = parser.parse_args(told)
+    with workspace("run", options.dir) as root:
+        for step in range(1, options.steps + 1):
+            for part in PARTS:
+                folder = root / f"step-{step}" / part
+                shutil.copytree(ROOT / "sample_ckpts" / "hsdp_2x4", folder)
+        program = [sys.executable, "-m", "inspector"]
+        one = str(root / "step-1" / PARTS[0])
+        commands = {
+            "run": [*program, "check", str(root)],
+            "check": [*program, "check", one],
+            "show": [*program, "show", one],
+            "python": [sys.executable, "-c", "pass"],
+        }
+        runs: dict[str, list[float]] = in_turn(
+            {
+                **{n: partial(lambda c: run(c).cpu_s, c) for n, c in commands.items()},
+                "header_ms": lambda: float(run_code(HEADER, []).answer),
+            },
+            options.rounds,
+        )
+    found = {name: spread(taken) for name, taken in runs.items()}
+    num_parts = options.steps * len(PARTS)
+    alone = found["check"]["median"]
+    result = {
+        "what": "CPU seconds of check RUN, of check and show of one part, and of Python alone",
+        "rounds": options.rounds,
+        "steps": options.steps,
+        "parts": num_parts,
+        "ms_a_part": round(1e3 * (found["run"]["median"] - alone) / (num_parts - 1), 2),
+        "target": {"ms_a_part": 25, "show_s": 0.2},
+        "cpu": found,
+        "machine": machine(),
+    }
+    write(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+SUBJECTS = {"open": opening, "first_frame": first_frame, "run_folder": run_folder}
 
 if __name__ == "__main__":
     dispatch(__doc__, SUBJECTS)

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["groups_words", "sure_words", "writer_words", "written_by_json"]
 
 
-def sure_words(written_by: WrittenBy) -> str:
+def sure_words(written_by: WrittenBy, *, short: bool = False) -> str:
     """What of the mesh is certain: never what its axes are for, which no file holds."""
+    if short and written_by.proven:
+        doubt = "" if written_by.certain else ", use of the axes not"
+        return f"boxes and owners certain{doubt}"
     if written_by.certain:
         return "sizes, boxes and owners certain"
     if written_by.proven:
@@ -30,13 +33,15 @@ def sure_words(written_by: WrittenBy) -> str:
     return "not certain"
 
 
-def groups_words(written_by: WrittenBy) -> str:
+def groups_words(written_by: WrittenBy, *, short: bool = False) -> str:
     """`2 groups that share no tensor, not certain`; empty if it is not parted in groups."""
     if written_by.partition is None:
         return ""
     stages = written_by.partition.stages
     meshes = {str(s.mesh) for s in stages if s.mesh is not None}
     inside = f" of {meshes.pop()}" if len(meshes) == 1 else ""
+    if short:
+        return f"{len(stages)} groups{inside}, like pipeline stages (not certain)"
     return f"{len(stages)} groups{inside} that share no tensor, like pipeline stages, not certain"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
-from inspector.layout.target.placement import why_not
+from inspector.layout.target.placement import why_not, why_not_fsdp2
 
 __all__ = ["BACKENDS", "DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
 
@@ -77,11 +77,13 @@ class JobSpec:
             if why := why_not(mesh):
                 raise UsageError(why)
             if not mesh.is_plain and self.via != "dtensor":
-                raise UsageError(
-                    f"--via {self.via} runs under fsdp:S or hsdp:RxS alone, not under {mesh}",
-                    "--via dtensor loads into DTensors that are placed as FSDP over tensor "
-                    "parallelism places them",
-                )
+                why = "FSDP1 has one or two axes" if self.via == "fsdp1" else why_not_fsdp2(mesh)
+                if why:
+                    raise UsageError(
+                        f"--via {self.via} does not run under {mesh}: {why}",
+                        "--via dtensor loads into DTensors that are placed as FSDP over tensor "
+                        "parallelism places them",
+                    )
             if mesh.world_size != meshes[0].world_size:
                 raise UsageError(
                     f"{mesh} has {mesh.world_size} ranks, {meshes[0]} has {meshes[0].world_size}",

@@ -48,6 +48,7 @@ MESHES = (
     "dp_shard:2,tp:2,rows:3",
     "hsdp_tp:2x2x2",
     "dp_shard_mod_ep:2,ep:2,tp:2",
+    "dp_shard:8+dp_shard_mod_ep:2,ep:4",
 )
 NAMES = (
     "fsdp2_tp_2x2",
@@ -58,9 +59,14 @@ NAMES = (
     "per_rank_metadata_2",
     "fsdp2_hsdp_2x2_adamw",
     "broken/chunk_overlap_and_gap",
+    "fsdp_ep_2x4",
+    "hsdp_ep_2x2x2",
+    "hsdp_tp_uneven_2x2x2",
+    "tp_8",
+    "pp_hsdp_2x2x2",
 )
 #: Of these every sample is planned under every mesh by the slow test, under some by the fast one.
-FAST = [(n, m) for i, n in enumerate(NAMES) for j, m in enumerate(MESHES) if (i + j) % 6 == 0]
+FAST = [(n, m) for i, n in enumerate(NAMES) for j, m in enumerate(MESHES) if (i + j) % 8 == 0]
 ALL = [(n, m) for n in NAMES for m in MESHES]
 
 
@@ -102,8 +108,12 @@ def compare(jobs: list[tuple[str, str]], folder: Path) -> int:
         told.append(
             {
                 "path": str(SAMPLES / name),
-                "sizes": lies[0].mesh.sizes if lies[0] else (),
-                "placements": {fqn: p.to_strings() for fqn, p in zip(fqns, lies, strict=True) if p},
+                "ranks": plan.world_size,
+                "placements": {
+                    fqn: (p.mesh.sizes, p.to_strings())
+                    for fqn, p in zip(fqns, lies, strict=True)
+                    if p
+                },
             }
         )
     (folder / "jobs.json").write_text(json.dumps(told))

@@ -2,8 +2,9 @@
 
     python -m tests.layout.torch_nd_plans JOBS OUT
 
-`JOBS` is JSON: a list of `{"path", "sizes", "placements": {fqn: [str, ...]}}`; the script writes a
-pickle with the reads of every rank of each. Placements are given as `Replicate()`, `Shard(0)`,
+`JOBS` is JSON: a list of `{"path", "ranks", "placements": {fqn: [sizes, [str, ...]]}}`, the sizes
+being those of the mesh that the tensor lies on; the script writes a pickle with the reads of every
+rank of each. Placements are given as `Replicate()`, `Shard(0)`,
 `_StridedShard(0, sf=2)`, and made into torch's; where what they name lies is torch's to say.
 """
 
@@ -49,20 +50,22 @@ def plans(jobs: list[dict[str, Any]]) -> list[list[list[TorchRead]]]:
     """The reads of every rank of every job."""
     found: list[list[list[TorchRead]]] = []
     for job in jobs:
-        sizes = tuple(job["sizes"])
-        world_size = int(torch.Size(sizes).numel())
+        world_size = job["ranks"]
         by_rank = []
         for rank in range(world_size):
             dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
-            mesh = init_device_mesh("cpu", sizes)
+            meshes: dict[tuple[int, ...], Any] = {}
             metadata = read_metadata(job["path"], rank)
             state: dict[str, Any] = {}
             for fqn, entry in ({} if metadata is None else metadata.state_dict_metadata).items():
                 if isinstance(entry, BytesStorageMetadata):
                     state[fqn] = None
                 else:
-                    how = [placement(text) for text in job["placements"][fqn]]
-                    state[fqn] = dtensor(entry, mesh, how)
+                    sizes, texts = job["placements"][fqn]
+                    if tuple(sizes) not in meshes:
+                        meshes[tuple(sizes)] = init_device_mesh("cpu", tuple(sizes))
+                    how = [placement(text) for text in texts]
+                    state[fqn] = dtensor(entry, meshes[tuple(sizes)], how)
             by_rank.append([] if metadata is None else reads(metadata, state))
             dist.destroy_process_group()
         found.append(by_rank)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from textual.app import App
 from textual.pilot import Pilot
 
 from inspector.tui.app import InspectApp
@@ -15,7 +18,7 @@ from inspector.tui.screens.main import MainScreen
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\ufeff]")
 
 
-def screen_text(app: InspectApp) -> str:
+def screen_text(app: App[Any]) -> str:
     """What the screen shows, line by line."""
     _, height = app.size
     lines = app.screen._compositor.render_strips()
@@ -48,7 +51,39 @@ async def until(pilot: Pilot[int], condition: Callable[[], bool], timeout_s: flo
         if condition():
             return
         await pilot.pause(0.05)
-    raise AssertionError(f"it never came to be: {screen_text(pilot.app)}")  # type: ignore[arg-type]
+    raise AssertionError(f"it never came to be: {screen_text(pilot.app)}")
+
+
+async def quiet(pilot: Pilot[Any], at_least_s: float = 0.0) -> None:
+    """Wait until nothing is under way: no work, no callback that is due soon, no message.
+
+    Args:
+        pilot: Of the app.
+        at_least_s: How long in any case: what is not to happen must have had the time to.
+    """
+    await pilot.pause(at_least_s)
+    num_still = 0
+    for _ in range(3000):
+        await pilot.pause(0.02)
+        num_still = 0 if _under_way(pilot.app) else num_still + 1
+        if num_still == 2:
+            return
+    raise AssertionError(f"still under way, {_under_way(pilot.app)}: {screen_text(pilot.app)}")
+
+
+def _under_way(app: App[Any]) -> list[str]:
+    """What was begun and has not ended."""
+    loop: Any = asyncio.get_running_loop()
+    work = [f"work: {worker.name}" for worker in app.workers if not worker.is_finished]
+    # What `background.after` made: of other timers, some go on for ever.
+    soon = [
+        handle
+        for handle in loop._scheduled
+        if not handle.cancelled()
+        and getattr(handle._callback, "__name__", "") == "call_later"
+        and handle.when() < loop.time() + 1.0
+    ]
+    return work + [f"due: {handle._args}" for handle in soon]
 
 
 async def settle(app: InspectApp, pilot: Pilot[int]) -> None:

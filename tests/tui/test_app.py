@@ -16,7 +16,7 @@ from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import GOLDEN, SAMPLES, some_fast
-from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
+from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -25,7 +25,7 @@ SIZES = [(80, 24), (160, 50)]
 async def test_a_checkpoint_opens_on_its_tensors(size: tuple[int, int]) -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=size) as (app, _):
         text = screen_text(app)
-        assert "hsdp:2x4 (certain)" in text
+        assert "hsdp:2x4 (boxes and owners certain)" in text
         for name in ("net1.weight", "net1.bias", "net3.bias"):
             assert f"model.{name}" in text
         assert "[Replicate(), Shard(0)]" in text
@@ -108,13 +108,13 @@ async def test_the_tree_narrows_the_table_to_a_module() -> None:
         everything = table.num_lines
         tree.focus()
         await pilot.press("j")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         narrowed = table.num_lines
         assert 0 < narrowed < everything
         names = {str(table.source.cell(int(row), "name")).split(".")[0] for row in table.rows}
         assert len(names) == 1
         await pilot.press("escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert table.num_lines == everything
 
 
@@ -126,7 +126,7 @@ async def test_zoom_gives_the_screen_to_one_tensor_and_chunks_are_stepped_throug
         assert chunks.has_focus
         assert chunks.num_lines == 4
         await pilot.press("j", "j")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         chunk_map = app.screen.query_one(ChunkMap)
         assert chunk_map.highlight == 2
         assert "[4:6, 0:5]" in screen_text(app)
@@ -146,7 +146,7 @@ async def test_files_show_their_size_and_what_lies_in_them() -> None:
         assert offsets == sorted(offsets) and offsets[0] == 0
         first = str(contents.source.cell(0, "name"))
         await pilot.press("j")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         other = [str(contents.source.cell(row, "name")) for row in range(contents.num_lines)]
         assert other and other != [first]
 
@@ -184,14 +184,14 @@ async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() ->
         assert isinstance(app.screen, MainScreen)
         assert "step-200" in screen_text(app)
         await pilot.press("escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert isinstance(app.screen, PickerScreen)
         await pilot.press("j", "o")
         await settle(app, pilot)
         assert isinstance(app.screen, ErrorScreen)
         assert "never finished" in screen_text(app)
         await pilot.press("escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert isinstance(app.screen, PickerScreen)
 
 
@@ -213,7 +213,7 @@ async def test_try_again_after_the_checkpoint_was_repaired(tmp_path: Path) -> No
         (folder / ".metadata.tmp").rename(folder / ".metadata")
         await pilot.press("r")
         await settle(app, pilot)
-        assert "hsdp:2x2 (certain)" in screen_text(app)
+        assert "hsdp:2x2 (boxes and owners certain)" in screen_text(app)
         await pilot.press("q")
     assert app.return_value == 0
 
@@ -227,7 +227,7 @@ async def test_reload_reads_anew_and_keeps_the_cursor(tmp_path: Path) -> None:
         shutil.copytree(SAMPLES / "fsdp_4", folder)
         await pilot.press("r")
         await settle(app, pilot)
-        assert "fsdp:4 (certain)" in screen_text(app)
+        assert "fsdp:4 (boxes and owners certain)" in screen_text(app)
         assert table.source.cell(table.cursor_row or 0, "name") == name
         shutil.rmtree(folder)
         await pilot.press("r")
@@ -251,7 +251,7 @@ async def test_hostile_names_are_shown_and_never_obeyed() -> None:
                 assert not CONTROL.search(text.replace("\n", ""))
                 await pilot.press("j")
             await pilot.press("g", "2")
-            await pilot.pause(0.1)
+            await quiet(pilot, 0.1)
             assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -279,8 +279,8 @@ async def test_the_window_can_shrink_and_grow() -> None:
     async with opened(SAMPLES / "fsdp2_adamw_4") as (app, pilot):
         for size in [(40, 12), (20, 8), (200, 60), (80, 24), (5, 3), (160, 50)]:
             await pilot.resize_terminal(*size)
-            await pilot.pause(0.1)
-        assert "fsdp:4 (certain)" in screen_text(app)
+            await quiet(pilot, 0.1)
+        assert "fsdp:4 (boxes and owners certain)" in screen_text(app)
 
 
 async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,17 +338,17 @@ async def test_findings_are_listed_and_lead_to_where_they_are(damaged: Path) -> 
             if table.source.cell(row, "code") == "chunk-gap":
                 table.select_row(row)
         await pilot.press("enter")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         entries = app.screen.query_one("#entries", VirtualTable)
         assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
         assert entries.source.marker(entries.cursor_row or 0) == "error"
         assert "╳" in screen_text(app)
         await pilot.press("n")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         files = app.screen.query_one("#files-table", VirtualTable)
         assert files.source.cell(files.cursor_row or 0, "path") == "__3_0.distcp"
         await pilot.press("N")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
 
 
@@ -426,7 +426,7 @@ async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged:
         await pilot.press("c")
         await until(pilot, lambda: "which is not every byte" in words(app))
         await pilot.press("3")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "payload-corrupt" in screen_text(app)
         assert "model.net3.weight" in screen_text(app)
 
@@ -437,8 +437,20 @@ async def test_a_sound_checkpoint_says_so_and_what_was_read() -> None:
         await pilot.press("c")
         await until(pilot, lambda: " sound, every byte read" in screen_text(app))
         await pilot.press("3")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "every byte of 24 payloads" in screen_text(app)
         await pilot.press("n")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "There is no finding" in screen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ("hsdp_tp_2x2x2", "hsdp_tp:2x2x2 (boxes and owners certain, use of the axes not)"),
+        ("pp_hsdp_2x2x2", "2 groups of hsdp:2x2, like pipeline stages (not certain)"),
+    ],
+)
+async def test_what_is_not_certain_is_said_on_a_narrow_screen(sample: str, said: str) -> None:
+    async with opened(SAMPLES / sample, size=(80, 24)) as (app, _):
+        assert said in screen_text(app).split("\n")[1]

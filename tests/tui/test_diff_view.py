@@ -45,7 +45,7 @@ from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
 from tests.diff.making import edit, flipped, shards, side, write
-from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
+from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -90,7 +90,7 @@ async def comparing(
 
 async def compared(app: InspectApp, pilot: Pilot[int]) -> None:
     await until(pilot, lambda: screen_of(app).comparison.values_compared)
-    await pilot.pause(0.1)
+    await quiet(pilot, 0.1)
 
 
 async def drawn(app: InspectApp, pilot: Pilot[int]) -> PartGrid:
@@ -208,7 +208,7 @@ async def test_every_kind_of_row_has_its_verdict_and_its_words(
         }
         for name, said in expected.items():
             table_of(app).select_row(screen_of(app).comparison.rows[name])
-            await pilot.pause(0.1)
+            await quiet(pilot, 0.1)
             if screen_of(app).view.has_class("-zoomed") is (size == (160, 50)):
                 await pilot.press("z")
             await until(pilot, lambda said=said: said in words(app))  # type: ignore[misc]
@@ -312,13 +312,13 @@ async def test_verdicts_filter_by_key_by_click_and_with_names(tmp_path: Path) ->
         bar = screen_of(app).query_one(VerdictBar)
         line, start, _, group = next(span for span in bar._spans if span[3] == "DIFFER")
         await pilot.click(VerdictBar, offset=(start + 2, line))
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert set(shown(app, "verdict")) == {"DIFFER"} and group == "DIFFER"
         await pilot.press("slash", *"cube", "enter")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert shown(app, "name") == ["cube"] and " 1 of 14 rows" in words(app)
         await pilot.press("escape", "escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert table_of(app).num_lines == len(VERDICTS)
 
 
@@ -343,8 +343,8 @@ async def test_one_tensor_alone(tmp_path: Path) -> None:
     async with comparing(a, b, values=False) as (app, pilot):
         comparison = screen_of(app).comparison
         table_of(app).select_row(comparison.rows["block"])
-        await pilot.pause(0.1)
-        assert "m those of this tensor alone" in words(app)
+        await quiet(pilot, 0.1)
+        assert "m this tensor alone" in words(app)
         await pilot.press("m")
         await until(pilot, lambda: not screen_of(app).is_comparing and bool(comparison.tried))
         assert comparison.tried == {"block"} and not comparison.values_compared
@@ -360,7 +360,7 @@ async def test_one_tensor_alone(tmp_path: Path) -> None:
             whole.renamed, whole.only_in_a, whole.only_in_b, set(whole.entries),
         )  # fmt: skip
         await pilot.press("c")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "Nothing is left to compare" in words(app)
 
 
@@ -454,18 +454,18 @@ async def test_hostile_names_are_shown_and_never_obeyed(
     async with comparing(a, b, size=size) as (app, pilot):
         for row in range(table_of(app).num_lines):
             table_of(app).move_cursor(row)
-            await pilot.pause(0.3)
+            await quiet(pilot, 0.3)
             for keys in ([], ["z"], ["z"]):
                 await pilot.press(*keys)
                 await pilot.pause(0.05)
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
         assert "[bold]" in screen_text(app) or "…" in screen_text(app)
         table_of(app).move_cursor(0)
-        await pilot.pause(0.5)
+        await quiet(pilot, 0.5)
         for _, text in screen_of(app).view.copy_choices():
             assert not CONTROL.search(text)
         await pilot.press("y")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -475,7 +475,7 @@ async def test_a_damaged_side_says_why_and_the_rest_is_compared(tmp_path: Path) 
         assert "unknown: not everything could be compared" in words(app)
         assert set(shown(app, "verdict")) == {"EXACT", "NOT_COMPARED"}
         await pilot.press("5")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "in B: cannot read" in words(app)
         assert "It could not be compared." in words(app)
 
@@ -490,7 +490,7 @@ async def test_a_name_whose_metadata_is_damaged_is_a_row_of_its_own(tmp_path: Pa
     edit(b, spoil)
     async with comparing(a, b) as (app, pilot):
         table_of(app).select_row(screen_of(app).comparison.rows["bad"])
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "its metadata cannot be read" in words(app)
         assert shown(app, "verdict") == ["EXACT", "NOT_COMPARED"]
 
@@ -549,23 +549,23 @@ async def test_the_picker_filters_and_compares_two_of_its_checkpoints(tmp_path: 
         assert isinstance(app.screen, PickerScreen)
         table = app.screen.query_one(VirtualTable)
         await pilot.press("slash", *"step-3", "enter")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert table.num_lines == 1 and "1 of 3 checkpoints" in words(app)
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert table.num_lines == 3
         table.select_row([item.path for item in app.screen._folder.found].index("step-1"))
         await pilot.press("d")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "[A] step-1" in screen_text(app)
         await pilot.press("d")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert isinstance(app.screen, PickerScreen) and "This is the marked one" in words(app)
         await pilot.press("m")  # takes the mark away
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "[A]" not in screen_text(app)
         await pilot.press("m", "slash", *"step-2", "enter")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         await pilot.press("d")
         await settle(app, pilot)
         assert [s.path.rpartition("/")[2] for s in screen_of(app).comparison.structure.sides] == [
@@ -575,10 +575,10 @@ async def test_the_picker_filters_and_compares_two_of_its_checkpoints(tmp_path: 
         await compared(app, pilot)
         assert "1 DIFFER" in words(app)
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, PickerScreen)
         await pilot.press("escape", "escape", "escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, PickerScreen) and "[A]" not in screen_text(app)
         await pilot.press("q")
     assert app.return_value == 0
@@ -609,7 +609,7 @@ async def test_the_main_screen_asks_for_the_other_side() -> None:
         await until(pilot, lambda: isinstance(app.screen, DiffScreen))
         await until(pilot, lambda: "fsdp:4" in words(app) and "hsdp:2x2" in words(app))
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, MainScreen)
         await pilot.press("q")
     assert app.return_value == 0

@@ -13,7 +13,7 @@ from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.screens.error import ErrorScreen, folder_above
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, settle, until, words
+from tests.tui.app_driver import opened, quiet, screen_text, settle, until, words
 
 BROKEN = SAMPLES / "broken"
 
@@ -42,7 +42,7 @@ async def test_the_command_that_repairs_is_copied_and_does(tmp_path: Path) -> No
     async with opened(folder) as (app, pilot):
         await until(pilot, lambda: "mv -n --" in words(app))
         await pilot.press("y", "enter")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         command = shlex.split(app.clipboard)
         assert command[:3] == ["mv", "-n", "--"]
         subprocess.run(command, check=True)
@@ -64,5 +64,5 @@ async def test_its_keys_are_in_the_help_and_it_leads_to_the_folder_above(tmp_pat
         # From the list of checkpoints it is esc that goes back there.
         await pilot.press("j", "enter")
         await until(pilot, lambda: isinstance(app.screen, ErrorScreen))
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         assert "Folder above" not in screen_text(app)

@@ -11,7 +11,7 @@ from inspector.tui.app import InspectApp
 from inspector.tui.commands import VIEW_KEYS
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import screen_text, settle, until
+from tests.tui.app_driver import quiet, screen_text, settle, until
 
 SIZES = [(80, 24), (120, 30), (160, 50), (220, 60)]
 
@@ -36,7 +36,7 @@ async def each_view(
             await pilot.press(key)
             await until(pilot, lambda view=view: screen.view.id == view)  # type: ignore[misc]
             await until(pilot, lambda: "..." not in screen_text(app))
-            await pilot.pause(0.3)
+            await quiet(pilot, 0.3)
             for _ in range(100):
                 if expected is None or screen_text(app) == expected[key]:
                     break

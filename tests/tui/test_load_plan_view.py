@@ -33,7 +33,7 @@ from inspector.tui.screens.copy import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES, several_fast, some_fast
-from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
+from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, until, words
 
 # A screen for each: long by nature.
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ async def settled(app: InspectApp, pilot: Pilot[int]) -> None:
         return isinstance(reads, ReadSource) and reads.plan is planned.plan
 
     await until(pilot, is_settled)
-    await pilot.pause(0.1)
+    await quiet(pilot, 0.1)
 
 
 async def type_mesh(app: InspectApp, pilot: Pilot[int], mesh: str) -> None:
@@ -205,11 +205,11 @@ async def test_a_bad_mesh_is_told_while_the_last_good_one_stays(typed: str, said
         await pilot.press("m")
         field.value = typed
         await pilot.press("enter")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert said in words(app) and "Below is fsdp:3" in words(app)
         assert shown(app) == "fsdp:3" and field.has_focus
         await pilot.press("escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert said not in words(app) and field.value == "fsdp:3"
         assert view_of(app).table.has_focus
 
@@ -303,7 +303,7 @@ async def test_tensors_that_leave_ranks_empty(size: tuple[int, int]) -> None:
         assert "No tensor leaves a rank" in words(app)
         await type_mesh(app, pilot, "fsdp:16")
         await pilot.press("e")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         empty = table(app, "empty")
         assert empty.has_focus and isinstance(empty.source, EmptySource)
         plan = load_plan(open_checkpoint(str(SAMPLE)), Mesh.parse("fsdp:16"))
@@ -339,18 +339,18 @@ async def test_too_many_ranks_for_this_machine_give_the_lines_to_run_elsewhere(
     async with planning(size=size) as (app, pilot):
         await type_mesh(app, pilot, "hsdp:8x64")
         await pilot.press("v")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, CopyScreen)
         said = words(app)
         assert "hsdp:8x64 does not run on this machine: 512 ranks need about" in said
         assert "cd SHARED_DIR/import && python node.py --nnodes" in said
         await pilot.press("j", "y")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         line = "cd SHARED_DIR/import && python node.py --nnodes=64"
         assert app.clipboard.startswith(line)
         assert "--nproc-per-node=8" in app.clipboard and "OSC 52" in words(app)
         await pilot.press("j", "y")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "srun --nodes=64" in app.clipboard
         await pilot.press("escape")
         assert shown(app) == "hsdp:8x64"
@@ -370,7 +370,7 @@ async def test_what_the_machine_can_run_is_asked_with_this_mesh_and_filter(
         assert (screen.wishes.mesh, screen.wishes.filter_text) == ("fsdp:3", "norm")
         await pilot.press("escape")
         await pilot.press("1", "v")
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         assert isinstance(app.screen, VerifySetupScreen)
         assert app.screen.wishes.filter_text == ""
 
@@ -378,10 +378,10 @@ async def test_what_the_machine_can_run_is_asked_with_this_mesh_and_filter(
 async def test_the_sentence_and_the_lines_can_be_copied_at_any_time() -> None:
     async with planning() as (app, pilot):
         await pilot.press("y")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "python node.py --standalone" in words(app)
         await pilot.press("j", "y")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         plan = load_plan(open_checkpoint(str(SAMPLE)), Mesh.parse("hsdp:2x4"))
         assert app.clipboard == headline(plan)
 
@@ -406,7 +406,7 @@ async def test_large_meshes_fit_and_windows_may_shrink(size: tuple[int, int]) ->
             assert view_of(app).table.num_lines == Mesh.parse(mesh).world_size
         for smaller in [(30, 10), (5, 3), (160, 50)]:
             await pilot.resize_terminal(*smaller)
-            await pilot.pause(0.1)
+            await quiet(pilot, 0.1)
         assert "every rank reads" in screen_text(app)
 
 
@@ -436,7 +436,7 @@ async def test_names_are_shown_and_never_obeyed() -> None:
             await type_mesh(app, pilot, "fsdp:64")
             for keys in (("enter", "G"), ("escape", "e", "G"), ("y",)):
                 await pilot.press(*keys)
-                await pilot.pause(0.1)
+                await quiet(pilot, 0.1)
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -460,7 +460,7 @@ async def test_an_empty_checkpoint_has_no_plan(tmp_path: Path) -> None:
     async with opened(remade(tmp_path, empty), "5", size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: "there is nothing to load" in words(app))
         await pilot.press("plus", "w", "e", "v", "escape", "y")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "There is nothing under the cursor" in words(app)
 
 
@@ -479,7 +479,7 @@ async def test_sizes_that_no_memory_holds_are_refused_in_words(tmp_path: Path) -
         assert view_of(app).planned is None
         # A part of it may be planned.
         await pilot.press("slash", *"net1.bias", "space", *"!.1", "space", *"!.2", "enter")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -537,7 +537,7 @@ async def test_a_reload_plans_anew(tmp_path: Path) -> None:
         shutil.copytree(SAMPLES / "fsdp_4", folder)
         await pilot.press("r")
         await until(pilot, lambda: shown(app) == "fsdp:4" and view_of(app).planned is not before)
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "4 ranks" in screen_text(app)
 
 

@@ -15,7 +15,7 @@ from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES, run_cli
-from tests.tui.app_driver import opened, screen_text, until, words
+from tests.tui.app_driver import opened, quiet, screen_text, until, words
 
 BROKEN = SAMPLES / "broken"
 SOUND = Report("x", (), Coverage(tensors=1, chunks=1, files=1))
@@ -77,7 +77,7 @@ async def read_every_byte(app: object, pilot: object) -> None:
     await pilot.press("c")  # type: ignore[attr-defined]
     view = app.screen.query_one(FindingsView)  # type: ignore[attr-defined]
     await until(pilot, lambda: view._deep is None)  # type: ignore[arg-type]
-    await pilot.pause(0.1)  # type: ignore[attr-defined]
+    await quiet(pilot, 0.1)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
         app.app_focus = False
         app.app_focus = True
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         assert not standing(app).changes
         app.app_focus = False
         os.utime(folder / "__1_0.distcp", (1, 1))
@@ -135,7 +135,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         assert isinstance(main, MainScreen)
         await until(pilot, lambda: main.loaded is not loaded)
         await pilot.press("escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         shutil.rmtree(folder)
         app.app_focus = False
         app.app_focus = True
@@ -149,7 +149,7 @@ async def test_a_damaged_checkpoint_opens_on_what_is_damaged(size: tuple[int, in
         async with opened(BROKEN / name, size=size) as (app, pilot):
             view = app.screen.query_one(TensorsView)
             await until(pilot, lambda: "DAMAGED" in screen_text(app))
-            await pilot.pause(0.1)
+            await quiet(pilot, 0.1)
             found = standing(app).report
             assert found is not None
             entry = view.entry_of(found.findings[0])

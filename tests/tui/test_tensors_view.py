@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from inspector.checkpoint import open_checkpoint
+from inspector.layout.writer.written_by import infer
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import FilterLine
+from inspector.tui.mesh.axis_places import axis_places
 from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors import view as tensors
@@ -14,7 +18,7 @@ from inspector.tui.tensors.detail import TensorDetail
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, settle, until, words
+from tests.tui.app_driver import opened, quiet, screen_text, settle, until, words
 
 SAMPLE = Path(__file__).parents[2] / "sample_ckpts" / "hsdp_2x4"
 
@@ -140,10 +144,59 @@ async def test_a_picked_chunk_is_told_in_full_and_stays_picked_in_both() -> None
         await pilot.click(offset=(region.x + 10, region.y + 2))  # the topmost one
         await until(pilot, lambda: shows(0))
         await pilot.press("escape")  # no longer zoomed: it is picked all the same
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert chunk_map.highlight == detail.picked == 0 and "box [0:2, 0:5]" in words(app)
         await pilot.press("j")  # another tensor
         await until(pilot, lambda: detail.picked is None and "box [0:2" not in words(app))
+
+
+async def test_the_chunks_are_coloured_by_one_axis_after_the_other() -> None:
+    folder = SAMPLES / "hsdp_tp_uneven_2x2x2"
+    async with opened(folder, "j", "j", size=(80, 24)) as (app, pilot):
+        chunk_map = app.screen.query_one(TensorDetail).query_one(ChunkMap)
+        view = app.screen.query_one(TensorsView)
+        await until(pilot, lambda: view.source is not None and view.source.written_by is not None)
+        for caption, places in (
+            ("* = all of axis 1, like dp_replicate", [-1, -1, -1, -1]),
+            ("# = axis 2 of 3, like dp_shard", [0, 0, 1, 1]),
+            ("# = axis 3 of 3, like tp", [0, 1, 0, 1]),
+        ):
+            await pilot.press("x")
+            await until(pilot, lambda caption=caption: caption in words(app))  # type: ignore[misc]
+            assert chunk_map.boxes is not None
+            assert chunk_map.boxes.places is not None
+            # In the order of their boxes: rows, then columns.
+            order = np.lexsort(chunk_map.boxes.offsets.T[::-1])
+            assert chunk_map.boxes.places[order].tolist() == places
+        assert "#0" in words(app)
+        await pilot.press("x")
+        await until(pilot, lambda: "r0" in words(app) and "# = " not in words(app))
+
+
+async def test_without_a_mesh_there_is_no_axis_to_colour_by() -> None:
+    async with opened(SAMPLES / "ddp_4", size=(80, 24)) as (app, pilot):
+        view = app.screen.query_one(TensorsView)
+        await until(pilot, lambda: view.source is not None and view.source.written_by is not None)
+        await pilot.press("x")
+        await until(pilot, lambda: any("No mesh is known" in n.message for n in app._notifications))
+
+
+@pytest.mark.parametrize(
+    ("sample", "fqn", "said"),
+    [
+        ("fsdp_cp_4x2", "model.wq.weight", {1: [0, 1, 2, 3], 2: [-1] * 4}),
+        ("pp_hsdp_2x2x2", "model.layers.3.wo.weight", {1: [1, 1], 2: [-1, -1], 3: [0, 1]}),
+        ("tp_8", "model.norm.weight", {1: [-1]}),
+    ],
+)
+def test_a_chunk_has_a_place_where_its_holders_stand(
+    sample: str, fqn: str, said: dict[int, list[int]]
+) -> None:
+    checkpoint = open_checkpoint(str(SAMPLES / sample))
+    tensor = next(t for t in checkpoint.tensors if t.fqn == fqn)
+    found = axis_places(infer(checkpoint), tensor)
+    order = np.lexsort(tensor.offsets.T[::-1])
+    assert {a.number[0]: a.places[order].tolist() for a in found} == said
 
 
 async def test_long_names_and_offsets_are_not_cut() -> None:

@@ -24,7 +24,7 @@ from inspector.tui.values.view import ValuesView
 from inspector.values import tally
 from tests.conftest import SAMPLES, some_fast
 from tests.diff.making import edit, place_of, shards, tiling, write
-from tests.tui.app_driver import CONTROL, opened, screen_text, settle, until, words
+from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, settle, until, words
 from tests.tui.widgets.hosting import HOSTILE
 from tests.tui.widgets.test_histogram_bars import stats_of
 
@@ -80,7 +80,7 @@ async def read(app: InspectApp, pilot: Pilot[int]) -> None:
         return shown and not view.is_reading and grid(app).current is not None
 
     await until(pilot, done)
-    await pilot.pause(0.1)
+    await quiet(pilot, 0.1)
 
 
 def shown_numbers(app: InspectApp) -> dict[int, list[str]]:
@@ -135,7 +135,7 @@ async def test_a_nan_that_the_deep_check_finds_is_gone_to(
         assert "Inf   1 first [2, 29]" in text
         assert "✗" in text
         await pilot.press("f")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert grid(app).index == (2, 29)
         assert "= -inf" in screen_text(app)
         await pilot.press("f")
@@ -163,7 +163,7 @@ async def test_least_largest_and_any_index_are_gone_to(folder: Path) -> None:
             keys |= {"]": "right_square_bracket", "-": "minus"}
             # In one burst: none of the digits may open another view.
             await pilot.press("slash", *(keys.get(char, char) for char in typed), "enter")
-            await pilot.pause(0.1)
+            await quiet(pilot, 0.1)
             assert grid(app).index == wanted
             assert grid(app).has_focus
         for typed, said in (
@@ -209,7 +209,7 @@ async def test_the_map_and_the_numbers_go_together(folder: Path) -> None:
         heat_map = app.screen.query_one(HeatMap)
         heat_map.focus()
         await pilot.press("j", "j", "l", "l", "l")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert heat_map.grid is not None
         assert grid(app).index == heat_map.grid.corner(2, 3, grid(app).plane)
         titles = []
@@ -218,18 +218,18 @@ async def test_the_map_and_the_numbers_go_together(folder: Path) -> None:
             await pilot.press("m")
         assert titles == ["rms", "max |v|", "mean"]
         await pilot.press("z")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert heat_map.size.height > 40
         assert not grid(app).display
         await pilot.press("escape")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert grid(app).display
         grid(app).focus()
         await pilot.press("z")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert grid(app).size.height > 40
         await pilot.press("z", "a")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "|value|, log" in screen_text(app)
 
 
@@ -252,7 +252,7 @@ async def test_where_there_are_no_slices_the_keys_say_so(tmp_path: Path) -> None
         # In the line for an index they are characters.
         app.clear_notifications()
         await pilot.press("slash", "d", "left_square_bracket")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "no other slice" not in words(app)
 
 
@@ -439,7 +439,7 @@ async def test_another_tensor_drops_what_was_read_of_the_one_before(big: Path, g
         await until(pilot, lambda: grid(app).current is not None)
         gate.open.set()
         await until(pilot, lambda: "max   49" in screen_text(app))
-        await pilot.pause(0.5)
+        await quiet(pilot, 0.5)
         assert "max   49" in screen_text(app) and "NaN   0" in screen_text(app)
         assert "Stopped" not in screen_text(app)
         # Back again, in the middle of it: the app leaves at once.
@@ -545,7 +545,7 @@ async def test_hostile_names_are_only_shown(tmp_path: Path, size: tuple[int, int
             assert "float32 [4, 5]" in screen_text(app)
             await pilot.press("full_stop")
         await pilot.press("y")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -559,10 +559,10 @@ async def test_no_colour_and_few_colours_leave_everything_legible(
         assert "▀" not in text
         assert {"░", "▒", "▓", "█", "✗"} <= set(text)
         await pilot.press("f")
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "nan" in screen_text(app)
         app.theme = "ansi-dark"
-        await pilot.pause(0.1)
+        await quiet(pilot, 0.1)
         assert "✗" in screen_text(app)
 
 
@@ -574,7 +574,7 @@ async def test_the_figures_agree_with_the_command_line(folder: Path, tmp_path: P
         assert f"L2    {wanted.l2:.6g}  rms {wanted.rms:.4g}" in text
         assert f"count {wanted.num_elements:,}" in text
         await pilot.press("y")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "figures" in screen_text(app)
 
 

@@ -23,7 +23,7 @@ from inspector.tui.verification.run import Verification
 from inspector.tui.verification.setup import VerifySetupScreen, Wishes, first_mesh, presets, resolve
 from inspector.verify.preflight import Preflight
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, until, words
+from tests.tui.app_driver import opened, quiet, screen_text, until, words
 from tests.tui.verify_driver import Event, StubJob, job_events
 
 SAMPLE = SAMPLES / "hsdp_2x4"
@@ -111,7 +111,7 @@ def test_a_form_becomes_a_job() -> None:
 async def test_v_says_what_will_run_before_it_runs(size: tuple[int, int]) -> None:
     async with opened(SAMPLE, "v", size=size) as (app, pilot):
         await until(pilot, lambda: is_ready(app))
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         said = words(app)
         mesh = setup_screen(app).query_one("#setup-mesh", Input).value
         assert f"6 entries, 576 B, under {mesh} then" in said
@@ -121,7 +121,7 @@ async def test_v_says_what_will_run_before_it_runs(size: tuple[int, int]) -> Non
         assert "torch.distributed.run" in said
         assert "Start" in said and "Cancel" in said
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, MainScreen)
         assert app.verification is None
 
@@ -133,7 +133,7 @@ async def test_a_mesh_that_is_none_is_said_where_it_was_typed() -> None:
         await until(pilot, lambda: "'hsdp:2by2' is not a mesh" in words(app))
         assert not is_ready(app)
         await pilot.press("enter")
-        await pilot.pause(0.4)
+        await quiet(pilot, 0.4)
         assert isinstance(app.screen, VerifySetupScreen)
         assert app.verification is None
 
@@ -156,7 +156,7 @@ async def test_enter_on_cancel_cancels(stub: StubJob) -> None:
         setup_screen(app).query_one("#setup-cancel", Button).focus()
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, MainScreen))
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert app.verification is None
 
 
@@ -166,7 +166,7 @@ async def test_a_mesh_that_was_emptied_is_asked_for(stub: StubJob) -> None:
         setup_screen(app).query_one("#setup-mesh", Input).value = ""
         await until(pilot, lambda: "Which mesh? Type one, or choose one." in words(app))
         await pilot.press("enter")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, VerifySetupScreen) and app.verification is None
 
 
@@ -232,7 +232,7 @@ async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_pat
         entries.select_row(bad[0])
         await until(pilot, lambda: "DIFFER in compare on rank 1" in words(app))
         await pilot.press("4")
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         said = words(app)
         assert "DIFFERS 1 entry of 6" in said
         assert "recorded in" in said
@@ -254,7 +254,7 @@ async def test_space_holds_the_display_and_x_asks_and_stops(stub: StubJob) -> No
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, AskScreen))
         await pilot.press("enter")  # the answer that changes nothing has the focus
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert not stub.was_stopped
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, AskScreen))
@@ -268,7 +268,7 @@ async def test_a_second_v_goes_to_the_job_that_runs(stub: StubJob) -> None:
         run = await started(app, pilot)
         stub.let(10)
         await pilot.press("1", "v")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert isinstance(app.screen, MainScreen) and app.screen.view.id == "verify"
         assert app.verification is run
         stub.let()
@@ -282,7 +282,7 @@ async def test_leaving_the_app_asks_and_stops_the_job(stub: StubJob) -> None:
         await pilot.press("q")
         await until(pilot, lambda: "Leaving ends it" in words(app))
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert not stub.was_stopped and app.is_running
         await pilot.press("q")
         await until(pilot, lambda: isinstance(app.screen, AskScreen))

@@ -15,7 +15,7 @@ from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.replay import ReplayScreen
 from inspector.tui.verification.view import VerificationView
 from tests.conftest import some_fast
-from tests.tui.app_driver import CONTROL, screen_text, until, words
+from tests.tui.app_driver import CONTROL, quiet, screen_text, until, words
 from tests.tui.verify_driver import NAMES, RECORDING, event, job_events, replayed
 from tests.tui.widgets.hosting import HOSTILE
 
@@ -92,7 +92,7 @@ async def test_what_differs_comes_first_with_where_and_what() -> None:
         assert "stored in __3_0.distcp" in said
         assert "≠ 3 differs" in said
         await pilot.press("enter")  # takes the pane away where there is room, and back
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert "expected 0x3f80" not in words(app)
 
 
@@ -126,7 +126,7 @@ async def test_the_failure_is_told_with_its_stack_and_the_rank_that_had_it() -> 
         grid.focus()
         for _ in range(2):
             await pilot.press("l")
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         assert "rank 1: what it printed" in screen_text(app)
         assert "at line 1" not in screen_text(app)  # that is rank 5's
 
@@ -144,7 +144,7 @@ async def test_nothing_hostile_reaches_the_screen() -> None:
             async with replayed(events, at_s, "enter", "o", size=size) as (app, pilot):
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
                 await pilot.press("j")
-                await pilot.pause(0.2)
+                await quiet(pilot, 0.2)
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -197,7 +197,7 @@ async def test_the_filter_narrows_and_keeps_the_bad_ones_first() -> None:
         assert names[0] == "model.layers.4.mlp.weight"
         assert len(names) == 6 and all("mlp" in str(name) for name in names)
         await pilot.press("escape")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert table.num_lines == 12
 
 
@@ -215,19 +215,19 @@ async def test_the_ranks_and_what_each_printed() -> None:
     async with replayed(job_events(logs=logs), 1e9, size=(80, 24)) as (app, pilot):
         assert "from rank three" not in screen_text(app)
         await pilot.press("o")
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         text = screen_text(app)
         assert "r3  from rank three" in text and "torchrun  torchrun itself" in text
         for _ in range(4):
             await pilot.press("j")
-        await pilot.pause(0.4)
+        await quiet(pilot, 0.4)
         text = screen_text(app)
         assert "rank 3: what it printed" in text
         assert "from rank three" in text and "from rank zero" not in text
         await pilot.press("enter")
         assert app.screen.query_one(LogPane).has_focus
         await pilot.press("o")
-        await pilot.pause(0.2)
+        await quiet(pilot, 0.2)
         assert app.screen.query_one("#verify-table", VirtualTable).has_focus
 
 
@@ -265,7 +265,7 @@ async def test_the_display_can_be_held_while_a_job_goes_on() -> None:
         assert isinstance(playback, Playback)
         playback.seek(9.0)
         await until(pilot, lambda: playback.moment.snapshot.num_exact > 0)
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         assert "PAUSED" in screen_text(app) and "0 of 12 exact" in screen_text(app)
         view.action_pause()
         await until(pilot, lambda: "0 of 12 exact" not in screen_text(app))
@@ -278,7 +278,7 @@ async def test_without_colour_and_in_a_terminal_theme() -> None:
             text = screen_text(app)
             assert "✗ 5 failed" in text and "≠ 1 differs" in text and "✓ 0 exact" in text
             app.theme = "ansi-dark"
-            await pilot.pause(0.2)
+            await quiet(pilot, 0.2)
             assert "✗ 5 failed" in screen_text(app)
     finally:
         os.environ.pop("NO_COLOR", None)

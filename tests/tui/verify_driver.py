@@ -15,6 +15,7 @@ from inspector.tui.verification.launch import ReplayApp
 from inspector.tui.verification.playback import Playback
 from inspector.verify.progress import JobState, LogLine, Snapshot
 from tests.conftest import ROOT
+from tests.tui.app_driver import quiet
 
 RECORDING = ROOT / "tests" / "data" / "runs" / "hsdp_2x4" / "events.jsonl"
 NAMES = [f"model.layers.{i}.{part}.weight" for i in range(6) for part in ("attn", "mlp")]
@@ -91,11 +92,11 @@ async def replayed(
     playback.seek(at_s)
     app = ReplayApp(playback, "events.jsonl")
     async with app.run_test(size=size, notifications=True) as pilot:
-        await pilot.pause(0.3)
+        await quiet(pilot, 0.3)
         for key in keys:
             await pilot.press(key)
-            await pilot.pause(0.15)
-        await pilot.pause(0.25)
+            await quiet(pilot, 0.15)
+        await quiet(pilot, 0.25)
         yield app, pilot
 
 

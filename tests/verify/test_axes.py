@@ -82,6 +82,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     specs["lines"] = make_spec(
         folder / "lines", SAMPLES / "fsdp_8", "dp_shard:4,tp:2", "fsdp:8", placements=LINES
     )
+    specs["fsdp2"] = make_spec(
+        folder / "fsdp2", SOURCE, OWN, "dp_shard:4,tp:2", "dp_shard:2,cp:2,tp:2", via="fsdp2"
+    )
     specs["experts"] = make_spec(folder / "experts", moe, EXPERTS, "fsdp:8", "dp_shard:2,ep:4")
     specs["misplaced"] = make_spec(
         folder / "misplaced",
@@ -100,9 +103,20 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 
 @pytest.mark.slow
 @pytest.mark.torchrun
-@pytest.mark.parametrize("name", [*MESHES, "lines", "experts"])
+@pytest.mark.parametrize("name", [*MESHES, "lines", "experts", "fsdp2"])
 def test_every_element_is_compared_and_equal(outcomes: dict[str, Outcome], name: str) -> None:
     assert_exact(outcomes[name])
+
+
+@pytest.mark.slow
+@pytest.mark.torchrun
+def test_fully_shard_over_tensor_parallelism_took_every_parameter(
+    outcomes: dict[str, Outcome],
+) -> None:
+    outcome = outcomes["fsdp2"]
+    ways = {e["fqn"]: e["via"] for e in outcome.of("tensor") if e["phase"] == "recheck"}
+    tensors = [t for t in outcome.checkpoint.tensors if t.shape]
+    assert {ways[t.fqn] for t in tensors} == {"fsdp2"}
 
 
 @pytest.mark.slow
@@ -145,7 +159,10 @@ def test_what_torch_lays_otherwise_than_fully_shard_is_not_verified(tmp_path: Pa
 
 def test_what_is_not_built_is_refused() -> None:
     for fields, says in (
-        ({"mesh": "dp_shard:2,tp:2", "via": "fsdp2"}, "--via fsdp2"),
+        ({"mesh": "dp_shard:2,tp:2", "via": "fsdp1"}, "--via fsdp1"),
+        ({"mesh": "tp:2,dp_shard:2", "via": "fsdp2"}, "--via fsdp2"),
+        ({"mesh": "tp:4", "via": "fsdp2"}, "--via fsdp2"),
+        ({"mesh": "dp_shard:2,ep:2", "via": "fsdp2"}, "--via fsdp2"),
         ({"mesh": "pp:2,dp_shard:2"}, "pipeline"),
         ({"mesh": "fsdp:4", "placements": (("w", "tp:0"),)}, "axes by name"),
     ):

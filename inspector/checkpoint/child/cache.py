@@ -38,7 +38,7 @@ MIN_BYTES = 2 << 20
 #: All entries together; beyond it those go that were not used for longest.
 MAX_TOTAL_BYTES = 1 << 30
 
-_MAGIC = b"HSDPCOL1"
+_MAGIC = b"HSDPCOL2"  # The number is the wire's.
 _START = struct.Struct("<8sQ")  # The magic, and the CRC of all that follows.
 _SUFFIX = ".columns"
 _ABANDONED_S = 3600.0
@@ -120,7 +120,7 @@ class Recall:
             self._found = _load(entry, digest)
             # Used last is thrown away last.
             os.utime(entry, follow_symlinks=False)
-        except (OSError, ValueError, KeyError, TypeError, struct.error):
+        except (OSError, ValueError, LookupError, TypeError, struct.error):
             pass  # No entry, or none that can be used: the file is parsed.
 
     def _digest(self) -> str:

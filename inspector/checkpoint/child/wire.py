@@ -1,8 +1,10 @@
 """The form in which parsed metadata passes from the child process to the front end, and is kept.
 
-Eight bytes with the length of a JSON header, the header, then the columns (32 and 64-bit integers)
-one after another. The rule this module keeps: what is read back is numbers, text and plain
-containers, and no byte of it is run. Standard library only: the child imports it.
+Sixteen bytes of lengths, a JSON header, the names (one text for all tensors, one for the nested
+state dict if it has others), then the columns (32 and 64-bit integers) one after another. A
+hundred thousand names in JSON would hold the interpreter, and so the screen, for twice as long.
+The rule this module keeps: what is read back is numbers, text and plain containers, and no byte of
+it is run. Standard library only: the child imports it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 __all__ = ["StatePaths", "decode", "encode", "num_bytes_of", "split_columns"]
 
-_LENGTH = struct.Struct("<Q")
+_LENGTHS = struct.Struct("<QQ")  # Of the header, and of it with the texts.
 
 
 def encode(header: dict[str, Any], columns: Mapping[str, Any]) -> list[Any]:
@@ -29,12 +31,17 @@ def encode(header: dict[str, Any], columns: Mapping[str, Any]) -> list[Any]:
     views = {name: memoryview(column) for name, column in ordered}
     arrays = [[name, "q" if v.itemsize == 8 else "i", len(v)] for name, v in views.items()]
     packed = {**header, "arrays": arrays}
+    texts: list[bytes] = []
     if "tensors" in header:
-        packed["tensors"] = _pack(header["tensors"])
-        packed["state_paths"] = StatePaths.pack(header["state_paths"])
-    text = json.dumps(packed, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return [_LENGTH.pack(len(text)), text, *(view.cast("B") for view in views.values())]
+        packed["tensors"] = _pack(header["tensors"], texts)
+        names, paths = StatePaths.pack(header["state_paths"])
+        packed["state_paths"] = [_pack(names, texts), paths]
+    packed["texts"] = [len(text) for text in texts]
+    head = json.dumps(packed, separators=(",", ":")).encode()
+    num_texts = sum(packed["texts"])
+    head += b" " * (-(len(head) + num_texts) % 8)
+    lengths = _LENGTHS.pack(len(head), len(head) + num_texts)
+    return [lengths, head, *texts, *(view.cast("B") for view in views.values())]
 
 
 def decode(start: bytes | bytearray | memoryview) -> tuple[dict[str, Any], int] | None:
@@ -43,16 +50,21 @@ def decode(start: bytes | bytearray | memoryview) -> tuple[dict[str, Any], int] 
     Raises:
         ValueError: It is no header.
     """
-    if len(start) < _LENGTH.size:
+    if len(start) < _LENGTHS.size:
         return None
-    (length,) = _LENGTH.unpack_from(start)
-    end = _LENGTH.size + length
-    if len(start) < end:
+    head, both = _LENGTHS.unpack_from(start)
+    if len(start) < _LENGTHS.size + both:
         return None
-    header: dict[str, Any] = json.loads(bytes(start[_LENGTH.size : end]))
+    end = _LENGTHS.size + head
+    header: dict[str, Any] = json.loads(bytes(start[_LENGTHS.size : end]))
+    texts = []
+    for size in header.pop("texts"):
+        texts.append(bytes(start[end : end + size]))
+        end += size
     if "tensors" in header:
-        header["tensors"] = _unpack(header["tensors"])
-        header["state_paths"] = StatePaths(*header["state_paths"])
+        header["tensors"] = _names(_text(header["tensors"], texts))
+        names, paths = header["state_paths"]
+        header["state_paths"] = StatePaths(_text(names, texts), paths)
     return header, end
 
 
@@ -72,14 +84,26 @@ def split_columns(header: dict[str, Any], body: memoryview) -> dict[str, memoryv
     return columns
 
 
-# A hundred thousand names in one JSON text are read ten times as fast as in a list.
-def _pack(names: list[str]) -> str | list[str]:
-    text = "\n".join(names)
-    return text if text.count("\n") == len(names) - 1 else names
+def _pack(names: bytes | list[str], texts: list[bytes]) -> int | list[str]:
+    """Which of the texts holds these names, one a line; themselves, if there is a line in one."""
+    if isinstance(names, bytes):
+        data = names
+    else:
+        text = "\n".join(names)
+        if text.count("\n") != len(names) - 1:
+            return names
+        data = text.encode("utf-8", "surrogatepass")
+    if data not in texts:
+        texts.append(data)
+    return texts.index(data)
 
 
-def _unpack(names: str | list[str]) -> list[str]:
-    return names.split("\n") if isinstance(names, str) else names
+def _text(packed: int | list[str], texts: list[bytes]) -> bytes | list[str]:
+    return texts[packed] if isinstance(packed, int) else packed
+
+
+def _names(names: bytes | list[str]) -> list[str]:
+    return names.decode("utf-8", "surrogatepass").split("\n") if isinstance(names, bytes) else names
 
 
 class StatePaths(Mapping[str, tuple[str | int, ...]]):
@@ -88,23 +112,23 @@ class StatePaths(Mapping[str, tuple[str | int, ...]]):
     A path of two parts that, joined by a dot, are the fqn, is kept as the length of the first.
     """
 
-    def __init__(self, names: str | list[str], paths: list[int | Sequence[str | int]]) -> None:
+    def __init__(self, names: bytes | list[str], paths: list[int | Sequence[str | int]]) -> None:
         self._names = names
         self._paths = paths
         self._known: dict[str, tuple[str | int, ...]] | None = None
 
     @staticmethod
-    def pack(paths: Mapping[str, Any]) -> list[Any]:
-        """The arguments, as JSON values."""
+    def pack(paths: Mapping[str, Any]) -> tuple[bytes | list[str], list[Any]]:
+        """The arguments."""
         if isinstance(paths, StatePaths):
-            return [paths._names, paths._paths]
-        return [_pack(list(paths)), [_cut(fqn, path) for fqn, path in paths.items()]]
+            return paths._names, paths._paths
+        return list(paths), [_cut(fqn, path) for fqn, path in paths.items()]
 
     def _all(self) -> dict[str, tuple[str | int, ...]]:
         if self._known is None:
             self._known = {
                 fqn: (fqn[:path], fqn[path + 1 :]) if isinstance(path, int) else tuple(path)
-                for fqn, path in zip(_unpack(self._names), self._paths, strict=True)
+                for fqn, path in zip(_names(self._names), self._paths, strict=True)
             }
         return self._known
 

@@ -18,7 +18,7 @@ from inspector.errors import UsageError
 from inspector.layout.geometry import Ints, nested_chunk_bounds
 from inspector.layout.mesh import Mesh
 
-__all__ = ["TargetMeshes", "TargetPlacement", "folded", "why_not"]
+__all__ = ["TargetMeshes", "TargetPlacement", "folded", "why_not", "why_not_fsdp2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,18 @@ def why_not(mesh: Mesh) -> str:
         ):
             names = ", ".join(n for n, is_it in zip(part.axes, found, strict=True) if is_it)
             return f"{mesh}: {names} are one axis to FSDP, and have to stand side by side"
+    return ""
+
+
+def why_not_fsdp2(mesh: Mesh) -> str:
+    """Why `fully_shard` over tensor parallelism is not made under a mesh; empty if it is."""
+    kinds = list(folded(Mesh(mesh.family, mesh.sizes, mesh.names)).kinds)
+    if mesh.experts is not None or not set(kinds) <= {"replicate", "shard", "tensor"}:
+        return "it is built for axes of dp_replicate, dp_shard and tp"
+    if "shard" not in kinds or kinds.count("replicate") > 1:
+        return "fully_shard needs a dp_shard axis, and takes one dp_replicate axis beside it"
+    if kinds != sorted(kinds, key=str):
+        return "fully_shard needs dp_replicate, then dp_shard, then tp in the mesh"
     return ""
 
 

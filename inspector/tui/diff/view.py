@@ -41,7 +41,7 @@ _PAUSE_S = 0.12
 _MAX_UNASKED_BYTES = 256 << 20
 # Beyond so many rows, those of a group are looked for anew only now and then.
 _MANY_ROWS, _SELDOM_S = 20_000, 1.0
-_ASK = "c compares every value, m those of this tensor alone"
+_ASK = "c compares all, m this tensor alone"
 
 
 class DiffView(TableView):

@@ -44,10 +44,11 @@ def header_lines(
         ranks = checkpoint.world_size
         second = [f"written by {plural(ranks, 'rank')} ..." if ranks else "..."]
     elif written_by.mesh is not None:
-        second = [f"written by {written_by.mesh} ({sure_words(written_by)})"]
+        second = [f"written by {written_by.mesh} ({sure_words(written_by, short=True)})"]
     elif written_by.world_size:
-        group = plural(written_by.world_size, "rank")
-        second = [f"written by {group}, {groups_words(written_by) or 'mesh not known'}"]
+        groups = groups_words(written_by, short=True)
+        unknown = f"{plural(written_by.world_size, 'rank')}, mesh not known"
+        second = [f"written by {groups or unknown}"]
     else:
         second = ["writer not known"]
     second += [

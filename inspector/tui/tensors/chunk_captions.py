@@ -107,6 +107,8 @@ def captions(
         )
     else:
         parts.append("a scalar")
+    if boxes.places is not None:
+        lines.append(boxes.axis)
     while width is not None and len(parts) > 1 and len("  ".join(parts)) > width:
         parts.pop()
     lines.append("  ".join(parts))
@@ -123,7 +125,13 @@ def captions(
     if whole:
         lines.append("not cut, not drawn: dim " + ", ".join(
             f"{d} ({boxes.shape[d]:,})" for d in whole))  # fmt: skip
-    if colour and not painting.all_labelled and (num_ranks := len(np.unique(boxes.ranks))) > 1:
+    by_rank = boxes.places is None
+    if (
+        by_rank
+        and colour
+        and not painting.all_labelled
+        and (num_ranks := len(np.unique(boxes.ranks))) > 1
+    ):
         same = f", r{NUM_HUES} is coloured as r0" if num_ranks > NUM_HUES else ""
         lines.append(f"colour = writing rank{same}")
     return lines

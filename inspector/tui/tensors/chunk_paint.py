@@ -53,6 +53,9 @@ class ChunkBoxes:
         offsets, sizes: Boxes of the chunks, shape (n, ndim).
         ranks: Rank that wrote each chunk, shape (n,); -1 if not known.
         marks: Boxes of findings, drawn over the chunks.
+        places: What colours and labels the chunks in place of their ranks, shape (n,); -1 for
+            those that have none. None for their ranks.
+        axis: What the places stand for: a caption.
     """
 
     shape: tuple[int, ...]
@@ -60,6 +63,13 @@ class ChunkBoxes:
     sizes: Ints
     ranks: Ints | Cells
     marks: tuple[Mark, ...] = ()
+    places: Ints | None = None
+    axis: str = ""
+
+    @property
+    def labels(self) -> Ints:
+        """The number that colours each chunk and stands in it; -1 for none."""
+        return np.asarray(self.ranks if self.places is None else self.places, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +164,7 @@ class _Painter:
         highlight: int | None,
     ) -> None:
         self.boxes, self.grid, self.mode, self.highlight = boxes, grid, mode, highlight
-        ranks = np.asarray(boxes.ranks, dtype=np.int64)
+        ranks = boxes.labels
         self.has_own_cells = (
             grid.rows.per_cell == 1 and grid.cols.per_cell == 1 and not grid.folded_cut
         )
@@ -327,7 +337,10 @@ class _Painter:
     def _label(self, index: int, top: int, left: int, bottom: int, right: int) -> bool:
         """One chunk's label; False if there is no room for its rank."""
         rank = int(self.ranks[index])
-        text = f"r{rank}" if rank >= 0 else "?"
+        if self.boxes.places is None:
+            text = f"r{rank}" if rank >= 0 else "?"
+        else:
+            text = f"#{rank}" if rank >= 0 else "*"
         wide, high = right - left, bottom - top
         if wide < len(text) or high < 1:
             return False

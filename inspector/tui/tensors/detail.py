@@ -27,6 +27,7 @@ from inspector.errors import InspectError
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.kit.pane import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.mesh.axis_places import axis_places
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
 from inspector.tui.tensors.sources import ChunkSource, chunk_columns
 
@@ -175,6 +176,8 @@ class TensorDetail(Pane):
         self._facts = _Facts(self._text, id="detail-facts")
         self._map = ChunkMap(tells_current=False)
         self._picked_lines = Static("", markup=False, id="detail-chunk")
+        #: Number of the axis whose places colour the map, from 1; 0 for the writing ranks.
+        self._axis = 0
         #: The chunk picked in the map or the list, or None.
         self.picked: int | None = None
         self._checkpoint: Checkpoint | None = None
@@ -224,9 +227,30 @@ class TensorDetail(Pane):
         if marked is not None and marked.offsets is not None and marked.sizes is not None:
             kind = "gap" if marked.code == "chunk-gap" else "overlap"
             marks = (Mark(marked.offsets, marked.sizes, kind),)
-        boxes = ChunkBoxes(tensor.shape, tensor.offsets, tensor.sizes, source.ranks, marks)
+        axes = axis_places(written_by, tensor) if self._axis else []
+        axis = axes[self._axis - 1] if 0 < self._axis <= len(axes) else None
+        boxes = ChunkBoxes(
+            tensor.shape,
+            tensor.offsets,
+            tensor.sizes,
+            source.ranks,
+            marks,
+            None if axis is None else axis.places,
+            "" if axis is None else axis.words,
+        )
         self._map.show(boxes, self.picked)
         self._map.display = True
+
+    def step_axis(self, written_by: WrittenBy | None) -> bool:
+        """Colour the map by the next axis of the mesh, after the last by writing rank again.
+
+        Returns:
+            Whether there is one: then show the tensor anew. False without a mesh or a tensor.
+        """
+        if self._tensor is None or not (axes := axis_places(written_by, self._tensor)):
+            return False
+        self._axis = (self._axis + 1) % (len(axes) + 1)
+        return True
 
     def show_bytes(
         self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding] = ()

@@ -71,6 +71,14 @@ class TensorsView(TableView):
             footer=True,
         ),
         command("b", "toggle_tree", "Tree", "Show or hide the tree of modules.", footer=True),
+        command(
+            "x",
+            "step_axis",
+            "Axis",
+            "Colour the chunks by their place on one axis of the mesh, each axis in turn, and then "
+            "by writing rank again.",
+            footer=True,
+        ),
     ]
 
     def __init__(self) -> None:
@@ -367,6 +375,15 @@ class TensorsView(TableView):
         if self._detail is not None:
             self._detail.styles.border_top = ("none", "transparent") if zoomed else None
         self._arrange()
+
+    def action_step_axis(self) -> None:
+        """Colour the chunk map by the next axis of the mesh."""
+        if self._detail is None or self._source is None:
+            return
+        if self._detail.step_axis(self._source.written_by):
+            self._show_row(self.table.cursor_row)
+        else:
+            self.notify("No mesh is known for it, so there is no axis to colour by.")
 
     def action_toggle_tree(self) -> None:
         """Show or hide the module tree, whatever the width says."""

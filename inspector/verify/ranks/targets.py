@@ -90,6 +90,12 @@ class Grid:
         return int(np.flatnonzero(cells == cells[self.rank])[0]) == self.rank
 
     @property
+    def fsdp_axis(self) -> int:
+        """The axis that FSDP shards over, on a mesh that is not plain (`why_not_fsdp2`)."""
+        assert self.rules is not None  # noqa: S101 - the callers looked
+        return self.rules.meshes[0].kinds.index("shard")
+
+    @property
     def num_parts(self) -> int:
         """Into how many pieces a tensor may be saved."""
         return self.mesh.num_shards if self.rules is None else self.mesh.world_size
@@ -289,6 +295,8 @@ def why_not_parameter(tensor: Tensor, grid: Grid, via: str) -> str:
         if tensor.num_elements == 0:
             return "FSDP1 cannot flatten a tensor without elements"
         return ""
+    if grid.rules is not None and grid.lies(tensor).dims[grid.fsdp_axis] != 0:
+        return "fully_shard cuts dim 0 unless told otherwise"
     if 0 in tensor.shape[1:]:
         return "fully_shard does not keep the shape of a tensor without elements"
     return _trial(tensor.dtype, grid)
@@ -338,6 +346,10 @@ class GhostTargets(Targets):
             for p, tensor in enumerate(group)
         }
         module = _module([[(t.shape, t.dtype) for t in group] for group in groups])
+        if self.grid.rules is not None:
+            for g, group in enumerate(groups):
+                for p, tensor in enumerate(group):
+                    _parallelize(module.get_submodule(f"g{g}"), f"p{p}", tensor, self.grid)
         self._module = (_flatten if self._way == "fsdp1" else _shard)(module, self.grid)
         self._take(is_new=True)
 
@@ -377,13 +389,35 @@ def _module(groups: list[list[tuple[tuple[int, ...], str]]]) -> nn.Module:
     return root
 
 
+def _parallelize(module: nn.Module, name: str, tensor: Tensor, grid: Grid) -> None:
+    """Make a parameter that tensor axes cut a DTensor on them, as `parallelize_module` does."""
+    lies, data = grid.lies(tensor), module.get_parameter(name)
+    names = tuple(n for n, k in zip(lies.mesh.axes, lies.mesh.kinds, strict=True) if k == "tensor")
+    dims = [lies.dims[lies.mesh.axes.index(n)] for n in names]
+    if all(dim is None for dim in dims):
+        return
+    how = [Replicate() if dim is None else Shard(dim) for dim in dims]
+    mesh = grid.devices[names]
+    sizes, _ = compute_local_shape_and_global_offset(data.shape, mesh, how)
+    local = torch.empty(sizes, dtype=data.dtype, device="meta")
+    value = DTensor.from_local(
+        local, mesh, how, run_check=False, shape=data.shape, stride=data.stride()
+    )
+    module.register_parameter(name, nn.Parameter(value, requires_grad=data.requires_grad))
+
+
 def _shard(module: nn.Module, grid: Grid) -> nn.Module:
-    """FSDP2."""
+    """FSDP2; on a mesh of several axes over those that replicate and shard."""
     from torch.distributed.fsdp import fully_shard
 
+    devices = grid.devices
+    if grid.rules is not None:
+        (mesh,) = grid.rules.meshes
+        pairs = zip(mesh.axes, mesh.kinds, strict=True)
+        devices = devices[tuple(n for n, kind in pairs if kind in ("replicate", "shard"))]
     for child in module.children():
-        fully_shard(child, mesh=grid.devices)
-    fully_shard(module, mesh=grid.devices)
+        fully_shard(child, mesh=devices)
+    fully_shard(module, mesh=devices)
     return module.to_empty(device=grid.device)
 
 
