@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,7 +14,7 @@ from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import open_found
 from inspector.checkpoint.find.search import PART_DEPTH, RunListing, Search, discover
 from inspector.checkpoint.find.step_folders import StepFolder, is_export, part_name, step_number
-from inspector.checkpoint.storage.base import Entry, Storage
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
@@ -190,7 +190,7 @@ def check_folder(
         Cancelled: `progress` said so.
     """
     found = discover(storage) if found is None else found
-    kept = KeptListings(_seen_now(found) if is_fresh and deep is None else None)
+    kept = _seen_now(found) if is_fresh and deep is None else KeptListings()
     with Server():
         for item in found:
             with kept:
@@ -198,16 +198,25 @@ def check_folder(
             yield judged
 
 
-def _seen_now(found: Iterable[Found]) -> dict[str, Sequence[Entry]]:
-    """Listings of folders, but those of checkpoints that may have been finished meanwhile."""
+def _seen_now(found: Iterable[Found]) -> KeptListings:
+    """What the search listed, but checkpoints that may have been finished meanwhile."""
     if not isinstance(found, RunListing) or not isinstance(found.storage, LocalStorage):
-        return {}
+        return KeptListings()
+    root = found.storage.root
     of_checkpoints = {item.path for item in found}
-    return {
-        os.path.join(found.storage.root, path): listing
-        for path, listing in found.listings.items()
-        if path not in of_checkpoints or any(entry.name == METADATA for entry in listing)
-    }
+    return KeptListings(
+        {
+            os.path.join(root, path): listing
+            for path, listing in found.listings.items()
+            if path not in of_checkpoints or any(entry.name == METADATA for entry in listing)
+        },
+        {
+            os.path.join(root, path, entry.name): entry.modified_s
+            for path, listing in found.listings.items()
+            for entry in listing
+            if entry.kind == "folder" and entry.modified_s is not None
+        },
+    )
 
 
 def _judged(

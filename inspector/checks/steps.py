@@ -465,12 +465,18 @@ def newest_resumable(steps: Sequence[Step]) -> Step | None:
 def asked_for(steps: Sequence[Step]) -> Step | None:
     """The step that who names the whole folder asks for: the newest that a training would take.
 
-    One of which no part was finished is not there yet.
+    One of which no part was finished is not there yet. Where none is numbered (the stages of a
+    pipeline, each in a folder of its own), none replaces another: one that is not sound is the
+    one.
     """
     with_model = {step.series for step in _candidates(steps)}
     # One whose model is lost is asked for; a replica's data loader is not.
     steps = [step for step in steps if step.series in with_model]
     if len(steps) == 1:
         return steps[0]
-    numbered = [step for step in steps if step.step is not None and not step.is_begun]
-    return _newest(numbered) if numbered else newest_sound(steps)
+    finished = [step for step in steps if not step.is_begun]
+    numbered = [step for step in finished if step.step is not None]
+    if numbered:
+        return _newest(numbered)
+    wrong = (step for step in finished if step.verdict != "sound")
+    return next(wrong, None) or newest_sound(steps)

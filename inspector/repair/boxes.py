@@ -63,6 +63,15 @@ def mend_boxes(
     for index, group in groups.items():
         if any(slot.payload is None for slot in group):
             continue
+        rival = _exchanged_with(slots, group)
+        if rival is not None:
+            for slot in group:
+                slot.trouble = slot.trouble or (
+                    f"the payloads in its places are of another dtype or shape, and {rival.words} "
+                    f"in {printable(rival.file)} at byte {rival.offset:,}, which is no other "
+                    "entry's either, may be meant: which is which, nothing tells"
+                )
+            continue
         yield from _dtype(group)
         shape = checkpoint.columns.shape(index)
         if any(_shape(slot) != slot.sizes for slot in group) or _GEOMETRY & set(
@@ -79,6 +88,23 @@ def mend_boxes(
             slot.trouble = slot.trouble or (
                 f"the payload in its place is {payload.words}, and the metadata says {slot.words}"
             )
+
+
+def _exchanged_with(slots: Slots, group: list[Slot]) -> FoundPayload | None:
+    """A payload that an entry with a strange one should have by its dtype and shape, and nobody's.
+
+    Then the bytes may be what is recorded wrong, and not the dtype or the box.
+    """
+    claims = [(slot, slot.payload) for slot in group if slot.payload is not None]
+    wanted = {s.what for s, p in claims if p.form != "sealed" and not s.fits(p)}
+    if not wanted:
+        return None
+    for file in slots.inventory.files:
+        for payload in slots.inventory.of(file):
+            owner = slots.owner(payload)
+            if payload.what in wanted and (owner is None or not owner.fits(payload)):
+                return payload
+    return None
 
 
 def _shape(slot: Slot) -> tuple[int, ...]:
@@ -124,10 +150,13 @@ def _boxes(
         yield from _hole(slots, shape, group, likely)
         return
     # A box that its payload does not have, or that reaches outside, cannot be true.
-    ends = offsets + np.asarray(shapes, np.int64).reshape(offsets.shape)
-    is_false = shapes != [slot.sizes for slot in group] or bool(
-        (ends > np.asarray(shape, np.int64)).any()
-    )
+    sizes = [slot.sizes for slot in group]
+    ends = offsets + np.asarray(sizes, np.int64).reshape(offsets.shape)
+    outside = (ends > np.asarray(shape, np.int64)).any(axis=1)
+    alone = _put_back(shape, group, shapes, np.flatnonzero(outside).tolist())
+    places = alone or places
+    # Which one is first, an offset outside does not tell: it is one that was written wrong.
+    is_false = alone is not None if outside.any() else shapes != sizes
     before, after = _named(group), ""
     if not is_false and not likely:
         for slot in group:
@@ -140,16 +169,30 @@ def _boxes(
         slot.offsets, slot.sizes = place, found
     after = _named(group)
     basis: Basis = "proven" if is_false else "likely"
-    why = (
-        f"the {plural(len(group), 'payload')}, in the order of their offsets, fill "
-        f"{format_shape(shape)} exactly"
-    )
+    how = ", in the order of their offsets," if alone is None else " fill one hole, and so"
+    why = f"the {plural(len(group), 'payload')}{how} fill {format_shape(shape)} exactly"
     ground = (
         "; a recorded box cannot be true"
         if is_false
         else "; nothing proves the recorded boxes false"
     )
     yield RepairStep("chunk-box", basis, group[0].fqn, None, before, after, why + ground)
+
+
+def _put_back(
+    shape: tuple[int, ...], group: list[Slot], shapes: list[tuple[int, ...]], astray: list[int]
+) -> list[tuple[int, ...]] | None:
+    """Where each begins, if one alone lies outside and the others leave a hole of its size."""
+    if len(astray) != 1 or any(
+        slot.sizes != found for n, (slot, found) in enumerate(zip(group, shapes, strict=True))
+        if n not in astray
+    ):  # fmt: skip
+        return None
+    (lost,) = astray
+    hole = _hole_in(shape, [slot for slot in group if slot is not group[lost]])
+    if hole is None or hole[1] != shapes[lost]:
+        return None
+    return [hole[0] if n == lost else slot.offsets for n, slot in enumerate(group)]
 
 
 def _named(group: list[Slot]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 
 from inspector.checkpoint.dcp import is_escape
@@ -59,9 +60,14 @@ def match_files(slots: Slots, *, likely: bool) -> Iterator[RepairStep]:
             _why_exchanged(len(inside[name]), is_exchange),
         )
     _claim_recorded(slots, inside)
-    for name, entries in by_name.items():
-        if is_escape(name):
-            yield from _bring_back(slots, name, entries)
+    outside = {name: entries for name, entries in by_name.items() if is_escape(name)}
+    sought = Counter((_own_name(n), s.offset) for n, entries in outside.items() for s in entries)
+    for name, entries in outside.items():
+        yield from _bring_back(slots, name, entries, sought)
+
+
+def _own_name(name: str) -> str:
+    return posixpath.basename(name.replace("\\", "/"))
 
 
 def _why_exchanged(num_entries: int, is_exchange: bool) -> str:
@@ -129,10 +135,19 @@ def _part(slots: Slots, slot: Slot, owner: Slot) -> None:
         one.trouble = f"{other.name} names the same payload: whose it is, nothing tells"
 
 
-def _bring_back(slots: Slots, name: str, entries: list[Slot]) -> Iterator[RepairStep]:
+def _bring_back(
+    slots: Slots, name: str, entries: list[Slot], sought: Counter[tuple[str, int]]
+) -> Iterator[RepairStep]:
     """Entries that lead out of the folder: what they name lies in it, under the file's own name."""
-    file = posixpath.basename(name.replace("\\", "/"))
+    file = _own_name(name)
     for slot in entries:
+        if sought[file, slot.offset] > 1:
+            slot.trouble = slot.trouble or (
+                f"it should lie in {printable(name, 120)}, outside of the folder, and another "
+                f"entry at the same bytes of another {printable(file, 60)} outside: which of them "
+                "the folder holds, nothing tells"
+            )
+            continue
         payload = slots.inventory.beginning(file, slot.offset)
         is_it = payload is not None and slot.lies_at(payload) and slot.fits(payload)
         if payload is None or not is_it or slots.owner(payload) is not None:

@@ -71,6 +71,22 @@ def refuse_output(output: str, folders: Iterable[str]) -> None:
         raise UsageError(f"cannot write {shown}: {reason}") from error
 
 
+def _hold(path: str) -> int | None:
+    """A folder's descriptor, locked for as long as it is open; None if it cannot be had."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        import fcntl  # lazy: not on every system
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 class NewFolder:
     """A folder on its way; gone at the end if it was not moved to its place.
 
@@ -86,12 +102,18 @@ class NewFolder:
         self._output = os.path.abspath(output)
         self._shown = printable(output)
         self._may_link = not is_copy
-        self.path = f"{self._output}.{secrets.token_hex(4)}{_MARK}"
+        parent, name = os.path.split(self._output)
+        # Hidden, so that a run that it lies in does not take it for a step.
+        self._stem = os.path.join(parent, f".{name}.")
+        self.path = f"{self._stem}{secrets.token_hex(4)}{_MARK}"
+        self._held: int | None = None
         self._linked = self._copied = self._copied_bytes = 0
 
     def __enter__(self) -> NewFolder:
         try:
+            self._remove_left()
             os.mkdir(self.path)
+            self._held = _hold(self.path)
         except OSError as error:
             raise StorageError(f"cannot write {self._shown}: {why(error)}") from error
         return self
@@ -99,6 +121,22 @@ class NewFolder:
     def __exit__(self, *error: object) -> None:
         with suppress(OSError):
             shutil.rmtree(self.path)
+        if self._held is not None:
+            os.close(self._held)
+
+    def _remove_left(self) -> None:
+        """Remove what a killed repair to the same place left; one that runs holds its own."""
+        parent, start = os.path.split(self._stem)
+        for name in os.listdir(parent):
+            rest = name.removeprefix(start).removesuffix(_MARK)
+            if name != f"{start}{rest}{_MARK}" or len(rest) != 8 or not rest.isalnum():
+                continue
+            path = os.path.join(parent, name)
+            held = _hold(path)
+            if held is not None:
+                with suppress(OSError):
+                    shutil.rmtree(path)
+                os.close(held)
 
     @property
     def carried(self) -> CarriedFiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from inspector.checkpoint.model import Checkpoint
@@ -59,6 +59,9 @@ def _as_recorded(slots: Slots, slot: Slot, file: str) -> None:
         # Compressed: what lies there shows in a deep check alone.
         slots.claim(slot, FoundPayload(file, slot.offset, slot.length, "sealed"), as_recorded=True)
         return
+    end = slot.offset + slot.length
+    if any(p.offset < end and slot.offset < p.end for p in slots.inventory.of(file)):
+        return  # A reader that looks for the last archive of the range finds one of these.
     storage = slots.inventory.storage
     found = payload_at(storage, file, slot.offset, slot.length, is_tensor=slot.is_tensor)
     if found is not None and slot.fits(found):
@@ -69,9 +72,10 @@ def _in_file(
     slots: Slots, name: str, file: str, entries: list[Slot], open_ones: list[Slot], likely: bool
 ) -> Iterator[RepairStep]:
     rest = []
-    for slot in open_ones:
-        found = _anchored(slots, slot, file)
-        if found is None:
+    anchored = [(slot, _anchored(slots, slot, file)) for slot in open_ones]
+    sought = Counter(found[0].offset for _, found in anchored if found is not None)
+    for slot, found in anchored:
+        if found is None or sought[found[0].offset] > 1:
             rest.append(slot)
         else:
             yield _moved(slots, slot, name, *found)
@@ -131,30 +135,46 @@ def _is_whole(slots: Slots, entries: list[Slot], file: str) -> bool:
 
 
 def _anchored(slots: Slots, slot: Slot, file: str) -> tuple[FoundPayload, str] | None:
-    """The payload that begins, or ends, where the entry says."""
+    """The one payload that begins, or ends, where the entry says."""
     inventory = slots.inventory
-    for payload, where in (
-        (inventory.beginning(file, slot.offset), "begins"),
-        (inventory.ending(file, slot.offset + slot.length), "ends"),
-    ):
-        if payload is not None and slot.fits(payload) and slots.owner(payload) is None:
-            return payload, (
-                f"a payload that is {payload.words} {where} where the entry says, and no other "
-                "entry names it; its own zip directory gives its length"
-            )
-    return None
+    # Byte 0 and no length are what is left of an entry that was lost, and point at nothing.
+    begins = inventory.beginning(file, slot.offset) if slot.offset or slot.length > 0 else None
+    ends = inventory.ending(file, slot.offset + slot.length)
+    found = {
+        payload.offset: (payload, where)
+        for payload, where in ((ends, "ends"), (begins, "begins"))
+        if payload is not None and slot.fits(payload) and slots.owner(payload) is None
+    }
+    if len(found) != 1:
+        return None
+    ((payload, where),) = found.values()
+    return payload, (
+        f"a payload that is {payload.words} {where} where the entry says, and no other "
+        "entry names it; its own zip directory gives its length"
+    )
 
 
 def _shift(slots: Slots, entries: list[Slot], file: str) -> list[tuple[Slot, FoundPayload]] | None:
     """Entries and payloads of a file, if all lie by one and the same number of bytes apart."""
     payloads = slots.inventory.of(file)
-    if len(payloads) != len(entries):
+    if len(payloads) != len(entries) or not _is_all_there(slots, payloads, file):
         return None
     pairs = list(zip(_ordered(entries), payloads, strict=True))
     apart = {payload.offset - slot.offset for slot, payload in pairs}
     if len(apart) == 1 and all(s.fits(p) and s.length == p.length for s, p in pairs):
         return pairs
     return None
+
+
+def _is_all_there(slots: Slots, payloads: tuple[FoundPayload, ...], file: str) -> bool:
+    """Whether the bytes around a file's payloads are too few to have been another of them."""
+    entry = slots.inventory.storage.stat(file)
+    size = (entry.num_bytes or 0) if entry is not None else 0
+    begins = [*(payload.offset for payload in payloads), size]
+    ends = [0, *(payload.end for payload in payloads)]
+    shortest = min(payload.length for payload in payloads)
+    gaps = [begin - end for begin, end in zip(begins, ends, strict=True)]
+    return all(0 <= gap < shortest for gap in gaps)
 
 
 def _ordered(entries: list[Slot]) -> list[Slot]:

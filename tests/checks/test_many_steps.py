@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -79,6 +80,37 @@ def test_what_was_finished_after_the_search_is_judged_as_it_is_now(tmp_path: Pat
     metadata.write_bytes(content)
     judged = check_folder(found.storage, found=found, is_fresh=True)
     assert {item.report.verdict for item in judged} == {"sound"}
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["over it", "in its place"])
+def test_a_step_that_was_saved_over_after_the_search_is_judged_as_it_is_now(
+    tmp_path: Path, anew: bool
+) -> None:
+    top = tmp_path / "run"
+    for step in (1, 2, 3):
+        shutil.copytree(SAMPLES / "hsdp_2x4", top / f"step-{step}")
+    found = discover(open_storage(str(top)))
+    if anew:
+        shutil.rmtree(top / "step-2")
+    shutil.copytree(SAMPLES / "fsdp2_adamw_4", top / "step-2", dirs_exist_ok=True)
+    before = os.stat(top / "step-1").st_mtime
+    # A copy takes over the times of the folder it is made of; a save does not.
+    os.utime(top / "step-2", (before + 1, before + 1))
+    judged = list(check_folder(found.storage, found=found, is_fresh=True))
+    assert [item.report.verdict for item in judged] == ["sound"] * 3
+    assert not any(
+        finding.severity == "error" for item in judged for finding in item.report.findings
+    )
+
+
+def test_a_file_that_was_deleted_after_the_search_is_missing(tmp_path: Path) -> None:
+    top = run_of(tmp_path / "run", 1)
+    found = discover(open_storage(str(top)))
+    (top / "step-1" / "ema" / "__0_0.distcp").unlink()
+    judged = check_folder(found.storage, found=found, is_fresh=True)
+    codes = {i.found.path: [f.code for f in i.report.findings] for i in judged}
+    assert codes.pop("step-1/ema") == ["file-missing"]
+    assert not any(codes.values())
 
 
 def test_without_word_that_it_is_fresh_the_folder_is_looked_at_anew(tmp_path: Path) -> None:

@@ -400,6 +400,14 @@ def test_a_save_that_has_only_begun_is_not_asked_for(saved: Path, tmp_path: Path
     assert run.exit_code == 0
 
 
+@pytest.mark.parametrize("lost", ["stage_0", "stage_1"])
+def test_of_checkpoints_without_numbers_none_stands_for_another(tmp_path: Path, lost: str) -> None:
+    run = shutil.copytree(SAMPLES / "pp_fsdp_2x2_apart", tmp_path / "run")
+    assert judged(run).exit_code == 0
+    next((run / lost).glob("*.distcp")).unlink()
+    assert judged(run).exit_code == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="links")
 def test_a_link_to_the_newest_step_is_not_another_one(saved: Path, tmp_path: Path) -> None:
     build(tmp_path, saved, "lerobot")
@@ -414,6 +422,17 @@ def test_a_link_to_the_newest_step_is_not_another_one(saved: Path, tmp_path: Pat
     assert not any(path.startswith("checkpoints/last") for path in paths)
     assert run.newest_sound is not None and run.newest_sound.path == "checkpoints/000030"
     assert codes(run) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links")
+def test_a_link_to_a_step_that_is_a_link_is_not_another_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(SAMPLES / "hsdp_2x4", run / "step-1")
+    shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / "disk" / "moved")
+    os.symlink("../disk/moved", run / "step-2")
+    os.symlink("step-2", run / "latest")
+    os.symlink(tmp_path / "disk" / "moved", run / "best")  # Under no other name in the run.
+    assert [step.path for step in judged(run).steps] == ["best", "step-1", "step-2"]
 
 
 # -- trackers ----------------------------------------------------------------------------------

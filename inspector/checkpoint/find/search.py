@@ -360,6 +360,9 @@ class Search:
         target, top = os.path.realpath(local), os.path.realpath(self._storage.root)
         if target == top or top.startswith(target.rstrip("/") + "/"):
             return True  # It would be looked at again and again.
+        return self._is_seen(target, top) or self._is_seen(_one_hop(local), top)
+
+    def _is_seen(self, target: str, top: str) -> bool:
         names = os.path.relpath(target, top).split(os.sep)
         is_seen = len(names) <= self._max_depth or split_step("/".join(names)) is not None
         return is_seen and not any(name.startswith(".") for name in names)
@@ -437,3 +440,12 @@ def _order(item: Found) -> tuple[int, list[int | str]]:
     parts = re.split(r"([0-9]+)", item.path)
     numbered = [int(text) if i % 2 else text for i, text in enumerate(parts)]
     return (item.step if item.step is not None else -1, numbered)
+
+
+def _one_hop(link: str) -> str:
+    """What a link names, which may be a link itself: `latest` to a step on another disk."""
+    try:
+        named = os.path.join(os.path.dirname(link), os.readlink(link)).rstrip("/")
+    except OSError:
+        return os.path.realpath(link)
+    return os.path.join(os.path.realpath(os.path.dirname(named)), os.path.basename(named))

@@ -47,6 +47,9 @@ from inspector.checkpoint.pickle.stand_ins import Stored as Info
 __all__ = ["Batch", "NotSplicedError", "Spliced", "read_spliced"]
 
 _MAX_REST = 4096
+# Python writes fewer bytes than this without a frame (Lib/pickle.py, _FRAME_SIZE_MIN). Of a pickle
+# that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
+_MIN_FRAME = 4
 _MEMO = b"\x94"
 # Opcodes of a record, by the bytes that they take.
 _OP_SIZES = {
@@ -117,6 +120,7 @@ class _Unframed:
     protocol: int
     cuts: list[int] = field(default_factory=list)
     digest: str = ""
+    num_unframed: int = 0
 
     def bytes(self, first: int, last: int) -> memoryview:
         return self.data.data[first:last]
@@ -156,6 +160,8 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     gate = _SplicedGate(file, editor)
     pickled = load(file, gate)
     trailing = len(file.read())
+    if raw.num_unframed - trailing >= _MIN_FRAME:
+        raise NotSplicedError
     gate.finish()
     size = gate.size
     tell(num_bytes * 9 // 10)
@@ -207,6 +213,7 @@ def _unframed(fd: int, num_bytes: int) -> _Unframed:
         raise NotSplicedError
     digest.update(rest)
     raw.digest = digest.hexdigest()
+    raw.num_unframed = len(rest)
     view[raw.end : raw.end + len(rest)] = rest
     raw.end += len(rest)
     raw.data = data[: raw.end + PAD]

@@ -54,8 +54,7 @@ class Layout(str):
 class StandIn:
     """Stand-in of a class that torch is known to write: attributes, no behaviour.
 
-    Subclasses name the attributes they expect (their slots); others are kept in `extra`. A state
-    that is not what torch writes stays in `extra["__state__"]`, for the reader to complain about.
+    Subclasses name the attributes they expect (their slots); others are kept in `extra`.
     """
 
     __slots__ = ("extra",)
@@ -80,9 +79,20 @@ class StandIn:
             self.extra = {"__args__": args, **kwargs}
 
     def __setstate__(self, state: Any) -> None:
-        if type(state) is not dict:
-            self.extra = {"__state__": state}
-            return
+        """What `pickle` does for a class without one: torch's records have none but `Properties`.
+
+        Raises:
+            UnpicklingError: As there: a state that is no dict, nor two of them.
+        """
+        parts = state if type(state) is tuple and len(state) == 2 else (state,)
+        for part in parts:
+            if part is None:
+                continue
+            if type(part) is not dict:
+                raise pickle.UnpicklingError("state is not a dictionary")
+            self._take(part)
+
+    def _take(self, state: dict[Any, Any]) -> None:
         extra = None
         for key, value in state.items():
             if type(key) is str and key in self.fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
@@ -35,15 +36,22 @@ class KeptListings:
     Whoever enters it says that nothing in between is to show a change.
 
     Args:
-        known: Listings that were made shortly before, by the folder's path.
+        known: Listings that were made shortly before, by the folder's path. One is used if its
+            folder was not changed since.
+        modified_s: When the folders of `known` had last been changed before they were listed, in
+            seconds since 1970, by path; a folder that is not named here is listed anew.
     """
 
-    def __init__(self, known: Mapping[str, Sequence[Entry]] | None = None) -> None:
-        self._listings = (
-            {os.path.abspath(path): list(listing) for path, listing in known.items()}
-            if known
-            else {}
-        )
+    def __init__(
+        self,
+        known: Mapping[str, Sequence[Entry]] | None = None,
+        modified_s: Mapping[str, float] | None = None,
+    ) -> None:
+        self._listings = {
+            os.path.abspath(path): list(listing) for path, listing in (known or {}).items()
+        }
+        changed = {os.path.abspath(path): time_s for path, time_s in (modified_s or {}).items()}
+        self._unsure = {path: changed.get(path, math.nan) for path in self._listings}
         self._num_kept = sum(map(len, self._listings.values()))
         self._before: list[KeptListings | None] = []
 
@@ -57,12 +65,21 @@ class KeptListings:
 
     def get(self, path: str) -> list[Entry] | None:
         """The listing of a folder, if it is kept."""
-        found = self._listings.get(os.path.abspath(path))
-        return None if found is None else list(found)
+        path = os.path.abspath(path)
+        found = self._listings.get(path)
+        if found is None:
+            return None
+        if path in self._unsure and not _is_unchanged(path, self._unsure.pop(path)):
+            # A step that was saved over since would be held against files that are gone.
+            self._num_kept -= len(self._listings.pop(path))
+            return None
+        return list(found)
 
     def keep(self, path: str, listing: Sequence[Entry]) -> None:
         """Keep a listing; those kept first make room for it."""
-        self._listings[os.path.abspath(path)] = list(listing)
+        path = os.path.abspath(path)
+        self._unsure.pop(path, None)
+        self._listings[path] = list(listing)
         self._num_kept += len(listing)
         while self._num_kept > _MAX_KEPT and len(self._listings) > 1:
             self._num_kept -= len(self._listings.pop(next(iter(self._listings))))
@@ -125,6 +142,13 @@ class LocalStorage:
 
     def join(self, folder: str) -> LocalStorage:
         return LocalStorage(str(Path(self.root, folder)))
+
+
+def _is_unchanged(folder: str, modified_s: float) -> bool:
+    try:
+        return os.stat(folder).st_mtime == modified_s
+    except OSError:
+        return False
 
 
 def _scan(path: Path) -> list[Entry]:
