@@ -5,7 +5,8 @@
 #           numbers that do not divide names other rows. DCP records what it names beside what is held. 7 rows over
 #           3 x 2 ranks: saving and loading on the same ranks says nothing, and row 6 keeps the values it had before;
 #           loading it anywhere else raises. 13 rows: saving raises "overlapping chunks", once training is under way.
-#           full_tensor() is right each time (so is a full state dict).
+#           (11 rows over 5 x 2: two rows are not loaded, and one of them was not even written.) full_tensor() is right
+#           each time.
 # Versions: torch 2.13.0
 # Source:   torch/distributed/fsdp/_fully_shard/_fsdp_param.py (_init_sharded_param: chunks of the local tensor),
 #           torch/distributed/tensor/_utils.py (compute_local_shape_and_global_offset) and
