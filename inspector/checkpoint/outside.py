@@ -20,6 +20,7 @@ __all__ = [
     "note_inspected",
     "on_disk",
     "outermost",
+    "place_of_output",
     "refuse_inside",
     "without_scheme",
 ]
@@ -188,3 +189,33 @@ def _stats(names: list[str], folder: int) -> Iterator[os.stat_result]:
             yield os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError:
             continue  # It is gone.
+
+
+def place_of_output(output: str, folders: Iterable[str]) -> str:
+    """The absolute path of what is to be made anew, in a folder that may be written to.
+
+    Args:
+        output: What was given for it.
+        folders: What is looked at, and not written into.
+
+    Raises:
+        UsageError: It is empty, remote, in one of them, no path, or in no such folder.
+    """
+    shown = printable(output)
+    if not output:
+        raise UsageError("OUT is empty", "OUT is a local path")
+    if is_url(output):
+        raise UsageError(f"{shown} is not on this machine", "OUT is a local path")
+    refuse_inside("OUT", output, folders)
+    try:
+        # A slash at the end would hide a file, and a link to a folder.
+        place = os.path.abspath(output)
+        parent = os.path.dirname(place)
+        if not os.path.isdir(parent):
+            raise UsageError(f"cannot write {shown}: there is no folder {printable(parent)}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write {shown}: permission denied in {printable(parent)}")
+        os.path.lexists(place)
+    except ValueError as error:
+        raise UsageError(f"cannot write {shown}: it is no valid path") from error
+    return place

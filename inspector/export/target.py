@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.outside import outermost, refuse_inside
-from inspector.checkpoint.storage.base import Storage, is_url, why
+from inspector.checkpoint.outside import outermost, place_of_output
+from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import StorageError, UsageError
 from inspector.export.formats.files import PlannedFile
@@ -57,24 +57,9 @@ def refuse_target(
         UsageError: The place is remote, in the checkpoint, no path, or taken.
     """
     shown = printable(output)
-    if not output:
-        raise UsageError("OUT is empty", "OUT is a local path")
-    if is_url(output):
-        raise UsageError(f"{shown} is not on this machine", "OUT is a local path")
     local = outermost(storage.local_path(""), path)
-    if local is not None:
-        refuse_inside("OUT", output, [local])
-    try:
-        # A slash at the end would hide a file, and a link to a folder.
-        output = os.path.abspath(output)
-        parent = os.path.dirname(output)
-        if not os.path.isdir(parent):
-            raise UsageError(f"cannot write {shown}: there is no folder {printable(parent)}")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise UsageError(f"cannot write {shown}: permission denied in {printable(parent)}")
-        is_there = os.path.lexists(output)
-    except ValueError as error:
-        raise UsageError(f"cannot write {shown}: it is no valid path") from error
+    output = place_of_output(output, [] if local is None else [local])
+    is_there = os.path.lexists(output)
     if not is_there:
         return
     if not overwrite:

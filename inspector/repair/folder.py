@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from inspector.checkpoint.outside import lies_inside, refuse_inside
-from inspector.checkpoint.storage.base import is_url, why
+from inspector.checkpoint.outside import lies_inside, place_of_output
+from inspector.checkpoint.storage.base import why
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import StorageError, UsageError
 from inspector.repair.plan import RepairPlan, TakenPayload
@@ -46,29 +46,17 @@ def refuse_output(output: str, folders: Iterable[str]) -> None:
     Raises:
         UsageError: It is remote, lies in one of them or around it, is taken, or no path.
     """
-    shown = printable(output)
-    if not output:
-        raise UsageError("OUT is empty", "OUT is a local path")
-    if is_url(output):
-        raise UsageError(f"{shown} is not on this machine", "OUT is a local path")
     folders = list(folders)
-    refuse_inside("OUT", output, folders)
+    place, shown = place_of_output(output, folders), printable(output)
     try:
-        place = os.path.abspath(output)
-        parent = os.path.dirname(place)
-        if not os.path.isdir(parent):
-            raise UsageError(f"cannot write {shown}: there is no folder {printable(parent)}")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise UsageError(f"cannot write {shown}: permission denied in {printable(parent)}")
         if os.path.lexists(place):
             is_folder = os.path.isdir(place) and not os.path.islink(place)
             if not is_folder or os.listdir(place):
                 raise UsageError(f"{shown} is there already", "OUT is a folder that is not there")
             if any(lies_inside(folder, place) for folder in folders):
                 raise UsageError(f"{shown} holds the checkpoint itself")
-    except (OSError, ValueError) as error:
-        reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-        raise UsageError(f"cannot write {shown}: {reason}") from error
+    except OSError as error:
+        raise UsageError(f"cannot write {shown}: {why(error)}") from error
 
 
 def _hold(path: str) -> int | None:
