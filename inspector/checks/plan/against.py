@@ -37,6 +37,7 @@ PLAN_CODES: dict[str, Severity] = {
     "dtype-cast": "warning",
     "unused-key": "warning",
     "old-flattening": "note",
+    "strided-uneven": "warning",
 }
 _RAISES_MISSING = "raises RuntimeError: Missing key in checkpoint state_dict"
 
