@@ -96,13 +96,22 @@ def _exchanged_with(slots: Slots, group: list[Slot]) -> FoundPayload | None:
     Then the bytes may be what is recorded wrong, and not the dtype or the box.
     """
     claims = [(slot, slot.payload) for slot in group if slot.payload is not None]
-    wanted = {s.what for s, p in claims if p.form != "sealed" and not s.fits(p)}
+    strange = [(s, p) for s, p in claims if p.form != "sealed" and not s.fits(p)]
+    wanted = {slot.what for slot, _ in strange}
     if not wanted:
         return None
+    # One piece and empty ones: whether their boxes or their bytes were exchanged is all the same.
+    held = [payload for _, payload in strange if 0 not in payload.shape]
+    is_plain = len(held) == 1 and all(
+        0 in slot.sizes or 0 in payload.shape for slot, payload in strange
+    )
+    own = [id(slot) for slot in group] if is_plain else []
     for file in slots.inventory.files:
         for payload in slots.inventory.of(file):
             owner = slots.owner(payload)
-            if payload.what in wanted and (owner is None or not owner.fits(payload)):
+            if payload.what not in wanted or id(owner) in own:
+                continue
+            if owner is None or not owner.fits(payload):
                 return payload
     return None
 
