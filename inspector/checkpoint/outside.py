@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from inspector.checkpoint.storage.base import is_url, why
@@ -22,6 +23,7 @@ __all__ = [
     "outermost",
     "place_of_output",
     "refuse_inside",
+    "sync_to_disk",
     "without_scheme",
 ]
 
@@ -215,7 +217,17 @@ def place_of_output(output: str, folders: Iterable[str]) -> str:
             raise UsageError(f"cannot write {shown}: there is no folder {printable(parent)}")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UsageError(f"cannot write {shown}: permission denied in {printable(parent)}")
-        os.path.lexists(place)
+        os.path.lexists(place)  # Raises ValueError where no path can be so.
     except ValueError as error:
         raise UsageError(f"cannot write {shown}: it is no valid path") from error
     return place
+
+
+def sync_to_disk(path: str) -> None:
+    """Have the disk remember a file, or the names in a folder, where it can."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.outside import outermost, place_of_output
+from inspector.checkpoint.outside import outermost, place_of_output, sync_to_disk
 from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import StorageError, UsageError
@@ -220,7 +220,7 @@ class OpenTarget:
                 for name in os.listdir(self.path):
                     place = os.path.join(self.path, name)
                     os.rename(place, place.removesuffix(_PART))
-                _sync_folder(self.path)
+                sync_to_disk(self.path)
             if os.path.lexists(output):
                 if not overwrite:
                     raise UsageError(f"{printable(output)} is there by now, and stays as it is")
@@ -229,7 +229,7 @@ class OpenTarget:
                     # Somebody may have put a file there while the export ran.
                     _refuse_foreign(old, printable(output))
             os.replace(self.path, output)
-            _sync_folder(os.path.dirname(output))
+            sync_to_disk(os.path.dirname(output))
         except OSError as error:
             raise StorageError(f"cannot write {printable(output)}: {why(error)}") from error
         finally:
@@ -239,13 +239,3 @@ class OpenTarget:
                     shutil.rmtree(old, ignore_errors=True)
                 elif not os.path.lexists(output):
                     os.rename(old, output)
-
-
-def _sync_folder(path: str) -> None:
-    """Have the disk remember the names in a folder, where it can."""
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

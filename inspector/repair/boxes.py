@@ -105,11 +105,11 @@ def _exchanged_with(slots: Slots, group: list[Slot]) -> FoundPayload | None:
     is_plain = len(held) == 1 and all(
         0 in slot.sizes or 0 in payload.shape for slot, payload in strange
     )
-    own = [id(slot) for slot in group] if is_plain else []
+    own = group if is_plain else []
     for file in slots.inventory.files:
         for payload in slots.inventory.of(file):
             owner = slots.owner(payload)
-            if payload.what not in wanted or id(owner) in own:
+            if payload.what not in wanted or any(owner is slot for slot in own):
                 continue
             if owner is None or not owner.fits(payload):
                 return payload

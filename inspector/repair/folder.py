@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from inspector.checkpoint.outside import lies_inside, place_of_output
+from inspector.checkpoint.outside import lies_inside, place_of_output, sync_to_disk
 from inspector.checkpoint.storage.base import why
 from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import StorageError, UsageError
@@ -163,7 +163,7 @@ class NewFolder:
             self._look_for_room(sum(os.path.getsize(path) for path in all_of_them))
         shutil.copyfile(source, target)
         shutil.copystat(source, target)
-        _sync(target)
+        sync_to_disk(target)
         self._copied += 1
         self._copied_bytes += os.path.getsize(target)
 
@@ -195,10 +195,10 @@ class NewFolder:
             StorageError: It cannot be moved, or something is there by now.
         """
         try:
-            _sync(self.path)
+            sync_to_disk(self.path)
             # An empty folder is replaced; one that holds something, or a file, is not.
             os.rename(self.path, self._output)
-            _sync(os.path.dirname(self._output))
+            sync_to_disk(os.path.dirname(self._output))
         except OSError as error:
             raise StorageError(f"cannot write {self._shown}: {why(error)}") from error
 
@@ -247,12 +247,3 @@ def _blocks(payload: TakenPayload) -> Iterator[bytes]:
                 raise StorageError(f"{printable(payload.path)} was cut short meanwhile")
             yield block
             left -= len(block)
-
-
-def _sync(path: str) -> None:
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -93,15 +93,14 @@ class StandIn:
             self._take(part)
 
     def _take(self, state: dict[Any, Any]) -> None:
-        extra = None
+        extra = {}
         for key, value in state.items():
             if type(key) is str and key in self.fields:
                 setattr(self, key, value)
             else:
-                extra = extra or {}
                 extra[key] = value
         if extra:
-            self.extra = extra
+            self.extra = {**self.rest, **extra}
 
     def get(self, name: str, default: Any = None) -> Any:
         """The attribute `name`, or `default` if the pickle did not set it."""
