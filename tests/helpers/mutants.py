@@ -188,8 +188,8 @@ MUTANTS: dict[str, Mutant] = {
     "mesh transposed": Mutant(
         _lines(
             f"{_RANKS}.targets",
-            "init_device_mesh(device.type, mesh.sizes,",
-            "init_device_mesh(device.type, mesh.sizes[::-1],",
+            "init_device_mesh(device.type, of.sizes,",
+            "init_device_mesh(device.type, of.sizes[::-1],",
         )
     ),
     "what could not be read is not told": Mutant(
