@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from textual.widgets import Input, OptionList
 
 from inspector.tui.app import InspectApp
 from inspector.tui.diff.screen import DiffScreen
+from inspector.tui.folder import ask_path
 from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.folder.completion import (
     Sibling,
@@ -21,7 +24,7 @@ from inspector.tui.folder.completion import (
 from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
+from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, until, words
 
 STEPS = tuple(Sibling(f"step-{n}", "checkpoint") for n in (9, 10, 100))
 
@@ -110,3 +113,28 @@ async def test_leaving_without_a_path_is_no_success() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: app.return_value is not None)
     assert app.return_value == 2
+
+
+async def test_what_is_not_there_stays_said_when_the_list_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = threading.Event()
+
+    def slow(folder: str, stop: Callable[[], bool]) -> SiblingListing:
+        if folder.startswith("/no-such"):
+            lists.wait(60)
+        return list_folder(folder, stop)
+
+    monkeypatch.setattr(ask_path, "list_folder", slow)
+    async with opened(SAMPLES / "hsdp_2x2", "D", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: isinstance(app.screen, AskPathScreen))
+        field = app.screen.query_one(Input)
+        field.value = "/no-such/path"
+        await until(pilot, lambda: "/no-such/path" in words(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "nothing is there: /no-such/path" in words(app))
+        lists.set()
+        await quiet(pilot, 0.2)
+        assert "nothing is there: /no-such/path" in words(app)
+        field.value = "/no-such/other"
+        await until(pilot, lambda: "cannot be looked into: no such file" in words(app))

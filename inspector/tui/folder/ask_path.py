@@ -110,6 +110,8 @@ class AskPathScreen(ModalScreen[str]):
         self._listing = SiblingListing("")
         self._offered: list[Sibling] = []
         self._completes = False
+        # What enter was pressed on and is not there: that stays said until another is typed.
+        self._missing = ""
         self._listing_of: Background[str] = Background(self, self._listed, "listing a folder")
         self._looking: Background[str] = Background(self, self._looked, "looking for a path")
 
@@ -139,11 +141,14 @@ class AskPathScreen(ModalScreen[str]):
         self._list(event.value)
 
     def _list(self, typed: str) -> None:
+        if typed.strip() != self._missing:
+            self._missing = ""
         folder = folder_of_typed(typed)
         if folder == self._listing.folder and self._listing.siblings:
             self._offer()
         else:
-            self._say("", "")
+            if not self._missing:
+                self._say("", "")
             self._listing_of.ask(folder, lambda stop: list_folder(folder, stop))
 
     def _listed(self, folder: str, listing: SiblingListing | InspectError) -> None:
@@ -166,6 +171,8 @@ class AskPathScreen(ModalScreen[str]):
             if before >= 0 and self._offered[before].kind == "checkpoint":
                 choices.highlighted = before
         listing = self._listing
+        if self._missing:
+            return
         if listing.problem:
             self._say(f"cannot be looked into: {listing.problem}", "warning")
         elif listing.num_more:
@@ -240,6 +247,7 @@ class AskPathScreen(ModalScreen[str]):
         if is_there is True:
             self.dismiss(path)
         else:
+            self._missing = path
             self._say(f"nothing is there: {path}", "error")
 
     def action_cancel(self) -> None:

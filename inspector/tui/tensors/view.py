@@ -77,7 +77,6 @@ class TensorsView(TableView):
             "Axis",
             "Colour the chunks by their place on one axis of the mesh, each axis in turn, and then "
             "by writing rank again.",
-            footer=True,
         ),
     ]
 
