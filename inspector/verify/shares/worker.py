@@ -27,7 +27,9 @@ import time
 from typing import NoReturn
 
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import plan_payloads
+from inspector.checkpoint.storage.base import Storage
 from inspector.checks.payload.judgement import PayloadTally
 from inspector.checks.payload.payloads import PayloadProgress, read_places
 from inspector.errors import InspectError, UsageError
@@ -38,7 +40,7 @@ from inspector.verify.shares.division import divide, portions, state_of
 from inspector.verify.shares.portion import PortionFile, encode_portion
 from inspector.verify.spec import ReadSpec, read_spec
 
-__all__ = ["main", "read_share"]
+__all__ = ["main", "read_share", "read_share_of"]
 
 _MAX_FINDINGS = 1000
 
@@ -94,10 +96,22 @@ def read_share(spec: ReadSpec, rank: int, reporter: Reporter, stop: threading.Ev
         InspectError: The checkpoint cannot be read, or `stop` was set.
         OSError: What was found cannot be written.
     """
-    begin = time.monotonic()
     reporter.phase(READ)
     storage = folder_of(spec.path)
-    checkpoint = read_checkpoint(storage)
+    read_share_of(read_checkpoint(storage), storage, spec, rank, reporter, stop)
+
+
+def read_share_of(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    spec: ReadSpec,
+    rank: int,
+    reporter: Reporter,
+    stop: threading.Event,
+) -> None:
+    """As `read_share`, of a checkpoint that is open."""
+    begin = time.monotonic()
+    reporter.phase(READ)
     plan = plan_payloads(checkpoint)
     share = divide(plan, spec.world_size)[rank]
     state = state_of(checkpoint, plan)
