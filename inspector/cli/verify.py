@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from inspector.verify.preflight import Preflight
     from inspector.verify.progress import Snapshot
 
-__all__ = ["commands", "parse_share", "parse_size"]
+__all__ = ["JobInterrupts", "JobLine", "commands", "parse_share", "parse_size"]
 
 _LINE_S = 0.1
 _MIN_MEMORY_BYTES = 1 << 20
@@ -68,7 +68,7 @@ def parse_share(text: str) -> float:
     return share
 
 
-class _JobLine(TerminalLine):
+class JobLine(TerminalLine):
     """How a job stands, on one line of a terminal."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class _JobLine(TerminalLine):
         self.draw(progress_line(snapshot(), time.time(), shutil.get_terminal_size().columns))
 
 
-class _Interrupts:
+class JobInterrupts:
     """While it lasts, the first Ctrl+C (or SIGTERM, SIGHUP) stops the job, the second kills it."""
 
     _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -96,7 +96,7 @@ class _Interrupts:
         self._count = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Interrupts:
+    def __enter__(self) -> JobInterrupts:
         for name in self._SIGNALS:
             number = getattr(signal, name, None)
             # What is ignored (`nohup`) stays so.
@@ -322,7 +322,7 @@ def _run(plan: Preflight, events: str, *, as_json: bool) -> tuple[Snapshot, int]
             sys.stderr.write(f"hsdp-inspect: {line}\n")
     spec = dataclasses.replace(plan.spec, events_dir=os.path.abspath(events) if events else "")
     job = Job(spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
-    with job.start(), _Interrupts(job), _JobLine() as progress:
+    with job.start(), JobInterrupts(job), JobLine() as progress:
         if not job.folder.is_kept:
             where = printable(str(job.folder.path), 300)
             sys.stderr.write(
@@ -386,7 +386,7 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     state = JobState()
     is_read = as_json
     try:
-        with _JobLine() as progress:
+        with JobLine() as progress:
             for event in read_events(events, follow=follow):
                 if event is not None:
                     state.apply(event)

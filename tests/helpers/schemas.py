@@ -26,7 +26,7 @@ from inspector.report.documents.values import (
     SealDocument,
     StatsDocument,
 )
-from inspector.report.documents.verification import EVENTS, VerifyReport
+from inspector.report.documents.verification import EVENTS, READ_EVENTS, VerifyReport
 
 FOLDER = Path(__file__).parents[2] / "docs" / "json"
 
@@ -49,7 +49,8 @@ DOCUMENTS: dict[str, type[Any]] = {
 def schemas() -> dict[str, str]:
     """The text of every schema, by the name of its file."""
     made = {name: msgspec.json.schema(kind) for name, kind in DOCUMENTS.items()}
-    for name, kinds in (("verify-event", EVENTS), ("watch-event", WATCH_EVENTS)):
+    groups = {"verify-event": EVENTS, "read-event": READ_EVENTS, "watch-event": WATCH_EVENTS}
+    for name, kinds in groups.items():
         events, parts = msgspec.json.schema_components(
             kinds.values(), ref_template="#/$defs/{name}"
         )

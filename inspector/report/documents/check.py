@@ -24,6 +24,7 @@ __all__ = [
     "PlanRank",
     "PlanRead",
     "PlanWriter",
+    "ReadingRank",
     "RunCheckpoint",
     "RunStep",
     "StepPart",
@@ -72,12 +73,28 @@ class ComparedDigests(TypedDict):
     matching: int
 
 
+class ReadingRank(TypedDict):
+    """One of several processes that read the payloads: its share, and what of it was read.
+
+    `why_not` says why that is not all; null if it is.
+    """
+
+    rank: int
+    host: str
+    payloads: int
+    payload_bytes: int
+    payloads_read: int
+    bytes_read: int
+    why_not: str | None
+
+
 class _CheckedParts(TypedDict, total=False):
     storage: StorageUse
+    ranks: Sequence[ReadingRank]
 
 
 class CheckedParts(_CheckedParts):
-    """What was looked at; `storage` where it is a remote one."""
+    """What was looked at; `storage` where it is a remote one, `ranks` where several read."""
 
     tensors: int
     chunks: int
