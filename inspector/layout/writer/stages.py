@@ -26,7 +26,7 @@ from inspector.layout.writer.replay import balance
 from inspector.layout.writer.survey import Bools
 from inspector.layout.writer.walk import Walk, meshes_of
 
-__all__ = ["Stage", "StageGroups", "find_stages", "replicas_explain"]
+__all__ = ["Stage", "StageGroups", "find_stages", "module_of", "replicas_explain"]
 
 _ENOUGH = 0.9
 _HOPELESS = 0.4  # of the items: no turning over of whole ones will mend that
@@ -48,6 +48,7 @@ class Stage:
         layers: Numbers of the modules that only these ranks hold, as `layers.0 to layers.3`;
             empty if the names have none.
         uses: Those tensors by their placements on the mesh of these ranks.
+        tensors: Their indices; one in one piece may be there by chance, as others may hold it too.
     """
 
     ranks: tuple[int, ...]
@@ -56,6 +57,7 @@ class Stage:
     example: str
     layers: str = ""
     uses: tuple[PlacementUse, ...] = field(default=(), repr=False, compare=False)
+    tensors: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def mesh(self) -> Mesh | None:
@@ -100,6 +102,12 @@ def _cells(checkpoint: Checkpoint, use: PlacementUse, index: int) -> list[int]:
     tensor = checkpoint.columns.tensor(index)
     cells: list[int] = cell_ids(use.cut, tensor.offsets, tensor.sizes).tolist()
     return cells
+
+
+def module_of(fqn: str) -> tuple[str, int] | None:
+    """The numbered module that an entry is of: `model.layers.3.wq` is of `model.layers.`, 3."""
+    match = _LAYER.match(fqn)
+    return None if match is None else (match[1], int(match[2][:9]))
 
 
 def replicas_explain(walk: Walk) -> float | None:
@@ -233,9 +241,8 @@ class _Group:
         seen: dict[tuple[str, int], list[int]] = {}
         fqns = self.walk.checkpoint.columns.fqns
         for tensor in range(len(self.home)):
-            match = _LAYER.match(fqns[tensor])
-            if match is not None and self.home[tensor] >= 0:
-                key = match[1], int(match[2][:9])
+            key = module_of(fqns[tensor])
+            if key is not None and self.home[tensor] >= 0:
                 seen.setdefault(key, []).append(int(self.home[tensor]))
         several = {k: v for k, v in seen.items() if len(v) > 1}
         per_block: dict[int, list[tuple[str, int]]] = {}
@@ -269,6 +276,7 @@ class _Group:
             fqns[int(own[0])] if len(own) else "",
             _layer_words(layers.get(block, [])),
             tuple(uses),
+            tuple(own.tolist()),
         )
 
     # -- meshes inside ----------------------------------------------------------------------
