@@ -70,7 +70,8 @@ def plan(
 
     From the metadata alone: bytes, files, memory, empty shards, what would be missing, and the
     errors that `check` finds without --deep. With --against: also what `dcp.load` would miss,
-    ignore, cast or refuse. With --stage: what one pipeline stage loads. Exit code 1 if something would go wrong.
+    ignore, cast or refuse. With --stage: what one pipeline stage loads. Exit code 1 if something
+    would go wrong.
     """
     from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh

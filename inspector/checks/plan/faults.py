@@ -47,9 +47,7 @@ def untold(findings: Iterable[Finding], problems: Iterable[Finding]) -> list[Fin
     return [f for f in findings if f.severity == "error" and (f.code, f.fqn or f.file) not in told]
 
 
-def of_stage(
-    plan: LoadPlan, stage: StageKeys | None, findings: Iterable[Finding]
-) -> list[Finding]:
+def of_stage(plan: LoadPlan, stage: StageKeys | None, findings: Iterable[Finding]) -> list[Finding]:
     """The findings that concern what a stage loads: not entries and files of others alone.
 
     Args:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,7 @@ class StageKeys:
     count: int
     tensors: tuple[int, ...]
     entries: tuple[int, ...]
-    told_by: str
+    told_by: Literal["placements", "checkpoint"]
     because: str
     num_shared: int
     left_out: tuple[str, ...]
@@ -130,8 +130,9 @@ def stage_keys(
         UsageError: Nothing tells which entries a stage holds, or the lines are of other stages.
     """
     names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+    told_by: Literal["placements", "checkpoint"] = "placements" if lines else "checkpoint"
     if lines:
-        held, told_by = _by_lines(names, request, lines), "placements"
+        held = _by_lines(names, request, lines)
         because = dict.fromkeys(request.numbers, "as [stages] of --placements says")
     else:
         groups = None if written_by is None else written_by.partition
@@ -141,7 +142,7 @@ def stage_keys(
                 f"{request.count} holds: {_why_not(groups)}",
                 'lines such as "layers.[01].*" = "1" under [stages] in the file of --placements do',
             )
-        held, told_by = _by_files(checkpoint, names, groups), "checkpoint"
+        held = _by_files(checkpoint, names, groups)
         because = {
             n: f"because {_ranks(stage.ranks)} alone held them, by what the files show (no proof)"
             for n, stage in enumerate(groups.stages, 1)
@@ -203,9 +204,7 @@ def _by_lines(
     return [next((stages for regex, stages in back if regex.match(n)), None) for n in names]
 
 
-def _by_files(
-    checkpoint: Checkpoint, names: Sequence[str], groups: StageGroups
-) -> list[_Stages]:
+def _by_files(checkpoint: Checkpoint, names: Sequence[str], groups: StageGroups) -> list[_Stages]:
     """The stage of each entry: that of its pieces, or of its numbered module."""
     num = checkpoint.num_tensors
     home, is_cut = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=bool)
@@ -220,8 +219,8 @@ def _by_files(
         if entry < num and is_cut[entry]:
             found.append(frozenset((int(home[entry]),)))
         else:
-            stage = None if module is None else owner.get(module)
-            found.append(None if stage is None else frozenset((stage,)))
+            one = None if module is None else owner.get(module)
+            found.append(None if one is None else frozenset((one,)))
     return found
 
 
