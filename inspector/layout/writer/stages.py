@@ -8,6 +8,7 @@ what they look like, never certain.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -192,8 +193,12 @@ def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> StageGroups | None:
         stages = tuple(group.stage(b, None, layers) for b in range(len(blocks)))
         return StageGroups(stages, walk.num_items, walk.num_items, walk.num_items, by_names=True)
     best: tuple[int, _Inside | None] | None = None
-    for inside in group.insides():
-        placed, _ = group.replay(inside)
+    # Where some ranks wrote no piece the lowest rank's rule tells not what they held.
+    pieces = [walk.ranks[number].ravel() for number in walk.touched]
+    wrote = set() if not pieces else set(np.concatenate(pieces).tolist())
+    rules = (False, True) if wrote >= set(range(walk.world_size)) else (False,)
+    for inside, lowest in itertools.product(group.insides(), rules):
+        placed, _ = group.replay(inside, lowest=lowest)
         if best is None or placed > best[0]:
             best = placed, inside
         if placed == walk.num_items:
