@@ -14,8 +14,8 @@ from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.reads.load_plan import Planner
 from inspector.layout.writer.written_by import infer
 from inspector.report.plan import headline
+from inspector.tui.mesh.offers import even_sizes, first_mesh, other_kind, presets, with_step
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
-from inspector.tui.plan.meshes import even_sizes, first_mesh, other_kind, presets, with_step
 from inspector.tui.plan.words import facts_text, short_text
 from tests.conftest import SAMPLES
 

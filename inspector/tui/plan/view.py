@@ -21,12 +21,12 @@ from inspector.report.plan import headline
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
-from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.mesh.offers import EvenSizes, even_sizes, first_mesh, writer_mesh
 from inspector.tui.mesh.picker import MeshPicker
+from inspector.tui.mesh.view import MeshView
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
 from inspector.tui.plan.grid import PlanGrid
-from inspector.tui.plan.meshes import EvenSizes, even_sizes, first_mesh
 from inspector.tui.plan.sources import (
     EMPTY_COLUMNS,
     RANK_COLUMNS,
@@ -55,7 +55,7 @@ _SMALL_REST, _ROOMY_REST = 12, 29
 _SLOW_S = 0.1
 
 
-class LoadPlanView(TableView):
+class LoadPlanView(MeshView):
     """A mesh to choose, its ranks as a grid and as a table, the reads of one of them."""
 
     DEFAULT_CSS = """
@@ -92,7 +92,9 @@ class LoadPlanView(TableView):
     """
 
     BINDINGS = [
-        command("m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64.", footer=True),
+        command(
+            "m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64 or dp_shard:4,tp:2.", footer=True
+        ),
         command(
             "plus,equals_sign", "size('shard', 1)", "More shards", "The next that divides evenly."
         ),
@@ -226,6 +228,11 @@ class LoadPlanView(TableView):
         desk, order = self._desk, self._order
         if desk is None or not self._is_looked_at:
             return
+        if not self.mesh.is_plain and self._written_by is None:
+            # How tensors lie on named axes is known from who wrote it; that comes, and asks again.
+            self._order = None
+            self.query_one("#plan-legend", Static).update("looking at who wrote it ...")
+            return
         wanted = Order(self.mesh, self.filter_text, self._written_by)
         if order is not None and wanted.is_same(order):
             return
@@ -265,8 +272,7 @@ class LoadPlanView(TableView):
         self.set_class(not plan.empty_tensors, "-even")
         if before is None or before.plan.items is not plan.items:
             self._even = even_sizes(plan.items.tensors)
-        written = None if self._written_by is None else self._written_by.mesh
-        self.query_one(MeshPicker).offer(self._even, written)
+        self.query_one(MeshPicker).offer(self._even, writer_mesh(self._written_by))
         self._show_words()
         grid = self.query_one(PlanGrid)
         grid.show(plan)
@@ -384,6 +390,10 @@ class LoadPlanView(TableView):
         picker = self.query_one(MeshPicker)
         picker.set_mesh(picker.mesh)
         self._show_words()
+
+    def on_rank_grid_folded(self, event: PlanGrid.Folded) -> None:
+        event.stop()
+        self._show_legend()
 
     def action_worst(self) -> None:
         """Go to the rank that reads most."""

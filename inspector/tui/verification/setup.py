@@ -17,8 +17,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
-from inspector.errors import InspectError, UsageError
+from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.file import read_placements
+from inspector.layout.target.placement import why_not
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.background import after
@@ -26,7 +28,7 @@ from inspector.tui.kit.lines import ChoiceLine
 from inspector.verify.job.commands import local_argv, shell
 from inspector.verify.machine import gpus
 from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
-from inspector.verify.spec import DEVICES, VIAS
+from inspector.verify.spec import DEVICES, VIAS, default_then, why_not_via
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -50,25 +52,73 @@ _COMMON = ("fsdp:2", "hsdp:2x2", "fsdp:4", "hsdp:2x4", "fsdp:8")
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the form says, as it was typed."""
+    """What the form says, as it was typed.
+
+    Attributes:
+        mesh: The mesh.
+        then: The second one, `DEFAULT` or `NONE`.
+        via: The way.
+        device: The device.
+        filter_text: The filter.
+        placements: The file that says which axis cuts which dim; empty for none.
+    """
 
     mesh: str
     then: str = DEFAULT
     via: str = "dtensor"
     device: str = "auto"
     filter_text: str = ""
+    placements: str = ""
+
+    @property
+    def thens(self) -> tuple[str, ...]:
+        """The second meshes that are named, with blanks between, or commas if these are no axes."""
+        found: list[str] = []
+        for word in (word.strip(",") for word in self.then.split()):
+            found += word.split(",") if _mesh_of(word) is None else [word]
+        return tuple(word for word in found if word not in ("", DEFAULT, NONE))
+
+    @property
+    def meshes(self) -> tuple[Mesh, ...]:
+        """All that are meshes: what is half typed is none."""
+        return tuple(mesh for text in (self.mesh, *self.thens) if (mesh := _mesh_of(text)))
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether one of them has axes by name: for those placements can be told."""
+        return not all(mesh.is_plain for mesh in self.meshes)
+
+    def ways(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The ways that there are none of, and why; and the ways that there are."""
+        meshes = list(self.meshes)
+        if meshes and self.then == DEFAULT:
+            meshes.append(default_then(meshes[0]))
+        closed = {via: why for via in VIAS for mesh in meshes if (why := why_not_via(mesh, via))}
+        return closed, tuple(via for via in VIAS if via not in closed)
+
+
+def _mesh_of(text: str) -> Mesh | None:
+    try:
+        return Mesh.parse(text)
+    except InspectError:
+        return None
 
 
 def presets(written: Mesh | None) -> list[str]:
-    """Meshes to choose from, that of the writer first if a job can run under it."""
-    own = [str(written)] if written is not None and written.can_launch else []
+    """Meshes to choose from: the writer's, FSDP and HSDP over the same ranks, and small ones."""
+    own: list[str] = []
+    if written is not None and not why_not(written):
+        size = written.world_size
+        own = [str(written), f"fsdp:{size}"]
+        if size % 2 == 0 and size > 2:
+            own.append(f"hsdp:2x{size // 2}")
     return list(dict.fromkeys([*own, *_COMMON]))
 
 
 def first_mesh(written: Mesh | None, num_gpus: int) -> str:
     """The mesh to begin with: the writer's, if this machine has as many cores or GPUs."""
     room = max(os.cpu_count() or 1, num_gpus, 2)
-    own = [written] if written is not None and written.can_launch else []
+    own = [written] if written is not None and not why_not(written) else []
     small = ["hsdp:2x2", "fsdp:4"] if own and own[0].family == "hsdp" else ["fsdp:4"]
     for mesh in [*own, *map(Mesh.parse, small), Mesh.parse("fsdp:2")]:
         if 1 < mesh.world_size <= room:
@@ -78,22 +128,17 @@ def first_mesh(written: Mesh | None, num_gpus: int) -> str:
 
 def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
     """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
-    words = wishes.then.replace(",", " ").split()
-    if words == [NONE]:
-        then: tuple[str, ...] = NO_SECOND_MESH
-    else:
-        then = tuple(word for word in words if word != DEFAULT)
+    is_once = wishes.then.strip() == NONE
+    told = wishes.placements.strip() if wishes.has_axes else ""
     try:
-        for text in (wishes.mesh, *(() if then == NO_SECOND_MESH else then)):
-            if not Mesh.parse(text).can_launch:
-                raise UsageError(f"{text!a}: a job runs under fsdp:S or hsdp:RxS")
         return prepare(
             checkpoint,
             wishes.mesh,
-            then=then,
+            then=NO_SECOND_MESH if is_once else wishes.thens,
             via=wishes.via,
             device=wishes.device,
             filter_text=wishes.filter_text.strip(),
+            placements=read_placements(os.path.expanduser(told)) if told else (),
         )
     except InspectError as error:
         return error
@@ -157,12 +202,17 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         border-title-color: $foreground; border-title-style: bold;
     }
     VerifySetupScreen Horizontal { height: 1; }
-    VerifySetupScreen Label { width: 9; color: $text-muted; }
+    VerifySetupScreen Label { width: 11; color: $text-muted; }
     VerifySetupScreen Input, VerifySetupScreen Input:focus {
-        width: 22; height: 1; border: none; padding: 0 1; background: $boost;
+        width: 20; height: 1; border: none; padding: 0 1; background: $boost;
     }
+    VerifySetupScreen Input.-axes, VerifySetupScreen Input.-axes:focus { width: 36; }
+    VerifySetupScreen #setup-told, VerifySetupScreen #setup-why { display: none; }
+    VerifySetupScreen.-axes #setup-told, VerifySetupScreen.-closed #setup-why { display: block; }
+    VerifySetupScreen #setup-via { width: auto; margin-right: 1; }
+    VerifySetupScreen #setup-why { width: 1fr; color: $text-muted; }
     VerifySetupScreen Input:focus { background: $primary 25%; }
-    VerifySetupScreen #setup-filter { width: 1fr; }
+    VerifySetupScreen #setup-filter, VerifySetupScreen #setup-placements { width: 1fr; }
     VerifySetupScreen ChoiceLine { width: 1fr; }
     VerifySetupScreen Horizontal > Input { margin-right: 2; }
     VerifySetupScreen #setup-plan-scroll {
@@ -229,15 +279,21 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             box.border_title = "Verify: load it with torchrun, and compare every bit"
             with Horizontal():
                 yield Label("mesh")
-                yield Input(id="setup-mesh", placeholder="fsdp:S or hsdp:RxS")
+                yield Input(id="setup-mesh", placeholder="fsdp:S, or axes")
                 yield ChoiceLine(presets(self._written), id="setup-meshes")
             with Horizontal():
                 yield Label("then")
                 yield Input(DEFAULT, id="setup-then", placeholder="mesh, or none")
                 yield ChoiceLine((DEFAULT, NONE), DEFAULT, id="setup-thens")
+            with Horizontal(id="setup-told"):
+                yield Label("placements")
+                yield Input(
+                    id="setup-placements", placeholder="a file; empty: as the checkpoint has them"
+                )
             with Horizontal():
                 yield Label("way")
                 yield ChoiceLine(VIAS, "dtensor", id="setup-via")
+                yield Static("", markup=False, id="setup-why")
             with Horizontal():
                 yield Label("device")
                 yield ChoiceLine(DEVICES, "auto", id="setup-device")
@@ -283,6 +339,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             self.query_one("#setup-via", ChoiceLine).value,
             self.query_one("#setup-device", ChoiceLine).value,
             self.query_one("#setup-filter", Input).value,
+            self.query_one("#setup-placements", Input).value,
         )
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -299,7 +356,24 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
                 self.query_one(f"#{field}", Input).value = event.value
         self._changed()
 
+    def _fit_to_meshes(self) -> None:
+        """Offer what there is for the meshes that are typed: ways, and a file of placements."""
+        wishes = self.wishes
+        self.set_class(wishes.has_axes, "-axes")
+        for name, text in (("mesh", wishes.mesh), ("then", wishes.then)):
+            self.query_one(f"#setup-{name}", Input).set_class("," in text, "-axes")
+        closed, ways = wishes.ways()
+        line = self.query_one("#setup-via", ChoiceLine)
+        if ways != line.words:
+            line.set_words(ways)
+            if line.value not in ways:
+                line.choose(ways[0])
+        self.set_class(bool(closed), "-closed")
+        said = "; ".join(f"no {via}: {why}" for via, why in closed.items())
+        self.query_one("#setup-why", Static).update(Text(said, overflow="ellipsis", no_wrap=True))
+
     def _changed(self) -> None:
+        self._fit_to_meshes()
         self._plan = None
         self._starts = False
         self.query_one("#setup-start", Button).disabled = True
