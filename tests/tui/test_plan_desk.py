@@ -12,6 +12,7 @@ from inspector.checkpoint.find.locate import matching
 from inspector.errors import InspectError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.reads.load_plan import Planner
+from inspector.layout.target.placement import why_not
 from inspector.layout.writer.written_by import infer
 from inspector.report.plan import headline
 from inspector.tui.mesh.offers import even_sizes, first_mesh, other_kind, presets, with_step
@@ -60,7 +61,7 @@ def test_no_step_leaves_what_a_mesh_may_be(axis: str) -> None:
     for start in ("fsdp:1", "hsdp:64x1024", "fsdp:65536", "fsdp:40000", "hsdp:3x20000"):
         for steps in (1, -1):
             mesh = Mesh.parse(walk(start, axis, steps, 40)[-1])
-            assert mesh.can_launch and mesh.world_size <= MAX_WORLD_SIZE
+            assert not why_not(mesh) and mesh.world_size <= MAX_WORLD_SIZE
 
 
 def test_the_other_kind_has_the_same_ranks() -> None:
@@ -95,7 +96,7 @@ def test_presets_fit_and_hold_the_writer_and_the_mesh_itself(room: int) -> None:
         words = presets(Mesh.parse(text), even, written, room)
         assert words[0] == "hsdp:2x4" and len(set(words)) == len(words)
         for word in words:
-            assert Mesh.parse(word).can_launch
+            assert not why_not(Mesh.parse(word))
         if room >= 40:
             assert sum(len(word) + 2 for word in words) <= room
             assert text in words or text == "fsdp:96"

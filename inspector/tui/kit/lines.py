@@ -93,6 +93,9 @@ class ChoiceLine(Static, can_focus=True):
         if not room or sum(len(word) + 2 for word in words) <= room:
             return words
         room -= 2 * len(_MORE)
+        words = tuple(word for word in words if len(word) + 2 <= room)
+        if not words:
+            return ()
         at = words.index(self._value) if self._value in words else 0
         first, last = at, at + 1
         room -= len(words[at]) + 2

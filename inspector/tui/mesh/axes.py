@@ -141,16 +141,19 @@ class FoldedMesh:
         return FoldedMesh(mesh, self.folded if is_alike else frozenset())
 
 
-def legend_parts(mesh: FoldedMesh, width: int, chosen: int | None = None) -> list[str]:
-    """The axes in words, one text for each, as much of it as `width` characters hold.
+def legend_parts(mesh: FoldedMesh, width: int, chosen: int | None, *said: str) -> list[str]:
+    """The axes in words, one text for each, and one more; as much as `width` characters hold.
 
-    Each begins and ends with a blank, or with brackets if it is the chosen one.
+    Each axis begins and ends with a blank, or with brackets if it is the chosen one. The last text
+    is the first of `said` for which there is room if less is told of the axes, or empty.
     """
-    for level in (3, 2, 1, 0):
+    tries = [(words, level) for words in (*said, "") for level in (3, 2, 1)]
+    tries += [(words, 0) for words in (*said, "")]
+    for words, level in tries:
         parts = [_legend_part(mesh, n, level, is_chosen=n == chosen) for n in range(len(mesh.axes))]
-        if sum(map(len, parts)) <= width:
-            return parts
-    return parts
+        if sum(map(len, parts)) + len(words) <= width:
+            break
+    return [*parts, words]
 
 
 def _legend_part(mesh: FoldedMesh, number: int, level: int, *, is_chosen: bool) -> str:

@@ -65,7 +65,7 @@ class MeshGrid(RankGrid):
     }
     """
 
-    worst: ClassVar[str] = ", the worst of them"
+    worst: ClassVar[str] = "worst"
 
     class Chosen(RankGrid.Chosen):
         """The cursor went to a rank."""

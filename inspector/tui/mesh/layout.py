@@ -14,7 +14,7 @@ __all__ = ["MeshLayout", "mesh_layout"]
 
 # Height, least and largest width of a cell, the best first; each says less than the one before.
 _SIZES = ((4, 19, 40), (3, 17, 40), (2, 15, 40), (1, 11, 26), (1, 5, 10), (1, 2, 2), (1, 1, 1))
-#: Blank columns between groups of cells, where there is room.
+#: Blank columns between groups of cells, where there is room; 1 between single characters.
 _CELL_GROUP_GAP = 2
 
 
@@ -138,30 +138,31 @@ class MeshLayout:
 
 
 def mesh_layout(
-    sizes: Sequence[int], width: int, height: int, names: Sequence[int] = ()
+    sizes: Sequence[int], width: int, height: int, *, names_columns: bool = False
 ) -> MeshLayout:
     """Lay out a mesh on `width` x `height` characters.
 
     The first axis goes down if there are two or more, the last across; those between go where the
-    cells are larger for it, and every column has a name. It is never wider than `width`, and never
-    higher than `height` unless that is less than 1.
+    cells are larger for it. It is never wider than `width`, and never higher than `height` unless
+    that is less than 1.
 
     Args:
         sizes: Places along each axis, the last varying fastest; none is one place.
         width: Room.
         height: Likewise.
-        names: Characters of the longest coordinate of each axis (default: a letter and a number).
+        names_columns: Whether columns with names are worth smaller cells.
     """
     sizes = [max(1, size) for size in sizes] or [1]
-    names = names or [1 + len(str(size - 1)) for size in sizes]
     width, height = max(1, width), max(1, height)
     splits = range(1, len(sizes)) if len(sizes) > 1 else range(1)
     for cell_height, least, most in _SIZES:
         found = [
             fitting
             for num_down in splits
-            if (fitting := _fit(sizes, names, num_down, width, height, cell_height, least, most))
+            if (fitting := _fit(sizes, num_down, width, height, cell_height, least, most))
         ]
+        if names_columns and least > 5:
+            found = [x for x in found if x.top or x.band_cells == 1]
         whole = [layout for layout in found if layout.band_lines == 1]
         # Of two axes the second may wrap: then its numbers in the cells say enough. Of more, which
         # line of a band is which would be anybody's guess: rather smaller cells.
@@ -195,7 +196,6 @@ def _share(num_places: int, num_cells: int) -> int:
 
 def _fit(
     sizes: Sequence[int],
-    names: Sequence[int],
     num_down: int,
     width: int,
     height: int,
@@ -208,8 +208,10 @@ def _fit(
     band_group = sizes[num_down - 1] if num_down > 1 else 1
     cell_group = sizes[-1] if len(sizes) - num_down > 1 else 1
     gap = 1 if least > 1 else 0
-    named = sum(names[:num_down]) + num_down
-    left = named if bands > 1 and least > 1 and width > 20 else 0
+    # A letter, a number and a blank for each axis.
+    named = sum(len(str(size - 1)) + 2 for size in sizes[:num_down])
+    has_room = width > 20 and (least > 1 or band + named <= width)
+    left = named if bands > 1 and has_room else 0
     fitting = (width - left + gap) // (least + gap)
     if fitting < 1:
         return None
@@ -226,18 +228,18 @@ def _fit(
     gaps = bands - 1 if lines > 1 else 0
     band_gap = int(0 < gaps <= spare)
     spare -= gaps * band_gap
-    # The header says something only where each column is one coordinate.
-    top = int(least > 5 and lines == 1 and bands > 1 and spare > 0)
-    if len(sizes) > 2:
-        top = int(least >= 5 and lines == 1 and band > 1 and spare > 0)
+    room = width - left + gap
+    between = _CELL_GROUP_GAP if least > 1 else 1
+    cell_gaps = cols // cell_group - 1 if cell_group > 1 and cols % cell_group == 0 else 0
+    spread = room - cell_gaps * between
+    cell_group_gap = between if cell_gaps and spread // cols - gap >= least else 0
+    wide = min(most, (spread if cell_group_gap else room) // cols - gap)
+    # The header says something only where each column, or each group of them, is one coordinate.
+    is_named = lines == 1 and band > 1 and (bands > 1 or len(sizes) > 2)
+    top = int(is_named and spare > 0 and (least >= 5 or cell_group_gap > 0))
     spare -= top
     groups = bands // band_group - 1 if band_group > 1 else 0
     group_gap = int(0 < groups <= spare)
-    room = width - left + gap
-    cell_gaps = cols // cell_group - 1 if cell_group > 1 and cols % cell_group == 0 else 0
-    spread = room - cell_gaps * _CELL_GROUP_GAP
-    cell_group_gap = _CELL_GROUP_GAP if cell_gaps and spread // cols - gap >= least else 0
-    wide = min(most, (spread if cell_group_gap else room) // cols - gap)
     return MeshLayout(
         num_down=num_down,
         num_bands=bands,

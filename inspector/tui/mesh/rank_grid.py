@@ -22,7 +22,6 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from inspector.checkpoint.text import plural
 from inspector.layout.mesh import Mesh
 from inspector.tui.kit.cell_text import fit
 from inspector.tui.mesh.axes import FoldedMesh, GridAxis, legend_parts
@@ -31,9 +30,8 @@ from inspector.tui.mesh.layout import MeshLayout, mesh_layout
 __all__ = ["RankGrid"]
 
 _NO_RANKS = Mesh("fsdp", (1,))
-#: With fewer lines than this the axes are not named.
-_LEAST_LINES = 3
-_HINT = " enter folds "
+#: With fewer lines for the cells than this the axes are not named.
+_LEAST_LINES = 2
 
 
 class RankGrid(Widget, can_focus=True):
@@ -66,9 +64,6 @@ class RankGrid(Widget, can_focus=True):
             super().__init__()
             self.grid = grid
             self.rank = rank
-
-    class Folded(Message):
-        """An axis was folded or opened: cells are other ranks'."""
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
@@ -129,7 +124,7 @@ class RankGrid(Widget, can_focus=True):
 
     @property
     def max_lines(self) -> int:
-        """Lines that it may take."""
+        """Lines that its cells may take; that of the axes comes on top of them."""
         return self._max_lines
 
     @max_lines.setter
@@ -171,7 +166,6 @@ class RankGrid(Widget, can_focus=True):
         self._ranks_of.clear()
         self.forget()
         self.refresh(layout=True)
-        self.post_message(self.Folded())
 
     def leave_axes(self) -> bool:
         """Choose no axis; whether one was chosen."""
@@ -190,7 +184,7 @@ class RankGrid(Widget, can_focus=True):
     def grid_layout(self, width: int) -> MeshLayout:
         """Where the cells stand on `width` columns, below the line of the axes."""
         sizes = [axis.size for axis in self._mesh.open_axes]
-        return mesh_layout(sizes, width, self._max_lines - self.legend_lines)
+        return mesh_layout(sizes, width, self._max_lines, names_columns=len(self._mesh.axes) > 2)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return container.width
@@ -247,22 +241,23 @@ class RankGrid(Widget, can_focus=True):
             end = start + layout.cell_width
         return Strip(segments).adjust_cell_length(width, blank)
 
+    def _legend_parts(self, layout: MeshLayout, width: int) -> list[str]:
+        """The axes, and what is told after them."""
+        hint = shared = ""
+        if self._axis is not None:
+            hint = f" enter {'opens' if self._axis in self._mesh.folded else 'folds'} it "
+        if (num := self.ranks_each(layout)) > 1:
+            shared = f" cell = {self.worst} of {num:,} ranks "
+        return legend_parts(self._mesh, width, self._axis, hint + shared, shared)
+
     def _legend(self, layout: MeshLayout, width: int) -> list[Segment]:
         style = self.label_style
-        parts = legend_parts(self._mesh, width, self._axis)
+        *parts, said = self._legend_parts(layout, width)
         segments = [
             Segment(part, style + Style(reverse=True, bold=True) if n == self._axis else style)
             for n, part in enumerate(parts)
         ]
-        room = width - sum(map(len, parts))
-        said = ""
-        if (shared := self.ranks_each(layout)) > 1:
-            said = f" a cell: {plural(shared, 'rank')}{self.worst} "
-        if self._axis is not None and len(said) + len(_HINT) <= room:
-            said = _HINT + said
-        if said and len(said) <= room:
-            segments.append(Segment(said.rjust(room), style))
-        return segments
+        return [*segments, Segment(said.rjust(width - sum(map(len, parts))), style)]
 
     def _header(self, layout: MeshLayout) -> list[Segment]:
         across = self._mesh.open_axes[layout.num_down :]
@@ -335,7 +330,7 @@ class RankGrid(Widget, can_focus=True):
         layout, y = self.grid_layout(self.size.width), offset.y - self.legend_lines
         if y < 0:
             end = 0
-            for axis, part in enumerate(legend_parts(self._mesh, self.size.width, self._axis)):
+            for axis, part in enumerate(self._legend_parts(layout, self.size.width)[:-1]):
                 end += len(part)
                 if offset.x < end:
                     event.stop()

@@ -18,6 +18,7 @@ class MeshView(TableView):
             "axis",
             "Fold axis",
             "Choose the next axis of the mesh; enter folds it into one cell, or opens it.",
+            footer=True,
         ),
     ]
 

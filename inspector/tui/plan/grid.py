@@ -66,7 +66,7 @@ class PlanGrid(RankGrid):
     }
     """
 
-    worst: ClassVar[str] = ", the most of them"
+    worst: ClassVar[str] = "most"
 
     class Chosen(RankGrid.Chosen):
         """The cursor went to a rank."""
@@ -116,7 +116,7 @@ class PlanGrid(RankGrid):
             text.append(f"   {_WORST} rank {self._worst} reads most")
         shared = self.ranks_each(self.grid_layout(self.size.width))
         if shared > 1 and not self.legend_lines:
-            text.append(f"   a cell: {plural(shared, 'rank')}{self.worst}")
+            text.append(f"   a cell is {plural(shared, 'rank')}, and says the most of them")
         return text
 
     # Drawing.

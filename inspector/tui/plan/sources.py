@@ -20,18 +20,17 @@ from inspector.tui.mesh.axes import coordinate_words
 
 __all__ = [
     "EMPTY_COLUMNS",
-    "RANK_COLUMNS",
     "READ_COLUMNS",
     "EmptySource",
     "PlanRankSource",
     "ReadSource",
+    "rank_columns",
 ]
 
 _BAR_CELLS = 16
 
-RANK_COLUMNS = (
+_RANK_COLUMNS = (
     Column("rank", "Rank", width=5, align="right"),
-    Column("place", "Place", min_width=6, max_width=16, priority=1),
     Column("needs", "Needs", width=10, align="right", descending_first=True),
     Column("reads", "Reads", width=10, align="right", descending_first=True),
     Column("bar", "of the most", width=_BAR_CELLS, sortable=False, priority=5),
@@ -40,6 +39,13 @@ RANK_COLUMNS = (
     Column("empty", "Empty", width=6, align="right", descending_first=True, priority=3),
     Column("peak", "Peak mem", width=10, align="right", descending_first=True),
 )
+
+
+def rank_columns(mesh: Mesh) -> tuple[Column, ...]:
+    """The columns of the ranks of a mesh: their places have the room that the last one's takes."""
+    cells = max(6, len(coordinate_words(mesh, mesh.world_size - 1)))
+    first, *rest = _RANK_COLUMNS
+    return first, Column("place", "Place", width=cells, priority=1), *rest
 
 
 def _by_part(mesh: Mesh, ranks: Ints) -> Ints:

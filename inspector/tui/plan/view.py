@@ -29,11 +29,11 @@ from inspector.tui.plan.desk import Order, PlanDesk, Planned
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.sources import (
     EMPTY_COLUMNS,
-    RANK_COLUMNS,
     READ_COLUMNS,
     EmptySource,
     PlanRankSource,
     ReadSource,
+    rank_columns,
 )
 from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
 from inspector.tui.screens.copy import CopyScreen
@@ -124,7 +124,7 @@ class LoadPlanView(MeshView):
     def __init__(self) -> None:
         super().__init__(id="plan")
         self.add_class("-none")
-        self._table = VirtualTable(RANK_COLUMNS, id="plan-ranks")
+        self._table = VirtualTable((), id="plan-ranks")
         self._reads = VirtualTable(READ_COLUMNS, id="plan-reads", empty_text="It reads nothing")
         self._empty = VirtualTable(EMPTY_COLUMNS, id="plan-empty")
         self._written_by: WrittenBy | None = None
@@ -274,15 +274,17 @@ class LoadPlanView(MeshView):
             self._even = even_sizes(plan.items.tensors)
         self.query_one(MeshPicker).offer(self._even, writer_mesh(self._written_by))
         self._show_words()
-        grid = self.query_one(PlanGrid)
-        grid.show(plan)
+        self.query_one(PlanGrid).show(plan)
         rank = min(self._rank, plan.world_size - 1)
+        if before is None or before.plan.mesh != plan.mesh:
+            self._table.set_columns(rank_columns(plan.mesh))
         self._table.set_source(PlanRankSource(plan))
         self._table.select_row(rank)
         self._empty.set_empty_text("No tensor leaves a rank without an element")
         self._empty.set_source(EmptySource(plan))
         self._show_rank(rank)
         self._arrange()
+        self.refresh_bindings()
         count = plural(plan.world_size, "rank")
         if planned.order.filter_text:
             count += f", {planned.num_entries:,} of {plural(len(self.names), 'entry', 'entries')}"
@@ -390,10 +392,6 @@ class LoadPlanView(MeshView):
         picker = self.query_one(MeshPicker)
         picker.set_mesh(picker.mesh)
         self._show_words()
-
-    def on_rank_grid_folded(self, event: PlanGrid.Folded) -> None:
-        event.stop()
-        self._show_legend()
 
     def action_worst(self) -> None:
         """Go to the rank that reads most."""

@@ -307,7 +307,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             with Horizontal(id="setup-buttons"):
                 yield Button("Start", id="setup-start", variant="primary", compact=True)
                 yield Button("Cancel", id="setup-cancel", compact=True)
-                yield Static("enter starts · tab next · esc cancels", id="setup-hint")
+                yield Static("enter starts · esc cancels", id="setup-hint")
 
     def on_mount(self) -> None:
         self.query_one("#setup-start", Button).disabled = True
