@@ -153,16 +153,17 @@ def mesh_layout(
         names_columns: Whether columns with names are worth smaller cells.
     """
     sizes = [max(1, size) for size in sizes] or [1]
-    width, height = max(1, width), max(1, height)
+    room = width, height = max(1, width), max(1, height)
     splits = range(1, len(sizes)) if len(sizes) > 1 else range(1)
     for cell_height, least, most in _SIZES:
         found = [
             fitting
             for num_down in splits
-            if (fitting := _fit(sizes, num_down, width, height, cell_height, least, most))
+            if (fitting := _fit(sizes, num_down, room, (cell_height, least, most), names_columns))
         ]
         if names_columns and least > 5:
-            found = [x for x in found if x.top or x.band_cells == 1]
+            wraps = len(sizes) == 1
+            found = [x for x in found if x.top or x.band_cells == 1 or (wraps and x.band_lines > 1)]
         whole = [layout for layout in found if layout.band_lines == 1]
         # Of two axes the second may wrap: then its numbers in the cells say enough. Of more, which
         # line of a band is which would be anybody's guess: rather smaller cells.
@@ -197,13 +198,12 @@ def _share(num_places: int, num_cells: int) -> int:
 def _fit(
     sizes: Sequence[int],
     num_down: int,
-    width: int,
-    height: int,
-    cell_height: int,
-    least: int,
-    most: int,
+    room: tuple[int, int],
+    cell: tuple[int, int, int],
+    names_columns: bool,
 ) -> MeshLayout | None:
     """The layout with cells of one size, or None if they do not all fit."""
+    (width, height), (cell_height, least, most) = room, cell
     bands, band = math.prod(sizes[:num_down]), math.prod(sizes[num_down:])
     band_group = sizes[num_down - 1] if num_down > 1 else 1
     cell_group = sizes[-1] if len(sizes) - num_down > 1 else 1
@@ -228,14 +228,14 @@ def _fit(
     gaps = bands - 1 if lines > 1 else 0
     band_gap = int(0 < gaps <= spare)
     spare -= gaps * band_gap
-    room = width - left + gap
+    whole = width - left + gap
     between = _CELL_GROUP_GAP if least > 1 else 1
     cell_gaps = cols // cell_group - 1 if cell_group > 1 and cols % cell_group == 0 else 0
-    spread = room - cell_gaps * between
+    spread = whole - cell_gaps * between
     cell_group_gap = between if cell_gaps and spread // cols - gap >= least else 0
-    wide = min(most, (spread if cell_group_gap else room) // cols - gap)
+    wide = min(most, (spread if cell_group_gap else whole) // cols - gap)
     # The header says something only where each column, or each group of them, is one coordinate.
-    is_named = lines == 1 and band > 1 and (bands > 1 or len(sizes) > 2)
+    is_named = lines == 1 and band > 1 and (bands > 1 or names_columns)
     top = int(is_named and spare > 0 and (least >= 5 or cell_group_gap > 0))
     spare -= top
     groups = bands // band_group - 1 if band_group > 1 else 0

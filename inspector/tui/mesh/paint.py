@@ -70,8 +70,8 @@ def cell_lines(rank: RankProgress, width: int, height: int, more: int = 0) -> li
         more: Ranks that share the cell with the first of them.
     """
     # What it does is told before how many they are, which stands above the cells, too.
-    told = len(shown(word(rank), width)) + 1 + (len(_percent(rank.share)) + 1)
-    number = number_words(rank.rank, more, width - 4 - (told if width >= 11 else 0))
+    told = len(shown(word(rank), width)) + len(_percent(rank.share)) + 2
+    number = number_words(rank.rank, more, width - 4 - told if width >= 11 else 0)
     if height == 1:
         return [_one_line(rank, width, number)]
     lines = [

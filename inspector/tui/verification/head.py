@@ -66,6 +66,8 @@ def head_text(
     state = now.state if result is not None else word or now.state
     badge = (f" {state.upper()} ", _BADGES.get(state, "badge.plain"))
     said = _sentence(snapshot, now, result)
+    if len(badge[0]) + 2 + len(said) > width:
+        said = said.partition(" (")[0]  # What it ran on stands on the last line, too.
     first = Text.assemble(badge, "  ", (said, "bold"))
     lines = [first, _bar_line(snapshot, now, width), _figures(snapshot, now, width)]
     lines.append(_last(snapshot, report, width))

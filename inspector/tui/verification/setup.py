@@ -17,7 +17,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
-from inspector.errors import InspectError
+from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.target.file import read_placements
 from inspector.layout.target.placement import why_not
@@ -129,8 +129,11 @@ def first_mesh(written: Mesh | None, num_gpus: int) -> str:
 def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
     """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
     is_once = wishes.then.strip() == NONE
-    told = wishes.placements.strip() if wishes.has_axes else ""
+    told = os.path.expanduser(wishes.placements.strip()) if wishes.has_axes else ""
     try:
+        if os.path.exists(told) and not os.path.isfile(told):
+            # A pipe that nobody writes to would be waited for.
+            raise UsageError(f"--placements {printable(told)}: it is no regular file")
         return prepare(
             checkpoint,
             wishes.mesh,
@@ -138,19 +141,21 @@ def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
             via=wishes.via,
             device=wishes.device,
             filter_text=wishes.filter_text.strip(),
-            placements=read_placements(os.path.expanduser(told)) if told else (),
+            placements=read_placements(told) if told else (),
         )
     except InspectError as error:
         return error
 
 
-def plan_table(plan: Preflight) -> Table:
-    """What will run, what it reads and needs, and what stands against it."""
+def plan_table(plan: Preflight, wishes: Wishes) -> Table:
+    """What will run, what it reads and needs, and what stands against it or any other way."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, min_width=8)
     table.add_column(ratio=1)
     for label, text, style in _rows(plan):
         table.add_row(Text(label, "dim"), Text(text, style))
+    for via, why in wishes.ways()[0].items():
+        table.add_row(Text(f"no {via}", "dim"), Text(why))
     return table
 
 
@@ -369,8 +374,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             if line.value not in ways:
                 line.choose(ways[0])
         self.set_class(bool(closed), "-closed")
-        said = "; ".join(f"no {via}: {why}" for via, why in closed.items())
-        self.query_one("#setup-why", Static).update(Text(said, overflow="ellipsis", no_wrap=True))
+        self.query_one("#setup-why", Static).update(f"not {', '.join(closed)}: see below")
 
     def _changed(self) -> None:
         self._fit_to_meshes()
@@ -404,7 +408,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             said.update(_refusal(outcome))
             return
         self._plan = outcome
-        said.update(plan_table(outcome))
+        said.update(plan_table(outcome, event.wishes))
         self.query_one("#setup-start", Button).disabled = bool(outcome.problems)
         if self._starts:
             self._start()
