@@ -193,16 +193,17 @@ class RankGrid(Widget, can_focus=True):
         return self.legend_lines + self.grid_layout(width).height if self.num_ranks else 0
 
     def ranks_in(self, layout: MeshLayout, cell: int) -> Sequence[int]:
-        """The ranks that share a cell, in rising order; kept."""
-        if (known := self._ranks_of.get(cell)) is not None:
-            return known
+        """The ranks that share a cell, in rising order."""
         band, at = divmod(cell, layout.band_cells)
         places = self._places_of(layout)
         first = band * places + at * layout.per_cell
         last = min(first + layout.per_cell, (band + 1) * places)
-        found = sorted(r for place in range(first, last) for r in self._mesh.ranks_at(place))
-        self._ranks_of[cell] = found
-        return found
+        if not self._mesh.folded:
+            return range(first, last)  # Places are ranks.
+        if (known := self._ranks_of.get(cell)) is None:
+            found = (rank for place in range(first, last) for rank in self._mesh.ranks_at(place))
+            known = self._ranks_of[cell] = sorted(found)
+        return known
 
     def _places_of(self, layout: MeshLayout) -> int:
         """Places in a band."""

@@ -231,7 +231,8 @@ class LoadPlanView(MeshView):
         if not self.mesh.is_plain and self._written_by is None:
             # How tensors lie on named axes is known from who wrote it; that comes, and asks again.
             self._order = None
-            self.query_one("#plan-legend", Static).update("looking at who wrote it ...")
+            line = "#plan-text" if self._planned is None else "#plan-legend"
+            self.query_one(line, Static).update("looking at who wrote it ...")
             return
         wanted = Order(self.mesh, self.filter_text, self._written_by)
         if order is not None and wanted.is_same(order):
@@ -245,9 +246,8 @@ class LoadPlanView(MeshView):
         if order is not self._order or order is self._answered or self.loaded is None:
             return
         if self._planned is None:
-            checkpoint = self.loaded.checkpoint
-            chunks = plural(checkpoint.num_chunks, "chunk")
-            tensors = plural(checkpoint.num_tensors, "tensor")
+            of = self.loaded.checkpoint
+            chunks, tensors = plural(of.num_chunks, "chunk"), plural(of.num_tensors, "tensor")
             said = f"looking at where {chunks} of {tensors} lie, for {order.mesh} ..."
             self.query_one("#plan-text", Static).update(said)
         else:
