@@ -147,7 +147,7 @@ def legend_parts(mesh: FoldedMesh, width: int, chosen: int | None, *said: str) -
     Each axis begins and ends with a blank, or with brackets if it is the chosen one. The last text
     is the first of `said` for which there is room if less is told of the axes, or empty.
     """
-    tries = [(words, level) for words in (*said, "") for level in (3, 2, 1)]
+    tries = [(words, level) for words in (*said, "") for level in (4, 3, 2, 1)]
     tries += [(words, 0) for words in (*said, "")]
     for words, level in tries:
         parts = [_legend_part(mesh, n, level, is_chosen=n == chosen) for n in range(len(mesh.axes))]
@@ -158,14 +158,11 @@ def legend_parts(mesh: FoldedMesh, width: int, chosen: int | None, *said: str) -
 
 def _legend_part(mesh: FoldedMesh, number: int, level: int, *, is_chosen: bool) -> str:
     axis, is_folded = mesh.axes[number], number in mesh.folded
-    if level == 0:
-        text = f"({axis.letter}{axis.size})" if is_folded else f"{axis.letter}{axis.size}"
-    else:
-        text = f"{axis.letter} {axis.name}:{axis.size}"
-        if is_folded:
-            text += " folded"
-        elif level >= 2:
-            text += f" stride {axis.stride}"
-        if level == 3 and axis.use:
-            text += f", {axis.use}"
+    text = f"{axis.letter} {axis.name}:{axis.size}" if level else f"{axis.letter}{axis.size}"
+    if is_folded:
+        text = f"{text} folded" if level >= 2 else f"({text})"
+    elif level >= 3:
+        text += f" stride {axis.stride}"
+    if level >= 4 and axis.use:
+        text += f", {axis.use}"
     return f"[{text}]" if is_chosen else f" {text} "
