@@ -81,6 +81,7 @@ def test_the_first_mesh_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> Non
     own = presets(Mesh.parse("dp_replicate:2,dp_shard:2,tp:2"))
     assert own[:3] == ["dp_replicate:2,dp_shard:2,tp:2", "fsdp:8", "hsdp:2x4"]
     assert len(set(own)) == len(own)
+    assert presets(None, 8)[:2] == ["fsdp:8", "hsdp:2x4"] and presets(None, 1)[0] == "fsdp:2"
     assert "pp:2,dp_shard:2" not in presets(Mesh.parse("pp:2,dp_shard:2"))
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert first_mesh(Mesh.parse("dp_shard:4,tp:2"), 0) == "dp_shard:4,tp:2"
@@ -212,6 +213,7 @@ async def test_the_form_offers_what_there_is_for_axes_by_name() -> None:
         field.value = "fsdp:8"
         await until(pilot, lambda: is_ready(app) and "placements" not in words(app))
         assert via.words == VIAS
+        await until(pilot, lambda: "[dtensor] fsdp2 fsdp1" in words(app))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)

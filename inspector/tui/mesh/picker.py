@@ -221,7 +221,8 @@ class MeshPicker(Vertical):
             self.error = None
             with field.prevent(Input.Changed):
                 field.value = str(mesh)
-            field.cursor_position = len(field.value)
+            # What is longer than the field is shown from its beginning; `edit` goes to its end.
+            field.cursor_position = 0
         self.query_one(MeshStepper).show(mesh)
         self._offer()
 

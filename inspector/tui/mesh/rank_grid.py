@@ -47,8 +47,8 @@ class RankGrid(Widget, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right,l", "move(1, 0)", "Next shard", show=False, id="mesh.right"),
-        Binding("left,h", "move(-1, 0)", "Previous shard", show=False, id="mesh.left"),
+        Binding("right,l", "move(1, 0)", "Next cell", show=False, id="mesh.right"),
+        Binding("left,h", "move(-1, 0)", "Previous cell", show=False, id="mesh.left"),
         Binding("down,j", "move(0, 1)", "Next line", show=False, id="mesh.down"),
         Binding("up,k", "move(0, -1)", "Previous line", show=False, id="mesh.up"),
         Binding("enter", "fold", "Fold", show=False, id="mesh.fold"),

@@ -28,7 +28,8 @@ class MeshView(TableView):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "axis":
-            return self.grid.is_drawn and len(self.grid.mesh.axes) > 1
+            grid = self.query_one_optional(RankGrid)
+            return grid is not None and grid.is_drawn and len(grid.mesh.axes) > 1
         return super().check_action(action, parameters)
 
     def action_axis(self) -> None:

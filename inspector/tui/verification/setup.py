@@ -18,7 +18,7 @@ from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
-from inspector.layout.mesh import Mesh
+from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.target.file import read_placements
 from inspector.layout.target.placement import why_not
 from inspector.report.verify_text import memory_text, meshes_text
@@ -104,12 +104,17 @@ def _mesh_of(text: str) -> Mesh | None:
         return None
 
 
-def presets(written: Mesh | None) -> list[str]:
-    """Meshes to choose from: the writer's, FSDP and HSDP over the same ranks, and small ones."""
-    own: list[str] = []
-    if written is not None and not why_not(written):
-        size = written.world_size
-        own = [str(written), f"fsdp:{size}"]
+def presets(written: Mesh | None, num_ranks: int | None = None) -> list[str]:
+    """Meshes to choose from: the writer's, FSDP and HSDP over the same ranks, and small ones.
+
+    Args:
+        written: The mesh that wrote it, if that is known.
+        num_ranks: How many ranks wrote it, likewise.
+    """
+    own = [] if written is None or why_not(written) else [str(written)]
+    size = num_ranks if written is None else written.world_size
+    if size is not None and 1 < size <= MAX_WORLD_SIZE:
+        own.append(f"fsdp:{size}")
         if size % 2 == 0 and size > 2:
             own.append(f"hsdp:2x{size // 2}")
     return list(dict.fromkeys([*own, *_COMMON]))
@@ -214,7 +219,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     VerifySetupScreen Input.-axes, VerifySetupScreen Input.-axes:focus { width: 36; }
     VerifySetupScreen #setup-told, VerifySetupScreen #setup-why { display: none; }
     VerifySetupScreen.-axes #setup-told, VerifySetupScreen.-closed #setup-why { display: block; }
-    VerifySetupScreen #setup-via { width: auto; margin-right: 1; }
+    VerifySetupScreen #setup-via { width: 24; }
     VerifySetupScreen #setup-why { width: 1fr; color: $text-muted; }
     VerifySetupScreen Input:focus { background: $primary 25%; }
     VerifySetupScreen #setup-filter, VerifySetupScreen #setup-placements { width: 1fr; }
@@ -285,7 +290,8 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             with Horizontal():
                 yield Label("mesh")
                 yield Input(id="setup-mesh", placeholder="fsdp:S, or axes")
-                yield ChoiceLine(presets(self._written), id="setup-meshes")
+                offered = presets(self._written, self._checkpoint.world_size)
+                yield ChoiceLine(offered, id="setup-meshes")
             with Horizontal():
                 yield Label("then")
                 yield Input(DEFAULT, id="setup-then", placeholder="mesh, or none")
