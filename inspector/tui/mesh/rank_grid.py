@@ -103,8 +103,8 @@ class RankGrid(Widget, can_focus=True):
         is_other = (mesh, self.num_ranks) != self._measured
         if is_other:
             self._measured = mesh, self.num_ranks
-            self._mesh = self._mesh.on(mesh or _NO_RANKS)
-            if self._axis is not None and self._axis >= len(self._mesh.axes):
+            before, self._mesh = self._mesh, self._mesh.on(mesh or _NO_RANKS)
+            if before.mesh.axes != self._mesh.mesh.axes:
                 self._axis = None
             self._ranks_of.clear()
         self.forget()

@@ -262,12 +262,13 @@ async def test_an_axis_is_chosen_and_folded_and_says_the_worst_of_its_ranks() ->
             assert [words for words in (narrow, wide) if words in axes] == [told]
         # Another mesh of the same axes keeps them folded, one of others does not.
         grid.show(Mesh.parse("dp_replicate:1,dp_shard:8,tp:1"), tuple(figures(r) for r in range(8)))
-        assert len(grid.mesh.folded) == 3
+        assert len(grid.mesh.folded) == 3 and grid.axis == 0
         grid.show(Mesh.parse("dp_shard:4,tp:2"), tuple(figures(r) for r in range(8)))
-        assert not grid.mesh.folded and grid.axis == 0
-        grid.next_axis()
-        grid.next_axis()
-        assert grid.axis is None and not grid.leave_axes()
+        assert not grid.mesh.folded and grid.axis is None
+        for axis in (0, 1, None):
+            grid.next_axis()
+            assert grid.axis == axis
+        assert not grid.leave_axes()
 
 
 async def test_every_rank_is_in_one_cell_whatever_is_folded() -> None:
