@@ -29,6 +29,7 @@ __all__ = [
     "ReadSpec",
     "default_then",
     "read_spec",
+    "why_not_via",
 ]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
@@ -101,14 +102,12 @@ class JobSpec:
         for mesh in meshes:
             if why := why_not(mesh):
                 raise UsageError(why)
-            if not mesh.is_plain and self.via != "dtensor":
-                why = "FSDP1 has one or two axes" if self.via == "fsdp1" else why_not_fsdp2(mesh)
-                if why:
-                    raise UsageError(
-                        f"--via {self.via} does not run under {mesh}: {why}",
-                        "--via dtensor loads into DTensors that are placed as FSDP over tensor "
-                        "parallelism places them",
-                    )
+            if why := why_not_via(mesh, self.via):
+                raise UsageError(
+                    f"--via {self.via} does not run under {mesh}: {why}",
+                    "--via dtensor loads into DTensors that are placed as FSDP over tensor "
+                    "parallelism places them",
+                )
             if mesh.world_size != meshes[0].world_size:
                 raise UsageError(
                     f"{mesh} has {mesh.world_size} ranks, {meshes[0]} has {meshes[0].world_size}",
@@ -271,6 +270,13 @@ def read_spec(path: str | Path) -> RankSpec:
         return ReadSpec.of(values)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError("this is no job of hsdp-inspect") from error
+
+
+def why_not_via(mesh: Mesh, via: str) -> str:
+    """Why a job does not go that way under a mesh; empty if it does."""
+    if mesh.is_plain or via == "dtensor":
+        return ""
+    return "FSDP1 has one or two axes" if via == "fsdp1" else why_not_fsdp2(mesh)
 
 
 def default_then(mesh: Mesh) -> Mesh:
