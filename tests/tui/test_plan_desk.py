@@ -9,6 +9,7 @@ from rich.console import Console
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import matching
+from inspector.checkpoint.text import format_bytes
 from inspector.errors import InspectError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.reads.load_plan import Planner
@@ -16,7 +17,7 @@ from inspector.layout.writer.written_by import infer
 from inspector.report.plan import headline
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
 from inspector.tui.plan.meshes import even_sizes, first_mesh, other_kind, presets, with_step
-from inspector.tui.plan.words import facts_text, short_text
+from inspector.tui.plan.words import answer, facts_text, short_text
 from tests.conftest import SAMPLES
 
 
@@ -134,3 +135,7 @@ def test_every_sample_is_planned_and_put_in_words(sample: str) -> None:
             console.print(facts_text(made, made.problems))
             said = " ".join(console.export_text().split())
             assert f"{mesh}: {mesh.world_size}" in said and "goes wrong" in said
+            peak = format_bytes(int(alone.ranks.peak_bytes.max()))
+            told = f"loads on {mesh}, as far as metadata tells; at most {peak} of memory a rank"
+            assert told in said and told in short_text(made, []).plain
+            assert "still running" in answer(made, [], is_checked=False)

@@ -130,7 +130,8 @@ class LoadPlanView(TableView):
         self._order: Order | None = None
         self._answered: Order | None = None
         self._planned: Planned | None = None
-        self._findings: tuple[Finding, ...] = ()
+        #: What the checks found; None before they have ended.
+        self._findings: tuple[Finding, ...] | None = None
         self._even = EvenSizes((1,), True)
         self._is_chosen = False
         self._rank = 0
@@ -175,7 +176,7 @@ class LoadPlanView(TableView):
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._desk = PlanDesk(loaded.checkpoint)
-        self._findings = ()
+        self._findings = None
         self._written_by, self._order, self._is_chosen = None, None, False
         self._go_to(first_mesh(loaded.checkpoint, None))
 
@@ -296,7 +297,9 @@ class LoadPlanView(TableView):
             text.update(error_text(error, below))
         elif planned is not None:
             say = facts_text if self.has_class("-roomy") else short_text
-            text.update(say(planned, with_faults(planned, self._findings)))
+            found = self._findings
+            told = with_faults(planned, found or ())
+            text.update(say(planned, told, is_checked=found is not None))
 
     def _show_legend(self) -> None:
         if self._planned is not None and self._planned.order is self._order:
