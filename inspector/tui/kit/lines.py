@@ -150,14 +150,15 @@ class Sheet(Widget):
 
     Args:
         styles: Of each column.
+        sections: What it shows first.
     """
 
     DEFAULT_CSS = "Sheet { width: 1fr; height: auto; }"
 
-    def __init__(self, *styles: str) -> None:
+    def __init__(self, *styles: str, sections: Sequence[Section] = ()) -> None:
         super().__init__()
         self._styles = tuple(Style.parse(style) for style in styles)
-        self._sections: Sequence[Section] = ()
+        self._sections = sections
         self._laid_width = 0
         self._lines: list[list[tuple[str, Style]]] = []
 

@@ -54,11 +54,10 @@ class HelpScreen(ModalScreen[None]):
             yield Static("/ searches · esc closes", markup=False, id="help-hint")
             yield FilterLine()
             with Reader():
-                yield Sheet("bold", "", "dim")
+                yield Sheet("bold", "", "dim", sections=self._found(""))
 
     def on_mount(self) -> None:
         self.query_one(FilterLine).placeholder = "words of a key's title or sentence"
-        self._show("")
         self.query_one(Reader).focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -89,16 +88,18 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(Reader).focus()
 
     def _show(self, words: str) -> None:
-        """Show the keys that have all of the words in what is said of them."""
+        self.query_one(Sheet).show(self._found(words))
+        self.query_one(Reader).scroll_home(animate=False)
+
+    def _found(self, words: str) -> list[Section]:
+        """The keys that have all of the words in what is said of them."""
         wanted = words.casefold().split()
         parts: list[Section] = []
         for title, rows in self._sections():
             found = [row for row in rows if _holds(" ".join((*row, title)), wanted)]
             if found:
                 parts.append((title, found))
-        nothing = [("No key is told of in these words.", [("", "", "")])]
-        self.query_one(Sheet).show(parts or nothing)
-        self.query_one(Reader).scroll_home(animate=False)
+        return parts or [("No key is told of in these words.", [("", "", "")])]
 
     def _sections(self) -> Iterator[tuple[str, list[Row]]]:
         """Titles and commands: of the open view, its screen, the app, then of the other views."""

@@ -33,10 +33,7 @@ class InfoScreen(ModalScreen[None]):
         self._written_by = written_by
 
     def compose(self) -> ComposeResult:
-        with Reader():
-            yield Sheet("bold", "")
-
-    def on_mount(self) -> None:
         facts = summary_facts(self._checkpoint, self._written_by)
         path = printable(self._checkpoint.path)
-        self.query_one(Sheet).show([("", [("path", path), *facts])])
+        with Reader():
+            yield Sheet("bold", "", sections=[("", [("path", path), *facts])])
