@@ -183,7 +183,7 @@ def comparison(
     most = int(under.ranks.num_files.max())
     peak = int(under.ranks.peak_bytes.max())
     if short:
-        return f"{wrote}: {under.times_read:.2f}x, at most {format_bytes(peak)} of memory a rank"
+        return f"{wrote}: {under.times_read:.2f}x, memory at most {format_bytes(peak)} a rank"
     return (
         f"{wrote}; under that mesh {plural(under.world_size, 'rank')} would read "
         f"{under.times_read:.2f}x the checkpoint ({format_bytes(under.bytes_read)}), each from up "

@@ -136,6 +136,6 @@ def test_every_sample_is_planned_and_put_in_words(sample: str) -> None:
             said = " ".join(console.export_text().split())
             assert f"{mesh}: {mesh.world_size}" in said and "goes wrong" in said
             peak = format_bytes(int(alone.ranks.peak_bytes.max()))
-            told = f"loads on {mesh}, as far as metadata tells; at most {peak} of memory a rank"
+            told = f"loads on {mesh}, as far as metadata tells; memory at most {peak} a rank"
             assert told in said and told in short_text(made, []).plain
             assert "still running" in answer(made, [], is_checked=False)

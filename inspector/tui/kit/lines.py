@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static
@@ -25,14 +26,26 @@ Section = tuple[str, Sequence[tuple[str, ...]]]
 
 
 class FilterLine(Input):
-    """Words that a name must hold."""
+    """Words that a name must hold, and how many names do."""
 
     DEFAULT_CSS = """
     FilterLine, FilterLine:focus { height: 1; border: none; padding: 0 1; background: $boost; }
     """
 
+    #: How many rows are left, where some are not; else empty.
+    count: reactive[str] = reactive("")
+
     def __init__(self) -> None:
         super().__init__(placeholder="words that the name holds; !word leaves it out; esc clears")
+
+    def render_line(self, y: int) -> Strip:
+        line, width = super().render_line(y), self.size.width
+        room = width - len(self.count)
+        # What is typed comes first, and a blank for the cursor behind it.
+        if not self.count or cell_len(self.value) + 2 > room:
+            return line
+        end = Segment(self.count, self.rich_style)
+        return Strip([*line.crop(0, room), end], width)
 
 
 class ChoiceLine(Static, can_focus=True):

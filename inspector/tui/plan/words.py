@@ -56,7 +56,7 @@ def answer(planned: Planned, problems: Sequence[Finding], *, is_checked: bool = 
         is_checked: Whether the checks of the checkpoint have ended.
     """
     plan = planned.plan
-    memory = f"at most {format_bytes(int(plan.ranks.peak_bytes.max()))} of memory a rank"
+    memory = f"memory at most {format_bytes(int(plan.ranks.peak_bytes.max()))} a rank"
     errors = sum(finding.severity == "error" for finding in problems)
     if errors:
         return f"goes wrong on {plan.mesh}, {plural(errors, 'error')}; {memory}"
