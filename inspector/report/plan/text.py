@@ -184,7 +184,9 @@ def worst_sentence(plan: LoadPlan) -> str:
     )
 
 
-def comparison(plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None) -> str:
+def comparison(
+    plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None, *, short: bool = False
+) -> str:
     """This mesh beside the one that the checkpoint was written by."""
     if written_by.mesh is None:
         return "the mesh that wrote it cannot be told: nothing to compare with"
@@ -195,6 +197,8 @@ def comparison(plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None) ->
         return f"{wrote}, under which no load can be planned"
     most = int(under.ranks.num_files.max())
     peak = int(under.ranks.peak_bytes.max())
+    if short:
+        return f"{wrote}: {under.times_read:.2f}x, memory at most {format_bytes(peak)} a rank"
     return (
         f"{wrote}; under that mesh {plural(under.world_size, 'rank')} would read "
         f"{under.times_read:.2f}x the checkpoint ({format_bytes(under.bytes_read)}), each from up "

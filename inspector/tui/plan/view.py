@@ -132,7 +132,8 @@ class LoadPlanView(MeshView):
         self._order: Order | None = None
         self._answered: Order | None = None
         self._planned: Planned | None = None
-        self._findings: tuple[Finding, ...] = ()
+        #: What the checks found; None before they have ended.
+        self._findings: tuple[Finding, ...] | None = None
         self._even = EvenSizes((1,), True)
         self._is_chosen = False
         self._rank = 0
@@ -177,7 +178,7 @@ class LoadPlanView(MeshView):
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._desk = PlanDesk(loaded.checkpoint)
-        self._findings = ()
+        self._findings = None
         self._written_by, self._order, self._is_chosen = None, None, False
         self._go_to(first_mesh(loaded.checkpoint, None))
 
@@ -304,7 +305,9 @@ class LoadPlanView(MeshView):
             text.update(error_text(error, below))
         elif planned is not None:
             say = facts_text if self.has_class("-roomy") else short_text
-            text.update(say(planned, with_faults(planned, self._findings)))
+            found = self._findings
+            told = with_faults(planned, found or ())
+            text.update(say(planned, told, is_checked=found is not None))
 
     def _show_legend(self) -> None:
         if self._planned is not None and self._planned.order is self._order:
