@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.pickle import records
 from inspector.checkpoint.pickle.extract import Extraction
-from inspector.checkpoint.pickle.records import PAD, Ints, Words, words_of
+from inspector.checkpoint.pickle.fields import PAD, Ints, Words, words_of
 from inspector.checkpoint.pickle.splice import Batch, NotSplicedError, Spliced, read_spliced
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
 

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.pickle.fields import PAD
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
 from inspector.checkpoint.pickle.records import (
-    PAD,
     ChunkForm,
     Chunks,
     StoredForm,
