@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,10 @@ class Texts(NamedTuple):
     at: Ints
     length: Ints
     ref: Ints
+
+    def of(self, rows: Any) -> Texts:
+        """Some of them, by a slice or by numbers."""
+        return Texts(self.at[rows], self.length[rows], self.ref[rows])
 
 
 class Fields(NamedTuple):

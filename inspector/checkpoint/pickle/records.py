@@ -27,6 +27,7 @@ from inspector.checkpoint.pickle.fields import (
     Ints,
     Scan,
     Segment,
+    Texts,
     words_of,
 )
 
@@ -219,6 +220,16 @@ class StoredRecords:
     offsets: Ints
     box: Ints
     name_at: int
+
+    def text(self, which: str, rows: slice) -> Texts:
+        """The `name` or the `path` of some records."""
+        if which == "name":
+            at = self.start[rows] + self.name_at
+            length, ref = self.name_length[rows], self.name_ref[rows]
+        else:
+            at = self.start[rows] + self.path_at[rows]
+            length, ref = self.path_length[rows], self.path_ref[rows]
+        return Texts(at, length.astype(np.int64), ref.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
