@@ -92,9 +92,7 @@ class LoadPlanView(MeshView):
     """
 
     BINDINGS = [
-        command(
-            "m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64 or dp_shard:4,tp:2.", footer=True
-        ),
+        command("m", "mesh", "Mesh", "Type a mesh: hsdp:8x64 or dp_shard:4,tp:2.", footer=True),
         command(
             "plus,equals_sign", "size('shard', 1)", "More shards", "The next that divides evenly."
         ),
@@ -305,9 +303,8 @@ class LoadPlanView(MeshView):
             text.update(error_text(error, below))
         elif planned is not None:
             say = facts_text if self.has_class("-roomy") else short_text
-            found = self._findings
-            told = with_faults(planned, found or ())
-            text.update(say(planned, told, is_checked=found is not None))
+            faults = with_faults(planned, self._findings or ())
+            text.update(say(planned, faults, is_checked=self._findings is not None))
 
     def _show_legend(self) -> None:
         if self._planned is not None and self._planned.order is self._order:
