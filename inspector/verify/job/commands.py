@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inspector.checkpoint.storage.base import is_url
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.errors import StorageError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
@@ -300,6 +300,10 @@ def print_lines(
     except OSError as error:
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
     yield f"# {kind}; the job is {spec_path}"
+    if isinstance(spec, JobSpec) and spec.stage:
+        yield f"# of pipeline stage {spec.stage}, told by {'[stages]' if spec.stages else 'its files'}"
+    if isinstance(spec, JobSpec) and spec.placements:
+        yield f"# with {plural(len(spec.placements), 'pattern')} of --placements"
     if not events_dir:
         yield "# several nodes need a folder that all of them see: --events DIR"
     yield "# on this machine alone (each line starts torchrun, and says how it ended)"
