@@ -9,6 +9,7 @@ the slow way, which says what is wrong with it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -381,6 +382,7 @@ class _Bulk(Extraction):
             for name, column in self.arrays().items()
         }
         columns["offsets"], columns["sizes"] = self._boxes_of_all(columns)
+        self._let_go()
         refuse_duplicates(columns)
         columns["file"] = np.full(self._num_chunks, -1, np.int32)
         columns["byte_offset"] = np.full(self._num_chunks, -1, np.int64)
@@ -392,6 +394,14 @@ class _Bulk(Extraction):
         if (columns["file"] < 0).any() or num_places != self._num_chunks:
             raise NotSplicedError
         return columns
+
+    def _let_go(self) -> None:
+        """What is in the columns now need not be kept twice."""
+        chunks = self._spliced.chunks
+        if chunks is not None:
+            chunks.start = chunks.box = chunks.offsets = chunks.sizes = np.zeros(0, np.int64)
+        self._spliced.chunks = self._spliced.tensors = self._spliced.paths = None
+        self.offsets = self.sizes = array("q")
 
     def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
         chunks = self._spliced.chunks

@@ -91,9 +91,7 @@ class TensorForm:
     def read(self, scan: Scan, at: Ints, chunks: Chunks) -> Tensors | None:
         """Read the entries at those anchors that follow the form; None if none does."""
         begin = self.new + _NEW + self.properties + self.kind + b")\x81\x94"
-        calls = at - (len(self.new) + 1)
-        calls = calls[calls >= 0]
-        calls = calls[scan.data[calls] == begin[0]]
+        calls = scan.perhaps(at - (len(self.new) + 1), begin)
         calls = calls[scan.begin_so(calls, begin)]
         state, states, at = self._states(scan, calls, calls + len(begin))
         segment = Segment(

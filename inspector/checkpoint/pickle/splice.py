@@ -109,16 +109,17 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     scan = Scan(raw.data)
     at = anchors(raw.data, end, lambda n: tell(n // 5))
     pickle = raw.data.data[:end]
-    tensor_form: Any = _learn(TensorForm, pickle, b"TensorStorageMetadata", 0)
-    chunk_form: Any = _learn(ChunkForm, pickle, b"ChunkStorageMetadata", 0)
-    planner = re.compile(b"planner_data").search(pickle)
-    behind = planner.end() if planner else 0
-    stored_form: Any = _learn(StoredForm, pickle, b"MetadataIndex", behind)
+    tensor_form, chunk_form, stored_form, behind = _forms(pickle)
     if chunk_form is None:
         raise NotSplicedError
-    chunks: Chunks = chunk_form.read(raw.data, at, lambda n: tell((end + 2 * n) // 5))
-    stored = stored_form and stored_form.read(raw.data, at, lambda n: tell((3 * end + n) // 5))
-    tensors = tensor_form and tensor_form.read(scan, at, chunks)
+    # Entries come before places: each is looked for on its own side only.
+    of_entries, of_places = np.split(at, [int(np.searchsorted(at, behind))]) if behind else (at, at)
+    chunks: Chunks = chunk_form.read(raw.data, of_entries, lambda n: tell((end + 2 * n) // 5))
+    stored = stored_form and stored_form.read(
+        raw.data, of_places, lambda n: tell((3 * end + n) // 5)
+    )
+    tensors = tensor_form and tensor_form.read(scan, of_entries, chunks)
+    del of_entries, of_places
     del at
     storage = stored.start[0] if stored and len(stored.start) else end
     paths = read_paths(scan, behind, int(storage)) if behind < storage else None
@@ -166,6 +167,16 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         trailing,
         raw.digest,
     )
+
+
+def _forms(pickle: memoryview) -> tuple[Any, Any, Any, int]:
+    """The forms of tensors, chunks and stored places, and where the first two are over."""
+    tensor_form: Any = _learn(TensorForm, pickle, b"TensorStorageMetadata", 0)
+    chunk_form: Any = _learn(ChunkForm, pickle, b"ChunkStorageMetadata", 0)
+    planner = re.compile(b"planner_data").search(pickle)
+    behind = planner.end() if planner else 0
+    stored_form: Any = _learn(StoredForm, pickle, b"MetadataIndex", behind)
+    return tensor_form, chunk_form, stored_form, behind
 
 
 def _learn(form: Any, pickle: memoryview, name: bytes, begin: int) -> Any:
