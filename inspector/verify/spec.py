@@ -33,7 +33,7 @@ VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("gloo", "nccl")
 #: What ranks read a checkpoint for.
-TASKS = ("check",)
+TASKS = ("check", "seal")
 
 #: The variable that names the file by which the ranks of a job find each other.
 MEETING = "HSDP_INSPECT_MEETING"

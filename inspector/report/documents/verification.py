@@ -311,7 +311,7 @@ class ReadJob(_Event):
 
     rank: None
     path: str
-    task: Literal["check"]
+    task: Literal["check", "seal"]
     world_size: int
 
 

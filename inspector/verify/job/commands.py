@@ -23,6 +23,7 @@ from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [
     "SHARED_DIR",
+    "asked_words",
     "cluster_commands",
     "elsewhere",
     "environment",
@@ -322,8 +323,15 @@ def print_lines(
 
 def findings_line(spec: ReadSpec) -> str:
     """What tells what ranks have found together."""
-    words = ["hsdp-inspect", spec.task, spec.path, "--values" if spec.values else "--deep"]
-    return shlex.join([*words, "--shares", spec.events_dir])
+    return shlex.join(
+        [*asked_words(spec.task, spec.path, spec.values), "--shares", spec.events_dir]
+    )
+
+
+def asked_words(task: str, path: str, values: bool) -> list[str]:
+    """The command that ranks read for."""
+    words = ["hsdp-inspect", task, path]
+    return [*words, "--values" if values else "--deep"] if task == "check" else words
 
 
 def write_manifests(
