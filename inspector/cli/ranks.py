@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.outside import refuse_inside
@@ -20,14 +21,21 @@ from inspector.cli.output import print_pieces
 from inspector.cli.verify import JobInterrupts, JobLine
 from inspector.errors import UsageError
 from inspector.values.fingerprint import Fingerprints
+from inspector.values.stats import StatsReport
 from inspector.verify.job.commands import print_lines
 from inspector.verify.job.launcher import Job
 from inspector.verify.job.shape import Shape
 from inspector.verify.progress import Snapshot
-from inspector.verify.shares.merge import find_job, merge_digests, merge_shares, told_by
+from inspector.verify.shares.merge import (
+    find_job,
+    merge_digests,
+    merge_figures,
+    merge_shares,
+    told_by,
+)
 from inspector.verify.spec import ReadSpec
 
-__all__ = ["EndedRanks", "hash_by_ranks", "print_job", "read_by_ranks", "shares_of"]
+__all__ = ["EndedRanks", "hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "sum_by_ranks"]
 
 _POLL_S = 0.05
 
@@ -39,6 +47,7 @@ def spec_of(
     *,
     task: str,
     values: bool = False,
+    filter_text: str = "",
 ) -> ReadSpec:
     """The job of ranks that read a checkpoint.
 
@@ -60,6 +69,7 @@ def spec_of(
         task=task,
         world_size=request.world_size,
         values=values,
+        filter=filter_text,
         events_dir=os.path.abspath(request.events) if request.events else "",
         timeout_s=request.timeout,
         python=request.python or sys.executable,
@@ -73,6 +83,7 @@ def print_job(
     *,
     task: str,
     values: bool = False,
+    filter_text: str = "",
 ) -> None:
     """Write the job, and print the lines of `--print-command`.
 
@@ -80,7 +91,8 @@ def print_job(
         UsageError: The numbers do not come out even, or the folder holds another job.
         StorageError: The job cannot be written.
     """
-    spec = spec_of(checkpoint, storage, request, task=task, values=values)
+    asked: dict[str, Any] = {"values": values, "filter_text": filter_text}
+    spec = spec_of(checkpoint, storage, request, task=task, **asked)
     nodes = max(request.nnodes, 1)
     shape = Shape.of(spec.world_size, nodes, spec.world_size // nodes, request.port)
     print_pieces(print_lines(spec, request.events, shape=shape, python=request.python), "\n")
@@ -170,6 +182,37 @@ def hash_by_ranks(checkpoint: Checkpoint, storage: Storage, request: RankRequest
     else:
         ended = _run(spec_of(checkpoint, storage, request, task="seal"))
     return merge_digests(
+        checkpoint, ended.spec, ended.events, ended.snapshot, is_cancelled=ended.is_cancelled
+    )
+
+
+def sum_by_ranks(
+    checkpoint: Checkpoint, storage: Storage, request: RankRequest, filter_text: str
+) -> StatsReport:
+    """Have ranks on this machine read tensors, or take what those of a printed job read.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        request: How many ranks, or where they wrote.
+        filter_text: Only tensors whose names it selects.
+
+    Raises:
+        UsageError: The job was of another filter, or cannot be started.
+        StorageError: It cannot be started.
+    """
+    if request.shares:
+        spec, events = find_job(request.shares, "stats")
+        if spec.filter != filter_text:
+            raise UsageError(
+                f"the ranks have read for --filter {printable(spec.filter)!a}",
+                "give the same filter",
+            )
+        ended = EndedRanks(spec, events, told_by(events))
+    else:
+        wanted = spec_of(checkpoint, storage, request, task="stats", filter_text=filter_text)
+        ended = _run(wanted)
+    return merge_figures(
         checkpoint, ended.spec, ended.events, ended.snapshot, is_cancelled=ended.is_cancelled
     )
 

@@ -278,7 +278,12 @@ def _read_text(snapshot: Snapshot, result: Mapping[str, Any] | None) -> Iterator
         yield f"  rank {rank.rank}{host}: {rank.status}, {share}"
     spec = snapshot.spec
     values = spec.get("values") is True
-    words = asked_words(str(spec["task"]), str(spec.get("path") or "PATH"), values)
+    words = asked_words(
+        str(spec["task"]),
+        str(spec.get("path") or "PATH"),
+        values=values,
+        filter_text=str(spec.get("filter") or ""),
+    )
     folder = (result or {}).get("run_folder") or "DIR"
     yield f"  what comes of it: {printable(shlex.join([*words, '--shares', folder]), 600)}"
 

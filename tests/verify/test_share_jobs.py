@@ -85,6 +85,12 @@ def test_two_ranks_seal_what_one_process_seals(tmp_path: Path) -> None:
     assert run_cli("check", SAMPLE, "--manifest", other).code == 0
 
 
+def test_two_ranks_sum_up_what_one_process_sums_up() -> None:
+    alone = run_cli("stats", SAMPLE, "--json", "--histogram", "log")
+    ran = run_cli("stats", SAMPLE, "--json", "--histogram", "log", "--nproc-per-node", "2")
+    assert (ran.code, ran.err, ran.json()) == (0, "", alone.json())
+
+
 class Lost:
     """A check by two ranks, the second of which waits after its first portion."""
 

@@ -488,8 +488,12 @@ def test_the_state_is_of_what_is_read(pair: Ranks) -> None:
 
 
 def sealing(folder: Path, events: Path, num_ranks: int, **more: Any) -> Ranks:
+    return doing("seal", folder, events, num_ranks, **more)
+
+
+def doing(task: str, folder: Path, events: Path, num_ranks: int, **more: Any) -> Ranks:
     ranks = Ranks.of(folder, events, num_ranks, **more)
-    ranks.spec = replace(ranks.spec, task="seal")
+    ranks.spec = replace(ranks.spec, task=task)
     (events / "spec.json").write_text(ranks.spec.to_json())
     return ranks
 
@@ -549,3 +553,86 @@ def test_what_is_damaged_is_not_sealed_by_many_either(tmp_path: Path) -> None:
     assert (together.value.message, together.value.hint) == (alone.value.message, alone.value.hint)
     assert judged(ranks.spec, ranks.events)[1] == 2
     assert not output.exists()
+
+
+# Statistics.
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dtypes_4", ()),
+        ("per_rank_metadata_2", ()),
+        ("fsdp2_hsdp_2x2_adamw", ("--filter", "exp_avg !sq")),
+        ("broken/payload_zeroed", ()),
+        ("broken/file_missing", ()),
+    ],
+)
+def test_statistics_of_many_ranks_are_one_processes_to_the_last_bit(
+    tmp_path: Path, answer: Answer, name: str, words: tuple[str, ...]
+) -> None:
+    folder = SAMPLES / name
+    more = {"filter": words[1]} if words else {}
+    ranks = doing("stats", folder, tmp_path / "job", 3, portion_bytes=1 << 9, **more).read()
+    for form in (("--json",), ("--json", "--histogram", "log"), ("--histogram", "linear")):
+        alone = answer("stats", folder, *words, *form)
+        assert answer("stats", folder, *words, *form, "--shares", ranks.events) == alone
+    said, code = judged(ranks.spec, ranks.events)
+    assert (code, said.split(":")[0]) == ((0, "READ") if alone[0] == 0 else (1, "NOT ALL READ"))
+    if words:
+        with pytest.raises(UsageError, match="the ranks have read for --filter"):
+            answer("stats", folder, "--shares", ranks.events)
+
+
+def test_statistics_without_a_rank(pair: Ranks, tmp_path: Path, answer: Answer) -> None:
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stats", 2, portion_bytes=1).read()
+    path = share_file(ranks.events, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    code, said = answer("stats", pair.spec.path, "--shares", ranks.events)
+    assert code == 2
+    assert "it is of the share of rank 1: what it wrote down of it cannot be read" in said
+    assert "hsdp-inspect: rank 1 did not read 1 of its " in said
+    code, said = answer("stats", pair.spec.path, "--json", "--shares", ranks.events)
+    (left,) = json.loads(said[: said.rindex("}") + 1])["not_read"]
+    assert "share of rank 1" in left["why"]
+    assert judged(ranks.spec, ranks.events)[1] == 2
+    # Told to stop, a rank tells what it has, and that this is not all.
+    stop = threading.Event()
+    stop.set()
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stopped", 1)
+    with pytest.raises(InspectError, match="told to stop"):
+        ranks.read(stop=stop)
+    assert judged(ranks.spec, ranks.events)[1] == 2
+
+
+def figure(change: Callable[[list[Any]], None]) -> Callable[[Ranks], None]:
+    """Change the figures of one tensor."""
+    return spoil(lambda told: change(told["tensors"][0]))
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        figure(lambda told: told.__setitem__(0, 0)),
+        figure(lambda told: told.__setitem__(1, -1)),
+        figure(lambda told: told.__setitem__(4, "0.5")),
+        figure(lambda told: told.__setitem__(10, [0.5])),
+        figure(lambda told: told.__setitem__(-3, "AAA")),
+        figure(lambda told: told.__setitem__(-3, "")),
+        figure(list.clear),
+        spoil(lambda told: told.update(tensors=[])),
+        spoil(lambda told: told.update(not_read=[[0, 1, "x", False]])),
+        spoil(lambda told: told.pop("payload_bytes")),
+    ],
+)
+def test_figures_that_cannot_be(
+    pair: Ranks, tmp_path: Path, spoiled: Callable[[Ranks], None]
+) -> None:
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stats", 2, portion_bytes=1).read()
+    assert judged(ranks.spec, ranks.events)[1] == 0
+    spoiled(ranks)
+    said, code = judged(ranks.spec, ranks.events)
+    assert code == 2
+    assert said.startswith("NOT ALL READ: rank 1 did not read 1 of its ")
+    assert "what it wrote down of it cannot be read" in said

@@ -311,7 +311,7 @@ class ReadJob(_Event):
 
     rank: None
     path: str
-    task: Literal["check", "seal"]
+    task: Literal["check", "seal", "stats"]
     world_size: int
 
 
@@ -320,6 +320,7 @@ class ReadStart(ReadJob, _Spec):
 
     event: Literal["spec"]
     values: bool
+    filter: str
     command: Sequence[str]
 
 

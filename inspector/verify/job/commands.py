@@ -323,15 +323,16 @@ def print_lines(
 
 def findings_line(spec: ReadSpec) -> str:
     """What tells what ranks have found together."""
-    return shlex.join(
-        [*asked_words(spec.task, spec.path, spec.values), "--shares", spec.events_dir]
-    )
+    words = asked_words(spec.task, spec.path, values=spec.values, filter_text=spec.filter)
+    return shlex.join([*words, "--shares", spec.events_dir])
 
 
-def asked_words(task: str, path: str, values: bool) -> list[str]:
+def asked_words(task: str, path: str, *, values: bool, filter_text: str) -> list[str]:
     """The command that ranks read for."""
     words = ["hsdp-inspect", task, path]
-    return [*words, "--values" if values else "--deep"] if task == "check" else words
+    if task == "check":
+        words.append("--values" if values else "--deep")
+    return [*words, "--filter", filter_text] if filter_text else words
 
 
 def write_manifests(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from inspector.errors import InspectError
 from inspector.values.fingerprint import Fingerprint, Fingerprints
 from inspector.verify.shares.portion import is_count, is_text
 
-__all__ = ["add_digests", "encode_digests", "sealed_items"]
+__all__ = ["add_digests", "encode_digests", "sealed_items", "tensor_sizes"]
 
 _MOST_BYTES = 1 << 60
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -31,11 +32,15 @@ def sealed_items(checkpoint: Checkpoint) -> tuple[list[tuple[bool, int]], Ints]:
     """
     tensors, entries = checkpoint.tensor_order.tolist(), checkpoint.bytes_order.tolist()
     items = [(True, index) for index in tensors] + [(False, index) for index in entries]
-    of_tensors = checkpoint.columns.num_bytes
-    sizes = [of_tensors[index] for index in tensors]
-    sizes += [checkpoint.bytes_entries[index].byte_length for index in entries]
-    # A hostile size is any integer.
-    return items, np.array([min(size, _MOST_BYTES) for size in sizes], np.int64)
+    of_entries = [checkpoint.bytes_entries[index].byte_length for index in entries]
+    sizes = [*tensor_sizes(checkpoint, tensors), *of_entries]
+    return items, np.array(sizes, np.int64)
+
+
+def tensor_sizes(checkpoint: Checkpoint, tensors: Sequence[int]) -> Ints:
+    """The bytes of tensors' elements, shape (num_tensors,); a hostile shape makes no more of it."""
+    sizes = checkpoint.columns.num_bytes
+    return np.array([min(sizes[index], _MOST_BYTES) for index in tensors], np.int64)
 
 
 def encode_digests(items: range, found: Fingerprints) -> dict[str, Any]:

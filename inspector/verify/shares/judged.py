@@ -14,7 +14,12 @@ from inspector.checks.findings import Report
 from inspector.checks.judge import check_storage
 from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
 from inspector.checks.payload.payloads import PayloadReport
-from inspector.verify.shares.merge import merge_digests, merge_shares, told_by
+from inspector.verify.shares.merge import (
+    merge_digests,
+    merge_figures,
+    merge_shares,
+    told_by,
+)
 from inspector.verify.spec import ReadSpec
 
 __all__ = ["judge_shares", "judged", "shares_sentence"]
@@ -27,9 +32,17 @@ def judged(spec: ReadSpec, events: Path) -> tuple[str, int]:
         InspectError: The checkpoint, or the job's folder, is not there; a seal is not whole.
     """
     if spec.task == "check":
-        report = judge_shares(spec, events)
-        return shares_sentence(report), report.exit_code
+        judgement = judge_shares(spec, events)
+        return shares_sentence(judgement), judgement.exit_code
     checkpoint = read_checkpoint(folder_of(spec.path))
+    if spec.task == "stats":
+        report = merge_figures(checkpoint, spec, events, told_by(events))
+        said = f"{plural(len(report.tensors), 'tensor')} by {plural(spec.world_size, 'rank')}"
+        if report.lost:
+            return f"NOT ALL READ: {report.lost[0]}; {said}", 2
+        if report.not_read:
+            return f"NOT ALL READ: {said}, {len(report.not_read):,} not in full", 1
+        return f"READ: {said}", 0
     found = merge_digests(checkpoint, spec, events, told_by(events))
     count = plural(len(found.tensors) + len(found.entries), "entry", "entries")
     ranks = plural(spec.world_size, "rank")

@@ -24,14 +24,16 @@ from inspector.checks.payload.judgement import PayloadTally
 from inspector.checks.payload.payloads import PayloadReport, Untold, conclude
 from inspector.errors import InspectError, UsageError
 from inspector.values.fingerprint import Fingerprints
+from inspector.values.stats import STOPPED, NotRead, StatsReport, wanted_tensors
 from inspector.verify.progress import JobState, RankView, Snapshot
 from inspector.verify.recording import read_events
-from inspector.verify.shares.digests import add_digests, sealed_items
+from inspector.verify.shares.digests import add_digests, sealed_items, tensor_sizes
 from inspector.verify.shares.division import cut, divide, state_of
+from inspector.verify.shares.figures import Figures, add_figures
 from inspector.verify.shares.portion import add_portion, read_portions, share_file
 from inspector.verify.spec import ReadSpec, read_spec
 
-__all__ = ["find_job", "merge_digests", "merge_shares", "told_by"]
+__all__ = ["find_job", "merge_digests", "merge_figures", "merge_shares", "told_by"]
 
 _OTHER_STATE = (
     "it read another state of the checkpoint: something in the folder has changed since, or "
@@ -172,6 +174,57 @@ def merge_digests(
             "run it again: a seal is of everything",
         )
     return found
+
+
+def merge_figures(
+    checkpoint: Checkpoint,
+    spec: ReadSpec,
+    events: Path,
+    snapshot: Snapshot,
+    *,
+    is_cancelled: bool = False,
+) -> StatsReport:
+    """The statistics of all ranks together.
+
+    Args:
+        checkpoint: The checkpoint, as it is now.
+        spec: The job.
+        events: Where the ranks' files lie.
+        snapshot: How the job ended.
+        is_cancelled: Whether its user stopped it.
+
+    Returns:
+        Tensors of a rank that did not read them are in `not_read`, and `lost` says why.
+    """
+    tensors = wanted_tensors(checkpoint, spec.filter)
+    state = state_of(checkpoint, plan_payloads(checkpoint))
+    figures = Figures()
+
+    def add(told: dict[str, Any]) -> None:
+        add_figures(checkpoint, figures, told, tensors[told["first"] : told["last"]])
+
+    lost = []
+    for rank, share in enumerate(cut(tensor_sizes(checkpoint, tensors), spec.world_size)):
+        wanted = {"run": spec.run, "rank": rank, "state": state}
+        why = _add_rank(events, share, wanted, add)
+        left = [i for i in tensors[share.start : share.stop] if i not in figures.told]
+        if left:
+            view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
+            why = why or _why(snapshot, view, is_cancelled=is_cancelled)
+            of = plural(len(share), "tensor")
+            lost.append(f"rank {rank} did not read {len(left):,} of its {of}: {why}")
+        for index in left:
+            if index not in figures.tensors and index not in figures.not_read:
+                tensor = checkpoint.tensors[index]
+                said = STOPPED if is_cancelled else f"it is of the share of rank {rank}: {why}"
+                figures.not_read[index] = NotRead(index, tensor.fqn, tensor.num_elements, said)
+    return StatsReport(
+        tuple(figures.tensors[i] for i in tensors if i in figures.tensors),
+        tuple(figures.not_read[i] for i in tensors if i in figures.not_read),
+        figures.payload_bytes,
+        is_cancelled and bool(lost),
+        lost=tuple(lost),
+    )
 
 
 def _add_rank(

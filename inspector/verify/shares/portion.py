@@ -29,6 +29,7 @@ __all__ = [
     "add_portion",
     "encode_portion",
     "is_count",
+    "is_index",
     "is_text",
     "read_portions",
     "share_file",
@@ -167,7 +168,7 @@ def add_portion(
         (
             tensor(index),
             _box(box),
-            NonFinite(is_count(nan), is_count(inf), _index(first_nan), _index(first_inf)),
+            NonFinite(is_count(nan), is_count(inf), is_index(first_nan), is_index(first_inf)),
         )
         for index, box, nan, inf, first_nan, first_inf in told["values"]
     ]
@@ -260,7 +261,8 @@ def _box(value: Any) -> tuple[int, ...]:
     return tuple(_list(is_count)(value))
 
 
-def _index(value: Any) -> tuple[int, ...] | None:
+def is_index(value: Any) -> tuple[int, ...] | None:
+    """An index, or None; raises ValueError for anything else."""
     return None if value is None else _box(value)
 
 
@@ -291,8 +293,8 @@ def _finding(value: dict[str, Any]) -> Finding:
         hint=is_text(value["hint"]),
         fqn=_maybe_text(value["fqn"]),
         file=_maybe_text(value["file"]),
-        offsets=_index(value["offsets"]),
-        sizes=_index(value["sizes"]),
+        offsets=is_index(value["offsets"]),
+        sizes=is_index(value["sizes"]),
         num_elements=None if count is None else _int(count),
         is_echo=value["is_echo"],
         other_fqn=_maybe_text(value["other_fqn"]),

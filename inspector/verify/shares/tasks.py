@@ -2,7 +2,7 @@
 
 Of a `check` the items are places of the payload plan, in the order of the files. Of a `seal` they
 are tensors and bytes entries, each of which one rank hashes whole: a digest is of all elements in
-order.
+order. Of `stats` they are the tensors that are asked for.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Finding
 from inspector.checks.payload.payloads import read_places
 from inspector.values.fingerprint import fingerprints
-from inspector.verify.shares.digests import encode_digests, sealed_items
+from inspector.values.stats import collect_stats, wanted_tensors
+from inspector.verify.shares.digests import encode_digests, sealed_items, tensor_sizes
 from inspector.verify.shares.division import cut, divide, portions, state_of
+from inspector.verify.shares.figures import encode_figures
 from inspector.verify.shares.portion import encode_portion
 from inspector.verify.spec import ReadSpec
 
@@ -80,6 +82,8 @@ def task_of(checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> ShareTa
     """The task of a job."""
     if spec.task == "seal":
         return _Seal(checkpoint, storage, spec)
+    if spec.task == "stats":
+        return _Stats(checkpoint, storage, spec)
     return _Check(checkpoint, storage, spec)
 
 
@@ -119,12 +123,14 @@ class _Check:
         )
 
 
-class _Seal:
-    """A digest of every tensor and bytes entry."""
+class _Items:
+    """Items with a size, of which one rank has each whole."""
 
-    def __init__(self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec, sizes: Ints
+    ) -> None:
         self._checkpoint, self._storage, self._spec = checkpoint, storage, spec
-        self._items, self._sizes = sealed_items(checkpoint)
+        self._sizes = sizes
         self.state = state_of(checkpoint, plan_payloads(checkpoint))
 
     def share(self, rank: int) -> range:
@@ -141,6 +147,14 @@ class _Seal:
                 yield range(first, last)
                 first, before = last, now
 
+
+class _Seal(_Items):
+    """A digest of every tensor and bytes entry."""
+
+    def __init__(self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> None:
+        self._items, sizes = sealed_items(checkpoint)
+        super().__init__(checkpoint, storage, spec, sizes)
+
     def read(self, items: range, progress: Callable[[BytesDone], bool]) -> Portion:
         mine = self._items[items.start : items.stop]
         found = fingerprints(
@@ -153,3 +167,17 @@ class _Seal:
         digests = [*found.tensors.values(), *found.entries.values()]
         num_bytes = sum(digest.num_bytes for digest in digests)
         return Portion(encode_digests(items, found), num_bytes, len(digests))
+
+
+class _Stats(_Items):
+    """The statistics of every tensor that is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> None:
+        self._tensors = wanted_tensors(checkpoint, spec.filter)
+        super().__init__(checkpoint, storage, spec, tensor_sizes(checkpoint, self._tensors))
+
+    def read(self, items: range, progress: Callable[[BytesDone], bool]) -> Portion:
+        mine = self._tensors[items.start : items.stop]
+        report = collect_stats(self._checkpoint, self._storage, mine, progress=progress)
+        told = encode_figures(items, report)
+        return Portion(told, report.payload_bytes, len(report.tensors))
