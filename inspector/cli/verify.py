@@ -132,6 +132,12 @@ class JobInterrupts:
     help="Which axis cuts which dim, as for `plan`.",
 )
 @click.option(
+    "--stage",
+    default="",
+    metavar="K/N",
+    help="Only what pipeline stage K of N loads, or all/N: each in turn, as for `plan`.",
+)
+@click.option(
     "--then",
     multiple=True,
     metavar="MESH",
@@ -194,6 +200,7 @@ def verify(
     path: str,
     mesh: str,
     placements_file: str,
+    stage: str,
     then: tuple[str, ...],
     via: str,
     device: str,
@@ -223,7 +230,7 @@ def verify(
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
-    from inspector.layout.target.file import read_placements
+    from inspector.layout.target.file import read_placements, read_stages
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
@@ -236,8 +243,9 @@ def verify(
             "leave it out: then it is a share of what is free",
         )
     told = read_placements(placements_file) if placements_file else ()
+    stages = read_stages(placements_file) if placements_file and stage else ()
     share = parse_share(sample)
-    world_size = _check_mesh(mesh, then)
+    world_size = _check_mesh(mesh, then, stage)
     shape = None
     if print_command:
         from inspector.verify.job.shape import Shape
@@ -269,6 +277,8 @@ def verify(
         timeout_s=timeout,
         backend=backend or "",
         placements=told,
+        stage=stage,
+        stages=stages,
         is_elsewhere=print_command,
     )
     if shape is not None:
@@ -293,12 +303,13 @@ def verify(
     return code
 
 
-def _check_mesh(mesh: str, then: tuple[str, ...]) -> int:
+def _check_mesh(mesh: str, then: tuple[str, ...], stage: str) -> int:
     """The number of ranks, if they can be launched."""
     from inspector.verify.preflight import NO_SECOND_MESH
     from inspector.verify.spec import JobSpec
 
-    return JobSpec(path="", mesh=mesh, then=() if then == NO_SECOND_MESH else then).world_size
+    then = () if then == NO_SECOND_MESH else then
+    return JobSpec(path="", mesh=mesh, then=then, stage=stage).world_size
 
 
 def _read(path: str) -> Checkpoint:

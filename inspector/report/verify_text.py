@@ -31,6 +31,7 @@ __all__ = [
     "memory_text",
     "meshes_text",
     "num_wrong",
+    "patterns_sentence",
     "payloads_sentence",
     "phases_sentence",
     "plan_text",
@@ -52,6 +53,7 @@ _FIGURES = (
     ("peak_anon_bytes", ""),
 )
 _MAX_STACK_LINES = 12
+_MAX_PATTERNS = 6
 
 
 def plan_text(plan: Preflight) -> Iterator[str]:
@@ -162,7 +164,8 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     meshes = meshes_text(result.get("mesh") or "?", result.get("then") or ())
     under = (
         f"under {printable(meshes, 120)} ({plural(result.get('world_size') or 0, 'rank')}, "
-        f"{result.get('device') or '?'}, {result.get('backend') or '?'}{_ways(result)})"
+        f"{result.get('device') or '?'}, {result.get('backend') or '?'}{_ways(result)}"
+        f"{_stage(result)})"
     )
     verdict = result.get("verdict")
     took = f"{result.get('elapsed_s') or 0:.1f} s"
@@ -218,6 +221,29 @@ def _ways(result: Mapping[str, Any]) -> str:
     return f"{said}, {beside:,} beside it as DTensors or bytes" if beside else said
 
 
+def _stage(result: Mapping[str, Any]) -> str:
+    """Of which pipeline stage the job was, `all/2` being each in turn; nothing if of none."""
+    stage = str(result.get("stage") or "")
+    return f"; stage {printable(stage, 20)}" if stage else ""
+
+
+def patterns_sentence(spec: Mapping[str, Any]) -> str:
+    """What `--placements` told a job, `[stages]` among it; nothing if it was not given.
+
+    Args:
+        spec: A `spec` event that is our own, or passed the gate of `verify.events`.
+    """
+    told = [(item, "cuts") for item in spec.get("placements") or ()]
+    told += [(item, "stages") for item in spec.get("stages") or ()]
+    shown = []
+    for item, what in told[:_MAX_PATTERNS]:
+        before = "stage " if what == "stages" else ""
+        pattern, value = (printable(str(item.get(key) or "?"), 60) for key in ("pattern", what))
+        shown.append(f'"{pattern}" = {before}{value}')
+    more = len(told) - len(shown)
+    return ", ".join(shown) + (f" and {plural(more, 'pattern')} more" if more else "")
+
+
 def torch_sentence(result: Mapping[str, Any]) -> str:
     """What torch itself said of the metadata, if it does not read it as we do; else nothing."""
     told: Mapping[str, Any] = result.get("torch_reads") or {}
@@ -256,6 +282,8 @@ def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> 
     yield from _failures(snapshot.failures)
     yield from _unverified(tensors)
     yield from _beside(snapshot, result)
+    if patterns := patterns_sentence(snapshot.spec):
+        yield f"  as --placements says: {patterns}"
     if result and result.get("verdict") not in ("unreadable", "exact"):
         sentence = torch_sentence(result)
         if sentence and result.get("torch_reads", {}).get("torch"):

@@ -178,7 +178,9 @@ _MAX_SECONDS = 1e10
 _MAX_DIMS = 64
 _MAX_DEPTH = 6
 _MAX_MESHES = 64
-_MESH = re.compile(r"[a-z_][a-z0-9_]{0,31}:[0-9x]{1,40}(,[a-z_][a-z0-9_]{0,31}:[0-9x]{1,40}){0,15}")
+_AXIS = r"[A-Za-z_][A-Za-z0-9_]{0,39}:[0-9x]{1,40}"
+_AXES = rf"{_AXIS}(?:,{_AXIS}){{0,15}}"
+_MESH = re.compile(rf"{_AXES}(?:\+{_AXES})?", re.ASCII)
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|npu|hpu|meta)(:[0-9]{1,4})?")
 
 
@@ -343,6 +345,9 @@ _JOB: dict[str, Check] = {
     "task": _word(TASKS),
     "backend": _word("gloo nccl ucc mpi xccl cpu:gloo,cuda:nccl".split()),
     "filter": _text,
+    "stage": _text,
+    "stages": _list(_object({"pattern": _text, "stages": _text})),
+    "placements": _list(_object({"pattern": _text, "cuts": _text})),
     "run_folder": _text,
     "command": _list(_text),
 }

@@ -109,6 +109,7 @@ def result_event(
         "device": spec.device,
         "backend": spec.backend,
         "world_size": spec.world_size,
+        "stage": spec.stage,
         "elapsed_s": round(elapsed_s, 3),
         "bytes_read": _bytes_read(snapshot),
         "torch_reads": _torch_reads(snapshot),
@@ -188,7 +189,7 @@ def _unasked(
     snapshot: Snapshot, spec: JobSpec, expected: ExpectedEntries, left_out: Mapping[str, str]
 ) -> dict[str, str]:
     """Of the entries that are not verified those that the user did not leave out, with why."""
-    if not spec.filter and spec.sample >= 1:
+    if not spec.filter and not spec.stage and spec.sample >= 1:
         asked: set[str] = set()
     else:
         asked = {f for why, fqns in expected.left_out if why in expected.asked for f in fqns}

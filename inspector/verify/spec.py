@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.file import PlacementLine, StageLine
 from inspector.layout.target.placement import why_not, why_not_fsdp2
+from inspector.layout.target.stages import StageRequest
 
 __all__ = [
     "BACKENDS",
@@ -27,6 +29,7 @@ __all__ = [
     "ReadSpec",
     "default_then",
     "read_spec",
+    "why_not_via",
 ]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
@@ -65,6 +68,9 @@ class JobSpec:
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
         gpus: What CUDA_VISIBLE_DEVICES is for the ranks; empty for what it is anyway.
         placements: (pattern, what its axes cut) of `--placements`.
+        stage: `2/4` for what the second of four pipeline stages loads, `all/4` for each in turn;
+            empty for all entries at once.
+        stages: (pattern, numbers of stages) of `[stages]` in the file of `--placements`.
     """
 
     #: The module that every rank runs, with the spec's path as its argument.
@@ -88,20 +94,20 @@ class JobSpec:
     run: str = ""
     gpus: tuple[str, ...] = ()
     placements: tuple[tuple[str, str], ...] = ()
+    stage: str = ""
+    stages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
         for mesh in meshes:
             if why := why_not(mesh):
                 raise UsageError(why)
-            if not mesh.is_plain and self.via != "dtensor":
-                why = "FSDP1 has one or two axes" if self.via == "fsdp1" else why_not_fsdp2(mesh)
-                if why:
-                    raise UsageError(
-                        f"--via {self.via} does not run under {mesh}: {why}",
-                        "--via dtensor loads into DTensors that are placed as FSDP over tensor "
-                        "parallelism places them",
-                    )
+            if why := why_not_via(mesh, self.via):
+                raise UsageError(
+                    f"--via {self.via} does not run under {mesh}: {why}",
+                    "--via dtensor loads into DTensors that are placed as FSDP over tensor "
+                    "parallelism places them",
+                )
             if mesh.world_size != meshes[0].world_size:
                 raise UsageError(
                     f"{mesh} has {mesh.world_size} ranks, {meshes[0]} has {meshes[0].world_size}",
@@ -112,6 +118,8 @@ class JobSpec:
                 f"--placements is for axes by name, and {self.mesh} has none",
                 "dp_shard:4,tp:2 has",
             )
+        if self.stage:
+            StageRequest.parse(self.stage)
         if self.via not in VIAS:
             raise UsageError(f"--via {self.via!a}: it is one of {', '.join(VIAS)}")
         for module in self.imports:
@@ -128,6 +136,24 @@ class JobSpec:
     def label(self) -> str:
         """What it is, in a word for the names of files."""
         return self.mesh
+
+    @property
+    def placement_lines(self) -> list[PlacementLine]:
+        """What `--placements` says.
+
+        Raises:
+            UsageError: A placement is none.
+        """
+        return [PlacementLine.parse(pattern, how) for pattern, how in self.placements]
+
+    @property
+    def stage_lines(self) -> list[StageLine]:
+        """What its `[stages]` say.
+
+        Raises:
+            UsageError: A line names no stages.
+        """
+        return [StageLine.parse(pattern, stages) for pattern, stages in self.stages]
 
     def to_json(self) -> str:
         """The spec as one line of JSON."""
@@ -148,9 +174,11 @@ class JobSpec:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
             imports = tuple(values.get("imports", ()))
             lists = {"then": tuple(values["then"]), "imports": imports}
-            told = tuple((str(p), str(how)) for p, how in values.get("placements", ()))
-            more = {"gpus": tuple(values.get("gpus", ())), "placements": told}
-            return cls(**{**values, **lists, **more})
+            told = {
+                name: tuple((str(pattern), str(how)) for pattern, how in values.get(name, ()))
+                for name in ("placements", "stages")
+            }
+            return cls(**{**values, **lists, "gpus": tuple(values.get("gpus", ())), **told})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("this is no job of hsdp-inspect") from error
 
@@ -244,6 +272,13 @@ def read_spec(path: str | Path) -> RankSpec:
         return ReadSpec.of(values)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError("this is no job of hsdp-inspect") from error
+
+
+def why_not_via(mesh: Mesh, via: str) -> str:
+    """Why a job does not go that way under a mesh; empty if it does."""
+    if mesh.is_plain or via == "dtensor":
+        return ""
+    return "FSDP1 has one or two axes" if via == "fsdp1" else why_not_fsdp2(mesh)
 
 
 def default_then(mesh: Mesh) -> Mesh:

@@ -17,6 +17,7 @@ from inspector.report.documents.check import (
     CheckDocument,
     CheckRunDocument,
     PlanDocument,
+    PlanStagesDocument,
 )
 from inspector.report.documents.show import ShowDocument, ShowFolderDocument
 from inspector.report.documents.values import (
@@ -37,6 +38,7 @@ DOCUMENTS: dict[str, type[Any]] = {
     "check": CheckDocument,
     "check-run": CheckRunDocument,
     "plan": PlanDocument,
+    "plan-stages": PlanStagesDocument,
     "stats": StatsDocument,
     "diff": DiffDocument,
     "seal": SealDocument,

@@ -48,6 +48,20 @@ class _Spec(TypedDict, total=False):
     num_entries: int
 
 
+class PlacementPattern(TypedDict):
+    """A line of --placements: the names it is for, and the dim that each axis cuts."""
+
+    pattern: str
+    cuts: str
+
+
+class StagePattern(TypedDict):
+    """A line of its [stages]: the names it is for, and the numbers of the stages that hold them."""
+
+    pattern: str
+    stages: str
+
+
 class Spec(_Job, _Spec):
     """What will run; the first line."""
 
@@ -55,6 +69,9 @@ class Spec(_Job, _Spec):
     command: Sequence[str]
     filter: str
     sample: float
+    stage: str
+    stages: Sequence[StagePattern]
+    placements: Sequence[PlacementPattern]
     unpickle: bool
     memory_bytes: int
 
@@ -276,9 +293,10 @@ class _Result(TypedDict, total=False):
 
 
 class Result(_Job, _Result):
-    """What came of it; the last line."""
+    """What came of it; the last line. `stage` is empty unless --stage was given."""
 
     event: Literal["result"]
+    stage: str
     verdict: Literal["exact", "differs", "partial", "unreadable", "failed", "cancelled"]
     why: str
     elapsed_s: float
