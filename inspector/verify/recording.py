@@ -324,7 +324,8 @@ def spec_event(spec: RankSpec, t: float, **more: Any) -> Event:
     """The first event of a job."""
     head = {"schema": SCHEMA, "event": "spec", "rank": None, "t": t, "run": spec.run}
     if isinstance(spec, ReadSpec):
-        told = {"task": spec.task, "world_size": spec.world_size, "values": spec.values}
+        asked = {"values": spec.values, "filter": spec.filter}
+        told = {"task": spec.task, "world_size": spec.world_size, **asked}
         return {**head, "path": spec.path, **told, "command": [], **more}
     return {
         **head,

@@ -329,7 +329,7 @@ class ReadJob(_Event):
 
     rank: None
     path: str
-    task: Literal["check"]
+    task: Literal["check", "seal", "stats"]
     world_size: int
 
 
@@ -338,6 +338,7 @@ class ReadStart(ReadJob, _Spec):
 
     event: Literal["spec"]
     values: bool
+    filter: str
     command: Sequence[str]
 
 

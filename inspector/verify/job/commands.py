@@ -23,6 +23,7 @@ from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [
     "SHARED_DIR",
+    "asked_words",
     "cluster_commands",
     "elsewhere",
     "environment",
@@ -326,8 +327,16 @@ def print_lines(
 
 def findings_line(spec: ReadSpec) -> str:
     """What tells what ranks have found together."""
-    words = ["hsdp-inspect", spec.task, spec.path, "--values" if spec.values else "--deep"]
+    words = asked_words(spec.task, spec.path, values=spec.values, filter_text=spec.filter)
     return shlex.join([*words, "--shares", spec.events_dir])
+
+
+def asked_words(task: str, path: str, *, values: bool, filter_text: str) -> list[str]:
+    """The command that ranks read for."""
+    words = ["hsdp-inspect", task, path]
+    if task == "check":
+        words.append("--values" if values else "--deep")
+    return [*words, "--filter", filter_text] if filter_text else words
 
 
 def write_manifests(

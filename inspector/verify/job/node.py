@@ -37,7 +37,7 @@ from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
 from inspector.verify.result import exit_code
-from inspector.verify.shares.judged import judge_shares, shares_sentence
+from inspector.verify.shares.judged import judged
 from inspector.verify.spec import JobSpec, RankSpec, ReadSpec, read_spec
 
 __all__ = ["main"]
@@ -363,12 +363,12 @@ def _result(events: Path) -> dict[str, Any]:
 def _judged(spec: ReadSpec, events: Path) -> int:
     """Print what the ranks have found together, as the last line; the exit code."""
     try:
-        report = judge_shares(spec, events)
+        said, code = judged(spec, events)
     except InspectError as error:
-        _print(f"FAILED: {printable(str(error), 600)}")
+        _print(f"FAILED: {printable(error.message, 600)}")
         return 2
-    _print(f"{shares_sentence(report)}; {printable(findings_line(spec), 600)}")
-    return report.exit_code
+    _print(f"{said}; {printable(findings_line(spec), 600)}")
+    return code
 
 
 def _sentence(result: dict[str, Any], spec: JobSpec) -> str:
