@@ -323,9 +323,7 @@ def test_the_common_answer_stays_and_says_what_it_covers(sizes: tuple[int, ...],
     assert said["cuts"][0]["dims"] == [{"dim": 0, "axes": [len(sizes) - 1]}]
 
 
-def staged(
-    inside: Sequence[Any], sizes: Sequence[int], num_stages: int, **how: bool
-) -> Checkpoint:
+def staged(inside: Sequence[Any], sizes: Sequence[int], num_stages: int, **how: bool) -> Checkpoint:
     """Each stage's layers on ranks of its own; a step and an optimizer's options on all."""
     width = math.prod(sizes)
     states = []
@@ -378,9 +376,7 @@ def test_stages_are_groups_of_ranks_that_share_no_tensor(
     assert not any(s["certain"] for s in said["stages"])
 
 
-@pytest.mark.parametrize(
-    ("inside", "sizes"), [((S0,), (4,)), ((R, S0), (2, 2)), ((R, S0), (4, 2))]
-)
+@pytest.mark.parametrize(("inside", "sizes"), [((S0,), (4,)), ((R, S0), (2, 2)), ((R, S0), (4, 2))])
 def test_stages_whose_ranks_wrote_each_their_own_are_no_replicas(
     inside: Any, sizes: tuple[int, ...]
 ) -> None:
