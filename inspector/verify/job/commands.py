@@ -302,7 +302,8 @@ def print_lines(
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
     yield f"# {kind}; the job is {spec_path}"
     if isinstance(spec, JobSpec) and spec.stage:
-        yield f"# of pipeline stage {spec.stage}, told by {'[stages]' if spec.stages else 'its files'}"
+        teller = "[stages]" if spec.stages else "the files"
+        yield f"# of pipeline stage {spec.stage}, as {teller} tell"
     if isinstance(spec, JobSpec) and spec.placements:
         yield f"# with {plural(len(spec.placements), 'pattern')} of --placements"
     if not events_dir:
