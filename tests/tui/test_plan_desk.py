@@ -9,13 +9,14 @@ from rich.console import Console
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import matching
+from inspector.checkpoint.text import format_bytes
 from inspector.errors import InspectError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.reads.load_plan import Planner
 from inspector.layout.target.placement import why_not
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.writer.written_by import infer
-from inspector.report.plan import headline
+from inspector.report.plan.text import headline
 from inspector.tui.mesh.offers import (
     even_sizes,
     first_mesh,
@@ -25,7 +26,7 @@ from inspector.tui.mesh.offers import (
     writer_mesh,
 )
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
-from inspector.tui.plan.words import facts_text, short_text
+from inspector.tui.plan.words import answer, facts_text, short_text
 from tests.conftest import SAMPLES
 
 
@@ -191,3 +192,7 @@ def test_every_sample_is_planned_and_put_in_words(sample: str) -> None:
             console.print(facts_text(made, made.problems))
             said = " ".join(console.export_text().split())
             assert f"{mesh}: {mesh.world_size}" in said and "goes wrong" in said
+            peak = format_bytes(int(alone.ranks.peak_bytes.max()))
+            told = f"loads on {mesh}, as far as metadata tells; memory at most {peak} a rank"
+            assert told in said and told in short_text(made, []).plain
+            assert "still running" in answer(made, [], is_checked=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,28 @@ async def test_every_letter_narrows_the_table_at_once() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: view.table.num_lines == 6)
         assert view.count_text == "6"
+
+
+async def test_what_a_filter_leaves_is_counted_on_a_small_screen_too() -> None:
+    async with opened(SAMPLE, "slash", *"net1", size=(80, 24)) as (app, pilot):
+        view = app.screen.query_one(TensorsView)
+        await until(pilot, lambda: view.table.num_lines == 2)
+        assert re.search(r"\n net1 +2 of 6 *\n", screen_text(app))
+        # What is typed goes before the count.
+        await pilot.press(*"_" * 70)
+        await until(pilot, lambda: view.table.num_lines == 0)
+        assert "_" * 60 in screen_text(app) and "0 of 6" not in screen_text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: view.table.num_lines == 6)
+        bar = screen_text(app).splitlines()[2]
+        # A bare number beside the last title would look like the key of a view.
+        assert bar.rstrip().endswith("7 Stats")
+
+
+async def test_the_rows_of_a_view_are_counted_where_there_is_room() -> None:
+    async with opened(SAMPLE, size=(100, 30)) as (app, pilot):
+        await until(pilot, lambda: "7 Stats" in screen_text(app))
+        await until(pilot, lambda: screen_text(app).splitlines()[2].rstrip().endswith("6 rows"))
 
 
 # One chunk is picked, wherever it was picked.

@@ -18,7 +18,7 @@ from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
 from inspector.layout.target.rules import TargetPlacements
-from inspector.report.plan import as_written
+from inspector.report.plan.text import as_written
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint

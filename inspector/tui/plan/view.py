@@ -17,7 +17,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.report.plan import headline
+from inspector.report.plan.text import headline
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
@@ -92,9 +92,7 @@ class LoadPlanView(MeshView):
     """
 
     BINDINGS = [
-        command(
-            "m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64 or dp_shard:4,tp:2.", footer=True
-        ),
+        command("m", "mesh", "Mesh", "Type a mesh: hsdp:8x64 or dp_shard:4,tp:2.", footer=True),
         command(
             "plus,equals_sign", "size('shard', 1)", "More shards", "The next that divides evenly."
         ),
@@ -132,7 +130,8 @@ class LoadPlanView(MeshView):
         self._order: Order | None = None
         self._answered: Order | None = None
         self._planned: Planned | None = None
-        self._findings: tuple[Finding, ...] = ()
+        #: What the checks found; None before they have ended.
+        self._findings: tuple[Finding, ...] | None = None
         self._even = EvenSizes((1,), True)
         self._is_chosen = False
         self._rank = 0
@@ -177,7 +176,7 @@ class LoadPlanView(MeshView):
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._desk = PlanDesk(loaded.checkpoint)
-        self._findings = ()
+        self._findings = None
         self._written_by, self._order, self._is_chosen = None, None, False
         self._go_to(first_mesh(loaded.checkpoint, None))
 
@@ -304,7 +303,8 @@ class LoadPlanView(MeshView):
             text.update(error_text(error, below))
         elif planned is not None:
             say = facts_text if self.has_class("-roomy") else short_text
-            text.update(say(planned, with_faults(planned, self._findings)))
+            faults = with_faults(planned, self._findings or ())
+            text.update(say(planned, faults, is_checked=self._findings is not None))
 
     def _show_legend(self) -> None:
         if self._planned is not None and self._planned.order is self._order:

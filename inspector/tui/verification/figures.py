@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.verify.events import READ
 from inspector.verify.progress import RankView, Snapshot
 
 __all__ = [
@@ -32,6 +33,8 @@ _MOST_BYTES = 1 << 60
 
 def stages(snapshot: Snapshot) -> tuple[str, ...]:
     """The phases that move bytes, in order."""
+    if snapshot.spec.get("task"):
+        return (READ,)
     both = ("load", "compare")
     return (*both, "save", "reload", "recheck") if snapshot.spec.get("then") else both
 

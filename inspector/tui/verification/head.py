@@ -17,7 +17,12 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.report.verify_text import meshes_text, summary_sentence
+from inspector.report.verify_text import (
+    meshes_text,
+    num_wrong,
+    payloads_sentence,
+    summary_sentence,
+)
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.figures import Totals, stages
@@ -37,6 +42,8 @@ _BADGES = {
     "partial": "badge.warning",
     "failed": "badge.error",
     "cancelled": "badge.warning",
+    # That the ranks have read is no verdict on what they read.
+    "read": "badge.plain",
 }
 _LONGEST_S = 1e9
 # Less than this is no time to tell of.
@@ -120,8 +127,10 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
     of = f" of {format_count(total)}" if total is not None else ""
     so_far = "" if snapshot.result is not None else " so far"
     exact = f"{format_count(snapshot.num_exact)}{of} exact{so_far}"
-    parts: list[tuple[str, str]] = [(exact, "bold")]
     wrong = snapshot.num_bad
+    if snapshot.spec.get("task"):
+        exact, wrong = f"{payloads_sentence(snapshot)}{so_far}", num_wrong(snapshot)
+    parts: list[tuple[str, str]] = [(exact, "bold")]
     parts.append((f"{format_count(wrong)} wrong", "error" if wrong else "dim"))
     if snapshot.failures and now.state != "cancelled":
         parts.append((plural(len(snapshot.failures), "failure"), "error"))
@@ -155,6 +164,9 @@ def _last(snapshot: Snapshot, report: str, width: int, *, tells_mesh: bool) -> T
         who = "the job" if failure.rank is None else f"rank {failure.rank}"
         return Text(printable(f"✗ {who}: {failure.message}", max(width, 8)), "error")
     spec = snapshot.spec
+    if spec.get("task"):
+        said = f"{spec['task']}: {plural(len(snapshot.ranks), 'rank')} that read, each its share"
+        return Text(printable(said, max(width, 8)), "dim")
     meshes = meshes_text(str(spec.get("mesh", "")), list(map(str, spec.get("then") or ())))
     if report:
         where = f"{printable(meshes, 120)} · recorded in " if tells_mesh else "recorded in "
