@@ -45,7 +45,7 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         await quiet(pilot)
         said = screen_text(app)
         assert "R dp_replicate:2 stride 4  S dp_shard:2 stride 2  T tp:2 stride 1" in said
-        assert "S1 T0" in said and "R1 S0 T0" in said and field.value == OWN and OWN in said
+        assert "S1 T0" in said and "R0 S1 T1" in said and field.value == OWN and OWN in said
         # The axes are chosen with a, folded with enter, and left with esc.
         assert grid.mesh.folded == frozenset()
         await pilot.press("a", "a", "enter")
@@ -99,7 +99,7 @@ async def test_a_line_of_choices_cuts_no_word() -> None:
                 await pilot.pause()
                 shown = line.render_line(0).text
                 parts = shown.replace("[", " ").replace("]", " ").split()
-                assert set(parts) <= {*words_offered, "…"} and len(shown) == width
+                assert set(parts) <= {*words_offered, "…"} and len(shown) <= width
                 is_there = value in parts
                 assert is_there or len(value) + 6 > width
                 assert is_there is (f"[{value}]" in shown)
