@@ -243,7 +243,8 @@ async def test_the_grid_and_the_table_point_at_the_same_rank() -> None:
         await settled(app, pilot)
         assert grid.chosen == 5 and ranks.cursor_row == 5
         layout = grid.grid_layout(grid.size.width)
-        await pilot.click(PlanGrid, offset=layout.origin(2))
+        x, y = layout.origin(2)
+        await pilot.click(PlanGrid, offset=(x, y + grid.legend_lines))
         await settled(app, pilot)
         assert ranks.cursor_row == 2 and "rank 2:" in screen_text(app)
         ranks.focus()
@@ -402,7 +403,7 @@ async def test_large_meshes_fit_and_windows_may_shrink(size: tuple[int, int]) ->
             text = screen_text(app)
             assert not CONTROL.search(text.replace("\n", ""))
             grid = view_of(app).query_one(PlanGrid)
-            assert grid.size.height <= max(1, grid.max_lines)
+            assert grid.size.height <= max(1, grid.max_lines) + grid.legend_lines
             assert view_of(app).table.num_lines == Mesh.parse(mesh).world_size
         for smaller in [(30, 10), (5, 3), (160, 50)]:
             await pilot.resize_terminal(*smaller)

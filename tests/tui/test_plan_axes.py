@@ -9,11 +9,13 @@ from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.writer.written_by import infer
+from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.mesh.picker import MeshPicker
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.view import LoadPlanView
 from tests.conftest import SAMPLES
 from tests.tui.app_driver import opened, quiet, screen_text, until, words
+from tests.tui.widgets.hosting import Host
 
 SAMPLE = SAMPLES / "hsdp_tp_2x2x2"
 OWN = "dp_replicate:2,dp_shard:2,tp:2"
@@ -43,7 +45,7 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         await quiet(pilot)
         said = screen_text(app)
         assert "R dp_replicate:2 stride 4  S dp_shard:2 stride 2  T tp:2 stride 1" in said
-        assert "S1 T0" in said and "R1 S0 T0" in said and field.value == OWN and OWN in said
+        assert "S1 T0" in said and "R0 S1 T1" in said and field.value == OWN and OWN in said
         # The axes are chosen with a, folded with enter, and left with esc.
         assert grid.mesh.folded == frozenset()
         await pilot.press("a", "a", "enter")
@@ -84,3 +86,21 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         await planned(field.value)
         await quiet(pilot)
         assert view.query_one(MeshPicker).error is None
+
+
+async def test_a_line_of_choices_cuts_no_word() -> None:
+    words_offered = ("dp_replicate:2,dp_shard:2,tp:2", "fsdp:8", "hsdp:2x4", "fsdp:2", "fsdp:4")
+    line = ChoiceLine(words_offered, "hsdp:2x4")
+    async with Host(line).run_test(size=(30, 3)) as pilot:
+        for width in (30, 50, 80, 12, 30):
+            await pilot.resize_terminal(width, 3)
+            for value in words_offered:
+                line.choose(value)
+                await pilot.pause()
+                shown = line.render_line(0).text
+                parts = shown.replace("[", " ").replace("]", " ").split()
+                assert set(parts) <= {*words_offered, "…"} and len(shown) <= width
+                is_there = value in parts
+                assert is_there or len(value) + 6 > width
+                assert is_there is (f"[{value}]" in shown)
+                assert ("…" in parts) is (len(parts) - parts.count("…") < len(words_offered))
