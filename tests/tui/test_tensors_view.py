@@ -181,8 +181,8 @@ async def test_the_chunks_are_coloured_by_one_axis_after_the_other() -> None:
         await until(pilot, lambda: view.source is not None and view.source.written_by is not None)
         for caption, places in (
             ("* = all of axis 1, like dp_replicate", [-1, -1, -1, -1]),
-            ("# = axis 2 of 3, like dp_shard", [0, 0, 1, 1]),
-            ("# = axis 3 of 3, like tp", [0, 1, 0, 1]),
+            ("S = axis 2 of 3, like dp_shard", [0, 0, 1, 1]),
+            ("T = axis 3 of 3, like tp", [0, 1, 0, 1]),
         ):
             await pilot.press("x")
             await until(pilot, lambda caption=caption: caption in words(app))  # type: ignore[misc]
@@ -191,9 +191,13 @@ async def test_the_chunks_are_coloured_by_one_axis_after_the_other() -> None:
             # In the order of their boxes: rows, then columns.
             order = np.lexsort(chunk_map.boxes.offsets.T[::-1])
             assert chunk_map.boxes.places[order].tolist() == places
-        assert "#0" in words(app)
+        assert "T0" in words(app) and "T1" in words(app)
+        # Its key is told of where the keys that are there on a small screen have their room.
+        assert "x Axis" not in words(app)
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: "x Axis" in words(app) and "T = axis 3 of 3" in words(app))
         await pilot.press("x")
-        await until(pilot, lambda: "r0" in words(app) and "# = " not in words(app))
+        await until(pilot, lambda: "r0" in words(app) and "T = " not in words(app))
 
 
 async def test_without_a_mesh_there_is_no_axis_to_colour_by() -> None:

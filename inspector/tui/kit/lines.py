@@ -24,6 +24,8 @@ __all__ = ["ChoiceLine", "FactSheet", "FilterLine", "Reader", "Section"]
 #: A title, which may be empty, and rows of cells, of which the last may be long.
 Section = tuple[str, Sequence[tuple[str, ...]]]
 
+_MORE = " …"
+
 
 class FilterLine(Input):
     """Words that a name must hold, and how many names do."""
@@ -104,16 +106,44 @@ class ChoiceLine(Static, can_focus=True):
             self._value = value
             self._draw()
 
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _fitting(self) -> tuple[str, ...]:
+        """The words that there is room for, the chosen one among them: none is cut."""
+        words, room = self._words, self.size.width
+        if not room or sum(len(word) + 2 for word in words) <= room:
+            return words
+        room -= 2 * len(_MORE)
+        words = tuple(word for word in words if len(word) + 2 <= room)
+        if not words:
+            return ()
+        at = words.index(self._value) if self._value in words else 0
+        first, last = at, at + 1
+        room -= len(words[at]) + 2
+        while last < len(words) and room >= len(words[last]) + 2:
+            room -= len(words[last]) + 2
+            last += 1
+        while first and room >= len(words[first - 1]) + 2:
+            first -= 1
+            room -= len(words[first]) + 2
+        return words[first:last]
+
     def _draw(self) -> None:
         text = Text(no_wrap=True)
         self._spans = []
-        for word in self._words:
+        words = self._fitting()
+        if words[:1] != self._words[:1]:
+            text.append(_MORE)
+        for word in words:
             start = text.cell_len
             if word == self._value:
                 text.append(f"[{word}]", "bold reverse")
             else:
                 text.append(f" {word} ")
             self._spans.append((start, text.cell_len, word))
+        if words[-1:] != self._words[-1:]:
+            text.append(_MORE)
         self.update(text)
 
     def action_step(self, steps: int) -> None:
