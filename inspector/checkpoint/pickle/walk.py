@@ -147,6 +147,9 @@ class Walk:
         self._texts: dict[tuple[int, str], tuple[Ints, Ints, Ints]] = {}
         self._memo = 0
         self._out = bytearray()
+        self._call = f"c{self.token}\nrun\n".encode()
+        self._same: dict[bytes, bytes] = {}
+        self._states = self._tensors.state.tolist() if self._tensors is not None else []
 
     def text(self, protocol: int) -> bytes:
         """The pickle with runs in place of records.
@@ -298,28 +301,37 @@ class Walk:
         return b"h%c" % number if number < 256 else b"j" + number.to_bytes(4, "little")
 
     def _references(self, gets: bytes) -> bytes:
+        """GETs one after another, written anew."""
+        if gets in self._same:
+            return self._same[gets]
         out = b""
         at = 0
+        first = self._begins[0] if self._begins else 0
+        are_before = True
         while at < len(gets):
             end = at + (2 if gets[at] == _SHORT_GET else 5)
             number = int.from_bytes(gets[at + 1 : end], "little")
             if number >= self._memo:
                 _refuse()
+            are_before &= number < first
             out += self._reference(number)
             at = end
+        if are_before:
+            # What was numbered before the first run keeps its number.
+            self._same[gets] = out
         return out
 
     def _put(self, run: Run) -> None:
         """Write the opcodes that stand for a run."""
         refs = self._references(self._refs[run.kind])
-        call = f"c{self.token}\nrun\n".encode()
+        call = self._call
         if run.kind == "chunks":
             self._out += b"(%b%bt" % (call, refs)
             return
         values = b""
         if run.kind == "tensors" and self._tensors is not None:
             kind = self._references(self._kind_of_properties(self._refs["tensors"]))
-            used = np.unique(self._tensors.state[run.first : run.last]).tolist()
+            used = {*self._states[run.first : run.last]}
             for number, state in enumerate(self._tensors.states):
                 if number in used:
                     values += kind + b")\x81" + self._state(state) + b"b"
