@@ -132,7 +132,7 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         refs["stored"] = stored_form.refs
     if tensors is not None:
         runs += _linked_runs("tensors", tensors)
-        refs["tensors"] = tensor_form.refs
+        refs["tensors"] = tensor_form.refs + chunk_form.refs
     if paths is not None:
         runs += _linked_runs("paths", paths)
         refs["paths"] = b""
@@ -148,7 +148,9 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     trailing = raw.end - walk.stop
     if raw.num_unframed - trailing >= _MIN_FRAME or gate.num_taken != len(runs):
         raise NotSplicedError
+    walk.check_order()
     size = gate.find_class("torch", "Size")
+    of_chunk = (ChunkRecord, "offsets", "sizes", size)
     tell(num_bytes * 9 // 10)
     return Spliced(
         scan,
@@ -161,10 +163,10 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         runs,
         walk,
         {
-            "chunks": (ChunkRecord, "offsets", "sizes", size),
+            "chunks": of_chunk,
             "stored": (Index, "fqn", "index", "offset", size, Info)
             + ("relative_path", "offset", "length"),
-            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks"),
+            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks", *of_chunk),
             "paths": (),
         },
         trailing,

@@ -359,6 +359,35 @@ class Walk:
 
     # -- strings ------------------------------------------------------------------------------
 
+    def check_order(self) -> None:
+        """Refuse records that refer to what the memo did not have when they were read."""
+        for kind, records in (("stored", self._stored), ("tensors", self._tensors)):
+            if records is not None:
+                memo = self._memo_before(kind, records.num_memo)
+                texts = [records.name] if isinstance(records, Tensors) else []
+                if isinstance(records, StoredRecords):
+                    every = slice(None)
+                    texts = [records.text("name", every), records.text("path", every)]
+                if any((text.ref >= memo).any() for text in texts):
+                    _refuse()
+        if self._paths is not None:
+            memo = self._memo_before("paths", self._paths.num_memo)
+            for part in _PARTS:
+                text: Texts = getattr(self._paths, part)
+                if (text.ref >= memo).any():
+                    _refuse()
+                memo = memo + (text.ref < 0)
+
+    def _memo_before(self, kind: str, num_memo: npt.NDArray[Any]) -> Ints:
+        """How many entries the memo had before each record of a kind."""
+        runs = [run for run in self._runs if run.kind == kind]
+        firsts = np.asarray([run.first for run in runs], np.int64)
+        counts = np.asarray([run.last - run.first for run in runs], np.int64)
+        before = np.cumsum(num_memo, dtype=np.int64) - num_memo
+        memo = np.asarray([run.memo for run in runs], np.int64)
+        found: Ints = before + np.repeat(memo - before[firsts], counts)
+        return found
+
     def located(self, text: Texts) -> tuple[Ints, Ints]:
         """Where strings lie, and their bytes; those of the memo too, once the walk is done."""
         refs = text.ref
