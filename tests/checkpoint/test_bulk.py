@@ -295,6 +295,22 @@ def test_what_is_odd_is_left_to_the_slow_way(
         in_bulk(data, tmp_path)
 
 
+def test_what_is_referred_to_must_have_been_there(data: bytes, tmp_path: Path) -> None:
+    """A place's path, by the number of one that only a later rank has."""
+    opcodes = unframed(data)
+    paths = list(re.finditer(rb"\}\x94\(j.{4}(j.{4})j.{4}[KMJ]", opcodes, re.DOTALL))
+    first, last = paths[0], paths[-1]
+    assert first[1] != last[1]
+    edited = opcodes[: first.start(1)] + last[1] + opcodes[first.end(1) :]
+    with pytest.raises(pickle.UnpicklingError):
+        one_by_one(framed(edited))
+    with pytest.raises(NotSplicedError):
+        in_bulk(framed(edited), tmp_path)
+    # The other way round it is another file, of the same form.
+    edited = opcodes[: last.start(1)] + first[1] + opcodes[last.end(1) :]
+    assert_no_other(framed(edited), tmp_path)
+
+
 @pytest.fixture
 def bounded() -> Iterator[None]:
     """As little room as the child has: a mutated number may ask for a terabyte."""

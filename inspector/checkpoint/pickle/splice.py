@@ -47,6 +47,8 @@ from inspector.checkpoint.pickle.walk import NotSplicedError, Run, Walk, op_end
 __all__ = ["NotSplicedError", "Run", "Spliced", "read_spliced"]
 
 _MAX_REST = 4096
+# Bytes that are walked in any case. Beyond a third of the file the slow way is as quick.
+_MAX_WALK = 4 << 20
 # Python writes fewer bytes than this without a frame (Lib/pickle.py, _FRAME_SIZE_MIN). Of a pickle
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
@@ -130,11 +132,12 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         refs["stored"] = stored_form.refs
     if tensors is not None:
         runs += _linked_runs("tensors", tensors)
-        refs["tensors"] = tensor_form.refs
+        refs["tensors"] = tensor_form.refs + chunk_form.refs
     if paths is not None:
         runs += _linked_runs("paths", paths)
         refs["paths"] = b""
-    if not runs:
+    rest = end - sum(run.end - run.start for run in runs)
+    if not runs or rest > max(_MAX_WALK, end // 3):
         raise NotSplicedError
     runs.sort(key=lambda run: run.start)
     _check_borders(raw, chunks, stored, tensors, paths)
@@ -145,7 +148,9 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     trailing = raw.end - walk.stop
     if raw.num_unframed - trailing >= _MIN_FRAME or gate.num_taken != len(runs):
         raise NotSplicedError
+    walk.check_order()
     size = gate.find_class("torch", "Size")
+    of_chunk = (ChunkRecord, "offsets", "sizes", size)
     tell(num_bytes * 9 // 10)
     return Spliced(
         scan,
@@ -158,10 +163,10 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         runs,
         walk,
         {
-            "chunks": (ChunkRecord, "offsets", "sizes", size),
+            "chunks": of_chunk,
             "stored": (Index, "fqn", "index", "offset", size, Info)
             + ("relative_path", "offset", "length"),
-            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks"),
+            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks", *of_chunk),
             "paths": (),
         },
         trailing,
