@@ -195,7 +195,7 @@ def leave_compiler() -> None:
     for method in (DTensor.__new__, DTensor.__init__):
         made = getattr(method, "__wrapped__", None)
         if made is not None and not hasattr(made, "__dynamo_disable"):
-            setattr(made, "__dynamo_disable", made)  # noqa: B010 - torch's name for it
+            setattr(made, "__dynamo_disable", made)
 
 
 def bytes_view(tensor: torch.Tensor) -> torch.Tensor:
