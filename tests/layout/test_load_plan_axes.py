@@ -97,26 +97,20 @@ def planned(name: str, mesh: str) -> LoadPlan:
     return Planner(checkpoint).plan(target, rules)
 
 
-def compare(jobs: list[tuple[str, str]], folder: Path) -> int:
-    """The reads of our plans and torch's; how many there are."""
-    told, plans = [], []
-    for name, mesh in jobs:
-        plan = planned(name, mesh)
-        plans.append(plan)
-        lies = [plan.placement(i) for i in range(len(plan.planned_tensors))]
-        fqns = [plan.checkpoint.columns.fqns[i] for i in plan.planned_tensors.tolist()]
-        told.append(
-            {
-                "path": str(SAMPLES / name),
-                "ranks": plan.world_size,
-                "placements": {
-                    fqn: (p.mesh.sizes, p.to_strings())
-                    for fqn, p in zip(fqns, lies, strict=True)
-                    if p
-                },
-            }
-        )
-    (folder / "jobs.json").write_text(json.dumps(told))
+def told_to_torch(path: Path, plan: LoadPlan) -> dict[str, Any]:
+    """A plan as a job of `torch_nd_plans`."""
+    places = enumerate(plan.planned_tensors.tolist())
+    lies = {plan.checkpoint.columns.fqns[index]: plan.placement(i) for i, index in places}
+    return {
+        "path": str(path),
+        "ranks": plan.world_size,
+        "placements": {fqn: (p.mesh.sizes, p.to_strings()) for fqn, p in lies.items() if p},
+    }
+
+
+def reads_of_torch(jobs: list[dict[str, Any]], folder: Path) -> list[Any]:
+    """What torch's planner plans for each rank of each job, in a process of its own."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
     subprocess.run(
         [sys.executable, "-m", "tests.layout.torch_nd_plans", "jobs.json", "out.pickle"],
         check=True,
@@ -124,9 +118,19 @@ def compare(jobs: list[tuple[str, str]], folder: Path) -> int:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         timeout=600,
     )
+    found: list[Any] = pickle.loads((folder / "out.pickle").read_bytes())
+    return found
+
+
+def compare(jobs: list[tuple[str, str]], folder: Path) -> int:
+    """The reads of our plans and torch's; how many there are."""
+    told, plans = [], []
+    for name, mesh in jobs:
+        plan = planned(name, mesh)
+        plans.append(plan)
+        told.append(told_to_torch(SAMPLES / name, plan))
     num = 0
-    theirs: list[Any] = pickle.loads((folder / "out.pickle").read_bytes())
-    for job, plan, by_rank in zip(jobs, plans, theirs, strict=True):
+    for job, plan, by_rank in zip(jobs, plans, reads_of_torch(told, folder), strict=True):
         assert len(by_rank) == plan.world_size
         for rank, found in enumerate(by_rank):
             ours = [as_torch(read) for read in plan.reads(rank)]

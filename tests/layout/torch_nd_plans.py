@@ -2,8 +2,9 @@
 
     python -m tests.layout.torch_nd_plans JOBS OUT
 
-`JOBS` is JSON: a list of `{"path", "ranks", "placements": {fqn: [sizes, [str, ...]]}}`, the sizes
-being those of the mesh that the tensor lies on; the script writes a pickle with the reads of every
+`JOBS` is JSON: a list of `{"path", "ranks", "placements": {fqn: [sizes, [str, ...]]}, "without"}`,
+the sizes being those of the mesh that the tensor lies on, `without` the entries that are not
+loaded (default: none); the script writes a pickle with the reads of every
 rank of each. Placements are given as `Replicate()`, `Shard(0)`,
 `_StridedShard(0, sf=2)`, and made into torch's; where what they name lies is torch's to say.
 """
@@ -57,7 +58,10 @@ def plans(jobs: list[dict[str, Any]]) -> list[list[list[TorchRead]]]:
             meshes: dict[tuple[int, ...], Any] = {}
             metadata = read_metadata(job["path"], rank)
             state: dict[str, Any] = {}
+            left_out = set(job.get("without", ()))
             for fqn, entry in ({} if metadata is None else metadata.state_dict_metadata).items():
+                if fqn in left_out:
+                    continue
                 if isinstance(entry, BytesStorageMetadata):
                     state[fqn] = None
                 else:

@@ -28,8 +28,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
-from inspector.verify.ranks.compare import RegionTally
-from inspector.verify.ranks.comparison import RowLedger, WaveComparison, tell
+from inspector.verify.ranks.bits import RegionTally
 from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
@@ -43,6 +42,7 @@ from inspector.verify.ranks.torch_dcp import (
     unpickle,
 )
 from inspector.verify.ranks.vitals import Reporter
+from inspector.verify.ranks.wave import RowLedger, WaveComparison, tell
 from inspector.verify.ranks.witness.canary import (
     CopyCanaries,
     SavedCanary,

@@ -28,7 +28,7 @@ from inspector.layout.geometry import Ints, torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.layout.target.placement import TargetPlacement
 from inspector.layout.target.rules import TargetPlacements
-from inspector.verify.ranks.compare import POISON, Bytes, Local
+from inspector.verify.ranks.bits import POISON, Bytes, Local
 from inspector.verify.ranks.torch_dcp import RawBytes, torch_dtype
 
 __all__ = [

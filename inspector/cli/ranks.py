@@ -1,0 +1,131 @@
+"""Reading by many ranks, for the commands that read every byte: the job, here or printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.outside import refuse_inside
+from inspector.checkpoint.safetensors.sets import OneSet
+from inspector.checkpoint.storage.base import Storage, address_of, is_url
+from inspector.checkpoint.text import HIDDEN, printable
+from inspector.checks.payload.payloads import PayloadReport
+from inspector.cli.options import RankRequest
+from inspector.cli.output import print_pieces
+from inspector.cli.verify import JobInterrupts, JobLine
+from inspector.errors import UsageError
+from inspector.verify.job.commands import print_lines
+from inspector.verify.job.launcher import Job
+from inspector.verify.job.shape import Shape
+from inspector.verify.shares.merge import find_job, merge_shares, told_by
+from inspector.verify.spec import ReadSpec
+
+__all__ = ["print_job", "read_by_ranks", "shares_of"]
+
+_POLL_S = 0.05
+
+
+def spec_of(
+    checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
+) -> ReadSpec:
+    """The job of ranks that read a checkpoint.
+
+    Raises:
+        UsageError: It cannot be handed to them.
+    """
+    path = storage.root
+    if isinstance(storage, OneSet):
+        path = f"{path}/{storage.name}"
+    if is_url(path) and (HIDDEN in path or address_of(path) != path):
+        raise UsageError(
+            "a job records what it ran, so an address with a password or a signature in it is not "
+            "handed to it",
+            "give the credentials as the storage's own tools take them, not in the address",
+        )
+    refuse_inside("--events", request.events, [checkpoint.path])
+    return ReadSpec(
+        path=path if is_url(path) else os.path.abspath(path),
+        task="check",
+        world_size=request.world_size,
+        values=values,
+        events_dir=os.path.abspath(request.events) if request.events else "",
+        timeout_s=request.timeout,
+        python=request.python or sys.executable,
+    )
+
+
+def print_job(
+    checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
+) -> None:
+    """Write the job, and print the lines of `--print-command`.
+
+    Raises:
+        UsageError: The numbers do not come out even, or the folder holds another job.
+        StorageError: The job cannot be written.
+    """
+    spec = spec_of(checkpoint, storage, request, values=values)
+    nodes = max(request.nnodes, 1)
+    shape = Shape.of(spec.world_size, nodes, spec.world_size // nodes, request.port)
+    print_pieces(print_lines(spec, request.events, shape=shape, python=request.python), "\n")
+
+
+def read_by_ranks(
+    checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
+) -> PayloadReport:
+    """Have ranks on this machine read every payload, and merge what they found.
+
+    The first Ctrl+C stops them, and what was found until then is told; the second kills them.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        request: How many ranks.
+        values: Also look for NaN and infinite values.
+
+    Raises:
+        UsageError, StorageError: The job cannot be started.
+    """
+    job = Job(spec_of(checkpoint, storage, request, values=values))
+    with job.start(), JobInterrupts(job), JobLine() as progress:
+        if not job.folder.is_kept:
+            where = printable(str(job.folder.path), 300)
+            sys.stderr.write(
+                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
+            )
+        while job.result is None:
+            if not job.step():
+                time.sleep(_POLL_S)
+            progress.show(job.snapshot)
+    assert job.result is not None and isinstance(job.spec, ReadSpec)  # noqa: S101 - as made above
+    is_cancelled = job.result["verdict"] == "cancelled"
+    return merge_shares(
+        checkpoint,
+        storage,
+        job.spec,
+        Path(job.spec.events_dir),
+        job.snapshot(),
+        is_cancelled=is_cancelled,
+    )
+
+
+def shares_of(
+    request: RankRequest, *, values: bool
+) -> Callable[[Checkpoint, Storage], PayloadReport]:
+    """What merges the shares that ranks have read already.
+
+    Raises:
+        UsageError: There are none, or of a job that did not look for what is asked.
+    """
+    spec, events = find_job(request.shares)
+    if values and not spec.values:
+        raise UsageError(
+            "the ranks did not look for NaN and infinite values",
+            "leave out --values, or print the job with it",
+        )
+    return lambda checkpoint, storage: merge_shares(
+        checkpoint, storage, spec, events, told_by(events)
+    )
