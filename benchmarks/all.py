@@ -8,10 +8,10 @@
 
 Each subject of a script of this folder measures one thing beside its rival; they run one after
 another, so that none disturbs another. What one has measured is taken into results/NAME.json when
-it is whole, and with it results/summary.json, results/README.md (machine, versions, spread) and the
-figures and the tables of faults and of torch's versions in docs/ are written anew: a subject that fails, or that is
-interrupted, leaves its last results as they were, and the others' too. A quick run writes into a
-temporary folder and changes no table. Exit code 1: a subject failed.
+it is whole, and with it results/summary.json, results/README.md (machine, versions, spread), the
+figures and the tables of faults and of torch's versions in docs/ are written anew: a subject that
+fails, or that is interrupted, leaves its last results as they were, and the others' too. A quick
+run writes into a temporary folder and changes no table. Exit code 1: a subject failed.
 
 What torch_versions.py found, which needs an interpreter for each torch, is no subject: it is run by
 itself, and its table is made with the others.

@@ -56,7 +56,7 @@ def test_a_rank_that_is_stopped_is_told_from_one_that_is_slow(
     (failed,) = found
     assert (failed["rank"], failed["kind"], failed["root"]) == (1, "timeout", True)
     assert failed["message"] == (
-        "rank 1 on node-a: it has told nothing for 5 s, not even that it lives: "
+        "on node-a, it has told nothing for 5 s, not even that it lives: "
         "it is stopped (SIGSTOP), or held by a debugger"
     )
 
@@ -99,8 +99,8 @@ def test_a_printed_job_ends_with_the_rank_that_hangs(tmp_path: Path, how: str) -
         for process in (node, follow):
             process.kill()
     last = said.rstrip().splitlines()[-1]
-    on = f"rank 1 on {socket.gethostname()}: "
-    words = "it is in" if how == "sleeps" else "not even that it lives: it is stopped"
+    on = f"rank 1: on {socket.gethostname()}, "
+    words = "it is in" if how == "sleeps" else "it is stopped (SIGSTOP)"
     assert node.returncode == 2, said
     assert "FAILED: " in last and on in last and words in last, said
     assert follow.returncode == 2, told

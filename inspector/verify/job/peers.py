@@ -300,6 +300,8 @@ class OwnRanks:
         for number, said in watchdog.hang_messages(stacks, idle_s).items():
             if number in self._mine:
                 is_root = watchdog.collective_of(stacks[number]) is None
+                if not stacks[number].strip():
+                    said += f"; {_state_of(self._mine[number].pid)}"
                 found.append(self._failed(number, said, stacks[number], is_root))
         return found
 
@@ -320,12 +322,12 @@ class OwnRanks:
             self._mine[number].silent = 0
 
     def _silent(self, number: int, rank: _OwnRank) -> dict[str, Any]:
-        state = _STATES.get(_stat_of(rank.pid)[0], "its process is there, and does nothing")
-        said = f"it has told nothing for {rank.silent} s, not even that it lives: {state}"
+        said = f"it has told nothing for {rank.silent} s, not even that it lives: "
+        said += _state_of(rank.pid)
         return self._failed(number, said, "", True)
 
     def _failed(self, number: int, said: str, stack: str, is_root: bool) -> dict[str, Any]:
-        message = f"rank {number} on {printable(self._host)}: {said}"
+        message = f"on {printable(self._host)}, {said}"
         more = {"kind": "timeout", "message": message, "stack": stack, "root": is_root}
         return {"rank": number, **more}
 
@@ -337,6 +339,10 @@ def _stat_of(pid: int) -> list[str]:
     except OSError:
         return [""]
     return text[text.rfind(")") + 1 :].split() or [""]
+
+
+def _state_of(pid: int) -> str:
+    return _STATES.get(_stat_of(pid)[0], "its process is there, and does nothing")
 
 
 def _work_of(pid: int) -> int | None:
