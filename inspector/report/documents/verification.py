@@ -94,6 +94,7 @@ class _Memory(TypedDict, total=False):
     anon_bytes: int
     peak_rss_bytes: int
     cuda_bytes: int
+    io_bytes: int
 
 
 class Heartbeat(_OfRank, _Memory):

@@ -32,7 +32,7 @@ from inspector.errors import InspectError
 from inspector.verify.job import network, post_mortem
 from inspector.verify.job.commands import environment, findings_line, local_argv
 from inspector.verify.job.guard import kill_all, remove_scratch
-from inspector.verify.job.peers import SILENT_BEATS, NodeStop, Peers
+from inspector.verify.job.peers import SILENT_BEATS, NodeStop, OwnRanks, Peers
 from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
@@ -222,13 +222,28 @@ class _Node:
             NodeStop: It has to be ended, by a signal or for another node's sake.
         """
         assert self._torchrun is not None  # noqa: S101 - _start made it
+        ranks = OwnRanks(self._spec, self._host)
+        self._open.callback(ranks.close)
         while self._torchrun.poll() is None:
-            self._look()
+            try:
+                self._look()
+            except NodeStop as stop:
+                if stop.kind == "timeout":
+                    # Another node found that nothing moves; where the ranks here stand, this one.
+                    self._tell_of(ranks.stuck())
+                raise
+            if stuck := ranks.look(time.monotonic()):
+                self._tell_of(stuck)
+                raise NodeStop(stuck[0]["message"], "timeout", is_told=True)
             late = time.monotonic() - self._began > self._args.join_timeout
             here = self._peers.hosts
             if late and 1 + len(here) < self._args.nnodes:
                 raise NodeStop(self._who_is_missing(here))
             time.sleep(_POLL_S)
+
+    def _tell_of(self, stuck: list[dict[str, Any]]) -> None:
+        for fields in stuck:
+            self._peers.tell("failed", **fields)
 
     def _who_is_missing(self, here: list[str]) -> str:
         came = sorted(printable(host, 60) for host in (self._host, *here))
