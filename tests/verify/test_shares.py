@@ -27,7 +27,13 @@ from inspector.cli.group import run_command
 from inspector.errors import InspectError, UsageError
 from inspector.report.documents.check import CheckDocument
 from inspector.report.documents.verification import READ_EVENTS
+from inspector.report.verify_text import progress_line
+from inspector.tui.verification.figures import rank_figures, totals
+from inspector.tui.verification.head import head_text
+from inspector.verify.job.records import records_of
+from inspector.verify.progress import JobState
 from inspector.verify.ranks.vitals import Reporter
+from inspector.verify.recording import read_events
 from inspector.verify.shares.division import divide, portions, state_of
 from inspector.verify.shares.judged import judge_shares, judged, shares_sentence
 from inspector.verify.shares.merge import find_job, merge_shares, told_by
@@ -636,3 +642,32 @@ def test_figures_that_cannot_be(
     assert code == 2
     assert said.startswith("NOT ALL READ: rank 1 did not read 1 of its ")
     assert "what it wrote down of it cannot be read" in said
+
+
+# Shown live.
+
+
+def test_the_screen_and_the_line_tell_a_reading_as_a_reading(tmp_path: Path) -> None:
+    ranks = Ranks.of(SAMPLES / "broken/bit_flip", tmp_path / "job", 2).read()
+    state = JobState()
+    # A job that runs has no result yet.
+    running = []
+    for event in read_events(str(ranks.events)):
+        if event is not None:
+            state.apply(event)
+            running.append(state.snapshot())
+    for snapshot, words in (
+        (running[-2], "24 of 24 payloads read so far · 1 wrong · "),
+        (state.snapshot(), "24 of 24 payloads read · 1 wrong · "),
+    ):
+        figures = rank_figures(snapshot, (0.0, 0.0))
+        head = head_text(snapshot, totals(snapshot, figures, snapshot.last_t), 120).plain
+        assert words in head
+        assert "check: 2 ranks that read, each its share" in head
+        assert "exact" not in head.lower()
+    assert head.startswith(" READ ")
+    line = progress_line(running[-2], running[-2].last_t)
+    assert line.startswith("read 100 % of ")
+    assert "24 of 24 payloads read, 1 WRONG" in line
+    # It is none of the verifications that the screen lists.
+    assert records_of(ranks.spec.path) == []
