@@ -4,7 +4,8 @@
 #           a little above the middle of two numbers becomes the middle first, and then the even one, the farther. Integers
 #           too: 16842753 becomes 16777216 in bfloat16, 65537 off, where 16908288 is 65535 off.
 # Versions: torch 2.13.0, ml_dtypes 0.6.0, numpy 2.4.6
-# Source:   c10/core/DynamicCast.h and c10/util/BFloat16.h (constructed from float only); ml_dtypes/_src (static_cast to float)
+# Source:   c10/util/TypeCast.h (a static_cast) and torch/headeronly/util/BFloat16.h (made from float only);
+#           ml_dtypes/_src/custom_float.h
 # Met by:   who compares weights that were averaged in float64 with the same numbers cast elsewhere, bit by bit.
 set -eu
 dir=$(mktemp -d)
