@@ -16,7 +16,8 @@ temporary folder and changes no table. Exit code 1: a subject failed.
 --against makes a worktree of REV, and runs each command in both trees in turn, on samples and on
 larger checkpoints, at least five times: medians of wall time, of the CPU time of the process and
 its children, and of their peak memory, and the median of the ratios round by round. The cache of
-parsed metadata is off. It changes no table.
+parsed metadata is off. Then come the first frame and the keys of the screen, with --beside of
+their scripts. It changes no table.
 """
 
 from __future__ import annotations
@@ -244,6 +245,13 @@ def against(revision: str, rounds: int, *, is_quick: bool) -> None:
                     if where != "1000x1024" or name in ("show", "check", "plan"):
                         told = [str(path) if word == "PATH" else word for word in words]
                         print(_beside(f"{name}, {where}", told, old, rounds), flush=True)
+            screens = {"open.py": ["first_frame"], "screen.py": ["screen"]}
+            if is_quick:
+                screens["screen.py"] += ["--shape", "2000x8"]
+            for script, told in screens.items():
+                command = [sys.executable, str(ROOT / "benchmarks" / script), *told]
+                command += ["--rounds", str(rounds), "--beside", str(old)]
+                subprocess.run(command, check=True)
         finally:
             subprocess.run([*git, "remove", "--force", str(old)], check=True)
 

@@ -1,7 +1,8 @@
 """Fault by fault: what `hsdp-inspect check` says beside what the installed torch's `dcp.load` does.
 
     python benchmarks/faults.py faults [--only WORD ...] [--out DIR]
-    python benchmarks/faults.py fuzz [--count 3000] [--seed 1] [--budget-s S] [--log FILE]
+    python benchmarks/faults.py fuzz [--first 0] [--count 3000] [--seed 1] [--log FILE]
+    python benchmarks/faults.py fuzz --sum LOG ... [--out FILE]
 
 Each fault is made in a copy of a sample. Then torch loads the copy, in a process of its own, into
 tensors filled with poison, and every element is compared with what the intact sample holds; and
@@ -13,7 +14,9 @@ they are no faults of a checkpoint, and no look at one can tell them.
 
 `fuzz`: thousands of damaged checkpoints, each of which must end in a verdict, in time, without a
 traceback. `tests/helpers/fuzz` makes and judges them, and asks torch about those that exit 0. The
-same seed gives the same mutations. With --log, a run that was stopped goes on where it was.
+same seed gives the same mutations. With --log, a run that was stopped goes on where it was. Several
+runs may go beside each other, each with numbers and a log of its own, and --sum adds them up; of a
+number that was run again, after something was mended, the later result counts.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -688,45 +692,52 @@ def faults(told: list[str]) -> int:
 
 def fuzz(told: list[str]) -> int:
     """Thousands of damaged checkpoints: each must end in a verdict, in time."""
-    from tests.helpers.fuzz.judging import LIMIT_S
-    from tests.helpers.fuzz.runs import Summary, results
+    from tests.helpers.fuzz.runs import results, summed
 
     parser = argparse.ArgumentParser(description=fuzz.__doc__)
+    parser.add_argument("--first", type=int, default=0, help="the first number")
     parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--numbers", type=int, nargs="+", help="these, again, whatever the log has")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget-s", type=float, default=float("inf"))
     parser.add_argument("--log", type=Path, help="a line for each mutation; read first if there")
+    parser.add_argument("--sum", type=Path, nargs="+", metavar="LOG", help="run none: add logs up")
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
     options = parser.parse_args(told)
     warnings.filterwarnings("ignore")
-    begin, before_s = time.monotonic(), 0.0
-    summary = Summary()
+    begin, commit = time.monotonic(), _commit()
+    items = [json.loads(line) for log in options.sum or [] for line in log.open()]
     if options.log is not None and options.log.exists():
-        for line in options.log.read_text().splitlines():
-            item = json.loads(line)
-            summary.add(item)
-            before_s = item["elapsed_s"]
-    numbers = range(summary.count, options.count)
-    log = options.log.open("a") if options.log is not None else None
-    for item in results(numbers, options.seed, budget_s=options.budget_s):
-        item["elapsed_s"] = round(before_s + time.monotonic() - begin, 1)
-        summary.add(item)
-        if item["problem"]:
-            sys.stderr.write(f"{item}\n")
-        if log is not None:
-            log.write(json.dumps(item) + "\n")
-            log.flush()
+        items += [json.loads(line) for line in options.log.open()]
+    if options.sum is None:
+        done = {item["number"] for item in items}
+        numbers = range(options.first, options.first + options.count)
+        wanted = options.numbers or [number for number in numbers if number not in done]
+        with options.log.open("a") if options.log is not None else nullcontext() as log:
+            for item in results(wanted, options.seed, budget_s=options.budget_s):
+                items.append({**item, "seed": options.seed, "commit": commit, "time": time.time()})
+                if item["problem"]:
+                    sys.stderr.write(f"{item}\n")
+                if log is not None:
+                    log.write(json.dumps(items[-1]) + "\n")
+                    log.flush()
     document = {
         "what": "damaged checkpoints, seals and recordings, judged by the commands; torch beside",
-        "seed": options.seed,
-        "elapsed_s": round(before_s + time.monotonic() - begin, 1),
-        "limit_s": LIMIT_S,
-        **summary.figures(),
+        **summed(items),
         "machine": machine(),
     }
+    if options.sum is None:
+        document["elapsed_s"] = round(time.monotonic() - begin, 1)
     write(options.out, document)
     print(json.dumps({k: v for k, v in document.items() if k != "failures"}, indent=1))
-    return 1 if summary.failures else 0
+    return 1 if document["failures"] else 0
+
+
+def _commit() -> str:
+    """What the mutations are judged by, `+` for a tree that was edited since; empty if unknown."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run([*git, "--dirty=+"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 SUBJECTS = {"faults": faults, "fuzz": fuzz}

@@ -1,7 +1,7 @@
 """Opening a checkpoint of a million chunks: `hsdp-inspect show` beside torch's `read_metadata()`.
 
     python benchmarks/open.py open [--rounds 5] [--shape 1000x1024]... [--dir DIR]
-    python benchmarks/open.py first_frame [--rounds 15]
+    python benchmarks/open.py first_frame [--rounds 15] [--beside TREE ...]
     python benchmarks/open.py run_folder [--rounds 5] [--steps 200]
 
 Checkpoints of three shapes are made by `tests/helpers/make_metadata.py`. For each of them, in turn:
@@ -18,7 +18,8 @@ Ratios are of `process_s`, and of `answer_s`. Medians with [least, most]. Writes
 
 `first_frame`: hsdp-inspect on a sample beside an empty Textual app, in a pseudo-terminal of
 160 x 50; the clock runs from the start of the process until its first text of content has been
-written: a tensor's name for hsdp-inspect, the one label of the empty app. The two alternate.
+written: a tensor's name for hsdp-inspect, the one label of the empty app. The two alternate. With
+--beside, that of other trees (commits, unpacked) takes its turn too, and no results are written.
 
 `run_folder`: CPU seconds (user and system, of the tree of processes) of `check` of a run of 200
 steps of four parts, each a small sample; of `show` and `check` of one part; of Python alone; and
@@ -174,7 +175,9 @@ CASES = {
 }
 
 
-def first_content_s(command: list[str], content: bytes, timeout_s: float = 30.0) -> float:
+def first_content_s(
+    command: list[str], content: bytes, timeout_s: float = 30.0, tree: Path = ROOT
+) -> float:
     """Seconds from the start of `command` until `content` was written to its terminal."""
     started = time.perf_counter()
     pid, terminal = pty.fork()
@@ -182,7 +185,7 @@ def first_content_s(command: list[str], content: bytes, timeout_s: float = 30.0)
         os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", XDG_CONFIG_HOME=os.devnull)
         # Installed packages have their bytecode; without this ours would be compiled each time.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.chdir(ROOT)
+        os.chdir(tree)
         os.execv(command[0], command)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
     written = b""
@@ -201,10 +204,14 @@ def first_content_s(command: list[str], content: bytes, timeout_s: float = 30.0)
 
 def first_frame(told: list[str]) -> None:
     """The screen's first content, beside an empty Textual app."""
-    options = arguments(first_frame.__doc__, "first_frame", rounds=15).parse_args(told)
-    runs = in_turn(
-        {n: partial(first_content_s, *case) for n, case in CASES.items()}, options.rounds
-    )
+    parser = arguments(first_frame.__doc__, "first_frame", rounds=15)
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="TREE")
+    options = parser.parse_args(told)
+    jobs = {n: partial(first_content_s, *case) for n, case in CASES.items()}
+    for tree in options.beside:
+        ours = partial(first_content_s, *CASES["hsdp-inspect"])
+        jobs[f"hsdp-inspect of {tree.name}"] = partial(ours, tree=tree.resolve())
+    runs = in_turn(jobs, options.rounds)
     found = {name: spread(taken) for name, taken in runs.items()}
     medians = {name: row["median"] for name, row in found.items()}
     result = {
@@ -215,7 +222,8 @@ def first_frame(told: list[str]) -> None:
         "ratio": round(medians["hsdp-inspect"] / medians["empty Textual app"], 2),
         "machine": machine("textual"),
     }
-    write(options.out, result)
+    if not options.beside:
+        write(options.out, result)
     print(json.dumps(result, indent=1))
 
 

@@ -1,6 +1,7 @@
 """The screen on checkpoints of a million chunks: how long a key waits, while it loads and after.
 
     python benchmarks/screen.py screen [--shape 100000x8 ...] [--rounds 5] [--size 160x50]
+    python benchmarks/screen.py screen --beside TREE [TREE ...]
     python benchmarks/screen.py event_flood [--rate 20000] [--seconds 10]
 
 The real command runs in a pseudo-terminal, and what it writes is drawn here as a terminal would
@@ -27,6 +28,11 @@ the bare byte that most terminals send, so the wait for a longer sequence is in 
 Checkpoints are made with tests/helpers/make_metadata.py; the parsed cache is switched off.
 Writes results/screen.json.
 
+With --beside, the screen of this tree and those of other trees (commits, unpacked) open and are
+given the same keys, round by round in turn; printed are the medians of what a key waits and of the
+CPU time that the front end spends on it (which other work on the machine leaves alone), and the
+medians of the ratios round by round. It writes no results.
+
 `event_flood`: does the live view of a verification stutter?
 A process of its own appends events of 8 ranks, as many a second as asked; a thread follows, folds
 and records them as the job's launcher does; the app shows them, headless, at 160 x 50. Measured is
@@ -43,7 +49,6 @@ import codecs
 import copy
 import fcntl
 import json
-import math
 import os
 import pty
 import re
@@ -209,7 +214,14 @@ Place = Callable[[Picture], tuple[int, int, int, int]]
 class Screen:
     """The command in a pseudo-terminal."""
 
-    def __init__(self, folder: Path, columns: int, rows: int, trace: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: int,
+        rows: int,
+        trace: Path | None = None,
+        tree: Path = ROOT,
+    ) -> None:
         self.picture = Picture(columns, rows)
         command = ["-m", "inspector", str(folder)]
         if trace is not None:
@@ -222,7 +234,7 @@ class Screen:
             )
             os.environ["XDG_CONFIG_HOME"] = os.devnull
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-            os.chdir(ROOT)
+            os.chdir(tree)
             os.execv(sys.executable, [sys.executable, *command])
         size = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
@@ -290,6 +302,11 @@ class Screen:
             raise RuntimeError(f"{key!r} changed nothing in the part of the screen it is for")
         return (seen - at) * 1e3, (last - at) * 1e3
 
+    def cpu_ms(self) -> float:
+        """CPU time of the process that draws, with all its threads, so far."""
+        # As clock_getcpuclockid(3) has it on Linux: the process's scheduler clock.
+        return time.clock_gettime_ns((~self.pid << 3) | 2) / 1e6
+
     def resident_mb(self, which: str) -> float:
         text = Path(f"/proc/{self.pid}/status").read_text()
         return int(text.partition(which)[2].split()[0]) / 1024
@@ -322,9 +339,9 @@ def has_verdict(lines: list[str]) -> bool:
     return VERDICT.search(lines[0]) is not None
 
 
-def loading(folder: Path, columns: int, rows: int) -> list[float]:
+def loading(folder: Path, columns: int, rows: int, tree: Path = ROOT) -> list[float]:
     """Milliseconds until the help is there, each time it is asked for while it loads."""
-    screen = Screen(folder, columns, rows)
+    screen = Screen(folder, columns, rows, tree=tree)
     waits: list[float] = []
     written = b""
     try:
@@ -381,28 +398,43 @@ def first_paint_ms(folder: Path, columns: int, rows: int) -> float:
             screen.close()
 
 
-def after(folder: Path, columns: int, rows: int) -> tuple[dict[str, tuple[float, float]], float]:
-    """What each key waits once the checkpoint is open, and the memory after all of them."""
-    screen = Screen(folder, columns, rows)
-    try:
-        screen.until(has_names)
-        taken = {}
-        for name, before, key in AFTER:
-            if name != JUST_OPENED:
+class Keys:
+    """What each key waits once the checkpoint is open.
+
+    Attributes:
+        seen_ms: By the key's name, until its effect stands.
+        settled_ms: Until the last byte that it caused.
+        cpu_ms: CPU time of the front end from the key until it was quiet again.
+        opened_s: From the start of the process until the table shows a tensor.
+        opened_cpu_ms: CPU time of the front end until then.
+        resident_mb: Memory after all of them.
+    """
+
+    def __init__(self, folder: Path, columns: int, rows: int, tree: Path = ROOT) -> None:
+        self.seen_ms: dict[str, float] = {}
+        self.settled_ms: dict[str, float] = {}
+        self.cpu_ms: dict[str, float] = {}
+        screen = Screen(folder, columns, rows, tree=tree)
+        try:
+            self.opened_s = screen.until(has_names) - screen.started
+            self.opened_cpu_ms = screen.cpu_ms()
+            for name, before, key in AFTER:
+                if name == JUST_OPENED:
+                    at = screen.send(key)
+                    moved = screen.until(lambda _: is_on_second_row(screen.picture))
+                    # What else comes now was not caused by the key.
+                    self.seen_ms[name] = (moved - at) * 1e3
+                    screen.until(has_verdict)
+                    continue
                 screen.send(before)
                 screen.settle()
-            if name == JUST_OPENED:
-                at = screen.send(key)
-                moved = screen.until(lambda _: is_on_second_row(screen.picture))
-                # What else comes now was not caused by the key.
-                taken[name] = ((moved - at) * 1e3, math.nan)
-                screen.until(has_verdict)
-                continue
-            place = everywhere if name.startswith(WHOLE_SCREEN) else in_table
-            taken[name] = screen.waits_ms(key, place)
-        return taken, screen.resident_mb("VmRSS:")
-    finally:
-        screen.close()
+                place = everywhere if name.startswith(WHOLE_SCREEN) else in_table
+                spent_ms = screen.cpu_ms()
+                self.seen_ms[name], self.settled_ms[name] = screen.waits_ms(key, place)
+                self.cpu_ms[name] = screen.cpu_ms() - spent_ms
+            self.resident_mb = screen.resident_mb("VmRSS:")
+        finally:
+            screen.close()
 
 
 def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -410,10 +442,9 @@ def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
     opens = [opened(folder, *size) for _ in range(rounds)]
     paints = [first_paint_ms(folder, *size) for _ in range(rounds)]
     waits = [wait for _ in range(rounds) for wait in loading(folder, *size)]
-    rounds_of = [after(folder, *size) for _ in range(rounds)]
-    seen = {name: [taken[name][0] for taken, _ in rounds_of] for name, _, _ in AFTER}
-    settled = {name: [taken[name][1] for taken, _ in rounds_of] for name, _, _ in AFTER}
-    del settled[JUST_OPENED]
+    keys = [Keys(folder, *size) for _ in range(rounds)]
+    seen = _by_name([each.seen_ms for each in keys])
+    settled = _by_name([each.settled_ms for each in keys])
     medians = _medians(seen)
     seconds = [taken for taken, _, _ in opens]
     return {
@@ -433,8 +464,14 @@ def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
         "settled_largest_ms": _largest(settled),
         "resident_after_opening_mb": round(statistics.median(mb for _, mb, _ in opens), 1),
         "most_resident_while_opening_mb": round(max(mb for _, _, mb in opens), 1),
-        "resident_after_every_view_mb": round(statistics.median(mb for _, mb in rounds_of), 1),
+        "resident_after_every_view_mb": round(
+            statistics.median(each.resident_mb for each in keys), 1
+        ),
     }
+
+
+def _by_name(rounds: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {name: [each[name] for each in rounds] for name in rounds[0]}
 
 
 def _medians(of: dict[str, list[float]]) -> dict[str, float]:
@@ -445,11 +482,47 @@ def _largest(of: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(max(values), 1) for name, values in of.items()}
 
 
+def beside(folder: Path, rounds: int, size: tuple[int, int], trees: list[Path]) -> None:
+    """Print this tree's screen beside those of other trees."""
+    all_trees = [ROOT, *trees]
+    kept: dict[Path, list[Keys]] = {tree: [] for tree in all_trees}
+    waits: dict[Path, list[float]] = {tree: [] for tree in all_trees}
+    for _ in range(rounds):
+        for tree in all_trees:
+            kept[tree].append(Keys(folder, *size, tree))
+            waits[tree] += loading(folder, *size, tree)
+
+    def line(name: str, of: Callable[[Keys], float], unit: str = "ms") -> str:
+        ours = [of(each) for each in kept[ROOT]]
+        text = f"{name:<34}{statistics.median(ours):9.1f} {unit}"
+        for tree in trees:
+            theirs = [of(each) for each in kept[tree]]
+            ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+            text += f" {statistics.median(theirs):9.1f} {unit} ({ratio:.2f}x)"
+        return text
+
+    print(line("until names", lambda keys: keys.opened_s * 1e3))
+    print(line("until names, CPU", lambda keys: keys.opened_cpu_ms))
+    for name in kept[ROOT][0].seen_ms:
+        print(line(name, lambda keys, name=name: keys.seen_ms[name]))
+    for name in kept[ROOT][0].cpu_ms:
+        print(line(f"{name}, CPU", lambda keys, name=name: keys.cpu_ms[name]))
+    print(line("all keys, CPU", lambda keys: sum(keys.cpu_ms.values())))
+    print(line("memory", lambda keys: keys.resident_mb, "MB"))
+    for tree in all_trees:
+        if waits[tree]:
+            print(
+                f"help while loading, {tree.name}: median {statistics.median(waits[tree]):.1f} ms, "
+                f"largest {max(waits[tree]):.1f} ms, of {len(waits[tree])}"
+            )
+
+
 def screen(told: list[str]) -> None:
     """How long a key waits on the screen of a large checkpoint."""
     parser = arguments(screen.__doc__, "screen", rounds=5)
     parser.add_argument("--shape", nargs="*", default=list(SHAPES))
     parser.add_argument("--size", default="160x50")
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="TREE")
     options = parser.parse_args(told)
     result: dict[str, Any] = {
         "what": "the real screen in a pseudo-terminal; milliseconds from a key until what it is "
@@ -472,10 +545,16 @@ def screen(told: list[str]) -> None:
                 ]
                 subprocess.run(maker, check=True)
             columns, _, rows = options.size.partition("x")
-            found = measure(folder, options.rounds, (int(columns), int(rows)))
+            size = (int(columns), int(rows))
+            if options.beside:
+                print(f"{shape}, this tree beside {', '.join(map(str, options.beside))}")
+                beside(folder, options.rounds, size, [tree.resolve() for tree in options.beside])
+                continue
+            found = measure(folder, options.rounds, size)
             result["shapes"][shape] = found
             print(shape, json.dumps(found, indent=1))
-    write(options.out, result)
+    if not options.beside:
+        write(options.out, result)
 
 
 # event_flood

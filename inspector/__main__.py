@@ -177,7 +177,7 @@ def _traced(error: Exception) -> int:
 
 def _tell_requests() -> None:
     """What a remote storage was asked, if any was."""
-    calls = sys.modules.get("inspector.checkpoint.storage.calls")
+    calls = sys.modules.get("inspector.checkpoint.storage.remote.calls")
     if calls is not None:
         used = calls.total()
         sys.stderr.write(

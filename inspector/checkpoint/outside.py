@@ -95,8 +95,9 @@ def lies_inside(place: str | Path, folder: str | Path) -> bool:
                 return True
         except (FileNotFoundError, NotADirectoryError):
             continue  # It is not there yet.
-    there = on_disk(str(path), mounts())
-    here = on_disk(os.path.realpath(folder), mounts())
+    table = mounts()
+    there = on_disk(str(path), table)
+    here = on_disk(os.path.realpath(folder), table)
     return there is not None and here is not None and _is_below(there, here)
 
 
@@ -113,10 +114,11 @@ def on_disk(path: str, table: list[tuple[str, str, str]]) -> tuple[str, str] | N
     """
     best: tuple[str, str, str] | None = None
     for mount in table:
-        # Of two mounts at one point the later one is seen.
-        if PurePosixPath(path).is_relative_to(mount[2]) and (
-            best is None or len(mount[2]) >= len(best[2])
-        ):
+        # Of two mounts at one point the later one is seen. Plain text on both sides, as there may
+        # be hundreds of mounts.
+        point = mount[2].rstrip("/")
+        is_below = path == point or path.startswith(point + "/")
+        if is_below and (best is None or len(mount[2]) >= len(best[2])):
             best = mount
     if best is None:
         return None
@@ -136,6 +138,8 @@ def mounts() -> list[tuple[str, str, str]]:
 
 def _unescaped(text: str) -> str:
     """A path of the kernel's table, in which blanks and backslashes are octal."""
+    if "\\" not in text:
+        return text
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 

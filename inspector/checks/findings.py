@@ -17,6 +17,7 @@ __all__ = [
     "Coverage",
     "Finding",
     "NotChecked",
+    "RankShare",
     "Report",
     "Severity",
     "Verdict",
@@ -155,11 +156,33 @@ class Against:
 
 
 @dataclass(frozen=True, slots=True)
+class RankShare:
+    """What one of several ranks was to read of the payloads, and what it did.
+
+    Attributes:
+        rank: Its number.
+        host: Where it ran; raw, empty if it never said.
+        payloads, num_bytes: Its share.
+        payloads_read, bytes_read: Those of them that it told of.
+        why_not: Why that is not all; empty if it is.
+    """
+
+    rank: int
+    host: str
+    payloads: int
+    num_bytes: int
+    payloads_read: int
+    bytes_read: int
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """What was looked at: counts, what it was compared with, and what was not looked at.
 
     `num_unread` payloads should have been read and were not, for a reason that is none of theirs
     (a package that is not installed, a storage that does not answer); `not_checked` says which.
+    `ranks` are those who read them, where several did.
     """
 
     tensors: int = 0
@@ -170,6 +193,7 @@ class Coverage:
     not_checked: tuple[NotChecked, ...] = ()
     against: tuple[Against, ...] = ()
     num_unread: int = 0
+    ranks: tuple[RankShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +228,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 sound, 1 something is wrong, 2 it could not be read or there was nothing to check."""
-        if self.is_empty:
+        """0 sound, 1 something is wrong, 2 it could not be read or there was nothing to check.
+
+        Also 2 where a rank did not read its share, whatever the others found.
+        """
+        if self.is_empty or any(rank.why_not for rank in self.checked.ranks):
             return 2
         return {"sound": 0, "damaged": 1, "suspicious": 1, "unreadable": 2}[self.verdict]
 

@@ -225,6 +225,7 @@ def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Rep
         not_checked=tuple(dict.fromkeys((*mine.not_checked, *checked.not_checked))),
         against=(*mine.against, *checked.against),
         num_unread=mine.num_unread + checked.num_unread,
+        ranks=(*mine.ranks, *checked.ranks),
     )
     return replace(report, findings=_sorted([*report.findings, *findings]), checked=both)
 

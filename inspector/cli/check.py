@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find.locate import folder_of, locate
+from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
 from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet
@@ -17,6 +18,7 @@ from inspector.checkpoint.storage.local import KeptListings
 from inspector.checkpoint.text import printable
 from inspector.checks.findings import NotChecked
 from inspector.checks.judge import check_storage
+from inspector.cli.options import RankRequest
 from inspector.cli.output import Destination, command_line, unreached
 from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
@@ -34,15 +36,27 @@ if TYPE_CHECKING:
 
 __all__ = ["run_check"]
 
+_NO_RANKS = RankRequest()
+
 
 class _Deep:
     """Reads the payloads, shows how far it is, and remembers whether it was stopped."""
 
-    def __init__(self, *, deep: bool, values: bool, manifest: str | None) -> None:
+    def __init__(
+        self, *, deep: bool, values: bool, manifest: str | None, ranks: RankRequest
+    ) -> None:
         from inspector.checks.payload.deep import DeepRequest, read_wanted
 
         self.is_cancelled = False
         self._wanted: DeepRequest = read_wanted(deep=deep, values=values, manifest=manifest)
+        if ranks.is_asked:
+            from inspector.cli.ranks import read_by_ranks, shares_of
+
+            if ranks.shares:
+                read = shares_of(ranks, values=values)
+            else:
+                read = partial(read_by_ranks, request=ranks, values=values)
+            self._wanted = replace(self._wanted, read=read)
 
     def __call__(self, checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         from inspector.checks.payload.deep import check_deep
@@ -63,8 +77,11 @@ def run_check(
     against: str | None = None,
     newest: bool = False,
     prefetched: Child | None = None,
+    ranks: RankRequest = _NO_RANKS,
 ) -> int:
     """Judge what is at `path`, print it, and give the exit code."""
+    if ranks.is_asked:
+        _check_ranks(deep=deep or values, others=newest or manifest is not None)
     if newest and against is not None:
         raise UsageError("--newest and --against exclude each other", "give one of them")
     expected = None
@@ -86,9 +103,21 @@ def run_check(
             f"--against is for one checkpoint, and there are {len(target):,}",
             "give the path of the one that the model is loaded from",
         )
+    if ranks.is_asked and (isinstance(target, list) or _whole_step(path, target, None, None)):
+        raise UsageError(
+            f"{printable(path)} is of several checkpoints, and many processes read one",
+            "give the path of one of them",
+        )
+    if ranks.print_command and not isinstance(target, list):
+        from inspector.cli.ranks import print_job
+
+        with ReadingLine(sys.stderr) as line:
+            checkpoint = read_checkpoint(target, progress=line, prefetched=prefetched)
+        print_job(checkpoint, target, ranks, task="check", values=values)
+        return 0
     reader = None
     if deep or values or manifest is not None:
-        reader = _Deep(deep=deep, values=values, manifest=manifest)
+        reader = _Deep(deep=deep, values=values, manifest=manifest, ranks=ranks)
     show = _Presenter(path, form, answer, reader, expected)
     if newest and not isinstance(target, list):
         return _check_newest(path, target, reader, show)
@@ -115,6 +144,21 @@ def run_check(
             if reader is not None and reader.is_cancelled:
                 break
     return show.run(judge_run(target, judged))
+
+
+def _check_ranks(*, deep: bool, others: bool) -> None:
+    """Refuse what many processes do not do.
+
+    Raises:
+        UsageError: They have nothing to read, or more than payloads.
+    """
+    if not deep:
+        raise UsageError("many processes read every byte", "--deep (or --values) asks for that")
+    if others:
+        raise UsageError(
+            "many processes read the payloads of one checkpoint",
+            "leave out --newest and --manifest, or --nproc-per-node",
+        )
 
 
 def _whole_step(
@@ -239,6 +283,10 @@ class _Presenter:
             text = reports.check_text(report, self._answer.width, is_stopped=is_stopped, fit=fit)
             self._answer.write(text, "\n")
         code = report.exit_code
+        for rank in report.checked.ranks:
+            if rank.why_not and not is_stopped:
+                why = printable(rank.why_not, 400)
+                sys.stderr.write(f"hsdp-inspect: rank {rank.rank} did not read its share: {why}\n")
         if fit is not None and not fit.is_complete:
             code = code or 1
         return self._code(code, storage)

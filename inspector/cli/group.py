@@ -10,12 +10,12 @@ import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from inspector._version import __version__
-from inspector.cli.options import form_of, formats, output_option
+from inspector.cli.options import RankRequest, form_of, formats, output_option, rank_options
 from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
 from inspector.errors import UsageError
 
@@ -150,6 +150,7 @@ def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @formats("text", "json", "github", "html")
 @output_option
+@rank_options
 def check(
     path: str,
     deep: bool,
@@ -160,14 +161,17 @@ def check(
     as_json: bool,
     form: str | None,
     output: str | None,
+    **ranks: Any,
 ) -> int:
     """Say what is wrong with a checkpoint, and what torch would do about it.
 
-    From the metadata and the file sizes alone, in seconds; --deep reads every byte; --manifest
-    proves that nothing changed since `seal`. For a folder with checkpoints under it: the state
-    of each, and the newest sound one.
+    From the metadata and the file sizes alone, in seconds; --deep reads every byte, alone or by
+    many processes (--nproc-per-node); --manifest proves that nothing changed since `seal`. For a
+    folder with checkpoints under it: the state of each, and the newest sound one.
     """
     form = form_of(form, as_json=as_json)
+    request = RankRequest(**ranks)
+    request.check()
     answer = Destination(output, (path,))
     with _Prefetched(path) as prefetched:
         from inspector.cli.check import run_check
@@ -182,6 +186,7 @@ def check(
             form=form,
             answer=answer,
             prefetched=prefetched,
+            ranks=request,
         )
 
 

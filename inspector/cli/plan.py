@@ -11,7 +11,12 @@ from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, command_line
 
 if TYPE_CHECKING:
-    from inspector.layout.target.file import PlacementLine
+    from collections.abc import Iterator
+
+    from inspector.layout.mesh import Mesh
+    from inspector.layout.target.file import PlacementLine, StageLine
+    from inspector.layout.target.stages import StageKeys, StageRequest
+    from inspector.report.plan.text import PlanReport
 
 __all__ = ["commands"]
 
@@ -34,6 +39,13 @@ _MAX_TERMINAL_ROWS = 64
     help='Which axis cuts which dim: lines such as "layers.*.wq.weight" = "tp:0".',
 )
 @click.option(
+    "--stage",
+    "stage_text",
+    metavar="K/N",
+    help="Only what pipeline stage K of N loads, 1 being the first, or all/N: each in turn. The "
+    "mesh is that of one stage.",
+)
+@click.option(
     "--against",
     metavar="FILE",
     help="What the model expects: a JSON list of names, dtypes and shapes, a safetensors file or "
@@ -47,6 +59,7 @@ def plan(
     path: str,
     mesh: str,
     placements_file: str | None,
+    stage_text: str | None,
     against: str | None,
     as_json: bool,
     form: str | None,
@@ -57,98 +70,121 @@ def plan(
 
     From the metadata alone: bytes, files, memory, empty shards, what would be missing, and the
     errors that `check` finds without --deep. With --against: also what `dcp.load` would miss,
-    ignore, cast or refuse. Exit code 1 if something would go wrong.
+    ignore, cast or refuse. With --stage: what one pipeline stage loads. Exit code 1 if something
+    would go wrong.
     """
     from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
-    from inspector.layout.target.file import read_placements
+    from inspector.layout.target.file import read_placements, read_stages
     from inspector.layout.target.rules import TargetPlacements
+    from inspector.layout.target.stages import StageRequest
+    from inspector.report.plan.json import plan_json, stages_json
 
     # What is wrong with the arguments is told before anything is read.
     target = Mesh.parse(mesh)
-    lines = None if placements_file is None else read_placements(placements_file)
-    TargetPlacements(target, None, lines or ())
+    stage = None if stage_text is None else StageRequest.parse(stage_text)
+    lines = () if placements_file is None else read_placements(placements_file)
+    stages = () if placements_file is None or stage is None else read_stages(placements_file)
+    TargetPlacements(target, None, lines)
     form = form_of(form, as_json=as_json)
+    if form == "html" and stage is not None and stage.number is None:
+        raise UsageError(f"--stage {stage}: a page is of one stage", "give each a page of its own")
     if reads and form != "json":
         raise UsageError("--reads lists reads in JSON only", "add --json")
     answer = Destination(output, [path, *([] if against is None else [against])])
-    return _run(path, target, lines, against, form=form, reads=reads, answer=answer)
+    plans = _plans(path, target, lines, stage, stages, against)
+    if form == "json":
+        is_one = stage is None or stage.number is not None
+        document = plan_json(plans[0], reads=reads) if is_one else stages_json(plans, reads=reads)
+        answer.write(document)
+    elif form == "html":
+        from inspector.report.html.plan import plan_html
+
+        answer.write(plan_html(plans[0], command_line()))
+    else:
+        rows = None if answer.width is None else _MAX_TERMINAL_ROWS
+        answer.write(_text(plans, answer.width, rows), "\n")
+    return max(planned.exit_code for planned in plans)
 
 
-def _run(
+def _text(plans: list[PlanReport], width: int | None, rows: int | None) -> Iterator[str]:
+    from inspector.report.plan.text import plan_text
+
+    for number, planned in enumerate(plans):
+        if number:
+            yield ""
+        yield from plan_text(planned, width, rows)
+
+
+def _plans(
     path: str,
-    mesh: object,
-    lines: tuple[PlacementLine, ...] | None,
+    mesh: Mesh,
+    lines: tuple[PlacementLine, ...],
+    stage: StageRequest | None,
+    stages: tuple[StageLine, ...],
     against: str | None,
-    *,
-    form: str,
-    reads: bool,
-    answer: Destination,
-) -> int:
+) -> list[PlanReport]:
+    """The plan of all entries, or of each stage that was asked for."""
     from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import printable
-    from inspector.checks.plan.faults import plan_faults
+    from inspector.checks.plan.against import compare
+    from inspector.checks.plan.expected import read_expected
+    from inspector.checks.plan.faults import of_stage, plan_faults
     from inspector.checks.plan.problems import plan_problems
     from inspector.errors import UsageError
-    from inspector.layout.mesh import Mesh
     from inspector.layout.reads.load_plan import Planner
     from inspector.layout.target.rules import TargetPlacements
+    from inspector.layout.target.stages import stage_keys
     from inspector.layout.writer.written_by import infer
-    from inspector.report.plan import PlanReport, as_written, plan_json, plan_text
+    from inspector.report.plan.text import PlanReport, as_written
     from inspector.report.progress import ReadingLine
     from inspector.verify.job.commands import elsewhere
 
-    assert isinstance(mesh, Mesh)  # noqa: S101 - it was parsed above
     target = locate_one(path)
-    expected = None
-    if against is not None:
-        from inspector.checks.plan.expected import read_expected
-
-        expected = read_expected(against)
+    expected = None if against is None else read_expected(against)
     with ReadingLine(sys.stderr) as line:
         checkpoint = read_checkpoint(target, progress=line)
     if not checkpoint.num_tensors and not checkpoint.bytes_entries:
         raise UsageError(f"{printable(path)} holds nothing to load", "it is an empty checkpoint")
-    planner = Planner(checkpoint)
     written_by = infer(checkpoint)
     rules = None
-    if lines is not None or not mesh.is_plain:
-        rules = TargetPlacements(mesh, None if mesh.is_plain else written_by, lines or ())
+    if lines or not mesh.is_plain:
+        rules = TargetPlacements(mesh, None if mesh.is_plain else written_by, lines)
         for pattern in rules.unmatched(checkpoint.columns.fqns):
             raise UsageError(
                 f"--placements: {printable(pattern, 80)} matches no tensor",
                 "names are those that `show` lists; * stands for any characters",
             )
-    found = planner.plan(mesh, rules)
-    problems = plan_problems(found)
-    problems += plan_faults(checkpoint, target, problems, written_by)
-    if expected is not None:
-        from inspector.checks.plan.against import compare
-
-        problems += compare(checkpoint, expected)
-    planned = PlanReport(
-        plan=found,
-        written_by=written_by,
-        as_written=as_written(planner, written_by, mesh),
-        problems=tuple(problems),
-        # torch reads safetensors behind no address.
-        # Nor are placements handed to them.
-        commands=()
-        if lines is not None or (checkpoint.format != "dcp" and is_url(checkpoint.path))
-        else elsewhere(checkpoint.path, mesh),
-        expected=expected,
-    )
-    if form == "json":
-        answer.write(plan_json(planned, reads=reads))
-    elif form == "html":
-        from inspector.report.html.plan import plan_html
-
-        answer.write(plan_html(planned, command_line()))
-    else:
-        rows = None if answer.width is None else _MAX_TERMINAL_ROWS
-        answer.write(plan_text(planned, answer.width, rows), "\n")
-    return planned.exit_code
+    parts: tuple[StageKeys | None, ...] = (None,)
+    if stage is not None:
+        parts = stage_keys(checkpoint, stage, stages, written_by)
+    # torch reads safetensors behind no address. Nor are placements and stages handed to them.
+    is_told = bool(lines) or stage is not None
+    is_said = not is_told and (checkpoint.format == "dcp" or not is_url(checkpoint.path))
+    plans = []
+    for part in parts:
+        keys = (None, None) if part is None else (part.tensors, part.entries)
+        planner = Planner(checkpoint, *keys)
+        found = planner.plan(mesh, rules)
+        problems = plan_problems(found)
+        more = plan_faults(checkpoint, target, problems, written_by)
+        if expected is not None:
+            more += compare(checkpoint, expected)
+        kept = of_stage(found, part, more)
+        plans.append(
+            PlanReport(
+                plan=found,
+                written_by=written_by,
+                as_written=as_written(planner, written_by, mesh),
+                problems=(*problems, *kept),
+                commands=elsewhere(checkpoint.path, mesh) if is_said else (),
+                expected=expected,
+                stage=part,
+                num_elsewhere=sum(f.severity == "error" for f in more if f not in kept),
+            )
+        )
+    return plans
 
 
 #: For `cli` to add to its group.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from inspector.verify.preflight import Preflight
     from inspector.verify.progress import Snapshot
 
-__all__ = ["commands", "parse_share", "parse_size"]
+__all__ = ["JobInterrupts", "JobLine", "commands", "parse_share", "parse_size"]
 
 _LINE_S = 0.1
 _MIN_MEMORY_BYTES = 1 << 20
@@ -68,7 +68,7 @@ def parse_share(text: str) -> float:
     return share
 
 
-class _JobLine(TerminalLine):
+class JobLine(TerminalLine):
     """How a job stands, on one line of a terminal."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class _JobLine(TerminalLine):
         self.draw(progress_line(snapshot(), time.time(), shutil.get_terminal_size().columns))
 
 
-class _Interrupts:
+class JobInterrupts:
     """While it lasts, the first Ctrl+C (or SIGTERM, SIGHUP) stops the job, the second kills it."""
 
     _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -96,7 +96,7 @@ class _Interrupts:
         self._count = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Interrupts:
+    def __enter__(self) -> JobInterrupts:
         for name in self._SIGNALS:
             number = getattr(signal, name, None)
             # What is ignored (`nohup`) stays so.
@@ -130,6 +130,12 @@ class _Interrupts:
     default="",
     metavar="FILE",
     help="Which axis cuts which dim, as for `plan`.",
+)
+@click.option(
+    "--stage",
+    default="",
+    metavar="K/N",
+    help="Only what pipeline stage K of N loads, or all/N: each in turn, as for `plan`.",
 )
 @click.option(
     "--then",
@@ -194,6 +200,7 @@ def verify(
     path: str,
     mesh: str,
     placements_file: str,
+    stage: str,
     then: tuple[str, ...],
     via: str,
     device: str,
@@ -223,7 +230,7 @@ def verify(
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
-    from inspector.layout.target.file import read_placements
+    from inspector.layout.target.file import read_placements, read_stages
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
@@ -236,8 +243,9 @@ def verify(
             "leave it out: then it is a share of what is free",
         )
     told = read_placements(placements_file) if placements_file else ()
+    stages = read_stages(placements_file) if placements_file and stage else ()
     share = parse_share(sample)
-    world_size = _check_mesh(mesh, then)
+    world_size = _check_mesh(mesh, then, stage)
     shape = None
     if print_command:
         from inspector.verify.job.shape import Shape
@@ -269,6 +277,8 @@ def verify(
         timeout_s=timeout,
         backend=backend or "",
         placements=told,
+        stage=stage,
+        stages=stages,
         is_elsewhere=print_command,
     )
     if shape is not None:
@@ -293,12 +303,13 @@ def verify(
     return code
 
 
-def _check_mesh(mesh: str, then: tuple[str, ...]) -> int:
+def _check_mesh(mesh: str, then: tuple[str, ...], stage: str) -> int:
     """The number of ranks, if they can be launched."""
     from inspector.verify.preflight import NO_SECOND_MESH
     from inspector.verify.spec import JobSpec
 
-    return JobSpec(path="", mesh=mesh, then=() if then == NO_SECOND_MESH else then).world_size
+    then = () if then == NO_SECOND_MESH else then
+    return JobSpec(path="", mesh=mesh, then=then, stage=stage).world_size
 
 
 def _read(path: str) -> Checkpoint:
@@ -322,7 +333,7 @@ def _run(plan: Preflight, events: str, *, as_json: bool) -> tuple[Snapshot, int]
             sys.stderr.write(f"hsdp-inspect: {line}\n")
     spec = dataclasses.replace(plan.spec, events_dir=os.path.abspath(events) if events else "")
     job = Job(spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
-    with job.start(), _Interrupts(job), _JobLine() as progress:
+    with job.start(), JobInterrupts(job), JobLine() as progress:
         if not job.folder.is_kept:
             where = printable(str(job.folder.path), 300)
             sys.stderr.write(
@@ -386,7 +397,7 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     state = JobState()
     is_read = as_json
     try:
-        with _JobLine() as progress:
+        with JobLine() as progress:
             for event in read_events(events, follow=follow):
                 if event is not None:
                     state.apply(event)

@@ -21,7 +21,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import BLOCK_BYTES, DataHandle, open_file
 from inspector.checkpoint.storage.ahead import Segment, segments_of
-from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.diff.model import Side
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import StorageError

@@ -183,11 +183,6 @@ class Mesh:
         """`fsdp:S` or `hsdp:RxS`: every tensor is cut along its first dim, or not at all."""
         return self.family in ("fsdp", "hsdp") and self.experts is None
 
-    @property
-    def can_launch(self) -> bool:
-        """Whether `verify` and `plan` can be asked for this mesh (`fsdp`, `hsdp`)."""
-        return self.is_plain
-
     def _size(self, kind: str) -> int:
         pairs = zip(self.kinds, self.sizes, strict=True)
         return math.prod(size for k, size in pairs if k == kind)

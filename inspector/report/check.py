@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
-from inspector.checks.findings import Against, Coverage, Finding, Report, Severity
+from inspector.checks.findings import (
+    Against,
+    Coverage,
+    Finding,
+    RankShare,
+    Report,
+    Severity,
+)
 from inspector.report.json import SCHEMA, dump
 from inspector.report.table import TextColumn, render_table
 
@@ -37,6 +44,7 @@ __all__ = [
     "folder_github",
     "folder_json",
     "folder_text",
+    "ranks_sentence",
     "run_findings",
     "run_sentences",
     "verdict_sentence",
@@ -84,6 +92,16 @@ def checked_sentence(checked: Coverage) -> str:
     return ", ".join(parts)
 
 
+def ranks_sentence(ranks: Sequence[RankShare]) -> str:
+    """Who read the payloads: `2 ranks on alpha, beta, 1.2 to 1.3 GiB each`."""
+    sizes = [rank.num_bytes for rank in ranks]
+    low, high = format_bytes(min(sizes)), format_bytes(max(sizes))
+    hosts = list(dict.fromkeys(printable(rank.host, 60) for rank in ranks if rank.host))
+    where = f" on {', '.join(hosts[:8])}{' ...' if len(hosts) > 8 else ''}" if hosts else ""
+    each = f"{low} each" if low == high else f"{low} to {high} each"
+    return f"{plural(len(ranks), 'rank')}{where}, {each}"
+
+
 def against_sentence(against: Against) -> str:
     """What was compared with digests kept elsewhere: `6 of 6 ... are as a.seal.json says`."""
     nouns = "tensors and bytes entries" if against.kind == "seal" else "files"
@@ -114,6 +132,8 @@ def check_text(
     """
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {checked_sentence(report.checked)}"
+    if ranks := report.checked.ranks:
+        yield f"  read by      {ranks_sentence(ranks)}"
     for against in report.checked.against:
         yield f"  compared     {against_sentence(against)}"
     for left in report.checked.not_checked:
@@ -237,7 +257,8 @@ def _sound_line(run: JudgedRun) -> str:
     sound = run.newest_sound
     if sound is None:
         return "No checkpoint here is sound."
-    return f"Newest sound checkpoint: {printable(sound.path or '.')}"
+    how = f" ({run.newest_by})" if run.newest_by else ""
+    return f"Newest sound checkpoint: {printable(sound.path or '.')}{how}"
 
 
 def _verdict(item: Judged) -> str:
@@ -341,6 +362,25 @@ def _step_json(step: Step) -> RunStep:
 
 
 def _report(report: Report) -> JudgedCheckpoint:
+    checked = report.checked
+    document = _plain_report(report)
+    if checked.ranks:
+        document["checked"]["ranks"] = [
+            {
+                "rank": rank.rank,
+                "host": rank.host,
+                "payloads": rank.payloads,
+                "payload_bytes": rank.num_bytes,
+                "payloads_read": rank.payloads_read,
+                "bytes_read": rank.bytes_read,
+                "why_not": rank.why_not or None,
+            }
+            for rank in checked.ranks
+        ]
+    return document
+
+
+def _plain_report(report: Report) -> JudgedCheckpoint:
     checked = report.checked
     return {
         "path": report.path,

@@ -7,6 +7,7 @@ passes the display gate.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
+from inspector.verify.job.commands import asked_words
 from inspector.verify.preflight import RANK_BASE_BYTES, Preflight
 from inspector.verify.progress import Failure, RankView, Snapshot
 from inspector.verify.result import EXIT_CODES
@@ -28,6 +30,9 @@ __all__ = [
     "figures_sentence",
     "memory_text",
     "meshes_text",
+    "num_wrong",
+    "patterns_sentence",
+    "payloads_sentence",
     "phases_sentence",
     "plan_text",
     "progress_line",
@@ -48,6 +53,7 @@ _FIGURES = (
     ("peak_anon_bytes", ""),
 )
 _MAX_STACK_LINES = 12
+_MAX_PATTERNS = 6
 
 
 def plan_text(plan: Preflight) -> Iterator[str]:
@@ -109,13 +115,28 @@ def progress_line(snapshot: Snapshot, now_t: float, width: int | None = None) ->
     counts = f"{format_count(snapshot.num_exact)} exact"
     if snapshot.num_entries:
         counts = f"{format_count(snapshot.num_exact)} of {format_count(snapshot.num_entries)} exact"
+    wrong = snapshot.num_bad
+    if snapshot.spec.get("task"):
+        counts, wrong = payloads_sentence(snapshot), num_wrong(snapshot)
     parts = [text, counts]
-    if snapshot.num_bad:
-        parts.append(f"{format_count(snapshot.num_bad)} WRONG")
+    if wrong:
+        parts.append(f"{format_count(wrong)} WRONG")
     if snapshot.failures:
         parts.append(f"{plural(len(snapshot.failures), 'failure')}")
     line = ", ".join([*parts, elapsed] if elapsed else parts)
     return line if width is None else printable(line, max(width - 1, 10))
+
+
+def payloads_sentence(snapshot: Snapshot) -> str:
+    """How far ranks are that only read: `12 of 24 payloads read`."""
+    done = sum(rank.tensors_done for rank in snapshot.ranks)
+    total = sum(rank.tensors_total for rank in snapshot.ranks)
+    return f"{format_count(done)} of {format_count(total)} payloads read"
+
+
+def num_wrong(snapshot: Snapshot) -> int:
+    """Errors that ranks have told of which only read."""
+    return sum(rank.num_bad for rank in snapshot.ranks)
 
 
 def _share(done: int, total: int) -> float:
@@ -135,13 +156,16 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     Args:
         result: A `result` event that is our own, or passed the gate of `verify.events`.
     """
+    if result.get("task"):
+        return _read_sentence(result)
     tensors: Mapping[str, Any] = result.get("tensors") or {}
     exact, total = tensors.get("exact") or 0, tensors.get("total") or 0
     different = tensors.get("different") or []
     meshes = meshes_text(result.get("mesh") or "?", result.get("then") or ())
     under = (
         f"under {printable(meshes, 120)} ({plural(result.get('world_size') or 0, 'rank')}, "
-        f"{result.get('device') or '?'}, {result.get('backend') or '?'}{_ways(result)})"
+        f"{result.get('device') or '?'}, {result.get('backend') or '?'}{_ways(result)}"
+        f"{_stage(result)})"
     )
     verdict = result.get("verdict")
     took = f"{result.get('elapsed_s') or 0:.1f} s"
@@ -169,6 +193,20 @@ def summary_sentence(result: Mapping[str, Any]) -> str:
     return f"FAILED {under} after {took}: {why}; {so_far}"
 
 
+def _read_sentence(result: Mapping[str, Any]) -> str:
+    """What became of ranks that only read; on what they read it is no verdict."""
+    ranks = plural(result.get("world_size") or 0, "rank")
+    payloads = plural(result.get("payloads_read") or 0, "payload")
+    errors = plural(result.get("num_wrong") or 0, "error")
+    read = f"{payloads} ({format_bytes(result.get('bytes_read') or 0)}), {errors} told of"
+    took = f"{result.get('elapsed_s') or 0:.1f} s"
+    if result.get("verdict") == "read":
+        return f"READ: by {ranks}, each its share: {read}; {took}; this is no verdict"
+    why = printable(str(result.get("why") or "it did not say why"), 600)
+    word = "CANCELLED" if result.get("verdict") == "cancelled" else "FAILED"
+    return f"{word} after {took}: {why}; of {ranks} those that came to their end read {read}"
+
+
 def _ways(result: Mapping[str, Any]) -> str:
     """What was loaded into, and how many entries were; nothing if that was not recorded."""
     told = (result.get("tensors") or {}).get("via")
@@ -181,6 +219,29 @@ def _ways(result: Mapping[str, Any]) -> str:
     through, beside = counts.get(via) or 0, counts.get("dtensor") or 0
     said = f"; {through:,} through {printable(via, 40).upper()}"
     return f"{said}, {beside:,} beside it as DTensors or bytes" if beside else said
+
+
+def _stage(result: Mapping[str, Any]) -> str:
+    """Of which pipeline stage the job was, `all/2` being each in turn; nothing if of none."""
+    stage = str(result.get("stage") or "")
+    return f"; stage {printable(stage, 20)}" if stage else ""
+
+
+def patterns_sentence(spec: Mapping[str, Any]) -> str:
+    """What `--placements` told a job, `[stages]` among it; nothing if it was not given.
+
+    Args:
+        spec: A `spec` event that is our own, or passed the gate of `verify.events`.
+    """
+    told = [(item, "cuts") for item in spec.get("placements") or ()]
+    told += [(item, "stages") for item in spec.get("stages") or ()]
+    shown = []
+    for item, what in told[:_MAX_PATTERNS]:
+        before = "stage " if what == "stages" else ""
+        pattern, value = (printable(str(item.get(key) or "?"), 60) for key in ("pattern", what))
+        shown.append(f'"{pattern}" = {before}{value}')
+    more = len(told) - len(shown)
+    return ", ".join(shown) + (f" and {plural(more, 'pattern')} more" if more else "")
 
 
 def torch_sentence(result: Mapping[str, Any]) -> str:
@@ -203,6 +264,9 @@ def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> 
         result: Its `result` event (default: the snapshot's).
     """
     result = snapshot.result if result is None else result
+    if snapshot.spec.get("task"):
+        yield from _read_text(snapshot, result)
+        return
     if result is None:
         yield "The recording ends before the job did."
         yield f"{format_count(snapshot.num_exact)} entries were exact by then"
@@ -218,12 +282,38 @@ def verify_text(snapshot: Snapshot, result: Mapping[str, Any] | None = None) -> 
     yield from _failures(snapshot.failures)
     yield from _unverified(tensors)
     yield from _beside(snapshot, result)
+    if patterns := patterns_sentence(snapshot.spec):
+        yield f"  as --placements says: {patterns}"
     if result and result.get("verdict") not in ("unreadable", "exact"):
         sentence = torch_sentence(result)
         if sentence and result.get("torch_reads", {}).get("torch"):
             yield f"  {sentence.rstrip(';')}"
     if result:
         yield from _figures(snapshot, result)
+
+
+def _read_text(snapshot: Snapshot, result: Mapping[str, Any] | None) -> Iterator[str]:
+    """The lines of ranks that only read, and what tells what it comes to."""
+    if result is None:
+        yield f"The recording ends before the job did: {payloads_sentence(snapshot)}"
+    else:
+        yield summary_sentence(result)
+    yield from _failures(snapshot.failures)
+    for rank in snapshot.ranks:
+        share = f"{rank.tensors_done:,} of {rank.tensors_total:,} payloads, "
+        share += f"{format_bytes(rank.bytes_done)} of {format_bytes(rank.bytes_total)}"
+        host = f" on {printable(rank.host, 60)}" if rank.host else ""
+        yield f"  rank {rank.rank}{host}: {rank.status}, {share}"
+    spec = snapshot.spec
+    values = spec.get("values") is True
+    words = asked_words(
+        str(spec["task"]),
+        str(spec.get("path") or "PATH"),
+        values=values,
+        filter_text=str(spec.get("filter") or ""),
+    )
+    folder = (result or {}).get("run_folder") or "DIR"
+    yield f"  what comes of it: {printable(shlex.join([*words, '--shares', folder]), 600)}"
 
 
 def report_json(snapshot: Snapshot) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.report.documents.show import (
         AxesLayout,
+        AxesUse,
         PlacedGroup,
         StageLayout,
         WrittenByMesh,
@@ -26,8 +27,6 @@ def sure_words(written_by: WrittenBy, *, short: bool = False) -> str:
     if short and written_by.proven:
         doubt = "" if written_by.certain else ", use of the axes not"
         return f"boxes and owners certain{doubt}"
-    if written_by.certain:
-        return "sizes, boxes and owners certain"
     if written_by.proven:
         return "sizes, boxes and owners certain; what the axes are for is not"
     return "not certain"
@@ -62,6 +61,7 @@ def written_by_json(written_by: WrittenBy) -> WrittenByMesh:
         "world_size": written_by.world_size,
         "certain": written_by.certain,
         "proven": ["sizes", "boxes", "owners"] if written_by.proven else [],
+        "use": _use_json(layout),
         **_layout_json(layout),
         "stages": [] if partition is None else [_stage_json(s) for s in partition.stages],
         "num_items": written_by.num_items,
@@ -69,6 +69,14 @@ def written_by_json(written_by: WrittenBy) -> WrittenByMesh:
         "evidence": written_by.evidence,
         "caveats": written_by.caveats,
     }
+
+
+def _use_json(layout: AxisRoles | None) -> AxesUse:
+    """What the axes are for, apart from what is proven: no file holds it."""
+    if layout is None:
+        return {"looks_like": None, "certain": False, "doubts": []}
+    doubts = [*layout.doubts, *([layout.speaks_against] if layout.speaks_against else [])]
+    return {"looks_like": layout.looks_like or None, "certain": False, "doubts": doubts}
 
 
 def _layout_json(layout: AxisRoles | None) -> AxesLayout:

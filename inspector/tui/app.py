@@ -154,6 +154,7 @@ class InspectApp(App[int]):
     def on_mount(self) -> None:
         self.theme_changed_signal.subscribe(self, self._dress_again)
         if self._preview is None:
+            gc.freeze()
             gc.enable()
             self._open()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECK_BYTES",
+    "LAST_IN_FOOTER",
     "LIST_KEYS",
     "LOOK_ONLY",
     "ON_THE_SPOT",
@@ -28,6 +29,10 @@ __all__ = [
 ON_THE_SPOT = frozenset({"screenshot", "suspend_process", "values('save')"})
 #: With what starts jobs, too: who may only look has none of them.
 LOOK_ONLY = ON_THE_SPOT | {"verify"}
+
+
+#: Actions that the footer shows where there is room when all others are there.
+LAST_IN_FOOTER = frozenset({"axis", "step_axis"})
 
 
 def is_closed(app: App[int], action: str) -> bool:

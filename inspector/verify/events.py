@@ -9,7 +9,9 @@ Which events there are, and what each carries, is in the contract (`verify --jso
 `tensor` may carry `hop` (position in `JobSpec.then`; absent: 0), `ranks` (how many ranks report
 this entry in this phase; absent: all) and `asked` (left out on request), `torch_reads` says whether
 torch's own `read_metadata` reads what the job read, and `failed` may carry `root` (what the other
-failures came of) or `is_echo` (it only came of another).
+failures came of) or `is_echo` (it only came of another). `finding` is what a rank found that only
+reads (code, severity, fqn, file, message), as far as a line holds it; what counts is in its share
+(`shares.portion`).
 
 An event may come from anybody's file. `checked` is the gate that all of them pass before they are
 folded: words are of known sets, numbers are finite and of their range, and what is neither is `?`.
@@ -27,7 +29,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from inspector.verify.spec import VIAS
+from inspector.checks.findings import CODES
+from inspector.verify.spec import TASKS, VIAS
 from inspector.verify.verdicts import WORDS
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "MAX_LINE_BYTES",
     "MAX_RANKS",
     "PHASES",
+    "READ",
     "SCHEMA",
     "UNKNOWN",
     "EventWriter",
@@ -60,11 +64,15 @@ _RETRY_S = 0.1
 _MAX_UNSENT_BYTES = 64 << 20
 
 EVENTS = frozenset(
-    "spec hello phase progress tensor log failed bye result heartbeat plan torch_reads".split()
+    (
+        "spec hello phase progress tensor log failed bye result heartbeat plan torch_reads finding"
+    ).split()
 )
 
 #: The phases in the order in which a wave of tensors goes through them.
 PHASES = ("load", "compare", "replicas", "save", "reload", "recheck")
+#: The one phase of ranks that only read (`ReadSpec`).
+READ = "read"
 MAX_RANKS = 65_536
 
 #: Stands for a word that is not known, and for a text or a number that is none.
@@ -170,7 +178,9 @@ _MAX_SECONDS = 1e10
 _MAX_DIMS = 64
 _MAX_DEPTH = 6
 _MAX_MESHES = 64
-_MESH = re.compile(r"[a-z_][a-z0-9_]{0,31}:[0-9x]{1,40}(,[a-z_][a-z0-9_]{0,31}:[0-9x]{1,40}){0,15}")
+_AXIS = r"[A-Za-z_][A-Za-z0-9_]{0,39}:[0-9x]{1,40}"
+_AXES = rf"{_AXIS}(?:,{_AXIS}){{0,15}}"
+_MESH = re.compile(rf"{_AXES}(?:\+{_AXES})?", re.ASCII)
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|npu|hpu|meta)(:[0-9]{1,4})?")
 
 
@@ -293,7 +303,7 @@ def _object(rules: Mapping[str, Check]) -> Check:
     return check
 
 
-_phase = _word(PHASES)
+_phase = _word((*PHASES, READ))
 _kind = _word("exception killed timeout out-of-memory launch".split())
 _failure: dict[str, Check] = {
     "rank": _rank,
@@ -324,6 +334,7 @@ _COMMON: dict[str, Check] = {
     ),
     **dict.fromkeys("payloads_checked payloads_unsummed payload_faults unpickled".split(), _count),
     **dict.fromkeys("bytes_read num_entries world_size pid".split(), _count),
+    **dict.fromkeys("payloads_read num_wrong".split(), _count),
 }
 _JOB: dict[str, Check] = {
     **_COMMON,
@@ -331,8 +342,12 @@ _JOB: dict[str, Check] = {
     "then": _list(_mesh, _MAX_MESHES),
     "via": _word(VIAS),
     "device": _device,
+    "task": _word(TASKS),
     "backend": _word("gloo nccl ucc mpi xccl cpu:gloo,cuda:nccl".split()),
     "filter": _text,
+    "stage": _text,
+    "stages": _list(_object({"pattern": _text, "stages": _text})),
+    "placements": _list(_object({"pattern": _text, "cuts": _text})),
     "run_folder": _text,
     "command": _list(_text),
 }
@@ -364,11 +379,19 @@ _RULES: dict[str, dict[str, Check]] = {
         **dict.fromkeys("expected found file detail".split(), _text),
     },
     "torch_reads": {**_COMMON, **_reads},
+    "finding": {
+        **_COMMON,
+        "code": _word(CODES),
+        "severity": _word(("error", "warning", "note")),
+        "fqn": _name,
+        "file": _name,
+        "message": _text,
+    },
     "log": {**_COMMON, "stream": _word(("stdout", "stderr")), "text": _text},
     "failed": {**_COMMON, **_failure},
     "result": {
         **_JOB,
-        "verdict": _word("exact differs partial unreadable failed cancelled".split()),
+        "verdict": _word("exact differs partial unreadable failed cancelled read".split()),
         "why": _text,
         "phases": _list(_object({"phase": _phase, "elapsed_s": _seconds})),
         "failures": _list(_object(_failure)),

@@ -19,7 +19,8 @@ from inspector.checkpoint.storage.base import address_of, is_url
 from inspector.checkpoint.text import HIDDEN, format_bytes, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
-from inspector.layout.target.file import PlacementLine
+from inspector.layout.target.file import PlacementLine, StageLine
+from inspector.layout.target.stages import StageRequest
 from inspector.verify import machine
 from inspector.verify.events import LONG_NAME
 from inspector.verify.job.run_folder import scratch_dir
@@ -33,6 +34,7 @@ from inspector.verify.selection import (
     placed,
     reloading,
     select,
+    staged,
 )
 from inspector.verify.spec import DEVICES, JobSpec, default_then
 
@@ -120,6 +122,8 @@ def prepare(
     timeout_s: float = 600.0,
     backend: str = "",
     placements: Sequence[PlacementLine] = (),
+    stage: str = "",
+    stages: Sequence[StageLine] = (),
     is_elsewhere: bool = False,
 ) -> Preflight:
     """Resolve a job for this machine.
@@ -140,6 +144,8 @@ def prepare(
         timeout_s: As in `JobSpec`.
         backend: `gloo` or `nccl` (default: nccl with a GPU for each rank).
         placements: What `--placements` says.
+        stage: As in `JobSpec`.
+        stages: What its `[stages]` say.
         is_elsewhere: It will run on other machines, whatever GPUs there are here.
 
     Raises:
@@ -176,6 +182,8 @@ def prepare(
         imports=tuple(imports),
         unpickle=unpickle,
         placements=tuple((line.pattern, str(line)) for line in placements),
+        stage=stage and str(StageRequest.parse(stage)),
+        stages=tuple((line.pattern, str(line)) for line in stages) if stage else (),
     )
     refuse_inside("--scratch", scratch, [spec.path])
     interpreter = examine(python, spec.path)
@@ -214,6 +222,7 @@ def prepare(
     needed = int(max(waves_bytes, default=0) * _SCRATCH_MARGIN) * copies + (1 << 20) * bool(copies)
     room = machine.free_disk(parent)
     problems = list(_problems(spec, expected, free, parent, needed, room))
+    notes += [part.words for part in staged(checkpoint, spec)]
     notes += _beside(checkpoint)
     if cut := sum(wave.rows is not None and wave.is_first for wave in waves):
         count = sum(wave.rows is not None for wave in waves)

@@ -235,6 +235,7 @@ class JobState:
             "failed": self._failed,
             "bye": self._bye,
             "torch_reads": self._torch_reads,
+            "finding": self._finding,
             "result": self._result,
         }
 
@@ -461,6 +462,10 @@ class JobState:
 
     def _torch_reads(self, event: Event, rank: _Rank | None, t: float) -> None:
         self.torch_reads = event
+
+    def _finding(self, event: Event, rank: _Rank | None, t: float) -> None:
+        if rank is not None and event.get("severity") == "error":
+            rank.num_bad += 1
 
     def _result(self, event: Event, rank: _Rank | None, t: float) -> None:
         self.result = event

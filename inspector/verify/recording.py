@@ -18,7 +18,7 @@ from inspector.errors import StorageError
 from inspector.verify.events import SCHEMA, decode, moment
 from inspector.verify.progress import JobState
 from inspector.verify.result import result_event
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import RankSpec, ReadSpec, read_spec
 
 __all__ = ["EventFollower", "LineFollower", "LogFollower", "read_events", "spec_event"]
 
@@ -313,21 +313,22 @@ def _has_ended(state: JobState) -> bool:
     return bool(ranks) and all(rank.status in ("done", "failed") for rank in ranks)
 
 
-def _spec(folder: Path) -> JobSpec | None:
+def _spec(folder: Path) -> RankSpec | None:
     for place in (folder / "spec.json", folder.parent / "spec.json"):
         if place.is_file():
-            return JobSpec.read(place)
+            return read_spec(place)
     return None
 
 
-def spec_event(spec: JobSpec, t: float, **more: Any) -> Event:
+def spec_event(spec: RankSpec, t: float, **more: Any) -> Event:
     """The first event of a job."""
+    head = {"schema": SCHEMA, "event": "spec", "rank": None, "t": t, "run": spec.run}
+    if isinstance(spec, ReadSpec):
+        asked = {"values": spec.values, "filter": spec.filter}
+        told = {"task": spec.task, "world_size": spec.world_size, **asked}
+        return {**head, "path": spec.path, **told, "command": [], **more}
     return {
-        "schema": SCHEMA,
-        "event": "spec",
-        "rank": None,
-        "t": t,
-        "run": spec.run,
+        **head,
         "path": spec.path,
         "mesh": spec.mesh,
         "then": list(spec.then),
@@ -338,6 +339,9 @@ def spec_event(spec: JobSpec, t: float, **more: Any) -> Event:
         "command": [],
         "filter": spec.filter,
         "sample": spec.sample,
+        "stage": spec.stage,
+        "stages": [{"pattern": pattern, "stages": n} for pattern, n in spec.stages],
+        "placements": [{"pattern": pattern, "cuts": cuts} for pattern, cuts in spec.placements],
         "unpickle": spec.unpickle,
         "memory_bytes": spec.memory_bytes,
         **more,

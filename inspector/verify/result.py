@@ -16,7 +16,7 @@ from typing import Any
 
 from inspector.verify.events import SCHEMA
 from inspector.verify.progress import Snapshot
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import JobSpec, RankSpec, ReadSpec
 from inspector.verify.verdicts import TensorView, severity
 
 __all__ = ["EXIT_CODES", "ExpectedEntries", "confirmed", "exit_code", "result_event"]
@@ -29,6 +29,8 @@ EXIT_CODES = {
     "partial": 2,
     "failed": 2,
     "cancelled": 2,
+    # What ranks read is judged by whoever asked for it: by itself it proves nothing.
+    "read": 2,
 }
 
 #: Names listed under `not_verified`; `num_not_verified` counts all.
@@ -56,7 +58,7 @@ class ExpectedEntries:
 
 def result_event(
     snapshot: Snapshot,
-    spec: JobSpec,
+    spec: RankSpec,
     elapsed_s: float,
     cancelled: bool,
     expected: ExpectedEntries | None = None,
@@ -71,6 +73,8 @@ def result_event(
         expected: What should have been told; without it, entries never heard of are only
             counted, by the number in the ranks' `plan`.
     """
+    if isinstance(spec, ReadSpec):
+        return _read_result(snapshot, spec, elapsed_s, cancelled)
     expected = expected or ExpectedEntries()
     exact, different, unverified = _sort(snapshot, spec)
     left_out = {fqn: why for why, fqns in expected.left_out for fqn in fqns}
@@ -105,6 +109,7 @@ def result_event(
         "device": spec.device,
         "backend": spec.backend,
         "world_size": spec.world_size,
+        "stage": spec.stage,
         "elapsed_s": round(elapsed_s, 3),
         "bytes_read": _bytes_read(snapshot),
         "torch_reads": _torch_reads(snapshot),
@@ -123,6 +128,32 @@ def result_event(
             "num_not_asked": len(unverified) + num_unnamed + len(unasked),
             "not_verified": [{"fqn": fqn, "why": why} for fqn, why in missing[:_MAX_NAMES]],
         },
+    }
+
+
+def _read_result(
+    snapshot: Snapshot, spec: ReadSpec, elapsed_s: float, cancelled: bool
+) -> dict[str, Any]:
+    """The `result` of ranks that only read: whether each came to its end."""
+    verdict, why = _verdict(snapshot, cancelled, [], 0)
+    return {
+        "schema": SCHEMA,
+        "event": "result",
+        "run": spec.run,
+        "rank": None,
+        "t": snapshot.last_t,
+        "verdict": "read" if verdict == "exact" else verdict,
+        "why": why,
+        "path": spec.path,
+        "task": spec.task,
+        "world_size": spec.world_size,
+        "elapsed_s": round(elapsed_s, 3),
+        "bytes_read": _sum(snapshot, "bytes_read"),
+        "payloads_read": _sum(snapshot, "payloads_read"),
+        "num_wrong": sum(rank.num_bad for rank in snapshot.ranks),
+        "failures": [
+            {"rank": f.rank, "kind": f.kind, "message": f.message} for f in snapshot.failures[:100]
+        ],
     }
 
 
@@ -158,7 +189,7 @@ def _unasked(
     snapshot: Snapshot, spec: JobSpec, expected: ExpectedEntries, left_out: Mapping[str, str]
 ) -> dict[str, str]:
     """Of the entries that are not verified those that the user did not leave out, with why."""
-    if not spec.filter and spec.sample >= 1:
+    if not spec.filter and not spec.stage and spec.sample >= 1:
         asked: set[str] = set()
     else:
         asked = {f for why, fqns in expected.left_out if why in expected.asked for f in fqns}

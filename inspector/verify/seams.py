@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
     from torch.distributed.checkpoint.planner import LoadPlan
 
-    from inspector.verify.ranks.compare import Local
+    from inspector.verify.ranks.bits import Local
 
 __all__ = ["Seams"]
 

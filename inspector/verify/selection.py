@@ -21,8 +21,8 @@ from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
 from inspector.layout.rows import RowBlock
-from inspector.layout.target.file import PlacementLine
 from inspector.layout.target.rules import TargetPlacements
+from inspector.layout.target.stages import StageKeys, StageRequest, stage_keys
 from inspector.layout.writer.written_by import infer
 from inspector.verify.spec import JobSpec
 
@@ -37,6 +37,7 @@ __all__ = [
     "placed",
     "reloading",
     "select",
+    "staged",
 ]
 
 #: The rest is for what is saved, compared and sent: small, but not nothing.
@@ -52,7 +53,7 @@ _QUANTIZED = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
 class LeftOut:
     """Entries that are not verified, all for one reason.
 
-    `is_asked`: the user left them out (`--filter`, `--sample`).
+    `is_asked`: the user left them out (`--filter`, `--stage`, `--sample`).
     """
 
     why: str
@@ -62,11 +63,28 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is verified: tensor indices and bytes entry indices, in state dict order."""
+    """What is verified: tensor indices and bytes entry indices, in state dict order.
+
+    With `--stage` these are verified stage after stage (`parts`); what several stages load goes
+    with the first of them.
+    """
 
     tensors: tuple[int, ...]
     entries: tuple[int, ...]
     left_out: tuple[LeftOut, ...] = ()
+    stages: tuple[StageKeys, ...] = ()
+
+    @property
+    def parts(self) -> Iterator[tuple[set[int], set[int]]]:
+        """Tensors and bytes entries that are loaded together: of each stage in turn, or all."""
+        tensors, entries = set(self.tensors), set(self.entries)
+        for stage in self.stages:
+            part = tensors.intersection(stage.tensors), entries.intersection(stage.entries)
+            tensors -= part[0]
+            entries -= part[1]
+            yield part
+        if not self.stages:
+            yield tensors, entries
 
 
 @dataclass(slots=True)
@@ -118,12 +136,25 @@ def placed(checkpoint: Checkpoint, spec: JobSpec) -> list[tuple[Mesh, TargetPlac
             "hsdp:RxS alone",
             "take the mesh it was saved under",
         )
-    lines = [PlacementLine.parse(pattern, how) for pattern, how in spec.placements]
+    lines = spec.placement_lines
     written_by = infer(checkpoint)
     return [
         (mesh, None if mesh.is_plain else TargetPlacements(mesh, written_by, lines, meshes))
         for mesh in meshes
     ]
+
+
+def staged(checkpoint: Checkpoint, spec: JobSpec) -> tuple[StageKeys, ...]:
+    """The entries of the pipeline stages that are asked for; none if all are.
+
+    Raises:
+        UsageError: Nothing tells which entries a stage holds.
+    """
+    if not spec.stage:
+        return ()
+    lines = spec.stage_lines
+    written_by = None if lines else infer(checkpoint)
+    return stage_keys(checkpoint, StageRequest.parse(spec.stage), lines, written_by)
 
 
 def select(
@@ -144,6 +175,11 @@ def select(
     wanted = set(matching(names, spec.filter)) if spec.filter else set(range(len(names)))
     filtered = [i for i in order if i not in wanted]
     left = [i for i in order if i in wanted]
+    stages = staged(checkpoint, spec)
+    others: list[int] = []
+    if stages:
+        loaded = {i for s in stages for i in (*s.tensors, *(num_tensors + e for e in s.entries))}
+        left, others = [i for i in left if i in loaded], [i for i in left if i not in loaded]
     taken = left
     if spec.sample < 1:
         # Evenly over the state dict: sum of floors takes ceil(n * sample) of n, the first always.
@@ -151,6 +187,7 @@ def select(
     sampled = set(taken)
     asked = [
         (f"left out by --filter {printable(spec.filter, 60)}", filtered),
+        (f"left out by --stage {spec.stage}: of other stages{_by(stages)}", others),
         (f"left out by --sample {spec.sample:.3g}", [i for i in left if i not in sampled]),
     ]
     reasons: dict[str, list[str]] = {}
@@ -176,7 +213,12 @@ def select(
         reasons.setdefault(what, []).append(bad.fqn)
     on_request = [LeftOut(why, tuple(names[i] for i in it), True) for why, it in asked if it]
     left_out = [LeftOut(why, tuple(fqns)) for why, fqns in reasons.items()]
-    return Selection(tuple(tensors), tuple(entries), (*on_request, *left_out))
+    return Selection(tuple(tensors), tuple(entries), (*on_request, *left_out), stages)
+
+
+def _by(stages: Sequence[StageKeys]) -> str:
+    told = {"placements": ", as [stages] says", "checkpoint": ", by what the files show (no proof)"}
+    return told[stages[0].told_by] if stages else ""
 
 
 _ESCAPES = "its file lies outside the checkpoint folder, and is not opened"
@@ -241,6 +283,12 @@ def make_waves(
     wave = Wave()
     chunks = num_blocks = 0
     for kind, index in _merged(checkpoint, selection):
+        if kind == "stage":
+            # What is loaded and saved at one time is of one stage.
+            if wave.tensors or wave.entries:
+                waves.append(wave)
+                wave, chunks = Wave(), 0
+            continue
         if kind == "tensor":
             tensor = checkpoint.columns.tensor(index)
             cost = _cost_of(tensor, tensor.shape, meshes, spec.via)
@@ -332,13 +380,14 @@ def _cost(local: int, whole: int, via: str) -> int:
 
 
 def _merged(checkpoint: Checkpoint, selection: Selection) -> Iterator[tuple[str, int]]:
-    """The selected entries, tensors and bytes mixed as in the state dict."""
-    tensors, entries = set(selection.tensors), set(selection.entries)
-    for i in checkpoint.order.tolist():
-        if i in tensors:
-            yield "tensor", i
-        elif i - checkpoint.num_tensors in entries:
-            yield "bytes", i - checkpoint.num_tensors
+    """The selected entries, tensors and bytes mixed as in the state dict; before each stage it."""
+    for number, (tensors, entries) in enumerate(selection.parts):
+        yield "stage", number
+        for i in checkpoint.order.tolist():
+            if i in tensors:
+                yield "tensor", i
+            elif i - checkpoint.num_tensors in entries:
+                yield "bytes", i - checkpoint.num_tensors
 
 
 @dataclass(frozen=True, slots=True)

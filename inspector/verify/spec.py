@@ -1,6 +1,7 @@
-"""`JobSpec`: what a verification is to do. A value that becomes JSON and comes back.
+"""`JobSpec`: what a verification is to do; `ReadSpec`: what several ranks are to read.
 
-The front end writes it beside the job's events; every rank reads it; a bug report carries it.
+Values that become JSON and come back. The front end writes one beside the job's events; every rank
+reads it; a bug report carries it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,33 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.file import PlacementLine, StageLine
 from inspector.layout.target.placement import why_not, why_not_fsdp2
+from inspector.layout.target.stages import StageRequest
 
-__all__ = ["BACKENDS", "DEVICES", "MEETING", "VIAS", "JobSpec", "default_then"]
+__all__ = [
+    "BACKENDS",
+    "DEVICES",
+    "MEETING",
+    "TASKS",
+    "VIAS",
+    "JobSpec",
+    "RankSpec",
+    "ReadSpec",
+    "default_then",
+    "read_spec",
+    "why_not_via",
+]
 
 VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("gloo", "nccl")
+#: What ranks read a checkpoint for.
+TASKS = ("check", "seal", "stats")
 
 #: The variable that names the file by which the ranks of a job find each other.
 MEETING = "HSDP_INSPECT_MEETING"
@@ -50,7 +68,13 @@ class JobSpec:
         run: Id of the job, in every event of it, so that two jobs are not taken for one.
         gpus: What CUDA_VISIBLE_DEVICES is for the ranks; empty for what it is anyway.
         placements: (pattern, what its axes cut) of `--placements`.
+        stage: `2/4` for what the second of four pipeline stages loads, `all/4` for each in turn;
+            empty for all entries at once.
+        stages: (pattern, numbers of stages) of `[stages]` in the file of `--placements`.
     """
+
+    #: The module that every rank runs, with the spec's path as its argument.
+    worker: ClassVar[str] = "inspector.verify.ranks.worker"
 
     path: str
     mesh: str
@@ -70,20 +94,20 @@ class JobSpec:
     run: str = ""
     gpus: tuple[str, ...] = ()
     placements: tuple[tuple[str, str], ...] = ()
+    stage: str = ""
+    stages: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         meshes = [Mesh.parse(self.mesh), *map(Mesh.parse, self.then)]
         for mesh in meshes:
             if why := why_not(mesh):
                 raise UsageError(why)
-            if not mesh.is_plain and self.via != "dtensor":
-                why = "FSDP1 has one or two axes" if self.via == "fsdp1" else why_not_fsdp2(mesh)
-                if why:
-                    raise UsageError(
-                        f"--via {self.via} does not run under {mesh}: {why}",
-                        "--via dtensor loads into DTensors that are placed as FSDP over tensor "
-                        "parallelism places them",
-                    )
+            if why := why_not_via(mesh, self.via):
+                raise UsageError(
+                    f"--via {self.via} does not run under {mesh}: {why}",
+                    "--via dtensor loads into DTensors that are placed as FSDP over tensor "
+                    "parallelism places them",
+                )
             if mesh.world_size != meshes[0].world_size:
                 raise UsageError(
                     f"{mesh} has {mesh.world_size} ranks, {meshes[0]} has {meshes[0].world_size}",
@@ -94,6 +118,8 @@ class JobSpec:
                 f"--placements is for axes by name, and {self.mesh} has none",
                 "dp_shard:4,tp:2 has",
             )
+        if self.stage:
+            StageRequest.parse(self.stage)
         if self.via not in VIAS:
             raise UsageError(f"--via {self.via!a}: it is one of {', '.join(VIAS)}")
         for module in self.imports:
@@ -105,6 +131,29 @@ class JobSpec:
     @property
     def world_size(self) -> int:
         return Mesh.parse(self.mesh).world_size
+
+    @property
+    def label(self) -> str:
+        """What it is, in a word for the names of files."""
+        return self.mesh
+
+    @property
+    def placement_lines(self) -> list[PlacementLine]:
+        """What `--placements` says.
+
+        Raises:
+            UsageError: A placement is none.
+        """
+        return [PlacementLine.parse(pattern, how) for pattern, how in self.placements]
+
+    @property
+    def stage_lines(self) -> list[StageLine]:
+        """What its `[stages]` say.
+
+        Raises:
+            UsageError: A line names no stages.
+        """
+        return [StageLine.parse(pattern, stages) for pattern, stages in self.stages]
 
     def to_json(self) -> str:
         """The spec as one line of JSON."""
@@ -125,9 +174,11 @@ class JobSpec:
                 raise UsageError(f"a job of version {version} cannot be read by this hsdp-inspect")
             imports = tuple(values.get("imports", ()))
             lists = {"then": tuple(values["then"]), "imports": imports}
-            told = tuple((str(p), str(how)) for p, how in values.get("placements", ()))
-            more = {"gpus": tuple(values.get("gpus", ())), "placements": told}
-            return cls(**{**values, **lists, **more})
+            told = {
+                name: tuple((str(pattern), str(how)) for pattern, how in values.get(name, ()))
+                for name in ("placements", "stages")
+            }
+            return cls(**{**values, **lists, "gpus": tuple(values.get("gpus", ())), **told})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError("this is no job of hsdp-inspect") from error
 
@@ -135,6 +186,99 @@ class JobSpec:
     def read(cls, path: str | Path) -> JobSpec:
         """Read a spec from a file."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """Payloads that several ranks read, each its share; they need no torch for it.
+
+    Attributes:
+        path: The checkpoint, absolute or a URL; of safetensors files one of them.
+        task: What for, one of `TASKS`.
+        world_size: How many ranks.
+        values: Of a check, also count NaN and infinities.
+        filter: Of statistics, only tensors whose names it selects; empty for all.
+        portion_bytes: After so many bytes a rank writes down what it found.
+        events_dir: As in `JobSpec`; so are the others.
+    """
+
+    worker: ClassVar[str] = "inspector.verify.shares.worker"
+    #: What a job of ranks has, and these have not: they compute nothing, and do not talk.
+    device: ClassVar[str] = "cpu"
+    backend: ClassVar[str] = ""
+    gpus: ClassVar[tuple[str, ...]] = ()
+
+    path: str
+    task: str
+    world_size: int
+    values: bool = False
+    filter: str = ""
+    portion_bytes: int = 1 << 30
+    events_dir: str = ""
+    scratch_dir: str = ""
+    timeout_s: float = 600.0
+    python: str = ""
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UsageError(f"a job that is to {self.task!a} is not known")
+        if type(self.world_size) is not int or not 1 <= self.world_size <= _MAX_RANKS:
+            raise UsageError(f"{self.world_size} ranks: it is 1 to {_MAX_RANKS:,}")
+
+    @property
+    def label(self) -> str:
+        """What it is, in a word for the names of files."""
+        return f"{self.task}-{self.world_size}"
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON."""
+        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)})
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> ReadSpec:
+        """Read what `to_json` wrote, as JSON has it.
+
+        Raises:
+            UsageError: It is no spec, or one of a newer hsdp-inspect.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            kind = fields.get(name)
+            is_right = type(value).__name__ == kind or (kind == "float" and type(value) is int)
+            if not is_right:
+                raise UsageError("this is no job of hsdp-inspect")
+        return cls(**values)
+
+
+_MAX_RANKS = 65_536
+RankSpec = JobSpec | ReadSpec
+
+
+def read_spec(path: str | Path) -> RankSpec:
+    """Read a spec of either kind from a file.
+
+    Raises:
+        OSError: It cannot be read.
+        UsageError: It is no spec, or one of a newer hsdp-inspect.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        values = json.loads(text)
+        if type(values) is not dict or "task" not in values:
+            return JobSpec.from_json(text)
+        if values.pop("version", None) != _VERSION:
+            raise UsageError("a job of another version cannot be read by this hsdp-inspect")
+        return ReadSpec.of(values)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError("this is no job of hsdp-inspect") from error
+
+
+def why_not_via(mesh: Mesh, via: str) -> str:
+    """Why a job does not go that way under a mesh; empty if it does."""
+    if mesh.is_plain or via == "dtensor":
+        return ""
+    return "FSDP1 has one or two axes" if via == "fsdp1" else why_not_fsdp2(mesh)
 
 
 def default_then(mesh: Mesh) -> Mesh:

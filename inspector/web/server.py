@@ -16,7 +16,7 @@ from aiohttp import web
 
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
-from inspector.web.gate import HEADERS, gate
+from inspector.web.admission import HEADERS, admission
 from inspector.web.page import FILES, SCRIPT, package_files, page
 from inspector.web.session import Session, command_of
 
@@ -45,7 +45,7 @@ class WebServer:
 
     def app(self) -> web.Application:
         """The application of aiohttp."""
-        app = web.Application(middlewares=[gate(self.token)])
+        app = web.Application(middlewares=[admission(self.token)])
         app.router.add_get(f"/{self.token}/", self._index)
         app.router.add_get(f"/{self.token}/ws", self._socket)
         app.router.add_get(f"/{self.token}/{{name}}", self._file)

@@ -20,7 +20,7 @@ from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.ahead import SEGMENT_BYTES, segments_of
 from inspector.checkpoint.storage.base import is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage
-from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.checkpoint.text import printable, redact
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled, StorageError

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.helpers.fuzz.cases import KINDS, make_case
-from tests.helpers.fuzz.runs import Summary, run
+from tests.helpers.fuzz.runs import Summary, run, summed
 
 #: As many, or what there is time for; a longer run of another seed is asked for by these.
 COUNT = int(os.environ.get("HSDP_FUZZ_COUNT", "400"))
@@ -43,18 +43,50 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["number"] for line in lines] == [0, 1, 2]
-    assert json.loads(out.read_text())["mutations"] == 3
+    figures = json.loads(out.read_text())
+    assert figures["mutations"] == 3
+    assert figures["numbers"] == [[0, 2]]
 
 
-def test_the_same_seed_makes_the_same_mutation(tmp_path: Path) -> None:
-    for number in range(20):
-        made = [make_case(tmp_path / name, number, seed=11) for name in ("a", "b")]
-        assert made[0] == made[1]
-        first, second = (
-            {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-            for folder in (tmp_path / "a", tmp_path / "b")
-        )
-        assert first == second, made
+def test_logs_are_added_up_and_the_later_result_counts() -> None:
+    """What failed, and no longer does, is told as mended; what ran is told by commit."""
+    item = {"kind": "k", "sample": "s", "verdict": "sound", "code": 0, "codes": [], "seed": 3}
+    item |= {"problem": "", "s": 0.1, "commit": "a", "torch": "same"}
+    failed = {**item, "number": 5, "problem": "exit 0, and torch ...", "torch": "raises", "time": 2}
+    later = {**item, "number": 5, "verdict": "damaged", "code": 1, "commit": "b", "time": 9}
+    figures = summed([later, failed, {**item, "number": 4, "time": 1}, {**failed, "number": 7}])
+    assert figures["numbers"] == [[4, 5], [7, 7]]
+    assert figures["commits"] == {"a": 2, "b": 1}
+    assert figures["verdicts"] == {"sound": 2, "damaged": 1}
+    assert [found["number"] for found in figures["failures"]] == [7]
+    assert [(m["number"], m["said"], m["says"]) for m in figures["failed_once_and_mended"]] == [
+        (5, "sound", "damaged")
+    ]
+
+
+@pytest.mark.slow
+def test_the_same_seed_makes_the_same_mutation_in_every_process(tmp_path: Path) -> None:
+    """Whatever the hashes of that process and the time of day: 243 changes a key, and its entry."""
+    program = """
+import hashlib, sys
+from pathlib import Path
+from tests.helpers.fuzz.cases import make_case
+folder = Path(sys.argv[1])
+for number in [*range(40), 243]:
+    case = make_case(folder, number, seed=20261130)
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    said = [(str(p.relative_to(folder)), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
+    print(case, said)
+"""
+    made = []
+    for hash_seed in ("1", "2"):
+        folder = tmp_path / hash_seed
+        argv = [sys.executable, "-W", "ignore", "-c", program, str(folder)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed}
+        made.append(subprocess.check_output(argv, env=environment, text=True, timeout=300))
+    assert made[0].count("\n") == 41
+    assert "payload pickle" in made[0]  # A zip is written, with dates.
+    assert made[0] == made[1]
 
 
 def test_every_kind_of_mutation_is_made(tmp_path: Path) -> None:

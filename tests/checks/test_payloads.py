@@ -18,6 +18,7 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import folder_of
+from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checks.findings import Report
 from inspector.checks.payload.payloads import PayloadProgress, PayloadReport, check_payloads
 from tests.conftest import GOLDEN, SAMPLES, of_few_versions
@@ -467,11 +468,13 @@ def test_ctrl_c_counts_as_cancelling(folder: Path) -> None:
     import inspector.checks.payload.payloads as payloads
 
     checkpoint, storage = open_checkpoint(str(folder)), folder_of(str(folder))
-    run = payloads._Run(checkpoint, storage, False)
-    run.sweep.stop.set()
-    run.sweep.run()
-    assert run.report().is_cancelled
-    assert run.report().checked.payloads == 0
+    plan = plan_payloads(checkpoint)
+    reading = payloads._Reading(checkpoint, storage, plan)
+    reading.sweep.stop.set()
+    reading.sweep.run()
+    report = payloads.conclude(checkpoint, storage, plan, reading.tally)
+    assert report.is_cancelled
+    assert report.checked.payloads == 0
 
 
 def test_many_entries_for_the_same_bytes_read_them_once(folder: Path) -> None:

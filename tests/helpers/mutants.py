@@ -209,29 +209,27 @@ MUTANTS: dict[str, Mutant] = {
     # What is compared.
     "compare always equal": Mutant(
         _lines(
-            f"{_RANKS}.compare",
+            f"{_RANKS}.bits",
             "return _memcmp(a.ctypes.data, b.ctypes.data, len(a)) == 0",
             "return True",
         )
     ),
     "first byte alone compared": Mutant(
-        _lines(f"{_RANKS}.compare", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, 1) == 0")
+        _lines(f"{_RANKS}.bits", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, 1) == 0")
     ),
     "last byte never compared": Mutant(
-        _lines(
-            f"{_RANKS}.compare", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, len(a) - 1) == 0"
-        )
+        _lines(f"{_RANKS}.bits", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, len(a) - 1) == 0")
     ),
     "first piece alone counted": Mutant(
         _lines(
-            f"{_RANKS}.compare",
+            f"{_RANKS}.bits",
             "for begin in range(0, len(block), _PIECE_BYTES):",
             "for begin in (0,):",
         )
     ),
     "compared with itself": Mutant(
         _lines(
-            f"{_RANKS}.compare",
+            f"{_RANKS}.bits",
             "mine = self._data[self._at : self._at + len(block)]\n",
             "mine = block\n",
         )
@@ -239,21 +237,19 @@ MUTANTS: dict[str, Mutant] = {
     "bytes entries always equal": Mutant(
         _lines(f"{_RANKS}.stored", "if bytes(block[: len(part)]) != part:", "if False:")
     ),
-    "differences not counted": Mutant(
-        _lines(f"{_RANKS}.compare", "if not len(where):", "if True:")
-    ),
+    "differences not counted": Mutant(_lines(f"{_RANKS}.bits", "if not len(where):", "if True:")),
     "every verdict EXACT": Mutant(
         _lines(
-            f"{_RANKS}.compare",
+            f"{_RANKS}.bits",
             "found = {verdict for verdict, _ in self.problems}",
             "return 'EXACT'",
         )
     ),
     "EXACT told of all": Mutant(
-        _lines(f"{_RANKS}.comparison", "verdict=tally.verdict,", "verdict='EXACT',"), _MISSING
+        _lines(f"{_RANKS}.wave", "verdict=tally.verdict,", "verdict='EXACT',"), _MISSING
     ),
     "half the tasks left out": Mutant(
-        _lines(f"{_RANKS}.comparison", "tasks.sort()", "tasks.sort(); tasks = tasks[::2]")
+        _lines(f"{_RANKS}.wave", "tasks.sort()", "tasks.sort(); tasks = tasks[::2]")
     ),
     # What is checked.
     "CRC never compared": Mutant(
@@ -261,7 +257,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "CRC not asked for": Mutant(
         _lines(
-            f"{_RANKS}.comparison",
+            f"{_RANKS}.wave",
             "tasks += self._tasks(tensor, check_crc)",
             "tasks += self._tasks(tensor, False)",
         )
@@ -275,7 +271,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "CRC of bytes entries not asked for": Mutant(
         _lines(
-            f"{_RANKS}.comparison",
+            f"{_RANKS}.wave",
             "checks = check_crc and is_checker(fqn, number, world, rank)",
             "checks = False",
         )
@@ -288,7 +284,7 @@ MUTANTS: dict[str, Mutant] = {
         )
     ),
     "corrupt payloads not told": Mutant(
-        _lines(f"{_RANKS}.comparison", "for found in corrupt:", "for found in ():"), _FLIPPED
+        _lines(f"{_RANKS}.wave", "for found in corrupt:", "for found in ():"), _FLIPPED
     ),
     # Replicas.
     "digests constant": Mutant(

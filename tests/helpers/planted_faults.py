@@ -30,7 +30,7 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan
 
-from inspector.verify.ranks.compare import Local
+from inspector.verify.ranks.bits import Local
 from inspector.verify.seams import Seams
 
 __all__ = ["PlantedFaults"]

@@ -17,6 +17,7 @@ from inspector.report.documents.check import (
     CheckDocument,
     CheckRunDocument,
     PlanDocument,
+    PlanStagesDocument,
 )
 from inspector.report.documents.show import ShowDocument, ShowFolderDocument
 from inspector.report.documents.values import (
@@ -26,7 +27,7 @@ from inspector.report.documents.values import (
     SealDocument,
     StatsDocument,
 )
-from inspector.report.documents.verification import EVENTS, VerifyReport
+from inspector.report.documents.verification import EVENTS, READ_EVENTS, VerifyReport
 
 FOLDER = Path(__file__).parents[2] / "docs" / "json"
 
@@ -37,6 +38,7 @@ DOCUMENTS: dict[str, type[Any]] = {
     "check": CheckDocument,
     "check-run": CheckRunDocument,
     "plan": PlanDocument,
+    "plan-stages": PlanStagesDocument,
     "stats": StatsDocument,
     "diff": DiffDocument,
     "seal": SealDocument,
@@ -49,7 +51,8 @@ DOCUMENTS: dict[str, type[Any]] = {
 def schemas() -> dict[str, str]:
     """The text of every schema, by the name of its file."""
     made = {name: msgspec.json.schema(kind) for name, kind in DOCUMENTS.items()}
-    for name, kinds in (("verify-event", EVENTS), ("watch-event", WATCH_EVENTS)):
+    groups = {"verify-event": EVENTS, "read-event": READ_EVENTS, "watch-event": WATCH_EVENTS}
+    for name, kinds in groups.items():
         events, parts = msgspec.json.schema_components(
             kinds.values(), ref_template="#/$defs/{name}"
         )

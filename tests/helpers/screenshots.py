@@ -55,6 +55,7 @@ SHOTS = (
         "sample_ckpts/fsdp2_hsdp_2x4_adamw",
         ("5", "m", *"hsdp", "colon", *"2x16", "enter", "j", "j", "j"),
     ),
+    Shot("axes", "sample_ckpts/hsdp_tp_2x2x2", ("5", "a", "a"), (110, 30)),
     Shot(
         "diff",
         "sample_ckpts/fsdp2_adamw_4 sample_ckpts/fsdp2_hsdp_2x2_adamw",

@@ -55,15 +55,27 @@ def plans_of(states: Sequence[Mapping[str, Tensor | None]]) -> list[SavePlan]:
     return plans
 
 
-def saved(states: Sequence[Mapping[str, Tensor | None]]) -> Checkpoint:
-    """The checkpoint that torch would write, in the order in which it names the entries."""
-    plans = dedup_save_plans(plans_of(states))
+def saved(
+    states: Sequence[Mapping[str, Tensor | None]], *, lowest: bool = False, each: bool = False
+) -> Checkpoint:
+    """The checkpoint that torch would write, in the order in which it names the entries.
+
+    Args:
+        states: What each rank holds.
+        lowest: With `dedup_save_to_lowest_rank`.
+        each: With `use_collectives=False`: every rank writes what it holds, and metadata.
+    """
+    plans = plans_of(states)
+    if not each:
+        plans = dedup_save_plans(plans, save_to_lowest_rank=lowest)
     order: dict[str, Any] = dict(ChainMap(*[dict(state) for state in states]))
     state = {k: v if v is None else (v[0], v[1]) for k, v in order.items()}
     checkpoint = make.checkpoint(state, plans)
     by_torch = Provenance(torch_band="2.9 to 2.14")
     paths = {k: (k,) for k in order}
-    return dataclasses.replace(checkpoint, state_paths=paths, provenance=by_torch)
+    return dataclasses.replace(
+        checkpoint, state_paths=paths, provenance=by_torch, per_rank_metadata=each
+    )
 
 
 def everywhere(state: Mapping[str, Tensor | None], world_size: int) -> Checkpoint:
@@ -221,6 +233,56 @@ def test_tensor_parallel_without_fsdp_is_no_fsdp(
     assert Mesh.parse(mesh) == found.mesh
 
 
+def rows_alone(before: Sequence[Any], sizes: Sequence[int], norms: str) -> dict[str, Any]:
+    """Every matrix cut along dim 0; the norms whole, cut as well, or buffers of another name."""
+    state: dict[str, Any] = {}
+    for i in range(3):
+        for name in ("wq", "wo", "w1"):
+            state[f"layers.{i}.{name}.weight"] = ((8, 8), (*before, S0), *over(sizes))
+        how, name = (R, "weight") if norms == "whole" else (S0, "weight")
+        if norms == "buffers":
+            how, name = R, "running_mean"
+        state[f"layers.{i}.norm.{name}"] = ((8,), (*before, how), *over(sizes))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("before", "sizes", "mesh"), [((), (4,), "fsdp:4"), ((R,), (2, 2), "hsdp:2x2")]
+)
+@pytest.mark.parametrize("norms", ["whole", "cut", "buffers"])
+def test_tensor_parallel_by_rows_alone(
+    before: Any, sizes: tuple[int, ...], mesh: str, norms: str
+) -> None:
+    """With whole norms it is told from FSDP; else its files are FSDP's, and the use is open."""
+    found = infer(everywhere(rows_alone(before, sizes, norms), 4))
+    assert (str(found.mesh), found.certain, found.proven) == (mesh, norms != "whole", True)
+    said = written_by_json(found)
+    assert said["proven"] == ["sizes", "boxes", "owners"]
+    assert said["use"]["certain"] is False
+    if norms == "whole":
+        assert (said["named_axes"], said["use"]["looks_like"]) == (None, None)
+        assert any("3 tensors left whole" in doubt for doubt in said["use"]["doubts"])
+    else:
+        assert said["use"]["looks_like"] == ("HSDP" if before else "FSDP")
+        assert any("tensor parallel whose every layer is" in d for d in said["use"]["doubts"])
+
+
+@pytest.mark.parametrize(
+    ("before", "sizes", "mesh", "named"),
+    [((), (4,), "fsdp:4", "ep:4"), ((R,), (2, 2), "hsdp:2x2", "dp_replicate:2,ep:2")],
+)
+def test_experts_alone_that_are_cut_are_no_fsdp(
+    before: Any, sizes: tuple[int, ...], mesh: str, named: str
+) -> None:
+    state: dict[str, Any] = {}
+    for i in range(3):
+        state[f"layers.{i}.experts.w1"] = ((8, 8, 4), (*before, S0), *over(sizes))
+        state[f"layers.{i}.attn.weight"] = ((8, 8), (*before, R), *over(sizes))
+    found = infer(everywhere(state, 4))
+    assert (str(found.mesh), found.certain, found.proven) == (mesh, False, True)
+    assert written_by_json(found)["named_axes"] == named
+
+
 def test_fsdp_by_dims_of_choice_is_open() -> None:
     state = {
         f"layers.{i}.{n}": ((16, 16), (S1 if n == "w" else S0,), *over((4,)))
@@ -261,7 +323,7 @@ def test_the_common_answer_stays_and_says_what_it_covers(sizes: tuple[int, ...],
     assert said["cuts"][0]["dims"] == [{"dim": 0, "axes": [len(sizes) - 1]}]
 
 
-def staged(inside: Sequence[Any], sizes: Sequence[int], num_stages: int) -> Checkpoint:
+def staged(inside: Sequence[Any], sizes: Sequence[int], num_stages: int, **how: bool) -> Checkpoint:
     """Each stage's layers on ranks of its own; a step and an optimizer's options on all."""
     width = math.prod(sizes)
     states = []
@@ -280,7 +342,7 @@ def staged(inside: Sequence[Any], sizes: Sequence[int], num_stages: int) -> Chec
             {k: state[k] for k in keys}
             | dict.fromkeys(("optim.param_groups.0.lr", "optim.param_groups.0.eps", "step"))
         )
-    return saved(states)
+    return saved(states, **how)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +374,37 @@ def test_stages_are_groups_of_ranks_that_share_no_tensor(
     said = written_by_json(found)
     assert [s["ranks"][0] for s in said["stages"]] == [n * width for n in range(num)]
     assert not any(s["certain"] for s in said["stages"])
+
+
+@pytest.mark.parametrize(("inside", "sizes"), [((S0,), (4,)), ((R, S0), (2, 2)), ((R, S0), (4, 2))])
+def test_stages_whose_ranks_wrote_each_their_own_are_no_replicas(
+    inside: Any, sizes: tuple[int, ...]
+) -> None:
+    """`use_collectives=False`: who wrote no piece held none, so the stages are no replicas."""
+    whole = infer(staged(inside, sizes, 1, each=True))
+    assert (whole.certain, whole.proven) == (True, True)
+    found = infer(staged(inside, sizes, 2, each=True))
+    assert (found.mesh, found.certain, found.proven) == (None, False, False)
+    assert found.num_placed < 0.7 * found.num_items
+
+
+def test_whole_tensors_of_stages_that_wrote_each_their_own_are_not_replicated() -> None:
+    found = infer(staged((R,), (4,), 2, each=True))
+    assert found.mesh is None
+    assert "36 of 36 tensors are on some of them alone" in found.evidence[0]
+    whole = infer(staged((R,), (4,), 1, each=True))
+    assert "replicated over 4 ranks" in whole.evidence[0]
+
+
+def test_stages_by_the_lowest_rank() -> None:
+    """`dedup_save_to_lowest_rank`: the groups are told where every rank wrote a piece."""
+    found = infer(staged((S0,), (4,), 2, lowest=True))
+    assert found.partition is not None
+    assert (found.num_placed, found.certain) == (found.num_items, False)
+    assert [str(stage.mesh) for stage in found.partition.stages] == ["fsdp:4"] * 2
+    # Ranks 2, 3, 6 and 7 wrote nothing: of which group they are no file tells.
+    unseen = infer(staged((R, S0), (2, 2), 2, lowest=True))
+    assert (unseen.mesh, unseen.partition, unseen.certain) == (None, None, False)
 
 
 def test_one_rank_a_stage_is_told_by_the_names_alone() -> None:

@@ -19,7 +19,6 @@ def test_text_and_ranks_go_both_ways(family: str, data: st.DataObject) -> None:
         coordinate = mesh.coordinate(rank)
         assert table[coordinate] == rank
         assert mesh.rank(coordinate) == rank
-    assert mesh.can_launch is (family in ("fsdp", "hsdp"))
 
 
 def test_axes() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from inspector.checkpoint.storage import calls as storage_calls
-from inspector.checkpoint.storage.calls import Calls
+from inspector.checkpoint.storage.remote import calls as storage_calls
+from inspector.checkpoint.storage.remote.calls import Calls
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from inspector.checkpoint.dcp import read_dcp
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.array import read_chunk
-from inspector.checkpoint.storage import clouds as storage_http
 from inspector.checkpoint.storage.opening import open_storage
+from inspector.checkpoint.storage.remote import http as storage_http
 from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import StorageError
 from tests.conftest import SAMPLES, run_cli

@@ -22,9 +22,9 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import read_box, read_chunk
 from inspector.checkpoint.storage import ahead as storage_ahead
 from inspector.checkpoint.storage.ahead import ReadAhead
-from inspector.checkpoint.storage.calls import MAX_IN_FLIGHT
 from inspector.checkpoint.storage.opening import fetch_files, open_storage
-from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checkpoint.storage.remote.calls import MAX_IN_FLIGHT
+from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import SAMPLES, run_cli
 from tests.remote.s3_server import BUCKET, S3Server

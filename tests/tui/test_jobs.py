@@ -26,10 +26,30 @@ JOBS = {
         ["enter", "l"],
         r"box \[0:2, 0:5\] chunk 0 of 4 rank 0 file __0_0.distcp bytes at 0, 1577 long",
     ),
-    "does it load, and with how much memory": (
+    "does it load on the mesh that wrote it, and with how much memory": (
         "hsdp_2x4",
         ["5"],
-        r"8 ranks read 2\.00x the checkpoint; .* Peak mem .* 0 R0 S0 144 B 9\.2 KiB 2 6 - 1\.7 KiB",
+        (
+            r"loads on hsdp:2x4, as far as metadata tells; memory at most 1\.7 KiB a rank "
+            r"8 ranks read 2\.00x the checkpoint; .* Peak mem .* 0 R0 S0 144 B 9\.2 KiB 2 6 - "
+        ),
+    ),
+    "does it load on hsdp:2x4, and with how much memory": (
+        "fsdp_8",
+        ["5", "f"],
+        (
+            r"loads on hsdp:2x4, as far as metadata tells; memory at most \d+\.\d KiB a rank "
+            r".* written by fsdp:8: "
+        ),
+    ),
+    "does a damaged one load": (
+        "broken/chunk_gap",
+        ["5"],
+        (
+            r"goes wrong on fsdp:4, 1 error; memory at most 1\.7 KiB a rank .* "
+            r"20 of 40 elements lie in no chunk; ranks 2-3 miss 10 elements each "
+            r"\(torch: loads silently, those elements left uninitialised\)"
+        ),
     ),
     "find the NaN": (
         "broken/values_nan",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,28 @@ async def test_every_letter_narrows_the_table_at_once() -> None:
         assert view.count_text == "6"
 
 
+async def test_what_a_filter_leaves_is_counted_on_a_small_screen_too() -> None:
+    async with opened(SAMPLE, "slash", *"net1", size=(80, 24)) as (app, pilot):
+        view = app.screen.query_one(TensorsView)
+        await until(pilot, lambda: view.table.num_lines == 2)
+        assert re.search(r"\n net1 +2 of 6 *\n", screen_text(app))
+        # What is typed goes before the count.
+        await pilot.press(*"_" * 70)
+        await until(pilot, lambda: view.table.num_lines == 0)
+        assert "_" * 60 in screen_text(app) and "0 of 6" not in screen_text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: view.table.num_lines == 6)
+        bar = screen_text(app).splitlines()[2]
+        # A bare number beside the last title would look like the key of a view.
+        assert bar.rstrip().endswith("7 Stats")
+
+
+async def test_the_rows_of_a_view_are_counted_where_there_is_room() -> None:
+    async with opened(SAMPLE, size=(100, 30)) as (app, pilot):
+        await until(pilot, lambda: "7 Stats" in screen_text(app))
+        await until(pilot, lambda: screen_text(app).splitlines()[2].rstrip().endswith("6 rows"))
+
+
 # One chunk is picked, wherever it was picked.
 
 
@@ -158,8 +181,8 @@ async def test_the_chunks_are_coloured_by_one_axis_after_the_other() -> None:
         await until(pilot, lambda: view.source is not None and view.source.written_by is not None)
         for caption, places in (
             ("* = all of axis 1, like dp_replicate", [-1, -1, -1, -1]),
-            ("# = axis 2 of 3, like dp_shard", [0, 0, 1, 1]),
-            ("# = axis 3 of 3, like tp", [0, 1, 0, 1]),
+            ("S = axis 2 of 3, like dp_shard", [0, 0, 1, 1]),
+            ("T = axis 3 of 3, like tp", [0, 1, 0, 1]),
         ):
             await pilot.press("x")
             await until(pilot, lambda caption=caption: caption in words(app))  # type: ignore[misc]
@@ -168,9 +191,13 @@ async def test_the_chunks_are_coloured_by_one_axis_after_the_other() -> None:
             # In the order of their boxes: rows, then columns.
             order = np.lexsort(chunk_map.boxes.offsets.T[::-1])
             assert chunk_map.boxes.places[order].tolist() == places
-        assert "#0" in words(app)
+        assert "T0" in words(app) and "T1" in words(app)
+        # Its key is told of where the keys that are there on a small screen have their room.
+        assert "x Axis" not in words(app)
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: "x Axis" in words(app) and "T = axis 3 of 3" in words(app))
         await pilot.press("x")
-        await until(pilot, lambda: "r0" in words(app) and "# = " not in words(app))
+        await until(pilot, lambda: "r0" in words(app) and "T = " not in words(app))
 
 
 async def test_without_a_mesh_there_is_no_axis_to_colour_by() -> None:

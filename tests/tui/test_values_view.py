@@ -14,6 +14,7 @@ import torch
 from textual.pilot import Pilot
 
 from inspector.tui.app import InspectApp
+from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.values import reading as tensor_reading
 from inspector.tui.values.heat_map import HeatMap
@@ -420,6 +421,11 @@ async def test_keys_are_answered_while_a_large_tensor_is_read(
         await until(pilot, lambda: "% of 200.1 MiB" in screen_text(app))
         assert re.search(r"reading .* \d+% of 200.1 MiB  .*/s  .* left  x stops", screen_text(app))
         assert len(shown_numbers(app)) >= 7
+        # Elsewhere x is another key, or none.
+        await pilot.press("4")
+        await until(pilot, lambda: "left  x in 6 stops" in screen_text(app))
+        await pilot.press("6")
+        await until(pilot, lambda: "left  x stops" in screen_text(app))
         await pilot.press("x")
         await until(pilot, lambda: "stopping" in screen_text(app))
         gate.open.set()
@@ -429,6 +435,13 @@ async def test_keys_are_answered_while_a_large_tensor_is_read(
         await pilot.press("x")
         await until(pilot, lambda: "NaN   1 first [5000, 77]" in screen_text(app))
         assert "Stopped" not in screen_text(app)
+
+
+async def test_no_share_is_told_of_a_reading_whose_size_is_not_known() -> None:
+    async with opened(SAMPLES / "hsdp_2x4", size=(80, 24)) as (app, _):
+        line = app.screen.query_one(TaskLine)
+        line.show("reading", 0, 0, 1.0, "x stops")
+        assert str(line.content) == "reading ...  x stops"
 
 
 async def test_another_tensor_drops_what_was_read_of_the_one_before(big: Path, gate: Gate) -> None:

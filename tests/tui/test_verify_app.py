@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from inspector.tui.verification.control import AskScreen
 from inspector.tui.verification.run import Verification
 from inspector.tui.verification.setup import VerifySetupScreen, Wishes, first_mesh, presets, resolve
 from inspector.verify.preflight import Preflight
+from inspector.verify.spec import VIAS, JobSpec, default_then
 from tests.conftest import SAMPLES
 from tests.tui.app_driver import opened, quiet, screen_text, until, words
 from tests.tui.verify_driver import Event, StubJob, job_events
@@ -74,14 +77,91 @@ def test_the_first_mesh_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert first_mesh(Mesh.parse("fsdp:64"), 0) == "fsdp:2"
     assert presets(Mesh.parse("hsdp:3x5"))[0] == "hsdp:3x5"
-    assert "ddp:4" not in presets(Mesh.parse("ddp:4"))
+    # FSDP and HSDP over the same ranks come next, then small ones; no mesh that cannot be.
+    own = presets(Mesh.parse("dp_replicate:2,dp_shard:2,tp:2"))
+    assert own[:3] == ["dp_replicate:2,dp_shard:2,tp:2", "fsdp:8", "hsdp:2x4"]
+    assert len(set(own)) == len(own)
+    assert presets(None, 8)[:2] == ["fsdp:8", "hsdp:2x4"] and presets(None, 1)[0] == "fsdp:2"
+    assert "pp:2,dp_shard:2" not in presets(Mesh.parse("pp:2,dp_shard:2"))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert first_mesh(Mesh.parse("dp_shard:4,tp:2"), 0) == "dp_shard:4,tp:2"
+    assert first_mesh(Mesh.parse("pp:2,dp_shard:2"), 0) == "fsdp:4"
+
+
+def test_the_second_meshes_are_told_apart_though_axes_have_commas() -> None:
+    for then, thens in (
+        ("default", ()),
+        ("none", ()),
+        ("fsdp:4", ("fsdp:4",)),
+        ("fsdp:4, hsdp:2x2", ("fsdp:4", "hsdp:2x2")),
+        ("fsdp:4,hsdp:2x2", ("fsdp:4", "hsdp:2x2")),
+        ("dp_shard:2,tp:2 fsdp:4", ("dp_shard:2,tp:2", "fsdp:4")),
+        ("dp_shard:2,tp:2, fsdp:4,", ("dp_shard:2,tp:2", "fsdp:4")),
+        ("dp_shard:4+dp_shard_mod_ep:2,ep:2", ("dp_shard:4+dp_shard_mod_ep:2,ep:2",)),
+    ):
+        assert Wishes("fsdp:4", then=then).thens == thens
+
+
+@pytest.mark.parametrize(
+    ("wishes", "ways", "has_axes"),
+    [
+        (Wishes("hsdp:2x4"), VIAS, False),
+        (Wishes("dp_replicate:2,dp_shard:2,tp:2"), ("dtensor", "fsdp2"), True),
+        (Wishes("dp_shard:2,ep:4"), ("dtensor",), True),
+        (Wishes("fsdp:4", then="tp:2,dp_shard:2"), ("dtensor",), True),
+        (Wishes("dp_sha"), VIAS, False),
+    ],
+    ids=str,
+)
+def test_only_ways_that_a_job_goes_are_offered(
+    wishes: Wishes, ways: tuple[str, ...], has_axes: bool
+) -> None:
+    closed, open_ways = wishes.ways()
+    assert open_ways == ways and set(closed) == set(VIAS) - set(ways) and all(closed.values())
+    assert wishes.has_axes is has_axes
+    # It is what the command line refuses, and nothing else.
+    for via in VIAS if wishes.mesh != "dp_sha" else ():
+        then = wishes.thens or (str(default_then(Mesh.parse(wishes.mesh))),)
+        if via in ways:
+            assert JobSpec("", wishes.mesh, then, via).via == via
+        else:
+            with pytest.raises(UsageError, match=re.escape(closed[via])):
+                JobSpec("", wishes.mesh, then, via)
+
+
+def test_a_file_of_placements_is_read_where_axes_have_names(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(SAMPLES / "hsdp_tp_2x2x2"))
+    told = tmp_path / "placements.toml"
+    told.write_text('"model.w1.weight" = "tp:1"\n')
+    wishes = Wishes("dp_shard:2,tp:2", device="cpu", placements=f" {told} ")
+    plan = resolve(checkpoint, wishes)
+    assert isinstance(plan, Preflight) and plan.spec.placements == (("model.w1.weight", "tp:1"),)
+    # On a mesh without such axes the field is not there, whatever stands in it.
+    plan = resolve(checkpoint, dataclasses.replace(wishes, mesh="fsdp:4"))
+    assert isinstance(plan, Preflight) and plan.spec.placements == ()
+    for name, text, said in (
+        ("gone", None, "No such file"),
+        ("bad.toml", "tp = 0\n", "line 1 is no placement"),
+        ("none.toml", '"model.w9.*" = "tp:0"', "matches no tensor"),
+        ("axis.toml", '"model.*" = "ep:0"', "names the axis ep"),
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        found = resolve(checkpoint, dataclasses.replace(wishes, placements=str(tmp_path / name)))
+        assert isinstance(found, UsageError) and said in found.message
+        assert "\n" not in found.message
+    os.mkfifo(tmp_path / "pipe")
+    found = resolve(checkpoint, dataclasses.replace(wishes, placements=str(tmp_path / "pipe")))
+    assert isinstance(found, UsageError) and "no regular file" in found.message
 
 
 @pytest.mark.parametrize(
     "wishes",
     [
         Wishes("hsdp:2by2"),
-        Wishes("ddp:4"),
+        Wishes("pp:2,dp_shard:2"),
+        Wishes("dp_shard:2,tp:2", then="dp_shard:2,tp:4"),
+        Wishes("dp_shard:2,tp:2", via="fsdp1"),
         Wishes("fsdp:0"),
         Wishes("fsdp:2", then="fsdp:4"),
         Wishes("fsdp:2", then="\x1b[2J"),
@@ -105,6 +185,35 @@ def test_a_form_becomes_a_job() -> None:
 
 
 # The confirm screen.
+
+
+async def test_the_form_offers_what_there_is_for_axes_by_name() -> None:
+    async with opened(SAMPLES / "hsdp_tp_2x2x2", "v", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        form = setup_screen(app)
+        field = form.query_one("#setup-mesh", Input)
+        assert "placements" not in words(app)
+        own = "dp_replicate:2,dp_shard:2,tp:2"
+        assert form.query_one("#setup-meshes", ChoiceLine).words[:2] == (own, "fsdp:8")
+        via = form.query_one("#setup-via", ChoiceLine)
+        assert via.words == VIAS
+        via.choose("fsdp1")
+        field.value = own
+        await until(pilot, lambda: is_ready(app) and f"under {own} then fsdp:8" in words(app))
+        said = words(app)
+        assert own in said and "placements" in said and "as the checkpoint has them" in said
+        assert via.words == ("dtensor", "fsdp2") and via.value == "dtensor"
+        assert "not fsdp1: see below" in said
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: "FSDP1 has one or two axes" in words(app))
+        assert f"[{own}] fsdp:8 hsdp:2x4" in words(app)
+        field.value = "pp:2,dp_shard:4"
+        await until(pilot, lambda: "pipeline stage" in words(app))
+        assert not is_ready(app)
+        field.value = "fsdp:8"
+        await until(pilot, lambda: is_ready(app) and "placements" not in words(app))
+        assert via.words == VIAS
+        await until(pilot, lambda: "[dtensor] fsdp2 fsdp1" in words(app))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)

@@ -181,7 +181,7 @@ async def test_every_rank_has_its_cell(mesh: str) -> None:
             grid = app.screen.query_one(MeshGrid)
             layout = grid.grid_layout(grid.size.width)
             cells = range(layout.num_cells)
-            shown = [rank for cell in cells for rank in grid.rank_range(layout, cell)]
+            shown = [rank for cell in cells for rank in grid.ranks_in(layout, cell)]
             assert shown == list(range(world))
             if world <= 64:
                 assert all(str(rank) in screen_text(app) for rank in range(world))

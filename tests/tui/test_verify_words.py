@@ -19,9 +19,10 @@ def snapshot_of(events: list[Event]) -> Snapshot:
     return state.snapshot()
 
 
-def head_of(snapshot: Snapshot, width: int = 78) -> list[str]:
+def head_of(snapshot: Snapshot, width: int = 78, report: str = "") -> list[str]:
     ranks = rank_figures(snapshot, Rates().feed(snapshot))
-    return head_text(snapshot, totals(snapshot, ranks, snapshot.last_t), width).plain.split("\n")
+    now = totals(snapshot, ranks, snapshot.last_t)
+    return head_text(snapshot, now, width, report=report).plain.split("\n")
 
 
 def test_a_job_that_runs_is_not_through_whatever_it_has_moved() -> None:
@@ -42,6 +43,18 @@ def test_no_verdict_stands_twice_in_one_line(verdict: str) -> None:
         events[-1] = {**events[-1], "verdict": verdict}
     first = head_of(snapshot_of(events), 200)[0]
     assert first.lower().count(verdict) == 1
+
+
+@pytest.mark.parametrize("report", ["", "/state/runs/20261130-101431-hsdp_tp-dp_replicate_2"])
+@pytest.mark.parametrize("differs", [(), ((NAMES[0], 1),)], ids=["exact", "differs"])
+def test_of_a_long_mesh_no_half_is_told(report: str, differs: tuple[tuple[str, int], ...]) -> None:
+    mesh = "dp_replicate:2,dp_shard:2,tp:2"
+    snapshot = snapshot_of(job_events(mesh, differs=differs))
+    for width in (78, 100, 158):
+        first, *_, last = head_of(snapshot, width, report)
+        assert mesh in first or (mesh in last and "dp_" not in first)
+        assert "…" not in first and ("recorded in" in last) is bool(report)
+        assert max(len(first), len(last)) <= width
 
 
 def test_a_cancelled_job_reads_as_cancelled() -> None:

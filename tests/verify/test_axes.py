@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ import torch.distributed.checkpoint as dcp
 from inspector.checkpoint import open_checkpoint
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.report.verify_text import verify_text
+from inspector.verify.events import MAX_LINE_BYTES, checked, decode, encode
+from inspector.verify.progress import JobState
+from inspector.verify.recording import spec_event
 from inspector.verify.selection import placed, select
 from inspector.verify.spec import JobSpec, default_then
 from tests.conftest import SAMPLES
@@ -27,6 +32,7 @@ MESHES = {
     "own": (OWN, "tp:2,dp_shard:4", "dp_shard:2,cp:2,tp:2"),
 }
 EXPERTS = "dp_shard:8+dp_shard_mod_ep:2,ep:4"
+STAGES = (("*layers.[01].*", "1"), ("*layers.[23].*", "2"))
 LINES = (("*net3.weight", "tp:1"), ("*net1.*", "tp:0,dp_shard:0"))
 
 
@@ -34,9 +40,10 @@ def lies(spec: JobSpec) -> list[Counter[str]]:
     """How many elements of each tensor all ranks hold together, on each mesh of a job."""
     checkpoint = open_checkpoint(spec.path)
     result = []
+    taken = select(checkpoint, spec).tensors
     for mesh, rules in placed(checkpoint, spec):
         held = Counter[str]()
-        for tensor in checkpoint.tensors:
+        for tensor in (checkpoint.tensors[i] for i in taken):
             if rules is None:
                 copies = mesh.num_replicas if tensor.shape else mesh.world_size
                 held[tensor.fqn] = tensor.num_elements * copies
@@ -53,8 +60,10 @@ def lies(spec: JobSpec) -> list[Counter[str]]:
 def assert_exact(outcome: Outcome) -> None:
     """Every element of every part of every rank was compared after each load, and is equal."""
     outcome.assert_whole()
-    assert not outcome.bad, outcome.bad[:3]
-    assert not [e for e in outcome.of("plan") if e.get("left_out")]
+    assert not [e for e in outcome.bad if not e.get("asked")], outcome.bad[:3]
+    left = [item for e in outcome.of("plan") for item in e.get("left_out") or ()]
+    assert all(item["asked"] for item in left)
+    assert bool(left) is (outcome.spec.stage[:1] in ("1", "2"))
     for hop, held in enumerate(lies(outcome.spec), -1):
         phase = "compare" if hop < 0 else "recheck"
         told = [e for e in outcome.of("tensor") if e["phase"] == phase and e.get("hop", -1) == hop]
@@ -86,6 +95,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         folder / "fsdp2", SOURCE, OWN, "dp_shard:4,tp:2", "dp_shard:2,cp:2,tp:2", via="fsdp2"
     )
     specs["experts"] = make_spec(folder / "experts", moe, EXPERTS, "fsdp:8", "dp_shard:2,ep:4")
+    pipeline = SAMPLES / "pp_hsdp_2x2x2"
+    for stage in ("2/2", "all/2"):
+        name = f"stage {stage}".replace("/", " of ")
+        specs[name] = make_spec(
+            folder / name, pipeline, "dp_shard:4,tp:2", "fsdp:8", stage=stage, stages=STAGES
+        )
     specs["misplaced"] = make_spec(
         folder / "misplaced",
         SOURCE,
@@ -103,7 +118,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 
 @pytest.mark.slow
 @pytest.mark.torchrun
-@pytest.mark.parametrize("name", [*MESHES, "lines", "experts", "fsdp2"])
+@pytest.mark.parametrize(
+    "name", [*MESHES, "lines", "experts", "fsdp2", "stage 2 of 2", "stage all of 2"]
+)
 def test_every_element_is_compared_and_equal(outcomes: dict[str, Outcome], name: str) -> None:
     assert_exact(outcomes[name])
 
@@ -117,6 +134,18 @@ def test_fully_shard_over_tensor_parallelism_took_every_parameter(
     ways = {e["fqn"]: e["via"] for e in outcome.of("tensor") if e["phase"] == "recheck"}
     tensors = [t for t in outcome.checkpoint.tensors if t.shape]
     assert {ways[t.fqn] for t in tensors} == {"fsdp2"}
+
+
+@pytest.mark.slow
+@pytest.mark.torchrun
+def test_each_stage_is_loaded_and_saved_by_itself(outcomes: dict[str, Outcome]) -> None:
+    in_waves = [e["wave"] for e in outcomes["stage all of 2"].of("phase") if e["phase"] == "load"]
+    assert set(in_waves) == {0, 1}
+    alone = outcomes["stage 2 of 2"].of("tensor")
+    assert {e["fqn"] for e in alone if e["verdict"] == "EXACT"} == {
+        *(f"model.layers.{n}.{w}.weight" for n in (2, 3) for w in ("wq", "wo")),
+        "step",
+    }
 
 
 @pytest.mark.slow
@@ -164,13 +193,41 @@ def test_what_is_not_built_is_refused() -> None:
         ({"mesh": "tp:4", "via": "fsdp2"}, "--via fsdp2"),
         ({"mesh": "dp_shard:2,ep:2", "via": "fsdp2"}, "--via fsdp2"),
         ({"mesh": "pp:2,dp_shard:2"}, "pipeline"),
+        ({"mesh": "fsdp:4", "stage": "3/2"}, "no stage"),
         ({"mesh": "fsdp:4", "placements": (("w", "tp:0"),)}, "axes by name"),
     ):
         with pytest.raises(UsageError, match=says):
             JobSpec("x", **fields)  # type: ignore[arg-type]
-    spec = JobSpec("x", "dp_shard:2,tp:2", placements=LINES)
+    spec = JobSpec("x", "dp_shard:2,tp:2", placements=LINES, stage="all/2", stages=STAGES)
     assert JobSpec.from_json(spec.to_json()) == spec
     assert [str(default_then(m)) for m in map(Mesh.parse, ("dp_shard:2,tp:2", OWN))] == [
         "fsdp:4",
         "fsdp:8",
     ]
+
+
+@pytest.mark.parametrize("mesh", [EXPERTS, "DP:4,tp:2", OWN, "hsdp:2x4"])
+def test_a_replay_says_what_was_asked(mesh: str) -> None:
+    spec = JobSpec("/x", mesh, run="r", stage="1/2", stages=STAGES)
+    if mesh != "hsdp:2x4":
+        spec = replace(spec, placements=LINES)
+    event = spec_event(spec, 1.0)
+    assert checked(decode(encode(event)) or {}) == event
+    assert (event["mesh"], event["stage"]) == (mesh, "1/2")
+    state = JobState()
+    state.apply(event)
+    text = "\n".join(verify_text(state.snapshot(), {"mesh": mesh, "stage": "1/2"}))
+    assert "; stage 1/2)" in text
+    assert '"*layers.[01].*" = stage 1, "*layers.[23].*" = stage 2' in text
+    assert ('"*net1.*" = tp:0,dp_shard:0' in text) is (mesh != "hsdp:2x4")
+
+
+def test_a_very_long_file_of_placements_does_not_break_its_line() -> None:
+    lines = tuple((f"layers.{i}.{'x' * 60}", "tp:0") for i in range(5000))
+    event = spec_event(JobSpec("/x", "tp:2", placements=lines), 1.0)
+    line = encode(event)
+    told = decode(line)
+    assert len(line) <= MAX_LINE_BYTES
+    assert told is not None
+    assert told["cut"] and told["mesh"] == "tp:2"
+    assert 0 < len(told["placements"]) < 5000

@@ -181,14 +181,16 @@ def test_what_is_left_out_unasked_makes_it_partial() -> None:
     assert result["tensors"]["num_not_verified"] == 2
 
 
-def test_what_the_user_left_out_does_no_harm() -> None:
+@pytest.mark.parametrize("fields", [{"filter": "a"}, {"stage": "1/2"}, {"sample": 0.5}])
+def test_what_the_user_left_out_does_no_harm(fields: dict[str, Any]) -> None:
     asked = ExpectedEntries(NAMES, LEFT_OUT[1:], frozenset({"filter"}))
-    spec = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",), filter="a")
+    spec = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",), **fields)
     result = _with(spec, asked)
     assert (result["verdict"], exit_code(result)) == ("exact", 0)
     assert result["tensors"]["num_not_verified"] == 1
     assert result["tensors"]["num_not_asked"] == 0
-    # Nobody asked where there is no filter and no sample, whoever says so.
+    assert result["stage"] == spec.stage
+    # Nobody asked where there is no filter, stage or sample, whoever says so.
     assert _with(SPEC, asked)["verdict"] == "partial"
 
 

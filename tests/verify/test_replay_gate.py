@@ -14,7 +14,7 @@ import pytest
 
 from inspector.__main__ import main
 from inspector.report.verify_text import progress_line, report_json, verify_text
-from inspector.tui.verification.figures import Rates, mesh_shape, rank_figures, totals
+from inspector.tui.verification.figures import Rates, mesh_of, rank_figures, totals
 from inspector.tui.verification.head import head_text, verdict_text
 from inspector.tui.verification.playback import Playback
 from inspector.tui.verification.run import ALL
@@ -66,7 +66,7 @@ def _text(snapshot: Snapshot) -> list[str]:
     ranks = rank_figures(snapshot, Rates().feed(snapshot))
     now = totals(snapshot, ranks, 5.0)
     lines += head_text(snapshot, now, 100).plain.split("\n")
-    assert mesh_shape(snapshot)[0] > 0
+    assert mesh_of(snapshot).world_size == max(1, len(snapshot.ranks))
     for view in list(snapshot.tensors.values())[:20]:
         lines += verdict_text(view).plain.split("\n")
     source = RankSource()

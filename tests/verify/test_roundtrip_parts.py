@@ -23,7 +23,7 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.verify.failures import describe_failure, is_out_of_memory
-from inspector.verify.ranks.compare import POISON, Local, Region, RegionTally
+from inspector.verify.ranks.bits import POISON, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import flipped_bit
 from inspector.verify.ranks.stored import RegionFeed, StoredReader
 from inspector.verify.ranks.tasks import chunk_tasks, count_uncovered

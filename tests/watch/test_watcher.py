@@ -16,7 +16,7 @@ import torch.distributed.checkpoint as dcp
 from inspector.checkpoint.find import search
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.checks.judge import Checked, Deep
 from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
 from inspector.errors import Cancelled, KilledError

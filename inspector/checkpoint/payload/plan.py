@@ -56,19 +56,20 @@ class PayloadPlan:
     def num_places(self) -> int:
         return len(self.file)
 
-    def tasks(self) -> Iterator[Task]:
-        """The places in portions, a file after the other."""
-        start, size = 0, 0
-        files, lengths = self.file.tolist(), self.length.tolist()
-        for i, file in enumerate(files):
-            if i > start and (
-                file != files[start] or size >= _TASK_BYTES or i - start >= _TASK_PAYLOADS
-            ):
-                yield Task(files[start], start, i)
+    def tasks(self, places: range | None = None) -> Iterator[Task]:
+        """The places (default: all of them) in portions, a file after the other."""
+        first, last = (places.start, places.stop) if places is not None else (0, self.num_places)
+        start, size, file = first, 0, -1
+        files, lengths = self.file[first:last].tolist(), self.length[first:last].tolist()
+        for i, (its_file, length) in enumerate(zip(files, lengths, strict=True), first):
+            is_full = size >= _TASK_BYTES or i - start >= _TASK_PAYLOADS
+            if i > start and (its_file != file or is_full):
+                yield Task(file, start, i)
                 start, size = i, 0
-            size += lengths[i]
-        if start < len(files):
-            yield Task(files[start], start, len(files))
+            file = its_file
+            size += length
+        if start < last:
+            yield Task(file, start, last)
 
 
 def plan_payloads(

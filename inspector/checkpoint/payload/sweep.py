@@ -57,6 +57,7 @@ class Sweep:
         may_repeat: Whether a place is known to share its bytes rightly (tensors in one blob), so
             that reading them again does not count.
         workers: Threads; more of them for a remote storage.
+        places: Which of them (default: all).
     """
 
     def __init__(
@@ -69,16 +70,18 @@ class Sweep:
         *,
         may_repeat: Callable[[int], bool] = lambda place: False,
         workers: int = 2,
+        places: range | None = None,
     ) -> None:
         self.checkpoint, self.storage, self.plan = checkpoint, storage, plan
+        self._places = range(plan.num_places) if places is None else places
         self.visit, self.skip = visit, skip
         self.may_repeat = may_repeat
         self.stop = Stop()
         self._lock = threading.Lock()
-        self._tasks = list(plan.tasks())
+        self._tasks = list(plan.tasks(self._places))
         self._num_workers = max(1, min(num_readers(storage, workers), len(self._tasks)))
         self._workers: list[_Worker] = []
-        self._bytes_total = int(plan.length.sum())
+        self._bytes_total = int(plan.length[self._places.start : self._places.stop].sum())
         # Entries of a sound checkpoint share no bytes; hostile ones may ask for the same
         # gigabytes a million times. What may be read twice is as much again as the file.
         self._overlap_left = [f.num_bytes or 0 for f in checkpoint.files]
@@ -97,7 +100,7 @@ class Sweep:
             num_workers=self._num_workers,
             poll=None if progress is None else lambda: progress(self._progress()),
         )
-        return sum(worker.payloads_done for worker in self._workers) == self.plan.num_places
+        return sum(worker.payloads_done for worker in self._workers) == len(self._places)
 
     def _worker(self) -> _Worker:
         self._workers.append(_Worker(self))
@@ -115,7 +118,7 @@ class Sweep:
             min(done, self._bytes_total),
             self._bytes_total,
             sum(w.payloads_done for w in self._workers),
-            self.plan.num_places,
+            len(self._places),
             next((w.file for w in self._workers if w.file), ""),
         )
 

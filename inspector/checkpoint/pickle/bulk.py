@@ -9,24 +9,27 @@ the slow way, which says what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle import records
+from inspector.checkpoint.child.wire import StatePaths
+from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.pickle.extract import Extraction
-from inspector.checkpoint.pickle.records import PAD, Ints, Words, words_of
-from inspector.checkpoint.pickle.splice import Batch, NotSplicedError, Spliced, read_spliced
+from inspector.checkpoint.pickle.fields import Ints, Texts, words_of
+from inspector.checkpoint.pickle.joining import Names, join, refuse_duplicates, same_texts
+from inspector.checkpoint.pickle.splice import NotSplicedError, Run, Spliced, read_spliced
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
 
 __all__ = ["read_bulk"]
 
 _ABSURD = 1 << 62
-_BLOCK = 1 << 16
-# The lowest bytes of a word: none, one, up to all eight.
-_FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+# Bytes of a tensor that are looked at one by one.
+_MANY_BYTES = float(1 << 61)
+_BLOCK = 1 << 14
 
 
 def read_bulk(
@@ -81,21 +84,14 @@ class _Bulk(Extraction):
         self._num_chunks = 0
         self._num_numbers = 0
         self._ids: dict[str, int] = {}
-        stored, chunks = spliced.stored, spliced.chunks
+        #: What the planner recorded, if much of it was in runs.
+        self.planned: StatePaths | None = None
+        stored = spliced.stored
         num_stored = len(stored.start) if stored is not None else 0
         self._row_file = np.full(num_stored, -1, np.int32)
-        self._row_name = np.full(num_stored, -1, np.int64)
         self._row_used = np.zeros(num_stored, bool)
-        self._row_names: list[tuple[Batch, tuple[str, ...]]] = []
-        self._ndim: dict[int, tuple[int, int]] = {}
-        batches = [b for b in spliced.batches if not b.is_stored]
-        if chunks is not None and batches:
-            bounds = np.asarray([(b.first, b.last) for b in batches]).ravel()
-            ndim = np.append(chunks.ndim, 0)
-            least = np.minimum.reduceat(ndim, bounds)[::2].tolist()
-            most = np.maximum.reduceat(ndim, bounds)[::2].tolist()
-            firsts = bounds[::2].tolist()
-            self._ndim = dict(zip(firsts, zip(least, most, strict=True), strict=True))
+        chunks = spliced.chunks
+        self._ndim = np.append(chunks.ndim, 0) if chunks is not None else np.zeros(1, np.int8)
 
     # -- what must not be ---------------------------------------------------------------------
 
@@ -114,7 +110,7 @@ class _Bulk(Extraction):
         places: dict[str, Any] = {}
         loose = self._rows
         for key, info in storage.items():
-            if type(key) is tuple:
+            if type(key) is Run:
                 self._take_stored(key, info, places)
                 continue
             if type(key) is not Index or type(info) is not Stored:
@@ -136,63 +132,133 @@ class _Bulk(Extraction):
             loose.byte_length.append(place[2])
         return places
 
-    def _take_stored(self, key: tuple[Any, ...], strings: Any, places: dict[str, Any]) -> None:
-        """A batch of stored places, met where the records stood."""
-        spliced, batch = self._spliced, key[0]
-        stored = spliced.stored
-        if type(batch) is not Batch or not batch.is_stored or batch.used or stored is None:
+    def _take(self, run: Run, kind: str, refs: Any) -> slice:
+        """The records of a run that was met where it belongs."""
+        if run.kind != kind or run.used or refs != self._spliced.refs[kind]:
             raise NotSplicedError
-        if key[1:] != spliced.stored_refs or any(type(text) is not str for text in strings):
-            raise NotSplicedError
-        batch.used = True
-        rows = slice(batch.first, batch.last)
-        num_paths = len(batch.path_refs)
-        names: tuple[str, ...] = strings[num_paths:]
-        # Files are numbered as they are first mentioned.
-        paths = dict(zip(batch.path_refs, strings[:num_paths], strict=True))
-        refs = stored.path_ref[rows]
-        # Where the path is another one than before, or given in full.
-        changes = (refs != np.roll(refs, 1)) | (refs < 0)
-        changes[0] = True
-        firsts = np.flatnonzero(changes)
-        numbers = []
-        for first, ref in zip(firsts.tolist(), refs[firsts].tolist(), strict=True):
-            path = paths[ref] if ref >= 0 else self._path(stored, batch.first + first)
-            if not path:
-                raise NotSplicedError
-            numbers.append(self.files.setdefault(path, len(self.files)))
-        self._row_file[rows] = np.repeat(numbers, np.diff(firsts, append=len(refs)))
-        self._row_used[rows] = True
-        if names:
-            self._row_names.append((batch, names))
-        by_ref = dict(zip(batch.name_refs, names, strict=True))
-        for row in (np.flatnonzero(stored.ndim[rows] < 0) + batch.first).tolist():
-            ref = int(stored.name_ref[row])
-            fqn = (
-                by_ref[ref]
-                if ref >= 0
-                else self._text(
-                    int(stored.start[row]) + stored.name_at, int(stored.name_length[row])
-                )
-            )
-            offset, length = int(stored.byte_offset[row]), int(stored.byte_length[row])
-            _add_place(places, fqn, (int(self._row_file[row]), offset, length, ()))
-            self._row_used[row] = False
+        run.used = True
+        return slice(run.first, run.last)
 
-    def _path(self, stored: records.StoredRecords, row: int) -> str:
-        at = int(stored.start[row]) + int(stored.path_at[row])
-        return self._text(at, int(stored.path_length[row]))
+    def _take_stored(self, run: Run, refs: Any, places: dict[str, Any]) -> None:
+        """A run of stored places, met where the records stood."""
+        stored = self._spliced.stored
+        rows = self._take(run, "stored", refs)
+        if stored is None:
+            raise NotSplicedError
+        at, length = self._spliced.walk.located(stored.text("path", rows))
+        # Files are numbered as they are first mentioned.
+        changes = np.ones(len(at), bool)
+        changes[1:] = (at[1:] != at[:-1]) | (length[1:] != length[:-1])
+        firsts = np.flatnonzero(changes)
+        known: dict[tuple[int, int], int] = {}
+        numbers = []
+        for place in zip(at[firsts].tolist(), length[firsts].tolist(), strict=True):
+            if place not in known:
+                if not place[1]:
+                    raise NotSplicedError
+                known[place] = self.files.setdefault(self._text(*place), len(self.files))
+            numbers.append(known[place])
+        self._row_file[rows] = np.repeat(numbers, np.diff(firsts, append=len(at)))
+        self._row_used[rows] = True
+        bare = np.flatnonzero(stored.ndim[rows] < 0) + run.first
+        if not len(bare):
+            return
+        self._row_used[bare] = False
+        names = stored.text("name", rows)
+        mine = bare - run.first
+        at, length = self._spliced.walk.located(names.of(mine))
+        for row, place in zip(
+            bare.tolist(), zip(at.tolist(), length.tolist(), strict=True), strict=True
+        ):
+            offset, size = int(stored.byte_offset[row]), int(stored.byte_length[row])
+            _add_place(places, self._text(*place), (int(self._row_file[row]), offset, size, ()))
 
     def _text(self, at: int, length: int) -> str:
-        return self._spliced.data[at : at + length].tobytes().decode("utf-8", "surrogatepass")
+        return str(self._spliced.scan.data.data[at : at + length], "utf-8", "surrogatepass")
+
+    def _all_text(self, texts: Texts) -> list[str]:
+        """Many strings."""
+        at, length = self._spliced.walk.located(texts)
+        data = self._spliced.scan.data.data
+        return [
+            str(data[first:last], "utf-8", "surrogatepass")
+            for first, last in zip(at.tolist(), (at + length).tolist(), strict=True)
+        ]
 
     # -- tensors ------------------------------------------------------------------------------
+
+    def _entry(
+        self, key: Any, value: Any, places: dict[str, Any], ids: dict[str, int], rank: int | None
+    ) -> None:
+        if type(key) is Run:
+            self._take_tensors(key, value, places, ids)
+        else:
+            super()._entry(key, value, places, ids, rank)
+
+    def _take_tensors(
+        self, run: Run, value: Any, places: dict[str, Any], ids: dict[str, int]
+    ) -> None:
+        """A run of tensors, met where the entries stood."""
+        tensors, chunks = self._spliced.tensors, self._spliced.chunks
+        if tensors is None or chunks is None or type(value) is not tuple:
+            raise NotSplicedError
+        num_refs = len(self._spliced.refs["tensors"])
+        rows = self._take(run, "tensors", value[:num_refs])
+        names = self._all_text(tensors.name.of(rows))
+        known = np.asarray(
+            [-1 if state is None else self._property(names[0], state) for state in value[num_refs:]]
+        )
+        property_id = known[tensors.state[rows]]
+        ndim = tensors.ndim[rows].astype(np.int64)
+        sizes = tensors.sizes[rows]
+        self._check_bytes(ndim, sizes, property_id)
+        index = len(self.tensor_fqns)
+        self._name(names, index, places)
+        ids.update(zip(names, range(index, index + len(names)), strict=True))
+        self.tensor_fqns += names
+        first, last = tensors.first[rows], tensors.last[rows]
+        counts = last - first
+        full = np.flatnonzero(counts)
+        # Of tensors that follow each other the chunks do so as well, but for what stands between.
+        for begin, end in _stretches(first[full], last[full]):
+            self._add_piece(True, begin, end)
+        self.property_ids.frombytes(property_id.astype(np.int32).tobytes())
+        flat = sizes[np.arange(sizes.shape[1]) < ndim[:, None]]
+        for column, values in (
+            (self.shapes, flat),
+            (self.dim_start, self.dim_start[-1] + np.cumsum(ndim)),
+            (self.chunk_start, self._num_chunks + np.cumsum(counts)),
+            (self.box_start, self._num_numbers + np.cumsum(counts * ndim)),
+        ):
+            column.frombytes(values.astype(np.int64, copy=False).tobytes())
+        self._num_chunks += int(counts.sum())
+        self._num_numbers += int((counts * ndim).sum())
+
+    def _property(self, fqn: str, state: Any) -> int:
+        found = self._properties(fqn, state)
+        return self.properties.setdefault(found, len(self.properties))
+
+    def _check_bytes(self, ndim: Ints, sizes: Ints, property_id: npt.NDArray[Any]) -> None:
+        """What takes an absurd number of bytes is left to the slow way, which says so."""
+        of_each = np.asarray([ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties], np.float64)
+        total = of_each[property_id]
+        for dim in range(sizes.shape[1]):
+            total = np.where(ndim > dim, total * sizes[:, dim], total)
+        if (total >= _MANY_BYTES).any():
+            raise NotSplicedError
+
+    def _name(self, names: list[str], index: int, places: dict[str, Any]) -> None:
+        """Number tensors; each has a name of its own, and no place but with a chunk."""
+        count = len(self._ids)
+        self._ids.update(zip(names, range(index, index + len(names)), strict=True))
+        if len(self._ids) != count + len(names) or (places and not places.keys().isdisjoint(names)):
+            raise NotSplicedError
 
     def _tensor(self, fqn: str, meta: TensorMeta, places: dict[Any, Any]) -> int:
         if places:
             raise NotSplicedError
         shape, props, chunks = self._head(fqn, meta)
-        ndim, expected = len(shape), self._spliced.chunk_refs
+        ndim = len(shape)
         slow: list[Any] = []
         for item in chunks:
             if type(item) is not tuple:
@@ -201,18 +267,19 @@ class _Bulk(Extraction):
             if slow:
                 self._add_slow(fqn, slow, ndim)
                 slow = []
-            batch = item[0]
-            if type(batch) is not Batch or batch.is_stored or batch.used or item[1:] != expected:
+            run = item[0]
+            if type(run) is not Run:
                 raise NotSplicedError
-            batch.used = True
-            if self._ndim[batch.first] != (ndim, ndim):
+            rows = self._take(run, "chunks", item[1:])
+            if (self._ndim[rows] != ndim).any():
                 raise NotSplicedError
-            self._add_piece(True, batch.first, batch.last, ndim)
+            self._add_piece(True, run.first, run.last)
+            self._num_chunks += run.last - run.first
+            self._num_numbers += (run.last - run.first) * ndim
         if slow:
             self._add_slow(fqn, slow, ndim)
         index = len(self.tensor_fqns)
-        if self._ids.setdefault(fqn, index) != index:
-            raise NotSplicedError
+        self._name([fqn], index, {})
         self.tensor_fqns.append(fqn)
         self.property_ids.append(self.properties.setdefault(props, len(self.properties)))
         self.shapes.extend(shape)
@@ -229,18 +296,76 @@ class _Bulk(Extraction):
             self.offsets.extend(offset)
             self.sizes.extend(size)
             self._slow_box.append(len(self.offsets))
-        self._add_piece(
-            False, len(self._slow_box) - 1 - len(offsets), len(self._slow_box) - 1, ndim
-        )
+        self._add_piece(False, len(self._slow_box) - 1 - len(offsets), len(self._slow_box) - 1)
+        self._num_chunks += len(offsets)
+        self._num_numbers += len(offsets) * ndim
 
-    def _add_piece(self, in_batch: bool, first: int, last: int, ndim: int) -> None:
-        self._num_chunks += last - first
-        self._num_numbers += (last - first) * ndim
+    def _add_piece(self, in_batch: bool, first: int, last: int) -> None:
         pieces = self._pieces
         if pieces and pieces[-1][0] == in_batch and pieces[-1][2] == first:
             pieces[-1] = (in_batch, pieces[-1][1], last)
         else:
             pieces.append((in_batch, first, last))
+
+    # -- the order ----------------------------------------------------------------------------
+
+    def _order(self, planner_data: Any, ids: dict[str, int]) -> None:
+        if type(planner_data) is not dict or not any(type(key) is Run for key in planner_data):
+            super()._order(planner_data, ids)
+            return
+        walked: dict[str, int] = {}
+        names: list[str] = []
+        paths: list[Any] = []
+        for key, path in planner_data.items():
+            if type(key) is Run:
+                run_names, run_paths = self._take_paths(key, path)
+                names += run_names
+                paths += run_paths
+                walked.update({name: ids[name] for name in run_names if name in ids})
+                continue
+            if type(key) is not str or type(path) is not tuple:
+                raise NotSplicedError
+            super()._order({key: path}, {})
+            if key in self.state_paths:
+                names.append(key)
+                paths.append(path)
+            if key in ids:
+                walked[key] = ids[key]
+        self.planned = StatePaths(names, paths)
+        if len({*names}) != len(names):
+            raise NotSplicedError
+        self.order.extend({**walked, **ids}.values())
+
+    def _take_paths(self, run: Run, refs: Any) -> tuple[list[str], list[Any]]:
+        """A run of the planner's paths, met where they stood: names, and what they are cut into."""
+        paths = self._spliced.paths
+        rows = self._take(run, "paths", refs)
+        if paths is None:
+            raise NotSplicedError
+        walk, words = self._spliced.walk, self._spliced.scan.words
+        at, length = walk.located(paths.name.of(rows))
+        first, first_length = walk.located(paths.first.of(rows))
+        second, second_length = walk.located(paths.second.of(rows))
+        cut = at + first_length
+        is_cut = same_texts(words, at, first_length, words, first, first_length)
+        is_cut &= self._spliced.scan.data[cut] == ord(".")
+        is_cut &= same_texts(words, cut + 1, second_length, words, second, second_length)
+        is_cut &= length == first_length + 1 + second_length
+        names = self._all_text(paths.name.of(rows))
+        found: list[Any] = first_length.tolist()
+        # Characters are counted, not bytes: of ASCII they are the same.
+        for row, name in enumerate(names):
+            if not name.isascii():
+                is_cut[row] = False
+        for row in np.flatnonzero(~is_cut).tolist():
+            ends = zip((first, second), (first_length, second_length), strict=True)
+            found[row] = tuple(self._text(int(at[row]), int(size[row])) for at, size in ends)
+        return names, found
+
+    def header(self) -> dict[str, Any]:
+        """As of any `Extraction`."""
+        header = super().header()
+        return header if self.planned is None else {**header, "state_paths": self.planned}
 
     # -- the result ---------------------------------------------------------------------------
 
@@ -250,14 +375,15 @@ class _Bulk(Extraction):
         Raises:
             NotSplicedError: Something is missing or left over.
         """
-        if not all(batch.used for batch in self._spliced.batches):
+        if not all(run.used for run in self._spliced.runs):
             raise NotSplicedError
         columns: dict[str, npt.NDArray[Any]] = {
             name: np.frombuffer(column, np.int64 if column.typecode == "q" else np.int32)
             for name, column in self.arrays().items()
         }
         columns["offsets"], columns["sizes"] = self._boxes_of_all(columns)
-        _refuse_duplicates(columns)
+        self._let_go()
+        refuse_duplicates(columns)
         columns["file"] = np.full(self._num_chunks, -1, np.int32)
         columns["byte_offset"] = np.full(self._num_chunks, -1, np.int64)
         columns["byte_length"] = np.full(self._num_chunks, -1, np.int64)
@@ -268,6 +394,14 @@ class _Bulk(Extraction):
         if (columns["file"] < 0).any() or num_places != self._num_chunks:
             raise NotSplicedError
         return columns
+
+    def _let_go(self) -> None:
+        """What is in the columns now need not be kept twice."""
+        chunks = self._spliced.chunks
+        if chunks is not None:
+            chunks.start = chunks.box = chunks.offsets = chunks.sizes = np.zeros(0, np.int64)
+        self._spliced.chunks = self._spliced.tensors = self._spliced.paths = None
+        self.offsets = self.sizes = array("q")
 
     def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
         chunks = self._spliced.chunks
@@ -289,7 +423,7 @@ class _Bulk(Extraction):
         rows = self._rows
         tensors = np.asarray([self._ids.get(name, -1) for name in rows.name], np.int64)
         ndim = np.asarray([len(offset) for offset in rows.offset], np.int64)
-        _join(
+        join(
             columns,
             tensors,
             np.asarray(rows.index, np.int64),
@@ -305,24 +439,16 @@ class _Bulk(Extraction):
         stored = self._spliced.stored
         if stored is None:
             return
-        for batch, names in self._row_names:
-            rows: Any = slice(batch.first, batch.last)
-            ids = np.asarray([self._ids.get(name, -1) for name in names], np.int64)
-            ref = stored.name_ref[rows]
-            place = np.searchsorted(np.asarray(batch.name_refs, np.int64), ref)
-            self._row_name[rows] = np.where(ref >= 0, ids[np.minimum(place, len(ids) - 1)], -1)
-        words = words_of(self._spliced.data)
-        table = _Names(self.tensor_fqns)
+        words = words_of(self._spliced.scan.data)
+        table = Names(self.tensor_fqns)
         used = np.flatnonzero(self._row_used)
+        name_at, name_length = self._spliced.walk.located(stored.text("name", slice(None)))
         for first in range(0, len(used), _BLOCK):
-            rows = used[first : first + _BLOCK]
-            inline = rows[stored.name_ref[rows] < 0]
-            self._row_name[inline] = table.find(
-                words, stored.start[inline] + stored.name_at, stored.name_length[inline]
-            )
-            _join(
+            rows: Any = used[first : first + _BLOCK]
+            names = table.find(words, name_at[rows], name_length[rows])
+            join(
                 columns,
-                self._row_name[rows],
+                names,
                 stored.index[rows],
                 stored.ndim[rows],
                 stored.box[rows],
@@ -331,6 +457,14 @@ class _Bulk(Extraction):
                 stored.byte_offset[rows],
                 stored.byte_length[rows],
             )
+
+
+def _stretches(first: Ints, last: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges that follow each other, joined."""
+    if len(first):
+        begins = np.flatnonzero(np.append(True, first[1:] != last[:-1]))
+        ends = np.append(begins[1:], len(first)) - 1
+        yield from zip(first[begins].tolist(), last[ends].tolist(), strict=True)
 
 
 def _sound(offset: tuple[Any, ...]) -> bool:
@@ -348,121 +482,3 @@ def _place(info: Stored, files: dict[str, int]) -> tuple[int, int, int, tuple[st
 
 def _add_place(places: dict[str, Any], fqn: str, place: Any) -> None:
     places.setdefault(fqn, {})[None] = place
-
-
-def _join(
-    columns: dict[str, npt.NDArray[Any]],
-    tensor: Ints,
-    index: npt.NDArray[Any],
-    ndim: npt.NDArray[Any],
-    box: Ints,
-    offsets: Ints,
-    file: npt.NDArray[np.int32],
-    byte_offset: Ints,
-    byte_length: Ints,
-) -> None:
-    """Write places to the chunks that they name, which must be there."""
-    if not len(tensor):
-        return
-    starts = columns["chunk_start"]
-    if (tensor < 0).any():
-        raise NotSplicedError
-    dims = np.diff(columns["dim_start"])[tensor]
-    if (ndim != dims).any() or (index < 0).any() or (index >= np.diff(starts)[tensor]).any():
-        raise NotSplicedError
-    chunk = starts[tensor] + index
-    chunk_box = columns["box_start"][tensor] + index * dims
-    for dim in range(int(ndim.max())):
-        rows = np.flatnonzero(ndim > dim)
-        if (offsets[box[rows] + dim] != columns["offsets"][chunk_box[rows] + dim]).any():
-            raise NotSplicedError
-    columns["file"][chunk] = file
-    columns["byte_offset"][chunk] = byte_offset
-    columns["byte_length"][chunk] = byte_length
-
-
-def _refuse_duplicates(columns: dict[str, npt.NDArray[Any]]) -> None:
-    """Two chunks of one tensor at one offset share their place: not here."""
-    dims = np.diff(columns["dim_start"])
-    counts = np.diff(columns["chunk_start"])
-    ndim = np.repeat(dims, counts)
-    box = np.cumsum(ndim) - ndim
-    tensor = np.repeat(np.arange(len(dims)), counts)
-    mixed = _mix(np.uint64(1), tensor.astype(np.uint64))
-    for dim in range(int(dims.max(initial=0))):
-        rows = slice(None) if (dims > dim).all() else np.flatnonzero(ndim > dim)
-        mixed[rows] = _mix(mixed[rows], columns["offsets"][box[rows] + dim].astype(np.uint64))
-    mixed.sort()
-    # Sums that agree by chance do no harm: the file is read the slow way.
-    if (mixed[1:] == mixed[:-1]).any():
-        raise NotSplicedError
-
-
-def _mix(state: Words | np.uint64, value: Words) -> Words:
-    """One more number into 64-bit sums (the multipliers of splitmix64)."""
-    state = (state + value) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Words = state ^ (state >> np.uint64(31))
-    return mixed
-
-
-class _Names:
-    """Finds many strings, given as bytes in the file, in a list of names."""
-
-    def __init__(self, names: list[str]) -> None:
-        texts = [name.encode("utf-8", "surrogatepass") for name in names]
-        self._lengths = np.asarray([len(text) for text in texts], np.int64)
-        starts = np.cumsum(self._lengths) - self._lengths
-        data = np.frombuffer(b"".join(texts) + bytes(PAD), np.uint8)
-        self._words, self._starts = words_of(data), starts
-        sums = self._sums(self._words, starts, self._lengths)
-        self._order = np.argsort(sums)
-        self._sorted = sums[self._order]
-        self._next = 0
-
-    @staticmethod
-    def _sums(words: Words, at: Ints, length: Ints) -> Words:
-        state = _mix(np.uint64(1), length.astype(np.uint64))
-        for word in range(-(-int(length.max(initial=0)) // 8)):
-            mixed = _mix(state, _word(words, at, length, word))
-            state = np.where(length > 8 * word, mixed, state)
-        return state
-
-    def find(self, words: Words, at: Ints, length: Ints) -> Ints:
-        """Index of each string among the names.
-
-        Raises:
-            NotSplicedError: One is not among them.
-        """
-        count = len(self._order)
-        if not len(at):
-            return np.zeros(0, np.int64)
-        if not count:
-            raise NotSplicedError
-        # A rank names the tensors mostly in the order in which the metadata does.
-        found: Ints = (self._next + np.arange(len(at))) % count
-        others = np.flatnonzero(~self._are(found, words, at, length))
-        if len(others):
-            at, length = at[others], length[others]
-            place = np.searchsorted(self._sorted, self._sums(words, at, length))
-            found[others] = self._order[np.minimum(place, count - 1)]
-            if not self._are(found[others], words, at, length).all():
-                raise NotSplicedError
-        self._next = int(found[-1]) + 1
-        return found
-
-    def _are(self, names: Ints, words: Words, at: Ints, length: Ints) -> npt.NDArray[np.bool_]:
-        """Whether strings are these names, byte by byte."""
-        same: npt.NDArray[np.bool_] = self._lengths[names] == length
-        if not same.any():
-            return same
-        for word in range(-(-int(length.max()) // 8)):
-            theirs = _word(self._words, self._starts[names], length, word)
-            same &= theirs == _word(words, at, length, word)
-        return same
-
-
-def _word(words: Words, at: Ints, length: Ints, word: int) -> Words:
-    """Bytes `8 * word` to `8 * word + 8` of strings, zeros after their ends."""
-    value: Words = words[at + 8 * word] & _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
-    return value

@@ -143,23 +143,29 @@ class Extraction:
         places = self._places(root.get("storage_data"))
         ids: dict[str, int] = {}
         for key, value in entries.items():
-            fqn = name_of(key)
-            try:
-                if later := self._later.get(fqn) or self._later.get(""):
-                    raise LaterKind(later)
-                if isinstance(value, TensorMeta):
-                    ids[fqn] = self._tensor(fqn, value, places.pop(fqn, {}))
-                elif isinstance(value, BytesMeta):
-                    ids[fqn] = ~self._bytes(fqn, places.pop(fqn, {}), rank)
-                else:
-                    kind = LaterKind if is_of_later_torch(value) else BadEntry
-                    raise kind(f"the entry is {describe(value)}, neither tensor nor bytes")
-            except BadEntry as error:
-                places.pop(fqn, None)
-                self._complain(fqn, str(error), is_later=isinstance(error, LaterKind))
+            self._entry(key, value, places, ids, rank)
         for fqn, left in places.items():
             self._orphans(fqn, left)
         self._order(root.get("planner_data"), ids)
+
+    def _entry(
+        self, key: Any, value: Any, places: dict[str, Any], ids: dict[str, int], rank: int | None
+    ) -> None:
+        """Take in one entry, and its places."""
+        fqn = name_of(key)
+        try:
+            if later := self._later.get(fqn) or self._later.get(""):
+                raise LaterKind(later)
+            if isinstance(value, TensorMeta):
+                ids[fqn] = self._tensor(fqn, value, places.pop(fqn, {}))
+            elif isinstance(value, BytesMeta):
+                ids[fqn] = ~self._bytes(fqn, places.pop(fqn, {}), rank)
+            else:
+                kind = LaterKind if is_of_later_torch(value) else BadEntry
+                raise kind(f"the entry is {describe(value)}, neither tensor nor bytes")
+        except BadEntry as error:
+            places.pop(fqn, None)
+            self._complain(fqn, str(error), is_later=isinstance(error, LaterKind))
 
     def _places(self, storage: Any) -> dict[str, dict[tuple[int, ...] | None, _Place]]:
         """Storage entries as fqn -> chunk offset -> place."""

@@ -14,37 +14,38 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.pickle.fields import (
+    DIMS,
+    INT,
+    INT_OR_NONE,
+    Bytes,
+    Ints,
+    Scan,
+    Segment,
+    Texts,
+    words_of,
+)
+
 __all__ = [
-    "PAD",
     "ChunkForm",
     "Chunks",
-    "Ints",
     "StoredForm",
     "StoredRecords",
     "anchors",
-    "words_of",
 ]
 
-Ints = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
-Bytes = npt.NDArray[np.uint8]
-
-#: Zero bytes that must follow the pickle, so that no field is read past the end.
-PAD = 2048
-
 # Records read together: enough to be quick, few enough that what they need stays in the cache.
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
 _SCAN_BYTES = 1 << 18
-_MAX_DIMS = 8
-_ABSURD = np.uint64(1 << 62)
 
 _NEW = b")\x81\x94}\x94("  # EMPTY_TUPLE NEWOBJ MEMOIZE EMPTY_DICT MEMOIZE MARK
 _BUILT = b"ub"  # SETITEMS BUILD
+_SIZED = b"\x85\x94R\x94"  # TUPLE1 MEMOIZE REDUCE MEMOIZE: `torch.Size` of the tuple before it
 _GET = rb"h.|j.{4}"
 _INT = rb"K.|M..|J.{4}|\x8a(?:\x03.{3}|\x04.{4}|\x05.{5}|\x06.{6}|\x07.{7}|\x08.{8})"
 _TUPLE = rb"(?:\)|(?:\((?:%b){1,8}t|(?:%b){1,3}[\x85-\x87])\x94)\x85\x94R\x94" % (_INT, _INT)
@@ -67,12 +68,6 @@ _STORED = re.compile(
 )
 
 
-def words_of(data: Bytes) -> Words:
-    """The eight bytes from every position on, as one little-endian number; a view."""
-    view: Words = np.ndarray((len(data) - 7,), np.dtype("<u8"), data.data, 0, (1,))
-    return view
-
-
 def anchors(data: Bytes, end: int, tell: Callable[[int], None]) -> Ints:
     """Positions of NEWOBJ in `data[:end]`, with an empty dict begun after it.
 
@@ -88,139 +83,23 @@ def anchors(data: Bytes, end: int, tell: Callable[[int], None]) -> Ints:
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def _by_opcode(values: dict[bytes, int]) -> Any:
-    table = np.zeros(256, np.uint64)
-    for opcode, value in values.items():
-        table[opcode[0]] = value
-    return table
-
-
-# Bytes that an integer's opcode takes with its operand, and the operand's bits.
-_INT_SIZE = _by_opcode({b"K": 2, b"M": 3, b"J": 5})
-_INT_MASK = _by_opcode({b"K": 0xFF, b"M": 0xFFFF, b"J": 0xFFFFFFFF})
-_GET_SIZE = _by_opcode({b"h": 2, b"j": 5})
-_GET_MASK = _by_opcode({b"h": 0xFF, b"j": 0xFFFFFFFF})
-_LONG1, _TEXT8, _MEMO, _NONE, _MARK = 0x8A, 0x8C, 0x94, ord("N"), ord("(")
-
-
-class _Text(NamedTuple):
-    """Strings: their bytes' place and number, or else their number in the memo (not -1)."""
-
-    at: Ints
-    length: Ints
-    ref: Ints
-
-
-class _Cursor:
-    """Reads one field after another of many records; `ok` are those that had them all so far."""
-
-    __slots__ = ("at", "data", "ok", "words")
-
-    def __init__(self, data: Bytes, words: Words, at: Ints) -> None:
-        self.data = data
-        self.words = words
-        self.at = at.copy()
-        self.ok = np.ones(len(at), bool)
-
-    def expect(self, constant: bytes) -> None:
-        for first in range(0, len(constant), 8):
-            part = constant[first : first + 8]
-            mask = np.uint64((1 << (8 * len(part))) - 1)
-            value = np.uint64(int.from_bytes(part, "little"))
-            self.ok &= (self.words[self.at] & mask) == value
-            self.at += len(part)
-
-    def integer(self, *, or_none: bool = False) -> Ints:
-        """Integers that are not negative; -1 for None, where that may be."""
-        word = self.words[self.at]
-        opcode = (word & np.uint64(0xFF)).astype(np.intp)
-        value = (word >> np.uint64(8)) & _INT_MASK[opcode]
-        size = _INT_SIZE[opcode]
-        self.ok &= value < np.uint64(1 << 31)  # BININT has a sign.
-        long = np.flatnonzero(opcode == _LONG1)
-        if len(long):
-            number = (word[long] >> np.uint64(8)) & np.uint64(0xFF)
-            size[long] = number + np.uint64(2)
-            self.ok[long] &= (number > 0) & (number <= 8)
-            unused = np.uint64(64) - np.uint64(8) * np.clip(number, 1, 8).astype(np.uint64)
-            bits = (self.words[self.at[long] + 2] << unused) >> unused
-            # The highest bit that is there is the sign.
-            sign = (bits >> (np.uint64(63) - unused)) & np.uint64(1)
-            self.ok[long] &= (sign == 0) & (bits < _ABSURD)
-            value[long] = bits
-        result: Ints = value.astype(np.int64)
-        if or_none:
-            none = opcode == _NONE
-            size[none] = 1
-            result[none] = -1
-        self.ok &= size > 0
-        self.at += size.astype(np.int64)
-        return result
-
-    def text(self) -> _Text:
-        word = self.words[self.at]
-        opcode = (word & np.uint64(0xFF)).astype(np.intp)
-        inline = opcode == _TEXT8
-        operand = (word >> np.uint64(8)).astype(np.uint64)
-        length = np.where(inline, operand & np.uint64(0xFF), 0).astype(np.int64)
-        ref = np.where(inline, -1, (operand & _GET_MASK[opcode]).astype(np.int64))
-        at = self.at + 2
-        self.at += np.where(inline, length + 2, _GET_SIZE[opcode].astype(np.int64))
-        self.ok &= inline | (_GET_SIZE[opcode] > 0)
-        self.ok &= ref < 1 << 31
-        self.ok &= ~inline | (self.data[self.at] == _MEMO)
-        self.at += inline
-        return _Text(at, length, ref)
-
-    def size(self, size: bytes) -> tuple[Ints, Ints]:
-        """`torch.Size` objects: number of dims, and the dims, shape (records, most dims)."""
-        self.expect(size)
-        count = len(self.at)
-        ndim = np.full(count, -1, np.int64)
-        marked = self.data[self.at] == _MARK
-        self.at += marked
-        columns: list[Ints] = []
-        open_rows = np.arange(count)
-        for dim in range(_MAX_DIMS + 1):
-            opcode = self.data[self.at[open_rows]]
-            # EMPTY_TUPLE, TUPLE1 to TUPLE3; TUPLE takes what stands after its MARK.
-            plain = (ord(")"), 0x85, 0x86, 0x87)[dim] if dim < 4 else -1
-            ends = opcode == np.where(marked[open_rows], ord("t") if dim else -1, plain)
-            ndim[open_rows[ends]] = dim
-            open_rows = open_rows[~ends]
-            if not len(open_rows) or dim == _MAX_DIMS:
-                break
-            part = _Cursor(self.data, self.words, self.at[open_rows])
-            values = np.zeros(count, np.int64)
-            values[open_rows] = part.integer()
-            self.ok[open_rows] &= part.ok
-            self.at[open_rows] = part.at
-            columns.append(values)
-            open_rows = open_rows[part.ok]
-        self.ok &= ndim >= 0
-        self.at += 1
-        # The empty tuple alone is not memoized.
-        self.ok &= (ndim == 0) | (self.data[self.at] == _MEMO)
-        self.at += ndim > 0
-        self.expect(b"\x85\x94R\x94")
-        return ndim, np.stack(columns, 1) if columns else np.zeros((count, 0), np.int64)
-
-
-def _beginning(data: Bytes, words: Words, at: Ints, constant: bytes) -> Ints:
-    """Those places where the bytes begin so."""
-    for first in range(0, len(constant), 8):
-        cursor = _Cursor(data, words, at + first)
-        cursor.expect(constant[first : first + 8])
-        at = at[cursor.ok]
-    return at
-
-
-def _num_memo(ndim: Ints) -> Ints:
+def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
     """Memo entries that a `torch.Size` of so many dims makes (none for -1, no size at all)."""
     return np.where(ndim > 0, 3, np.where(ndim == 0, 2, 0))
 
 
-def _flat(ndim: Ints, values: Ints) -> Ints:
+def _joined(parts: list[tuple[Any, ...]]) -> list[Any]:
+    """Columns of many blocks, each as one; the blocks of one are gone before the next is made."""
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    parts.clear()
+    return [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
+
+
+def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    return values if ok.all() else values[ok]
+
+
+def _flat(ndim: npt.NDArray[np.int8], values: Ints) -> Ints:
     """The dims of all records one after another."""
     if len(ndim) and (ndim == ndim[0]).all():
         return values[:, : max(int(ndim[0]), 0)].ravel()
@@ -288,35 +167,32 @@ class ChunkForm:
             at: From `anchors`.
             tell: Told the bytes that were looked through.
         """
-        words = words_of(data)
-        starts = at - (len(self.new) + 1)
+        scan = Scan(data)
+        begin = self.new + _NEW + self.offsets + self.size
+        first = Segment(begin, DIMS, _SIZED + self.sizes + self.size)
+        second = Segment(DIMS, _SIZED + _BUILT)
+        starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts: list[tuple[Any, ...]] = []
-        for block in _blocks(starts[starts >= 0]):
-            block = _beginning(data, words, block, self.new + _NEW + self.offsets)
-            cursor = _Cursor(data, words, block + len(self.new + _NEW + self.offsets))
-            ndim, offsets = cursor.size(self.size)
-            cursor.expect(self.sizes)
-            ndim_of_sizes, sizes = cursor.size(self.size)
-            cursor.expect(_BUILT)
-            ok = cursor.ok & (ndim == ndim_of_sizes)
-            length = cursor.at - block
-            ndim, offsets, sizes = ndim[ok], offsets[ok], sizes[ok]
+        for block in _blocks(starts):
+            offset = first.read(scan, block)
+            size = second.read(scan, offset.end)
+            ok = offset.ok & size.ok & (offset.ndim == size.ndim)
+            dims = _kept(offset.ndim, ok)
             parts.append(
                 (
-                    block[ok],
-                    length[ok].astype(np.int16),
-                    (2 + 2 * _num_memo(ndim)).astype(np.int8),
-                    ndim.astype(np.int8),
-                    _flat(ndim, offsets),
-                    _flat(ndim, sizes),
+                    _kept(block, ok),
+                    _kept(size.end - block, ok).astype(np.int16),
+                    (2 + 2 * _num_memo(dims)).astype(np.int8),
+                    dims,
+                    _flat(dims, _kept(offset.dims, ok)),
+                    _flat(dims, _kept(size.dims, ok)),
                 )
             )
             if len(block):
                 tell(int(block[-1]))
-        start, size, num_memo, dims, flat, flat_sizes = map(
-            np.concatenate, zip(*parts, strict=True)
-        )
-        return Chunks(start, size, num_memo, dims, _boxes(dims), flat, flat_sizes)
+        columns = _joined(parts)
+        start, length, num_memo, ndim, offsets, sizes = columns
+        return Chunks(start, length, num_memo, ndim, _boxes(ndim), offsets, sizes)
 
 
 @dataclass(slots=True)
@@ -351,6 +227,16 @@ class StoredRecords:
     box: Ints
     name_at: int
 
+    def text(self, which: str, rows: slice) -> Texts:
+        """The `name` or the `path` of some records."""
+        if which == "name":
+            at = self.start[rows] + self.name_at
+            length, ref = self.name_length[rows], self.name_ref[rows]
+        else:
+            at = self.start[rows] + self.path_at[rows]
+            length, ref = self.path_length[rows], self.path_ref[rows]
+        return Texts(at, length.astype(np.int64), ref.astype(np.int64))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredForm:
@@ -381,59 +267,60 @@ class StoredForm:
 
     def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
         """Read the records at those anchors that follow the form; arguments as for chunks."""
-        words = words_of(data)
-        starts = at - (len(self.new) + 1)
+        scan, segments = Scan(data), self._segments()
+        begin = self.new + _NEW + self.fqn
+        starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts = []
-        for block in _blocks(starts[starts >= 0]):
-            block = _beginning(data, words, block, self.new + _NEW + self.fqn)
-            parts.append(self._rows(data, words, block, block + len(self.new + _NEW + self.fqn)))
+        for block in _blocks(starts):
+            parts.append(self._rows(scan, segments, block))
             if len(block):
                 tell(int(block[-1]))
-        columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        name_at = len(self.new + _NEW + self.fqn) + 2
-        columns += [_boxes(columns[9]), name_at]
+        columns = _joined(parts)
+        columns += [_boxes(columns[9]), len(begin) + 2]
         return StoredRecords(*columns)
 
-    def _rows(self, data: Bytes, words: Words, start: Ints, at: Ints) -> tuple[Any, ...]:
-        cursor = _Cursor(data, words, at)
-        name = cursor.text()
-        cursor.expect(self.index)
-        index = cursor.integer(or_none=True)
-        ndim = np.full(len(start), -1, np.int64)
-        offsets = np.zeros((len(start), 0), np.int64)
-        placed = _Cursor(data, words, cursor.at)
-        placed.expect(self.offset)
-        rows = np.flatnonzero(placed.ok)
-        if len(rows):
-            part = _Cursor(data, words, placed.at[rows])
-            ndim[rows], values = part.size(self.size)
-            cursor.ok[rows] &= part.ok
-            cursor.at[rows] = part.at
-            offsets = np.zeros((len(start), values.shape[1]), np.int64)
-            offsets[rows] = values
-        cursor.expect(_BUILT + self.info + _NEW + self.path)
-        path = cursor.text()
-        cursor.expect(self.start)
-        byte_offset = cursor.integer()
-        cursor.expect(self.length)
-        byte_length = cursor.integer()
-        cursor.expect(_BUILT)
-        cursor.ok &= index < 1 << 31
+    def _segments(self) -> tuple[Segment, ...]:
+        """Index; offset, where there is one; byte offset and length."""
+        return (
+            Segment(self.index, INT_OR_NONE),
+            Segment(self.offset + self.size, DIMS, _SIZED + self._middle),
+            Segment(self.start, INT, self.length, INT, _BUILT),
+        )
+
+    @property
+    def _middle(self) -> bytes:
+        return _BUILT + self.info + _NEW + self.path
+
+    def _rows(self, scan: Scan, segments: tuple[Segment, ...], start: Ints) -> tuple[Any, ...]:
+        begin = self.new + _NEW + self.fqn
+        ok = scan.begin_so(start, begin)
+        is_text, at, name = scan.texts(start + len(begin))
+        index = segments[0].read(scan, at)
+        offset = segments[1].read(scan, index.end)
+        at, ndim = offset.end, offset.ndim
+        bare = np.flatnonzero(~offset.ok)
+        if len(bare):
+            # Those of bytes entries have no offset.
+            ndim[bare] = -1
+            at[bare] = index.end[bare] + len(self._middle)
+            ok[bare] &= scan.begin_so(index.end[bare], self._middle)
+        is_path, at, path = scan.texts(at)
+        numbers = segments[2].read(scan, at)
+        ok &= is_text & index.ok & is_path & numbers.ok & (index.ints[0] < 1 << 31)
         num_memo = 4 + _num_memo(ndim) + (name.ref < 0) + (path.ref < 0)
-        ok = cursor.ok
         columns = (
             (start, np.int64),
-            (cursor.at - start, np.int16),
+            (numbers.end - start, np.int16),
             (num_memo, np.int8),
             (name.length, np.int16),
             (name.ref, np.int32),
             (path.at - start, np.int16),
             (path.length, np.int16),
             (path.ref, np.int32),
-            (index, np.int32),
+            (index.ints[0], np.int32),
             (ndim, np.int8),
-            (byte_offset, np.int64),
-            (byte_length, np.int64),
+            (numbers.ints[0], np.int64),
+            (numbers.ints[1], np.int64),
         )
-        kept = tuple(column[ok].astype(kind, copy=False) for column, kind in columns)
-        return (*kept, _flat(ndim[ok], offsets[ok]))
+        kept = tuple(_kept(column, ok).astype(kind, copy=False) for column, kind in columns)
+        return (*kept, _flat(_kept(ndim, ok), _kept(offset.dims, ok)))

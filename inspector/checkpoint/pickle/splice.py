@@ -1,17 +1,16 @@
 """Unpickle a metadata file without its repeated records, and prove that nothing else changed.
 
-`records.py` finds what looks like records. Here every whole batch of them (`( record record ... e`
-in a list, `( ... u` in a dict) is cut out of the pickle, and one `Batch` object is put in its
-place, which goes into the same list or dict. What is left is small, and goes through the gate.
+`records.py` and `entries.py` find what looks like records. Here every run of them that stand one
+behind the other is cut out of the pickle, and one `Run` object is put in its place, which goes into
+the same list or dict. What is left is small (`walk.py` goes through it opcode by opcode), and goes
+through the gate.
 
-Why the result can be trusted: the opcodes put in have an effect that is seen only if they are run
-as opcodes, in their order, each exactly once: they name a global by a random token. If all were
-run, the pickle machine stood at the begin of every batch with nothing half read; and as the bytes
-that were cut out are complete records, it would have stood at its end so as well. The memo, which
-counts objects, is filled with as many entries as the records would have made: strings that others
-may refer to, and else the `Batch` itself, of which no more references may be left over at the end
-than were put there. The memo entries that the records refer to are looked up at the batch's end;
-that would differ only in a pickle that numbers its memo entries itself, among others that count.
+Why the result can be trusted: the walk reads each opcode as the pickle machine does, from the
+first on, and comes to the begin of every run with nothing half read; as what is cut out are
+complete records, the machine would stand at their end so as well. The walk knows how many objects
+lie on the machine's stack, and what may be done to those of a run: to go into a list or a dict
+together with all since the last MARK. Memo entries are counted; what refers to one of a record is
+given the string that this is, and if it is no string, the file is not read so.
 
 In every other case `NotSplicedError` is raised, and the file is read the slow way.
 """
@@ -22,18 +21,18 @@ import hashlib
 import io
 import os
 import re
-import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.pickle.entries import Paths, TensorForm, Tensors, read_paths
+from inspector.checkpoint.pickle.fields import PAD, Ints, Scan
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
 from inspector.checkpoint.pickle.records import (
-    PAD,
     ChunkForm,
     Chunks,
     StoredForm,
@@ -41,89 +40,57 @@ from inspector.checkpoint.pickle.records import (
     anchors,
 )
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
-from inspector.checkpoint.pickle.stand_ins import Index
+from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
+from inspector.checkpoint.pickle.walk import NotSplicedError, Run, Walk, op_end
 
-__all__ = ["Batch", "NotSplicedError", "Spliced", "read_spliced"]
+__all__ = ["NotSplicedError", "Run", "Spliced", "read_spliced"]
 
 _MAX_REST = 4096
 # Python writes fewer bytes than this without a frame (Lib/pickle.py, _FRAME_SIZE_MIN). Of a pickle
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
-_MEMO = b"\x94"
-# Opcodes of a record, by the bytes that they take.
-_OP_SIZES = {
-    **dict.fromkeys(b"()}NRbtu\x81\x85\x86\x87\x94", 1),
-    **dict.fromkeys(b"Kh", 2),
-    **dict.fromkeys(b"M", 3),
-    **dict.fromkeys(b"Jj", 5),
-}
-
-
-class NotSplicedError(Exception):
-    """The file is not one that can be read so, for whatever reason."""
-
-
-class Batch:
-    """Stands for the records `first` to `last` (not included) of chunks, or of stored places.
-
-    Attributes:
-        is_stored: Which of the two.
-        path_refs, name_refs: Memo numbers of the strings that the records refer to, as they are
-            resolved in the dict's value (paths first).
-        num_memo: Memo entries that stand for objects of the records.
-        used: Set once it was found where it belongs.
-    """
-
-    __slots__ = ("first", "is_stored", "last", "name_refs", "num_memo", "path_refs", "used")
-
-    def __init__(self, first: int, last: int, is_stored: bool) -> None:
-        self.first = first
-        self.last = last
-        self.is_stored = is_stored
-        self.path_refs: Sequence[int] = ()
-        self.name_refs: Sequence[int] = ()
-        self.num_memo = 0
-        self.used = False
 
 
 @dataclass(slots=True)
 class Spliced:
-    """A metadata pickle with its batches apart.
+    """A metadata pickle with its runs of records apart.
 
     Attributes:
-        data: The pickle without frames, and `PAD` zero bytes.
-        pickled: The rest, through the gate. A batch of chunks is a tuple in the list, the batch
-            first, then `chunk_refs`; a batch of stored places is a dict's key, the batch first,
-            then `stored_refs`, whose value is a tuple of strings.
-        chunk_refs, stored_refs: What the forms' GETs must have given.
+        scan: The pickle without frames, and `PAD` zero bytes.
+        pickled: The rest, through the gate. A run of chunks is a tuple in the list, the run first,
+            then `refs`; another is a dict's key, with a tuple of `refs` as its value, which for
+            tensors has the properties of each state behind them.
+        runs: All of them, in the order of the file.
+        refs: What the forms' GETs must have given, by kind of run.
         trailing_bytes: Bytes after the pickle's end.
         digest: SHA-256 of the file's bytes, in hexadecimal.
     """
 
-    data: npt.NDArray[np.uint8]
+    scan: Scan
     protocol: int
     pickled: Pickled
     chunks: Chunks | None
     stored: StoredRecords | None
-    batches: list[Batch]
-    chunk_refs: tuple[Any, ...]
-    stored_refs: tuple[Any, ...]
+    tensors: Tensors | None
+    paths: Paths | None
+    runs: list[Run]
+    walk: Walk
+    refs: dict[str, tuple[Any, ...]]
     trailing_bytes: int
     digest: str
 
 
 @dataclass(slots=True)
-class _Unframed:
+class Unframed:
+    """A pickle's opcodes without frames; `cuts` are where those began."""
+
     data: npt.NDArray[np.uint8]
     end: int
     protocol: int
     cuts: list[int] = field(default_factory=list)
     digest: str = ""
     num_unframed: int = 0
-
-    def bytes(self, first: int, last: int) -> memoryview:
-        return self.data.data[first:last]
 
 
 def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Spliced:
@@ -139,59 +106,92 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     """
     raw = _unframed(fd, num_bytes)
     end = raw.end
+    scan = Scan(raw.data)
     at = anchors(raw.data, end, lambda n: tell(n // 5))
-    pickle = raw.data.data
-    chunk_form: ChunkForm | None = _learn(ChunkForm, pickle[:end], b"ChunkStorageMetadata")
-    stored_form: StoredForm | None = _learn(StoredForm, pickle[:end], b"MetadataIndex")
-    chunks = stored = None
-    if chunk_form is not None:
-        chunks = chunk_form.read(raw.data, at, lambda n: tell((end + 2 * n) // 5))
-    if stored_form is not None:
-        stored = stored_form.read(raw.data, at, lambda n: tell((3 * end + n) // 5))
+    pickle = raw.data.data[:end]
+    tensor_form, chunk_form, stored_form, behind = _forms(pickle)
+    if chunk_form is None:
+        raise NotSplicedError
+    # Entries come before places: each is looked for on its own side only.
+    of_entries, of_places = np.split(at, [int(np.searchsorted(at, behind))]) if behind else (at, at)
+    chunks: Chunks = chunk_form.read(raw.data, of_entries, lambda n: tell((end + 2 * n) // 5))
+    stored = stored_form and stored_form.read(
+        raw.data, of_places, lambda n: tell((3 * end + n) // 5)
+    )
+    tensors = tensor_form and tensor_form.read(scan, of_entries, chunks)
+    del of_entries, of_places
     del at
-    editor = _Editor(raw)
-    if chunks is not None and chunk_form is not None:
-        editor.add_chunks(chunks, chunk_form)
-    if stored is not None and stored_form is not None:
-        editor.add_stored(stored, stored_form)
-    file = io.BufferedReader(io.BytesIO(editor.pickle()))
-    if not editor.batches:
+    storage = stored.start[0] if stored and len(stored.start) else end
+    paths = read_paths(scan, behind, int(storage)) if behind < storage else None
+    runs = [*_chunk_runs(scan, chunks, tensors)]
+    refs = {"chunks": chunk_form.refs}
+    if stored is not None:
+        runs += _stored_runs(scan, stored)
+        refs["stored"] = stored_form.refs
+    if tensors is not None:
+        runs += _linked_runs("tensors", tensors)
+        refs["tensors"] = tensor_form.refs
+    if paths is not None:
+        runs += _linked_runs("paths", paths)
+        refs["paths"] = b""
+    if not runs:
         raise NotSplicedError
-    gate = _SplicedGate(file, editor)
-    pickled = load(file, gate)
-    trailing = len(file.read())
-    if raw.num_unframed - trailing >= _MIN_FRAME:
+    runs.sort(key=lambda run: run.start)
+    _check_borders(raw, chunks, stored, tensors, paths)
+    walk = Walk(scan, raw.end, raw.cuts, runs, refs, (chunks, stored, tensors, paths))
+    text = walk.text(raw.protocol)
+    gate = _SplicedGate(io.BufferedReader(io.BytesIO(text)), walk.token, runs)
+    pickled = load(gate.file, gate)
+    trailing = raw.end - walk.stop
+    if raw.num_unframed - trailing >= _MIN_FRAME or gate.num_taken != len(runs):
         raise NotSplicedError
-    gate.finish()
-    size = gate.size
+    size = gate.find_class("torch", "Size")
     tell(num_bytes * 9 // 10)
     return Spliced(
-        raw.data,
+        scan,
         raw.protocol,
         pickled,
         chunks,
         stored,
-        editor.batches,
-        (ChunkRecord, "offsets", "sizes", size),
-        (Index, "fqn", "index", "offset", size, Info, "relative_path", "offset", "length"),
+        tensors,
+        paths,
+        runs,
+        walk,
+        {
+            "chunks": (ChunkRecord, "offsets", "sizes", size),
+            "stored": (Index, "fqn", "index", "offset", size, Info)
+            + ("relative_path", "offset", "length"),
+            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks"),
+            "paths": (),
+        },
         trailing,
         raw.digest,
     )
 
 
-def _learn(form: Any, pickle: memoryview, name: bytes) -> Any:
-    found = re.search(name, pickle)
+def _forms(pickle: memoryview) -> tuple[Any, Any, Any, int]:
+    """The forms of tensors, chunks and stored places, and where the first two are over."""
+    tensor_form: Any = _learn(TensorForm, pickle, b"TensorStorageMetadata", 0)
+    chunk_form: Any = _learn(ChunkForm, pickle, b"ChunkStorageMetadata", 0)
+    planner = re.compile(b"planner_data").search(pickle)
+    behind = planner.end() if planner else 0
+    stored_form: Any = _learn(StoredForm, pickle, b"MetadataIndex", behind)
+    return tensor_form, chunk_form, stored_form, behind
+
+
+def _learn(form: Any, pickle: memoryview, name: bytes, begin: int) -> Any:
+    found = re.compile(name).search(pickle, begin)
     return found and form.learn(pickle, found.start())
 
 
-def _unframed(fd: int, num_bytes: int) -> _Unframed:
+def _unframed(fd: int, num_bytes: int) -> Unframed:
     """The pickle without the FRAME opcodes, which say only how much to read ahead."""
     data = np.empty(num_bytes + PAD, np.uint8)
     view = data.data
     start = os.read(fd, 2)
     if len(start) < 2 or start[:1] != b"\x80" or start[1] not in (4, 5):
         raise NotSplicedError
-    raw = _Unframed(data, 0, start[1])
+    raw = Unframed(data, 0, start[1])
     digest = hashlib.sha256(start)
     header = os.read(fd, 9)
     while len(header) == 9 and header[:1] == b"\x95":
@@ -221,201 +221,120 @@ def _unframed(fd: int, num_bytes: int) -> _Unframed:
     return raw
 
 
-def _num_refs(batches: list[Batch]) -> list[int]:
-    return [sys.getrefcount(batch) for batch in batches]
+def _chunk_runs(scan: Scan, chunks: Chunks, tensors: Tensors | None) -> Iterator[Run]:
+    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
+    count = len(chunks.start)
+    if not count:
+        return
+    within = np.zeros(count + 1, np.int32)
+    if tensors is not None:
+        np.add.at(within, tensors.first, 1)
+        np.add.at(within, tensors.last, -1)
+    alone = np.cumsum(within)[:-1] == 0
+    stop = chunks.start + chunks.length
+    begins = np.ones(count, bool)
+    begins[1:] = chunks.start[1:] != stop[:-1]
+    firsts = np.flatnonzero(begins)
+    lasts = np.append(firsts[1:], count)
+    keep = alone[firsts]
+    memo = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks.num_memo, dtype=np.int64)])
+    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
+        start, end = int(chunks.start[first]), int(stop[last - 1])
+        yield Run("chunks", first, last, start, end, int(memo[last] - memo[first]))
 
 
-def _distinct(refs: npt.NDArray[np.int32]) -> list[int]:
-    """The memo numbers among `refs` (-1 is none)."""
-    return sorted({*refs.tolist()} - {-1})
+def _stored_runs(scan: Scan, stored: StoredRecords) -> Iterator[Run]:
+    """Stored places that stand one behind the other, or in the next thousand of the dict."""
+    count = len(stored.start)
+    if not count:
+        return
+    stop = stored.start + stored.length
+    gap = stored.start[1:] - stop[:-1]
+    behind = stop[:-1]
+    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
+    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
+    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], count)
+    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
+        yield Run("stored", first, last, int(stored.start[first]), int(stop[last - 1]), num_memo)
 
 
-def _get(ref: int) -> bytes:
-    return b"h%c" % ref if ref < 256 else b"j" + ref.to_bytes(4, "little")
+def _linked_runs(kind: str, records: Tensors | Paths) -> Iterator[Run]:
+    firsts = np.flatnonzero(~records.linked)
+    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], len(records.start))
+    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
+        start, end = int(records.start[first]), int(records.end[last - 1])
+        yield Run(kind, first, last, start, end, num_memo)
 
 
-class _Editor:
-    """Writes the pickle with batches in place of records."""
+def _check_borders(
+    raw: Unframed,
+    chunks: Chunks,
+    stored: StoredRecords | None,
+    tensors: Tensors | None,
+    paths: Paths | None,
+) -> None:
+    """Refuse frames that begin within a record's opcode.
 
-    def __init__(self, raw: _Unframed) -> None:
-        self.raw = raw
-        self.token = os.urandom(16).hex()
-        self.batches: list[Batch] = []
-        self.num_cuts = 0
-        self._edits: list[tuple[int, int, bytes, Batch]] = []
-        self._bad_cuts: set[int] = set()
-        self._call = f"c{self.token}\nbatch\n".encode()
-
-    def add_chunks(self, chunks: Chunks, form: ChunkForm) -> None:
-        memo = [0, *np.cumsum(chunks.num_memo, dtype=np.int64).tolist()]
-        for start, end, batch in self._batches(chunks, ord("e"), is_stored=False):
-            # ( batch ... class "offsets" "sizes" Size ) appended to the list
-            batch.num_memo = memo[batch.last] - memo[batch.first]
-            text = b"(%b%b%bta" % (self._call, _MEMO * batch.num_memo, form.refs)
-            self._edits.append((start, end, text, batch))
-
-    def add_stored(self, stored: StoredRecords, form: StoredForm) -> None:
-        # Names that are said once are rarely said by reference; if they are, all are kept.
-        keep_names = bool((stored.name_ref >= 0).any())
-        for start, end, batch in self._batches(stored, ord("u"), is_stored=True):
-            rows = slice(batch.first, batch.last)
-            batch.path_refs = _distinct(stored.path_ref[rows])
-            batch.name_refs = _distinct(stored.name_ref[rows])
-            memo = self._stored_memo(stored, batch, keep_names=keep_names)
-            gets = b"".join(map(_get, (*batch.path_refs, *batch.name_refs)))
-            # ( batch ... class "fqn" ... ) as a key, ( path ... name ... ) as its value
-            text = b"(%b%b%bt(%bts" % (self._call, memo, form.refs, gets)
-            self._edits.append((start, end, text, batch))
-
-    def _stored_memo(self, stored: StoredRecords, batch: Batch, *, keep_names: bool) -> bytes:
-        """MEMOIZE as often as the records do, of the strings themselves where they matter."""
-        rows = slice(batch.first, batch.last)
-        counts = stored.num_memo[rows].astype(np.int64)
-        after = np.cumsum(counts)
-        begin = stored.start[rows]
-        strings: list[tuple[int, int, int]] = []
-        inline = np.flatnonzero(stored.path_ref[rows] < 0)
-        strings += zip(
-            (after - 1)[inline].tolist(),
-            (begin + stored.path_at[rows])[inline].tolist(),
-            stored.path_length[rows][inline].tolist(),
-            strict=True,
-        )
-        if keep_names:
-            inline = np.flatnonzero(stored.name_ref[rows] < 0)
-            strings += zip(
-                (after - counts + 2)[inline].tolist(),
-                (begin + stored.name_at)[inline].tolist(),
-                stored.name_length[rows][inline].tolist(),
-                strict=True,
-            )
-        total = int(after[-1])
-        batch.num_memo = total - len(strings)
-        pieces, done = [], 0
-        for memo, at, length in sorted(strings):
-            text = bytes(self.raw.bytes(at, at + length))
-            pieces.append(_MEMO * (memo - done) + b"\x8c%c%b\x940" % (length, text))
-            done = memo + 1
-        return b"".join(pieces) + _MEMO * (total - done)
-
-    def _batches(
-        self, records: Chunks | StoredRecords, closing: int, *, is_stored: bool
-    ) -> Iterator[tuple[int, int, Batch]]:
-        """(begin, end, batch) of the records that follow each other from MARK to `closing`."""
-        data, count = self.raw.data, len(records.start)
-        if not count:
-            return
-        self._check_borders(records)
-        stop = records.start + records.length
-        gaps = np.flatnonzero(records.start[1:] != stop[:-1]) + 1
-        firsts = np.concatenate([np.zeros(1, np.int64), gaps])
-        lasts = np.concatenate([gaps, np.full(1, count, np.int64)])
-        starts, ends = records.start[firsts] - 1, stop[lasts - 1]
-        whole = (starts >= 0) & (data[starts] == ord("(")) & (data[ends] == closing)
-        for start, end, first, last in zip(
-            starts[whole].tolist(),
-            (ends[whole] + 1).tolist(),
-            firsts[whole].tolist(),
-            lasts[whole].tolist(),
-            strict=True,
-        ):
-            yield start, end, Batch(first, last, is_stored)
-
-    def pickle(self) -> bytes:
-        """The edited pickle. Frame borders become calls as well, so that they are seen to be."""
-        border = f"c{self.token}\nborder\n0".encode()
-        self._edits.sort(key=lambda edit: edit[0])
-        pieces: list[bytes | memoryview] = [b"\x80%c" % self.raw.protocol]
-        cuts = iter([*self.raw.cuts, self.raw.end + 1])
-        cut, done = next(cuts), 0
-        for start, end, text, batch in [*self._edits, (self.raw.end, self.raw.end, b"", None)]:
-            if start < done:
-                raise NotSplicedError  # Two kinds of records in one place.
-            while cut <= start:
-                pieces += self.raw.bytes(done, cut), border
-                self.num_cuts += 1
-                cut, done = next(cuts), cut
-            pieces.append(self.raw.bytes(done, start))
-            while cut < end:
-                if cut in self._bad_cuts:
-                    raise NotSplicedError
-                cut = next(cuts)
-            pieces.append(text)
-            done = end
-            if batch is not None:
-                self.batches.append(batch)
-        self._edits = []
-        return b"".join(pieces)
-
-    def _check_borders(self, records: Chunks | StoredRecords) -> None:
-        """Note the frames that end within a record, and there within an opcode."""
-        cuts = np.asarray(self.raw.cuts, np.int64)
-        rows = np.searchsorted(records.start, cuts, "right") - 1
-        inside = (rows >= 0) & (cuts < records.start[rows] + records.length[rows])
-        for cut, at in zip(
-            cuts[inside].tolist(), records.start[rows[inside]].tolist(), strict=True
-        ):
+    Between the chunks of an entry stand opcodes of one byte.
+    """
+    cuts = np.asarray(raw.cuts, np.int64)
+    spans: list[tuple[Ints, Ints]] = [(chunks.start, chunks.start + chunks.length)]
+    if stored is not None:
+        spans.append((stored.start, stored.start + stored.length))
+    if tensors is not None:
+        ends = tensors.end.copy()
+        full = tensors.last > tensors.first
+        ends[full] = chunks.start[tensors.first[full]]
+        spans.append((tensors.start, ends))
+    if paths is not None:
+        spans.append((paths.start, paths.end))
+    for starts, ends in spans:
+        if not len(starts):
+            continue
+        rows = np.searchsorted(starts, cuts, "right") - 1
+        inside = (rows >= 0) & (cuts < ends[rows])
+        for cut, at in zip(cuts[inside].tolist(), starts[rows[inside]].tolist(), strict=True):
             while at < cut:
-                at += _op_size(self.raw.data, at)
+                at = op_end(raw.data.data, at)
             if at != cut:
-                self._bad_cuts.add(cut)
-
-
-def _op_size(data: npt.NDArray[np.uint8], at: int) -> int:
-    """Bytes of the opcode of a record at this place."""
-    opcode = int(data[at])
-    return 2 + int(data[at + 1]) if opcode in (0x8A, 0x8C) else _OP_SIZES[opcode]
+                raise NotSplicedError
 
 
 class _SplicedGate(Gate):
-    """The gate, which also hands out the batches in their order."""
+    """The gate, which also hands out the runs in their order."""
 
-    def __init__(self, file: Any, editor: _Editor) -> None:
+    def __init__(self, file: Any, token: str, runs: list[Run]) -> None:
         super().__init__(file)
-        self._token = editor.token
-        self._batches = editor.batches
-        self._num_cuts = editor.num_cuts
-        self._num_taken = 0
-        self._num_borders = 0
+        self.file = file
+        self.num_taken = 0
+        self._token = token
+        self._runs = runs
         self._strict: dict[Any, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """As the plain gate's; for the token, the next batch or None."""
+        """As the plain gate's; for the token, the next run."""
         if module != self._token:
             return self._checked(super().find_class(module, name))
-        if name == "border":
-            self._num_borders += 1
-            return None
-        self._num_taken += 1
-        return self._batches[self._num_taken - 1]
+        self.num_taken += 1
+        return self._runs[self.num_taken - 1]
 
     def _checked(self, found: Any) -> Any:
-        """A callable may look at its arguments, and would find a batch where an object was."""
+        """A callable may look at its arguments, and would find a run where an object was."""
         if not isinstance(found, (types.FunctionType, types.MethodType)):
             return found
         if found not in self._strict:
 
             def call(*args: Any) -> Any:
                 for arg in args:
-                    if type(arg) is Batch:
+                    if type(arg) is Run or (type(arg) is tuple and _has_run(arg)):
                         raise NotSplicedError
                 return found(*args)
 
             self._strict[found] = call
         return self._strict[found]
 
-    def finish(self) -> None:
-        """Make sure that everything put in was run, and left no trace elsewhere."""
-        if self._num_borders != self._num_cuts or self._num_taken != len(self._batches):
-            raise NotSplicedError
-        # What a list alone makes differs between versions of Python.
-        (in_list,) = _num_refs([Batch(0, 0, False)])
-        for batch, count in zip(self._batches, _num_refs(self._batches), strict=True):
-            # And the tuple in the rest.
-            if count != in_list + 1 + batch.num_memo:
-                raise NotSplicedError
 
-    @property
-    def size(self) -> Any:
-        """What stands for `torch.Size`."""
-        return self.find_class("torch", "Size")
+def _has_run(items: tuple[Any, ...]) -> bool:
+    return any(type(item) is Run for item in items)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.storage.remote import RemoteStorage
+from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.errors import StorageError
 
 __all__ = ["SEGMENT_BYTES", "ReadAhead", "Segment", "read_ahead", "segments_of"]

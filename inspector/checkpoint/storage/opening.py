@@ -25,7 +25,7 @@ def open_storage(path: str) -> Storage:
     if not is_url(path):
         return LocalStorage(path)
     # lazy: fsspec and asyncio are for URLs alone
-    from inspector.checkpoint.storage.remote import open_remote
+    from inspector.checkpoint.storage.remote.storage import open_remote
 
     return open_remote(path)
 

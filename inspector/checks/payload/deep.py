@@ -13,6 +13,7 @@ from inspector.checkpoint.text import plural
 from inspector.checks.findings import INTEGRITY, Coverage, Finding, NotChecked
 
 if TYPE_CHECKING:
+    from inspector.checks.payload.payloads import PayloadReport
     from inspector.checks.seal.manifest import Manifest
 
 __all__ = ["DeepReport", "DeepRequest", "check_deep", "read_wanted"]
@@ -41,12 +42,14 @@ class DeepRequest:
         values: NaN and infinities, too.
         manifest: The seal to compare with, or None.
         manifest_path: Its path, raw.
+        read: Has the payloads read by others, or None.
     """
 
     payloads: bool
     values: bool
     manifest: Manifest | None = None
     manifest_path: str = ""
+    read: Callable[[Checkpoint, Storage], PayloadReport] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,11 @@ def check_deep(
         # lazy: as above
         from inspector.checks.payload.stored_step import check_file_steps, check_steps
 
-        with line() as told:
-            found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
+        if wanted.read is not None:
+            found = wanted.read(checkpoint, storage)
+        else:
+            with line() as told:
+                found = check_payloads(checkpoint, storage, values=wanted.values, progress=told)
         more: list[Finding] = []
         if not found.is_cancelled:
             more = [

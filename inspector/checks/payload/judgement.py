@@ -1,4 +1,7 @@
-"""`Judgement`: what reading one payload found; `Subject`: what the metadata says of it."""
+"""`Judgement`: what reading one payload found; `Subject`: what the metadata says of it.
+
+`PayloadTally` is what reading many found: their sum.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from inspector.checkpoint.model import BytesEntry, Checkpoint
+from inspector.checkpoint.payload.plan import PayloadPlan
 from inspector.checkpoint.payload.tensor import PackedTensor
 from inspector.checkpoint.text import format_box, printable
 from inspector.checks.findings import Finding, Severity
@@ -15,7 +22,9 @@ from inspector.checks.findings import Finding, Severity
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
 
-__all__ = ["Judgement", "Note", "Subject", "subject_of"]
+__all__ = ["Judgement", "Note", "PayloadTally", "Subject", "subject_of"]
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -143,3 +152,67 @@ class Judgement:
                 num_elements=None if subject.sizes is None else math.prod(subject.sizes),
             )
         )
+
+
+@dataclass(slots=True, eq=False)
+class PayloadTally:
+    """What the places of a plan told whoever read them: sums, so that several can be added.
+
+    Attributes:
+        tried: Places that were read, or of which is known why they cannot be; shape (num_places,).
+        read: Places that were read.
+        crc32, has_crc32: Of the elements of each chunk, and whether it is known; shape
+            (num_chunks,).
+        findings: Of each place with an error.
+        notes: Oddities, and the places that have them.
+        values: NaN and infinities by tensor and box: with metadata of every rank's own, a box has a
+            copy of each.
+        shapes: Of chunks whose payload has another one than the metadata says.
+        digests: Of the elements, by entry, where every rank has metadata of its own.
+        packed: Places of tensors of a class of their own, by that class.
+        quantized: Scales, by place.
+        stale_dtypes: Of chunks whose elements have another dtype than the metadata says.
+        skipped: Payloads that were not read, by file and reason.
+        num_unread: How many of them should have been.
+        blobs: Chunks in a safetensors blob, by file and offset of it.
+    """
+
+    tried: Mask
+    read: Mask
+    crc32: npt.NDArray[np.uint32]
+    has_crc32: Mask
+    findings: list[tuple[int, list[Finding]]] = field(default_factory=list)
+    notes: dict[Note, list[int]] = field(default_factory=dict)
+    values: dict[int, dict[tuple[int, ...], NonFinite]] = field(default_factory=dict)
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    digests: dict[int, object] = field(default_factory=dict)
+    packed: dict[str, list[int]] = field(default_factory=dict)
+    quantized: dict[int, str] = field(default_factory=dict)
+    stale_dtypes: dict[int, str] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], int] = field(default_factory=dict)
+    num_unread: int = 0
+    blobs: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, plan: PayloadPlan) -> PayloadTally:
+        """One of a plan of which nothing was read yet."""
+        num_places, num_chunks = plan.num_places, checkpoint.num_chunks
+        return cls(
+            np.zeros(num_places, np.bool_),
+            np.zeros(num_places, np.bool_),
+            np.zeros(num_chunks, np.uint32),
+            np.zeros(num_chunks, np.bool_),
+        )
+
+    def note_values(self, tensor: int, box: tuple[int, ...], found: NonFinite) -> None:
+        """Note what a chunk holds; of several copies of one box that with the most counts."""
+        boxes = self.values.setdefault(tensor, {})
+        boxes[box] = max(boxes.get(box, found), found, key=_num_non_finite)
+
+    def skip(self, path: str, reason: str, count: int) -> None:
+        """Note payloads of a file that were not read."""
+        self.skipped[path, reason] = self.skipped.get((path, reason), 0) + count
+
+
+def _num_non_finite(found: NonFinite) -> int:
+    return found.num_nan + found.num_inf

@@ -9,24 +9,23 @@ whatever a tensor's size.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload.plan import plan_payloads
+from inspector.checkpoint.model import Checkpoint, Ints
+from inspector.checkpoint.payload.plan import PayloadPlan, plan_payloads
 from inspector.checkpoint.payload.source import RangeSource
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Finding, NotChecked
 from inspector.checks.payload.judge import judge
-from inspector.checks.payload.judgement import Judgement, Note, subject_of
+from inspector.checks.payload.judgement import Judgement, Note, PayloadTally, subject_of
 from inspector.checks.payload.per_file import by_file
 from inspector.checks.payload.pieces import with_pieces
 from inspector.checks.payload.replicas import check_repeats, check_replicas
@@ -35,12 +34,17 @@ from inspector.checks.payload.values import file_at, value_findings
 from inspector.errors import StorageError
 from inspector.layout.geometry import unique
 
-if TYPE_CHECKING:
-    from inspector.values.nonfinite import NonFinite
-
-__all__ = ["PayloadProgress", "PayloadReport", "check_payloads"]
+__all__ = [
+    "PayloadProgress",
+    "PayloadReport",
+    "Untold",
+    "check_payloads",
+    "conclude",
+    "read_places",
+]
 
 _MAX_QUANTIZERS = 3
+_MAX_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,66 +78,77 @@ def check_payloads(
         All findings, by file and offset; what was covered. Cancelling, by `progress` or by
         Ctrl+C, returns what was found until then, and says what was left out.
     """
-    run = _Run(checkpoint, storage, values, workers)
+    plan = plan_payloads(checkpoint)
+    tally = read_places(
+        checkpoint, storage, plan, values=values, progress=progress, workers=workers
+    )
+    return conclude(checkpoint, storage, plan, tally)
+
+
+def read_places(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    plan: PayloadPlan,
+    places: range | None = None,
+    *,
+    values: bool = False,
+    progress: Callable[[PayloadProgress], bool] | None = None,
+    workers: int = 2,
+) -> PayloadTally:
+    """Read places of a plan once, and judge each.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        plan: Its payloads.
+        places: Which of them (default: all).
+        values: As for `check_payloads`.
+        progress: As there.
+        workers: As there.
+    """
+    reading = _Reading(checkpoint, storage, plan, places, values, workers)
     told = None
     if progress is not None:
         tell = progress
 
         def told(done: PayloadProgress) -> bool:
-            return tell(replace(done, num_wrong=run.num_wrong))
+            return tell(replace(done, num_wrong=len(reading.tally.findings)))
 
-    run.sweep.run(told)
-    return run.report()
+    reading.sweep.run(told)
+    return reading.tally
 
 
-class _Run:
-    """What came out of a reading: the sum of what its threads found."""
+class _Reading:
+    """A reading, and what its threads found."""
 
     def __init__(
-        self, checkpoint: Checkpoint, storage: Storage, values: bool, workers: int = 2
+        self,
+        checkpoint: Checkpoint,
+        storage: Storage,
+        plan: PayloadPlan,
+        places: range | None = None,
+        values: bool = False,
+        workers: int = 2,
     ) -> None:
-        self.plan = plan_payloads(checkpoint)
+        self.plan = plan
+        self.tally = PayloadTally.of(checkpoint, plan)
         self.sweep = Sweep(
             checkpoint,
             storage,
-            self.plan,
+            plan,
             self.read,
             self.skip,
             may_repeat=self.is_blob,
             workers=workers,
+            places=places,
         )
         self._checkpoint = checkpoint
         self._values_wanted = values
-        self._blobs: dict[tuple[int, int], int] = {}
-        self._tried = np.zeros(self.plan.num_places, np.bool_)
-        self._read = np.zeros(self.plan.num_places, np.bool_)
-        self._findings: list[tuple[int, list[Finding]]] = []
-        #: Payloads with an error, so far.
-        self.num_wrong = 0
-        self._notes: dict[Note, list[int]] = {}
-        #: By tensor and box: with metadata of every rank's own, a box has a copy of each.
-        self._values: dict[int, dict[tuple[int, ...], NonFinite]] = {}
-        self._shapes: dict[int, tuple[int, ...]] = {}
-        self._digests: dict[int, object] = {}
-        # Of the chunks of tensors that are cut: CRC32 of the elements, and whether it is known.
-        num_chunks = checkpoint.num_chunks
-        self._crc32 = np.zeros(num_chunks, np.uint32)
-        self._has_crc32 = np.zeros(num_chunks, np.bool_)
-        self._storage = storage
-        self._packed: dict[str, list[int]] = {}
-        self._quantized: dict[int, str] = {}
-        self._stale_dtypes: dict[int, str] = {}
-        self._skipped: dict[tuple[str, str], int] = dict(self.plan.left_out)
-        # What is left out for a fault that the other checks find is damage by that; where the
-        # fault came only after they had looked, nothing else would say so.
-        self._num_unread = sum(self.plan.left_out.values())
         self._lock = threading.Lock()
-
-    # --- what workers tell
 
     def is_blob(self, place: int) -> bool:
         """Whether a place is known to begin a blob of several tensors."""
-        return (int(self.plan.file[place]), int(self.plan.offset[place])) in self._blobs
+        return (int(self.plan.file[place]), int(self.plan.offset[place])) in self.tally.blobs
 
     def read(self, place: int, source: RangeSource) -> None:
         """Judge a place by its bytes."""
@@ -148,91 +163,163 @@ class _Run:
             stop=lambda: self.sweep.stop.is_set,
         )
         if judgement.shape is not None:
-            self._shapes.update(dict.fromkeys(owners, judgement.shape))
+            self.tally.shapes.update(dict.fromkeys(owners, judgement.shape))
         if judgement.crc32 is not None and self._checkpoint.per_rank_metadata:
-            self._digests.update(dict.fromkeys(owners, judgement.crc32))
+            self.tally.digests.update(dict.fromkeys(owners, judgement.crc32))
         if judgement.crc32 is not None:
             # Metadata may say of one place that it is a chunk's and a bytes entry's as well.
             chunks = [owner for owner in owners if owner < self._checkpoint.num_chunks]
-            self._crc32[chunks] = judgement.crc32[0]
-            self._has_crc32[chunks] = True
+            self.tally.crc32[chunks] = judgement.crc32[0]
+            self.tally.has_crc32[chunks] = True
         for number, dtype in judgement.stale_dtypes.items():
-            self._stale_dtypes[owners[number]] = dtype
+            self.tally.stale_dtypes[owners[number]] = dtype
         self._keep(place, judgement, subjects[0].tensor, subjects[0].offsets or ())
 
     def skip(self, first: int, last: int, reason: str) -> None:
         """Places that could not be read."""
         with self._lock:
-            self._tried[first:last] = True
+            self.tally.tried[first:last] = True
             starts = self.plan.owner_start
             count = int(starts[last] - starts[first])
             self._skip(first, reason, count)
-            self._num_unread += count
+            self.tally.num_unread += count
 
     def _keep(
         self, place: int, judgement: Judgement, tensor: int, offsets: tuple[int, ...]
     ) -> None:
-        self._tried[place] = True
-        self._read[place] = judgement.is_read
+        self.tally.tried[place] = True
+        self.tally.read[place] = judgement.is_read
         plain = not (judgement.findings or judgement.notes or judgement.values)
         plain = plain and not (judgement.packed or judgement.quantizer)
         if plain and not judgement.not_checked and not judgement.is_blob:
             return
         with self._lock:
             if judgement.findings:
-                self._findings.append((place, judgement.findings))
-                self.num_wrong += 1
+                self.tally.findings.append((place, judgement.findings))
             for note in judgement.notes:
-                self._notes.setdefault(note, []).append(place)
+                self.tally.notes.setdefault(note, []).append(place)
             if judgement.values is not None:
                 found = judgement.values.moved(offsets)
-                boxes = self._values.setdefault(tensor, {})
-                boxes[offsets] = max(boxes.get(offsets, found), found, key=_num_non_finite)
+                self.tally.note_values(tensor, offsets, found)
             if judgement.not_checked:
                 self._skip(place, judgement.not_checked, 1)
-                self._num_unread += not judgement.is_read
+                self.tally.num_unread += not judgement.is_read
             if judgement.quantizer:
-                self._quantized[place] = judgement.quantizer
+                self.tally.quantized[place] = judgement.quantizer
             if judgement.packed is not None:
-                self._packed.setdefault(judgement.packed.kind, []).append(place)
+                self.tally.packed.setdefault(judgement.packed.kind, []).append(place)
             if judgement.is_blob:
                 key = int(self.plan.file[place]), int(self.plan.offset[place])
                 starts = self.plan.owner_start
                 count = int(starts[place + 1] - starts[place])
-                self._blobs[key] = self._blobs.get(key, 0) + count
+                self.tally.blobs[key] = self.tally.blobs.get(key, 0) + count
 
     def _skip(self, place: int, reason: str, count: int) -> None:
-        key = self._checkpoint.files[int(self.plan.file[place])].path, reason
-        self._skipped[key] = self._skipped.get(key, 0) + count
+        self.tally.skip(self._checkpoint.files[int(self.plan.file[place])].path, reason, count)
 
-    # --- what comes out
+
+def conclude(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    plan: PayloadPlan,
+    tally: PayloadTally,
+    untold: Iterable[Untold] = (),
+) -> PayloadReport:
+    """What a reading of a plan comes to: the findings in order, and what was covered.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder; a few payloads are looked at again.
+        plan: Its payloads.
+        tally: What those who read them found.
+        untold: Places that others were to read, and of which nothing was heard.
+    """
+    return _Conclusion(checkpoint, storage, plan, tally, tuple(untold)).report()
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Places of a plan that somebody was to read, and did not.
+
+    Attributes:
+        whose: Whose they were: `the share of rank 1`.
+        places: Which, shape (num_untold,).
+        why: Why they were not read.
+    """
+
+    whose: str
+    places: Ints
+    why: str
+
+
+class _Conclusion:
+    """A tally and what it comes to."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        storage: Storage,
+        plan: PayloadPlan,
+        tally: PayloadTally,
+        untold: tuple[Untold, ...],
+    ) -> None:
+        self.plan, self.tally = plan, tally
+        self._checkpoint, self._storage = checkpoint, storage
+        self._untold = untold
+        # What is left out for a fault that the other checks find is damage by that; where the
+        # fault came only after they had looked, nothing else would say so.
+        self._num_unread = tally.num_unread + sum(plan.left_out.values())
+        self._skipped = dict(plan.left_out)
+        for key, count in tally.skipped.items():
+            self._skipped[key] = self._skipped.get(key, 0) + count
+        self._left: list[NotChecked] = []
+        for item in untold:
+            self._leave_out(item)
 
     def report(self) -> PayloadReport:
         changed = self._leave_out_changed()
         findings = [
             f
-            for place, found in sorted(self._findings, key=lambda x: x[0])
+            for place, found in sorted(self.tally.findings, key=lambda x: x[0])
             if int(self.plan.file[place]) not in changed
             for f in found
         ]
-        findings = with_pieces(self._checkpoint, findings, self._shapes)
+        findings = with_pieces(self._checkpoint, findings, self.tally.shapes)
         findings = by_file(findings, self._num_payloads())
-        if self._stale_dtypes:
+        if self.tally.stale_dtypes:
             read = frozenset(self._owners_read().tolist())
-            findings += stale_dtypes(self._checkpoint, self._stale_dtypes, read)
-        if self._digests:
-            findings += check_replicas(self._checkpoint, self._storage, self._digests)
+            findings += stale_dtypes(self._checkpoint, self.tally.stale_dtypes, read)
+        if self.tally.digests:
+            findings += check_replicas(self._checkpoint, self._storage, self.tally.digests)
         if self._checkpoint.format == "dcp" and not self._checkpoint.per_rank_metadata:
-            findings += check_repeats(self._checkpoint, self._storage, self._crc32, self._has_crc32)
-        findings += [_blob(self._checkpoint, *key, n) for key, n in sorted(self._blobs.items())]
-        findings += [self._note(note, places) for note, places in self._notes.items()]
-        if self._quantized:
+            findings += check_repeats(
+                self._checkpoint, self._storage, self.tally.crc32, self.tally.has_crc32
+            )
+        findings += [
+            _blob(self._checkpoint, *key, n) for key, n in sorted(self.tally.blobs.items())
+        ]
+        notes = sorted(self.tally.notes.items(), key=lambda item: min(item[1]))
+        findings += [self._note(note, places) for note, places in notes]
+        if self.tally.quantized:
             findings.append(self._quantised())
-        for index, boxes in sorted(self._values.items()):
+        for index, boxes in sorted(self.tally.values.items()):
             tensor = self._checkpoint.columns.tensor(index)
             found = reduce(add, boxes.values())
             findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
-        return PayloadReport(tuple(findings), self._coverage(), not bool(self._tried.all()))
+        return PayloadReport(tuple(findings), self._coverage(), not bool(self.tally.tried.all()))
+
+    def _leave_out(self, item: Untold) -> None:
+        """Count places that nobody told of, and name them."""
+        plan, places = self.plan, item.places
+        self.tally.tried[places] = True
+        self._num_unread += int((plan.owner_start[places + 1] - plan.owner_start[places]).sum())
+        paths = [self._checkpoint.files[i].path for i in unique(plan.file[places]).tolist()]
+        named = ", ".join(printable(path, 120) for path in paths[:_MAX_FILES])
+        if len(paths) > _MAX_FILES:
+            named += f" and {len(paths) - _MAX_FILES:,} more files"
+        num_bytes = int(plan.length[places].sum())
+        what = f"{plural(len(places), 'payload')} ({num_bytes:,} bytes) of {item.whose}, in {named}"
+        self._left.append(NotChecked(what, item.why))
 
     def _num_payloads(self) -> dict[str, int]:
         """Of each data file, by its path."""
@@ -247,8 +334,8 @@ class _Run:
         changed: set[int] = set()
         if self._storage.local_path("") is None:
             return changed
-        opened = self._read.copy()
-        opened[[place for place, _ in self._findings]] = True
+        opened = self.tally.read.copy()
+        opened[[place for place, _ in self.tally.findings]] = True
         for index in unique(self.plan.file[opened]).tolist():
             file = self._checkpoint.files[index]
             if file.num_bytes is None or file.modified_s is None:
@@ -260,9 +347,10 @@ class _Run:
             if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
                 changed.add(index)
                 places = np.flatnonzero((self.plan.file == index) & opened)
-                self._read[places] = False
+                self.tally.read[places] = False
                 self._num_unread += len(places)
-                self._skip(int(places[0]), "the file changed while it was read", len(places))
+                key = file.path, "the file changed while it was read"
+                self._skipped[key] = self._skipped.get(key, 0) + len(places)
         return changed
 
     def _note(self, note: Note, places: list[int]) -> Finding:
@@ -287,15 +375,15 @@ class _Run:
         """Quantised tensors, with the scales of the first: what DCP does not give the target."""
         plan = self.plan
         shown = []
-        for place, quantizer in sorted(self._quantized.items())[:_MAX_QUANTIZERS]:
+        for place, quantizer in sorted(self.tally.quantized.items())[:_MAX_QUANTIZERS]:
             subject = subject_of(self._checkpoint, int(plan.owner[plan.owner_start[place]]))
             shown.append(f"{printable(subject.fqn, 80)}: {quantizer}")
-        num_more = len(self._quantized) - len(shown)
+        num_more = len(self.tally.quantized) - len(shown)
         more = f"; and {num_more} more" if num_more else ""
         return Finding(
             "payload-format",
             "note",
-            f"{plural(len(self._quantized), 'payload')} of quantised elements "
+            f"{plural(len(self.tally.quantized), 'payload')} of quantised elements "
             f"({'; '.join(shown)}{more})",
             "loads their integers alone, into a quantised target that keeps its own scale and zero "
             "point; without such a target it raises RuntimeError",
@@ -304,7 +392,9 @@ class _Run:
 
     def _owners_read(self) -> npt.NDArray[np.int64]:
         plan = self.plan
-        owners: npt.NDArray[np.int64] = plan.owner[np.repeat(self._read, np.diff(plan.owner_start))]
+        owners: npt.NDArray[np.int64] = plan.owner[
+            np.repeat(self.tally.read, np.diff(plan.owner_start))
+        ]
         return owners
 
     def _coverage(self) -> Coverage:
@@ -315,7 +405,7 @@ class _Run:
         totals = np.concatenate([[0], np.cumsum(read)])
         whole = totals[columns.chunk_start[1:]] - totals[columns.chunk_start[:-1]]
         wanted = columns.num_chunks_of
-        incomplete = set(unique(plan.file[~self._read]).tolist())
+        incomplete = set(unique(plan.file[~self.tally.read]).tolist())
         left_out = {path for path, _ in plan.left_out}
         files = [
             index
@@ -326,8 +416,11 @@ class _Run:
             NotChecked(f"{plural(count, 'payload')} of {printable(path, 120)}", reason)
             for (path, reason), count in sorted(self._skipped.items())
         ]
-        not_checked += [self._unread(kind, places) for kind, places in sorted(self._packed.items())]
-        left = np.flatnonzero(~self._tried)
+        not_checked += [
+            self._unread(kind, places) for kind, places in sorted(self.tally.packed.items())
+        ]
+        not_checked += self._left
+        left = np.flatnonzero(~self.tally.tried)
         if len(left):
             num_bytes = int(plan.length[left].sum())
             what = f"{len(left):,} of {plan.num_places:,} payloads ({num_bytes:,} bytes)"
@@ -336,8 +429,8 @@ class _Run:
             tensors=int(np.count_nonzero((whole == wanted) & (wanted > 0))),
             chunks=int(np.count_nonzero(read)),
             files=len(files),
-            payloads=int(np.count_nonzero(self._read)),
-            payload_bytes=int(plan.length[self._read].sum()),
+            payloads=int(np.count_nonzero(self.tally.read)),
+            payload_bytes=int(plan.length[self.tally.read].sum()),
             not_checked=tuple(not_checked),
             num_unread=self._num_unread,
         )
@@ -367,7 +460,3 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
         "the values are there: cut the file at that byte and open the rest with safetensors",
         file=path,
     )
-
-
-def _num_non_finite(found: NonFinite) -> int:
-    return found.num_nan + found.num_inf

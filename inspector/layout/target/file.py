@@ -5,6 +5,11 @@
     "layers.*.attn.wo.weight" = "tp:1"
     "norm.*" = "replicate"
 
+    [stages]                     # for --stage: which pipeline stages hold what, counted from 1
+    "layers.[01].*" = "1"
+    "layers.[23].*" = "2"
+    "step" = "1,2"
+
 The rule this module keeps: what is no such line is refused, with its number. The lines are TOML;
 tables, lists and numbers say nothing here, and Python 3.10 has no reader of TOML.
 """
@@ -21,14 +26,22 @@ from pathlib import Path
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 
-__all__ = ["PlacementLine", "parse_placements", "read_placements"]
+__all__ = [
+    "PlacementLine",
+    "StageLine",
+    "parse_placements",
+    "parse_stages",
+    "read_placements",
+    "read_stages",
+]
 
 _MAX_BYTES = 1 << 20
 _STRING = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*')"""
 _LINE = re.compile(rf"\s*({_STRING}|[A-Za-z0-9_-]+)\s*=\s*({_STRING})\s*(?:#.*)?\Z")
 _BLANK = re.compile(r"\s*(?:#.*)?\Z")
-_TABLE = re.compile(r"\s*\[\s*placements\s*\]\s*(?:#.*)?\Z")
+_TABLE = re.compile(r"\s*\[\s*(placements|stages)\s*\]\s*(?:#.*)?\Z")
 _PART = re.compile(r"([A-Za-z_]\w{0,39})\s*:\s*(-?\d{1,3}|replicate)\Z", re.ASCII)
+_NUMBERS = re.compile(r"\d{1,4}(?:\s*,\s*\d{1,4})*\Z", re.ASCII)
 _HINT = 'a line is "layers.*.wq.weight" = "tp:0"'
 
 
@@ -80,12 +93,64 @@ class PlacementLine:
         return ",".join(f"{axis}:{'replicate' if d is None else d}" for axis, d in self.dims)
 
 
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """One line of `[stages]`: the entries that it is for, and the stages that hold them.
+
+    Attributes:
+        pattern: As of `PlacementLine`; of tensors and bytes entries alike.
+        stages: Their numbers, from 1 on; empty for every stage.
+    """
+
+    pattern: str
+    stages: tuple[int, ...] = ()
+
+    @property
+    def regex(self) -> re.Pattern[str]:
+        return re.compile(translate(self.pattern))
+
+    @classmethod
+    def parse(cls, pattern: str, value: str) -> StageLine:
+        """Reads `2`, `1,4`, `all`.
+
+        Raises:
+            UsageError: The value is none of these.
+        """
+        value = value.strip()
+        if value == "all":
+            return cls(pattern)
+        numbers = [int(n) for n in value.split(",")] if _NUMBERS.match(value) else []
+        if not numbers or 0 in numbers or len(set(numbers)) < len(numbers):
+            raise UsageError(
+                f"--placements: {value[:60]!a} names no stages",
+                'under [stages] write "1", "1,4" or "all": stages are counted from 1',
+            )
+        return cls(pattern, tuple(numbers))
+
+    def __str__(self) -> str:
+        """The value, as it is written."""
+        return ",".join(map(str, self.stages)) or "all"
+
+
 def read_placements(path: str) -> tuple[PlacementLine, ...]:
-    """Reads the file.
+    """Reads the placements of the file.
 
     Raises:
-        UsageError: It cannot be read, or a line of it is no placement.
+        UsageError: It cannot be read, or a line of it is neither placement nor stage.
     """
+    return parse_placements(_lines(path))
+
+
+def read_stages(path: str) -> tuple[StageLine, ...]:
+    """Reads the `[stages]` of the file; none if it has none.
+
+    Raises:
+        UsageError: As of `read_placements`.
+    """
+    return parse_stages(_lines(path))
+
+
+def _lines(path: str) -> list[str]:
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -97,18 +162,36 @@ def read_placements(path: str) -> tuple[PlacementLine, ...]:
         raise UsageError(f"--placements {printable(path)}: it is no text", _HINT) from error
     if len(data) > _MAX_BYTES:
         raise UsageError(f"--placements {printable(path)}: it is larger than a mebibyte", _HINT)
-    return parse_placements(text.splitlines())
+    return text.splitlines()
 
 
 def parse_placements(lines: Iterable[str]) -> tuple[PlacementLine, ...]:
-    """The placements of lines of text.
+    """The placements of lines of text, those of `[stages]` left out.
 
     Raises:
-        UsageError: A line is no placement, or a pattern is there twice.
+        UsageError: A line is neither placement nor stage, or a pattern is there twice.
     """
-    found: dict[str, PlacementLine] = {}
+    return _parse(lines)[0]
+
+
+def parse_stages(lines: Iterable[str]) -> tuple[StageLine, ...]:
+    """The lines of `[stages]`.
+
+    Raises:
+        UsageError: As of `parse_placements`.
+    """
+    return _parse(lines)[1]
+
+
+def _parse(lines: Iterable[str]) -> tuple[tuple[PlacementLine, ...], tuple[StageLine, ...]]:
+    placements: dict[str, PlacementLine] = {}
+    stages: dict[str, StageLine] = {}
+    is_of_stages = False
     for number, text in enumerate(lines, 1):
-        if _BLANK.match(text) or _TABLE.match(text):
+        if _BLANK.match(text):
+            continue
+        if (table := _TABLE.match(text)) is not None:
+            is_of_stages = table[1] == "stages"
             continue
         match = _LINE.match(text)
         if match is None:
@@ -116,10 +199,13 @@ def parse_placements(lines: Iterable[str]) -> tuple[PlacementLine, ...]:
                 f"--placements: line {number} is no placement: {text.strip()[:60]!a}", _HINT
             )
         pattern, value = _unquoted(match[1], number), _unquoted(match[2], number)
-        if pattern in found:
+        if pattern in (stages if is_of_stages else placements):
             raise UsageError(f"--placements: line {number} has {pattern[:60]!a} once more")
-        found[pattern] = PlacementLine.parse(pattern, value)
-    return tuple(found.values())
+        if is_of_stages:
+            stages[pattern] = StageLine.parse(pattern, value)
+        else:
+            placements[pattern] = PlacementLine.parse(pattern, value)
+    return tuple(placements.values()), tuple(stages.values())
 
 
 def _unquoted(text: str, number: int) -> str:

@@ -206,8 +206,8 @@ def why_not(mesh: Mesh) -> str:
             continue
         if any(k == "stage" and n > 1 for k, n in zip(part.kinds, part.sizes, strict=True)):
             return (
-                f"{mesh}: which tensors a pipeline stage holds is not known; leave out the pp "
-                "axis, and give the mesh of one stage"
+                f"{mesh}: which tensors a pipeline stage holds is not the mesh's to say; leave out "
+                "the pp axis, give the mesh of one stage, and --stage 1/2 for what it holds"
             )
         kinds = ("shard", "expert") if part is mesh else ("shard",)
         found = [k in kinds for k in part.kinds]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import plural, printable
@@ -24,6 +25,7 @@ from inspector.layout.target.file import PlacementLine
 from inspector.layout.target.placement import TargetMeshes, TargetPlacement
 
 if TYPE_CHECKING:
+    from inspector.layout.writer.axes import MeshAxis
     from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["SOURCES", "TargetPlacements", "placed_words"]
@@ -187,17 +189,38 @@ class TargetPlacements:
     def _told(self, index: int) -> _Dims | None:
         """The dims that the axes of each kind cut, in mesh order."""
         written = self._written_by
-        if written is None or written.mesh is None or written.layout is None:
+        if written is None:
             return None
-        placements = written.placements(index).placements
-        if placements is None:
+        dims: Sequence[int | None]
+        if written.mesh is not None and written.layout is not None:
+            axes = written.layout.axes
+            placements = written.placements(index).placements
+            if placements is None:
+                return None
+            shards = map(_SHARD.match, placements)
+            dims = [None if shard is None else int(shard[1]) for shard in shards]
+        elif index in self._of_stages:
+            axes, dims = self._of_stages[index]
+        else:
             return None
         told: dict[str, list[int | None]] = {}
-        for axis, text in zip(written.layout.axes, placements, strict=True):
+        for axis, dim in zip(axes, dims, strict=True):
             if axis.kind is not None:
-                shard = _SHARD.match(text)
-                told.setdefault(axis.kind, []).append(None if shard is None else int(shard[1]))
+                told.setdefault(axis.kind, []).append(dim)
         return told
+
+    @cached_property
+    def _of_stages(self) -> dict[int, tuple[tuple[MeshAxis, ...], tuple[int | None, ...]]]:
+        """Of each tensor that groups of ranks hold alone: the axes of theirs, and what they cut."""
+        groups = None if self._written_by is None else self._written_by.partition
+        return {
+            index: (stage.layout.axes, use.fit.pattern.dims)
+            for stage in (() if groups is None else groups.stages)
+            if stage.layout is not None
+            for use in stage.uses
+            if use.cut.touched and not use.fit.pattern.flat
+            for index in use.tensors.tolist()
+        }
 
 
 def placed_words(

@@ -235,7 +235,10 @@ class _Tally:
     ) -> None:
         self.sizes = sizes
         self.fqns = fqns
-        any_expert = bool(_EXPERT.search("\n".join(fqns))) or "expert" in "\n".join(fqns).lower()
+        # A hundred thousand names are looked through only if one of them could be stacked experts'.
+        is_deep = any(len(use.cut.shape) >= 3 for use in uses)
+        names_of_all = "\n".join(fqns) if is_deep else ""
+        any_expert = "expert" in names_of_all.lower() or bool(_EXPERT.search(names_of_all))
         self.dense: list[PlacementUse] = []
         self.experts: list[PlacementUse] = []
         for use in uses:
@@ -257,6 +260,23 @@ class _Tally:
             len(use.tensors)
             for use in self.dense
             if not use.cut.touched and use.cut.shape and use.cut.shape[0] > 1
+        )
+
+    def num_left_whole(self) -> int:
+        """Of these the parameters: called as tensors that are cut are, or `weight` or `bias`.
+
+        FSDP cuts every parameter that it is not told to leave alone; buffers stay whole.
+        """
+        cut = {
+            _last_part(self.fqns[t])
+            for use in self.cut(self.dense + self.experts)
+            for t in use.tensors.tolist()
+        }
+        return sum(
+            _last_part(self.fqns[t]) in cut | {"weight", "bias"}
+            for use in self.dense
+            if not use.cut.touched and use.cut.shape and use.cut.shape[0] > 1
+            for t in use.tensors.tolist()
         )
 
     def dims_of(self, uses: Iterable[PlacementUse], axis: int) -> dict[int, int]:
@@ -370,7 +390,18 @@ def _one_axis(
     against = ""
     num_cut = sum(len(use.tensors) for use in dense)
     others = (sum(dims.values()) - dims.get(0, 0)) / max(1, sum(dims.values()))
-    if others < _FEW:
+    left = tally.num_left_whole()
+    if left and not tally.cut(tally.dense):
+        kinds[axis] = "expert"
+        reasons[axis] = f"it cuts the experts alone, and leaves {_count(left)} whole"
+        against = f"the experts alone are cut, and {_count(left)} left whole: FSDP cuts all"
+    elif others < _FEW and left >= _FEW * num_cut:
+        reasons[axis] = (
+            f"it cuts dim 0, but leaves {_count(left)} whole: tensor parallel along dim 0 alone, "
+            "or FSDP that was told to leave them"
+        )
+        against = f"dim 0 is cut, but {_count(left)} left whole: FSDP cuts dim 0 of all"
+    elif others < _FEW:
         kinds[axis] = "shard"
         what = "every tensor that is cut" if not others else "nearly every tensor that is cut"
         reasons[axis] = f"it cuts dim 0 of {what}, as FSDP does"
@@ -390,6 +421,10 @@ def _one_axis(
             "ranks writes the same boxes."
         )
     return kinds, reasons, against, doubts
+
+
+def _last_part(fqn: str) -> str:
+    return fqn.rpartition(".")[2]
 
 
 def _dims_words(dims: dict[int, int]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.placements import ORDINALS, to_strings
 from inspector.layout.writer.axes import AxisRoles
@@ -59,7 +61,14 @@ def writer(checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | N
 def nothing_cut(walk: Walk) -> list[str]:
     """For a checkpoint where no tensor is cut."""
     result = []
-    if walk.checkpoint.num_tensors:
+    own = _on_some_ranks(walk)
+    if own:
+        result.append(
+            f"Every tensor is one chunk; by the metadata of each of {walk.world_size} ranks {own} "
+            f"of {walk.checkpoint.num_tensors} tensors are on some of them alone, as pipeline "
+            "stages' are. No mesh is named."
+        )
+    elif walk.checkpoint.num_tensors:
         result.append(
             f"Every tensor is one chunk: replicated over {walk.world_size} ranks (DDP, NO_SHARD) "
             "or a full state dict. Every mesh of that size fits, so none is named."
@@ -67,6 +76,18 @@ def nothing_cut(walk: Walk) -> list[str]:
     else:
         result.append("There is no tensor to tell a mesh from.")
     return result + _damaged(walk)
+
+
+def _on_some_ranks(walk: Walk) -> int:
+    """Whole tensors that not every rank wrote, where every rank writes what it holds."""
+    checkpoint = walk.checkpoint
+    if not checkpoint.per_rank_metadata:
+        return 0
+    columns = checkpoint.columns
+    ranks = checkpoint.chunk_ranks(columns.file)
+    tensors = np.repeat(np.arange(columns.num_tensors), columns.num_chunks_of)
+    pairs = np.unique(np.stack([tensors, ranks], axis=1), axis=0)[:, 0]
+    return int((np.bincount(pairs, minlength=columns.num_tensors) < walk.world_size).sum())
 
 
 def not_replicated(walk: Walk, explained: float) -> list[str]:

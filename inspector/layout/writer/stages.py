@@ -8,6 +8,7 @@ what they look like, never certain.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from inspector.layout.writer.replay import balance
 from inspector.layout.writer.survey import Bools
 from inspector.layout.writer.walk import Walk, meshes_of
 
-__all__ = ["Stage", "StageGroups", "find_stages", "replicas_explain"]
+__all__ = ["Stage", "StageGroups", "find_stages", "module_of", "replicas_explain"]
 
 _ENOUGH = 0.9
 _HOPELESS = 0.4  # of the items: no turning over of whole ones will mend that
@@ -48,6 +49,7 @@ class Stage:
         layers: Numbers of the modules that only these ranks hold, as `layers.0 to layers.3`;
             empty if the names have none.
         uses: Those tensors by their placements on the mesh of these ranks.
+        tensors: Their indices; one in one piece may be there by chance, as others may hold it too.
     """
 
     ranks: tuple[int, ...]
@@ -56,6 +58,7 @@ class Stage:
     example: str
     layers: str = ""
     uses: tuple[PlacementUse, ...] = field(default=(), repr=False, compare=False)
+    tensors: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def mesh(self) -> Mesh | None:
@@ -100,6 +103,12 @@ def _cells(checkpoint: Checkpoint, use: PlacementUse, index: int) -> list[int]:
     tensor = checkpoint.columns.tensor(index)
     cells: list[int] = cell_ids(use.cut, tensor.offsets, tensor.sizes).tolist()
     return cells
+
+
+def module_of(fqn: str) -> tuple[str, int] | None:
+    """The numbered module that an entry is of: `model.layers.3.wq` is of `model.layers.`, 3."""
+    match = _LAYER.match(fqn)
+    return None if match is None else (match[1], int(match[2][:9]))
 
 
 def replicas_explain(walk: Walk) -> float | None:
@@ -184,8 +193,12 @@ def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> StageGroups | None:
         stages = tuple(group.stage(b, None, layers) for b in range(len(blocks)))
         return StageGroups(stages, walk.num_items, walk.num_items, walk.num_items, by_names=True)
     best: tuple[int, _Inside | None] | None = None
-    for inside in group.insides():
-        placed, _ = group.replay(inside)
+    # Where some ranks wrote no piece the lowest rank's rule tells not what they held.
+    pieces = [walk.ranks[number].ravel() for number in walk.touched]
+    wrote = set() if not pieces else set(np.concatenate(pieces).tolist())
+    rules = (False, True) if wrote >= set(range(walk.world_size)) else (False,)
+    for inside, lowest in itertools.product(group.insides(), rules):
+        placed, _ = group.replay(inside, lowest=lowest)
         if best is None or placed > best[0]:
             best = placed, inside
         if placed == walk.num_items:
@@ -233,9 +246,8 @@ class _Group:
         seen: dict[tuple[str, int], list[int]] = {}
         fqns = self.walk.checkpoint.columns.fqns
         for tensor in range(len(self.home)):
-            match = _LAYER.match(fqns[tensor])
-            if match is not None and self.home[tensor] >= 0:
-                key = match[1], int(match[2][:9])
+            key = module_of(fqns[tensor])
+            if key is not None and self.home[tensor] >= 0:
                 seen.setdefault(key, []).append(int(self.home[tensor]))
         several = {k: v for k, v in seen.items() if len(v) > 1}
         per_block: dict[int, list[tuple[str, int]]] = {}
@@ -269,6 +281,7 @@ class _Group:
             fqns[int(own[0])] if len(own) else "",
             _layer_words(layers.get(block, [])),
             tuple(uses),
+            tuple(own.tolist()),
         )
 
     # -- meshes inside ----------------------------------------------------------------------

@@ -248,9 +248,8 @@ class Walk(Survey):
             wrong = np.flatnonzero(counted & ~items.inside)
             num = int(counted.sum())
             predicted = items.first[wrong]
-            return Outcome(
-                rule, num + items.num_unexplained, num - len(wrong), False, wrong, predicted
-            )
+            num_items = num + items.num_unexplained + self._num_unwritten(items)
+            return Outcome(rule, num_items, num - len(wrong), False, wrong, predicted)
         if rule is Rule.LOWEST:
             predicted, known = items.first, np.ones(len(counted), dtype=bool)
         else:
@@ -266,6 +265,19 @@ class Walk(Survey):
             wrong,
             predicted[wrong],
         )
+
+    def _num_unwritten(self, items: Items) -> int:
+        """Pieces that ranks hold by the mesh, and did not write though every rank writes its own.
+
+        What is whole may exist on some ranks alone.
+        """
+        rows = np.flatnonzero(items.inside & (items.group != self.table.everyone))
+        # The lowest holder tells the pieces of one tensor apart.
+        columns = items.tensor[rows], items.first[rows], items.group[rows]
+        written = np.unique(np.stack([*columns, items.actual[rows]], axis=1), axis=0)
+        pieces = np.unique(written[:, :3], axis=0)
+        sizes = np.asarray([len(members) for members in self.table.members])
+        return int(sizes[pieces[:, 2]].sum()) - len(written)
 
     def _balanced(
         self, items: Items, rule: Rule, written: Ints | None = None

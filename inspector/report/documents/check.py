@@ -23,7 +23,10 @@ __all__ = [
     "PlanHead",
     "PlanRank",
     "PlanRead",
+    "PlanStage",
+    "PlanStagesDocument",
     "PlanWriter",
+    "ReadingRank",
     "RunCheckpoint",
     "RunStep",
     "StepPart",
@@ -72,12 +75,28 @@ class ComparedDigests(TypedDict):
     matching: int
 
 
+class ReadingRank(TypedDict):
+    """One of several processes that read the payloads: its share, and what of it was read.
+
+    `why_not` says why that is not all; null if it is.
+    """
+
+    rank: int
+    host: str
+    payloads: int
+    payload_bytes: int
+    payloads_read: int
+    bytes_read: int
+    why_not: str | None
+
+
 class _CheckedParts(TypedDict, total=False):
     storage: StorageUse
+    ranks: Sequence[ReadingRank]
 
 
 class CheckedParts(_CheckedParts):
-    """What was looked at; `storage` where it is a remote one."""
+    """What was looked at; `storage` where it is a remote one, `ranks` where several read."""
 
     tensors: int
     chunks: int
@@ -289,12 +308,26 @@ class PlanAgainst(TypedDict):
     notes: Sequence[str]
 
 
+class PlanStage(TypedDict):
+    """The pipeline stage whose entries are planned, and who says which these are."""
+
+    number: int
+    count: int
+    told_by: Literal["placements", "checkpoint"]
+    words: str
+    num_entries: int
+    num_shared: int
+    num_left_out: int
+    errors_left_out: int
+
+
 class _PlanHead(TypedDict, total=False):
     against: PlanAgainst
+    stage: PlanStage
 
 
 class PlanHead(_PlanHead):
-    """The plan of all ranks together; `against` with --against."""
+    """The plan of all ranks together; `against` with --against, `stage` with --stage."""
 
     schema: Literal[1]
     path: str
@@ -355,3 +388,16 @@ class PlanDocument(PlanHead, _PlanDocument):
 
     ranks: Sequence[PlanRank]
     problems: Sequence[FindingObject]
+
+
+class PlanStagesDocument(TypedDict):
+    """`plan --stage all/N --json`: a plan for each stage in turn."""
+
+    schema: Literal[1]
+    path: str
+    mesh: str
+    world_size: int
+    bytes_needed: int
+    bytes_read: int
+    amplification: float
+    stages: Sequence[PlanDocument]

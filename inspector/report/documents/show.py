@@ -9,6 +9,7 @@ from inspector.checkpoint.find.found import State
 
 __all__ = [
     "AxesLayout",
+    "AxesUse",
     "Axis",
     "AxisCut",
     "CutDim",
@@ -102,6 +103,17 @@ class AxesLayout(TypedDict):
     looks_like: str | None
 
 
+class AxesUse(TypedDict):
+    """What the axes are for, of which no file tells: apart from what is `proven`.
+
+    `doubts`: what else writes the same files, or speaks against it.
+    """
+
+    looks_like: str | None
+    certain: Literal[False]
+    doubts: Sequence[str]
+
+
 class StageLayout(AxesLayout):
     """Ranks that share no tensor with the others."""
 
@@ -114,12 +126,17 @@ class StageLayout(AxesLayout):
 
 
 class WrittenByMesh(AxesLayout):
-    """The mesh that wrote the checkpoint, as far as it tells."""
+    """The mesh that wrote the checkpoint, as far as it tells.
+
+    `certain`: what is `proven` (sizes, boxes, owners) is so, and the name of the mesh means no more
+    than replicas, and shards of dim 0. What these are for is in `use`, and is never certain.
+    """
 
     mesh: str | None
     world_size: int | None
     certain: bool
     proven: Sequence[str]
+    use: AxesUse
     stages: Sequence[StageLayout]
     num_items: int
     num_placed: int

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypedDict
 
 from inspector.report.documents.show import NamedLeft
 
-__all__ = ["EVENTS", "VerifyReport"]
+__all__ = ["EVENTS", "READ_EVENTS", "VerifyReport"]
 
-_Phase = Literal["load", "compare", "replicas", "save", "reload", "recheck"]
+_Phase = Literal["load", "compare", "replicas", "save", "reload", "recheck", "read"]
 _Kind = Literal["exception", "killed", "timeout", "out-of-memory", "launch"]
 
 
@@ -48,6 +48,20 @@ class _Spec(TypedDict, total=False):
     num_entries: int
 
 
+class PlacementPattern(TypedDict):
+    """A line of --placements: the names it is for, and the dim that each axis cuts."""
+
+    pattern: str
+    cuts: str
+
+
+class StagePattern(TypedDict):
+    """A line of its [stages]: the names it is for, and the numbers of the stages that hold them."""
+
+    pattern: str
+    stages: str
+
+
 class Spec(_Job, _Spec):
     """What will run; the first line."""
 
@@ -55,6 +69,9 @@ class Spec(_Job, _Spec):
     command: Sequence[str]
     filter: str
     sample: float
+    stage: str
+    stages: Sequence[StagePattern]
+    placements: Sequence[PlacementPattern]
     unpickle: bool
     memory_bytes: int
 
@@ -276,9 +293,10 @@ class _Result(TypedDict, total=False):
 
 
 class Result(_Job, _Result):
-    """What came of it; the last line."""
+    """What came of it; the last line. `stage` is empty unless --stage was given."""
 
     event: Literal["result"]
+    stage: str
     verdict: Literal["exact", "differs", "partial", "unreadable", "failed", "cancelled"]
     why: str
     elapsed_s: float
@@ -303,6 +321,83 @@ EVENTS: dict[str, type[Any]] = {
     "failed": FailedRank,
     "bye": Bye,
     "result": Result,
+}
+
+
+class ReadJob(_Event):
+    """What ranks read that do nothing else."""
+
+    rank: None
+    path: str
+    task: Literal["check", "seal", "stats"]
+    world_size: int
+
+
+class ReadStart(ReadJob, _Spec):
+    """What will be read; the first line."""
+
+    event: Literal["spec"]
+    values: bool
+    filter: str
+    command: Sequence[str]
+
+
+class ReaderUp(_OfRank):
+    """A rank that reads is up."""
+
+    event: Literal["hello"]
+    pid: int
+    host: str
+    device: str
+    local_rank: int
+    world_size: int
+
+
+class FoundByRank(_OfRank):
+    """What a rank found in its share; the first 1,000 of it."""
+
+    event: Literal["finding"]
+    code: str
+    severity: Literal["error", "warning", "note"]
+    fqn: str | None
+    file: str | None
+    message: str
+
+
+class ReadShare(_OfRank):
+    """A rank has read its share."""
+
+    event: Literal["bye"]
+    bytes_read: int
+    payloads_read: int
+    elapsed_s: float
+
+
+class ReadResult(ReadJob, _Result):
+    """Whether every rank read its share; no verdict on what it read. The last line."""
+
+    event: Literal["result"]
+    verdict: Literal["read", "failed", "cancelled"]
+    why: str
+    elapsed_s: float
+    bytes_read: int
+    payloads_read: int
+    num_wrong: int
+    failures: Sequence[ResultFailure]
+
+
+#: Those of `replay --json` of ranks that only read.
+READ_EVENTS: dict[str, type[Any]] = {
+    "spec": ReadStart,
+    "hello": ReaderUp,
+    "heartbeat": Heartbeat,
+    "phase": EnteredPhase,
+    "progress": ProgressOfRank,
+    "finding": FoundByRank,
+    "log": PrintedLine,
+    "failed": FailedRank,
+    "bye": ReadShare,
+    "result": ReadResult,
 }
 
 

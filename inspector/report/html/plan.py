@@ -9,12 +9,11 @@ from inspector.checkpoint.text import plural, printable
 from inspector.report.html.findings import finding_maps, findings_list
 from inspector.report.html.markup import Html, join, tag
 from inspector.report.html.page import facts, left_out, page, section, table
-from inspector.report.plan import (
+from inspector.report.plan.text import (
     RANK_COLUMNS,
     PlanReport,
     against_words,
     headline,
-    plan_facts,
     rank_cells,
 )
 
@@ -32,7 +31,7 @@ def plan_html(planned: PlanReport, command: str) -> Iterator[str]:
         command: The command line, its secrets hidden.
     """
     plan = planned.plan
-    rows = plan_facts(plan, planned.written_by, planned.as_written)
+    rows = planned.facts
     if planned.expected is not None:
         rows.append(("against", against_words(planned, planned.expected)))
         rows += [("", note) for note in planned.expected.notes]

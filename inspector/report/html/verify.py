@@ -15,6 +15,7 @@ from inspector.report.verify_text import (
     fault_sentence,
     figures_sentence,
     meshes_text,
+    patterns_sentence,
     phases_sentence,
     stack_lines,
     summary_sentence,
@@ -74,6 +75,8 @@ def _basis(snapshot: Snapshot, result: Mapping[str, Any]) -> list[tuple[str, str
     exact, total = tensors.get("exact") or 0, tensors.get("total") or 0
     told = [
         ("loaded under", meshes_text(result.get("mesh") or "?", result.get("then") or ())),
+        ("placed by", patterns_sentence(snapshot.spec)),
+        ("stage", str(result.get("stage") or "")),
         ("by", _by(snapshot, result)),
         ("checked", f"{exact:,} of {total:,} entries are exact, bit for bit as stored"),
         ("figures", figures_sentence(snapshot, result)),

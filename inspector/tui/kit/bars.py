@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 from textual import events
@@ -92,11 +92,23 @@ class ViewBar(Static):
             text.append(" ", style=style)
             self._spans.append((start, text.cell_len, view))
             text.append(gap)
-        room = self.size.width - 2 - text.cell_len - len(self.note)
-        if self.note and room >= 1:
-            text.append(" " * room + self.note)
+        for note in self._notes():
+            room = self.size.width - 2 - text.cell_len - len(note)
+            if room >= 1:
+                text.append(" " * room + note)
+                break
         # Of one line always: the rest of the screen need not be laid out anew.
         self.update(text, layout=False)
+
+    def _notes(self) -> Iterator[str]:
+        """What may stand at the end, the longest first."""
+        if not self.note[-1:].isdigit():
+            yield self.note
+            return
+        yield f"{self.note} {'row' if self.note == '1' else 'rows'}"
+        if " of " in self.note:
+            # A bare number beside the last title would look like the key of another view.
+            yield self.note
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
@@ -133,21 +145,32 @@ class TaskLine(Static):
         *,
         num_wrong: int = 0,
     ) -> None:
-        """Show a task that reads bytes, and how many payloads it found wrong so far."""
+        """Show a task that reads bytes, and how many payloads it found wrong so far.
+
+        Args:
+            title: What it does.
+            num_done: Bytes that were read.
+            num_bytes: All that are to be; 0 while that is not known.
+            elapsed_s: Since when.
+            hint: How to stop it.
+            num_wrong: Payloads with something wrong.
+        """
         share = num_done / num_bytes if num_bytes else 0.0
         rate = num_done / elapsed_s if elapsed_s > 0 else 0.0
         left = format_seconds((num_bytes - num_done) / rate) if rate > 0 else "?"
         cells = self.size.width - _WORD_CELLS
         cells = max(_LEAST_BAR_CELLS, min(_MOST_BAR_CELLS, cells))
         wrong = f"  {num_wrong:,} wrong so far" if num_wrong else ""
-        text = Text.assemble(
-            (f"{title} ", "bold"),
-            bar(share, max(_LEAST_BAR_CELLS, cells - len(wrong))),
-            f" {share:4.0%} of {format_bytes(num_bytes)}",
-            (wrong, "error"),
-            f"  {format_bytes(rate)}/s  {left} left  ",
-            (hint, "dim"),
-        )
+        parts: list[str | tuple[str, str] | Text] = [" ..."]
+        if num_bytes:
+            parts = [
+                " ",
+                bar(share, max(_LEAST_BAR_CELLS, cells - len(wrong))),
+                f" {share:4.0%} of {format_bytes(num_bytes)}",
+                (wrong, "error"),
+                f"  {format_bytes(rate)}/s  {left} left",
+            ]
+        text = Text.assemble((title, "bold"), *parts, "  ", (hint, "dim"))
         clip(text, max(1, self.size.width - 2 if self.size.width else 200))
         # Of one line always: the rest of the screen need not be laid out anew.
         self.update(text, layout=False)

@@ -16,6 +16,8 @@ from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
+from inspector.tui.commands import LAST_IN_FOOTER
+
 if TYPE_CHECKING:
     from textual.screen import Screen
 
@@ -44,7 +46,8 @@ class KeyBar(Widget):
     """` s Sort  / Filter `: a click presses the key; the wheel scrolls what does not fit.
 
     The app's own keys come last and always; the screen's as many as there is room for, in the
-    order of the command table. A screen's `quiet_actions` are commands that would do nothing now.
+    order of the command table, those of `LAST_IN_FOOTER` after the others. A screen's
+    `quiet_actions` are commands that would do nothing now.
     """
 
     ALLOW_SELECT = False
@@ -90,7 +93,9 @@ class KeyBar(Widget):
                 is_pinned = node is self.app
                 hint = _Hint(binding.key, shown_key, title, enabled, tooltip, is_pinned)
                 hints[binding.action] = hint
-        if (found := tuple(hints.values())) != self._hints:
+        # Only where there is room for all the others.
+        ordered = sorted(hints, key=LAST_IN_FOOTER.__contains__)
+        if (found := tuple(hints[action] for action in ordered)) != self._hints:
             self._hints = found
             self._first = 0
             self.refresh()

@@ -1,29 +1,53 @@
-"""`FilterLine`: the line that `/` opens above a table."""
+"""`FilterLine`: the line that `/` opens above a table. `Reader` and `Sheet`: text to read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
 from textual.widgets import Input, Static
 
-__all__ = ["ChoiceLine", "FilterLine", "Reader"]
+__all__ = ["ChoiceLine", "FilterLine", "Reader", "Section", "Sheet"]
+
+#: A title, which may be empty, and rows of cells, of which the last may be long.
+Section = tuple[str, Sequence[tuple[str, ...]]]
+
+_MORE = " …"
 
 
 class FilterLine(Input):
-    """Words that a name must hold."""
+    """Words that a name must hold, and how many names do."""
 
     DEFAULT_CSS = """
     FilterLine, FilterLine:focus { height: 1; border: none; padding: 0 1; background: $boost; }
     """
 
+    #: How many rows are left, where some are not; else empty.
+    count: reactive[str] = reactive("")
+
     def __init__(self) -> None:
         super().__init__(placeholder="words that the name holds; !word leaves it out; esc clears")
+
+    def render_line(self, y: int) -> Strip:
+        line, width = super().render_line(y), self.size.width
+        room = width - len(self.count)
+        # What is typed comes first, and a blank for the cursor behind it.
+        if not self.count or cell_len(self.value) + 2 > room:
+            return line
+        end = Segment(self.count, self.rich_style)
+        return Strip([*line.crop(0, room), end], width)
 
 
 class ChoiceLine(Static, can_focus=True):
@@ -82,16 +106,44 @@ class ChoiceLine(Static, can_focus=True):
             self._value = value
             self._draw()
 
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _fitting(self) -> tuple[str, ...]:
+        """The words that there is room for, the chosen one among them: none is cut."""
+        words, room = self._words, self.size.width
+        if not room or sum(len(word) + 2 for word in words) <= room:
+            return words
+        room -= 2 * len(_MORE)
+        words = tuple(word for word in words if len(word) + 2 <= room)
+        if not words:
+            return ()
+        at = words.index(self._value) if self._value in words else 0
+        first, last = at, at + 1
+        room -= len(words[at]) + 2
+        while last < len(words) and room >= len(words[last]) + 2:
+            room -= len(words[last]) + 2
+            last += 1
+        while first and room >= len(words[first - 1]) + 2:
+            first -= 1
+            room -= len(words[first]) + 2
+        return words[first:last]
+
     def _draw(self) -> None:
         text = Text(no_wrap=True)
         self._spans = []
-        for word in self._words:
+        words = self._fitting()
+        if words[:1] != self._words[:1]:
+            text.append(_MORE)
+        for word in words:
             start = text.cell_len
             if word == self._value:
                 text.append(f"[{word}]", "bold reverse")
             else:
                 text.append(f" {word} ")
             self._spans.append((start, text.cell_len, word))
+        if words[-1:] != self._words[-1:]:
+            text.append(_MORE)
         self.update(text)
 
     def action_step(self, steps: int) -> None:
@@ -127,3 +179,71 @@ class Reader(VerticalScroll):
         Binding("ctrl+d", "page_down", "Page down", show=False),
         Binding("ctrl+u", "page_up", "Page up", show=False),
     ]
+
+
+#: Between two columns of a sheet, and the least that the last of them is given.
+_GAP_CELLS, _LEAST_CELLS = 2, 10
+
+
+class Sheet(Widget):
+    """Sections of rows; the last cell of a row is wrapped, the others are as wide as they must be.
+
+    It is laid out once for a width. A table of Rich's would be for its height, for each of its
+    lines and for each scroll, and a key that shows a long one would wait for that.
+
+    Args:
+        styles: Of each column.
+        sections: What it shows first.
+    """
+
+    DEFAULT_CSS = "Sheet { width: 1fr; height: auto; }"
+
+    def __init__(self, *styles: str, sections: Sequence[Section] = ()) -> None:
+        super().__init__()
+        self._styles = tuple(Style.parse(style) for style in styles)
+        self._sections = sections
+        self._laid_width = 0
+        self._lines: list[list[tuple[str, Style]]] = []
+
+    def show(self, sections: Sequence[Section]) -> None:
+        """Show sections of printable rows, of as many cells as there are styles."""
+        self._sections = sections
+        self._laid_width = 0
+        self.refresh(layout=True)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        self._lay(width)
+        return len(self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        width, base = self.size.width, self.rich_style
+        self._lay(width)
+        parts = self._lines[y] if y < len(self._lines) else []
+        strip = Strip([Segment(text, base + style) for text, style in parts])
+        return strip.adjust_cell_length(width, base)
+
+    def _lay(self, width: int) -> None:
+        if width == self._laid_width:
+            return
+        self._laid_width, self._lines = width, []
+        for title, rows in self._sections:
+            if self._lines:
+                self._lines.append([])
+            if title:
+                self._lines.append([(title, Style(bold=True))])
+            widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+            room = width - sum(widths) - _GAP_CELLS * len(widths)
+            for row in rows:
+                self._lay_row(row, widths, max(room, _LEAST_CELLS))
+
+    def _lay_row(self, row: tuple[str, ...], widths: Sequence[int], room: int) -> None:
+        """One row, its last cell on as many lines as it takes in `room` cells."""
+        *heads, last = row
+        wrapped = [line.plain.rstrip() for line in Text(last).wrap(self.app.console, room)] or [""]
+        for number, text in enumerate(wrapped):
+            parts = [
+                (("" if number else head) + " " * (width + _GAP_CELLS - cells), style)
+                for head, width, style in zip(heads, widths, self._styles, strict=False)
+                for cells in (0 if number else cell_len(head),)
+            ]
+            self._lines.append([*parts, (text, self._styles[-1])])

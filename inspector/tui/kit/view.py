@@ -221,6 +221,8 @@ class TableView(View):
         self.table.set_filter(rows)
         count = format_count(len(names))
         self.count_text = count if rows is None else f"{len(rows):,} of {count}"
+        if self._line is not None:
+            self._line.count = self.count_text if text.strip() else ""
         self.post_message(self.Counted(self, self.count_text))
 
     def back(self) -> bool:

@@ -14,6 +14,7 @@ from inspector.checkpoint.model import Tensor
 from inspector.layout.geometry import Ints
 from inspector.layout.writer.axes import AxisRoles
 from inspector.layout.writer.written_by import WrittenBy
+from inspector.tui.mesh.axes import letters_of
 
 __all__ = ["AxisPlaces", "axis_places"]
 
@@ -23,12 +24,14 @@ class AxisPlaces:
     """One axis of the mesh, as the chunks of one tensor lie on it.
 
     Attributes:
+        letter: What stands before a place: `T1`, as in the grids of ranks.
         name: What the axis looks like (`tp`); None if nothing tells.
         size: Ranks along it.
         places: Place of each chunk, shape (n,); -1 for what lies along the whole axis.
         number: Its place among the axes, from 1, and how many there are.
     """
 
+    letter: str
     name: str | None
     size: int
     places: Ints
@@ -36,13 +39,13 @@ class AxisPlaces:
 
     @property
     def words(self) -> str:
-        """What the signs on the chunks stand for: `# = axis 2 of 2, like tp`."""
+        """What the signs on the chunks stand for: `T = axis 2 of 2, like tp`."""
         at, of = self.number
         like = f", like {self.name}" if self.name else ""
         if (self.places < 0).all():
             return f"* = all of axis {at}{like}"
         some = "; * = all of it" if (self.places < 0).any() else ""
-        return f"# = axis {at} of {of}{like}{some}"
+        return f"{self.letter} = axis {at} of {of}{like}{some}"
 
 
 def axis_places(written_by: WrittenBy | None, tensor: Tensor) -> list[AxisPlaces]:
@@ -80,6 +83,8 @@ def axis_places(written_by: WrittenBy | None, tensor: Tensor) -> list[AxisPlaces
         for axis, values in enumerate(zip(*(coordinate(rank) for rank in ranks), strict=True)):
             if len(set(values)) == 1:
                 places[axis, chunk] = values[0]
+    letters = letters_of([name or "axis" for name, _ in axes])
     return [
-        AxisPlaces(name, size, places[n], (n + 1, len(axes))) for n, (name, size) in enumerate(axes)
+        AxisPlaces(letter, name, size, places[n], (n + 1, len(axes)))
+        for n, (letter, (name, size)) in enumerate(zip(letters, axes, strict=True))
     ]

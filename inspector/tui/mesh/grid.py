@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from inspector.layout.mesh import Mesh
 from inspector.tui.mesh.layout import MeshLayout
 from inspector.tui.mesh.paint import Run, cell_lines, merged
 from inspector.tui.mesh.rank_grid import RankGrid
@@ -63,20 +65,22 @@ class MeshGrid(RankGrid):
     }
     """
 
+    worst: ClassVar[str] = "worst"
+
     class Chosen(RankGrid.Chosen):
         """The cursor went to a rank."""
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
         super().__init__(max_lines=max_lines, id=id)
         self._ranks: tuple[RankProgress, ...] = ()
-        self._cells: dict[int, list[list[Run]]] = {}
+        self._cells: dict[int, tuple[RankProgress, list[list[Run]]]] = {}
         self._styles: dict[tuple[str, bool, bool], dict[str, Style]] = {}
 
-    def show(self, num_replicas: int, num_shards: int, ranks: tuple[RankProgress, ...]) -> None:
-        """Show the ranks of a mesh, in its row-major order."""
-        if ranks != self._ranks or (num_replicas, num_shards) != self._shape:
+    def show(self, mesh: Mesh, ranks: tuple[RankProgress, ...]) -> None:
+        """Show the ranks of a mesh, in its row-major order; as many as it has, or none."""
+        if ranks != self._ranks or mesh != self.mesh.mesh:
             self._ranks = ranks
-            self.mesh_changed((num_replicas, num_shards))
+            self.mesh_changed(mesh if ranks else None)
 
     @property
     def num_ranks(self) -> int:
@@ -92,12 +96,14 @@ class MeshGrid(RankGrid):
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"mesh--{name}")
 
-    def draw_cell(self, layout: MeshLayout, cell: int, ranks: range, part: int) -> list[Segment]:
-        rank = merged(self._ranks[ranks.start : ranks.stop])
-        lines = self._cells.get(cell)
-        if lines is None:
-            lines = cell_lines(rank, layout.cell_width, layout.cell_height)
-            self._cells[cell] = lines
+    def draw_cell(
+        self, layout: MeshLayout, cell: int, ranks: Sequence[int], part: int
+    ) -> list[Segment]:
+        if (known := self._cells.get(cell)) is None:
+            rank = merged([self._ranks[number] for number in ranks])
+            lines = cell_lines(rank, layout.cell_width, layout.cell_height, more=len(ranks) - 1)
+            known = self._cells[cell] = rank, lines
+        rank, lines = known
         is_chosen = self._chosen is not None and self._chosen in ranks
         styles = self._cell_styles(rank.state, is_chosen, part == 0)
         base = styles[""]

@@ -14,7 +14,7 @@ from inspector.checkpoint.text import format_bytes
 from inspector.tui.kit.cell_text import fit, shown
 from inspector.tui.verification.figures import RankProgress
 
-__all__ = ["GLYPHS", "Run", "cell_lines", "ends", "merged", "stage_bar", "word"]
+__all__ = ["GLYPHS", "Run", "cell_lines", "ends", "merged", "number_words", "stage_bar", "word"]
 
 Run: TypeAlias = "tuple[str, str]"
 """Text, and the name of its style: empty for the cell's own, or `mark`, `bar`, `rest`, `dim`."""
@@ -60,11 +60,24 @@ def word(rank: RankProgress) -> str:
     return _WORDS.get(rank.state, rank.state)
 
 
-def cell_lines(rank: RankProgress, width: int, height: int) -> list[list[Run]]:
-    """The lines of a cell, each exactly `width` characters wide."""
+def cell_lines(rank: RankProgress, width: int, height: int, more: int = 0) -> list[list[Run]]:
+    """The lines of a cell, each exactly `width` characters wide.
+
+    Args:
+        rank: The rank, or several as one (`merged`).
+        width: Of the cell.
+        height: Likewise.
+        more: Ranks that share the cell with the first of them.
+    """
+    # What it does is told before how many they are, which stands above the cells, too.
+    told = len(shown(word(rank), width)) + len(_percent(rank.share)) + 2
+    number = number_words(rank.rank, more, width - 4 - told if width >= 11 else 0)
     if height == 1:
-        return [_one_line(rank, width)]
-    lines = [_title(rank, width), [(" ", ""), *stage_bar(rank.shares, width - 2), (" ", "")]]
+        return [_one_line(rank, width, number)]
+    lines = [
+        _title(rank, width, number),
+        [(" ", ""), *stage_bar(rank.shares, width - 2), (" ", "")],
+    ]
     if height >= 3:
         moved = format_bytes(rank.num_bytes) if rank.num_bytes else ""
         rate = f"{format_bytes(rank.rate)}/s" if rank.rate >= 1 else ""
@@ -72,6 +85,12 @@ def cell_lines(rank: RankProgress, width: int, height: int) -> list[list[Run]]:
         pairs = [(moved, rate), (memory, "")] if height >= 4 else [(moved, rate or memory)]
         lines += [[(ends(left, right, width), "dim")] for left, right in pairs]
     return lines[:height]
+
+
+def number_words(rank: int, more: int, room: int) -> str:
+    """`4`, or `4 +3` for it and three more if there is room: half a number would be a wrong one."""
+    both = f"{rank} +{more}" if more else ""
+    return both if both and len(both) <= room else str(rank)
 
 
 def _memory(rank: RankProgress) -> str:
@@ -94,8 +113,7 @@ def _percent(share: float) -> str:
     return f"{min(99 if share < 1 else 100, math.floor(share * 100))}%"
 
 
-def _title(rank: RankProgress, width: int) -> list[Run]:
-    number = str(rank.rank)
+def _title(rank: RankProgress, width: int, number: str) -> list[Run]:
     percent = _percent(rank.share) if rank.state not in ("waiting", "done") else ""
     room = width - 4 - len(number) - (len(percent) + 1 if percent else 0)
     what = fit(shown(word(rank), max(room - 1, 0)), max(room - 1, 0))
@@ -105,8 +123,8 @@ def _title(rank: RankProgress, width: int) -> list[Run]:
     return _exactly([*runs, (" ", "")], width)
 
 
-def _one_line(rank: RankProgress, width: int) -> list[Run]:
-    glyph, number = GLYPHS[rank.state], str(rank.rank)
+def _one_line(rank: RankProgress, width: int, number: str) -> list[Run]:
+    glyph = GLYPHS[rank.state]
     step = _STEPS[min(7, int(rank.share * 8))]
     is_moving = rank.state in ("running", "wrong", "failed", "stopped") and rank.share < 1
     if width < 3:

@@ -15,12 +15,12 @@ from textual.widgets import Input, Label, Static
 from inspector.checkpoint.text import plural
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import Mesh
+from inspector.layout.target.placement import why_not
 from inspector.tui.kit.lines import ChoiceLine
-from inspector.tui.plan.meshes import EvenSizes, other_kind, presets, with_step
+from inspector.tui.mesh.axes import letters_of
+from inspector.tui.mesh.offers import EvenSizes, other_kind, presets, with_step
 
 __all__ = ["MeshPicker", "MeshStepper"]
-
-_PARTS = ("kind", "replicate", "shard")
 
 
 class MeshStepper(Static, can_focus=True):
@@ -45,7 +45,7 @@ class MeshStepper(Static, can_focus=True):
     ]
 
     class Stepped(Message):
-        """The user wants more (1) or less (-1) of `part`: `kind`, `replicate` or `shard`."""
+        """The user wants more (1) or less (-1) of `part`: `kind`, or the name of an axis."""
 
         def __init__(self, part: str, steps: int) -> None:
             super().__init__()
@@ -73,19 +73,41 @@ class MeshStepper(Static, can_focus=True):
     def on_blur(self) -> None:
         self._draw()
 
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """What left and right choose among."""
+        mesh = self._mesh
+        if mesh is None or mesh.is_plain:
+            return ("kind", "replicate", "shard")
+        return mesh.axes
+
     def _draw(self) -> None:
         mesh = self._mesh
         if mesh is None:
             return
+        if self._part not in self._parts:
+            self._part = self._parts[-1]
         text = Text(no_wrap=True)
         self._spans = []
-        self._draw_kind(text, mesh)
-        self._draw_size(text, "replicas", "replicate", mesh.num_replicas, "<>")
-        self._draw_size(text, "shards", "shard", mesh.num_shards, "-+")
+        if mesh.is_plain:
+            self._draw_kind(text, mesh)
+            self._draw_size(text, "replicas", "replicate", mesh.num_replicas, "<>")
+            self._draw_size(text, "shards", "shard", mesh.num_shards, "-+")
+        else:
+            self._draw_axes(text, mesh)
         ranks = f"  {plural(mesh.world_size, 'rank')}"
         if text.cell_len + len(ranks) <= self.size.width:
             text.append(ranks, "bold")
         self.update(text)
+
+    def _draw_axes(self, text: Text, mesh: Mesh) -> None:
+        """Every axis by its name, or by its letter where there is no room for names."""
+        names = mesh.axes
+        signs = sum(len(str(size)) + len("   -  + ") for size in mesh.sizes)
+        is_roomy = signs + sum(map(len, names)) <= self.size.width
+        titles = names if is_roomy else letters_of(names)
+        for name, title, size in zip(names, titles, mesh.sizes, strict=True):
+            self._draw_size(text, title, name, size, "-+")
 
     def _draw_kind(self, text: Text, mesh: Mesh) -> None:
         start = text.cell_len
@@ -113,8 +135,9 @@ class MeshStepper(Static, can_focus=True):
 
     def action_part(self, steps: int) -> None:
         """Choose the part that up and down change."""
-        index = _PARTS.index(self._part) + steps
-        self._part = _PARTS[max(0, min(index, len(_PARTS) - 1))]
+        parts = self._parts
+        index = parts.index(self._part) + steps
+        self._part = parts[max(0, min(index, len(parts) - 1))]
         self._draw()
 
     def action_change(self, steps: int) -> None:
@@ -150,6 +173,7 @@ class MeshPicker(Vertical):
     MeshPicker ChoiceLine { width: 1fr; }
     MeshPicker.-narrow Label { width: 6; }
     MeshPicker.-narrow Input { width: 15; margin-right: 1; }
+    MeshPicker.-axes Input, MeshPicker.-axes Input:focus { width: 36; }
     """
 
     class Picked(Message):
@@ -172,7 +196,7 @@ class MeshPicker(Vertical):
     def compose(self) -> ComposeResult:
         with Horizontal():
             yield Label("mesh")
-            yield Input(id="plan-mesh", placeholder="fsdp:S or hsdp:RxS")
+            yield Input(id="plan-mesh", placeholder="fsdp:S, hsdp:RxS, or axes")
             yield MeshStepper(id="plan-stepper")
         with Horizontal():
             yield Label("even", id="plan-even")
@@ -191,12 +215,14 @@ class MeshPicker(Vertical):
     def set_mesh(self, mesh: Mesh) -> None:
         """Show another mesh; what is being typed stays as it is."""
         self._mesh = mesh
+        self.set_class(not mesh.is_plain, "-axes")
         field = self.query_one(Input)
         if not self.is_editing:
             self.error = None
             with field.prevent(Input.Changed):
                 field.value = str(mesh)
-            field.cursor_position = len(field.value)
+            # What is longer than the field is shown from its beginning; `edit` goes to its end.
+            field.cursor_position = 0
         self.query_one(MeshStepper).show(mesh)
         self._offer()
 
@@ -255,11 +281,8 @@ class MeshPicker(Vertical):
         event.stop()
         try:
             mesh = Mesh.parse(event.value)
-            if not mesh.can_launch:
-                raise UsageError(
-                    f"{mesh}: a load is planned under fsdp:S or hsdp:RxS",
-                    "S shards, in R replicas: fsdp:8, hsdp:2x4",
-                )
+            if why := why_not(mesh):
+                raise UsageError(why)
         except InspectError as error:
             self.error = error
             self.post_message(self.Refused())

@@ -1,4 +1,7 @@
-"""`RankGrid`: the ranks of a mesh as cells, replicas down, shards across; one may be picked out.
+"""`RankGrid`: the ranks of a mesh as cells, its first axes down, its last across; one picked out.
+
+A line above names the axes. One of them can be chosen there, and folded: then all ranks along it
+share a cell, which shows the worst of them.
 
 The rule this module keeps: it knows where cells stand and which ranks share one, not what they
 say. `MeshGrid` and `PlanGrid` draw them.
@@ -6,6 +9,8 @@ say. `MeshGrid` and `PlanGrid` draw them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -17,16 +22,22 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from inspector.layout.mesh import Mesh
 from inspector.tui.kit.cell_text import fit
+from inspector.tui.mesh.axes import FoldedMesh, GridAxis, legend_parts
 from inspector.tui.mesh.layout import MeshLayout, mesh_layout
 
 __all__ = ["RankGrid"]
+
+_NO_RANKS = Mesh("fsdp", (1,))
+#: With fewer lines for the cells than this the axes are not named.
+_LEAST_LINES = 2
 
 
 class RankGrid(Widget, can_focus=True):
     """A cell for each rank, or for several where there is no room; as high as that needs.
 
-    A subclass gives `num_ranks`, `label_style` and `draw_cell`, and calls `mesh_changed`.
+    A subclass gives `num_ranks`, `label_style`, `worst` and `draw_cell`, and calls `mesh_changed`.
     """
 
     ALLOW_SELECT = False
@@ -36,11 +47,15 @@ class RankGrid(Widget, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right,l", "move(1, 0)", "Next shard", show=False, id="mesh.right"),
-        Binding("left,h", "move(-1, 0)", "Previous shard", show=False, id="mesh.left"),
+        Binding("right,l", "move(1, 0)", "Next cell", show=False, id="mesh.right"),
+        Binding("left,h", "move(-1, 0)", "Previous cell", show=False, id="mesh.left"),
         Binding("down,j", "move(0, 1)", "Next line", show=False, id="mesh.down"),
         Binding("up,k", "move(0, -1)", "Previous line", show=False, id="mesh.up"),
+        Binding("enter", "fold", "Fold", show=False, id="mesh.fold"),
     ]
+
+    #: What a cell shows of several ranks.
+    worst: ClassVar[str] = ""
 
     class Chosen(Message):
         """The cursor went to a rank."""
@@ -52,25 +67,29 @@ class RankGrid(Widget, can_focus=True):
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self._shape = (1, 0)
-        self._measured: tuple[int, ...] = ()
+        self._mesh = FoldedMesh(_NO_RANKS)
+        self._measured: object = None
         self._max_lines = max_lines
         self._chosen: int | None = None
+        self._axis: int | None = None
         self._placed: MeshLayout | None = None
+        self._ranks_of: dict[int, Sequence[int]] = {}
 
     # What a subclass gives.
 
     @property
     def num_ranks(self) -> int:
-        """Ranks that are shown."""
+        """Ranks that are shown: all of the mesh, or none."""
         raise NotImplementedError
 
     @property
     def label_style(self) -> Style:
-        """The style of the names of replicas and shards."""
+        """The style of the names of axes, bands and columns."""
         raise NotImplementedError
 
-    def draw_cell(self, layout: MeshLayout, cell: int, ranks: range, part: int) -> list[Segment]:
+    def draw_cell(
+        self, layout: MeshLayout, cell: int, ranks: Sequence[int], part: int
+    ) -> list[Segment]:
         """Line `part` of a cell, `layout.cell_width` characters; `ranks` share the cell."""
         raise NotImplementedError
 
@@ -79,10 +98,15 @@ class RankGrid(Widget, can_focus=True):
 
     # Values in.
 
-    def mesh_changed(self, shape: tuple[int, int]) -> None:
-        """Draw anew, for a mesh of so many replicas and shards."""
-        is_other = (*shape, self.num_ranks) != self._measured
-        self._shape, self._measured = shape, (*shape, self.num_ranks)
+    def mesh_changed(self, mesh: Mesh | None) -> None:
+        """Draw anew, for the ranks of a mesh (None: there are none)."""
+        is_other = (mesh, self.num_ranks) != self._measured
+        if is_other:
+            self._measured = mesh, self.num_ranks
+            before, self._mesh = self._mesh, self._mesh.on(mesh or _NO_RANKS)
+            if before.mesh.axes != self._mesh.mesh.axes:
+                self._axis = None
+            self._ranks_of.clear()
         self.forget()
         self.refresh(layout=is_other)
 
@@ -100,7 +124,7 @@ class RankGrid(Widget, can_focus=True):
 
     @property
     def max_lines(self) -> int:
-        """Lines that it may take."""
+        """Lines that its cells may take; that of the axes comes on top of them."""
         return self._max_lines
 
     @max_lines.setter
@@ -109,28 +133,85 @@ class RankGrid(Widget, can_focus=True):
             self._max_lines = lines
             self.refresh(layout=True)
 
+    # The axes.
+
+    @property
+    def mesh(self) -> FoldedMesh:
+        """The mesh that is shown, and which of its axes are folded."""
+        return self._mesh
+
+    @property
+    def axis(self) -> int | None:
+        """Number of the axis that is chosen."""
+        return self._axis
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is on the screen, with ranks in it."""
+        return bool(self.num_ranks) and self.display and self.size.height > 0
+
+    def next_axis(self) -> None:
+        """Choose the next axis; after the last, none."""
+        following = 0 if self._axis is None else self._axis + 1
+        self._axis = following if following < len(self._mesh.axes) else None
+        self.refresh()
+
+    def action_fold(self) -> None:
+        """Fold the chosen axis, or open it again."""
+        if self._axis is not None:
+            self._turn(self._axis)
+
+    def _turn(self, axis: int) -> None:
+        self._mesh = self._mesh.turned(axis)
+        self._ranks_of.clear()
+        self.forget()
+        self.refresh(layout=True)
+
+    def leave_axes(self) -> bool:
+        """Choose no axis; whether one was chosen."""
+        was_chosen, self._axis = self._axis is not None, None
+        if was_chosen:
+            self.refresh()
+        return was_chosen
+
     # Measures.
 
+    @property
+    def legend_lines(self) -> int:
+        """1 if the axes are named above the cells."""
+        return int(len(self._mesh.axes) > 1 and self._max_lines >= _LEAST_LINES)
+
     def grid_layout(self, width: int) -> MeshLayout:
-        """Where the cells stand on `width` columns."""
-        return mesh_layout(*self._shape, width, self._max_lines)
+        """Where the cells stand on `width` columns, below the line of the axes."""
+        sizes = [axis.size for axis in self._mesh.open_axes]
+        return mesh_layout(sizes, width, self._max_lines, names_columns=len(self._mesh.axes) > 2)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return container.width
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return self.grid_layout(width).height if self.num_ranks else 0
+        return self.legend_lines + self.grid_layout(width).height if self.num_ranks else 0
 
-    def rank_range(self, layout: MeshLayout, cell: int) -> range:
-        """The ranks that share a cell."""
-        band, shard = divmod(cell, layout.num_shards)
-        shards = self._shards_of(layout)
-        first = band * shards + shard * layout.per_cell
-        return range(first, min(first + layout.per_cell, (band + 1) * shards))
+    def ranks_in(self, layout: MeshLayout, cell: int) -> Sequence[int]:
+        """The ranks that share a cell, in rising order."""
+        band, at = divmod(cell, layout.band_cells)
+        places = self._places_of(layout)
+        first = band * places + at * layout.per_cell
+        last = min(first + layout.per_cell, (band + 1) * places)
+        if not self._mesh.folded:
+            return range(first, last)  # Places are ranks.
+        if (known := self._ranks_of.get(cell)) is None:
+            found = (rank for place in range(first, last) for rank in self._mesh.ranks_at(place))
+            known = self._ranks_of[cell] = sorted(found)
+        return known
 
-    def _shards_of(self, layout: MeshLayout) -> int:
-        """Ranks in a band."""
-        return self.num_ranks if layout.is_flat else self._shape[1]
+    def _places_of(self, layout: MeshLayout) -> int:
+        """Places in a band."""
+        return self._mesh.num_places // layout.num_bands
+
+    def ranks_each(self, layout: MeshLayout) -> int:
+        """Ranks that share a cell."""
+        return self._mesh.ranks_each * layout.per_cell
 
     # Drawing.
 
@@ -142,35 +223,75 @@ class RankGrid(Widget, can_focus=True):
         layout = self.grid_layout(width)
         if layout != self._placed:
             self._placed = layout
+            self._ranks_of.clear()
             self.forget()
+        y -= self.legend_lines
+        if y < 0:
+            return Strip(self._legend(layout, width)).adjust_cell_length(width, blank)
         place = layout.line_at(y)
         if place is None:
             segments = self._header(layout) if y < layout.top else []
             return Strip(segments).adjust_cell_length(width, blank)
         band, line, part = place
-        gap = Segment(" " * layout.gap, blank)
         segments = [Segment(self._band_name(layout, band, line, part), self.label_style)]
-        for cell in layout.cells_on(band, line):
-            ranks = self.rank_range(layout, cell)
-            if ranks:
-                segments += self.draw_cell(layout, cell, ranks, part)
-            else:
-                segments.append(Segment(" " * layout.cell_width, blank))
-            if layout.gap:
-                segments.append(gap)
+        end = layout.left
+        for col, cell in enumerate(layout.cells_on(band, line)):
+            start = layout.left_of(col)
+            segments.append(Segment(" " * (start - end), blank))
+            segments += self.draw_cell(layout, cell, self.ranks_in(layout, cell), part)
+            end = start + layout.cell_width
         return Strip(segments).adjust_cell_length(width, blank)
 
-    def _header(self, layout: MeshLayout) -> list[Segment]:
-        wide = layout.cell_width + layout.gap
-        names = [
-            fit(f"shard {i}" if layout.cell_width >= 8 else f"S{i}", wide)
-            for i in range(layout.cols)
+    def _legend_parts(self, layout: MeshLayout, width: int) -> list[str]:
+        """The axes, and what is told after them."""
+        hint = shared = ""
+        if self._axis is not None:
+            hint = f" enter {'opens' if self._axis in self._mesh.folded else 'folds'} it "
+        if (num := self.ranks_each(layout)) > 1:
+            shared = f" cell = {self.worst} of {num:,} ranks "
+        return legend_parts(self._mesh, width, self._axis, hint + shared, shared)
+
+    def _legend(self, layout: MeshLayout, width: int) -> list[Segment]:
+        style = self.label_style
+        *parts, said = self._legend_parts(layout, width)
+        segments = [
+            Segment(part, style + Style(reverse=True, bold=True) if n == self._axis else style)
+            for n, part in enumerate(parts)
         ]
-        return [Segment(" " * layout.left + "".join(names), self.label_style)]
+        return [*segments, Segment(said.rjust(width - sum(map(len, parts))), style)]
+
+    def _header(self, layout: MeshLayout) -> list[Segment]:
+        across = self._mesh.open_axes[layout.num_down :]
+        text = ""
+        for start, room, words in self._names_across(layout, across):
+            if len(words) <= room:
+                text = text.ljust(start) + words
+        return [Segment(text, self.label_style)]
+
+    def _names_across(
+        self, layout: MeshLayout, axes: Sequence[GridAxis]
+    ) -> list[tuple[int, int, str]]:
+        """Of the columns: where a name goes, its room, and the name."""
+        wide, step = layout.cell_width, layout.cell_width + layout.gap
+        if len(axes) == 1:
+            letter, name = axes[0].letter, axes[0].name
+            long = max(8, len(f"{name} {axes[0].size - 1}"))
+            words = f"{name} " if wide >= long else letter
+            return [(layout.left_of(i), step, f"{words}{i}") for i in range(layout.cols)]
+        names = [_coordinate(axes, i) for i in range(layout.cols)]
+        if max(map(len, names)) <= wide:
+            return [(layout.left_of(i), step, name) for i, name in enumerate(names)]
+        # The last axis is counted within each group; the others name the group.
+        size = axes[-1].size
+        return [
+            (layout.left_of(i), size * step, _coordinate(axes[:-1], i // size))
+            for i in range(0, layout.cols, size)
+        ]
 
     def _band_name(self, layout: MeshLayout, band: int, line: int, part: int) -> str:
         is_first = line == 0 and part == 0
-        return fit(f"R{band}" if is_first else "", layout.left)
+        down = self._mesh.open_axes[: layout.num_down]
+        return fit(_coordinate(down, band) if is_first else "", layout.left)
 
     # Keys and mouse.
 
@@ -179,21 +300,25 @@ class RankGrid(Widget, can_focus=True):
         if not self.num_ranks:
             return
         layout = self.grid_layout(self.size.width)
-        if self._chosen is None:
+        if self._chosen is None or self._chosen >= self.num_ranks:
             self._go(0)
             return
-        band, shard = divmod(self._chosen, self._shards_of(layout))
-        cell = band * layout.num_shards + shard // layout.per_cell
+        places = self._places_of(layout)
+        band, at = divmod(self._mesh.place_of(self._chosen), places)
+        cell = band * layout.band_cells + at // layout.per_cell
         x, y = layout.origin(cell)
-        step_x = right * (layout.cell_width + layout.gap)
-        found = layout.cell_at(x + step_x, y)
-        if down:
+        found: int | None = None
+        if right:
+            beside = cell + right
+            is_there = 0 <= beside < layout.num_cells and layout.origin(beside)[1] == y
+            found = beside if is_there else None
+        elif down:
             lines = range(y + down, y + down * (layout.height + 1), down)
             found = next(
                 (c for line in lines if (c := layout.cell_at(x, line)) not in (None, cell)), None
             )
-        if found is not None and (ranks := self.rank_range(layout, found)):
-            self._go(ranks[0])
+        if found is not None:
+            self._go(self.ranks_in(layout, found)[0])
 
     def _go(self, rank: int) -> None:
         self.choose(rank)
@@ -203,14 +328,31 @@ class RankGrid(Widget, can_focus=True):
         offset = event.get_content_offset(self)
         if offset is None or not self.num_ranks:
             return
-        layout = self.grid_layout(self.size.width)
-        cell = layout.cell_at(offset.x, offset.y)
-        if cell is not None and (ranks := self.rank_range(layout, cell)):
+        layout, y = self.grid_layout(self.size.width), offset.y - self.legend_lines
+        if y < 0:
+            end = 0
+            for axis, part in enumerate(self._legend_parts(layout, self.size.width)[:-1]):
+                end += len(part)
+                if offset.x < end:
+                    event.stop()
+                    self._turn(axis)
+                    return
+        cell = layout.cell_at(offset.x, y)
+        if cell is not None:
             event.stop()
-            self._go(ranks[0])
+            self._go(self.ranks_in(layout, cell)[0])
 
     def on_focus(self) -> None:
         self.refresh()
 
     def on_blur(self) -> None:
         self.refresh()
+
+
+def _coordinate(axes: Sequence[GridAxis], place: int) -> str:
+    """`R0 S3`: a place of some axes, row-major."""
+    words = []
+    for number, axis in enumerate(axes):
+        inner = math.prod(a.size for a in axes[number + 1 :])
+        words.append(f"{axis.letter}{place // inner % axis.size}")
+    return " ".join(words)

@@ -17,7 +17,8 @@ from inspector.checks.plan.problems import find_gaps, plan_problems
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
-from inspector.report.plan import as_written
+from inspector.layout.target.rules import TargetPlacements
+from inspector.report.plan.text import as_written
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -96,7 +97,10 @@ class PlanDesk:
             InspectError: There is none, and why.
         """
         planner = self._planner_of(order.filter_text)
-        plan = planner.plan(order.mesh)
+        mesh = order.mesh
+        plan = planner.plan(
+            mesh, None if mesh.is_plain else TargetPlacements(mesh, order.written_by)
+        )
         if self._gaps is None:
             self._gaps = find_gaps(self.checkpoint)
         problems = tuple(plan_problems(plan, self._gaps))

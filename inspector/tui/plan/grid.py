@@ -7,6 +7,7 @@ rank that reads most stands in every cell, and in larger ones the bytes themselv
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -17,7 +18,7 @@ from inspector.checkpoint.text import format_bytes, format_count, plural
 from inspector.layout.reads.load_plan import LoadPlan
 from inspector.tui.kit.cell_text import fit
 from inspector.tui.mesh.layout import MeshLayout
-from inspector.tui.mesh.paint import ends
+from inspector.tui.mesh.paint import ends, number_words
 from inspector.tui.mesh.rank_grid import RankGrid
 
 __all__ = ["PlanGrid"]
@@ -65,6 +66,8 @@ class PlanGrid(RankGrid):
     }
     """
 
+    worst: ClassVar[str] = "most"
+
     class Chosen(RankGrid.Chosen):
         """The cursor went to a rank."""
 
@@ -74,6 +77,7 @@ class PlanGrid(RankGrid):
         self._read: list[int] = []
         self._most = 0
         self._worst: int | None = None
+        self._most_of: dict[int, int] = {}
         self._styles: dict[tuple[int, bool, bool], tuple[Style, Style, Style, Style]] = {}
 
     # Values in.
@@ -83,12 +87,12 @@ class PlanGrid(RankGrid):
         self._plan = plan
         if plan is None:
             self._read, self._worst = [], None
-            self.mesh_changed((1, 0))
+            self.mesh_changed(None)
             return
         self._read = plan.ranks.bytes_read.tolist()
         self._most = max(self._read)
         self._worst = plan.worst_rank if min(self._read) < self._most else None
-        self.mesh_changed((plan.mesh.num_replicas, plan.mesh.num_shards))
+        self.mesh_changed(plan.mesh)
 
     @property
     def num_ranks(self) -> int:
@@ -110,9 +114,9 @@ class PlanGrid(RankGrid):
             text.append(f"{self.glyph(least)} {format_bytes(least)}  to  ")
             text.append(f"{_STEPS[-1]} {format_bytes(most)} read by a rank")
             text.append(f"   {_WORST} rank {self._worst} reads most")
-        per_cell = self.grid_layout(self.size.width).per_cell
-        if per_cell > 1:
-            text.append(f"   a cell is {plural(per_cell, 'rank')}, and says the most of them")
+        shared = self.ranks_each(self.grid_layout(self.size.width))
+        if shared > 1 and not self.legend_lines:
+            text.append(f"   a cell is {plural(shared, 'rank')}, and says the most of them")
         return text
 
     # Drawing.
@@ -126,46 +130,61 @@ class PlanGrid(RankGrid):
         level = self.level(num_bytes)
         return _STEPS[level - 1] if level else _NOTHING
 
-    def draw_cell(self, layout: MeshLayout, cell: int, ranks: range, part: int) -> list[Segment]:
-        num_bytes = max(self._read[ranks.start : ranks.stop])
+    def forget(self) -> None:
+        self._most_of.clear()
+
+    def draw_cell(
+        self, layout: MeshLayout, cell: int, ranks: Sequence[int], part: int
+    ) -> list[Segment]:
+        if (most := self._most_of.get(cell)) is None:
+            most = self._most_of[cell] = max(self._read[rank] for rank in ranks)
         is_chosen = self._chosen is not None and self._chosen in ranks
         is_worst = self._worst is not None and self._worst in ranks
-        level = self.level(num_bytes)
+        level = self.level(most)
         mark, base, dim, alone = self._cell_styles(level, is_worst, is_chosen)
         width = layout.cell_width
-        glyph = _WORST if is_worst else self.glyph(num_bytes)
+        glyph = _WORST if is_worst else self.glyph(most)
         if width < 5:
             return [Segment(glyph * width, alone)]
         if layout.cell_height == 1:
-            said = f" {format_bytes(num_bytes)} " if width >= 16 else ""
-            name = fit(f" {ranks.start}", width - 1 - len(said))
+            said = f" {format_bytes(most)} " if width >= 16 else ""
+            room = width - 1 - len(said)
+            name = fit(f" {number_words(ranks[0], len(ranks) - 1, room - 1)}", room)
             return [Segment(glyph, mark), Segment(name, base), Segment(said, dim)]
-        return self._line(ranks.start, part, width, glyph, (mark, base, dim))
+        return self._line(ranks, most, part, width, glyph, (mark, base, dim))
 
     def _line(
-        self, rank: int, part: int, width: int, glyph: str, styles: tuple[Style, Style, Style]
+        self,
+        ranks: Sequence[int],
+        most: int,
+        part: int,
+        width: int,
+        glyph: str,
+        styles: tuple[Style, Style, Style],
     ) -> list[Segment]:
-        """A line of a cell that is one rank's alone, and large enough for its figures."""
+        """A line of a cell that is large enough for figures: those of its rank, or the most."""
         mark, base, dim = styles
         plan = self._plan
         assert plan is not None  # noqa: S101 - cells are drawn of a plan
-        figures = plan.ranks
+        figures, rows = plan.ranks, list(ranks)
         if part == 0:
-            said = f"{format_bytes(self._read[rank])} "
-            name = fit(f"rank {rank}" if width >= 24 else str(rank), width - 3 - len(said))
+            said = f"{format_bytes(most)} "
+            title, room = "rank " if width >= 24 else "", width - 3 - len(said)
+            number = number_words(ranks[0], len(ranks) - 1, room - len(title))
+            name = fit(f"{title}{number}", room)
             return [Segment(f" {glyph} ", mark), Segment(name, base), Segment(said, base)]
         if part == 1:
             room = width - 2
-            share = self._read[rank] / self._most if self._most else 0.0
+            share = most / self._most if self._most else 0.0
             done = math.ceil(share * room)
             bar = [Segment("━" * done, mark), Segment("─" * (room - done), dim)]
             return [Segment(" ", base), *bar, Segment(" ", base)]
         if part == 2:
-            files = plural(int(figures.num_files[rank]), "file")
-            items = plural(int(figures.num_reads[rank]), "read")
+            files = plural(int(figures.num_files[rows].max()), "file")
+            items = plural(int(figures.num_reads[rows].max()), "read")
             return [Segment(ends(files, items, width), dim)]
-        empty = int(figures.num_empty_tensors[rank])
-        peak = f"peak {format_bytes(int(figures.peak_bytes[rank]))}"
+        empty = int(figures.num_empty_tensors[rows].max())
+        peak = f"peak {format_bytes(int(figures.peak_bytes[rows].max()))}"
         return [Segment(ends(peak, f"{format_count(empty)} empty" if empty else "", width), dim)]
 
     def _cell_styles(

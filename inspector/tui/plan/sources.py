@@ -9,28 +9,28 @@ import numpy as np
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.text import format_box, format_bytes, format_count, format_shape
 from inspector.layout.geometry import Ints
+from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Read
 from inspector.report.bar import bar
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
+from inspector.tui.mesh.axes import coordinate_words
 
 __all__ = [
     "EMPTY_COLUMNS",
-    "RANK_COLUMNS",
     "READ_COLUMNS",
     "EmptySource",
     "PlanRankSource",
     "ReadSource",
-    "coordinate_text",
+    "rank_columns",
 ]
 
 _BAR_CELLS = 16
 
-RANK_COLUMNS = (
+_RANK_COLUMNS = (
     Column("rank", "Rank", width=5, align="right"),
-    Column("place", "Place", min_width=6, max_width=10, priority=1),
     Column("needs", "Needs", width=10, align="right", descending_first=True),
     Column("reads", "Reads", width=10, align="right", descending_first=True),
     Column("bar", "of the most", width=_BAR_CELLS, sortable=False, priority=5),
@@ -41,11 +41,22 @@ RANK_COLUMNS = (
 )
 
 
-def coordinate_text(plan: LoadPlan, rank: int) -> str:
-    """Where a rank stands in the mesh: `R1 S63`, or `S63`; as the grid names its rows."""
-    letters = ("R", "S") if len(plan.mesh.sizes) == 2 else ("S",)
-    coordinate = plan.mesh.coordinate(rank)
-    return " ".join(f"{letter}{n}" for letter, n in zip(letters, coordinate, strict=True))
+def rank_columns(mesh: Mesh) -> tuple[Column, ...]:
+    """The columns of the ranks of a mesh: their places have the room that the last one's takes."""
+    cells = max(6, len(coordinate_words(mesh, mesh.world_size - 1)))
+    first, *rest = _RANK_COLUMNS
+    return first, Column("place", "Place", width=cells, priority=1), *rest
+
+
+def _by_part(mesh: Mesh, ranks: Ints) -> Ints:
+    """A number for each rank: what replicas hold alike stands together."""
+    part = np.zeros(len(ranks), dtype=np.int64)
+    stride = mesh.world_size
+    for kind, size in zip(mesh.kinds, mesh.sizes, strict=True):
+        stride //= size
+        if kind != "replicate":
+            part = part * size + ranks // stride % size
+    return part
 
 
 class PlanRankSource(TableSource):
@@ -67,7 +78,7 @@ class PlanRankSource(TableSource):
         if column_key == "rank":
             return str(row)
         if column_key == "place":
-            return (coordinate_text(self.plan, row), "dim")
+            return (coordinate_words(self.plan.mesh, row), "dim")
         if column_key == "needs":
             return format_bytes(int(figures.bytes_needed[row]))
         if column_key == "reads":
@@ -88,8 +99,7 @@ class PlanRankSource(TableSource):
         figures, ranks = self.plan.ranks, np.arange(self.num_rows)
         keys: dict[str, SortKeys] = {
             "rank": ranks,
-            # By shard, so that the replicas of one stand together.
-            "place": ranks % self.plan.mesh.num_shards,
+            "place": _by_part(self.plan.mesh, ranks),
             "needs": figures.bytes_needed,
             "reads": figures.bytes_read,
             "files": figures.num_files,

@@ -17,23 +17,23 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.report.plan import headline
+from inspector.report.plan.text import headline
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
-from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.mesh.offers import EvenSizes, even_sizes, first_mesh, writer_mesh
 from inspector.tui.mesh.picker import MeshPicker
+from inspector.tui.mesh.view import MeshView
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
 from inspector.tui.plan.grid import PlanGrid
-from inspector.tui.plan.meshes import EvenSizes, even_sizes, first_mesh
 from inspector.tui.plan.sources import (
     EMPTY_COLUMNS,
-    RANK_COLUMNS,
     READ_COLUMNS,
     EmptySource,
     PlanRankSource,
     ReadSource,
+    rank_columns,
 )
 from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
 from inspector.tui.screens.copy import CopyScreen
@@ -55,7 +55,7 @@ _SMALL_REST, _ROOMY_REST = 12, 29
 _SLOW_S = 0.1
 
 
-class LoadPlanView(TableView):
+class LoadPlanView(MeshView):
     """A mesh to choose, its ranks as a grid and as a table, the reads of one of them."""
 
     DEFAULT_CSS = """
@@ -92,7 +92,7 @@ class LoadPlanView(TableView):
     """
 
     BINDINGS = [
-        command("m", "mesh", "Mesh", "Type a mesh, such as hsdp:8x64.", footer=True),
+        command("m", "mesh", "Mesh", "Type a mesh: hsdp:8x64 or dp_shard:4,tp:2.", footer=True),
         command(
             "plus,equals_sign", "size('shard', 1)", "More shards", "The next that divides evenly."
         ),
@@ -122,7 +122,7 @@ class LoadPlanView(TableView):
     def __init__(self) -> None:
         super().__init__(id="plan")
         self.add_class("-none")
-        self._table = VirtualTable(RANK_COLUMNS, id="plan-ranks")
+        self._table = VirtualTable((), id="plan-ranks")
         self._reads = VirtualTable(READ_COLUMNS, id="plan-reads", empty_text="It reads nothing")
         self._empty = VirtualTable(EMPTY_COLUMNS, id="plan-empty")
         self._written_by: WrittenBy | None = None
@@ -130,7 +130,8 @@ class LoadPlanView(TableView):
         self._order: Order | None = None
         self._answered: Order | None = None
         self._planned: Planned | None = None
-        self._findings: tuple[Finding, ...] = ()
+        #: What the checks found; None before they have ended.
+        self._findings: tuple[Finding, ...] | None = None
         self._even = EvenSizes((1,), True)
         self._is_chosen = False
         self._rank = 0
@@ -175,7 +176,7 @@ class LoadPlanView(TableView):
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._desk = PlanDesk(loaded.checkpoint)
-        self._findings = ()
+        self._findings = None
         self._written_by, self._order, self._is_chosen = None, None, False
         self._go_to(first_mesh(loaded.checkpoint, None))
 
@@ -226,6 +227,12 @@ class LoadPlanView(TableView):
         desk, order = self._desk, self._order
         if desk is None or not self._is_looked_at:
             return
+        if not self.mesh.is_plain and self._written_by is None:
+            # How tensors lie on named axes is known from who wrote it; that comes, and asks again.
+            self._order = None
+            line = "#plan-text" if self._planned is None else "#plan-legend"
+            self.query_one(line, Static).update("looking at who wrote it ...")
+            return
         wanted = Order(self.mesh, self.filter_text, self._written_by)
         if order is not None and wanted.is_same(order):
             return
@@ -238,9 +245,8 @@ class LoadPlanView(TableView):
         if order is not self._order or order is self._answered or self.loaded is None:
             return
         if self._planned is None:
-            checkpoint = self.loaded.checkpoint
-            chunks = plural(checkpoint.num_chunks, "chunk")
-            tensors = plural(checkpoint.num_tensors, "tensor")
+            of = self.loaded.checkpoint
+            chunks, tensors = plural(of.num_chunks, "chunk"), plural(of.num_tensors, "tensor")
             said = f"looking at where {chunks} of {tensors} lie, for {order.mesh} ..."
             self.query_one("#plan-text", Static).update(said)
         else:
@@ -265,18 +271,19 @@ class LoadPlanView(TableView):
         self.set_class(not plan.empty_tensors, "-even")
         if before is None or before.plan.items is not plan.items:
             self._even = even_sizes(plan.items.tensors)
-        written = None if self._written_by is None else self._written_by.mesh
-        self.query_one(MeshPicker).offer(self._even, written)
+        self.query_one(MeshPicker).offer(self._even, writer_mesh(self._written_by))
         self._show_words()
-        grid = self.query_one(PlanGrid)
-        grid.show(plan)
+        self.query_one(PlanGrid).show(plan)
         rank = min(self._rank, plan.world_size - 1)
+        if before is None or before.plan.mesh != plan.mesh:
+            self._table.set_columns(rank_columns(plan.mesh))
         self._table.set_source(PlanRankSource(plan))
         self._table.select_row(rank)
         self._empty.set_empty_text("No tensor leaves a rank without an element")
         self._empty.set_source(EmptySource(plan))
         self._show_rank(rank)
         self._arrange()
+        self.refresh_bindings()
         count = plural(plan.world_size, "rank")
         if planned.order.filter_text:
             count += f", {planned.num_entries:,} of {plural(len(self.names), 'entry', 'entries')}"
@@ -296,7 +303,8 @@ class LoadPlanView(TableView):
             text.update(error_text(error, below))
         elif planned is not None:
             say = facts_text if self.has_class("-roomy") else short_text
-            text.update(say(planned, with_faults(planned, self._findings)))
+            faults = with_faults(planned, self._findings or ())
+            text.update(say(planned, faults, is_checked=self._findings is not None))
 
     def _show_legend(self) -> None:
         if self._planned is not None and self._planned.order is self._order:

@@ -8,15 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from inspector.checkpoint.find.locate import matching
-from inspector.checkpoint.text import plural, printable
+from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.plan.faults import untold
 from inspector.errors import InspectError
-from inspector.report.plan import comparison, headline, plan_facts
+from inspector.report.plan.text import comparison, headline, plan_facts
 from inspector.tui.advice import on_screen
 from inspector.tui.plan.desk import Planned
 
-__all__ = ["error_text", "facts_text", "short_text", "with_faults"]
+__all__ = ["answer", "error_text", "facts_text", "short_text", "with_faults"]
 
 _LABEL_CELLS = 12
 _MAX_CHARS = 400
@@ -47,14 +47,34 @@ def with_faults(planned: Planned, findings: Sequence[Finding]) -> list[Finding]:
     return sorted([*planned.problems, *faults], key=lambda f: f.severity != "error")
 
 
-def facts_text(planned: Planned, problems: Sequence[Finding]) -> Table:
+def answer(planned: Planned, problems: Sequence[Finding], *, is_checked: bool = True) -> str:
+    """Whether it loads under this mesh and with how much memory, in one sentence.
+
+    Args:
+        planned: The plan.
+        problems: What goes wrong, the checkpoint's own errors with it.
+        is_checked: Whether the checks of the checkpoint have ended.
+    """
+    plan = planned.plan
+    memory = f"memory at most {format_bytes(int(plan.ranks.peak_bytes.max()))} a rank"
+    errors = sum(finding.severity == "error" for finding in problems)
+    if errors:
+        return f"goes wrong on {plan.mesh}, {plural(errors, 'error')}; {memory}"
+    if not is_checked:
+        return f"{plan.mesh}: the checks are still running; {memory}"
+    return f"loads on {plan.mesh}, as far as metadata tells; {memory}"
+
+
+def facts_text(planned: Planned, problems: Sequence[Finding], *, is_checked: bool = True) -> Table:
     """Every sentence that the plan has to say."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, min_width=_LABEL_CELLS)
     table.add_column(ratio=1)
     plan, written_by = planned.plan, planned.order.written_by
+    said = answer(planned, problems, is_checked=is_checked)
+    table.add_row(Text("answer", "dim"), Text(said, "bold"))
     for label, text in plan_facts(plan, written_by, planned.as_written):
-        table.add_row(Text(label, "dim"), Text(text, "bold" if label == "in short" else ""))
+        table.add_row(Text(label, "dim"), Text(text))
     if problems:
         table.add_row(Text("goes wrong", "error"), _told(problems))
     else:
@@ -62,15 +82,17 @@ def facts_text(planned: Planned, problems: Sequence[Finding]) -> Table:
     return table
 
 
-def short_text(planned: Planned, problems: Sequence[Finding]) -> Text:
-    """The plan in short, what goes wrong, and the mesh that wrote it."""
-    text = Text(headline(planned.plan), "bold")
+def short_text(planned: Planned, problems: Sequence[Finding], *, is_checked: bool = True) -> Text:
+    """Whether it loads, the plan in short, what goes wrong, and the mesh that wrote it."""
+    text = Text(answer(planned, problems, is_checked=is_checked), "bold")
+    text.append(f"\n{headline(planned.plan)}", "not bold")
     if problems:
         text.append("\n")
         text.append_text(_told(problems))
     elif planned.order.written_by is not None:
         text.append("\n")
-        said = comparison(planned.plan, planned.order.written_by, planned.as_written)
+        written_by, under = planned.order.written_by, planned.as_written
+        said = comparison(planned.plan, written_by, under, short=True)
         text.append(said, "not bold dim")
     return text
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
@@ -15,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from inspector.tui.commands import LIST_KEYS
-from inspector.tui.kit.lines import FilterLine, Reader
+from inspector.tui.kit.lines import FilterLine, Reader, Section, Sheet
 from inspector.tui.kit.view import View
 
 __all__ = ["HelpScreen", "commands_of"]
@@ -57,11 +54,10 @@ class HelpScreen(ModalScreen[None]):
             yield Static("/ searches · esc closes", markup=False, id="help-hint")
             yield FilterLine()
             with Reader():
-                yield Static(markup=False, id="help-text")
+                yield Sheet("bold", "", "dim", sections=self._found(""))
 
     def on_mount(self) -> None:
         self.query_one(FilterLine).placeholder = "words of a key's title or sentence"
-        self._show("")
         self.query_one(Reader).focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -92,17 +88,18 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(Reader).focus()
 
     def _show(self, words: str) -> None:
-        """Show the keys that have all of the words in what is said of them."""
+        self.query_one(Sheet).show(self._found(words))
+        self.query_one(Reader).scroll_home(animate=False)
+
+    def _found(self, words: str) -> list[Section]:
+        """The keys that have all of the words in what is said of them."""
         wanted = words.casefold().split()
-        parts: list[RenderableType] = []
+        parts: list[Section] = []
         for title, rows in self._sections():
             found = [row for row in rows if _holds(" ".join((*row, title)), wanted)]
             if found:
-                parts += [Text(title, "bold"), _table(found), Text("")]
-        if not parts:
-            parts.append(Text("No key is told of in these words.", "dim"))
-        self.query_one("#help-text", Static).update(Group(*parts))
-        self.query_one(Reader).scroll_home(animate=False)
+                parts.append((title, found))
+        return parts or [("No key is told of in these words.", [("", "", "")])]
 
     def _sections(self) -> Iterator[tuple[str, list[Row]]]:
         """Titles and commands: of the open view, its screen, the app, then of the other views."""
@@ -133,13 +130,3 @@ def _rows(kind: type[DOMNode]) -> list[Row]:
 def _holds(text: str, words: list[str]) -> bool:
     text = text.casefold()
     return all(word in text for word in words)
-
-
-def _table(rows: list[Row]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, min_width=4)
-    table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
-    for keys, title, about in rows:
-        table.add_row(Text(keys, "bold"), title, Text(about, "dim"))
-    return table

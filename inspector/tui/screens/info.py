@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.text import summary_facts
-from inspector.tui.kit.lines import Reader
+from inspector.tui.kit.lines import Reader, Sheet
 
 __all__ = ["InfoScreen"]
 
@@ -36,12 +33,7 @@ class InfoScreen(ModalScreen[None]):
         self._written_by = written_by
 
     def compose(self) -> ComposeResult:
-        checkpoint = self._checkpoint
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(ratio=1)
-        table.add_row(Text("path", "bold"), Text(printable(checkpoint.path)))
-        for label, text in summary_facts(checkpoint, self._written_by):
-            table.add_row(Text(label, "bold"), Text(text))
+        facts = summary_facts(self._checkpoint, self._written_by)
+        path = printable(self._checkpoint.path)
         with Reader():
-            yield Static(table, markup=False)
+            yield Sheet("bold", "", sections=[("", [("path", path), *facts])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from importlib import import_module
 from threading import Thread
@@ -23,17 +24,24 @@ _POLLS_A_PAINT = 8
 # After so long it is a large checkpoint; between two modules a key has its turn.
 _AHEAD_S = 0.5
 _AHEAD_PAUSE_S = 0.03
-# What is shown next, and what a key may ask for meanwhile.
+# What is shown next, and what a key may ask for meanwhile; what takes long in pieces.
 _NEXT = (
     "inspector.tui.screens.help",
     "numpy.ma",  # what numpy imports when it first looks for what is unique
     "inspector.tui.tensors.sources",
+    "inspector.layout.writer.written_by",
     "inspector.tui.tensors.detail",
     "inspector.tui.tensors.tree",
     "inspector.tui.kit.lines",
     "inspector.tui.values.work",
     "inspector.tui.files.view",
+    "inspector.checks.judge",
     "inspector.tui.findings.view",
+    "inspector.tui.mesh.grid",
+    "inspector.verify.machine",
+    "inspector.verify.preflight",
+    "inspector.verify.job.launcher",
+    "inspector.tui.verification.control",
     "inspector.tui.verification.view",
     "inspector.tui.plan.view",
     "inspector.tui.values.view",
@@ -45,6 +53,8 @@ def _import_ahead() -> None:
     """Import the views while another process reads; the first keys need not wait for it then."""
     for name in _NEXT:
         import_module(name)
+        # What was imported lives on: to look through all of it takes longer than a key may wait.
+        gc.freeze()
         time.sleep(_AHEAD_PAUSE_S)
 
 

@@ -257,8 +257,10 @@ class MainScreen(OpenScreen):
     @property
     def quiet_actions(self) -> frozenset[str]:
         """Commands that work and mean nothing now: the footer leaves them out."""
-        report = self.standing.report
-        return frozenset() if report is not None and report.findings else _OF_FINDINGS
+        report, written_by = self.standing.report, self.written_by
+        quiet = frozenset() if report is not None and report.findings else _OF_FINDINGS
+        has_axes = written_by is not None and (written_by.layout or written_by.partition)
+        return quiet if has_axes else quiet | {"step_axis"}
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()

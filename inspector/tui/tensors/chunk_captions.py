@@ -125,15 +125,12 @@ def captions(
     if whole:
         lines.append("not cut, not drawn: dim " + ", ".join(
             f"{d} ({boxes.shape[d]:,})" for d in whole))  # fmt: skip
-    by_rank = boxes.places is None
-    if (
-        by_rank
-        and colour
-        and not painting.all_labelled
-        and (num_ranks := len(np.unique(boxes.ranks))) > 1
-    ):
-        same = f", r{NUM_HUES} is coloured as r0" if num_ranks > NUM_HUES else ""
-        lines.append(f"colour = writing rank{same}")
+    num_labels = len(np.unique(boxes.labels))
+    if colour and not painting.all_labelled and num_labels > 1:
+        what = "writing rank" if boxes.places is None else f"place on {boxes.letter}"
+        r = boxes.letter
+        same = f", {r}{NUM_HUES} is coloured as {r}0" if num_labels > NUM_HUES else ""
+        lines.append(f"colour = {what}{same}")
     return lines
 
 

@@ -56,6 +56,7 @@ class ChunkBoxes:
         places: What colours and labels the chunks in place of their ranks, shape (n,); -1 for
             those that have none. None for their ranks.
         axis: What the places stand for: a caption.
+        letter: What stands before a place, and before a rank: `r3`.
     """
 
     shape: tuple[int, ...]
@@ -65,6 +66,7 @@ class ChunkBoxes:
     marks: tuple[Mark, ...] = ()
     places: Ints | None = None
     axis: str = ""
+    letter: str = "r"
 
     @property
     def labels(self) -> Ints:
@@ -337,10 +339,8 @@ class _Painter:
     def _label(self, index: int, top: int, left: int, bottom: int, right: int) -> bool:
         """One chunk's label; False if there is no room for its rank."""
         rank = int(self.ranks[index])
-        if self.boxes.places is None:
-            text = f"r{rank}" if rank >= 0 else "?"
-        else:
-            text = f"#{rank}" if rank >= 0 else "*"
+        unknown = "?" if self.boxes.places is None else "*"
+        text = f"{self.boxes.letter}{rank}" if rank >= 0 else unknown
         wide, high = right - left, bottom - top
         if wide < len(text) or high < 1:
             return False

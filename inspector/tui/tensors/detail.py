@@ -237,6 +237,7 @@ class TensorDetail(Pane):
             marks,
             None if axis is None else axis.places,
             "" if axis is None else axis.words,
+            "r" if axis is None else axis.letter,
         )
         self._map.show(boxes, self.picked)
         self._map.display = True

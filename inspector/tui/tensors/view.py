@@ -77,6 +77,7 @@ class TensorsView(TableView):
             "Axis",
             "Colour the chunks by their place on one axis of the mesh, each axis in turn, and then "
             "by writing rank again.",
+            footer=True,
         ),
     ]
 

@@ -181,13 +181,13 @@ class TensorReading:
             self._readers[kind].stop()
         return is_busy
 
-    def show_task(self, line: TaskLine) -> bool:
-        """Show how far it is; False if there is nothing to show."""
+    def show_task(self, line: TaskLine, hint: str) -> bool:
+        """Show how far it is, and how to stop it; False if there is nothing to show."""
         elapsed = time.monotonic() - self._began_s
         if not self.is_busy or elapsed < _QUIET_S:
             return False
         is_stopping = any(self._readers[kind].is_stopping for kind in ("figures", "found"))
-        line.show(self._title, *self._bytes, elapsed, "stopping" if is_stopping else "x stops")
+        line.show(self._title, *self._bytes, elapsed, "stopping" if is_stopping else hint)
         return True
 
 
@@ -234,11 +234,11 @@ class ArraySaving:
         self._background.stop()
         return is_busy
 
-    def show_task(self, line: TaskLine) -> bool:
-        """Show how far it is; False if there is nothing to show."""
+    def show_task(self, line: TaskLine, hint: str) -> bool:
+        """Show how far it is, and how to stop it; False if there is nothing to show."""
         elapsed = time.monotonic() - self._began_s
         if not self.is_busy or elapsed < _QUIET_S:
             return False
-        hint = "stopping" if self._background.is_stopping else "x stops"
+        hint = "stopping" if self._background.is_stopping else hint
         line.show("writing", *self._bytes, elapsed, hint)
         return True

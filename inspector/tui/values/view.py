@@ -222,7 +222,9 @@ class ValuesView(View):
         self._pane.show_none(self._fqn, self._tensor, why)
 
     def show_task(self, line: TaskLine) -> bool:
-        return self._saving.show_task(line) or self._reading.show_task(line)
+        # The key is this view's own: elsewhere it means something else, or nothing.
+        hint = "x stops" if self.display else "x in 6 stops"
+        return self._saving.show_task(line, hint) or self._reading.show_task(line, hint)
 
     # Reading.
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
+from inspector.verify.events import READ
 from inspector.verify.progress import RankView, Snapshot
 
 __all__ = [
     "RankProgress",
     "Rates",
     "Totals",
-    "mesh_shape",
+    "mesh_of",
     "rank_figures",
     "stages",
     "totals",
@@ -32,6 +33,8 @@ _MOST_BYTES = 1 << 60
 
 def stages(snapshot: Snapshot) -> tuple[str, ...]:
     """The phases that move bytes, in order."""
+    if snapshot.spec.get("task"):
+        return (READ,)
     both = ("load", "compare")
     return (*both, "save", "reload", "recheck") if snapshot.spec.get("then") else both
 
@@ -216,13 +219,11 @@ def where(snapshot: Snapshot, ranks: tuple[RankProgress, ...]) -> str:
     return f"{view.phase} under {mesh}" if view.phase and mesh else view.phase
 
 
-def mesh_shape(snapshot: Snapshot) -> tuple[int, int]:
-    """Replicas and shards of the mesh; one row where the ranks do not fit it."""
-    num_ranks = len(snapshot.ranks)
+def mesh_of(snapshot: Snapshot) -> Mesh:
+    """The mesh that the job began under; one row where the ranks do not fit it."""
+    num_ranks = max(1, len(snapshot.ranks))
     try:
         mesh = Mesh.parse(str(snapshot.spec.get("mesh", "")))
     except UsageError:
-        return 1, num_ranks
-    if mesh.world_size != num_ranks:
-        return 1, num_ranks
-    return mesh.num_replicas, num_ranks // mesh.num_replicas
+        return Mesh("fsdp", (num_ranks,))
+    return mesh if mesh.world_size == num_ranks else Mesh("fsdp", (num_ranks,))

@@ -17,7 +17,12 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.report.verify_text import meshes_text, summary_sentence
+from inspector.report.verify_text import (
+    meshes_text,
+    num_wrong,
+    payloads_sentence,
+    summary_sentence,
+)
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.figures import Totals, stages
@@ -37,6 +42,8 @@ _BADGES = {
     "partial": "badge.warning",
     "failed": "badge.error",
     "cancelled": "badge.warning",
+    # That the ranks have read is no verdict on what they read.
+    "read": "badge.plain",
 }
 _LONGEST_S = 1e9
 # Less than this is no time to tell of.
@@ -66,9 +73,12 @@ def head_text(
     state = now.state if result is not None else word or now.state
     badge = (f" {state.upper()} ", _BADGES.get(state, "badge.plain"))
     said = _sentence(snapshot, now, result)
+    for part in (" (", " under "):
+        if len(badge[0]) + 2 + len(said) > width and result is not None:
+            said = said.partition(part)[0]  # The last line tells of it, rather than half a mesh.
     first = Text.assemble(badge, "  ", (said, "bold"))
     lines = [first, _bar_line(snapshot, now, width), _figures(snapshot, now, width)]
-    lines.append(_last(snapshot, report, width))
+    lines.append(_last(snapshot, report, width, tells_mesh=" under " not in said))
     for line in lines:
         clip(line, max(1, width))
     return Text("\n").join(lines)
@@ -117,8 +127,10 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
     of = f" of {format_count(total)}" if total is not None else ""
     so_far = "" if snapshot.result is not None else " so far"
     exact = f"{format_count(snapshot.num_exact)}{of} exact{so_far}"
-    parts: list[tuple[str, str]] = [(exact, "bold")]
     wrong = snapshot.num_bad
+    if snapshot.spec.get("task"):
+        exact, wrong = f"{payloads_sentence(snapshot)}{so_far}", num_wrong(snapshot)
+    parts: list[tuple[str, str]] = [(exact, "bold")]
     parts.append((f"{format_count(wrong)} wrong", "error" if wrong else "dim"))
     if snapshot.failures and now.state != "cancelled":
         parts.append((plural(len(snapshot.failures), "failure"), "error"))
@@ -144,17 +156,21 @@ def _figures(snapshot: Snapshot, now: Totals, width: int) -> Text:
     return text
 
 
-def _last(snapshot: Snapshot, report: str, width: int) -> Text:
+def _last(snapshot: Snapshot, report: str, width: int, *, tells_mesh: bool) -> Text:
     """The worst failure; or, at the end, where the report is; or what runs."""
     is_cancelled = (snapshot.result or {}).get("verdict") == "cancelled"
     if snapshot.failures and not is_cancelled and (snapshot.result is None or not report):
         failure = snapshot.failures[0]
         who = "the job" if failure.rank is None else f"rank {failure.rank}"
         return Text(printable(f"✗ {who}: {failure.message}", max(width, 8)), "error")
-    if report:
-        return Text.assemble(("recorded in ", "dim"), printable(report, max(width - 12, 8)))
     spec = snapshot.spec
+    if spec.get("task"):
+        said = f"{spec['task']}: {plural(len(snapshot.ranks), 'rank')} that read, each its share"
+        return Text(printable(said, max(width, 8)), "dim")
     meshes = meshes_text(str(spec.get("mesh", "")), list(map(str, spec.get("then") or ())))
+    if report:
+        where = f"{printable(meshes, 120)} · recorded in " if tells_mesh else "recorded in "
+        return Text.assemble((where, "dim"), printable(report, max(width - len(where), 8)))
     parts = [meshes, str(spec.get("via", "")), str(spec.get("device", ""))]
     parts.append(str(spec.get("backend", "")))
     if spec.get("filter"):

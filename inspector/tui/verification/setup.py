@@ -18,7 +18,9 @@ from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
-from inspector.layout.mesh import Mesh
+from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
+from inspector.layout.target.file import read_placements
+from inspector.layout.target.placement import why_not
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.background import after
@@ -26,7 +28,7 @@ from inspector.tui.kit.lines import ChoiceLine
 from inspector.verify.job.commands import local_argv, shell
 from inspector.verify.machine import gpus
 from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
-from inspector.verify.spec import DEVICES, VIAS
+from inspector.verify.spec import DEVICES, VIAS, default_then, why_not_via
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -50,25 +52,78 @@ _COMMON = ("fsdp:2", "hsdp:2x2", "fsdp:4", "hsdp:2x4", "fsdp:8")
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the form says, as it was typed."""
+    """What the form says, as it was typed.
+
+    Attributes:
+        mesh: The mesh.
+        then: The second one, `DEFAULT` or `NONE`.
+        via: The way.
+        device: The device.
+        filter_text: The filter.
+        placements: The file that says which axis cuts which dim; empty for none.
+    """
 
     mesh: str
     then: str = DEFAULT
     via: str = "dtensor"
     device: str = "auto"
     filter_text: str = ""
+    placements: str = ""
+
+    @property
+    def thens(self) -> tuple[str, ...]:
+        """The second meshes that are named, with blanks between, or commas if these are no axes."""
+        found: list[str] = []
+        for word in (word.strip(",") for word in self.then.split()):
+            found += word.split(",") if _mesh_of(word) is None else [word]
+        return tuple(word for word in found if word not in ("", DEFAULT, NONE))
+
+    @property
+    def meshes(self) -> tuple[Mesh, ...]:
+        """All that are meshes: what is half typed is none."""
+        return tuple(mesh for text in (self.mesh, *self.thens) if (mesh := _mesh_of(text)))
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether one of them has axes by name: for those placements can be told."""
+        return not all(mesh.is_plain for mesh in self.meshes)
+
+    def ways(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The ways that there are none of, and why; and the ways that there are."""
+        meshes = list(self.meshes)
+        if meshes and self.then == DEFAULT:
+            meshes.append(default_then(meshes[0]))
+        closed = {via: why for via in VIAS for mesh in meshes if (why := why_not_via(mesh, via))}
+        return closed, tuple(via for via in VIAS if via not in closed)
 
 
-def presets(written: Mesh | None) -> list[str]:
-    """Meshes to choose from, that of the writer first if a job can run under it."""
-    own = [str(written)] if written is not None and written.can_launch else []
+def _mesh_of(text: str) -> Mesh | None:
+    try:
+        return Mesh.parse(text)
+    except InspectError:
+        return None
+
+
+def presets(written: Mesh | None, num_ranks: int | None = None) -> list[str]:
+    """Meshes to choose from: the writer's, FSDP and HSDP over the same ranks, and small ones.
+
+    Args:
+        written: The mesh that wrote it, if that is known.
+        num_ranks: How many ranks wrote it, likewise.
+    """
+    own = [] if written is None or why_not(written) else [str(written)]
+    size = num_ranks if written is None else written.world_size
+    if size is not None and 1 < size <= MAX_WORLD_SIZE:
+        own.append(f"fsdp:{size}")
+        if size % 2 == 0 and size > 2:
+            own.append(f"hsdp:2x{size // 2}")
     return list(dict.fromkeys([*own, *_COMMON]))
 
 
 def first_mesh(written: Mesh | None, num_gpus: int) -> str:
     """The mesh to begin with: the writer's, if this machine has as many cores or GPUs."""
     room = max(os.cpu_count() or 1, num_gpus, 2)
-    own = [written] if written is not None and written.can_launch else []
+    own = [written] if written is not None and not why_not(written) else []
     small = ["hsdp:2x2", "fsdp:4"] if own and own[0].family == "hsdp" else ["fsdp:4"]
     for mesh in [*own, *map(Mesh.parse, small), Mesh.parse("fsdp:2")]:
         if 1 < mesh.world_size <= room:
@@ -78,34 +133,34 @@ def first_mesh(written: Mesh | None, num_gpus: int) -> str:
 
 def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
     """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
-    words = wishes.then.replace(",", " ").split()
-    if words == [NONE]:
-        then: tuple[str, ...] = NO_SECOND_MESH
-    else:
-        then = tuple(word for word in words if word != DEFAULT)
+    is_once = wishes.then.strip() == NONE
+    told = os.path.expanduser(wishes.placements.strip()) if wishes.has_axes else ""
     try:
-        for text in (wishes.mesh, *(() if then == NO_SECOND_MESH else then)):
-            if not Mesh.parse(text).can_launch:
-                raise UsageError(f"{text!a}: a job runs under fsdp:S or hsdp:RxS")
+        if os.path.exists(told) and not os.path.isfile(told):
+            # A pipe that nobody writes to would be waited for.
+            raise UsageError(f"--placements {printable(told)}: it is no regular file")
         return prepare(
             checkpoint,
             wishes.mesh,
-            then=then,
+            then=NO_SECOND_MESH if is_once else wishes.thens,
             via=wishes.via,
             device=wishes.device,
             filter_text=wishes.filter_text.strip(),
+            placements=read_placements(told) if told else (),
         )
     except InspectError as error:
         return error
 
 
-def plan_table(plan: Preflight) -> Table:
-    """What will run, what it reads and needs, and what stands against it."""
+def plan_table(plan: Preflight, wishes: Wishes) -> Table:
+    """What will run, what it reads and needs, and what stands against it or any other way."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, min_width=8)
     table.add_column(ratio=1)
     for label, text, style in _rows(plan):
         table.add_row(Text(label, "dim"), Text(text, style))
+    for via, why in wishes.ways()[0].items():
+        table.add_row(Text(f"no {via}", "dim"), Text(why))
     return table
 
 
@@ -157,12 +212,17 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         border-title-color: $foreground; border-title-style: bold;
     }
     VerifySetupScreen Horizontal { height: 1; }
-    VerifySetupScreen Label { width: 9; color: $text-muted; }
+    VerifySetupScreen Label { width: 11; color: $text-muted; }
     VerifySetupScreen Input, VerifySetupScreen Input:focus {
-        width: 22; height: 1; border: none; padding: 0 1; background: $boost;
+        width: 20; height: 1; border: none; padding: 0 1; background: $boost;
     }
+    VerifySetupScreen Input.-axes, VerifySetupScreen Input.-axes:focus { width: 36; }
+    VerifySetupScreen #setup-told, VerifySetupScreen #setup-why { display: none; }
+    VerifySetupScreen.-axes #setup-told, VerifySetupScreen.-closed #setup-why { display: block; }
+    VerifySetupScreen #setup-via { width: 24; }
+    VerifySetupScreen #setup-why { width: 1fr; color: $text-muted; }
     VerifySetupScreen Input:focus { background: $primary 25%; }
-    VerifySetupScreen #setup-filter { width: 1fr; }
+    VerifySetupScreen #setup-filter, VerifySetupScreen #setup-placements { width: 1fr; }
     VerifySetupScreen ChoiceLine { width: 1fr; }
     VerifySetupScreen Horizontal > Input { margin-right: 2; }
     VerifySetupScreen #setup-plan-scroll {
@@ -229,15 +289,22 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             box.border_title = "Verify: load it with torchrun, and compare every bit"
             with Horizontal():
                 yield Label("mesh")
-                yield Input(id="setup-mesh", placeholder="fsdp:S or hsdp:RxS")
-                yield ChoiceLine(presets(self._written), id="setup-meshes")
+                yield Input(id="setup-mesh", placeholder="fsdp:S, or axes")
+                offered = presets(self._written, self._checkpoint.world_size)
+                yield ChoiceLine(offered, id="setup-meshes")
             with Horizontal():
                 yield Label("then")
                 yield Input(DEFAULT, id="setup-then", placeholder="mesh, or none")
                 yield ChoiceLine((DEFAULT, NONE), DEFAULT, id="setup-thens")
+            with Horizontal(id="setup-told"):
+                yield Label("placements")
+                yield Input(
+                    id="setup-placements", placeholder="a file; empty: as the checkpoint has them"
+                )
             with Horizontal():
                 yield Label("way")
                 yield ChoiceLine(VIAS, "dtensor", id="setup-via")
+                yield Static("", markup=False, id="setup-why")
             with Horizontal():
                 yield Label("device")
                 yield ChoiceLine(DEVICES, "auto", id="setup-device")
@@ -251,7 +318,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             with Horizontal(id="setup-buttons"):
                 yield Button("Start", id="setup-start", variant="primary", compact=True)
                 yield Button("Cancel", id="setup-cancel", compact=True)
-                yield Static("enter starts · tab next · esc cancels", id="setup-hint")
+                yield Static("enter starts · esc cancels", id="setup-hint")
 
     def on_mount(self) -> None:
         self.query_one("#setup-start", Button).disabled = True
@@ -283,6 +350,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             self.query_one("#setup-via", ChoiceLine).value,
             self.query_one("#setup-device", ChoiceLine).value,
             self.query_one("#setup-filter", Input).value,
+            self.query_one("#setup-placements", Input).value,
         )
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -299,7 +367,23 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
                 self.query_one(f"#{field}", Input).value = event.value
         self._changed()
 
+    def _fit_to_meshes(self) -> None:
+        """Offer what there is for the meshes that are typed: ways, and a file of placements."""
+        wishes = self.wishes
+        self.set_class(wishes.has_axes, "-axes")
+        for name, text in (("mesh", wishes.mesh), ("then", wishes.then)):
+            self.query_one(f"#setup-{name}", Input).set_class("," in text, "-axes")
+        closed, ways = wishes.ways()
+        line = self.query_one("#setup-via", ChoiceLine)
+        if ways != line.words:
+            line.set_words(ways)
+            if line.value not in ways:
+                line.choose(ways[0])
+        self.set_class(bool(closed), "-closed")
+        self.query_one("#setup-why", Static).update(f"not {', '.join(closed)}: see below")
+
     def _changed(self) -> None:
+        self._fit_to_meshes()
         self._plan = None
         self._starts = False
         self.query_one("#setup-start", Button).disabled = True
@@ -330,7 +414,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             said.update(_refusal(outcome))
             return
         self._plan = outcome
-        said.update(plan_table(outcome))
+        said.update(plan_table(outcome, event.wishes))
         self.query_one("#setup-start", Button).disabled = bool(outcome.problems)
         if self._starts:
             self._start()

@@ -16,11 +16,12 @@ from textual.widgets import Static
 from inspector.checkpoint.find.changes import is_same_save
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command, is_closed
-from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
+from inspector.tui.mesh.offers import writer_mesh
+from inspector.tui.mesh.view import MeshView
 from inspector.tui.verification.control import ask_to_cancel, begin, copies_of, glyph_of, path_of
-from inspector.tui.verification.figures import RankProgress, Rates, mesh_shape, rank_figures, totals
+from inspector.tui.verification.figures import RankProgress, Rates, mesh_of, rank_figures, totals
 from inspector.tui.verification.head import VerifyHead, verdict_text
 from inspector.tui.verification.log_pane import LogPane
 from inspector.tui.verification.records import CLOSED, RecordsPane
@@ -53,7 +54,7 @@ _LEAST_LINES = 6
 _MANY_NAMES = 5000
 
 
-class VerificationView(TableView):
+class VerificationView(MeshView):
     """The live view; the same for a job, a recording and a job that others run."""
 
     DEFAULT_CSS = """
@@ -208,7 +209,7 @@ class VerificationView(TableView):
                 path = printable(running.path, 200)
                 self.notify(f"A verification of {path} is running.", markup=False)
         elif self.loaded is not None:
-            written = None if self._written_by is None else self._written_by.mesh
+            written = writer_mesh(self._written_by)
             mesh = mesh or host.memory.now.mesh
             setup = VerifySetupScreen(self.loaded.checkpoint, written, mesh, filter_text)
             self.app.push_screen(setup, self._start)
@@ -305,7 +306,7 @@ class VerificationView(TableView):
         self._ranks = rank_figures(snapshot, self._rates.feed(snapshot))
         self._paint_head(moment)
         grid = self.query_one(MeshGrid)
-        grid.show(*mesh_shape(snapshot), self._ranks)
+        grid.show(mesh_of(snapshot), self._ranks)
         self._paint_ranks(moment)
         if self._is_wrong != bool(snapshot.num_bad):
             self._is_wrong = bool(snapshot.num_bad)

@@ -12,21 +12,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inspector.checkpoint.storage.base import is_url
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.errors import StorageError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job import manifests
 from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
 from inspector.verify.job.shape import Shape
-from inspector.verify.spec import MEETING, JobSpec
+from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [
     "SHARED_DIR",
-    "WORKER",
+    "asked_words",
     "cluster_commands",
     "elsewhere",
     "environment",
+    "findings_line",
     "imports_of",
     "local_argv",
     "node_line",
@@ -35,9 +36,6 @@ __all__ = [
     "without_launcher",
     "write_manifests",
 ]
-
-#: The module that every rank runs, with the spec's path as its argument.
-WORKER = "inspector.verify.ranks.worker"
 
 #: What each node runs, beside the package.
 NODE_SCRIPT = "node.py"
@@ -57,10 +55,10 @@ _PYTHON_IN_IMAGE = "python3"
 
 
 def local_argv(
-    spec: JobSpec,
+    spec: RankSpec,
     spec_path: str | Path,
     logs_dir: str | Path,
-    module: str = WORKER,
+    module: str = "",
     meeting: str = "",
 ) -> list[str]:
     """The command that runs the job on this machine.
@@ -73,7 +71,7 @@ def local_argv(
         spec: The job.
         spec_path: Where it is written.
         logs_dir: For what the ranks print.
-        module: What each of them runs.
+        module: What each of them runs (default: the spec's worker).
         meeting: The folder of that file; empty to meet over a free port after all.
     """
     meet = ["--standalone"]
@@ -95,7 +93,7 @@ def local_argv(
         "--redirects=3",
         f"--log-dir={logs_dir}",
         "-m",
-        module,
+        module or spec.worker,
         str(spec_path),
     ]
 
@@ -106,7 +104,7 @@ def shell(argv: list[str]) -> str:
 
 
 def environment(
-    spec: JobSpec,
+    spec: RankSpec,
     imports: str | Path,
     mark: str,
     base: Mapping[str, str] | None = None,
@@ -200,7 +198,7 @@ def node_line(
     )
 
 
-def torchrun_line(spec: JobSpec, spec_path: str | Path, shape: Shape) -> str:
+def torchrun_line(spec: RankSpec, spec_path: str | Path, shape: Shape) -> str:
     """The same by torchrun alone, where something else has to start it."""
     imports = shlex.quote(imports_of(spec.events_dir))
     meet = "--standalone"
@@ -210,11 +208,11 @@ def torchrun_line(spec: JobSpec, spec_path: str | Path, shape: Shape) -> str:
     return (
         f"cd {imports} && PYTHONPATH={imports} {shlex.quote(spec.python)} "
         f"-m torch.distributed.run {meet} --nproc-per-node={shape.per_node} "
-        f"-m {WORKER} {shlex.quote(str(spec_path))}"
+        f"-m {spec.worker} {shlex.quote(str(spec_path))}"
     )
 
 
-def cluster_commands(spec: JobSpec, shape: Shape | None = None) -> list[tuple[str, str]]:
+def cluster_commands(spec: RankSpec, shape: Shape | None = None) -> list[tuple[str, str]]:
     """What to run where there are several nodes: pairs of where and the line."""
     shape = shape or Shape.of(spec.world_size)
     line = node_line(spec.events_dir, shape, spec.python)
@@ -236,10 +234,10 @@ def cluster_commands(spec: JobSpec, shape: Shape | None = None) -> list[tuple[st
 
 
 def print_lines(
-    spec: JobSpec,
+    spec: RankSpec,
     events_dir: str,
-    scratch: str,
-    device: str,
+    scratch: str = "",
+    device: str = "cpu",
     *,
     shape: Shape | None = None,
     is_measured: bool = True,
@@ -268,26 +266,31 @@ def print_lines(
     # lazy: `plan` names commands, and makes no folder for them
     from inspector.verify.job.run_folder import RunFolder, copy_package
 
-    name = f"{Path(spec.path).name}-{spec.mesh}"
+    name = f"{Path(spec.path).name}-{spec.label}"
     shape = shape or Shape.of(spec.world_size)
     folder = Path(events_dir).absolute() if events_dir else None
     if folder is None:
         folder = RunFolder.create(name, inspected=spec.path).path
     elif any(folder.glob("rank-*.jsonl")):
         raise UsageError(f"{events_dir} holds the events of another job", "give an empty folder")
-    on_gpus = device != "cpu"
     run = uuid.uuid4().hex
-    spec = dataclasses.replace(
-        spec,
-        events_dir=str(folder),
-        # A folder of its own, in which nothing of anybody's can lie.
-        scratch_dir=str(Path(scratch or folder).absolute() / f"{SCRATCH_PREFIX}{run}"),
-        device="cuda" if on_gpus else "cpu",
-        backend=backend or ("nccl" if on_gpus else "gloo"),
-        gpus=(),
-        memory_bytes=0 if is_measured else spec.memory_bytes,
-        run=run,
-    )
+    kind = f"{spec.world_size} ranks that read"
+    if isinstance(spec, ReadSpec):
+        spec = dataclasses.replace(spec, events_dir=str(folder), run=run)
+    else:
+        on_gpus = device != "cpu"
+        spec = dataclasses.replace(
+            spec,
+            events_dir=str(folder),
+            # A folder of its own, in which nothing of anybody's can lie.
+            scratch_dir=str(Path(scratch or folder).absolute() / f"{SCRATCH_PREFIX}{run}"),
+            device="cuda" if on_gpus else "cpu",
+            backend=backend or ("nccl" if on_gpus else "gloo"),
+            gpus=(),
+            memory_bytes=0 if is_measured else spec.memory_bytes,
+            run=run,
+        )
+        kind = f"{spec.world_size} ranks, {spec.device}, {spec.backend}"
     spec_path = folder / "spec.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +300,11 @@ def print_lines(
         manifests = list(write_manifests(spec, shape, folder, python))
     except OSError as error:
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
-    yield f"# {spec.world_size} ranks, {spec.device}, {spec.backend}; the job is {spec_path}"
+    yield f"# {kind}; the job is {spec_path}"
+    if isinstance(spec, JobSpec) and spec.stage:
+        yield f"# of pipeline stage {spec.stage}, told by {'[stages]' if spec.stages else 'its files'}"
+    if isinstance(spec, JobSpec) and spec.placements:
+        yield f"# with {plural(len(spec.placements), 'pattern')} of --placements"
     if not events_dir:
         yield "# several nodes need a folder that all of them see: --events DIR"
     yield "# on this machine alone (each line starts torchrun, and says how it ended)"
@@ -313,10 +320,27 @@ def print_lines(
         yield f"kubectl apply -f {shlex.quote(str(path))}  # {kind}"
     yield f"# {watch[0]}"
     yield watch[1]
+    if isinstance(spec, ReadSpec):
+        yield "# once the ranks have ended, for what they found (any machine that sees it all)"
+        yield findings_line(spec)
+
+
+def findings_line(spec: ReadSpec) -> str:
+    """What tells what ranks have found together."""
+    words = asked_words(spec.task, spec.path, values=spec.values, filter_text=spec.filter)
+    return shlex.join([*words, "--shares", spec.events_dir])
+
+
+def asked_words(task: str, path: str, *, values: bool, filter_text: str) -> list[str]:
+    """The command that ranks read for."""
+    words = ["hsdp-inspect", task, path]
+    if task == "check":
+        words.append("--values" if values else "--deep")
+    return [*words, "--filter", filter_text] if filter_text else words
 
 
 def write_manifests(
-    spec: JobSpec, shape: Shape, folder: Path, python: str = ""
+    spec: RankSpec, shape: Shape, folder: Path, python: str = ""
 ) -> Iterator[tuple[str, Path]]:
     """Write what Kubernetes takes for a job; what each is, and its file.
 

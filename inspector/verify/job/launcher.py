@@ -43,7 +43,7 @@ from inspector.verify.progress import JobState, LogLine, Snapshot
 from inspector.verify.ranks.vitals import stacks_file
 from inspector.verify.recording import EventFollower, LogFollower, spec_event
 from inspector.verify.result import ExpectedEntries, result_event
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import RankSpec
 
 __all__ = ["Job", "run"]
 
@@ -67,23 +67,23 @@ _TEARDOWN_S = 30.0
 
 
 class Job:
-    """One verification job on this machine.
+    """One job of ranks on this machine.
 
     Args:
         spec: What to do, resolved; events, scratch and interpreter are filled in where empty.
         expected: What should be reported (see `result.Expected`).
         scratch_parent: Folder under which the scratch folder is made (default: the run's own).
-        worker: Module that each rank runs.
+        worker: Module that each rank runs (default: the spec's).
         grace_s: How long the ranks have to end by themselves when they are stopped.
     """
 
     def __init__(
         self,
-        spec: JobSpec,
+        spec: RankSpec,
         *,
         expected: ExpectedEntries | None = None,
         scratch_parent: str = "",
-        worker: str = commands.WORKER,
+        worker: str = "",
         grace_s: float = _GRACE_S,
     ) -> None:
         self.spec = spec
@@ -91,7 +91,7 @@ class Job:
         self.command: list[str] = []
         self._expected = expected
         self._scratch_parent = scratch_parent
-        self._worker = worker
+        self._worker = worker or spec.worker
         self._grace_s = grace_s
         self._mark = uuid.uuid4().hex
         self._meeting = ""
@@ -117,7 +117,7 @@ class Job:
         """
         remove_leftovers()
         prune_runs()
-        name = f"{Path(self.spec.path).name}-{self.spec.mesh}"
+        name = f"{Path(self.spec.path).name}-{self.spec.label}"
         num_names = len(self._expected.names) if self._expected is not None else 0
         self.folder = RunFolder.create(
             name,
@@ -484,7 +484,7 @@ class Job:
         return result
 
 
-def run(spec: JobSpec, on_event: Callable[[Event], None] | None = None, **options: Any) -> Event:
+def run(spec: RankSpec, on_event: Callable[[Event], None] | None = None, **options: Any) -> Event:
     """Run a job to its end; its `result` event.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 
 from inspector.checkpoint.storage.base import is_url
 from inspector.verify.job.shape import Shape
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import RankSpec
 
 __all__ = ["CLAIM", "IMAGE", "pytorch_job", "train_job"]
 
@@ -23,7 +23,7 @@ CLAIM = "CLAIM"
 Line = Callable[[str, str], str]
 
 
-def pytorch_job(spec: JobSpec, shape: Shape, line: Line) -> dict[str, Any]:
+def pytorch_job(spec: RankSpec, shape: Shape, line: Line) -> dict[str, Any]:
     """Kubeflow's Training Operator: one pod for each node, its first the master."""
     container = {
         "name": "pytorch",
@@ -50,7 +50,7 @@ def pytorch_job(spec: JobSpec, shape: Shape, line: Line) -> dict[str, Any]:
     }
 
 
-def train_job(spec: JobSpec, shape: Shape, line: Line) -> dict[str, Any]:
+def train_job(spec: RankSpec, shape: Shape, line: Line) -> dict[str, Any]:
     """Kubeflow's Trainer: a job of its torch runtime, whose nodes are numbered."""
     endpoint = '"$PET_MASTER_ADDR:$PET_MASTER_PORT"'
     overrides = {
@@ -78,11 +78,11 @@ def train_job(spec: JobSpec, shape: Shape, line: Line) -> dict[str, Any]:
     }
 
 
-def _name(spec: JobSpec) -> str:
+def _name(spec: RankSpec) -> str:
     return f"hsdp-inspect-{spec.run[:8]}"
 
 
-def _resources(spec: JobSpec, shape: Shape) -> dict[str, Any]:
+def _resources(spec: RankSpec, shape: Shape) -> dict[str, Any]:
     return {"limits": {"nvidia.com/gpu": shape.per_node}} if spec.device == "cuda" else {}
 
 
@@ -90,9 +90,11 @@ def _volumes() -> list[dict[str, Any]]:
     return [{"name": "shared", "persistentVolumeClaim": {"claimName": CLAIM}}]
 
 
-def _mounts(spec: JobSpec) -> list[dict[str, Any]]:
+def _mounts(spec: RankSpec) -> list[dict[str, Any]]:
     """Where the volume is to be seen: one folder above all that the job needs, if there is one."""
-    places = [spec.events_dir, os.path.dirname(spec.scratch_dir)]
+    places = [spec.events_dir]
+    if spec.scratch_dir:
+        places.append(os.path.dirname(spec.scratch_dir))
     if not is_url(spec.path):
         places.append(os.path.dirname(spec.path))
     common = os.path.commonpath(places)

@@ -30,14 +30,15 @@ from typing import Any, NoReturn
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.verify.job import network, post_mortem
-from inspector.verify.job.commands import WORKER, environment, local_argv
+from inspector.verify.job.commands import environment, findings_line, local_argv
 from inspector.verify.job.guard import kill_all, remove_scratch
 from inspector.verify.job.peers import SILENT_BEATS, NodeStop, Peers
 from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
 from inspector.verify.result import exit_code
-from inspector.verify.spec import JobSpec
+from inspector.verify.shares.judged import judged
+from inspector.verify.spec import JobSpec, RankSpec, ReadSpec, read_spec
 
 __all__ = ["main"]
 
@@ -58,7 +59,7 @@ _PR_SET_PDEATHSIG = 1
 class _Node:
     """This node, from its checks to its last line."""
 
-    def __init__(self, spec: JobSpec, spec_path: Path, args: argparse.Namespace) -> None:
+    def __init__(self, spec: RankSpec, spec_path: Path, args: argparse.Namespace) -> None:
         self._spec = spec
         self._spec_path = spec_path
         self._args = args
@@ -113,12 +114,12 @@ class _Node:
         if size != self._spec.world_size:
             raise NodeStop(
                 f"{self._args.nnodes} nodes of {self._args.nproc_per_node} ranks are {size}; "
-                f"the job, {self._spec.mesh}, is of {self._spec.world_size}"
+                f"the job, {self._spec.label}, is of {self._spec.world_size}"
             )
         if any(self._events.glob("rank-*.jsonl")):
             raise NodeStop(
                 f"{printable(str(self._events))} holds the events of a job that has run; "
-                "print it anew (verify --print-command), into another folder"
+                "print it anew (--print-command), into another folder"
             )
         self._logs.mkdir(parents=True, exist_ok=True)
         self._peers.join()
@@ -182,7 +183,7 @@ class _Node:
             "--redirects=3",
             f"--log-dir={self._logs}",
             "-m",
-            WORKER,
+            self._spec.worker,
             str(self._spec_path),
         ]
 
@@ -329,6 +330,8 @@ class _Node:
         if not is_well:
             for line in post_mortem.tail_of(self._stderr).splitlines()[-_TAIL_LINES:]:
                 _print(f"| {printable(line, 200)}")
+        if isinstance(self._spec, ReadSpec):
+            return _judged(self._spec, self._events)
         _print(_sentence(result, self._spec))
         return exit_code(result)
 
@@ -355,6 +358,17 @@ def _result(events: Path) -> dict[str, Any]:
     except InspectError as error:
         return {"why": str(error)}
     return result
+
+
+def _judged(spec: ReadSpec, events: Path) -> int:
+    """Print what the ranks have found together, as the last line; the exit code."""
+    try:
+        said, code = judged(spec, events)
+    except InspectError as error:
+        _print(f"FAILED: {printable(error.message, 600)}")
+        return 2
+    _print(f"{said}; {printable(findings_line(spec), 600)}")
+    return code
 
 
 def _sentence(result: dict[str, Any], spec: JobSpec) -> str:
@@ -409,7 +423,7 @@ def main(spec_path: str = "", argv: Sequence[str] | None = None) -> NoReturn:
     """
     args = _arguments(argv, spec_path)
     try:
-        spec = JobSpec.read(args.spec)
+        spec = read_spec(args.spec)
     except (OSError, InspectError) as error:
         _print(f"FAILED: {printable(str(args.spec))} cannot be read: {error}")
         sys.exit(2)

@@ -20,7 +20,8 @@ __all__ = ["RecordedRun", "records_of"]
 _BLOCK_BYTES, _MAX_TAIL_BYTES, _HEAD_BYTES = 1 << 16, 1 << 26, 1 << 12
 _VERDICT = re.compile(rb'"verdict": ?"([a-z]{1,20})"')
 _ELAPSED = re.compile(rb'"elapsed_s": ?([0-9.]{1,20})')
-_MAX_SPEC_BYTES = 1 << 16
+#: A file of `--placements` may have a mebibyte, and JSON escapes it.
+_MAX_SPEC_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from inspector.checkpoint.payload.payload import Payload
 from inspector.checkpoint.payload.source import Source
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.text import printable
-from inspector.verify.ranks.compare import bits_of
+from inspector.verify.ranks.bits import bits_of
 
 __all__ = ["MAX_BYTES", "Corrupt", "explain", "flipped_bit"]
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from inspector.checkpoint.payload.crc import crc32
 from inspector.errors import UsageError
 from inspector.verify.machine import free_memory
-from inspector.verify.ranks.compare import Bytes, Local
+from inspector.verify.ranks.bits import Bytes, Local
 from inspector.verify.spec import MEETING, JobSpec
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ before it changes what comes next, or they would wait for each other for ever.
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
@@ -27,8 +28,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.payload.packed import packed_in
 from inspector.verify.failures import is_out_of_memory, reason
-from inspector.verify.ranks.compare import RegionTally
-from inspector.verify.ranks.comparison import RowLedger, WaveComparison, tell
+from inspector.verify.ranks.bits import RegionTally
 from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
@@ -41,7 +41,8 @@ from inspector.verify.ranks.torch_dcp import (
     torch_metadata,
     unpickle,
 )
-from inspector.verify.ranks.vitals import Reporter, give_back_memory
+from inspector.verify.ranks.vitals import Reporter
+from inspector.verify.ranks.wave import RowLedger, WaveComparison, tell
 from inspector.verify.ranks.witness.canary import (
     CopyCanaries,
     SavedCanary,
@@ -94,7 +95,7 @@ def run_waves(job: RankJob, waves: list[Wave]) -> None:
         if wave.is_first:
             ledger = RowLedger()
         _Wave(job, wave, number, len(waves), ledger).run()
-        give_back_memory()
+        gc.collect()
 
 
 class _Wave:
@@ -153,7 +154,7 @@ class _Wave:
             canary.forget(targets)
             # The shards of one mesh at a time.
             del targets
-            give_back_memory()
+            gc.collect()
             self._phase("reload", grid, hop=hop)
             targets = self._targets(grid, names)
             canary.add(targets)

@@ -19,11 +19,11 @@ from inspector.checks.judge import judge
 from inspector.errors import InspectError
 from inspector.layout.rows import RowBlock
 from inspector.verify.failures import describe_failure, is_out_of_memory
-from inspector.verify.ranks.compare import RegionTally
-from inspector.verify.ranks.comparison import tell
+from inspector.verify.ranks.bits import RegionTally
 from inspector.verify.ranks.targets import Targets
 from inspector.verify.ranks.torch_dcp import SavePlanner
 from inspector.verify.ranks.vitals import Reporter
+from inspector.verify.ranks.wave import tell
 from inspector.verify.seams import Seams
 
 __all__ = ["save"]

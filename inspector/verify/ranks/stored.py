@@ -34,7 +34,7 @@ from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, printable
 from inspector.errors import InspectError
-from inspector.verify.ranks.compare import Bytes, Region, RegionTally
+from inspector.verify.ranks.bits import Bytes, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt, explain
 
 __all__ = ["RegionFeed", "StoredReader"]

@@ -28,7 +28,7 @@ from inspector.layout.geometry import Ints, torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.layout.target.placement import TargetPlacement
 from inspector.layout.target.rules import TargetPlacements
-from inspector.verify.ranks.compare import POISON, Bytes, Local
+from inspector.verify.ranks.bits import POISON, Bytes, Local
 from inspector.verify.ranks.torch_dcp import RawBytes, torch_dtype
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Grid",
     "Targets",
     "bytes_view",
+    "leave_compiler",
     "make_grid",
     "poison",
     "why_not_parameter",
@@ -182,6 +183,19 @@ def make_grid(
         return Grid(mesh, devices(mesh), rank, device)
     more = {of: devices(of) for of in rules.meshes}
     return Grid(mesh, next(iter(more.values())), rank, device, rules, more)
+
+
+def leave_compiler() -> None:
+    """Spare a rank the import of torch's compiler: it takes as long as a third of torch itself.
+
+    The first DTensor brings it in, for its constructor to be marked as not to be compiled
+    (`torch._compile._disable_dynamo`). A rank compiles nothing, so the constructor may be its own
+    marked one. A torch that does it otherwise is left as it is.
+    """
+    for method in (DTensor.__new__, DTensor.__init__):
+        made = getattr(method, "__wrapped__", None)
+        if made is not None and not hasattr(made, "__dynamo_disable"):
+            setattr(made, "__dynamo_disable", made)
 
 
 def bytes_view(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from inspector.checks.metadata.cover import analyse
 from inspector.layout.geometry import Ints, intersect, volumes
 from inspector.layout.mesh import Mesh
 from inspector.layout.rows import RowBlock
-from inspector.verify.ranks.compare import POISON, Local, RegionTally
+from inspector.verify.ranks.bits import POISON, Local, RegionTally
 
 __all__ = ["ChunkTask", "chunk_tasks", "count_uncovered", "entry_of", "is_checker"]
 

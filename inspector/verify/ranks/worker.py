@@ -50,8 +50,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.verify.events import LONG_NAME
 from inspector.verify.failures import describe_failure
-from inspector.verify.ranks.vitals import Reporter, die_with_parent, memory, register_stacks
-from inspector.verify.ranks.witness.reading import Reading, safetensors_reads
+from inspector.verify.ranks.vitals import (
+    Reporter,
+    die_with_parent,
+    keep_memory,
+    memory,
+    register_stacks,
+)
 from inspector.verify.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
     from inspector.checkpoint.storage.base import Storage
     from inspector.verify.ranks.roundtrip import RankJob
     from inspector.verify.ranks.torch_dcp import HfFolder
+    from inspector.verify.ranks.witness.reading import Reading
     from inspector.verify.seams import Seams
 
 __all__ = ["Opening", "main", "verify"]
@@ -72,7 +78,7 @@ _GROUP_TIMEOUT_S = 86400.0
 
 
 class Opening(threading.Thread):
-    """Rank 0 reads the metadata while torch is imported.
+    """Rank 0 reads the metadata while the ranks join their group.
 
     Attributes:
         checkpoint: What is loaded.
@@ -117,8 +123,14 @@ def main(seams: Seams | None = None) -> NoReturn:
     rank = int(os.environ.get("RANK", "0"))
     reporter = Reporter(spec.events_dir, rank, spec.run)
     register_stacks(spec.events_dir, rank)
+    keep_memory()
+    # Nothing that is imported is ever garbage, and looking through it takes 0.3 s.
+    gc.disable()
     code = 0
     try:
+        # lazy: torch, after the collector is off
+        from inspector.verify.ranks.witness.reading import Reading
+
         # Its process is forked while this one has a single thread.
         reading = Reading(spec.path, spec.mesh, spec.imports) if rank == 0 else None
         opening = Opening(spec.path) if rank == 0 else None
@@ -181,14 +193,17 @@ def verify(
     from inspector.checkpoint.find.locate import folder_of
     from inspector.verify.ranks.roundtrip import RankJob, run_waves
     from inspector.verify.ranks.stored import StoredReader
-    from inspector.verify.ranks.targets import make_grid
+    from inspector.verify.ranks.targets import leave_compiler, make_grid
     from inspector.verify.ranks.torch_dcp import refuses
+    from inspector.verify.ranks.witness.reading import safetensors_reads
     from inspector.verify.seams import Seams
     from inspector.verify.selection import make_waves, placed, select
 
     begin = time.monotonic()
     # What torch's modules hold need not be looked through between waves (half a second each).
     gc.freeze()
+    gc.enable()
+    leave_compiler()
     checkpoint = _share(opening)
     selection = select(checkpoint, spec, refuses)
     waves, too_large = make_waves(checkpoint, selection, spec)

@@ -139,7 +139,7 @@ def _document(out: str, code: object, problems: list[str]) -> tuple[str, list[st
 def environment(home: Path) -> dict[str, str]:
     """What a process gets: this project, and a home of its own for what it keeps."""
     own = {name: str(home / "home") for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME")}
-    return {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def peak_bytes() -> int:

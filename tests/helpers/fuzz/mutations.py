@@ -204,21 +204,7 @@ def _change_value(root: Any, rng: random.Random) -> None:
             break
         here = rng.choice(inner)
     if isinstance(here, dict) and here:
-        key = rng.choice(list(here))
-        kind = rng.randrange(4)
-        if kind == 0:
-            del here[key]
-        elif kind == 1:
-            here[key] = _odd_value(rng)
-        elif kind == 2:
-            here[key], other = here[rng.choice(list(here))], here[key]
-            here.setdefault("another", other)
-        else:
-            odd = _odd_value(rng)
-            try:
-                here[odd] = here.pop(key)
-            except TypeError:
-                pass  # Not hashable.
+        _change_dict(here, rng)
     elif isinstance(here, list):
         if here and rng.random() < 0.5:
             here.append(rng.choice(here))
@@ -240,6 +226,36 @@ def _change_value(root: Any, rng: random.Random) -> None:
             fields[name] += rng.choice((-1, 1, -700, 4096, 1 << 40))
         else:
             fields[name] = _odd_value(rng)
+
+
+def _change_dict(here: dict[Any, Any], rng: random.Random) -> None:
+    """One entry gone, or of another value or key; nothing, if a key can no longer be one.
+
+    Entries are found by their place: a key that was changed before is found by its hash or not, as
+    chance has it in each process.
+    """
+    items = list(here.items())
+    at, kind = rng.randrange(len(items)), rng.randrange(4)
+    key, value = items[at]
+    if kind == 0:
+        del items[at]
+    elif kind == 1:
+        items[at] = key, _odd_value(rng)
+    elif kind == 2:
+        items[at] = key, rng.choice(items)[1]
+        if "another" not in here:
+            items.append(("another", value))
+    else:
+        del items[at]
+        odd = _odd_value(rng)
+        if not isinstance(odd, (list, dict)):
+            items.append((odd, value))
+    try:
+        changed = dict(items)
+    except (TypeError, AttributeError):
+        return  # A key of an earlier step that has no hash.
+    here.clear()
+    here.update(changed)
 
 
 def _inside(value: Any) -> list[Any]:
@@ -282,7 +298,10 @@ def change_inner_pickle(payload: bytes, rng: random.Random) -> bytes:
                 data = change_opcodes(data, rng)
             elif rng.random() < 0.1:
                 data = change_bytes(data, rng)
-            new.writestr(item.filename, data)
+            # The date is given: it would be today's.
+            stored = zipfile.ZipInfo(item.filename, (2026, 1, 1, 0, 0, 0))
+            stored.external_attr = 0o600 << 16
+            new.writestr(stored, data)
     return out.getvalue()
 
 

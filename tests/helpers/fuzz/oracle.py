@@ -6,6 +6,7 @@ two was not written. Values are held against those of the intact sample, bit by 
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -184,6 +185,7 @@ def work() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
+    gc.disable()  # Each fork would copy the pages that it marks.
     for line in sys.stdin:
         folder, sample = json.loads(line)
         print(json.dumps(_forked(Path(folder), sample)), flush=True)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.fuzz.cases import DCP, ROOT, SAFETENSORS, Case, make_case, same_times, seal_text
-from tests.helpers.fuzz.judging import Process, commands, environment, wrong
+from tests.helpers.fuzz.judging import LIMIT_S, Process, commands, environment, wrong
 from tests.helpers.fuzz.mutations import MARKER
 
-__all__ = ["Summary", "results", "run"]
+__all__ = ["Summary", "results", "run", "summed"]
 
 #: Of so many, one is also run as a command, in a process of its own.
 COMMAND_SHARE = 200
@@ -226,6 +226,54 @@ class Summary:
             "largest_memory_mb": {"judging_process": round(self._own_bytes / 1e6, 1)},
             "failures": self.failures,
         }
+
+
+def summed(items: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of what one or more runs gave, of each number the latest, and what was mended.
+
+    Args:
+        items: As of `results`, with the `seed`, the `commit` that judged and the `time` of each.
+    """
+    last: dict[int, dict[str, Any]] = {}
+    failed: dict[int, dict[str, Any]] = {}
+    for item in sorted(items, key=lambda item: item["time"]):
+        last[item["number"]] = item
+        if item["problem"].strip():
+            failed.setdefault(item["number"], item)
+    summary = Summary()
+    for _, item in sorted(last.items()):
+        summary.add(item)
+    mended = [
+        {
+            **{name: then[name] for name in ("number", "kind", "sample")},
+            "problem": then["problem"].strip()[:300],
+            "said": then["verdict"],
+            "says": last[number]["verdict"],
+            "codes": sorted(set(last[number]["codes"])),
+            "torch": last[number].get("torch"),
+        }
+        for number, then in sorted(failed.items())
+        if not last[number]["problem"].strip()
+    ]
+    return {
+        "seeds": sorted({item["seed"] for item in last.values()}),
+        "numbers": _ranges(sorted(last)),
+        "commits": dict(Counter(item["commit"] for item in last.values())),
+        "limit_s": LIMIT_S,
+        **summary.figures(),
+        "failed_once_and_mended": mended,
+    }
+
+
+def _ranges(numbers: list[int]) -> list[list[int]]:
+    """First and last of each unbroken row of numbers."""
+    rows: list[list[int]] = []
+    for number in numbers:
+        if rows and rows[-1][1] == number - 1:
+            rows[-1][1] = number
+        else:
+            rows.append([number, number])
+    return rows
 
 
 def run(count: int, seed: int, *, budget_s: float = float("inf"), first: int = 0) -> dict[str, Any]:

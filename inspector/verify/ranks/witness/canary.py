@@ -19,13 +19,13 @@ import torch
 
 from inspector.checkpoint.model import Tensor
 from inspector.errors import InspectError
-from inspector.verify.ranks.compare import POISON, Bytes, Local, Region, RegionTally
+from inspector.verify.ranks.bits import POISON, Bytes, Local, Region, RegionTally
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.torch_dcp import RawBytes
 
 if TYPE_CHECKING:
-    from inspector.verify.ranks.comparison import WaveComparison
+    from inspector.verify.ranks.wave import WaveComparison
 
 __all__ = [
     "BlindError",

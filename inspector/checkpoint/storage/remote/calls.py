@@ -15,8 +15,8 @@ from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from inspector.checkpoint.storage.base import Used
-from inspector.checkpoint.storage.bounds import SlowAnswerError, answer_s, within
-from inspector.checkpoint.storage.errors import is_slow, is_transient, is_unreached
+from inspector.checkpoint.storage.remote.bounds import SlowAnswerError, answer_s, within
+from inspector.checkpoint.storage.remote.errors import is_slow, is_transient, is_unreached
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.layout.rows import RowBlock
-from inspector.verify.ranks.compare import Bytes, Local, Region, RegionTally
+from inspector.verify.ranks.bits import Bytes, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.tasks import (

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-__all__ = ["HEADERS", "gate"]
+__all__ = ["HEADERS", "admission"]
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -36,7 +36,7 @@ HEADERS = {
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def gate(token: str) -> Middleware:
+def admission(token: str) -> Middleware:
     """The middleware before everything.
 
     Args:

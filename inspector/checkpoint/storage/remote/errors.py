@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from http.client import IncompleteRead
 
-from inspector.checkpoint.storage.bounds import BadAnswerError, SlowAnswerError
+from inspector.checkpoint.storage.remote.bounds import BadAnswerError, SlowAnswerError
 from inspector.checkpoint.text import shorten
 from inspector.redaction import redact_secrets
 

@@ -17,14 +17,12 @@ from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.target.placement import why_not
 from inspector.layout.target.rules import TargetPlacements, placed_words
 from inspector.layout.writer.written_by import WrittenBy
-from inspector.report.check import finding_json, finding_lines
-from inspector.report.json import SCHEMA, dump, dump_list
+from inspector.report.check import finding_lines
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
     from inspector.checks.plan.expected import Expected
-    from inspector.layout.reads.runs import Read
-    from inspector.report.documents.check import PlanHead, PlanRank, PlanRead
+    from inspector.layout.target.stages import StageKeys
 
 __all__ = [
     "RANK_COLUMNS",
@@ -36,7 +34,6 @@ __all__ = [
     "mesh_sentence",
     "place",
     "plan_facts",
-    "plan_json",
     "plan_text",
     "rank_cells",
     "worst_sentence",
@@ -57,6 +54,8 @@ class PlanReport:
         problems: What would go wrong.
         commands: (where, line) pairs that prove it elsewhere.
         expected: What it was compared with, or None.
+        stage: The pipeline stage whose entries are planned; None for all entries.
+        num_elsewhere: Errors of the checkpoint that entries or files of other stages alone have.
     """
 
     plan: LoadPlan
@@ -65,6 +64,22 @@ class PlanReport:
     problems: tuple[Finding, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
     expected: Expected | None = None
+    stage: StageKeys | None = None
+    num_elsewhere: int = 0
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """The plan as labels and printable sentences, the stage among them."""
+        facts = plan_facts(self.plan, self.written_by, self.as_written)
+        if self.stage is not None:
+            text = self.stage.words
+            if self.num_elsewhere:
+                text += (
+                    f"; {plural(self.num_elsewhere, 'error')} of what other stages load (check "
+                    f"names {'it' if self.num_elsewhere == 1 else 'them'}) not counted here"
+                )
+            facts.insert(1, ("stage", text))
+        return facts
 
     @property
     def exit_code(self) -> int:
@@ -169,7 +184,9 @@ def worst_sentence(plan: LoadPlan) -> str:
     )
 
 
-def comparison(plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None) -> str:
+def comparison(
+    plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None, *, short: bool = False
+) -> str:
     """This mesh beside the one that the checkpoint was written by."""
     if written_by.mesh is None:
         return "the mesh that wrote it cannot be told: nothing to compare with"
@@ -180,6 +197,8 @@ def comparison(plan: LoadPlan, written_by: WrittenBy, under: LoadPlan | None) ->
         return f"{wrote}, under which no load can be planned"
     most = int(under.ranks.num_files.max())
     peak = int(under.ranks.peak_bytes.max())
+    if short:
+        return f"{wrote}: {under.times_read:.2f}x, memory at most {format_bytes(peak)} a rank"
     return (
         f"{wrote}; under that mesh {plural(under.world_size, 'rank')} would read "
         f"{under.times_read:.2f}x the checkpoint ({format_bytes(under.bytes_read)}), each from up "
@@ -241,95 +260,6 @@ def _empty(plan: LoadPlan) -> str:
     return ", ".join(named) + (f" and {plural(more, 'tensor')} more" if more else "")
 
 
-def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
-    """The document of `plan --json [--reads]`, in pieces."""
-    plan = planned.plan
-    yield dump(_summary(planned))[:-1] + ', "ranks": '
-    yield from dump_list(_rank(plan, rank) for rank in range(plan.world_size))
-    yield f', "problems": {dump([finding_json(f) for f in planned.problems])}'
-    if reads:
-        yield ', "reads": '
-        ranks = range(plan.world_size)
-        yield from dump_list(_read(rank, read) for rank in ranks for read in plan.reads(rank))
-    yield "}\n"
-
-
-def _read(rank: int, read: Read) -> PlanRead:
-    return {
-        "rank": rank,
-        "fqn": read.fqn,
-        "file": read.file,
-        "storage_offsets": read.storage_offsets,
-        "dest_offsets": read.dest_offsets,
-        "lengths": read.lengths,
-        "byte_offset": read.byte_offset,
-        "byte_length": read.byte_length,
-        "is_bytes": read.is_bytes,
-    }
-
-
-def _summary(planned: PlanReport) -> PlanHead:
-    plan, under, written_by = planned.plan, planned.as_written, planned.written_by
-    document: PlanHead = {
-        "schema": SCHEMA,
-        "path": plan.checkpoint.path,
-        "mesh": str(plan.mesh),
-        "world_size": plan.world_size,
-        "num_replicas": plan.num_replicas,
-        "num_shards": plan.mesh.num_shards,
-        "axes": [
-            {"name": name, "size": size, "kind": kind}
-            for name, size, kind in zip(
-                plan.mesh.axes, plan.mesh.sizes, plan.mesh.kinds, strict=True
-            )
-        ],
-        "placed_by": plan.sources or {"rule": len(plan.planned_tensors)},
-        "bytes_needed": plan.bytes_needed,
-        "bytes_read": plan.bytes_read,
-        "amplification": plan.amplification,
-        "checkpoint_bytes": plan.checkpoint_bytes,
-        "times_read": plan.times_read,
-        "imbalance": plan.imbalance,
-        "worst_rank": plan.worst_rank,
-        "headline": headline(plan),
-        "empty_tensors": [
-            {"fqn": tensor.fqn, "num_ranks": tensor.num_ranks} for tensor in plan.empty_tensors
-        ],
-        "not_planned": [{"fqn": item.fqn, "why": item.why} for item in plan.not_planned],
-        "written_by": {
-            "mesh": None if written_by.mesh is None else str(written_by.mesh),
-            "certain": written_by.certain,
-            "bytes_read": None if under is None else under.bytes_read,
-            "times_read": None if under is None else under.times_read,
-        },
-        "commands": [{"where": where, "line": line} for where, line in planned.commands],
-        "commands_warning": planned.unsafe or None,
-    }
-    if planned.expected is not None:
-        document["against"] = {
-            "path": planned.expected.path,
-            "source": planned.expected.source,
-            "num_keys": len(planned.expected.wanted),
-            "num_matching": planned.num_matching,
-            "notes": planned.expected.notes,
-        }
-    return document
-
-
-def _rank(plan: LoadPlan, rank: int) -> PlanRank:
-    figures = plan.ranks
-    return {
-        "rank": rank,
-        "coordinate": plan.mesh.coordinate(rank),
-        "bytes_needed": int(figures.bytes_needed[rank]),
-        "bytes_read": int(figures.bytes_read[rank]),
-        "num_reads": int(figures.num_reads[rank]),
-        "num_files": int(figures.num_files[rank]),
-        "num_empty_tensors": int(figures.num_empty_tensors[rank]),
-        "peak_bytes": int(figures.peak_bytes[rank]),
-    }
-
-
 _LABEL_CELLS = 13
 _MAX_ALIKE = 5
 _MAX_CELL_NAME = 80
@@ -376,7 +306,7 @@ def plan_text(
     """
     plan = planned.plan
     yield printable(plan.checkpoint.path)
-    for label, text in plan_facts(plan, planned.written_by, planned.as_written):
+    for label, text in planned.facts:
         yield from _labelled(label, text, width)
     if planned.expected is not None:
         yield from _against(planned, planned.expected, width)

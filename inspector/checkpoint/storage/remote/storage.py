@@ -17,16 +17,16 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from inspector.checkpoint.storage.base import Entry, Used, keep_address
-from inspector.checkpoint.storage.bounds import (
+from inspector.checkpoint.storage.remote.bounds import (
     LISTING_S,
     MAX_UNSIZED_BYTES,
     BadAnswerError,
     answer_s,
 )
-from inspector.checkpoint.storage.calls import Calls, in_threads
-from inspector.checkpoint.storage.clouds import HttpFiles
-from inspector.checkpoint.storage.errors import bad_answer, in_words, is_transient, status_of
-from inspector.checkpoint.storage.filesystem import FsspecFiles, file_system
+from inspector.checkpoint.storage.remote.calls import Calls, in_threads
+from inspector.checkpoint.storage.remote.errors import bad_answer, in_words, is_transient, status_of
+from inspector.checkpoint.storage.remote.filesystem import FsspecFiles, file_system
+from inspector.checkpoint.storage.remote.http import HttpFiles
 from inspector.checkpoint.text import printable, redact
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled, StorageError, UnreachableError
@@ -88,15 +88,18 @@ def open_remote(url: str) -> RemoteStorage:
 
 def _kind(scheme: str) -> type[FsspecFiles]:
     if scheme in ("s3", "s3a"):
-        from inspector.checkpoint.storage.clouds import S3Files  # lazy: only a URL takes it
+        # lazy: for its URLs alone
+        from inspector.checkpoint.storage.remote.s3 import S3Files
 
         return S3Files
     if scheme in ("gs", "gcs"):
-        from inspector.checkpoint.storage.counted import GcsFiles  # lazy: only a URL takes it
+        # lazy: for its URLs alone
+        from inspector.checkpoint.storage.remote.gcs import GcsFiles
 
         return GcsFiles
     if scheme in ("az", "abfs", "abfss"):
-        from inspector.checkpoint.storage.counted import AzureFiles  # lazy: only a URL takes it
+        # lazy: for its URLs alone
+        from inspector.checkpoint.storage.remote.azure import AzureFiles
 
         return AzureFiles
     return FsspecFiles

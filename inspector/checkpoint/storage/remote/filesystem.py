@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from inspector.checkpoint.storage.base import Entry
-from inspector.checkpoint.storage.bounds import BadAnswerError
-from inspector.checkpoint.storage.calls import Calls, in_thread
-from inspector.checkpoint.storage.errors import is_past_end, not_opened
+from inspector.checkpoint.storage.remote.bounds import BadAnswerError
+from inspector.checkpoint.storage.remote.calls import Calls, in_thread
+from inspector.checkpoint.storage.remote.errors import is_past_end, not_opened
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, StorageError
 

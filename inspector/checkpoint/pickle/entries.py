@@ -1,0 +1,282 @@
+"""The entries of a metadata pickle, found and read all at once: tensors, and the planner's paths.
+
+As `records.py` reads chunks and stored places: the form is learned from the first entry that has
+it, and every other that is written so is read by numpy. A tensor's entry holds its chunks, which
+were read before. Nothing is decided here either: that is for `splice.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inspector.checkpoint.pickle.fields import DIMS, Ints, Scan, Segment, Texts
+from inspector.checkpoint.pickle.records import Chunks
+
+__all__ = ["Paths", "TensorForm", "Tensors", "read_paths", "state_parts"]
+
+_NEW = b")\x81\x94}\x94("  # EMPTY_TUPLE NEWOBJ MEMOIZE EMPTY_DICT MEMOIZE MARK
+_GET = rb"h.|j.{4}"
+_INT = rb"K.|M..|J.{4}|\x8a.{2,9}?"
+_TUPLE = rb"(?:\)|(?:\((?:%b){1,8}t|(?:%b){1,3}[\x85-\x87])\x94)\x85\x94R\x94" % (_INT, _INT)
+# What `TensorProperties.__getstate__` gives: references, and what is made anew of them and numbers.
+_STATE = rb"\((?:%b|K.|[\x88\x89N]|\x85\x94|R\x94){5,60}?t\x94" % _GET
+_TENSOR = re.compile(
+    rb"(?P<new>%(get)b)\)\x81\x94}\x94\((?P<properties>%(get)b)(?P<kind>%(get)b)\)\x81\x94"
+    rb"%(state)bb(?P<sized>%(get)b)(?P<size>%(get)b)%(tuple)b(?P<chunks>%(get)b)\]\x94"
+    % {b"get": _GET, b"state": _STATE, b"tuple": _TUPLE},
+    re.DOTALL,
+)
+_STATES = re.compile(_STATE, re.DOTALL)
+_STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % _GET, re.DOTALL)
+_MAX_STATES = 32
+_LEARN_BYTES = 8 << 20
+_INLINE = 0x8C
+
+
+@dataclass(slots=True)
+class Tensors:
+    """Entries of tensors that follow the form, each with the name before it.
+
+    Attributes:
+        start, end: Where each lies, its name with it.
+        linked: Whether it stands right behind the one before.
+        name: Its fqn.
+        state: Which of `states` its properties have.
+        states: What the pickle says of properties, as opcodes.
+        ndim: Dims of its size.
+        sizes: Shape (tensors, most dims).
+        first, last: Its chunks, the last not included.
+        num_memo: Memo entries that each makes; the name is the first, if it is given here.
+    """
+
+    start: Ints
+    end: Ints
+    linked: npt.NDArray[np.bool_]
+    name: Texts
+    state: npt.NDArray[np.int32]
+    states: list[bytes]
+    ndim: npt.NDArray[np.int8]
+    sizes: Ints
+    first: Ints
+    last: Ints
+    num_memo: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class TensorForm:
+    """How a `TensorStorageMetadata` is written: the memo references (GET opcodes) in it."""
+
+    new: bytes
+    properties: bytes
+    kind: bytes
+    sized: bytes
+    size: bytes
+    chunks: bytes
+
+    @classmethod
+    def learn(cls, pickle: memoryview, begin: int) -> TensorForm | None:
+        """The form of the first entry after `begin`, or None if there is none soon."""
+        match = _TENSOR.search(pickle, begin, begin + _LEARN_BYTES)
+        return match and cls(**match.groupdict())
+
+    @property
+    def refs(self) -> bytes:
+        """GETs of the classes, the keys and `torch.Size`, in the order of the attributes."""
+        return self.new + self.properties + self.kind + self.sized + self.size + self.chunks
+
+    def read(self, scan: Scan, at: Ints, chunks: Chunks) -> Tensors | None:
+        """Read the entries at those anchors that follow the form; None if none does."""
+        begin = self.new + _NEW + self.properties + self.kind + b")\x81\x94"
+        calls = scan.perhaps(at - (len(self.new) + 1), begin)
+        calls = calls[scan.begin_so(calls, begin)]
+        state, states, at = self._states(scan, calls, calls + len(begin))
+        segment = Segment(
+            b"b" + self.sized + self.size, DIMS, b"\x85\x94R\x94" + self.chunks + b"]\x94"
+        )
+        size = segment.read(scan, at)
+        first, last, end = _chunks_at(scan, size.end, chunks)
+        ok = (state >= 0) & size.ok & (last >= first) & _same_ndim(chunks, first, last, size.ndim)
+        calls, state, end, first, last = calls[ok], state[ok], end[ok], first[ok], last[ok]
+        ndim, sizes = size.ndim[ok], size.dims[ok]
+        if not len(calls):
+            return None
+        start, linked, name = _names_before(scan, calls, end)
+        memo = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks.num_memo, dtype=np.int64)])
+        of_state = np.asarray([_num_memo(text) for text in states], np.int64)
+        # The object, its dict, the properties, their state, the size, the list; and the chunks.
+        num_memo = (name.ref < 0) + 4 + of_state[state] + np.where(ndim > 0, 3, 2)
+        num_memo = num_memo + memo[last] - memo[first]
+        ok = start >= 0
+        linked &= np.concatenate([np.zeros(1, bool), ok[:-1]])
+        return Tensors(
+            start[ok],
+            end[ok],
+            linked[ok],
+            name.of(ok),
+            state[ok],
+            states,
+            ndim[ok],
+            sizes[ok],
+            first[ok],
+            last[ok],
+            num_memo[ok],
+        )
+
+    @staticmethod
+    def _states(
+        scan: Scan, calls: Ints, at: Ints
+    ) -> tuple[npt.NDArray[np.int32], list[bytes], Ints]:
+        """Which of the states each has, or -1; the states; and where each ends."""
+        state = np.full(len(calls), -1, np.int32)
+        end = at.copy()
+        states: list[bytes] = []
+        left = np.arange(len(calls))
+        while len(left) and len(states) < _MAX_STATES:
+            match = _STATES.match(scan.data.data, int(at[left[0]]), int(at[left[0]]) + 200)
+            if match is None:
+                left = left[1:]
+                continue
+            text = match[0]
+            same = scan.begin_so(at[left], text)
+            state[left[same]] = len(states)
+            end[left[same]] += len(text)
+            states.append(text)
+            left = left[~same]
+        return state, states, end
+
+
+def state_parts(state: bytes) -> list[bytes]:
+    """A state's opcodes, one by one; what numbers an object is at the end of what makes it."""
+    return [part[0] for part in _STATE_PART.finditer(state)]
+
+
+def _num_memo(state: bytes) -> int:
+    return sum(part[-1:] == b"\x94" and part[:1] not in b"hjK" for part in state_parts(state))
+
+
+def _chunks_at(scan: Scan, at: Ints, chunks: Chunks) -> tuple[Ints, Ints, Ints]:
+    """(first, last, end of the entry) of lists of chunks and what ends an entry, SETITEMS BUILD.
+
+    A list is filled by APPENDS after a MARK and up to a thousand items, again and again; a last
+    item alone by APPEND. `last` is less than `first` where it is none such.
+    """
+    data, count = scan.data, len(chunks.start)
+    stop = chunks.start + chunks.length
+    gap = np.full(count, -1, np.int64)
+    gap[:-1] = chunks.start[1:] - stop[:-1]
+    after, second = data[stop], data[stop + 1]
+    alone = np.zeros(count, bool)  # Appended by itself after others.
+    alone[1:] = (gap[:-1] == 1) & (after[:-1] == ord("e")) & (after[1:] == ord("a"))
+    goes_on = (gap == 0) | ((gap == 2) & (after == ord("e")) & (second == ord("(")))
+    goes_on[:-1] |= alone[1:]
+    lasts = np.flatnonzero(~goes_on)
+    opened = data[at] == ord("(")
+    found = np.searchsorted(chunks.start, at + opened)
+    safe = np.minimum(found, max(count - 1, 0))
+    if count:
+        is_list = chunks.start[safe] == at + opened
+        last = lasts[np.minimum(np.searchsorted(lasts, safe), len(lasts) - 1)]
+        closing = np.where(opened & ~alone[last], ord("e"), ord("a"))
+        is_list &= (after[last] == closing) & (opened | (last == safe))
+        end = np.where(is_list, stop[last] + 1, at)
+        first, last = np.where(is_list, safe, 0), np.where(is_list, last + 1, 0)
+    else:
+        end, first, last = at, np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
+    built = (data[end] == ord("u")) & (data[end + 1] == ord("b"))
+    return first, np.where(built, last, first - 1), end + 2
+
+
+def _same_ndim(
+    chunks: Chunks, first: Ints, last: Ints, ndim: npt.NDArray[np.int8]
+) -> npt.NDArray[np.bool_]:
+    """Whether all chunks have as many dims as their tensor."""
+    same = np.ones(len(first), bool)
+    rows = np.flatnonzero(last > first)
+    if len(rows):
+        bounds = np.stack([first[rows], last[rows]], 1).ravel()
+        dims = np.append(chunks.ndim, 0)
+        least = np.minimum.reduceat(dims, bounds)[::2]
+        most = np.maximum.reduceat(dims, bounds)[::2]
+        same[rows] = (least == ndim[rows]) & (most == ndim[rows])
+    return same
+
+
+def _names_before(scan: Scan, calls: Ints, end: Ints) -> tuple[Ints, npt.NDArray[np.bool_], Texts]:
+    """Where the name before each begins, or -1; whether that is right behind the one before."""
+    data = scan.data
+    start = np.full(len(calls), -1, np.int64)
+    behind = end[:-1].copy()
+    # A dict is filled by a thousand at a time.
+    behind += 2 * ((data[behind] == ord("u")) & (data[behind + 1] == ord("(")))
+    start[1:] = behind
+    ok, after, _ = scan.texts(np.maximum(start, 0))
+    linked = ok & (after == calls) & (start >= 0)
+    for row in np.flatnonzero(~linked).tolist():
+        start[row] = _inline_before(data.data, int(calls[row]))
+    _, _, name = scan.texts(np.maximum(start, 0))
+    return start, linked, name
+
+
+def _inline_before(data: memoryview, at: int) -> int:
+    """Where the one string begins that can end before this place; -1 if there is no such one."""
+    found = [
+        at - 3 - length
+        for length in range(1, min(256, at - 2))
+        if data[at - 3 - length] == _INLINE and data[at - 2 - length] == length
+    ]
+    return found[0] if len(found) == 1 and data[at - 1] == 0x94 else -1
+
+
+@dataclass(slots=True)
+class Paths:
+    """Items of the planner's dict, name to a path of two parts that is the name, cut at a dot.
+
+    Attributes:
+        start, end: Where each lies.
+        linked: Whether it stands right behind the one before.
+        name: The key.
+        first, second: The two parts.
+        num_memo: Memo entries that each makes: those of its strings in this order, and the path.
+    """
+
+    start: Ints
+    end: Ints
+    linked: npt.NDArray[np.bool_]
+    name: Texts
+    first: Texts
+    second: Texts
+    num_memo: Ints
+
+
+def read_paths(scan: Scan, begin: int, end: int) -> Paths | None:
+    """Read the items of the form between two places; None if there is none."""
+    data = scan.data
+    # TUPLE2 MEMOIZE: where an item ends, and the next one begins.
+    marks = np.flatnonzero((data[begin:end] == 0x86) & (data[begin + 1 : end + 1] == 0x94)) + begin
+    if len(marks) < 2:
+        return None
+    start = marks[:-1] + 2
+    start = start + 2 * ((data[start] == ord("u")) & (data[start + 1] == ord("(")))
+    ok, at, name = scan.texts(start)
+    is_first, at, first = scan.texts(at)
+    is_second, at, second = scan.texts(at)
+    ok &= is_first & is_second & (at == marks[1:])
+    linked = np.concatenate([np.zeros(1, bool), ok[:-1]])
+    num_memo: Ints = np.ones(len(start), np.int64)
+    for text in (name, first, second):
+        num_memo += text.ref < 0
+    if not ok.any():
+        return None
+    return Paths(
+        start[ok],
+        marks[1:][ok] + 2,
+        linked[ok],
+        name.of(ok),
+        first.of(ok),
+        second.of(ok),
+        num_memo[ok],
+    )

@@ -1,0 +1,1 @@
+"""Reading by many ranks: each its share of the payloads, and what all of them come to."""
