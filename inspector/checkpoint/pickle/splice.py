@@ -1,9 +1,9 @@
 """Unpickle a metadata file without its repeated records, and prove that nothing else changed.
 
 `records.py` and `entries.py` find what looks like records. Here every run of them that stand one
-behind the other is cut out of the pickle, and one `RecordRun` object is put in its place, which goes into
-the same list or dict. What is left is small (`walk.py` goes through it opcode by opcode), and goes
-through the gate.
+behind the other is cut out of the pickle, and one `RecordRun` object is put in its place, which
+goes into the same list or dict. What is left is small (`walk.py` goes through it opcode by opcode),
+and goes through the gate.
 
 Why the result can be trusted: the walk reads each opcode as the pickle machine does, from the
 first on, and comes to the begin of every run with nothing half read; as what is cut out are

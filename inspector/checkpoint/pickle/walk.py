@@ -2,7 +2,7 @@
 
 The walk reads opcodes as the pickle machine does: how many bytes each takes, what it puts on the
 stack and takes from it, and which object it gives a number in the memo. Records are put together
-to `RecordRun`s; each is replaced by opcodes that leave a `RecordRun` where the records were. As its records
+to runs; each is replaced by opcodes that leave a `RecordRun` where the records were. As its records
 make no objects then, the numbers of all later ones are lower: references are written anew.
 """
 
