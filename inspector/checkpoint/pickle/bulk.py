@@ -29,7 +29,7 @@ from inspector.checkpoint.pickle.joining import (
     same_texts,
     starts_of,
 )
-from inspector.checkpoint.pickle.splice import NotSplicedError, Run, Spliced, read_spliced
+from inspector.checkpoint.pickle.splice import NotSplicedError, RecordRun, Spliced, read_spliced
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
 
 __all__ = ["read_bulk"]
@@ -119,7 +119,7 @@ class _Bulk(Extraction):
         places: dict[str, Any] = {}
         loose = self._rows
         for key, info in storage.items():
-            if type(key) is Run:
+            if type(key) is RecordRun:
                 self._take_stored(key, info, places)
                 continue
             if type(key) is not Index or type(info) is not Stored:
@@ -141,14 +141,14 @@ class _Bulk(Extraction):
             loose.byte_length.append(place[2])
         return places
 
-    def _take(self, run: Run, kind: str, refs: Any) -> slice:
+    def _take(self, run: RecordRun, kind: str, refs: Any) -> slice:
         """The records of a run that was met where it belongs."""
         if run.kind != kind or run.used or refs != self._spliced.refs[kind]:
             raise NotSplicedError
         run.used = True
         return slice(run.first, run.last)
 
-    def _take_stored(self, run: Run, refs: Any, places: dict[str, Any]) -> None:
+    def _take_stored(self, run: RecordRun, refs: Any, places: dict[str, Any]) -> None:
         """A run of stored places, met where the records stood."""
         stored = self._spliced.stored
         rows = self._take(run, "stored", refs)
@@ -199,13 +199,13 @@ class _Bulk(Extraction):
     def _entry(
         self, key: Any, value: Any, places: dict[str, Any], ids: dict[str, int], rank: int | None
     ) -> None:
-        if type(key) is Run:
+        if type(key) is RecordRun:
             self._take_tensors(key, value, places, ids)
         else:
             super()._entry(key, value, places, ids, rank)
 
     def _take_tensors(
-        self, run: Run, value: Any, places: dict[str, Any], ids: dict[str, int]
+        self, run: RecordRun, value: Any, places: dict[str, Any], ids: dict[str, int]
     ) -> None:
         """A run of tensors, met where the entries stood. There may be very many short ones."""
         if type(value) is not tuple:
@@ -265,7 +265,7 @@ class _Bulk(Extraction):
             count += self._add_slow(fqn, slow, ndim)
             slow = []
             run = item[0]
-            if type(run) is not Run:
+            if type(run) is not RecordRun:
                 raise NotSplicedError
             rows = self._take(run, "chunks", item[1:])
             if (self._ndim[rows] != ndim).any():
@@ -306,14 +306,16 @@ class _Bulk(Extraction):
     # -- the order ----------------------------------------------------------------------------
 
     def _order(self, planner_data: Any, ids: dict[str, int]) -> None:
-        if type(planner_data) is not dict or not any(type(key) is Run for key in planner_data):
+        if type(planner_data) is not dict or not any(
+            type(key) is RecordRun for key in planner_data
+        ):
             super()._order(planner_data, ids)
             return
         walked: dict[str, int] = {}
         names: list[str] = []
         paths: list[Any] = []
         for key, path in planner_data.items():
-            if type(key) is Run:
+            if type(key) is RecordRun:
                 run_names, run_paths = self._take_paths(key, path)
                 names += run_names
                 paths += run_paths
@@ -332,7 +334,7 @@ class _Bulk(Extraction):
             raise NotSplicedError
         self.order.extend({**walked, **ids}.values())
 
-    def _take_paths(self, run: Run, refs: Any) -> tuple[list[str], list[Any]]:
+    def _take_paths(self, run: RecordRun, refs: Any) -> tuple[list[str], list[Any]]:
         """A run of the planner's paths, met where they stood: names, and what they are cut into."""
         rows = self._take(run, "paths", refs)
         names, cuts = self._every_path

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.fields import DIMS, Ints, Scan, Segment, Texts
+from inspector.checkpoint.pickle.fields import DIMS, Ints, PickleBytes, RecordPart, Texts
 from inspector.checkpoint.pickle.records import Chunks
 
 __all__ = ["Paths", "TensorForm", "Tensors", "read_paths", "state_parts"]
@@ -88,13 +88,13 @@ class TensorForm:
         """GETs of the classes, the keys and `torch.Size`, in the order of the attributes."""
         return self.new + self.properties + self.kind + self.sized + self.size + self.chunks
 
-    def read(self, scan: Scan, at: Ints, chunks: Chunks) -> Tensors | None:
+    def read(self, scan: PickleBytes, at: Ints, chunks: Chunks) -> Tensors | None:
         """Read the entries at those anchors that follow the form; None if none does."""
         begin = self.new + _NEW + self.properties + self.kind + b")\x81\x94"
         calls = scan.perhaps(at - (len(self.new) + 1), begin)
         calls = calls[scan.begin_so(calls, begin)]
         state, states, at = self._states(scan, calls, calls + len(begin))
-        segment = Segment(
+        segment = RecordPart(
             b"b" + self.sized + self.size, DIMS, b"\x85\x94R\x94" + self.chunks + b"]\x94"
         )
         size = segment.read(scan, at)
@@ -128,7 +128,7 @@ class TensorForm:
 
     @staticmethod
     def _states(
-        scan: Scan, calls: Ints, at: Ints
+        scan: PickleBytes, calls: Ints, at: Ints
     ) -> tuple[npt.NDArray[np.int32], list[bytes], Ints]:
         """Which of the states each has, or -1; the states; and where each ends."""
         state = np.full(len(calls), -1, np.int32)
@@ -158,7 +158,7 @@ def _num_memo(state: bytes) -> int:
     return sum(part[-1:] == b"\x94" and part[:1] not in b"hjK" for part in state_parts(state))
 
 
-def _chunks_at(scan: Scan, at: Ints, chunks: Chunks) -> tuple[Ints, Ints, Ints]:
+def _chunks_at(scan: PickleBytes, at: Ints, chunks: Chunks) -> tuple[Ints, Ints, Ints]:
     """(first, last, end of the entry) of lists of chunks and what ends an entry, SETITEMS BUILD.
 
     A list is filled by APPENDS after a MARK and up to a thousand items, again and again; a last
@@ -205,7 +205,9 @@ def _same_ndim(
     return same
 
 
-def _names_before(scan: Scan, calls: Ints, end: Ints) -> tuple[Ints, npt.NDArray[np.bool_], Texts]:
+def _names_before(
+    scan: PickleBytes, calls: Ints, end: Ints
+) -> tuple[Ints, npt.NDArray[np.bool_], Texts]:
     """Where the name before each begins, or -1; whether that is right behind the one before."""
     data = scan.data
     start = np.full(len(calls), -1, np.int64)
@@ -221,7 +223,7 @@ def _names_before(scan: Scan, calls: Ints, end: Ints) -> tuple[Ints, npt.NDArray
     return start, linked, name
 
 
-def _inline_before(scan: Scan, at: Ints) -> Ints:
+def _inline_before(scan: PickleBytes, at: Ints) -> Ints:
     """Where the one string begins that can end before each place; -1 if there is no such one."""
     data = scan.data
     found, num_found = np.full(len(at), -1, np.int64), np.zeros(len(at), np.int64)
@@ -256,7 +258,7 @@ class Paths:
     num_memo: Ints
 
 
-def read_paths(scan: Scan, begin: int, end: int) -> Paths | None:
+def read_paths(scan: PickleBytes, begin: int, end: int) -> Paths | None:
     """Read the items of the form between two places; None if there is none."""
     data = scan.data
     # TUPLE2 MEMOIZE: where an item ends, and the next one begins.

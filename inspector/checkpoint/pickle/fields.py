@@ -24,8 +24,8 @@ __all__ = [
     "Bytes",
     "Fields",
     "Ints",
-    "Scan",
-    "Segment",
+    "PickleBytes",
+    "RecordPart",
     "Texts",
     "Words",
     "words_of",
@@ -114,7 +114,7 @@ class _Layout:
     num_ints: int
 
 
-class Scan:
+class PickleBytes:
     """A pickle in memory, followed by `PAD` zero bytes."""
 
     def __init__(self, data: Bytes) -> None:
@@ -169,7 +169,7 @@ class Scan:
         return ok, end + inline, Texts(at + 2, length, ref)
 
 
-class Segment:
+class RecordPart:
     """Fixed bytes with integers and lists of integers between them.
 
     Args:
@@ -180,7 +180,7 @@ class Segment:
         self._parts = parts
         self._layouts: dict[tuple[int, int], _Layout | None] = {}
 
-    def read(self, scan: Scan, at: Ints) -> Fields:
+    def read(self, scan: PickleBytes, at: Ints) -> Fields:
         """Read the records that begin at these places."""
         code, steps, over = self._walk(scan.data, at)
         num_ints = sum(part in (INT, INT_OR_NONE) for part in self._parts)

@@ -25,8 +25,8 @@ from inspector.checkpoint.pickle.fields import (
     INT_OR_NONE,
     Bytes,
     Ints,
-    Scan,
-    Segment,
+    PickleBytes,
+    RecordPart,
     Texts,
     words_of,
 )
@@ -167,10 +167,10 @@ class ChunkForm:
             at: From `anchors`.
             tell: Told the bytes that were looked through.
         """
-        scan = Scan(data)
+        scan = PickleBytes(data)
         begin = self.new + _NEW + self.offsets + self.size
-        first = Segment(begin, DIMS, _SIZED + self.sizes + self.size)
-        second = Segment(DIMS, _SIZED + _BUILT)
+        first = RecordPart(begin, DIMS, _SIZED + self.sizes + self.size)
+        second = RecordPart(DIMS, _SIZED + _BUILT)
         starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts: list[tuple[Any, ...]] = []
         for block in _blocks(starts):
@@ -267,7 +267,7 @@ class StoredForm:
 
     def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
         """Read the records at those anchors that follow the form; arguments as for chunks."""
-        scan, segments = Scan(data), self._segments()
+        scan, segments = PickleBytes(data), self._segments()
         begin = self.new + _NEW + self.fqn
         starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts = []
@@ -279,19 +279,21 @@ class StoredForm:
         columns += [_boxes(columns[9]), len(begin) + 2]
         return StoredRecords(*columns)
 
-    def _segments(self) -> tuple[Segment, ...]:
+    def _segments(self) -> tuple[RecordPart, ...]:
         """Index; offset, where there is one; byte offset and length."""
         return (
-            Segment(self.index, INT_OR_NONE),
-            Segment(self.offset + self.size, DIMS, _SIZED + self._middle),
-            Segment(self.start, INT, self.length, INT, _BUILT),
+            RecordPart(self.index, INT_OR_NONE),
+            RecordPart(self.offset + self.size, DIMS, _SIZED + self._middle),
+            RecordPart(self.start, INT, self.length, INT, _BUILT),
         )
 
     @property
     def _middle(self) -> bytes:
         return _BUILT + self.info + _NEW + self.path
 
-    def _rows(self, scan: Scan, segments: tuple[Segment, ...], start: Ints) -> tuple[Any, ...]:
+    def _rows(
+        self, scan: PickleBytes, segments: tuple[RecordPart, ...], start: Ints
+    ) -> tuple[Any, ...]:
         begin = self.new + _NEW + self.fqn
         ok = scan.begin_so(start, begin)
         is_text, at, name = scan.texts(start + len(begin))

@@ -1,9 +1,9 @@
 """Unpickle a metadata file without its repeated records, and prove that nothing else changed.
 
 `records.py` and `entries.py` find what looks like records. Here every run of them that stand one
-behind the other is cut out of the pickle, and one `Run` object is put in its place, which goes into
-the same list or dict. What is left is small (`walk.py` goes through it opcode by opcode), and goes
-through the gate.
+behind the other is cut out of the pickle, and one `RecordRun` object is put in its place, which
+goes into the same list or dict. What is left is small (`walk.py` goes through it opcode by opcode),
+and goes through the gate.
 
 Why the result can be trusted: the walk reads each opcode as the pickle machine does, from the
 first on, and comes to the begin of every run with nothing half read; as what is cut out are
@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import Paths, TensorForm, Tensors, read_paths
-from inspector.checkpoint.pickle.fields import PAD, Ints, Scan
+from inspector.checkpoint.pickle.fields import PAD, Ints, PickleBytes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
 from inspector.checkpoint.pickle.records import (
     ChunkForm,
@@ -42,9 +42,9 @@ from inspector.checkpoint.pickle.records import (
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
 from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
-from inspector.checkpoint.pickle.walk import NotSplicedError, Run, Walk, op_end
+from inspector.checkpoint.pickle.walk import NotSplicedError, OpcodeWalk, RecordRun, op_end
 
-__all__ = ["NotSplicedError", "Run", "Spliced", "read_spliced"]
+__all__ = ["NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
 
 _MAX_REST = 4096
 # Bytes that are walked in any case. Beyond a third of the file the slow way is as quick.
@@ -69,15 +69,15 @@ class Spliced:
         digest: SHA-256 of the file's bytes, in hexadecimal.
     """
 
-    scan: Scan
+    scan: PickleBytes
     protocol: int
     pickled: Pickled
     chunks: Chunks | None
     stored: StoredRecords | None
     tensors: Tensors | None
     paths: Paths | None
-    runs: list[Run]
-    walk: Walk
+    runs: list[RecordRun]
+    walk: OpcodeWalk
     refs: dict[str, tuple[Any, ...]]
     trailing_bytes: int
     digest: str
@@ -108,7 +108,7 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     """
     raw = _unframed(fd, num_bytes)
     end = raw.end
-    scan = Scan(raw.data)
+    scan = PickleBytes(raw.data)
     at = anchors(raw.data, end, lambda n: tell(n // 5))
     pickle = raw.data.data[:end]
     tensor_form, chunk_form, stored_form, behind = _forms(pickle)
@@ -141,7 +141,7 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         raise NotSplicedError
     runs.sort(key=lambda run: run.start)
     _check_borders(raw, chunks, stored, tensors, paths)
-    walk = Walk(scan, raw.end, raw.cuts, runs, refs, (chunks, stored, tensors, paths))
+    walk = OpcodeWalk(scan, raw.end, raw.cuts, runs, refs, (chunks, stored, tensors, paths))
     text = walk.text(raw.protocol)
     gate = _SplicedGate(io.BufferedReader(io.BytesIO(text)), walk.token, runs)
     pickled = load(gate.file, gate)
@@ -226,7 +226,7 @@ def _unframed(fd: int, num_bytes: int) -> Unframed:
     return raw
 
 
-def _chunk_runs(scan: Scan, chunks: Chunks, tensors: Tensors | None) -> Iterator[Run]:
+def _chunk_runs(scan: PickleBytes, chunks: Chunks, tensors: Tensors | None) -> Iterator[RecordRun]:
     """Chunks that stand one behind the other and are of no tensor's entry that was read."""
     count = len(chunks.start)
     if not count:
@@ -245,10 +245,10 @@ def _chunk_runs(scan: Scan, chunks: Chunks, tensors: Tensors | None) -> Iterator
     memo = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks.num_memo, dtype=np.int64)])
     for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
         start, end = int(chunks.start[first]), int(stop[last - 1])
-        yield Run("chunks", first, last, start, end, int(memo[last] - memo[first]))
+        yield RecordRun("chunks", first, last, start, end, int(memo[last] - memo[first]))
 
 
-def _stored_runs(scan: Scan, stored: StoredRecords) -> Iterator[Run]:
+def _stored_runs(scan: PickleBytes, stored: StoredRecords) -> Iterator[RecordRun]:
     """Stored places that stand one behind the other, or in the next thousand of the dict."""
     count = len(stored.start)
     if not count:
@@ -261,16 +261,18 @@ def _stored_runs(scan: Scan, stored: StoredRecords) -> Iterator[Run]:
     memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
     lasts = np.append(firsts[1:], count)
     for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        yield Run("stored", first, last, int(stored.start[first]), int(stop[last - 1]), num_memo)
+        yield RecordRun(
+            "stored", first, last, int(stored.start[first]), int(stop[last - 1]), num_memo
+        )
 
 
-def _linked_runs(kind: str, records: Tensors | Paths) -> Iterator[Run]:
+def _linked_runs(kind: str, records: Tensors | Paths) -> Iterator[RecordRun]:
     firsts = np.flatnonzero(~records.linked)
     memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
     lasts = np.append(firsts[1:], len(records.start))
     for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
         start, end = int(records.start[first]), int(records.end[last - 1])
-        yield Run(kind, first, last, start, end, num_memo)
+        yield RecordRun(kind, first, last, start, end, num_memo)
 
 
 def _check_borders(
@@ -310,7 +312,7 @@ def _check_borders(
 class _SplicedGate(Gate):
     """The gate, which also hands out the runs in their order."""
 
-    def __init__(self, file: Any, token: str, runs: list[Run]) -> None:
+    def __init__(self, file: Any, token: str, runs: list[RecordRun]) -> None:
         super().__init__(file)
         self.file = file
         self.num_taken = 0
@@ -333,7 +335,7 @@ class _SplicedGate(Gate):
 
             def call(*args: Any) -> Any:
                 for arg in args:
-                    if type(arg) is Run or (type(arg) is tuple and _has_run(arg)):
+                    if type(arg) is RecordRun or (type(arg) is tuple and _has_run(arg)):
                         raise NotSplicedError
                 return found(*args)
 
@@ -342,4 +344,4 @@ class _SplicedGate(Gate):
 
 
 def _has_run(items: tuple[Any, ...]) -> bool:
-    return any(type(item) is Run for item in items)
+    return any(type(item) is RecordRun for item in items)

@@ -2,7 +2,7 @@
 
 The walk reads opcodes as the pickle machine does: how many bytes each takes, what it puts on the
 stack and takes from it, and which object it gives a number in the memo. Records are put together
-to `Run`s; each is replaced by opcodes that leave a `Run` where the records were. As its records
+to runs; each is replaced by opcodes that leave a `RecordRun` where the records were. As its records
 make no objects then, the numbers of all later ones are lower: references are written anew.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import Paths, Tensors, state_parts
-from inspector.checkpoint.pickle.fields import Ints, Scan, Texts
+from inspector.checkpoint.pickle.fields import Ints, PickleBytes, Texts
 from inspector.checkpoint.pickle.records import Chunks, StoredRecords
 
-__all__ = ["NotSplicedError", "Run", "Walk", "op_end"]
+__all__ = ["NotSplicedError", "OpcodeWalk", "RecordRun", "op_end"]
 
 
 class NotSplicedError(Exception):
     """The file is not one that can be read so, for whatever reason."""
 
 
-class Run:
+class RecordRun:
     """Stands for the records `first` to `last` (not included) of a kind.
 
     Attributes:
@@ -108,7 +108,7 @@ def _refuse() -> NoReturn:
     raise NotSplicedError
 
 
-class Walk:
+class OpcodeWalk:
     """The way through one pickle.
 
     Args:
@@ -126,10 +126,10 @@ class Walk:
 
     def __init__(
         self,
-        scan: Scan,
+        scan: PickleBytes,
         end: int,
         cuts: Sequence[int],
-        runs: list[Run],
+        runs: list[RecordRun],
         refs: dict[str, bytes],
         records: tuple[Chunks, StoredRecords | None, Tensors | None, Paths | None],
     ) -> None:
@@ -321,7 +321,7 @@ class Walk:
             self._same[gets] = out
         return out
 
-    def _put(self, run: Run) -> None:
+    def _put(self, run: RecordRun) -> None:
         """Write the opcodes that stand for a run."""
         refs = self._references(self._refs[run.kind])
         call = self._call
@@ -420,7 +420,7 @@ class Walk:
             at[row], length[row] = found
         return at, length
 
-    def _string_of(self, run: Run, numbers: npt.NDArray[Any]) -> tuple[Ints, Ints]:
+    def _string_of(self, run: RecordRun, numbers: npt.NDArray[Any]) -> tuple[Ints, Ints]:
         """Where the strings lie that a run's records put in the memo under these numbers."""
         at, length = np.full(len(numbers), -1, np.int64), np.zeros(len(numbers), np.int64)
         for which in _STRINGS.get(run.kind, ()):
@@ -437,7 +437,7 @@ class Walk:
             _refuse()
         return at, length
 
-    def _strings_in(self, run: Run, which: str) -> tuple[Ints, Ints, Ints]:
+    def _strings_in(self, run: RecordRun, which: str) -> tuple[Ints, Ints, Ints]:
         """The memo numbers, places and bytes of the strings of a run's records."""
         key = (run.start, which)
         if key in self._texts:
