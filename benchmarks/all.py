@@ -8,10 +8,13 @@
 
 Each subject of a script of this folder measures one thing beside its rival; they run one after
 another, so that none disturbs another. What one has measured is taken into results/NAME.json when
-it is whole, and with it results/summary.json, results/README.md (machine, versions, spread) and the
-figures and the table of faults in docs/ are written anew: a subject that fails, or that is
-interrupted, leaves its last results as they were, and the others' too. A quick run writes into a
-temporary folder and changes no table. Exit code 1: a subject failed.
+it is whole, and with it results/summary.json, results/README.md (machine, versions, spread), the
+figures and the tables of faults and of torch's versions in docs/ are written anew: a subject that
+fails, or that is interrupted, leaves its last results as they were, and the others' too. A quick
+run writes into a temporary folder and changes no table. Exit code 1: a subject failed.
+
+What torch_versions.py found, which needs an interpreter for each torch, is no subject: it is run by
+itself, and its table is made with the others.
 
 --against makes a worktree of REV, and runs each command in both trees in turn, on samples and on
 larger checkpoints, at least five times: medians of wall time, of the CPU time of the process and
@@ -113,6 +116,10 @@ class Sheet:
         faults = RESULTS / "faults.md"
         if faults.exists():
             fill(ROOT / "docs" / "faults.md", "faults", faults.read_text())
+        versions = RESULTS / "torch_versions.json"
+        if versions.exists():
+            table = figures.torch_table(json.loads(versions.read_text()))
+            fill(ROOT / "docs" / "verify.md", "torch versions", table)
         return []
 
 

@@ -5,8 +5,10 @@
 For each interpreter (one with a torch of its own, and with what hsdp-inspect needs) and each golden
 checkpoint and sample that torch wrote: `dcp.load` of every tensor into plain tensors, as that torch
 alone does it; and a job's verdict under fsdp:1, its rank run by that interpreter. A cell agrees if
-the job is exact just where `dcp.load` raises nothing. Nothing is written by hand. Writes
-results/torch_versions.json.
+the job is exact just where `dcp.load` raises nothing. Nothing is written by hand. What one
+interpreter came to is put into results/torch_versions.json when it is whole, in the place of what
+its version came to before; the others' stay. The table in docs/verify.md is made of it by
+`benchmarks/all.py --tables`.
 """
 
 from __future__ import annotations
@@ -132,19 +134,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     paths = folders()
-    table = [rows(python, paths) for python in arguments.pythons]
-    cells = [cell for row in table for cell in row["cells"].values()]
-    figures = {
-        "versions": [row["torch"] for row in table],
-        "checkpoints": len(paths),
-        "cells": len(cells),
-        "agree": sum(cell["agrees"] for cell in cells),
-        "loads": sum(cell["dcp.load"] == "loads" for cell in cells),
-        "raises": sum(cell["dcp.load"] != "loads" for cell in cells),
-    }
-    print(figures)
-    document = {"machine": machine(), **figures, "table": table}
-    write(arguments.out / "torch_versions.json", document)
+    file = arguments.out / "torch_versions.json"
+    for python in arguments.pythons:
+        row = rows(python, paths)
+        table = json.loads(file.read_text())["table"] if file.exists() else []
+        table = [old for old in table if _release(old) != _release(row)] + [row]
+        table.sort(key=_release)
+        cells = [cell for row in table for cell in row["cells"].values()]
+        figures = {
+            "versions": [row["torch"] for row in table],
+            "cells": len(cells),
+            "agree": sum(cell["agrees"] for cell in cells),
+            "loads": sum(cell["dcp.load"] == "loads" for cell in cells),
+            "raises": sum(cell["dcp.load"] != "loads" for cell in cells),
+        }
+        print(figures, flush=True)
+        write(file, {"machine": machine(), **figures, "table": table})
+
+
+def _release(row: dict[str, Any]) -> tuple[int, ...]:
+    """The version of a row's torch, without what it was built for."""
+    return tuple(map(int, re.findall(r"\d+", row["torch"].partition("+")[0])))
 
 
 if __name__ == "__main__":

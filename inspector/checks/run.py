@@ -25,6 +25,7 @@ from inspector.checks.steps import (
     Step,
     asked_for,
     beside_sibling,
+    newest_by,
     newest_resumable,
     newest_sound,
     steps_of,
@@ -73,13 +74,21 @@ class JudgedRun:
         return newest_sound(self.steps)
 
     @property
+    def newest_by(self) -> str:
+        """By what that is the newest, where that is not its number alone; else empty."""
+        return newest_by(self.steps)
+
+    @property
     def newest_resumable(self) -> Step | None:
         """The newest step that training can resume from."""
         return newest_resumable(self.steps)
 
     @property
     def exit_code(self) -> int:
-        """0 if the newest step is sound, 1 if it is not or none is, 2 if not all was looked at."""
+        """0 if the newest step is sound, and every one without a number.
+
+        1 if one of them is not, or none is sound; 2 if not all was looked at.
+        """
         if self.run.is_partial:
             return 2
         asked = asked_for(self.steps)

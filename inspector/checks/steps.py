@@ -25,6 +25,7 @@ __all__ = [
     "Step",
     "asked_for",
     "beside_sibling",
+    "newest_by",
     "newest_resumable",
     "newest_sound",
     "steps_of",
@@ -457,6 +458,18 @@ def newest_sound(steps: Sequence[Step]) -> Step | None:
     return _newest([step for step in _candidates(steps) if step.is_sound])
 
 
+def newest_by(steps: Sequence[Step]) -> str:
+    """By what the newest sound step is the newest, where that is not its number alone."""
+    sound = [step for step in _candidates(steps) if step.is_sound]
+    best, unnumbered = _newest(sound), [step for step in sound if step.step is None]
+    if best is None or len(sound) < 2 or not unnumbered:
+        return ""
+    if best.step is None:
+        return "by the times of its files: none has a step number"
+    has = "has" if len(unnumbered) == 1 else "have"
+    return f"by step number; {plural(len(unnumbered), 'other')} {has} none"
+
+
 def newest_resumable(steps: Sequence[Step]) -> Step | None:
     """The newest step that training can resume from, or None."""
     return _newest([step for step in _candidates(steps) if step.resumable])
@@ -465,9 +478,9 @@ def newest_resumable(steps: Sequence[Step]) -> Step | None:
 def asked_for(steps: Sequence[Step]) -> Step | None:
     """The step that who names the whole folder asks for: the newest that a training would take.
 
-    One of which no part was finished is not there yet. Where none is numbered (the stages of a
-    pipeline, each in a folder of its own), none replaces another: one that is not sound is the
-    one.
+    One of which no part was finished is not there yet. One without a number (the stages of a
+    pipeline, each in a folder of its own; the `final` of a run) is replaced by no other: where it
+    is not sound, it is the one.
     """
     with_model = {step.series for step in _candidates(steps)}
     # One whose model is lost is asked for; a replica's data loader is not.
@@ -476,7 +489,5 @@ def asked_for(steps: Sequence[Step]) -> Step | None:
         return steps[0]
     finished = [step for step in steps if not step.is_begun]
     numbered = [step for step in finished if step.step is not None]
-    if numbered:
-        return _newest(numbered)
-    wrong = (step for step in finished if step.verdict != "sound")
-    return next(wrong, None) or newest_sound(steps)
+    wrong = (step for step in finished if step.step is None and step.verdict != "sound")
+    return next(wrong, None) or _newest(numbered) or newest_sound(steps)

@@ -113,7 +113,7 @@ def run_check(
 
         with ReadingLine(sys.stderr) as line:
             checkpoint = read_checkpoint(target, progress=line, prefetched=prefetched)
-        print_job(checkpoint, target, ranks, values=values)
+        print_job(checkpoint, target, ranks, task="check", values=values)
         return 0
     reader = None
     if deep or values or manifest is not None:

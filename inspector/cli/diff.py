@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.cli.options import form_of, formats, output_option
+from inspector.cli.options import RankRequest, form_of, formats, output_option, rank_options
 from inspector.cli.output import Destination, command_line, has_screen, print_pieces
 from inspector.errors import UsageError
 
@@ -101,7 +103,8 @@ def diff(
 @click.option("--output", metavar="FILE", help="Where to (default: PATH.seal.json, beside it).")
 @click.option("--force", is_flag=True, help="Replace a seal of other content.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
-def seal(path: str, output: str | None, force: bool, as_json: bool) -> int:
+@rank_options
+def seal(path: str, output: str | None, force: bool, as_json: bool, **ranks: Any) -> int:
     """Write down a digest of every tensor, to prove later that nothing changed.
 
     The seal lies beside the checkpoint, never in it, and does not depend on the sharding:
@@ -113,12 +116,24 @@ def seal(path: str, output: str | None, force: bool, as_json: bool) -> int:
     from inspector.report.diff import seal_json, seal_text
     from inspector.report.progress import PayloadLine
 
+    request = RankRequest(**ranks)
+    request.check()
     side = _side(path)
+    digests = None
+    if request.print_command:
+        from inspector.cli.ranks import print_job
+
+        print_job(side.checkpoint, side.storage, request, task="seal")
+        return 0
     output = default_output(side.storage, path) if output is None else output
     # Before everything is read, and again before it is written.
     refuse_output(side.storage, output, path)
-    with PayloadLine(sys.stderr) as line:
-        manifest = make_seal(side.checkpoint, side.storage, progress=line)
+    if request.is_asked:
+        from inspector.cli.ranks import hash_by_ranks
+
+        digests = partial(hash_by_ranks, request=request)
+    with PayloadLine(sys.stderr) if digests is None else nullcontext() as line:
+        manifest = make_seal(side.checkpoint, side.storage, progress=line, digests=digests)
     is_new = write_seal(manifest, side.storage, output, force=force)
     if as_json:
         print_pieces(seal_json(manifest, output, is_new=is_new))

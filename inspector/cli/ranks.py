@@ -6,7 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.outside import refuse_inside
@@ -18,19 +20,34 @@ from inspector.cli.options import RankRequest
 from inspector.cli.output import print_pieces
 from inspector.cli.verify import JobInterrupts, JobLine
 from inspector.errors import UsageError
+from inspector.values.fingerprint import Fingerprints
+from inspector.values.stats import StatsReport
 from inspector.verify.job.commands import print_lines
 from inspector.verify.job.launcher import Job
 from inspector.verify.job.shape import Shape
-from inspector.verify.shares.merge import find_job, merge_shares, told_by
+from inspector.verify.progress import Snapshot
+from inspector.verify.shares.merge import (
+    find_job,
+    merge_digests,
+    merge_figures,
+    merge_shares,
+    told_by,
+)
 from inspector.verify.spec import ReadSpec
 
-__all__ = ["print_job", "read_by_ranks", "shares_of"]
+__all__ = ["EndedRanks", "hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "sum_by_ranks"]
 
 _POLL_S = 0.05
 
 
 def spec_of(
-    checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
+    checkpoint: Checkpoint,
+    storage: Storage,
+    request: RankRequest,
+    *,
+    task: str,
+    values: bool = False,
+    filter_text: str = "",
 ) -> ReadSpec:
     """The job of ranks that read a checkpoint.
 
@@ -49,9 +66,10 @@ def spec_of(
     refuse_inside("--events", request.events, [checkpoint.path])
     return ReadSpec(
         path=path if is_url(path) else os.path.abspath(path),
-        task="check",
+        task=task,
         world_size=request.world_size,
         values=values,
+        filter=filter_text,
         events_dir=os.path.abspath(request.events) if request.events else "",
         timeout_s=request.timeout,
         python=request.python or sys.executable,
@@ -59,7 +77,13 @@ def spec_of(
 
 
 def print_job(
-    checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
+    checkpoint: Checkpoint,
+    storage: Storage,
+    request: RankRequest,
+    *,
+    task: str,
+    values: bool = False,
+    filter_text: str = "",
 ) -> None:
     """Write the job, and print the lines of `--print-command`.
 
@@ -67,10 +91,50 @@ def print_job(
         UsageError: The numbers do not come out even, or the folder holds another job.
         StorageError: The job cannot be written.
     """
-    spec = spec_of(checkpoint, storage, request, values=values)
+    asked: dict[str, Any] = {"values": values, "filter_text": filter_text}
+    spec = spec_of(checkpoint, storage, request, task=task, **asked)
     nodes = max(request.nnodes, 1)
     shape = Shape.of(spec.world_size, nodes, spec.world_size // nodes, request.port)
     print_pieces(print_lines(spec, request.events, shape=shape, python=request.python), "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRanks:
+    """Ranks that have read, or were ended before.
+
+    Attributes:
+        spec: Their job.
+        events: Where their files lie.
+        snapshot: How they ended.
+        is_cancelled: Whether the user stopped them.
+    """
+
+    spec: ReadSpec
+    events: Path
+    snapshot: Snapshot
+    is_cancelled: bool = False
+
+
+def _run(spec: ReadSpec) -> EndedRanks:
+    """Run a job on this machine; the first Ctrl+C stops it, the second kills it.
+
+    Raises:
+        UsageError, StorageError: It cannot be started.
+    """
+    job = Job(spec)
+    with job.start(), JobInterrupts(job), JobLine() as progress:
+        if not job.folder.is_kept:
+            where = printable(str(job.folder.path), 300)
+            sys.stderr.write(
+                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
+            )
+        while job.result is None:
+            if not job.step():
+                time.sleep(_POLL_S)
+            progress.show(job.snapshot)
+    assert job.result is not None and isinstance(job.spec, ReadSpec)  # noqa: S101 - as made above
+    is_cancelled = job.result["verdict"] == "cancelled"
+    return EndedRanks(job.spec, Path(job.spec.events_dir), job.snapshot(), is_cancelled)
 
 
 def read_by_ranks(
@@ -89,26 +153,67 @@ def read_by_ranks(
     Raises:
         UsageError, StorageError: The job cannot be started.
     """
-    job = Job(spec_of(checkpoint, storage, request, values=values))
-    with job.start(), JobInterrupts(job), JobLine() as progress:
-        if not job.folder.is_kept:
-            where = printable(str(job.folder.path), 300)
-            sys.stderr.write(
-                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
-            )
-        while job.result is None:
-            if not job.step():
-                time.sleep(_POLL_S)
-            progress.show(job.snapshot)
-    assert job.result is not None and isinstance(job.spec, ReadSpec)  # noqa: S101 - as made above
-    is_cancelled = job.result["verdict"] == "cancelled"
+    ended = _run(spec_of(checkpoint, storage, request, task="check", values=values))
     return merge_shares(
         checkpoint,
         storage,
-        job.spec,
-        Path(job.spec.events_dir),
-        job.snapshot(),
-        is_cancelled=is_cancelled,
+        ended.spec,
+        ended.events,
+        ended.snapshot,
+        is_cancelled=ended.is_cancelled,
+    )
+
+
+def hash_by_ranks(checkpoint: Checkpoint, storage: Storage, request: RankRequest) -> Fingerprints:
+    """Have ranks on this machine hash everything, or take what those of a printed job did.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        request: How many ranks, or where they wrote.
+
+    Raises:
+        InspectError: One of them did not hash its share.
+        UsageError, StorageError: The job cannot be started.
+    """
+    if request.shares:
+        spec, events = find_job(request.shares, "seal")
+        ended = EndedRanks(spec, events, told_by(events))
+    else:
+        ended = _run(spec_of(checkpoint, storage, request, task="seal"))
+    return merge_digests(
+        checkpoint, ended.spec, ended.events, ended.snapshot, is_cancelled=ended.is_cancelled
+    )
+
+
+def sum_by_ranks(
+    checkpoint: Checkpoint, storage: Storage, request: RankRequest, filter_text: str
+) -> StatsReport:
+    """Have ranks on this machine read tensors, or take what those of a printed job read.
+
+    Args:
+        checkpoint: The checkpoint.
+        storage: Its folder.
+        request: How many ranks, or where they wrote.
+        filter_text: Only tensors whose names it selects.
+
+    Raises:
+        UsageError: The job was of another filter, or cannot be started.
+        StorageError: It cannot be started.
+    """
+    if request.shares:
+        spec, events = find_job(request.shares, "stats")
+        if spec.filter != filter_text:
+            raise UsageError(
+                f"the ranks have read for --filter {printable(spec.filter)!a}",
+                "give the same filter",
+            )
+        ended = EndedRanks(spec, events, told_by(events))
+    else:
+        wanted = spec_of(checkpoint, storage, request, task="stats", filter_text=filter_text)
+        ended = _run(wanted)
+    return merge_figures(
+        checkpoint, ended.spec, ended.events, ended.snapshot, is_cancelled=ended.is_cancelled
     )
 
 
@@ -120,7 +225,7 @@ def shares_of(
     Raises:
         UsageError: There are none, or of a job that did not look for what is asked.
     """
-    spec, events = find_job(request.shares)
+    spec, events = find_job(request.shares, "check")
     if values and not spec.values:
         raise UsageError(
             "the ranks did not look for NaN and infinite values",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.cli.options import RankRequest, rank_options
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class _Command(click.Command):
     help="Draw every tensor's histogram: of the values, or (log) of |value| over powers of two. "
     "[default of the scale: linear]",
 )
-def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) -> int:
+@rank_options
+def stats(path: str, filter_text: str, as_json: bool, histograms: str | None, **ranks: Any) -> int:
     """Say what the numbers in a checkpoint are: range, mean, norm, zeros, NaN.
 
     What is oddest comes first: NaN, infinities, tensors that are all zero, and norms unlike those
@@ -63,15 +65,24 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None) ->
     """
     from inspector.checkpoint.child.isolated import prefetch
 
+    request = RankRequest(**ranks)
+    request.check()
     child = prefetch(path)
     try:
-        return _stats(path, filter_text, as_json, histograms or "", child)
+        return _stats(path, filter_text, as_json, histograms or "", child, request)
     finally:
         if child is not None:
             child.stop()
 
 
-def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: Child | None) -> int:
+def _stats(
+    path: str,
+    filter_text: str,
+    as_json: bool,
+    histograms: str,
+    child: Child | None,
+    request: RankRequest,
+) -> int:
     from inspector.checkpoint.find.locate import locate, read_checkpoint
     from inspector.checkpoint.find.search import newest
     from inspector.checkpoint.text import plural, printable
@@ -92,8 +103,18 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
     with ReadingLine(sys.stderr) as reading:
         checkpoint = read_checkpoint(target, progress=reading, prefetched=child)
     wanted = _wanted(checkpoint, filter_text)
-    with PayloadLine(sys.stderr) as line:
-        report = collect_stats(checkpoint, target, wanted, progress=line)
+    if request.print_command:
+        from inspector.cli.ranks import print_job
+
+        print_job(checkpoint, target, request, task="stats", filter_text=filter_text)
+        return 0
+    if request.is_asked:
+        from inspector.cli.ranks import sum_by_ranks
+
+        report = sum_by_ranks(checkpoint, target, request, filter_text)
+    else:
+        with PayloadLine(sys.stderr) as line:
+            report = collect_stats(checkpoint, target, wanted, progress=line)
     report = replace(report, not_read=report.not_read + _unseen(checkpoint, filter_text))
     if not report.is_cancelled:
         differing = tuple(replica_differences(checkpoint, target, wanted))
@@ -118,8 +139,12 @@ def _stats(path: str, filter_text: str, as_json: bool, histograms: str, child: C
         return 2
     if target.used is not None and target.used.num_failed:
         return unreached()
+    for why in report.lost:
+        sys.stderr.write(f"hsdp-inspect: {why}\n")
     if not report.tensors:
         sys.stderr.write("hsdp-inspect: nothing could be read\n")
+        return 2
+    if report.lost:
         return 2
     if report.lacks_classes_alone:
         return 2
@@ -132,12 +157,11 @@ def _wanted(checkpoint: Checkpoint, filter_text: str) -> list[int]:
     Raises:
         UsageError: There are none.
     """
-    from inspector.checkpoint.find.locate import matching
+    from inspector.values.stats import wanted_tensors
 
     if not checkpoint.num_tensors and not checkpoint.malformed:
         raise UsageError("there is no tensor in this checkpoint, so there are no statistics")
-    kept = set(matching(checkpoint.columns.fqns, filter_text))
-    wanted = [index for index in checkpoint.tensor_order.tolist() if index in kept]
+    wanted = wanted_tensors(checkpoint, filter_text)
     if not wanted and not _malformed(checkpoint, filter_text):
         raise UsageError("no tensor's name matches the filter", "hsdp-inspect show lists the names")
     return wanted

@@ -257,7 +257,8 @@ def _sound_line(run: JudgedRun) -> str:
     sound = run.newest_sound
     if sound is None:
         return "No checkpoint here is sound."
-    return f"Newest sound checkpoint: {printable(sound.path or '.')}"
+    how = f" ({run.newest_by})" if run.newest_by else ""
+    return f"Newest sound checkpoint: {printable(sound.path or '.')}{how}"
 
 
 def _verdict(item: Judged) -> str:

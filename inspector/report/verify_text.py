@@ -19,6 +19,7 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
+from inspector.verify.job.commands import asked_words
 from inspector.verify.preflight import RANK_BASE_BYTES, Preflight
 from inspector.verify.progress import Failure, RankView, Snapshot
 from inspector.verify.result import EXIT_CODES
@@ -303,10 +304,16 @@ def _read_text(snapshot: Snapshot, result: Mapping[str, Any] | None) -> Iterator
         share += f"{format_bytes(rank.bytes_done)} of {format_bytes(rank.bytes_total)}"
         host = f" on {printable(rank.host, 60)}" if rank.host else ""
         yield f"  rank {rank.rank}{host}: {rank.status}, {share}"
-    words = ["hsdp-inspect", str(snapshot.spec["task"]), str(snapshot.spec.get("path") or "PATH")]
-    words.append("--values" if snapshot.spec.get("values") is True else "--deep")
+    spec = snapshot.spec
+    values = spec.get("values") is True
+    words = asked_words(
+        str(spec["task"]),
+        str(spec.get("path") or "PATH"),
+        values=values,
+        filter_text=str(spec.get("filter") or ""),
+    )
     folder = (result or {}).get("run_folder") or "DIR"
-    yield f"  for the verdict: {printable(shlex.join([*words, '--shares', folder]), 600)}"
+    yield f"  what comes of it: {printable(shlex.join([*words, '--shares', folder]), 600)}"
 
 
 def report_json(snapshot: Snapshot) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.checkpoint.storage.base import Storage
@@ -20,7 +21,7 @@ from inspector.values.histogram import Bars, Histogram
 from inspector.values.replicas import ReplicaDifference
 from inspector.values.tally import Summary
 
-__all__ = ["STOPPED", "NotRead", "StatsReport", "TensorStats", "collect_stats"]
+__all__ = ["STOPPED", "NotRead", "StatsReport", "TensorStats", "collect_stats", "wanted_tensors"]
 
 #: Why a tensor was not read of which nothing else is known, after a cancelled reading.
 STOPPED = "it was stopped"
@@ -142,6 +143,7 @@ class StatsReport:
         payload_bytes: Bytes that were read.
         is_cancelled: True if it was stopped before everything was read.
         differing: Tensors whose copies of several ranks differ; the figures are of the first copy.
+        lost: Why ranks that were to read some of it did not, a sentence for each.
     """
 
     tensors: tuple[TensorStats, ...]
@@ -149,6 +151,7 @@ class StatsReport:
     payload_bytes: int
     is_cancelled: bool = False
     differing: tuple[ReplicaDifference, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def lacks_classes_alone(self) -> bool:
@@ -158,6 +161,12 @@ class StatsReport:
     @property
     def has_non_finite(self) -> bool:
         return any(t.num_non_finite for t in self.tensors)
+
+
+def wanted_tensors(checkpoint: Checkpoint, filter_text: str) -> list[int]:
+    """The tensors that a filter selects, in the checkpoint's order."""
+    kept = set(matching(checkpoint.columns.fqns, filter_text))
+    return [index for index in checkpoint.tensor_order.tolist() if index in kept]
 
 
 def collect_stats(

@@ -176,7 +176,8 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
 
     Args:
         path: Which.
-        follow: Wait for more until the job has ended, or a rank of it has fallen silent.
+        follow: Wait for more until the job has ended (or all its nodes have), or a rank of it
+            has fallen silent.
 
     Yields:
         Each event; None when there is nothing more for the moment.
@@ -233,16 +234,20 @@ def _of_ranks(folder: Path, follow: bool) -> Iterator[Event | None]:
         event = spec_event(spec, 0.0)
         state.apply(event)
         yield event
-    files, silence = EventFollower(folder), _Silence()
+    files, silence, has_heard_all = EventFollower(folder), _Silence(), False
     try:
         while True:
-            events = files.read(whole=not follow)
+            events = files.read(whole=not follow or has_heard_all)
             for event, _ in events:
                 state.apply(event)
                 silence.feed(event)
                 yield event
-            if not follow or _has_ended(state):
+            if not follow or _has_ended(state) or has_heard_all:
                 break
+            # What was written before a node's last word may come with it, or a moment later.
+            has_heard_all = silence.nodes_are_over
+            if has_heard_all:
+                continue
             if silence.beat(time.monotonic()) and (gone := silence.gone(state)):
                 for event in gone:
                     state.apply(event)
@@ -268,10 +273,19 @@ class _Silence:
     def __init__(self) -> None:
         self._missed: dict[int, int] = {}
         self._next = 0.0
+        self._nodes: dict[tuple[Any, Any], bool] = {}
+
+    @property
+    def nodes_are_over(self) -> bool:
+        """Whether every node that was heard of has had its last word (none: torchrun alone)."""
+        return bool(self._nodes) and all(self._nodes.values())
 
     def feed(self, event: Event) -> None:
         """Take one event."""
         rank = event.get("rank")
+        if "node" in event and rank is None:
+            node = str(event["node"]), str(event.get("pid"))
+            self._nodes[node] = bool(event.get("is_over", False))
         if type(rank) is int and (event.get("event") == "hello" or rank in self._missed):
             self._missed[rank] = 0
 
@@ -324,7 +338,8 @@ def spec_event(spec: RankSpec, t: float, **more: Any) -> Event:
     """The first event of a job."""
     head = {"schema": SCHEMA, "event": "spec", "rank": None, "t": t, "run": spec.run}
     if isinstance(spec, ReadSpec):
-        told = {"task": spec.task, "world_size": spec.world_size, "values": spec.values}
+        asked = {"values": spec.values, "filter": spec.filter}
+        told = {"task": spec.task, "world_size": spec.world_size, **asked}
         return {**head, "path": spec.path, **told, "command": [], **more}
     return {
         **head,

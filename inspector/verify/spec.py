@@ -36,7 +36,7 @@ VIAS = ("dtensor", "fsdp2", "fsdp1")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("gloo", "nccl")
 #: What ranks read a checkpoint for.
-TASKS = ("check",)
+TASKS = ("check", "seal", "stats")
 
 #: The variable that names the file by which the ranks of a job find each other.
 MEETING = "HSDP_INSPECT_MEETING"
@@ -196,7 +196,8 @@ class ReadSpec:
         path: The checkpoint, absolute or a URL; of safetensors files one of them.
         task: What for, one of `TASKS`.
         world_size: How many ranks.
-        values: Also count NaN and infinities.
+        values: Of a check, also count NaN and infinities.
+        filter: Of statistics, only tensors whose names it selects; empty for all.
         portion_bytes: After so many bytes a rank writes down what it found.
         events_dir: As in `JobSpec`; so are the others.
     """
@@ -211,6 +212,7 @@ class ReadSpec:
     task: str
     world_size: int
     values: bool = False
+    filter: str = ""
     portion_bytes: int = 1 << 30
     events_dir: str = ""
     scratch_dir: str = ""

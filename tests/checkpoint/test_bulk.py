@@ -7,6 +7,7 @@ import os
 import pickle
 import pickletools
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -294,6 +295,22 @@ def test_what_is_odd_is_left_to_the_slow_way(
         in_bulk(data, tmp_path)
 
 
+def test_what_is_referred_to_must_have_been_there(data: bytes, tmp_path: Path) -> None:
+    """A place's path, by the number of one that only a later rank has."""
+    opcodes = unframed(data)
+    paths = list(re.finditer(rb"\}\x94\(j.{4}(j.{4})j.{4}[KMJ]", opcodes, re.DOTALL))
+    first, last = paths[0], paths[-1]
+    assert first[1] != last[1]
+    edited = opcodes[: first.start(1)] + last[1] + opcodes[first.end(1) :]
+    with pytest.raises(pickle.UnpicklingError):
+        one_by_one(framed(edited))
+    with pytest.raises(NotSplicedError):
+        in_bulk(framed(edited), tmp_path)
+    # The other way round it is another file, of the same form.
+    edited = opcodes[: last.start(1)] + first[1] + opcodes[last.end(1) :]
+    assert_no_other(framed(edited), tmp_path)
+
+
 @pytest.fixture
 def bounded() -> Iterator[None]:
     """As little room as the child has: a mutated number may ask for a terabyte."""
@@ -366,11 +383,44 @@ def test_a_frame_that_ends_within_an_opcode_is_seen(data: bytes, tmp_path: Path)
         assert not assert_no_other(framed(opcodes, at), tmp_path)
 
 
+def run_borders(opcodes: bytes) -> list[int]:
+    """Where runs of each kind of record begin, go on and end."""
+    found = []
+    for name in (b"state_dict_metadata", b"planner_data", b"storage_data"):
+        begin = opcodes.index(name)
+        names = [m.start() for m in re.finditer(rb"\x8c.model\.(?:norm|conv)\.weight", opcodes)]
+        found += [at for at in names if at > begin][:3]
+    ends = (b"\x86\x94\x8c", b"ubj", b"ubh", b"ube", b"ubu", b"eub", b"\x94b", b"\x86\x94u(u")
+    for text in ends:
+        found += [at + len(text) - 1 for at in (opcodes.find(text), opcodes.rfind(text)) if at > 0]
+    return sorted({*found})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [b"0", b"00", b"1", b"2", b"20", b"20s", b"N0s", b"N0a", b"s", b"ss", b"a", b"u", b"u(", b"e"]
+    + [b"e(", b"(u", b"(e", b"(0", b"(1", b"t", b"d", b"l", b"b", b"R", b"N", b"NN", b"NNs", b"Nb"]
+    + [b"\x85", b"\x86", b"\x87", b"\x94", b"\x81", b"h\x00", b"h\x00h\x00", b"q\x05", b"."]
+    + [b"\x8c\x00\x8c\x00", b"\x8c\x05", b"(t", b"(t0", b"h\x04b", b"}}", b"})"],
+)
+def test_no_opcode_between_records_is_mistaken(text: bytes, data: bytes, tmp_path: Path) -> None:
+    """The stack, its marks and the memo: each may be changed between any two records."""
+    opcodes = unframed(data)
+    borders = run_borders(opcodes)
+    assert len(borders) > 15
+    for at in borders:
+        assert_no_other(framed(opcodes[:at] + text + opcodes[at:]), tmp_path)
+    for at in borders:
+        assert_no_other(framed(opcodes[:at] + text + opcodes[at + len(text) :]), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory can be bounded so")
-def test_mutations_are_never_read_as_something_else(data: bytes, tmp_path: Path) -> None:
-    chance = random.Random(2)  # noqa: S311
+@pytest.mark.parametrize("seed", range(7))
+def test_mutations_are_never_read_as_something_else(seed: int, data: bytes, tmp_path: Path) -> None:
+    chance = random.Random(seed)  # noqa: S311
     num_read = 0
     for _ in range(1500):
         opcodes = bytearray(unframed(data))

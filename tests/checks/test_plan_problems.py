@@ -16,8 +16,12 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.findings import Finding
 from inspector.checks.plan.problems import plan_problems, say_ranks
 from inspector.errors import InspectError
+from inspector.layout.geometry import nested_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, load_plan
+from inspector.layout.target.file import PlacementLine
+from inspector.layout.target.rules import TargetPlacements
+from inspector.layout.writer.written_by import infer
 from tests.checks import editing
 from tests.conftest import SAMPLES, folders_with_metadata
 
@@ -172,6 +176,57 @@ def test_torch_without_own_metadata_raises_so(tmp_path: Path) -> None:
 
     with pytest.raises(BaseException, match="metadata is None"):
         dcp.load({"w": torch.zeros(1)}, checkpoint_id=tmp_path, no_dist=True)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """14 rows, which neither 4 x 3 nor 3 x 4 divides, and 24, which both do."""
+    import torch.distributed.checkpoint as dcp
+
+    state = {
+        "w": torch.ones(14, 2),
+        "even": torch.ones(24, 2),
+        "layers.0.experts.w1": torch.ones(14, 2, 2),
+        "layers.0.experts.w2": torch.ones(24, 2, 2),
+    }
+    folder = tmp_path_factory.mktemp("uneven")
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    return opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "lines", "torn"),
+    [
+        # By --placements, for all or for one; by the mesh of the experts; by a second mesh.
+        ("dp_shard:4,tp:3", {"*": "tp:0"}, {"w", "layers.0.experts.w1"}),
+        ("dp_shard:4,tp:3", {"*": "tp:0", "w": "tp:1"}, {"layers.0.experts.w1"}),
+        ("dp_shard:4,ep:3", {}, {"layers.0.experts.w1"}),
+        ("dp_shard:12+dp_shard_mod_ep:4,ep:3", {}, {"layers.0.experts.w1"}),
+        # By an axis of no known kind; one that stands before FSDP's; no cut; dims that divide.
+        ("dp_shard:4,rows:3", {"w": "dp_shard:0,rows:0"}, {"w"}),
+        ("tp:3,dp_shard:4", {"*": "tp:0"}, set()),
+        ("dp_shard:4,tp:3", {}, set()),
+        ("dp_shard:7,tp:2", {"*": "tp:0"}, set()),
+    ],
+)
+def test_every_placement_that_is_torn_is_told(
+    uneven: Checkpoint, mesh: str, lines: dict[str, str], torn: set[str]
+) -> None:
+    """Whoever says how a tensor lies; and none is told that torch lays as its placements say."""
+    target = Mesh.parse(mesh)
+    said = [PlacementLine.parse(pattern, how) for pattern, how in lines.items()]
+    plan = load_plan(uneven, target, TargetPlacements(target, infer(uneven), said))
+    found = [f for f in plan_problems(plan) if f.code == "strided-uneven"]
+    assert {f.fqn for f in found} == torn
+    beside = set()
+    for place, index in enumerate(plan.planned_tensors.tolist()):
+        lies, shape = plan.placement(place), uneven.columns.shape(index)
+        assert lies is not None
+        for dim in lies.cut_dims:
+            cuts = nested_chunk_bounds(shape[dim], lies.shards(dim))
+            same = all(map(np.array_equal, cuts, lies.bounds(dim, shape[dim])))
+            beside |= set() if same else {uneven.columns.fqns[index]}
+    assert beside == torn
 
 
 def test_many_ranks_are_few_words() -> None:

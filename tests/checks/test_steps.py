@@ -408,6 +408,30 @@ def test_of_checkpoints_without_numbers_none_stands_for_another(tmp_path: Path, 
     assert judged(run).exit_code == 1
 
 
+def test_a_damaged_one_without_a_number_is_replaced_by_no_numbered_one(tmp_path: Path) -> None:
+    for name in ("step-100", "step-200", "final"):
+        shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / name)
+    ran = run_cli("check", tmp_path)
+    assert ran.code == 0
+    said = "Newest sound checkpoint: step-200 (by step number; 1 other has none)"
+    assert ran.out.rstrip().endswith(said)
+    next((tmp_path / "final").glob("*.distcp")).unlink()
+    ran = run_cli("check", tmp_path)
+    assert (ran.code, ran.out.rstrip().splitlines()[-1]) == (
+        1,
+        "Newest sound checkpoint: step-200",
+    )
+
+
+def test_what_is_newest_by_time_is_said_to_be(tmp_path: Path) -> None:
+    for name, at in (("a", 1e9), ("b", 2e9)):
+        folder = shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / name)
+        for path in folder.iterdir():
+            os.utime(path, (at, at))
+    said = "Newest sound checkpoint: b (by the times of its files: none has a step number)"
+    assert run_cli("check", tmp_path).out.rstrip().endswith(said)
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="links")
 def test_a_link_to_the_newest_step_is_not_another_one(saved: Path, tmp_path: Path) -> None:
     build(tmp_path, saved, "lerobot")

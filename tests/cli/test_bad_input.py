@@ -205,3 +205,18 @@ def test_a_long_path_does_not_bury_what_is_wrong_with_it() -> None:
     assert done.code == 2
     assert done.err.strip().endswith("the name is too long")
     assert len(done.err) < 500
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [("safetensors", "let its name end in .safetensors"), ("torch", "zip"), ("npz", "zip")],
+)
+def test_an_export_whose_name_does_not_say_what_it_is_is_told_by_its_content(
+    tmp_path: Path, form: str, says: str
+) -> None:
+    out = tmp_path / "out"
+    assert run_cli("export", SAMPLES / "hsdp_2x4", out, "--format", form).code == 0
+    ran = run_cli("check", out)
+    assert ran.code == 2 and "is a file, not a checkpoint folder" in ran.err and says in ran.err
+    if form == "safetensors":
+        assert run_cli("check", out.rename(tmp_path / "out.safetensors")).code == 0

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -142,6 +143,14 @@ def by_columns(parameter: nn.Parameter) -> Shard:
     return Shard(1 if parameter.dim() > 1 else 0)
 
 
+def by_rows(model: Model, over: DeviceMesh) -> Model:
+    """Tensor parallelism that cuts every matrix along dim 0, and leaves the norms whole."""
+    for layer in model.layers.values():
+        rows = dict.fromkeys(("wq", "wo", "w1", "w2"), ColwiseParallel())
+        parallelize_module(layer, over, rows)
+    return model
+
+
 def partly(rank: int) -> dict[str, Any]:
     """A tensor over all ranks, and one over each half of them."""
     halves = [DeviceMesh("cpu", list(range(n, n + 4)), mesh_dim_names=("x",)) for n in (0, 4)]
@@ -192,9 +201,27 @@ def cases(rank: int) -> dict[str, Callable[[], dict[str, Any]]]:
         "ep4_fsdp8": lambda: moe(mesh(8, names="dp"), mesh(2, 4, names="efsdp ep")),
         "ep4_fsdp8_columns": lambda: moe(mesh(8, names="dp"), mesh(2, 4, names="efsdp ep"), 4),
         "ep2_hsdp2x4": lambda: moe(mesh(2, 4, names="rep dp"), mesh(2, 2, 2, names="rep efsdp ep")),
+        "tp8_rows": lambda: with_adam(by_rows(dense(), mesh(8, names="tp"))),
         "submeshes": lambda: partly(rank),
         "replicated": lambda: {"model": dense().state_dict(), "step": 1},
     }
+
+
+#: Cases saved once more, and how: a case, and what `dcp.save` is given.
+OTHERWISE: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "pp2_fsdp4_each": ("pp2_fsdp4", lambda: {"use_collectives": False}),
+    "pp2_ddp4_each": ("pp2_ddp4", lambda: {"use_collectives": False}),
+    "hsdp2x2_tp2_each": ("hsdp2x2_tp2", lambda: {"use_collectives": False}),
+    "pp2_fsdp2_tp2_lowest": (
+        "pp2_fsdp2_tp2",
+        lambda: {"planner": DefaultSavePlanner(dedup_save_to_lowest_rank=True)},
+    ),
+    # The second save takes the plan that the first one left.
+    "hsdp2x4_cached": (
+        "hsdp2x4",
+        lambda: {"planner": DefaultSavePlanner(enable_plan_caching=True)},
+    ),
+}
 
 
 def described(state: Any, path: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -214,9 +241,13 @@ def described(state: Any, path: tuple[str, ...] = ()) -> dict[str, dict[str, Any
 def main(out: Path) -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    for name, make in cases(rank).items():
-        state = make()
-        dcp.save(state, checkpoint_id=out / name / "ckpt")
+    makers = cases(rank)
+    for name in (*makers, *OTHERWISE):
+        case, how = OTHERWISE.get(name, (name, dict))
+        state = makers[case]()
+        if name.endswith("_cached"):
+            dcp.save(state, checkpoint_id=out / name / "first", **how())
+        dcp.save(state, checkpoint_id=out / name / "ckpt", **how())
         held: list[Any] = [None] * world_size
         dist.all_gather_object(held, described(state))
         if rank == 0:

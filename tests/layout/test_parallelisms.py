@@ -22,6 +22,7 @@ from torch.distributed.tensor import Replicate, Shard
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint
+from inspector.layout.target.stages import StageRequest, stage_keys
 from inspector.layout.writer.written_by import WrittenBy, infer
 from inspector.report.writer import written_by_json
 
@@ -46,8 +47,15 @@ SAID: dict[str, tuple[str | None, bool, str | None, list[str | None]]] = {
     "ep4_fsdp8": ("fsdp_ep:2x4", False, "dp_shard:2,ep:4", []),
     "ep4_fsdp8_columns": ("fsdp_ep:2x4", False, "dp_shard:2,ep:4", []),
     "ep2_hsdp2x4": ("hsdp_ep:2x2x2", False, "dp_replicate:2,dp_shard:2,ep:2", []),
+    "tp8_rows": ("fsdp:8", False, None, []),
     "submeshes": (None, False, None, []),
     "replicated": (None, False, None, []),
+    # Of ranks that wrote each their own, no mesh explains what some did not write.
+    "pp2_fsdp4_each": (None, False, None, []),
+    "pp2_ddp4_each": (None, False, None, []),
+    "hsdp2x2_tp2_each": ("hsdp_tp:2x2x2", False, "dp_replicate:2,dp_shard:2,tp:2", []),
+    "pp2_fsdp2_tp2_lowest": (None, False, None, ["fsdp_tp:2x2"] * 2),
+    "hsdp2x4_cached": ("hsdp:2x4", True, "dp_replicate:2,dp_shard:4", []),
 }
 
 
@@ -80,6 +88,7 @@ def test_what_is_said_is_true(case: str, written: Path) -> None:
     if stages:
         assert found.num_placed == found.num_items
         assert_stages(found, truth)
+        assert_keys(checkpoint, found, truth)
 
 
 def assert_boxes(checkpoint: Checkpoint, found: WrittenBy, truth: dict[str, Any]) -> None:
@@ -127,3 +136,19 @@ def assert_stages(found: WrittenBy, truth: dict[str, Any]) -> None:
     assert {stage.ranks for stage in found.partition.stages} == groups
     counts = {g: sum(tuple(v["held_by"]) == g for v in truth.values()) for g in groups}
     assert {s.ranks: s.num_tensors for s in found.partition.stages} == counts
+
+
+def assert_keys(checkpoint: Checkpoint, found: WrittenBy, truth: dict[str, Any]) -> None:
+    """What `--stage` takes lacks nothing that the stage held, and has no cut tensor too many."""
+    assert found.partition is not None
+    stages = found.partition.stages
+    request = StageRequest(None, len(stages))
+    for stage, keys in zip(stages, stage_keys(checkpoint, request, (), found), strict=True):
+        taken = {checkpoint.columns.fqns[i] for i in keys.tensors}
+        held = {fqn for fqn, v in truth.items() if set(v["held_by"]) & set(stage.ranks)}
+        assert held <= taken
+        assert {fqn for fqn in taken - held if len(_chunks(checkpoint, fqn)) > 1} == set()
+
+
+def _chunks(checkpoint: Checkpoint, fqn: str) -> Any:
+    return checkpoint.columns.tensor(checkpoint.columns.fqns.index(fqn)).offsets

@@ -15,6 +15,7 @@ import json
 import pickle
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +48,54 @@ def dtensor(entry: Any, mesh: Any, how: list[Any]) -> DTensor:
     )
 
 
-def plans(jobs: list[dict[str, Any]]) -> list[list[list[TorchRead]]]:
-    """The reads of every rank of every job."""
-    found: list[list[list[TorchRead]]] = []
-    for job in jobs:
-        world_size = job["ranks"]
-        by_rank = []
+def plans(jobs: list[dict[str, Any]]) -> list[list[list[TorchRead]] | None]:
+    """The reads of every rank of every job; None of metadata that this torch cannot unpickle."""
+    found: list[list[list[TorchRead]] | None] = [[] for _ in jobs]
+    for world_size in sorted({job["ranks"] for job in jobs}):
         for rank in range(world_size):
             dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
             meshes: dict[tuple[int, ...], Any] = {}
-            metadata = read_metadata(job["path"], rank)
-            state: dict[str, Any] = {}
-            left_out = set(job.get("without", ()))
-            for fqn, entry in ({} if metadata is None else metadata.state_dict_metadata).items():
-                if fqn in left_out:
-                    continue
-                if isinstance(entry, BytesStorageMetadata):
-                    state[fqn] = None
-                else:
-                    sizes, texts = job["placements"][fqn]
-                    if tuple(sizes) not in meshes:
-                        meshes[tuple(sizes)] = init_device_mesh("cpu", tuple(sizes))
-                    how = [placement(text) for text in texts]
-                    state[fqn] = dtensor(entry, meshes[tuple(sizes)], how)
-            by_rank.append([] if metadata is None else reads(metadata, state))
+            for number, job in enumerate(jobs):
+                by_rank = found[number]
+                if job["ranks"] == world_size and by_rank is not None:
+                    try:
+                        metadata = of_rank(job["path"], rank)
+                    except (ValueError, TypeError, AttributeError):
+                        found[number] = None
+                        continue
+                    by_rank.append(plan_of(metadata, job, meshes))
             dist.destroy_process_group()
-        found.append(by_rank)
     return found
+
+
+@cache
+def whole(path: str) -> Any:
+    return read_metadata(path, 0)
+
+
+def of_rank(path: str, rank: int) -> Any:
+    return whole(path) if Path(path, ".metadata").exists() else read_metadata(path, rank)
+
+
+def plan_of(
+    metadata: Any, job: dict[str, Any], meshes: dict[tuple[int, ...], Any]
+) -> list[TorchRead]:
+    """What torch plans for this rank."""
+    if metadata is None:
+        return []
+    state: dict[str, Any] = {}
+    left_out = set(job.get("without", ()))
+    for fqn, entry in metadata.state_dict_metadata.items():
+        if fqn in left_out:
+            continue
+        if isinstance(entry, BytesStorageMetadata):
+            state[fqn] = None
+            continue
+        sizes, texts = job["placements"][fqn]
+        if tuple(sizes) not in meshes:
+            meshes[tuple(sizes)] = init_device_mesh("cpu", tuple(sizes))
+        state[fqn] = dtensor(entry, meshes[tuple(sizes)], [placement(text) for text in texts])
+    return reads(metadata, state)
 
 
 if __name__ == "__main__":

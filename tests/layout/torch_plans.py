@@ -58,6 +58,9 @@ class Unpickler(pickle.Unpickler):
     """Frameworks that are not installed put their own classes for torch's: torch's are taken."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # Where torch 1.13 had them; today's torch loads its classes there a second time.
+        old = "torch.distributed._shard.checkpoint."
+        module = module.replace(old, "torch.distributed.checkpoint.")
         try:
             return super().find_class(module, name)
         except ImportError:

@@ -198,3 +198,13 @@ async def test_the_seal_beside_it_is_compared(tmp_path: Path) -> None:
         assert run_cli("seal", other, "--output", seal).code == 0
         await read_every_byte(app, pilot)
         assert "DAMAGED" in screen_text(app) and "seal-missing" in findings(app)
+
+
+async def test_what_is_wrong_with_a_file_stands_below_the_list_of_files() -> None:
+    async with opened(SAMPLES / "broken" / "chunk_gap", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: "DAMAGED" in words(app))
+        await pilot.press("n")
+        said = "note bytes-unreferenced: __1_0.distcp: 1,641 bytes that no entry owns"
+        await until(pilot, lambda: said in words(app))
+        await pilot.press("k")
+        await until(pilot, lambda: said not in words(app))

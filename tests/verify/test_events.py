@@ -154,6 +154,23 @@ def test_a_rank_that_falls_silent_is_named_and_ends_the_follow(
     assert "node-b" in told[-1]["why"]
 
 
+def test_the_follow_ends_with_the_last_node(tmp_path: Path) -> None:
+    """Ranks that their node has ended say nothing more: nobody waits for them."""
+    hello = {"event": "hello", "pid": 7, "host": "node-a"}
+    _ranks_folder(tmp_path, [hello], [{**hello, "host": "node-b"}])
+    head = {"schema": 1, "run": "this", "t": 2.0}
+    said = {**head, "event": "failed", "rank": 1, "kind": "timeout", "message": "rank 1 on node-b"}
+    for node in ("node-a", "node-b"):
+        beats = [{**head, "event": "heartbeat", "rank": None, "node": node, "pid": 5}]
+        beats += [{**said, "node": node}] if node == "node-b" else []
+        beats += [{**beats[0], "is_over": True}]
+        lines = "".join(json.dumps(beat) + "\n" for beat in beats)
+        (tmp_path / f"node-{node}.jsonl").write_text(lines)
+    told = [event for event in read_events(str(tmp_path), follow=True) if event is not None]
+    assert (told[-1]["event"], told[-1]["verdict"]) == ("result", "failed")
+    assert "rank 1 on node-b" in told[-1]["why"]
+
+
 def test_names_that_no_event_can_hold_go_by_their_entry() -> None:
     # Alike in all that is left of them.
     names = ["\u5b57" * 700 + str(i) for i in range(2)]

@@ -180,6 +180,23 @@ def test_a_rank_that_waits_for_a_slow_one_is_not_stuck() -> None:
     assert not dog.is_stuck(1000.0)
 
 
+def test_what_a_rank_says_it_reads_moves_the_job() -> None:
+    """Where nobody can ask the system: the ranks of a printed job are on other nodes."""
+    dogs = [Watchdog(10.0, 1, 0.0, hears_io=hears) for hears in (True, False)]
+    hello = {"event": "hello", "rank": 0}
+    beats = [{"event": "heartbeat", "rank": 0, "io_bytes": n << 20} for n in (1, 10, 18, 40)]
+    for dog in dogs:
+        dog.feed(hello, 0.0)
+        for second, beat in enumerate(beats[:2], 1):
+            dog.feed(beat, float(second))
+        # What a heartbeat itself reads and writes is no work.
+        assert dog.idle_s(2.0) == 2.0
+        dog.feed(beats[2], 3.0)
+        dog.feed(beats[3], 9.0)
+    assert [dog.idle_s(12.0) for dog in dogs] == [3.0, 12.0]
+    assert [dog.is_stuck(12.0) for dog in dogs] == [False, True]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="nobody counts them elsewhere")
 def test_what_a_process_writes_counts_and_one_that_has_ended_does_not(tmp_path: Path) -> None:
     before = io_bytes([os.getpid()])

@@ -18,6 +18,7 @@ from inspector.checkpoint.find.locate import folder_of
 from inspector.checks.findings import Report
 from inspector.checks.judge import check_storage
 from inspector.checks.payload.deep import DeepRequest, check_deep
+from inspector.checks.seal.seal import read_seal
 from inspector.cli import ranks as cli_ranks
 from inspector.cli.options import RankRequest
 from inspector.verify.job.guard import job_pids
@@ -72,6 +73,22 @@ def test_two_ranks_find_what_one_process_finds(name: str) -> None:
     again = run_cli("check", folder, "--deep", "--json", "--shares", run)
     assert (again.code, again.json()["verdict"]) == (alone.code, alone.json()["verdict"])
     assert job_pids(mark_of(run)) == []
+
+
+def test_two_ranks_seal_what_one_process_seals(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    assert run_cli("seal", SAMPLE, "--output", one).code == 0
+    ran = run_cli("seal", SAMPLE, "--output", other, "--nproc-per-node", "2")
+    assert (ran.code, ran.err) == (0, "")
+    assert read_seal(str(other)).content_sha256 == read_seal(str(one)).content_sha256
+    # The seal is held against the checkpoint by its own road.
+    assert run_cli("check", SAMPLE, "--manifest", other).code == 0
+
+
+def test_two_ranks_sum_up_what_one_process_sums_up() -> None:
+    alone = run_cli("stats", SAMPLE, "--json", "--histogram", "log")
+    ran = run_cli("stats", SAMPLE, "--json", "--histogram", "log", "--nproc-per-node", "2")
+    assert (ran.code, ran.err, ran.json()) == (0, "", alone.json())
 
 
 class Lost:

@@ -22,13 +22,20 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checks.judge import check_storage
 from inspector.checks.payload.deep import DeepRequest, check_deep
 from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.seal.seal import read_seal
 from inspector.cli.group import run_command
 from inspector.errors import InspectError, UsageError
 from inspector.report.documents.check import CheckDocument
 from inspector.report.documents.verification import READ_EVENTS
+from inspector.report.verify_text import progress_line
+from inspector.tui.verification.figures import rank_figures, totals
+from inspector.tui.verification.head import head_text
+from inspector.verify.job.records import records_of
+from inspector.verify.progress import JobState
 from inspector.verify.ranks.vitals import Reporter
+from inspector.verify.recording import read_events
 from inspector.verify.shares.division import divide, portions, state_of
-from inspector.verify.shares.judged import judge_shares, shares_sentence
+from inspector.verify.shares.judged import judge_shares, judged, shares_sentence
 from inspector.verify.shares.merge import find_job, merge_shares, told_by
 from inspector.verify.shares.portion import share_file
 from inspector.verify.shares.worker import read_share_of
@@ -190,7 +197,7 @@ def test_json_is_one_processes_and_says_who_read(tmp_path: Path, answer: Answer)
     # What was recorded is told again, and is no verdict.
     code, text = answer("replay", tmp_path / "job", "--no-tui")
     assert (code, text[:6], "this is no verdict" in text) == (2, "READ: ", True)
-    assert f"for the verdict: hsdp-inspect check {folder} --deep --shares " in text
+    assert f"what comes of it: hsdp-inspect check {folder} --deep --shares " in text
     code, text = answer("replay", tmp_path / "job", "--json")
     events = [json.loads(line) for line in text.splitlines()]
     assert code == 2
@@ -464,7 +471,7 @@ def test_the_printed_job(tmp_path: Path, answer: Answer) -> None:
     assert any("srun --nodes=2" in line for line in lines)
     assert any("-m inspector.verify.shares.worker" in line for line in lines)
     assert lines[-1] == f"hsdp-inspect check {SAMPLE} --values --shares {events}"
-    spec, where = find_job(str(events))
+    spec, where = find_job(str(events), "check")
     assert (spec.world_size, spec.values, where) == (6, True, events)
     for manifest in ("pytorchjob.json", "trainjob.json"):
         assert str(events) in (events / manifest).read_text()
@@ -481,3 +488,186 @@ def test_the_state_is_of_what_is_read(pair: Ranks) -> None:
         file.write(b"x")
     again = read_checkpoint(folder_of(pair.spec.path))
     assert state_of(again, plan_payloads(again)) != state
+
+
+# Seals.
+
+
+def sealing(folder: Path, events: Path, num_ranks: int, **more: Any) -> Ranks:
+    return doing("seal", folder, events, num_ranks, **more)
+
+
+def doing(task: str, folder: Path, events: Path, num_ranks: int, **more: Any) -> Ranks:
+    ranks = Ranks.of(folder, events, num_ranks, **more)
+    ranks.spec = replace(ranks.spec, task=task)
+    (events / "spec.json").write_text(ranks.spec.to_json())
+    return ranks
+
+
+@pytest.mark.parametrize("name", ["fsdp2_hsdp_2x2_adamw", "safetensors_1", "zstd_2"])
+def test_a_seal_of_many_ranks_is_one_processes(tmp_path: Path, answer: Answer, name: str) -> None:
+    folder = SAMPLES / name
+    ranks = sealing(folder, tmp_path / "job", 3, portion_bytes=1 << 10).read()
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    assert answer("seal", folder, "--output", one)[0] == 0
+    assert answer("seal", folder, "--output", other, "--shares", ranks.events)[0] == 0
+    seals = [read_seal(str(path)) for path in (one, other)]
+    assert seals[0].content_sha256 == seals[1].content_sha256
+    assert seals[0].num_bytes == seals[1].num_bytes
+    said, code = judged(ranks.spec, ranks.events)
+    assert (code, said[:8]) == (0, "HASHED: ")
+    # The ranks of a seal have not looked at checksums.
+    with pytest.raises(UsageError, match="have read for seal, not for check"):
+        answer("check", folder, "--deep", "--shares", ranks.events)
+    code, text = answer("replay", ranks.events, "--no-tui")
+    assert (code, f"what comes of it: hsdp-inspect seal {folder} --shares " in text) == (2, True)
+
+
+def test_a_seal_stands_for_everything_or_is_not_made(tmp_path: Path, pair: Ranks) -> None:
+    ranks = sealing(Path(pair.spec.path), tmp_path / "seal", 2, portion_bytes=1).read()
+    path = share_file(ranks.events, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    output = tmp_path / "seal.json"
+    args = ["seal", pair.spec.path, "--output", str(output), "--shares", str(ranks.events)]
+
+    def refused(content: bytes) -> str:
+        path.write_bytes(content)
+        with pytest.raises(InspectError) as error:
+            run_command(args)
+        assert not output.exists()
+        assert error.value.exit_code == 2
+        return error.value.message
+
+    assert "rank 1 did not hash 1 of its " in refused(b"".join(lines[:-1]))
+    assert "what it wrote down of it cannot be read" in refused(
+        b"".join(lines[:-1]) + lines[-1][:-9]
+    )
+    # Of another's share, or of another checkpoint, nothing is taken.
+    assert "of another job" in refused(share_file(ranks.events, 0).read_bytes())
+    os.utime(Path(pair.spec.path, "__0_0.distcp"), (1, 1))
+    assert "read another state of the checkpoint" in refused(b"".join(lines))
+
+
+def test_what_is_damaged_is_not_sealed_by_many_either(tmp_path: Path) -> None:
+    folder = SAMPLES / "broken/payload_zeroed"
+    output = tmp_path / "seal.json"
+    with pytest.raises(InspectError) as alone:
+        run_command(["seal", str(folder), "--output", str(output)])
+    ranks = sealing(folder, tmp_path / "job", 2).read()
+    with pytest.raises(InspectError) as together:
+        run_command(["seal", str(folder), "--output", str(output), "--shares", str(ranks.events)])
+    assert (together.value.message, together.value.hint) == (alone.value.message, alone.value.hint)
+    assert judged(ranks.spec, ranks.events)[1] == 2
+    assert not output.exists()
+
+
+# Statistics.
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dtypes_4", ()),
+        ("per_rank_metadata_2", ()),
+        ("fsdp2_hsdp_2x2_adamw", ("--filter", "exp_avg !sq")),
+        ("broken/payload_zeroed", ()),
+        ("broken/file_missing", ()),
+    ],
+)
+def test_statistics_of_many_ranks_are_one_processes_to_the_last_bit(
+    tmp_path: Path, answer: Answer, name: str, words: tuple[str, ...]
+) -> None:
+    folder = SAMPLES / name
+    more = {"filter": words[1]} if words else {}
+    ranks = doing("stats", folder, tmp_path / "job", 3, portion_bytes=1 << 9, **more).read()
+    for form in (("--json",), ("--json", "--histogram", "log"), ("--histogram", "linear")):
+        alone = answer("stats", folder, *words, *form)
+        assert answer("stats", folder, *words, *form, "--shares", ranks.events) == alone
+    said, code = judged(ranks.spec, ranks.events)
+    assert (code, said.split(":")[0]) == ((0, "READ") if alone[0] == 0 else (1, "NOT ALL READ"))
+    if words:
+        with pytest.raises(UsageError, match="the ranks have read for --filter"):
+            answer("stats", folder, "--shares", ranks.events)
+
+
+def test_statistics_without_a_rank(pair: Ranks, tmp_path: Path, answer: Answer) -> None:
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stats", 2, portion_bytes=1).read()
+    path = share_file(ranks.events, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    code, said = answer("stats", pair.spec.path, "--shares", ranks.events)
+    assert code == 2
+    assert "it is of the share of rank 1: what it wrote down of it cannot be read" in said
+    assert "hsdp-inspect: rank 1 did not read 1 of its " in said
+    code, said = answer("stats", pair.spec.path, "--json", "--shares", ranks.events)
+    (left,) = json.loads(said[: said.rindex("}") + 1])["not_read"]
+    assert "share of rank 1" in left["why"]
+    assert judged(ranks.spec, ranks.events)[1] == 2
+    # Told to stop, a rank tells what it has, and that this is not all.
+    stop = threading.Event()
+    stop.set()
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stopped", 1)
+    with pytest.raises(InspectError, match="told to stop"):
+        ranks.read(stop=stop)
+    assert judged(ranks.spec, ranks.events)[1] == 2
+
+
+def figure(change: Callable[[list[Any]], None]) -> Callable[[Ranks], None]:
+    """Change the figures of one tensor."""
+    return spoil(lambda told: change(told["tensors"][0]))
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        figure(lambda told: told.__setitem__(0, 0)),
+        figure(lambda told: told.__setitem__(1, -1)),
+        figure(lambda told: told.__setitem__(4, "0.5")),
+        figure(lambda told: told.__setitem__(10, [0.5])),
+        figure(lambda told: told.__setitem__(-3, "AAA")),
+        figure(lambda told: told.__setitem__(-3, "")),
+        figure(list.clear),
+        spoil(lambda told: told.update(tensors=[])),
+        spoil(lambda told: told.update(not_read=[[0, 1, "x", False]])),
+        spoil(lambda told: told.pop("payload_bytes")),
+    ],
+)
+def test_figures_that_cannot_be(
+    pair: Ranks, tmp_path: Path, spoiled: Callable[[Ranks], None]
+) -> None:
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stats", 2, portion_bytes=1).read()
+    assert judged(ranks.spec, ranks.events)[1] == 0
+    spoiled(ranks)
+    said, code = judged(ranks.spec, ranks.events)
+    assert code == 2
+    assert said.startswith("NOT ALL READ: rank 1 did not read 1 of its ")
+    assert "what it wrote down of it cannot be read" in said
+
+
+# Shown live.
+
+
+def test_the_screen_and_the_line_tell_a_reading_as_a_reading(tmp_path: Path) -> None:
+    ranks = Ranks.of(SAMPLES / "broken/bit_flip", tmp_path / "job", 2).read()
+    state = JobState()
+    # A job that runs has no result yet.
+    running = []
+    for event in read_events(str(ranks.events)):
+        if event is not None:
+            state.apply(event)
+            running.append(state.snapshot())
+    for snapshot, words in (
+        (running[-2], "24 of 24 payloads read so far · 1 wrong · "),
+        (state.snapshot(), "24 of 24 payloads read · 1 wrong · "),
+    ):
+        figures = rank_figures(snapshot, (0.0, 0.0))
+        head = head_text(snapshot, totals(snapshot, figures, snapshot.last_t), 120).plain
+        assert words in head
+        assert "check: 2 ranks that read, each its share" in head
+        assert "exact" not in head.lower()
+    assert head.startswith(" READ ")
+    line = progress_line(running[-2], running[-2].last_t)
+    assert line.startswith("read 100 % of ")
+    assert "24 of 24 payloads read, 1 WRONG" in line
+    # It is none of the verifications that the screen lists.
+    assert records_of(ranks.spec.path) == []

@@ -93,6 +93,8 @@ _INNER = re.compile(r"weights|model_and_optim|pytorch_model_fsdp_\d+|sharded|sna
 _BESIDE = frozenset({"meta.pt", "common.pt", "metadata.json", "config.json", METADATA + ".tmp"})
 # Megatron-LM and verl write the newest iteration's number into it.
 _LATEST = "latest_checkpointed_iteration.txt"
+#: Of a safetensors file, before its header.
+_LENGTH_BYTES = 8
 
 
 def folder_of(path: str) -> Storage:
@@ -126,7 +128,7 @@ def folder_of(path: str) -> Storage:
     folder = _folder_of_file(path, pure.name)
     if folder is not None:
         return folder
-    hint = "give the folder that holds .metadata"
+    hint = _hint_by_content(storage, entry.num_bytes) or "give the folder that holds .metadata"
     if pure.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         hint = "a torch.save file is one whole checkpoint: open it with torch.load"
         # lazy: what is a checkpoint looks like no other
@@ -136,6 +138,22 @@ def folder_of(path: str) -> Storage:
         if part is not None:
             raise NotACheckpointError(f"{printable(path)} is one file of {part.what}", part.hint)
     raise NotACheckpointError(f"{printable(path)} is a file, not a checkpoint folder", hint)
+
+
+def _hint_by_content(storage: Storage, size: int | None) -> str:
+    """What to do with a file whose name does not say what it is, by how it begins; or nothing."""
+    if size is None or size <= _LENGTH_BYTES:
+        return ""
+    try:
+        begin = storage.read("", 0, _LENGTH_BYTES + 1)
+    except StorageError:
+        return ""
+    # https://huggingface.co/docs/safetensors: the header's length, then the header, which is JSON.
+    if int.from_bytes(begin[:-1], "little") < size and begin.endswith(b"{"):
+        return "it begins as a safetensors file: let its name end in .safetensors, as readers ask"
+    if begin.startswith(b"PK\x03\x04"):
+        return "it is a zip archive, as torch.save and numpy write: open it with what wrote it"
+    return ""
 
 
 def _folder_of_file(path: str, name: str) -> Storage | None:

@@ -9,7 +9,9 @@ the slow way, which says what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,7 +21,14 @@ from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.fields import Ints, Texts, words_of
-from inspector.checkpoint.pickle.joining import Names, join, refuse_duplicates, same_texts
+from inspector.checkpoint.pickle.joining import (
+    EveryTensor,
+    Names,
+    join,
+    refuse_duplicates,
+    same_texts,
+    starts_of,
+)
 from inspector.checkpoint.pickle.splice import NotSplicedError, Run, Spliced, read_spliced
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
 
@@ -80,8 +89,9 @@ class _Bulk(Extraction):
         # Pieces of the chunk columns: (from `self.offsets`, or from the batches; first, last).
         self._pieces: list[tuple[bool, int, int]] = []
         self._slow_box = [0]
-        self._num_chunks = 0
-        self._num_numbers = 0
+        # Dims and chunks of each tensor.
+        self._dims = array("q")
+        self._counts = array("q")
         self._ids: dict[str, int] = {}
         #: What the planner recorded, if much of it was in runs.
         self.planned: StatePaths | None = None
@@ -197,54 +207,43 @@ class _Bulk(Extraction):
     def _take_tensors(
         self, run: Run, value: Any, places: dict[str, Any], ids: dict[str, int]
     ) -> None:
-        """A run of tensors, met where the entries stood."""
-        tensors, chunks = self._spliced.tensors, self._spliced.chunks
-        if tensors is None or chunks is None or type(value) is not tuple:
+        """A run of tensors, met where the entries stood. There may be very many short ones."""
+        if type(value) is not tuple:
             raise NotSplicedError
         num_refs = len(self._spliced.refs["tensors"])
         rows = self._take(run, "tensors", value[:num_refs])
-        names = self._all_text(tensors.name.of(rows))
-        known = np.asarray(
-            [-1 if state is None else self._property(names[0], state) for state in value[num_refs:]]
-        )
-        property_id = known[tensors.state[rows]]
-        ndim = tensors.ndim[rows].astype(np.int64)
-        sizes = tensors.sizes[rows]
-        self._check_bytes(ndim, sizes, property_id)
+        every = self._every_tensor
+        names = every.names[rows]
+        known = [
+            -1 if state is None else self._property(names[0], state) for state in value[num_refs:]
+        ]
+        self.property_ids.extend([known[state] for state in every.states[rows]])
         index = len(self.tensor_fqns)
         self._name(names, index, places)
         ids.update(zip(names, range(index, index + len(names)), strict=True))
         self.tensor_fqns += names
-        first, last = tensors.first[rows], tensors.last[rows]
-        counts = last - first
-        full = np.flatnonzero(counts)
+        self.shapes.extend(every.shapes[every.box[run.first] : every.box[run.last]])
+        self._dims.extend(every.dims[rows])
+        self._counts.extend(every.counts[rows])
         # Of tensors that follow each other the chunks do so as well, but for what stands between.
-        for begin, end in _stretches(first[full], last[full]):
-            self._add_piece(True, begin, end)
-        self.property_ids.frombytes(property_id.astype(np.int32).tobytes())
-        flat = sizes[np.arange(sizes.shape[1]) < ndim[:, None]]
-        for column, values in (
-            (self.shapes, flat),
-            (self.dim_start, self.dim_start[-1] + np.cumsum(ndim)),
-            (self.chunk_start, self._num_chunks + np.cumsum(counts)),
-            (self.box_start, self._num_numbers + np.cumsum(counts * ndim)),
-        ):
-            column.frombytes(values.astype(np.int64, copy=False).tobytes())
-        self._num_chunks += int(counts.sum())
-        self._num_numbers += int((counts * ndim).sum())
+        first, last = every.first[run.first], every.last[run.last - 1]
+        if last - first == every.before[run.last] - every.before[run.first]:
+            self._add_piece(True, first, last)
+            return
+        for number in range(run.first, run.last):
+            if every.counts[number]:
+                self._add_piece(True, every.first[number], every.last[number])
+
+    @cached_property
+    def _every_tensor(self) -> EveryTensor:
+        tensors = self._spliced.tensors
+        if tensors is None:
+            raise NotSplicedError
+        return EveryTensor(tensors, self._all_text(tensors.name))
 
     def _property(self, fqn: str, state: Any) -> int:
         found = self._properties(fqn, state)
         return self.properties.setdefault(found, len(self.properties))
-
-    def _check_bytes(self, ndim: Ints, sizes: Ints, property_id: npt.NDArray[Any]) -> None:
-        """What takes an absurd number of bytes is left to the slow way, which says so."""
-        of_each = np.asarray([ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties], np.float64)
-        total = of_each[property_id]
-        for dim in range(sizes.shape[1]):
-            total = np.where(ndim > dim, total * sizes[:, dim], total)
-        if (total >= _MANY_BYTES).any():
-            raise NotSplicedError
 
     def _name(self, names: list[str], index: int, places: dict[str, Any]) -> None:
         """Number tensors; each has a name of its own, and no place but with a chunk."""
@@ -257,15 +256,14 @@ class _Bulk(Extraction):
         if places:
             raise NotSplicedError
         shape, props, chunks = self._head(fqn, meta)
-        ndim = len(shape)
+        ndim, count = len(shape), 0
         slow: list[Any] = []
         for item in chunks:
             if type(item) is not tuple:
                 slow.append(item)
                 continue
-            if slow:
-                self._add_slow(fqn, slow, ndim)
-                slow = []
+            count += self._add_slow(fqn, slow, ndim)
+            slow = []
             run = item[0]
             if type(run) is not Run:
                 raise NotSplicedError
@@ -273,21 +271,21 @@ class _Bulk(Extraction):
             if (self._ndim[rows] != ndim).any():
                 raise NotSplicedError
             self._add_piece(True, run.first, run.last)
-            self._num_chunks += run.last - run.first
-            self._num_numbers += (run.last - run.first) * ndim
-        if slow:
-            self._add_slow(fqn, slow, ndim)
+            count += run.last - run.first
+        count += self._add_slow(fqn, slow, ndim)
         index = len(self.tensor_fqns)
         self._name([fqn], index, {})
         self.tensor_fqns.append(fqn)
         self.property_ids.append(self.properties.setdefault(props, len(self.properties)))
         self.shapes.extend(shape)
-        self.dim_start.append(len(self.shapes))
-        self.chunk_start.append(self._num_chunks)
-        self.box_start.append(self._num_numbers)
+        self._dims.append(ndim)
+        self._counts.append(count)
         return index
 
-    def _add_slow(self, fqn: str, chunks: list[Any], ndim: int) -> None:
+    def _add_slow(self, fqn: str, chunks: list[Any], ndim: int) -> int:
+        """Take in chunks that are in no run; how many there are."""
+        if not chunks:
+            return 0
         if any(type(chunk) is not Chunk for chunk in chunks):
             raise NotSplicedError
         offsets, sizes = self._boxes(fqn, chunks, ndim)
@@ -296,8 +294,7 @@ class _Bulk(Extraction):
             self.sizes.extend(size)
             self._slow_box.append(len(self.offsets))
         self._add_piece(False, len(self._slow_box) - 1 - len(offsets), len(self._slow_box) - 1)
-        self._num_chunks += len(offsets)
-        self._num_numbers += len(offsets) * ndim
+        return len(offsets)
 
     def _add_piece(self, in_batch: bool, first: int, last: int) -> None:
         pieces = self._pieces
@@ -337,29 +334,34 @@ class _Bulk(Extraction):
 
     def _take_paths(self, run: Run, refs: Any) -> tuple[list[str], list[Any]]:
         """A run of the planner's paths, met where they stood: names, and what they are cut into."""
-        paths = self._spliced.paths
         rows = self._take(run, "paths", refs)
+        names, cuts = self._every_path
+        return names[rows], cuts[rows]
+
+    @cached_property
+    def _every_path(self) -> tuple[list[str], list[Any]]:
+        """The names of all runs of paths; and where each is cut, or into which two."""
+        paths = self._spliced.paths
         if paths is None:
             raise NotSplicedError
-        walk, words = self._spliced.walk, self._spliced.scan.words
-        at, length = walk.located(paths.name.of(rows))
-        first, first_length = walk.located(paths.first.of(rows))
-        second, second_length = walk.located(paths.second.of(rows))
+        walk, scan = self._spliced.walk, self._spliced.scan
+        words = scan.words
+        at, length = walk.located(paths.name)
+        first, first_length = walk.located(paths.first)
+        second, second_length = walk.located(paths.second)
         cut = at + first_length
-        is_cut = same_texts(words, at, first_length, words, first, first_length)
-        is_cut &= self._spliced.scan.data[cut] == ord(".")
+        is_cut = length == first_length + 1 + second_length
+        is_cut &= same_texts(words, at, first_length, words, first, first_length)
+        is_cut &= scan.data[cut] == ord(".")
         is_cut &= same_texts(words, cut + 1, second_length, words, second, second_length)
-        is_cut &= length == first_length + 1 + second_length
-        names = self._all_text(paths.name.of(rows))
-        found: list[Any] = first_length.tolist()
+        names = self._all_text(paths.name)
+        cuts: list[Any] = first_length.tolist()
         # Characters are counted, not bytes: of ASCII they are the same.
-        for row, name in enumerate(names):
-            if not name.isascii():
-                is_cut[row] = False
+        is_cut &= np.fromiter(map(str.isascii, names), bool, len(names))
         for row in np.flatnonzero(~is_cut).tolist():
             ends = zip((first, second), (first_length, second_length), strict=True)
-            found[row] = tuple(self._text(int(at[row]), int(size[row])) for at, size in ends)
-        return names, found
+            cuts[row] = tuple(self._text(int(at[row]), int(size[row])) for at, size in ends)
+        return names, cuts
 
     def header(self) -> dict[str, Any]:
         """As of any `Extraction`."""
@@ -380,18 +382,44 @@ class _Bulk(Extraction):
             name: np.frombuffer(column, np.int64 if column.typecode == "q" else np.int32)
             for name, column in self.arrays().items()
         }
+        dims, counts = (np.frombuffer(of_each, np.int64) for of_each in (self._dims, self._counts))
+        columns["dim_start"] = starts_of(dims)
+        columns["chunk_start"] = starts_of(counts)
+        columns["box_start"] = starts_of(counts * dims)
+        self._check_bytes(columns)
         columns["offsets"], columns["sizes"] = self._boxes_of_all(columns)
+        self._let_go()
         refuse_duplicates(columns)
-        columns["file"] = np.full(self._num_chunks, -1, np.int32)
-        columns["byte_offset"] = np.full(self._num_chunks, -1, np.int64)
-        columns["byte_length"] = np.full(self._num_chunks, -1, np.int64)
+        num_chunks = int(columns["chunk_start"][-1])
+        columns["file"] = np.full(num_chunks, -1, np.int32)
+        columns["byte_offset"] = np.full(num_chunks, -1, np.int64)
+        columns["byte_length"] = np.full(num_chunks, -1, np.int64)
         self._join_rows(columns)
         self._join_batches(columns)
         # As many places as chunks, and no chunk without one: each has its own.
         num_places = len(self._rows.name) + int(self._row_used.sum())
-        if (columns["file"] < 0).any() or num_places != self._num_chunks:
+        if (columns["file"] < 0).any() or num_places != num_chunks:
             raise NotSplicedError
         return columns
+
+    def _check_bytes(self, columns: dict[str, npt.NDArray[Any]]) -> None:
+        """What takes an absurd number of bytes is left to the slow way, which says so."""
+        dims, shapes = np.diff(columns["dim_start"]), columns["shapes"].astype(np.float64)
+        of_each = np.asarray([ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties], np.float64)
+        total = of_each[columns["property_id"]]
+        for dim in range(int(dims.max(initial=0))):
+            rows = np.flatnonzero(dims > dim)
+            total[rows] *= shapes[columns["dim_start"][rows] + dim]
+        if (total >= _MANY_BYTES).any():
+            raise NotSplicedError
+
+    def _let_go(self) -> None:
+        """What is in the columns now need not be kept twice."""
+        chunks = self._spliced.chunks
+        if chunks is not None:
+            chunks.start = chunks.box = chunks.offsets = chunks.sizes = np.zeros(0, np.int64)
+        self._spliced.chunks = self._spliced.tensors = self._spliced.paths = None
+        self.offsets = self.sizes = array("q")
 
     def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
         chunks = self._spliced.chunks
@@ -447,14 +475,6 @@ class _Bulk(Extraction):
                 stored.byte_offset[rows],
                 stored.byte_length[rows],
             )
-
-
-def _stretches(first: Ints, last: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges that follow each other, joined."""
-    if len(first):
-        begins = np.flatnonzero(np.append(True, first[1:] != last[:-1]))
-        ends = np.append(begins[1:], len(first)) - 1
-        yield from zip(first[begins].tolist(), last[ends].tolist(), strict=True)
 
 
 def _sound(offset: tuple[Any, ...]) -> bool:

@@ -91,9 +91,7 @@ class TensorForm:
     def read(self, scan: Scan, at: Ints, chunks: Chunks) -> Tensors | None:
         """Read the entries at those anchors that follow the form; None if none does."""
         begin = self.new + _NEW + self.properties + self.kind + b")\x81\x94"
-        calls = at - (len(self.new) + 1)
-        calls = calls[calls >= 0]
-        calls = calls[scan.data[calls] == begin[0]]
+        calls = scan.perhaps(at - (len(self.new) + 1), begin)
         calls = calls[scan.begin_so(calls, begin)]
         state, states, at = self._states(scan, calls, calls + len(begin))
         segment = Segment(
@@ -217,20 +215,24 @@ def _names_before(scan: Scan, calls: Ints, end: Ints) -> tuple[Ints, npt.NDArray
     start[1:] = behind
     ok, after, _ = scan.texts(np.maximum(start, 0))
     linked = ok & (after == calls) & (start >= 0)
-    for row in np.flatnonzero(~linked).tolist():
-        start[row] = _inline_before(data.data, int(calls[row]))
+    rows = np.flatnonzero(~linked)
+    start[rows] = _inline_before(scan, calls[rows])
     _, _, name = scan.texts(np.maximum(start, 0))
     return start, linked, name
 
 
-def _inline_before(data: memoryview, at: int) -> int:
-    """Where the one string begins that can end before this place; -1 if there is no such one."""
-    found = [
-        at - 3 - length
-        for length in range(1, min(256, at - 2))
-        if data[at - 3 - length] == _INLINE and data[at - 2 - length] == length
-    ]
-    return found[0] if len(found) == 1 and data[at - 1] == 0x94 else -1
+def _inline_before(scan: Scan, at: Ints) -> Ints:
+    """Where the one string begins that can end before each place; -1 if there is no such one."""
+    data = scan.data
+    found, num_found = np.full(len(at), -1, np.int64), np.zeros(len(at), np.int64)
+    for length in range(1, 256):
+        begin = at - 3 - length
+        here = np.maximum(begin, 0)
+        fits = (begin >= 0) & (data[here] == _INLINE) & (data[here + 1] == length)
+        found[fits] = begin[fits]
+        num_found += fits
+    alone = (num_found == 1) & (data[np.maximum(at - 1, 0)] == 0x94)
+    return np.where(alone, found, -1)
 
 
 @dataclass(slots=True)

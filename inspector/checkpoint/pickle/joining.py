@@ -1,16 +1,22 @@
-"""Stored places joined to the chunks that they belong to: by name, position and offset."""
+"""Runs of records put together to columns.
+
+Tensors as lists, of which each run takes its part; stored places joined to the chunks that they
+belong to: by name, position and offset.
+"""
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.pickle.entries import Tensors
 from inspector.checkpoint.pickle.fields import PAD, Ints, Words, words_of
 from inspector.checkpoint.pickle.walk import NotSplicedError
 
-__all__ = ["Names", "join", "refuse_duplicates", "same_texts"]
+__all__ = ["EveryTensor", "Names", "join", "refuse_duplicates", "same_texts", "starts_of"]
 
 # The lowest bytes of a word: none, one, up to all eight.
 _FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
@@ -184,3 +190,32 @@ def _word(words: Words, at: Ints, length: Ints, word: int) -> Words:
     """Bytes `8 * word` to `8 * word + 8` of strings, zeros after their ends."""
     value: Words = words[at + 8 * word] & _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
     return value
+
+
+class EveryTensor:
+    """What the runs of tensors are put together from: lists, of which each takes its part."""
+
+    def __init__(self, tensors: Tensors, names: list[str]) -> None:
+        ndim = tensors.ndim.astype(np.int64)
+        counts = tensors.last - tensors.first
+        self.names = names
+        self.states: list[int] = tensors.state.tolist()
+        self.shapes = array("q", _flat(tensors.sizes, ndim).tobytes())
+        self.box: list[int] = starts_of(ndim).tolist()
+        self.dims = array("q", ndim.tobytes())
+        self.counts = array("q", counts.tobytes())
+        self.before: list[int] = starts_of(counts).tolist()
+        self.first: list[int] = tensors.first.tolist()
+        self.last: list[int] = tensors.last.tolist()
+
+
+def _flat(values: Ints, ndim: Ints) -> Ints:
+    flat: Ints = values[np.arange(values.shape[1]) < ndim[:, None]]
+    return flat
+
+
+def starts_of(counts: Ints) -> Ints:
+    """Where each begins if they lie one after another; and where the last ends."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts

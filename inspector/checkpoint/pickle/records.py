@@ -88,6 +88,13 @@ def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
     return np.where(ndim > 0, 3, np.where(ndim == 0, 2, 0))
 
 
+def _joined(parts: list[tuple[Any, ...]]) -> list[Any]:
+    """Columns of many blocks, each as one; the blocks of one are gone before the next is made."""
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    parts.clear()
+    return [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
+
+
 def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     return values if ok.all() else values[ok]
 
@@ -164,10 +171,9 @@ class ChunkForm:
         begin = self.new + _NEW + self.offsets + self.size
         first = Segment(begin, DIMS, _SIZED + self.sizes + self.size)
         second = Segment(DIMS, _SIZED + _BUILT)
-        starts = at - (len(self.new) + 1)
+        starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts: list[tuple[Any, ...]] = []
-        for block in _blocks(starts[starts >= 0]):
-            block = block[scan.begin_so(block, begin[:8])]
+        for block in _blocks(starts):
             offset = first.read(scan, block)
             size = second.read(scan, offset.end)
             ok = offset.ok & size.ok & (offset.ndim == size.ndim)
@@ -184,7 +190,7 @@ class ChunkForm:
             )
             if len(block):
                 tell(int(block[-1]))
-        columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        columns = _joined(parts)
         start, length, num_memo, ndim, offsets, sizes = columns
         return Chunks(start, length, num_memo, ndim, _boxes(ndim), offsets, sizes)
 
@@ -262,15 +268,14 @@ class StoredForm:
     def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
         """Read the records at those anchors that follow the form; arguments as for chunks."""
         scan, segments = Scan(data), self._segments()
-        starts = at - (len(self.new) + 1)
         begin = self.new + _NEW + self.fqn
+        starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts = []
-        for block in _blocks(starts[starts >= 0]):
-            block = block[scan.begin_so(block, begin[:8])]
+        for block in _blocks(starts):
             parts.append(self._rows(scan, segments, block))
             if len(block):
                 tell(int(block[-1]))
-        columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        columns = _joined(parts)
         columns += [_boxes(columns[9]), len(begin) + 2]
         return StoredRecords(*columns)
 

@@ -47,6 +47,8 @@ from inspector.checkpoint.pickle.walk import NotSplicedError, Run, Walk, op_end
 __all__ = ["NotSplicedError", "Run", "Spliced", "read_spliced"]
 
 _MAX_REST = 4096
+# Bytes that are walked in any case. Beyond a third of the file the slow way is as quick.
+_MAX_WALK = 4 << 20
 # Python writes fewer bytes than this without a frame (Lib/pickle.py, _FRAME_SIZE_MIN). Of a pickle
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
@@ -109,16 +111,17 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     scan = Scan(raw.data)
     at = anchors(raw.data, end, lambda n: tell(n // 5))
     pickle = raw.data.data[:end]
-    tensor_form: Any = _learn(TensorForm, pickle, b"TensorStorageMetadata", 0)
-    chunk_form: Any = _learn(ChunkForm, pickle, b"ChunkStorageMetadata", 0)
-    planner = re.compile(b"planner_data").search(pickle)
-    behind = planner.end() if planner else 0
-    stored_form: Any = _learn(StoredForm, pickle, b"MetadataIndex", behind)
+    tensor_form, chunk_form, stored_form, behind = _forms(pickle)
     if chunk_form is None:
         raise NotSplicedError
-    chunks: Chunks = chunk_form.read(raw.data, at, lambda n: tell((end + 2 * n) // 5))
-    stored = stored_form and stored_form.read(raw.data, at, lambda n: tell((3 * end + n) // 5))
-    tensors = tensor_form and tensor_form.read(scan, at, chunks)
+    # Entries come before places: each is looked for on its own side only.
+    of_entries, of_places = np.split(at, [int(np.searchsorted(at, behind))]) if behind else (at, at)
+    chunks: Chunks = chunk_form.read(raw.data, of_entries, lambda n: tell((end + 2 * n) // 5))
+    stored = stored_form and stored_form.read(
+        raw.data, of_places, lambda n: tell((3 * end + n) // 5)
+    )
+    tensors = tensor_form and tensor_form.read(scan, of_entries, chunks)
+    del of_entries, of_places
     del at
     storage = stored.start[0] if stored and len(stored.start) else end
     paths = read_paths(scan, behind, int(storage)) if behind < storage else None
@@ -129,11 +132,12 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         refs["stored"] = stored_form.refs
     if tensors is not None:
         runs += _linked_runs("tensors", tensors)
-        refs["tensors"] = tensor_form.refs
+        refs["tensors"] = tensor_form.refs + chunk_form.refs
     if paths is not None:
         runs += _linked_runs("paths", paths)
         refs["paths"] = b""
-    if not runs:
+    rest = end - sum(run.end - run.start for run in runs)
+    if not runs or rest > max(_MAX_WALK, end // 3):
         raise NotSplicedError
     runs.sort(key=lambda run: run.start)
     _check_borders(raw, chunks, stored, tensors, paths)
@@ -144,7 +148,9 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
     trailing = raw.end - walk.stop
     if raw.num_unframed - trailing >= _MIN_FRAME or gate.num_taken != len(runs):
         raise NotSplicedError
+    walk.check_order()
     size = gate.find_class("torch", "Size")
+    of_chunk = (ChunkRecord, "offsets", "sizes", size)
     tell(num_bytes * 9 // 10)
     return Spliced(
         scan,
@@ -157,15 +163,25 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         runs,
         walk,
         {
-            "chunks": (ChunkRecord, "offsets", "sizes", size),
+            "chunks": of_chunk,
             "stored": (Index, "fqn", "index", "offset", size, Info)
             + ("relative_path", "offset", "length"),
-            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks"),
+            "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks", *of_chunk),
             "paths": (),
         },
         trailing,
         raw.digest,
     )
+
+
+def _forms(pickle: memoryview) -> tuple[Any, Any, Any, int]:
+    """The forms of tensors, chunks and stored places, and where the first two are over."""
+    tensor_form: Any = _learn(TensorForm, pickle, b"TensorStorageMetadata", 0)
+    chunk_form: Any = _learn(ChunkForm, pickle, b"ChunkStorageMetadata", 0)
+    planner = re.compile(b"planner_data").search(pickle)
+    behind = planner.end() if planner else 0
+    stored_form: Any = _learn(StoredForm, pickle, b"MetadataIndex", behind)
+    return tensor_form, chunk_form, stored_form, behind
 
 
 def _learn(form: Any, pickle: memoryview, name: bytes, begin: int) -> Any:

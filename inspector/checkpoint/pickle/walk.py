@@ -147,6 +147,9 @@ class Walk:
         self._texts: dict[tuple[int, str], tuple[Ints, Ints, Ints]] = {}
         self._memo = 0
         self._out = bytearray()
+        self._call = f"c{self.token}\nrun\n".encode()
+        self._same: dict[bytes, bytes] = {}
+        self._states = self._tensors.state.tolist() if self._tensors is not None else []
 
     def text(self, protocol: int) -> bytes:
         """The pickle with runs in place of records.
@@ -298,28 +301,37 @@ class Walk:
         return b"h%c" % number if number < 256 else b"j" + number.to_bytes(4, "little")
 
     def _references(self, gets: bytes) -> bytes:
+        """GETs one after another, written anew."""
+        if gets in self._same:
+            return self._same[gets]
         out = b""
         at = 0
+        first = self._begins[0] if self._begins else 0
+        are_before = True
         while at < len(gets):
             end = at + (2 if gets[at] == _SHORT_GET else 5)
             number = int.from_bytes(gets[at + 1 : end], "little")
             if number >= self._memo:
                 _refuse()
+            are_before &= number < first
             out += self._reference(number)
             at = end
+        if are_before:
+            # What was numbered before the first run keeps its number.
+            self._same[gets] = out
         return out
 
     def _put(self, run: Run) -> None:
         """Write the opcodes that stand for a run."""
         refs = self._references(self._refs[run.kind])
-        call = f"c{self.token}\nrun\n".encode()
+        call = self._call
         if run.kind == "chunks":
             self._out += b"(%b%bt" % (call, refs)
             return
         values = b""
         if run.kind == "tensors" and self._tensors is not None:
             kind = self._references(self._kind_of_properties(self._refs["tensors"]))
-            used = np.unique(self._tensors.state[run.first : run.last]).tolist()
+            used = {*self._states[run.first : run.last]}
             for number, state in enumerate(self._tensors.states):
                 if number in used:
                     values += kind + b")\x81" + self._state(state) + b"b"
@@ -346,6 +358,35 @@ class Walk:
         return out
 
     # -- strings ------------------------------------------------------------------------------
+
+    def check_order(self) -> None:
+        """Refuse records that refer to what the memo did not have when they were read."""
+        for kind, records in (("stored", self._stored), ("tensors", self._tensors)):
+            if records is not None:
+                memo = self._memo_before(kind, records.num_memo)
+                texts = [records.name] if isinstance(records, Tensors) else []
+                if isinstance(records, StoredRecords):
+                    every = slice(None)
+                    texts = [records.text("name", every), records.text("path", every)]
+                if any((text.ref >= memo).any() for text in texts):
+                    _refuse()
+        if self._paths is not None:
+            memo = self._memo_before("paths", self._paths.num_memo)
+            for part in _PARTS:
+                text: Texts = getattr(self._paths, part)
+                if (text.ref >= memo).any():
+                    _refuse()
+                memo = memo + (text.ref < 0)
+
+    def _memo_before(self, kind: str, num_memo: npt.NDArray[Any]) -> Ints:
+        """How many entries the memo had before each record of a kind."""
+        runs = [run for run in self._runs if run.kind == kind]
+        firsts = np.asarray([run.first for run in runs], np.int64)
+        counts = np.asarray([run.last - run.first for run in runs], np.int64)
+        before = np.cumsum(num_memo, dtype=np.int64) - num_memo
+        memo = np.asarray([run.memo for run in runs], np.int64)
+        found: Ints = before + np.repeat(memo - before[firsts], counts)
+        return found
 
     def located(self, text: Texts) -> tuple[Ints, Ints]:
         """Where strings lie, and their bytes; those of the memo too, once the walk is done."""

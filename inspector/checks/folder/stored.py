@@ -24,6 +24,9 @@ _MAX_NAMED = 3
 # Missing in `safetensors.torch._TYPES` of 0.8.0, by which DCP's reader goes.
 _NOT_NAMED = {"float4_e2m1fn_x2": "F4", "float8_e8m0fnu": "F8_E8M0"}
 _MAX_RANKS = 100_000
+# What `QuantizedHuggingFaceStorageReader` of torch 2.13 calls a weight's scales; its block_size.
+_SCALES, _BLOCK = ".weight_scale_inv", 128
+_BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
 _REFUSES = "raises SafetensorError: no reader opens such a file"
 _FETCH = "fetch the file again from where it was written, or load another checkpoint"
 
@@ -45,6 +48,7 @@ def check_stored(checkpoint: Checkpoint, entries: Entries) -> list[Finding]:
         *_index(checkpoint, stored),
         *_unowned(checkpoint, stored, entries),
         *_unread_by_torch(checkpoint),
+        *_other_blocks(checkpoint, stored),
     ]
 
 
@@ -74,6 +78,51 @@ def _unread_by_torch(checkpoint: Checkpoint) -> Iterator[Finding]:
                 "load it with the safetensors package",
                 fqn=columns.fqns[of_dtype[0]],
             )
+
+
+def _other_blocks(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding]:
+    """Scales of other blocks than `QuantizedHuggingFaceStorageReader` takes them for.
+
+    It reads no config.json and compares no shapes: scale [i, j] is that of block [i, j] of
+    128 x 128 elements, in torch 2.13 (quantized_hf_storage.py, `_dequantize_tensor`).
+    """
+    columns = checkpoint.columns
+    scales = [number for number, fqn in enumerate(columns.fqns) if fqn.endswith(_SCALES)]
+    if not scales or not stored.index:  # Without an index it opens nothing.
+        return
+    numbers = {fqn: number for number, fqn in enumerate(columns.fqns)}
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for number in scales:
+        weight = numbers.get(columns.fqns[number].removesuffix(_SCALES) + ".weight")
+        have = columns.shape(number)
+        if weight is None or len(have) != 2 or len(columns.shape(weight)) != 2:
+            continue
+        need = _num_blocks(columns.shape(weight), _BLOCK)
+        if have != need:
+            enough = have[0] >= need[0] and have[1] >= need[1]
+            does = "multiplies by other scales, silently" if enough else "raises IndexError"
+            groups.setdefault(does, []).append((weight, number))
+    for does, pairs in groups.items():
+        shapes = [(columns.shape(weight), columns.shape(number)) for weight, number in pairs]
+        fitting = [b for b in _BLOCKS if all(_num_blocks(of, b) == have for of, have in shapes)]
+        do = "load it with the library that wrote it"
+        if len(fitting) == 1:
+            do = f"give the reader block_size={fitting[0]}"
+        fqn = columns.fqns[pairs[0][0]]
+        yield Finding(
+            "payload-format",
+            "note",
+            f"{plural(len(pairs), 'weight')} with scales of other blocks than {_BLOCK} x {_BLOCK} "
+            f"({printable(fqn, 80)} is the first: {list(shapes[0][0])} with scales "
+            f"{list(shapes[0][1])})",
+            f"QuantizedHuggingFaceStorageReader, unless told the block size, {does}",
+            do,
+            fqn=fqn,
+        )
+
+
+def _num_blocks(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    return tuple(-(-length // size) for length in shape)
 
 
 def _unread(stored: SafetensorsFacts) -> Iterator[Finding]:

@@ -83,6 +83,7 @@ def seal(
     *,
     progress: Callable[[HashProgress], bool] | None = None,
     workers: int = 2,
+    digests: Callable[[Checkpoint, Storage], Fingerprints] | None = None,
 ) -> Manifest:
     """The seal of a checkpoint: every tensor and bytes entry, hashed.
 
@@ -94,6 +95,7 @@ def seal(
         storage: Its folder.
         progress: Called about ten times a second, in the calling thread; True cancels.
         workers: Threads.
+        digests: Has everything hashed by others.
 
     Raises:
         InspectError: Something in it is damaged, so that a seal would not stand for all of it;
@@ -110,7 +112,10 @@ def seal(
     parts = missing_parts(checkpoint)
     if parts:
         raise _Damaged(f"{where} was not sealed: it is not whole. {'; '.join(parts[:_MAX_NAMED])}")
-    found = fingerprints(checkpoint, storage, progress=progress, workers=workers)
+    if digests is not None:
+        found = digests(checkpoint, storage)
+    else:
+        found = fingerprints(checkpoint, storage, progress=progress, workers=workers)
     if found.is_cancelled:
         raise Cancelled("stopped before everything was hashed; nothing was written")
     not_sealed = _undigested(checkpoint, found)

@@ -235,7 +235,10 @@ class _Tally:
     ) -> None:
         self.sizes = sizes
         self.fqns = fqns
-        any_expert = bool(_EXPERT.search("\n".join(fqns))) or "expert" in "\n".join(fqns).lower()
+        # A hundred thousand names are looked through only if one of them could be stacked experts'.
+        is_deep = any(len(use.cut.shape) >= 3 for use in uses)
+        names_of_all = "\n".join(fqns) if is_deep else ""
+        any_expert = "expert" in names_of_all.lower() or bool(_EXPERT.search(names_of_all))
         self.dense: list[PlacementUse] = []
         self.experts: list[PlacementUse] = []
         for use in uses:

@@ -94,6 +94,7 @@ class _Memory(TypedDict, total=False):
     anon_bytes: int
     peak_rss_bytes: int
     cuda_bytes: int
+    io_bytes: int
 
 
 class Heartbeat(_OfRank, _Memory):
@@ -329,7 +330,7 @@ class ReadJob(_Event):
 
     rank: None
     path: str
-    task: Literal["check"]
+    task: Literal["check", "seal", "stats"]
     world_size: int
 
 
@@ -338,6 +339,7 @@ class ReadStart(ReadJob, _Spec):
 
     event: Literal["spec"]
     values: bool
+    filter: str
     command: Sequence[str]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.text import Text
 from textual.app import ComposeResult
+from textual.widgets import Static
 
 from inspector.checkpoint.text import printable
 from inspector.layout.contents import file_contents
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FilesView"]
 
+_MAX_CHARS = 300
+
 
 class FilesView(TableView):
     """Every data file."""
@@ -25,6 +29,8 @@ class FilesView(TableView):
     DEFAULT_CSS = """
     FilesView #files-table { height: 1fr; }
     FilesView #contents { height: 1fr; border-top: hkey $panel; }
+    FilesView #file-said { height: auto; max-height: 3; padding: 0 1; display: none; }
+    FilesView #file-said.-said { display: block; }
     """
 
     def __init__(self) -> None:
@@ -34,9 +40,12 @@ class FilesView(TableView):
         )
         self._contents = VirtualTable(content_columns(), id="contents")
         self._names: list[str] = []
+        #: What is wrong with each file, by row, the worst first.
+        self._findings: dict[int, list[Finding]] = {}
 
     def compose(self) -> ComposeResult:
         yield self._table
+        yield Static("", markup=False, id="file-said")
         yield self._contents
 
     @property
@@ -51,6 +60,7 @@ class FilesView(TableView):
         row = self.table.cursor_row
         self.loaded = loaded
         self._names = [file.path for file in loaded.checkpoint.files]
+        self._findings = {}
         self._table.set_empty_text(
             "No file name matches the filter" if self._names else "There is no data file"
         )
@@ -65,12 +75,14 @@ class FilesView(TableView):
         if isinstance(source, FileSource):
             rows = {path: row for row, path in enumerate(self._names)}
             # Findings come by severity, so the first of a file is its worst.
-            badges: dict[int, str] = {}
+            found: dict[int, list[Finding]] = {}
             for finding in report.findings:
                 if finding.file in rows:
-                    badges.setdefault(rows[finding.file], finding.severity)
-            source.badges = badges
+                    found.setdefault(rows[finding.file], []).append(finding)
+            self._findings = found
+            source.badges = {row: of_file[0].severity for row, of_file in found.items()}
             self._table.refresh_rows()
+            self._say(self._table.cursor_row)
 
     def go_to(self, finding: Finding) -> bool:
         """Put the cursor on a finding's file; False if it is none of these."""
@@ -97,9 +109,24 @@ class FilesView(TableView):
         if event.table is self.table:
             self._contents.focus()
 
+    def _say(self, row: int | None) -> None:
+        """What is wrong with the file under the cursor; where several things are, the worst."""
+        found = [] if row is None else self._findings.get(row, [])
+        text = Text()
+        if found:
+            worst, more = found[0], len(found) - 1
+            text.append(f"{worst.severity} {worst.code}: ", worst.severity)
+            text.append(printable(worst.message, _MAX_CHARS))
+            if more:
+                text.append(f" (and {more:,} more: 3 lists them)", "dim")
+        said = self.query_one("#file-said", Static)
+        said.update(text)
+        said.set_class(bool(found), "-said")
+
     def _show_row(self, row: int | None) -> None:
         if self.loaded is None:
             return
+        self._say(row)
         if row is None:
             self._contents.set_empty_text("")
             self._contents.set_source(NoRows())

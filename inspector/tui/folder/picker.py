@@ -267,6 +267,8 @@ class PickerScreen(Screen[None]):
         self.query_one(VirtualTable).refresh_rows()
         sound, best = run.newest_sound, run.newest_resumable
         said = ["none is sound" if sound is None else f"newest sound: {sound.path or '.'}"]
+        if run.newest_by:
+            said[0] += f" ({run.newest_by})"
         if best != sound:
             said.append(f"to resume from: {'none' if best is None else best.path or '.'}")
         said += [finding.message for finding in run.findings]

@@ -1,4 +1,4 @@
-"""`FilterLine`: the line that `/` opens above a table. `Reader` and `Sheet`: text to read."""
+"""`FilterLine`: the line that `/` opens above a table. `Reader` and `FactSheet`: text to read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-__all__ = ["ChoiceLine", "FilterLine", "Reader", "Section", "Sheet"]
+__all__ = ["ChoiceLine", "FactSheet", "FilterLine", "Reader", "Section"]
 
 #: A title, which may be empty, and rows of cells, of which the last may be long.
 Section = tuple[str, Sequence[tuple[str, ...]]]
@@ -185,7 +185,7 @@ class Reader(VerticalScroll):
 _GAP_CELLS, _LEAST_CELLS = 2, 10
 
 
-class Sheet(Widget):
+class FactSheet(Widget):
     """Sections of rows; the last cell of a row is wrapped, the others are as wide as they must be.
 
     It is laid out once for a width. A table of Rich's would be for its height, for each of its
@@ -196,7 +196,7 @@ class Sheet(Widget):
         sections: What it shows first.
     """
 
-    DEFAULT_CSS = "Sheet { width: 1fr; height: auto; }"
+    DEFAULT_CSS = "FactSheet { width: 1fr; height: auto; }"
 
     def __init__(self, *styles: str, sections: Sequence[Section] = ()) -> None:
         super().__init__()

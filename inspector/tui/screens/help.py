@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from inspector.tui.commands import LIST_KEYS
-from inspector.tui.kit.lines import FilterLine, Reader, Section, Sheet
+from inspector.tui.kit.lines import FactSheet, FilterLine, Reader, Section
 from inspector.tui.kit.view import View
 
 __all__ = ["HelpScreen", "commands_of"]
@@ -54,7 +54,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static("/ searches · esc closes", markup=False, id="help-hint")
             yield FilterLine()
             with Reader():
-                yield Sheet("bold", "", "dim", sections=self._found(""))
+                yield FactSheet("bold", "", "dim", sections=self._found(""))
 
     def on_mount(self) -> None:
         self.query_one(FilterLine).placeholder = "words of a key's title or sentence"
@@ -88,7 +88,7 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(Reader).focus()
 
     def _show(self, words: str) -> None:
-        self.query_one(Sheet).show(self._found(words))
+        self.query_one(FactSheet).show(self._found(words))
         self.query_one(Reader).scroll_home(animate=False)
 
     def _found(self, words: str) -> list[Section]:

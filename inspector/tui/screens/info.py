@@ -9,7 +9,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.text import summary_facts
-from inspector.tui.kit.lines import Reader, Sheet
+from inspector.tui.kit.lines import FactSheet, Reader
 
 __all__ = ["InfoScreen"]
 
@@ -36,4 +36,4 @@ class InfoScreen(ModalScreen[None]):
         facts = summary_facts(self._checkpoint, self._written_by)
         path = printable(self._checkpoint.path)
         with Reader():
-            yield Sheet("bold", "", sections=[("", [("path", path), *facts])])
+            yield FactSheet("bold", "", sections=[("", [("path", path), *facts])])

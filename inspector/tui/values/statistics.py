@@ -111,7 +111,11 @@ class StatsSource(TableSource):
         if item is not None and item.kind:
             return (item.reason, _STYLES[item.kind])
         if missing is not None:
-            return (f"not read: {missing.why}", "error")
+            num = missing.num_elements
+            some = (
+                plural(num, "element") if num < self._checkpoint.tensors[index].num_elements else ""
+            )
+            return (f"{some} not read: {missing.why}".lstrip(), "error")
         return (item.reason, "dim") if item is not None else ""
 
     def sort_key(self, column_key: str) -> SortKeys | None:

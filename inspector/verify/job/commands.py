@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inspector.checkpoint.storage.base import is_url
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.errors import StorageError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
@@ -23,6 +23,7 @@ from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [
     "SHARED_DIR",
+    "asked_words",
     "cluster_commands",
     "elsewhere",
     "environment",
@@ -300,6 +301,11 @@ def print_lines(
     except OSError as error:
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
     yield f"# {kind}; the job is {spec_path}"
+    if isinstance(spec, JobSpec) and spec.stage:
+        teller = "[stages]" if spec.stages else "the files"
+        yield f"# of pipeline stage {spec.stage}, as {teller} tell"
+    if isinstance(spec, JobSpec) and spec.placements:
+        yield f"# with {plural(len(spec.placements), 'pattern')} of --placements"
     if not events_dir:
         yield "# several nodes need a folder that all of them see: --events DIR"
     yield "# on this machine alone (each line starts torchrun, and says how it ended)"
@@ -322,8 +328,16 @@ def print_lines(
 
 def findings_line(spec: ReadSpec) -> str:
     """What tells what ranks have found together."""
-    words = ["hsdp-inspect", spec.task, spec.path, "--values" if spec.values else "--deep"]
+    words = asked_words(spec.task, spec.path, values=spec.values, filter_text=spec.filter)
     return shlex.join([*words, "--shares", spec.events_dir])
+
+
+def asked_words(task: str, path: str, *, values: bool, filter_text: str) -> list[str]:
+    """The command that ranks read for."""
+    words = ["hsdp-inspect", task, path]
+    if task == "check":
+        words.append("--values" if values else "--deep")
+    return [*words, "--filter", filter_text] if filter_text else words
 
 
 def write_manifests(

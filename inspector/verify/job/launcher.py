@@ -54,8 +54,6 @@ _POLL_S = 0.05
 _GRACE_S = 5.0
 #: After the guard's own bounds, so that this one only matters if the guard itself is stuck.
 _GUARD_PATIENCE_S = 15.0
-#: Ranks that read and write less than this while they tell nothing are stuck: heartbeats.
-_IDLE_IO_BYTES = 16 << 20
 #: How long the ranks have to write their stacks.
 _STACKS_S = 1.5
 #: What a job's recording and logs may take: in all, and for each entry on each rank (which is told
@@ -343,7 +341,7 @@ class Job:
         elif self._io_bytes is None:
             self._io_bytes = watchdog.io_bytes(self._rank_pids())
         elif self._watchdog.is_stuck(now):
-            if watchdog.io_bytes(self._rank_pids()) <= self._io_bytes + _IDLE_IO_BYTES:
+            if watchdog.io_bytes(self._rank_pids()) <= self._io_bytes + watchdog.IDLE_IO_BYTES:
                 return True
             self._watchdog.touch(now)
         return False

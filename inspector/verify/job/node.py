@@ -32,12 +32,12 @@ from inspector.errors import InspectError
 from inspector.verify.job import network, post_mortem
 from inspector.verify.job.commands import environment, findings_line, local_argv
 from inspector.verify.job.guard import kill_all, remove_scratch
-from inspector.verify.job.peers import SILENT_BEATS, NodeStop, Peers
+from inspector.verify.job.peers import SILENT_BEATS, NodeStop, OwnRanks, Peers
 from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
 from inspector.verify.result import exit_code
-from inspector.verify.shares.judged import judge_shares, shares_sentence
+from inspector.verify.shares.judged import judged
 from inspector.verify.spec import JobSpec, RankSpec, ReadSpec, read_spec
 
 __all__ = ["main"]
@@ -222,13 +222,28 @@ class _Node:
             NodeStop: It has to be ended, by a signal or for another node's sake.
         """
         assert self._torchrun is not None  # noqa: S101 - _start made it
+        ranks = OwnRanks(self._spec, self._host)
+        self._open.callback(ranks.close)
         while self._torchrun.poll() is None:
-            self._look()
+            try:
+                self._look()
+            except NodeStop as stop:
+                if stop.kind == "timeout":
+                    # Another node found that nothing moves; where the ranks here stand, this one.
+                    self._tell_of(ranks.stuck())
+                raise
+            if stuck := ranks.look(time.monotonic()):
+                self._tell_of(stuck)
+                raise NodeStop(stuck[0]["message"], "timeout", is_told=True)
             late = time.monotonic() - self._began > self._args.join_timeout
             here = self._peers.hosts
             if late and 1 + len(here) < self._args.nnodes:
                 raise NodeStop(self._who_is_missing(here))
             time.sleep(_POLL_S)
+
+    def _tell_of(self, stuck: list[dict[str, Any]]) -> None:
+        for fields in stuck:
+            self._peers.tell("failed", **fields)
 
     def _who_is_missing(self, here: list[str]) -> str:
         came = sorted(printable(host, 60) for host in (self._host, *here))
@@ -363,12 +378,12 @@ def _result(events: Path) -> dict[str, Any]:
 def _judged(spec: ReadSpec, events: Path) -> int:
     """Print what the ranks have found together, as the last line; the exit code."""
     try:
-        report = judge_shares(spec, events)
+        said, code = judged(spec, events)
     except InspectError as error:
-        _print(f"FAILED: {printable(str(error), 600)}")
+        _print(f"FAILED: {printable(error.message, 600)}")
         return 2
-    _print(f"{shares_sentence(report)}; {printable(findings_line(spec), 600)}")
-    return report.exit_code
+    _print(f"{said}; {printable(findings_line(spec), 600)}")
+    return code
 
 
 def _sentence(result: dict[str, Any], spec: JobSpec) -> str:

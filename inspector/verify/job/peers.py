@@ -1,4 +1,6 @@
-"""Who is there of a printed job's nodes: each one's file in the folder that all of them see.
+"""Who is there of a printed job: its nodes, by their files, and the ranks of this node.
+
+All files lie in the folder that the nodes share.
 
 A node appends a line to its file once a second, and what went wrong; the others read it. A file
 that was there before this node's counts only once it grows: an earlier attempt may have left it.
@@ -18,13 +20,24 @@ from typing import Any
 from inspector.checkpoint.own_folders import start_of, system_id
 from inspector.checkpoint.text import printable
 from inspector.verify.events import SCHEMA, encode
+from inspector.verify.job import watchdog
+from inspector.verify.ranks.vitals import stacks_file
+from inspector.verify.recording import EventFollower
+from inspector.verify.spec import JobSpec
 
-__all__ = ["SILENT_BEATS", "NodeStop", "Peer", "Peers"]
+__all__ = ["SILENT_BEATS", "NodeStop", "OwnRanks", "Peer", "Peers"]
 
 _BEAT_S = 1.0
 #: A node counts as silent after so many beats of this one's that were written while it wrote none:
 #: a folder that hangs for a while holds up both.
 SILENT_BEATS = 30
+#: How long ranks have to write their stacks into a folder that may be on the network.
+_STACKS_S = 3.0
+_STATES = {
+    "T": "it is stopped (SIGSTOP), or held by a debugger",
+    "t": "it is held by a debugger",
+    "D": "it waits in the kernel (state D), for a disk, a network file system or a device",
+}
 
 
 class NodeStop(Exception):
@@ -47,6 +60,7 @@ class Peer:
         is_over: Whether it has had its last word.
         silent: Beats of this node since its last.
         failure: What it says went wrong; empty for nothing.
+        kind: Of what kind that is.
         system, pid, start: Its process.
     """
 
@@ -57,6 +71,7 @@ class Peer:
     is_over: bool = False
     silent: int = 0
     failure: str = ""
+    kind: str = "launch"
     system: str = ""
     pid: int = 0
     start: int = 0
@@ -82,6 +97,7 @@ class Peer:
                 continue
             if event.get("event") == "failed":
                 self.failure = str(event.get("message") or "it failed")
+                self.kind = str(event.get("kind") or self.kind)
             self.host = str(event.get("node") or self.host)
             self.is_head = bool(event.get("is_head", self.is_head))
             self.is_over = bool(event.get("is_over", self.is_over))
@@ -154,7 +170,7 @@ class Peers:
             peer.silent += 1
             peer.look()
             if peer.failure:
-                raise NodeStop(peer.failure, is_told=True)
+                raise NodeStop(peer.failure, peer.kind, is_told=True)
             if peer.is_head and self.is_head:
                 raise NodeStop(
                     f"{printable(self._host)} and {printable(peer.host)} both take themselves for "
@@ -214,6 +230,127 @@ class Peers:
         except OSError:
             return False
         return True
+
+
+@dataclass(slots=True)
+class _OwnRank:
+    """A rank of this node: its process, beats since it last told or did anything, and its work."""
+
+    pid: int
+    silent: int = 0
+    work: int = -1
+
+
+class OwnRanks:
+    """Whether this node's ranks live, and whether the job moves.
+
+    A rank that tells nothing any more, not even that it lives, and computes nothing either, is told
+    after some beats: it was stopped, or waits for something that does not come. Where all of them
+    live and nothing moves for the job's `timeout_s`, each is told with what its stack says.
+
+    Args:
+        spec: The job.
+        host: This node's name.
+    """
+
+    def __init__(self, spec: JobSpec, host: str) -> None:
+        self._folder = spec.events_dir
+        self._host = host
+        self._files = EventFollower(spec.events_dir)
+        now = time.monotonic()
+        self._watchdog = watchdog.Watchdog(spec.timeout_s, spec.world_size, now, hears_io=True)
+        self._num_up, self._world_size = 0, spec.world_size
+        self._mine: dict[int, _OwnRank] = {}
+        self._all: set[int] = set()
+        self._next_beat = 0.0
+
+    def close(self) -> None:
+        """Close the files that are read."""
+        self._files.close()
+
+    def look(self, now: float, silent_beats: int = SILENT_BEATS) -> list[dict[str, Any]]:
+        """Hear all ranks; the fields of a `failed` event for each of this node's that is stuck."""
+        if now < self._next_beat:
+            return []
+        self._next_beat = now + _BEAT_S
+        for rank in self._mine.values():
+            rank.silent += 1
+        for event, _ in self._files.read():
+            self._take(event, now)
+        silent = []
+        for number, rank in self._mine.items():
+            work = _work_of(rank.pid)
+            if work is None or work != rank.work:
+                # It has ended, of which torchrun knows; or it computes.
+                rank.work, rank.silent = -1 if work is None else work, 0
+            elif rank.silent > silent_beats:
+                silent.append(self._silent(number, rank))
+        if silent or self._num_up < self._world_size or not self._watchdog.is_stuck(now):
+            return silent
+        return self.stuck(self._watchdog.idle_s(now))
+
+    def stuck(self, idle_s: float | None = None) -> list[dict[str, Any]]:
+        """Where each of this node's ranks stands that has not ended; waits for their stacks."""
+        watchdog.ask_for_stacks([rank.pid for rank in self._mine.values()])
+        time.sleep(_STACKS_S)
+        stacks = {r: watchdog.read_stack(stacks_file(self._folder, r)) for r in sorted(self._all)}
+        if idle_s is None:
+            idle_s = self._watchdog.idle_s(time.monotonic())
+        found = []
+        for number, said in watchdog.hang_messages(stacks, idle_s).items():
+            if number in self._mine:
+                is_root = watchdog.collective_of(stacks[number]) is None
+                if not stacks[number].strip():
+                    said += f"; {_state_of(self._mine[number].pid)}"
+                found.append(self._failed(number, said, stacks[number], is_root))
+        return found
+
+    def _take(self, event: dict[str, Any], now: float) -> None:
+        self._watchdog.feed(event, now)
+        number, kind = event.get("rank"), event.get("event")
+        if type(number) is not int:
+            return
+        if kind == "hello":
+            self._num_up += 1
+            self._all.add(number)
+            if event.get("host") == self._host:
+                self._mine[number] = _OwnRank(_int(event.get("pid")))
+        elif kind in ("bye", "failed"):
+            self._all.discard(number)
+            self._mine.pop(number, None)
+        elif number in self._mine:
+            self._mine[number].silent = 0
+
+    def _silent(self, number: int, rank: _OwnRank) -> dict[str, Any]:
+        said = f"it has told nothing for {rank.silent} s, not even that it lives: "
+        said += _state_of(rank.pid)
+        return self._failed(number, said, "", True)
+
+    def _failed(self, number: int, said: str, stack: str, is_root: bool) -> dict[str, Any]:
+        message = f"on {printable(self._host)}, {said}"
+        more = {"kind": "timeout", "message": message, "stack": stack, "root": is_root}
+        return {"rank": number, **more}
+
+
+def _stat_of(pid: int) -> list[str]:
+    """The fields of a process's line behind its name: its state first (proc(5))."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return [""]
+    return text[text.rfind(")") + 1 :].split() or [""]
+
+
+def _state_of(pid: int) -> str:
+    return _STATES.get(_stat_of(pid)[0], "its process is there, and does nothing")
+
+
+def _work_of(pid: int) -> int | None:
+    """Ticks that a process has computed for; None if there is none, or nobody knows."""
+    fields = _stat_of(pid)
+    if len(fields) < 13 or fields[0] in "ZX":
+        return None
+    return int(fields[11]) + int(fields[12])
 
 
 def _int(value: Any) -> int:

@@ -13,9 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
+try:
+    import psutil
+except ImportError:
+    # The ranks' interpreter may lack it; there they tell what they read and write.
+    psutil = None
 
 __all__ = [
+    "IDLE_IO_BYTES",
     "Watchdog",
     "ask_for_stacks",
     "collective_of",
@@ -27,13 +32,27 @@ __all__ = [
 #: Before every rank has said hello, torch is being imported, perhaps from a cold network disk.
 _LAUNCH_S = 300.0
 _MAX_STACK_CHARS = 20_000
+#: Ranks that read and write less than this while they tell nothing are stuck: heartbeats.
+IDLE_IO_BYTES = 16 << 20
 _FRAME = re.compile(r'File "([^"]*)", line \d+ in (\S+)')
 
 
 class Watchdog:
-    """Tells when a job has made no progress for too long."""
+    """Tells when a job has made no progress for too long.
 
-    def __init__(self, timeout_s: float, world_size: int, now: float) -> None:
+    Args:
+        timeout_s: How long that is.
+        world_size: How many ranks there are.
+        now: When it began.
+        hears_io: Whether what ranks say they have read and written counts; whoever can ask the
+            system for it does that.
+    """
+
+    def __init__(
+        self, timeout_s: float, world_size: int, now: float, *, hears_io: bool = False
+    ) -> None:
+        self._hears_io = hears_io
+        self._io_bytes: dict[Any, int] = {}
         self._timeout_s = timeout_s
         self._world_size = world_size
         self._last = now
@@ -50,6 +69,8 @@ class Watchdog:
             self._greeted.add(rank)
         elif kind == "bye":
             self._left.add(rank)
+        elif kind == "heartbeat" and self._hears_io and self._has_moved(event):
+            pass
         elif kind in ("progress", "heartbeat"):
             names = ("phase", "bytes_done", "tensors_done", "done")
             told = tuple(event.get(name) for name in names)
@@ -59,6 +80,16 @@ class Watchdog:
                 return
             self._told[rank, kind] = told
         self._last = now
+
+    def _has_moved(self, event: Mapping[str, Any]) -> bool:
+        """Whether a rank has read or written enough since it last had."""
+        io_bytes, rank = event.get("io_bytes"), event.get("rank")
+        if type(io_bytes) is not int:
+            return False
+        has_moved = io_bytes > self._io_bytes.setdefault(rank, io_bytes) + IDLE_IO_BYTES
+        if has_moved:
+            self._io_bytes[rank] = io_bytes
+        return has_moved
 
     @property
     def is_over(self) -> bool:
@@ -97,7 +128,7 @@ def io_bytes(pids: list[int]) -> int:
     A long save tells nothing until it is done, but it writes.
     """
     total = 0
-    for pid in pids:
+    for pid in pids if psutil is not None else ():
         try:
             counters = psutil.Process(pid).io_counters()
         except (psutil.Error, OSError, AttributeError):

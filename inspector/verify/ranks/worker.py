@@ -23,7 +23,8 @@ position in `JobSpec.then` of the mesh that is reloaded (absent: 0).
                is_partial: num_different is a lower bound. entry: its position in the checkpoint
                (bytes entries after the tensors), as a very long name is cut. Also via, mesh, hop,
                bytes_read
-    heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, cuda_bytes; once a second
+    heartbeat  phase, rss_bytes, anon_bytes, peak_rss_bytes, io_bytes (read and written so far),
+               cuda_bytes; once a second
     failed     kind, message, stack; is_echo if it only says that another rank is gone
     bye        bytes_read, payloads_checked, payloads_unsummed, payload_faults, stored_dtypes (how
                many, on rank 0), unpickled (bytes entries), verdicts by word,

@@ -15,7 +15,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import PayloadPlan
 
-__all__ = ["divide", "portions", "state_of"]
+__all__ = ["cut", "divide", "portions", "state_of"]
 
 
 def divide(plan: PayloadPlan, num_ranks: int) -> list[range]:
@@ -28,14 +28,28 @@ def divide(plan: PayloadPlan, num_ranks: int) -> list[range]:
         plan: The payloads.
         num_ranks: How many ranks.
     """
-    firsts = np.append(_unit_firsts(plan), plan.num_places)
+    return _cut(plan.length, np.append(_unit_firsts(plan), plan.num_places), num_ranks)
+
+
+def cut(sizes: Ints, num_ranks: int) -> list[range]:
+    """The items of each rank, in order, so that each has about as many bytes.
+
+    Args:
+        sizes: Bytes of each item, shape (num_items,).
+        num_ranks: How many ranks.
+    """
+    return _cut(sizes, np.arange(len(sizes) + 1), num_ranks)
+
+
+def _cut(sizes: Ints, firsts: Ints, num_ranks: int) -> list[range]:
+    """As `cut`, between units alone; `firsts` are the first item of each, and the end."""
     # As float64, since hostile lengths may sum up to anything.
-    before = np.concatenate([[0.0], np.cumsum(plan.length.astype(np.float64))])[firsts]
+    before = np.concatenate([[0.0], np.cumsum(sizes.astype(np.float64))])[firsts]
     # Each border goes where fewest bytes are on the wrong side of it.
     middles = (before[1:] + before[:-1]) / 2
     borders = np.arange(num_ranks + 1) / num_ranks * before[-1]
     edges = firsts[middles.searchsorted(borders)]
-    edges[0], edges[-1] = 0, plan.num_places
+    edges[0], edges[-1] = 0, len(sizes)
     return [range(a, b) for a, b in itertools.pairwise(edges.tolist())]
 
 

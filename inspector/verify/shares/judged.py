@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from inspector.checkpoint.find.locate import folder_of
+from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_bytes, plural
@@ -14,10 +14,41 @@ from inspector.checks.findings import Report
 from inspector.checks.judge import check_storage
 from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
 from inspector.checks.payload.payloads import PayloadReport
-from inspector.verify.shares.merge import merge_shares, told_by
+from inspector.verify.shares.merge import (
+    merge_digests,
+    merge_figures,
+    merge_shares,
+    told_by,
+)
 from inspector.verify.spec import ReadSpec
 
-__all__ = ["judge_shares", "shares_sentence"]
+__all__ = ["judge_shares", "judged", "shares_sentence"]
+
+
+def judged(spec: ReadSpec, events: Path) -> tuple[str, int]:
+    """What has come of a job by now, in a sentence, and the exit code.
+
+    Raises:
+        InspectError: The checkpoint, or the job's folder, is not there; a seal is not whole.
+    """
+    if spec.task == "check":
+        judgement = judge_shares(spec, events)
+        return shares_sentence(judgement), judgement.exit_code
+    checkpoint = read_checkpoint(folder_of(spec.path))
+    if spec.task == "stats":
+        report = merge_figures(checkpoint, spec, events, told_by(events))
+        said = f"{plural(len(report.tensors), 'tensor')} by {plural(spec.world_size, 'rank')}"
+        if report.lost:
+            return f"NOT ALL READ: {report.lost[0]}; {said}", 2
+        if report.not_read:
+            return f"NOT ALL READ: {said}, {len(report.not_read):,} not in full", 1
+        return f"READ: {said}", 0
+    found = merge_digests(checkpoint, spec, events, told_by(events))
+    count = plural(len(found.tensors) + len(found.entries), "entry", "entries")
+    ranks = plural(spec.world_size, "rank")
+    if errors := len(found.tensor_errors) + len(found.entry_errors):
+        return f"NOT ALL HASHED: {count} by {ranks}, {errors:,} could not be read", 2
+    return f"HASHED: {count} by {ranks}; the seal is still to be written", 0
 
 
 def judge_shares(spec: ReadSpec, events: Path) -> Report:

@@ -7,8 +7,9 @@ rest of its share is named as not checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,40 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import PayloadPlan, plan_payloads
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import RankShare
 from inspector.checks.payload.judgement import PayloadTally
 from inspector.checks.payload.payloads import PayloadReport, Untold, conclude
-from inspector.errors import UsageError
+from inspector.errors import InspectError, UsageError
+from inspector.values.fingerprint import Fingerprints
+from inspector.values.stats import STOPPED, NotRead, StatsReport, wanted_tensors
 from inspector.verify.progress import JobState, RankView, Snapshot
 from inspector.verify.recording import read_events
-from inspector.verify.shares.division import divide, state_of
+from inspector.verify.shares.digests import add_digests, sealed_items, tensor_sizes
+from inspector.verify.shares.division import cut, divide, state_of
+from inspector.verify.shares.figures import Figures, add_figures
 from inspector.verify.shares.portion import add_portion, read_portions, share_file
 from inspector.verify.spec import ReadSpec, read_spec
 
-__all__ = ["find_job", "merge_shares", "told_by"]
+__all__ = ["find_job", "merge_digests", "merge_figures", "merge_shares", "told_by"]
 
 _OTHER_STATE = (
     "it read another state of the checkpoint: something in the folder has changed since, or "
     "another time or size is seen from there"
 )
+_MAX_LOST = 3
 _NOT_WHOLE = "what it wrote down of it cannot be read"
 
 
-def find_job(folder: str) -> tuple[ReadSpec, Path]:
+def find_job(folder: str, task: str) -> tuple[ReadSpec, Path]:
     """The job whose ranks wrote into a folder, and where their files lie.
 
     Args:
         folder: Of a run, or of the ranks' events.
+        task: What they should have read for.
 
     Raises:
-        UsageError: There is none, or it is a verification.
+        UsageError: There is none, or it is of something else.
     """
     where = Path(folder)
     events = where / "events" if (where / "events").is_dir() else where
@@ -56,8 +63,13 @@ def find_job(folder: str) -> tuple[ReadSpec, Path]:
                 raise UsageError(
                     f"cannot read {printable(str(place))}: {error.strerror}"
                 ) from error
-            if isinstance(spec, ReadSpec):
+            if isinstance(spec, ReadSpec) and spec.task == task:
                 return spec, events
+            if isinstance(spec, ReadSpec):
+                raise UsageError(
+                    f"the ranks of {printable(folder)} have read for {spec.task}, not for {task}",
+                    f"hsdp-inspect {spec.task} takes it",
+                )
             raise UsageError(
                 f"{printable(folder)} is of a verification, whose ranks have no shares",
                 "hsdp-inspect replay shows it",
@@ -103,7 +115,7 @@ def merge_shares(
     ranks: list[RankShare] = []
     for rank, share in enumerate(divide(plan, spec.world_size)):
         wanted = {"run": spec.run, "rank": rank, "state": state}
-        why = _add_rank(checkpoint, plan, tally, events, share, wanted)
+        why = _add_rank(events, share, wanted, partial(add_portion, checkpoint, plan, tally))
         left = np.flatnonzero(~tally.tried[share.start : share.stop]) + share.start
         view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
         if len(left):
@@ -115,13 +127,108 @@ def merge_shares(
     return replace(report, checked=checked, is_cancelled=is_cancelled and bool(untold))
 
 
-def _add_rank(
+def merge_digests(
     checkpoint: Checkpoint,
-    plan: PayloadPlan,
-    tally: PayloadTally,
+    spec: ReadSpec,
     events: Path,
-    share: range,
-    wanted: Mapping[str, Any],
+    snapshot: Snapshot,
+    *,
+    is_cancelled: bool = False,
+) -> Fingerprints:
+    """The digests of all ranks together.
+
+    Args:
+        checkpoint: The checkpoint, as it is now.
+        spec: The job.
+        events: Where the ranks' files lie.
+        snapshot: How the job ended.
+        is_cancelled: Whether its user stopped it.
+
+    Raises:
+        InspectError: A rank did not hash its share.
+    """
+    items, sizes = sealed_items(checkpoint)
+    state = state_of(checkpoint, plan_payloads(checkpoint))
+    found = Fingerprints()
+
+    def add(told: dict[str, Any]) -> None:
+        add_digests(found, told, items[told["first"] : told["last"]])
+
+    lost = []
+    for rank, share in enumerate(cut(sizes, spec.world_size)):
+        wanted = {"run": spec.run, "rank": rank, "state": state}
+        why = _add_rank(events, share, wanted, add)
+        known = {
+            *((True, i) for one in (found.tensors, found.tensor_errors) for i in one),
+            *((False, i) for one in (found.entries, found.entry_errors) for i in one),
+        }
+        if left := [item for item in items[share.start : share.stop] if item not in known]:
+            view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
+            why = why or _why(snapshot, view, is_cancelled=is_cancelled)
+            of = plural(len(share), "entry", "entries")
+            lost.append(f"rank {rank} did not hash {len(left):,} of its {of}: {why}")
+    if lost:
+        more = f"; and {len(lost) - _MAX_LOST} more ranks" if len(lost) > _MAX_LOST else ""
+        raise InspectError(
+            f"{printable(checkpoint.path)} was not sealed: {'; '.join(lost[:_MAX_LOST])}{more}",
+            "run it again: a seal is of everything",
+        )
+    return found
+
+
+def merge_figures(
+    checkpoint: Checkpoint,
+    spec: ReadSpec,
+    events: Path,
+    snapshot: Snapshot,
+    *,
+    is_cancelled: bool = False,
+) -> StatsReport:
+    """The statistics of all ranks together.
+
+    Args:
+        checkpoint: The checkpoint, as it is now.
+        spec: The job.
+        events: Where the ranks' files lie.
+        snapshot: How the job ended.
+        is_cancelled: Whether its user stopped it.
+
+    Returns:
+        Tensors of a rank that did not read them are in `not_read`, and `lost` says why.
+    """
+    tensors = wanted_tensors(checkpoint, spec.filter)
+    state = state_of(checkpoint, plan_payloads(checkpoint))
+    figures = Figures()
+
+    def add(told: dict[str, Any]) -> None:
+        add_figures(checkpoint, figures, told, tensors[told["first"] : told["last"]])
+
+    lost = []
+    for rank, share in enumerate(cut(tensor_sizes(checkpoint, tensors), spec.world_size)):
+        wanted = {"run": spec.run, "rank": rank, "state": state}
+        why = _add_rank(events, share, wanted, add)
+        left = [i for i in tensors[share.start : share.stop] if i not in figures.told]
+        if left:
+            view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
+            why = why or _why(snapshot, view, is_cancelled=is_cancelled)
+            of = plural(len(share), "tensor")
+            lost.append(f"rank {rank} did not read {len(left):,} of its {of}: {why}")
+        for index in left:
+            if index not in figures.tensors and index not in figures.not_read:
+                tensor = checkpoint.tensors[index]
+                said = STOPPED if is_cancelled else f"it is of the share of rank {rank}: {why}"
+                figures.not_read[index] = NotRead(index, tensor.fqn, tensor.num_elements, said)
+    return StatsReport(
+        tuple(figures.tensors[i] for i in tensors if i in figures.tensors),
+        tuple(figures.not_read[i] for i in tensors if i in figures.not_read),
+        figures.payload_bytes,
+        is_cancelled and bool(lost),
+        lost=tuple(lost),
+    )
+
+
+def _add_rank(
+    events: Path, share: range, wanted: Mapping[str, Any], add: Callable[[dict[str, Any]], None]
 ) -> str:
     """Add the portions of a rank; why some of them do not count, or nothing."""
     why = ""
@@ -136,10 +243,11 @@ def _add_rank(
                 continue
             try:
                 first, last = told["first"], told["last"]
+                is_int = type(first) is int and type(last) is int
                 mine = slice(first - share.start, last - share.start)
-                if not share.start <= first <= last <= share.stop or seen[mine].any():
+                if not is_int or not share.start <= first <= last <= share.stop or seen[mine].any():
                     raise ValueError("not of its share, or told twice")
-                add_portion(checkpoint, plan, tally, told)
+                add(told)
                 seen[mine] = True
             except (ValueError, TypeError, KeyError):
                 why = _NOT_WHOLE

@@ -1,17 +1,17 @@
 """What torchrun runs: `torchrun --nproc-per-node N -m inspector.verify.shares.worker SPEC`.
 
-A rank reads its share of the payloads (`division`), and needs neither torch nor the other ranks for
+A rank reads its share (`tasks`), and needs neither torch nor the other ranks for
 it: RANK and WORLD_SIZE of its environment are all that it takes of torchrun. What it found is in
 `events_dir/rank-NNNNN.share` (`portion`), a line for each portion of its share, with `run`, `rank`
 and `state` (`division.state_of`) in each; how far it is in `events_dir/rank-NNNNN.jsonl`:
 
     hello      pid, host, device, local_rank, world_size
     phase      phase: read
-    progress   phase, bytes_done, bytes_total; tensors_done and tensors_total count payloads
-    finding    code, severity, fqn, file, message; at most 1,000
+    progress   phase, bytes_done, bytes_total; tensors_done and tensors_total count what is read
+    finding    code, severity, fqn, file, message; the first 1,000
     heartbeat  as in `ranks.worker`
     failed     kind, message, stack
-    bye        bytes_read, payloads_read, elapsed_s
+    bye        bytes_read, payloads_read (of a seal: tensors and bytes entries), elapsed_s
 
 SIGTERM has it write down what it found so far, and end.
 """
@@ -28,16 +28,14 @@ from typing import NoReturn
 
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.payload.judgement import PayloadTally
-from inspector.checks.payload.payloads import PayloadProgress, read_places
+from inspector.checks.findings import Finding
 from inspector.errors import InspectError, UsageError
 from inspector.verify.events import READ
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, register_stacks
-from inspector.verify.shares.division import divide, portions, state_of
-from inspector.verify.shares.portion import PortionFile, encode_portion
+from inspector.verify.shares.portion import PortionFile
+from inspector.verify.shares.tasks import BytesDone, task_of
 from inspector.verify.spec import ReadSpec, read_spec
 
 __all__ = ["main", "read_share", "read_share_of"]
@@ -112,67 +110,55 @@ def read_share_of(
     """As `read_share`, of a checkpoint that is open."""
     begin = time.monotonic()
     reporter.phase(READ)
-    plan = plan_payloads(checkpoint)
-    share = divide(plan, spec.world_size)[rank]
-    state = state_of(checkpoint, plan)
-    reporter.expect(READ, int(plan.length[share.start : share.stop].sum()), len(share))
+    task = task_of(checkpoint, storage, spec)
+    share = task.share(rank)
+    reporter.expect(READ, task.num_bytes(share), len(share))
     reporter.progress(force=True)
-    head = {"run": spec.run, "rank": rank, "state": state}
-    bytes_read = payloads_read = num_told = 0
+    head = {"run": spec.run, "rank": rank, "state": task.state}
+    bytes_read = num_read = num_told = 0
     out = PortionFile(spec.events_dir, rank)
     try:
-        for places in portions(plan, share, spec.portion_bytes):
-            tally = read_places(
-                checkpoint,
-                storage,
-                plan,
-                places,
-                values=spec.values,
-                progress=_Progress(reporter, stop),
-            )
-            out.write(head | encode_portion(checkpoint, plan, places, tally))
-            mine = slice(places.start, places.stop)
-            bytes_read += int(plan.length[mine][tally.read[mine]].sum())
-            payloads_read += int(tally.read[mine].sum())
-            num_told += _tell(reporter, tally, _MAX_FINDINGS - num_told)
+        for items in task.portions(share):
+            progress = _Progress(reporter, stop)
+            portion = task.read(items, progress)
+            out.write(head | portion.told)
+            bytes_read += portion.num_bytes
+            num_read += portion.num_items
+            for finding in portion.findings[: _MAX_FINDINGS - num_told]:
+                _tell(reporter, finding)
+            num_told += len(portion.findings)
             if stop.is_set():
                 raise _Stopped("it was told to stop before it had read its share")
+            reporter.advance(task.num_bytes(items) - progress.num_bytes, len(items))
     finally:
         out.close()
     reporter.progress(force=True)
     elapsed_s = round(time.monotonic() - begin, 3)
-    reporter.send("bye", bytes_read=bytes_read, payloads_read=payloads_read, elapsed_s=elapsed_s)
+    reporter.send("bye", bytes_read=bytes_read, payloads_read=num_read, elapsed_s=elapsed_s)
 
 
-def _tell(reporter: Reporter, tally: PayloadTally, limit: int) -> int:
-    """Tell what was found in a portion, for those who watch; how much of it was told."""
-    found = [finding for _, findings in sorted(tally.findings, key=_place) for finding in findings]
-    for finding in found[:limit]:
-        reporter.send(
-            "finding",
-            code=finding.code,
-            severity=finding.severity,
-            fqn=finding.fqn,
-            file=finding.file,
-            message=finding.message,
-        )
-    return min(len(found), limit)
-
-
-def _place(item: tuple[int, object]) -> int:
-    return item[0]
+def _tell(reporter: Reporter, finding: Finding) -> None:
+    """Tell of a finding, for those who watch."""
+    reporter.send(
+        "finding",
+        code=finding.code,
+        severity=finding.severity,
+        fqn=finding.fqn,
+        file=finding.file,
+        message=finding.message,
+    )
 
 
 class _Progress:
     """Hands on how far the reading of a portion is, and whether it is to end."""
 
     def __init__(self, reporter: Reporter, stop: threading.Event) -> None:
+        self.num_bytes = 0
         self._reporter, self._stop = reporter, stop
-        self._bytes = self._payloads = 0
 
-    def __call__(self, now: PayloadProgress) -> bool:
-        self._reporter.advance(now.bytes_done - self._bytes, now.payloads_done - self._payloads)
-        self._bytes, self._payloads = now.bytes_done, now.payloads_done
+    def __call__(self, now: BytesDone) -> bool:
+        self._reporter.advance(now.bytes_done - self.num_bytes)
+        self.num_bytes = now.bytes_done
         return self._stop.is_set()
 
 
