@@ -45,7 +45,7 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         await quiet(pilot)
         said = screen_text(app)
         assert "R dp_replicate:2 stride 4  S dp_shard:2 stride 2  T tp:2 stride 1" in said
-        assert "S1 T0" in said and "R0 S1 T1" in said and field.value == OWN and OWN in said
+        assert "S1 T0" in said and "R0 S1 T0" in said and field.value == OWN and OWN in said
         # The axes are chosen with a, folded with enter, and left with esc.
         assert grid.mesh.folded == frozenset()
         await pilot.press("a", "a", "enter")
