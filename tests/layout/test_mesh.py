@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.errors import UsageError
 from inspector.layout.mesh import FAMILIES, Mesh
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), st.data())
 def test_text_and_ranks_go_both_ways(family: str, data: st.DataObject) -> None:
     sizes = tuple(data.draw(st.integers(1, 6)) for _ in FAMILIES[family])
