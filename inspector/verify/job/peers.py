@@ -23,7 +23,7 @@ from inspector.verify.events import SCHEMA, encode
 from inspector.verify.job import watchdog
 from inspector.verify.ranks.vitals import stacks_file
 from inspector.verify.recording import EventFollower
-from inspector.verify.spec import JobSpec
+from inspector.verify.spec import RankSpec
 
 __all__ = ["SILENT_BEATS", "NodeStop", "OwnRanks", "Peer", "Peers"]
 
@@ -253,7 +253,7 @@ class OwnRanks:
         host: This node's name.
     """
 
-    def __init__(self, spec: JobSpec, host: str) -> None:
+    def __init__(self, spec: RankSpec, host: str) -> None:
         self._folder = spec.events_dir
         self._host = host
         self._files = EventFollower(spec.events_dir)
