@@ -649,6 +649,7 @@ def test_figures_that_cannot_be(
 
 def test_the_screen_and_the_line_tell_a_reading_as_a_reading(tmp_path: Path) -> None:
     ranks = Ranks.of(SAMPLES / "broken/bit_flip", tmp_path / "job", 2).read()
+    num = plan_payloads(ranks.checkpoint).num_places
     state = JobState()
     # A job that runs has no result yet.
     running = []
@@ -657,8 +658,8 @@ def test_the_screen_and_the_line_tell_a_reading_as_a_reading(tmp_path: Path) -> 
             state.apply(event)
             running.append(state.snapshot())
     for snapshot, words in (
-        (running[-2], "24 of 24 payloads read so far · 1 wrong · "),
-        (state.snapshot(), "24 of 24 payloads read · 1 wrong · "),
+        (running[-2], f"{num} of {num} payloads read so far · 1 wrong · "),
+        (state.snapshot(), f"{num} of {num} payloads read · 1 wrong · "),
     ):
         figures = rank_figures(snapshot, (0.0, 0.0))
         head = head_text(snapshot, totals(snapshot, figures, snapshot.last_t), 120).plain
@@ -668,6 +669,6 @@ def test_the_screen_and_the_line_tell_a_reading_as_a_reading(tmp_path: Path) -> 
     assert head.startswith(" READ ")
     line = progress_line(running[-2], running[-2].last_t)
     assert line.startswith("read 100 % of ")
-    assert "24 of 24 payloads read, 1 WRONG" in line
+    assert f"{num} of {num} payloads read, 1 WRONG" in line
     # It is none of the verifications that the screen lists.
     assert records_of(ranks.spec.path) == []
