@@ -40,6 +40,7 @@ from inspector.verify.ranks.torch_dcp import (
     make_reader,
     torch_metadata,
     unpickle,
+    why_unsafe,
 )
 from inspector.verify.ranks.vitals import Reporter
 from inspector.verify.ranks.wave import RowLedger, WaveComparison, tell
@@ -132,8 +133,7 @@ class _Wave:
         targets = self._targets(job.grids[0])
         failures = self._load(targets, job.checkpoint.path, is_original=True)
         self._leave_packed(targets, failures)
-        if job.spec.unpickle:
-            self._unpickle(targets, failures)
+        self._unpickle(targets, failures)
         bad = self._compare("compare", targets, failures, check_crc=True)
         if len(job.grids) > 1:
             bad |= self._leave_variants()
@@ -196,20 +196,26 @@ class _Wave:
         self._job.reporter.send("tensor", phase=phase, verdict="NOT_VERIFIED", detail=why, **fields)
 
     def _unpickle(self, targets: Targets, failures: dict[str, str]) -> None:
-        """Load every bytes entry as torch would, on every rank; they are compared all the same."""
+        """Load every bytes entry as torch would, on every rank, if the job is to.
+
+        They are compared all the same. One that names code is not verified in either case:
+        `dcp.load` would run it.
+        """
         job = self._job
         unread: dict[str, str] = {}
         for fqn in self._entries:
             data = targets.local_bytes(fqn) if fqn in targets.state else None
             if data is None:
                 continue
-            verdict, why = unpickle(data)
+            if not job.spec.unpickle:
+                verdict, why = "NOT_VERIFIED", why_unsafe(data)
+            else:
+                verdict, why = unpickle(data)
+                job.num_unpickled += verdict == "EXACT"
             if verdict == "FAILED":
                 failures.setdefault(fqn, why)
-            elif verdict == "NOT_VERIFIED":
+            elif why:
                 unread[fqn] = why
-            else:
-                job.num_unpickled += 1
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, unread)
         if job.rank == 0:

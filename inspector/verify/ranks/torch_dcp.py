@@ -52,6 +52,7 @@ __all__ = [
     "torch_dtype",
     "torch_metadata",
     "unpickle",
+    "why_unsafe",
 ]
 
 
@@ -328,6 +329,20 @@ class SavePlanner(DefaultSavePlanner):
         return super().transform_object(write_item, object)
 
 
+def why_unsafe(data: bytes) -> str:
+    """What a bytes entry's pickle would run when `dcp.load` loads it; empty if nothing is known."""
+    try:
+        payload = open_payload(BytesSource(memoryview(data)), is_tensor=False)
+    except InspectError:
+        return ""  # No pickle that this can read. It is compared as the bytes that it is.
+    return _named_code(payload) if payload.unsafe else ""
+
+
+def _named_code(payload: Payload) -> str:
+    named = printable(payload.unsafe[0], 80)
+    return f"compared as bytes, and not unpickled: it names {named}, code to be run"
+
+
 def unpickle(data: bytes) -> tuple[str, str]:
     """Load a bytes entry as `dcp.load` does, with all that its pickle brings along.
 
@@ -339,9 +354,10 @@ def unpickle(data: bytes) -> tuple[str, str]:
         payload = open_payload(BytesSource(memoryview(data)), is_tensor=False)
     except InspectError as error:
         return "NOT_VERIFIED", f"not unpickled: {error.message}"
-    if payload.unsafe or payload.not_scanned:
-        what = payload.not_scanned or f"it names {printable(payload.unsafe[0], 80)}, code to be run"
-        return "NOT_VERIFIED", f"compared as bytes, and not unpickled: {what}"
+    if payload.not_scanned:
+        return "NOT_VERIFIED", f"compared as bytes, and not unpickled: {payload.not_scanned}"
+    if payload.unsafe:
+        return "NOT_VERIFIED", _named_code(payload)
     try:
         torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
