@@ -133,7 +133,10 @@ def _find_directory(source: Source) -> tuple[int, int, int, int]:
         end64 = source.read(where, _END64.size) if where <= limit else b""
         if len(end64) < _END64.size or end64[:4] != b"PK\x06\x06" or disks > 1:
             raise PayloadError("the zip directory is damaged (its zip64 end record)")
-        _, _, _, _, disk, disk_start, here, count, size, start = _END64.unpack(end64)
+        _, own_bytes, _, _, disk, disk_start, here, count, size, start = _END64.unpack(end64)
+        # Of itself without its first twelve bytes; torch's reader looks at it.
+        if own_bytes < _END64.size - 12:
+            raise PayloadError("the zip directory is damaged (its zip64 end record)")
         limit = where
     if disk or disk_start or here != count:
         raise PayloadError("the zip directory is damaged (it claims several disks)")

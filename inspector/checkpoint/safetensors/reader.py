@@ -66,7 +66,12 @@ def read_safetensors(storage: Storage, *, progress: Progress | None = None) -> C
         Cancelled: `progress` said so.
     """
     listing = storage.list()
-    sets = file_sets(entry.name for entry in listing if entry.kind != "folder")
+    # A folder in the place of an index is no index, and is told as such.
+    sets = file_sets(
+        entry.name
+        for entry in listing
+        if entry.kind != "folder" or entry.name.endswith(".safetensors.index.json")
+    )
     chosen = main_set(sets)
     if chosen is None:
         what = "there is no safetensors file"
