@@ -365,7 +365,9 @@ def test_good_checkpoints_are_sound(folder: Path) -> None:
         expected = codes(report) & {"values-nan", "values-inf"}  # All patterns of the fp8 types.
     assert {f.code for f in report.findings if f.severity != "note"} == expected
     notes = {f.code for f in report.findings if f.severity == "note"}
-    assert notes <= {"metadata-version"}
+    # Sharded tensors of FSDP 1, whole: what their class does with its state is its own.
+    of_class = {"payload-unproven"} if folder.name == "st_nested" else set()
+    assert notes <= {"metadata-version"} | of_class
 
 
 @pytest.mark.parametrize("version", NOTED)
