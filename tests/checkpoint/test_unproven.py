@@ -266,6 +266,15 @@ def test_a_zip64_end_record_that_is_too_short_is_refused() -> None:
         torch.load(io.BytesIO(bytes(payload)), weights_only=True)
 
 
+def test_a_record_whose_name_is_no_text_is_refused() -> None:
+    """Both names of it, as in a payload that was packed again."""
+    payload = _saved(torch.ones(2)).replace(b"serialization_id", b"seriali\x83ation_id")
+    with pytest.raises(PayloadError, match="no UTF-8"):
+        open_payload(BytesSource(memoryview(payload)), is_tensor=True)
+    with pytest.raises(UnicodeDecodeError):
+        torch.load(io.BytesIO(payload), weights_only=True)
+
+
 def test_a_folder_in_the_place_of_an_index_is_told(tmp_path: Path) -> None:
     """transformers finds no index there; the headers of the files are read all the same."""
     folder = _copy("hf_dcp_whole_1", tmp_path)

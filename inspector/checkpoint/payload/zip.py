@@ -160,6 +160,9 @@ def _read_entry(source: Source, data: bytes, at: int, directory: int) -> tuple[R
     extra = data[at + name_bytes : at + name_bytes + extra_bytes]
     name = raw.decode("utf-8", "surrogateescape")
     shown = printable(name, 60)
+    if not name.isprintable() and name.encode("utf-8", "replace") != raw:
+        # torch asks for the names of all records.
+        raise PayloadError(f"its record {shown} has a name that is no UTF-8")
     size, stored, where = _zip64(extra, size, stored, where)
     if flags & _ENCRYPTED:
         raise PayloadError(f"its record {shown} is encrypted")
