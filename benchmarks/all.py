@@ -109,9 +109,10 @@ class Sheet:
         write(RESULTS / "summary.json", document)
         (RESULTS / "README.md").write_text(figures.page(rows, self.machine))
         fill(ROOT / "docs" / "figures.md", "figures", figures.table(rows))
-        faults = RESULTS / "faults.md"
-        if faults.exists():
-            fill(ROOT / "docs" / "faults.md", "faults", faults.read_text())
+        for name in ("faults", "fuzz"):
+            table = RESULTS / f"{name}.md"
+            if table.exists():
+                fill(ROOT / "docs" / "faults.md", name, table.read_text())
         return []
 
 
