@@ -113,9 +113,10 @@ class Sheet:
         write(RESULTS / "summary.json", document)
         (RESULTS / "README.md").write_text(figures.page(rows, self.machine))
         fill(ROOT / "docs" / "figures.md", "figures", figures.table(rows))
-        faults = RESULTS / "faults.md"
-        if faults.exists():
-            fill(ROOT / "docs" / "faults.md", "faults", faults.read_text())
+        for name in ("faults", "fuzz"):
+            told = RESULTS / f"{name}.md"
+            if told.exists():
+                fill(ROOT / "docs" / "faults.md", name, told.read_text())
         versions = RESULTS / "torch_versions.json"
         if versions.exists():
             table = figures.torch_table(json.loads(versions.read_text()))

@@ -411,11 +411,12 @@ def _fuzz(found: dict[str, Any]) -> list[Row]:
             f"{found['mutations']:,} damaged checkpoints judged",
             "fuzz",
             "",
-            f"{len(found['failures'])} without a verdict; median {found['median_s']:.2f} s, "
+            f"{len(found['failures'])} failed (no verdict, wrong exit code, or sound where torch "
+            f"does not load it as it was); median {found['median_s']:.2f} s, "
             f"slowest {found['slowest'][0]['s']:.1f} s, largest memory "
             f"{max(found['largest_memory_mb'].values()):.0f} MB",
             "",
-            "a verdict for each",
+            "a verdict that torch bears out, for each",
             not found["failures"],
         )
     ]

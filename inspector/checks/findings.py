@@ -77,6 +77,7 @@ CODES: dict[str, Severity] = {
     "payload-format": "note",
     "payload-no-checksum": "note",
     "payload-foreign-class": "note",
+    "payload-unproven": "note",
     "packed-tensor": "note",
     "step-mismatch": "warning",
     "values-nan": "warning",

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 _PROGRESS_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
 _MAX_TRAILING = 1 << 20
+_SMALL_BYTES = 1 << 20
 
 
 class _Progress:
@@ -108,7 +109,7 @@ def _fail(error: BaseException) -> NoReturn:
         isinstance(cause, EOFError) or "truncated" in str(cause) or "exhausted" in str(cause)
     )
     name = type(cause).__name__
-    if name == "NotMetadataError":
+    if name in ("NotMetadataError", "StraddledError"):
         code, message = "metadata-unreadable", str(cause)
     elif truncated:
         code, message = "metadata-truncated", "the pickle ends too early"
@@ -149,6 +150,7 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header and the columns; what is read goes into `digest` as well, if there is one."""
     from inspector.checkpoint.pickle.extract import Extraction
+    from inspector.checkpoint.pickle.frames import Framed
     from inspector.checkpoint.pickle.gate import load
 
     extraction = Extraction()
@@ -161,7 +163,9 @@ def _read(
         with io.BufferedReader(_Counted(fd, done, tell, digest), _BUFFER_BYTES) as file:
             start = file.peek(2)[:2]
             protocol = start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
-            extraction.add(load(file), rank)
+            # Protocols before 4 have no frames, and of a large file each byte would be asked for.
+            has_frames = protocol >= 4 or size <= _SMALL_BYTES
+            extraction.add(load(Framed(file) if has_frames else file), rank)
             trailing += len(file.read(_MAX_TRAILING))
             if file.read(1):
                 digest = None  # Not all of it was read.
@@ -209,6 +213,7 @@ def _serve() -> NoReturn:
     # Once here, not in each fork: importing takes ten times as long as a small file.
     import inspector.checkpoint.child.wire
     import inspector.checkpoint.pickle.extract
+    import inspector.checkpoint.pickle.frames
     import inspector.checkpoint.pickle.gate  # noqa: F401
 
     _limit(None, None)

@@ -41,7 +41,7 @@ from inspector.checkpoint.payload.zip import (
 )
 from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
-from inspector.checkpoint.text import format_shape
+from inspector.checkpoint.text import format_shape, printable
 
 __all__ = [
     "Payload",
@@ -67,6 +67,7 @@ class Payload:
         records: The records, in the order of their bytes; for `legacy`, the storages.
         tensor: The strided tensor in it, or None.
         packed: The tensor of a class of its own in it, or None.
+        unproven: What its pickle asks for of which it is not known that torch does it.
         kind: What it holds instead, in a few words; empty if there is a tensor.
         byteorder: `little` or `big`.
         unknown, unsafe: Names in its pickle, as `Scan` has them.
@@ -84,6 +85,7 @@ class Payload:
     not_scanned: str = ""
     problem: str = ""
     packed: PackedTensor | None = None
+    unproven: tuple[str, ...] = ()
 
     @property
     def data(self) -> Record | None:
@@ -212,6 +214,7 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         what = f"its pickle cannot be read: {error}"
         return Payload("zip", records, None, "", byteorder, (), unsafe, problem=what)
     tensor, kind, what = _tensor_in(found) if is_tensor else (None, "", "")
+    what = what or _missing_storage(found, by_name, tensor)
     return Payload(
         "zip",
         records,
@@ -222,9 +225,30 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         tuple(sorted({*found.unsafe, *unsafe})),
         problem=problem or what,
         packed=packed(found.root) if kind else None,
+        unproven=found.unproven,
     )
 
 
+def _missing_storage(found: Scan, records: dict[str, Record], tensor: StoredTensor | None) -> str:
+    """What is wrong with the storages that a pickle names, beside the tensor's own, or nothing."""
+    for key, (num_parts, num_bytes) in found.storages.items():
+        if tensor is not None and key == tensor.key:
+            continue  # Its header is held against the metadata, too.
+        record = records.get(f"data/{key}")
+        shown = printable(key, 40)
+        if num_parts != _PARTS_OF_ID:
+            return f"its pickle names a storage in {num_parts} parts, not {_PARTS_OF_ID}"
+        if record is None:
+            return f"its pickle names a storage whose record data/{shown} is missing"
+        if record.num_bytes != num_bytes:
+            return (
+                f"its record data/{shown} has {record.num_bytes:,} bytes, {num_bytes:,} by its "
+                "pickle"
+            )
+    return ""
+
+
+_PARTS_OF_ID = 5
 _VERSION = re.compile(rb"[ \t\n\v\f\r]*\+?0*(\d{1,9})(?!\d)")
 #: Of archives that torch reads, by its caffe2/serialize/versions.h.
 _VERSIONS = range(1, 11)
@@ -308,6 +332,7 @@ def _open_legacy(source: Source, is_tensor: bool, stop: Callable[[], bool] | Non
         tuple(sorted({name for one in scans for name in one.unsafe})),
         problem=problem,
         packed=packed(found.root) if kind else None,
+        unproven=tuple(sorted({name for one in scans for name in one.unproven})),
     )
 
 

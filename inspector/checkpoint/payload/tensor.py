@@ -14,30 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspector.checkpoint.dtypes import canonical, itemsize
-from inspector.checkpoint.payload.scan.machine import Call, Global, Persistent
+from inspector.checkpoint.payload.scan.calls import STORAGES, UNTYPED
+from inspector.checkpoint.payload.scan.values import Call, Global, Persistent
 
 __all__ = ["NoTensorError", "PackedTensor", "StoredTensor", "describe", "kind_of", "packed"]
 
-_STORAGES = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
-_UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage"})
 _WRAPPERS = frozenset({"_rebuild_parameter", "_rebuild_parameter_with_state"})
 _STRIDED = frozenset(
     {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"}
@@ -228,7 +209,7 @@ def _tensor(function: str, args: tuple[Any, ...], is_legacy: bool) -> StoredTens
     if not _natural(first):
         raise NoTensorError("where it begins in its storage is no number")
     flags: Any = None
-    dtype = "uint8" if kind.name in _UNTYPED else _STORAGES.get(kind.name)
+    dtype = "uint8" if kind.name in UNTYPED else STORAGES.get(kind.name)
     size_unit = itemsize(dtype) if dtype else None
     if function == "_rebuild_tensor_v3":
         named = args[6]

@@ -133,7 +133,10 @@ def _find_directory(source: Source) -> tuple[int, int, int, int]:
         end64 = source.read(where, _END64.size) if where <= limit else b""
         if len(end64) < _END64.size or end64[:4] != b"PK\x06\x06" or disks > 1:
             raise PayloadError("the zip directory is damaged (its zip64 end record)")
-        _, _, _, _, disk, disk_start, here, count, size, start = _END64.unpack(end64)
+        _, own_bytes, _, _, disk, disk_start, here, count, size, start = _END64.unpack(end64)
+        # Of itself without its first twelve bytes; torch's reader looks at it.
+        if own_bytes < _END64.size - 12:
+            raise PayloadError("the zip directory is damaged (its zip64 end record)")
         limit = where
     if disk or disk_start or here != count:
         raise PayloadError("the zip directory is damaged (it claims several disks)")
@@ -157,6 +160,9 @@ def _read_entry(source: Source, data: bytes, at: int, directory: int) -> tuple[R
     extra = data[at + name_bytes : at + name_bytes + extra_bytes]
     name = raw.decode("utf-8", "surrogateescape")
     shown = printable(name, 60)
+    if not name.isprintable() and name.encode("utf-8", "replace") != raw:
+        # torch asks for the names of all records.
+        raise PayloadError(f"its record {shown} has a name that is no UTF-8")
     size, stored, where = _zip64(extra, size, stored, where)
     if flags & _ENCRYPTED:
         raise PayloadError(f"its record {shown} is encrypted")

@@ -270,8 +270,6 @@ class Extraction:
         found: set[tuple[str, ...]] = set()
         for offset in offsets:
             place = places.get(offset)
-            if place is None and not offset:
-                place = places.get(None)
             file, start, length, transforms = place or _NOWHERE
             self.file.append(file)
             self.byte_offset.append(start)

@@ -12,7 +12,6 @@ a pickle can still ask for a terabyte, nest a million tuples or hash for a year.
 
 from __future__ import annotations
 
-import io
 import pickle
 import re
 from typing import Any, NamedTuple
@@ -261,11 +260,11 @@ class GateError(Exception):
         self.unsafe = unsafe
 
 
-def load(file: io.BufferedIOBase, gate: Gate | None = None) -> Pickled:
+def load(file: Any, gate: Gate | None = None) -> Pickled:
     """Unpickle one object from `file` through the gate; the file is left after its end.
 
     Args:
-        file: Where the pickle starts.
+        file: Where the pickle starts: it has `read` and `readline`.
         gate: A gate on that file that does more than the plain one.
 
     Raises:

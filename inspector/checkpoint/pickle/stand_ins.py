@@ -323,8 +323,14 @@ def as_size(items: Any = (), *_: Any) -> tuple[Any, ...]:
 
 
 def as_path(*parts: Any) -> str:
-    """A path's parts as one string."""
-    return "/".join(p for p in parts if type(p) is str).replace("//", "/")
+    """A path's parts as one string.
+
+    Raises:
+        TypeError: A part is no text, as `pathlib` raises.
+    """
+    if any(type(part) is not str for part in parts):
+        raise TypeError("a part of a path is no text")
+    return "/".join(parts).replace("//", "/")
 
 
 def as_device(*args: Any) -> str:

@@ -66,7 +66,14 @@ def read_safetensors(storage: Storage, *, progress: Progress | None = None) -> C
         Cancelled: `progress` said so.
     """
     listing = storage.list()
-    sets = file_sets(entry.name for entry in listing if entry.kind != "folder")
+    # A folder beside them with the name of an index or of a file is no such thing, and is told.
+    folders = (SUFFIX, SUFFIX + ".index.json")
+    is_any = any(e.kind != "folder" and e.name.endswith(SUFFIX) for e in listing)
+    sets = file_sets(
+        entry.name
+        for entry in listing
+        if entry.kind != "folder" or (is_any and entry.name.endswith(folders))
+    )
     chosen = main_set(sets)
     if chosen is None:
         what = "there is no safetensors file"

@@ -158,6 +158,11 @@ def _is_blob(source: RangeSource) -> bool:
 
 def _judge_form(result: Judgement, payload: Payload, *, is_tensor: bool) -> None:
     result.notes += _foreign(payload, is_tensor=is_tensor)
+    if payload.unproven:
+        named = ", ".join(printable(name, 120) for name in payload.unproven[:3])
+        what = f"its pickle uses {named} in a way that was not proven to load"
+        hint = "load the entry with torch to know; bytes entries run what they name"
+        result.notes.append(Note("payload-unproven", what, "loads it, or raises an error", hint))
     result.not_checked = (
         payload.not_scanned and f"{payload.not_scanned}; it was not searched for code"
     )

@@ -5,14 +5,27 @@ Nothing is called, hashed or imported; a REDUCE of a global becomes a `Call` tha
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from inspector.checkpoint.payload.scan.calls import RESULTS, check_call, is_class, storage_of
 from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
 from inspector.checkpoint.payload.scan.names import (
     CALLS_ITS_ARGUMENTS,
     MAKES_A_CALLABLE,
     Use,
+    is_listed,
     judge_name,
+)
+from inspector.checkpoint.payload.scan.values import (
+    OTHER,
+    UNHASHABLE,
+    Call,
+    Global,
+    Held,
+    Other,
+    Persistent,
+    kind_of,
+    other,
 )
 
 __all__ = [
@@ -27,51 +40,6 @@ __all__ = [
 ]
 
 
-class Global(NamedTuple):
-    """A name the pickle looks up; `name` may have dots (protocol 4)."""
-
-    module: str
-    name: str
-
-
-class Call:
-    """A call or an object the pickle asks for: what, with which arguments and state."""
-
-    __slots__ = ("args", "func", "state")
-
-    def __init__(self, func: Any, args: Any) -> None:
-        self.func = func
-        self.args = args
-        self.state: Any = None
-
-
-class Persistent(NamedTuple):
-    """A persistent id: in torch.save's pickles, a storage."""
-
-    pid: Any
-
-
-class _Other:
-    """A value that does not matter here."""
-
-    __slots__ = ()
-
-
-class Held:
-    """A list, dict, set or made object where values are not kept: only the names it holds.
-
-    `index` is where the pickle remembers it, -1 if nowhere. Only one that holds names is really
-    remembered: the others are many, and all alike.
-    """
-
-    __slots__ = ("index", "names")
-
-    def __init__(self, names: frozenset[Global] | set[Global] = frozenset()) -> None:
-        self.names = names
-        self.index = -1
-
-
-OTHER = _Other()
 MARK = object()
 _MAX_MEMO = 1 << 19
 MAX_STACK = 1 << 21
@@ -92,6 +60,21 @@ _REBUILD_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
 _COMPUTED = Global("", "a call of something that the pickle computes")
 _LITERALS = (str, int, float, bool, type(None))
 _HOLDERS = frozenset({Global, Held, tuple, list, dict, Call})
+
+
+# What torch's reader for tensors makes objects of.
+_MADE_OF_TENSORS = frozenset(
+    {
+        "collections.OrderedDict",
+        "collections.Counter",
+        "torch.Size",
+        "torch.nn.parameter.Parameter",
+        "builtins.set",
+        "builtins.bytearray",
+        "builtins.complex",
+    }
+)
+_MAX_STORAGES = 1 << 17
 
 
 class Machine:
@@ -116,12 +99,17 @@ class Machine:
         self.uses: dict[Global, Use] = {}
         self.tricks: set[str] = set()
         self._num_walked = 0
+        #: Parts of the id and bytes of each storage that is named, by its key.
+        self.storages: dict[str, tuple[int, int]] = {}
+        self._unproven: set[Global] = set()
+        self._odd: set[str] = set()
 
     def judgement(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names that want a package, and those of code to be run."""
         unknown, unsafe = set(), set(self.tricks)
         for name, use in self.uses.items():
-            if name is _COMPUTED or (name in _GETATTR and use == Use.HELD):
+            is_getattr = name in _GETATTR and use == Use.HELD
+            if name is _COMPUTED or (is_getattr and not self.weights_only):
                 continue
             judged = judge_name(name.module, name.name, use, weights_only=self.weights_only)
             full = f"{name.module}.{name.name}"[:_MAX_NAME]
@@ -130,6 +118,18 @@ class Machine:
             elif judged == "foreign":
                 unknown.add(full)
         return tuple(sorted(unknown)), tuple(sorted(unsafe))
+
+    def unproven(self) -> tuple[str, ...]:
+        """Known names that torch may not find, or be called with these arguments."""
+        names = set(self._odd)
+        for name, use in self.uses.items():
+            if name is _COMPUTED or name in _GETATTR or name in _TYPE:
+                continue
+            judged = judge_name(name.module, name.name, use, weights_only=self.weights_only)
+            is_usual = name not in self._unproven and is_listed(name.module, name.name)
+            if judged == "known" and not is_usual:
+                names.add(f"{name.module}.{name.name}"[:_MAX_NAME])
+        return tuple(sorted(names))
 
     def use(self, name: Global, use: Use) -> None:
         if use > self.uses.get(name, -1):
@@ -176,6 +176,8 @@ class Machine:
             if len(self.memo) < _MAX_MEMO:
                 # A text that is forgotten cannot be a name later: that would be told as a trick.
                 self.memo[index] = value
+        elif len(self.memo) < _MAX_MEMO // 2:
+            self.memo[index] = other(kind_of(value))
         else:
             self.memo.pop(index, None)
 
@@ -209,7 +211,7 @@ class Machine:
                 target.names = target.names | names
                 if len(target.names) >= _MAX_HELD:
                     target.names = target.names | {_COMPUTED}
-                if target.index >= 0 and target.index not in self.memo:
+                if target.index >= 0 and self.memo.get(target.index) is not target:
                     self.put(target.index, target)
 
     def names_in(self, value: Any) -> set[Global]:
@@ -270,7 +272,21 @@ class Machine:
             self.made(_COMPUTED, args)
         else:
             self._called(func, args)
+            self._check(func, args)
             self.made(func, args)
+
+    def _check(self, func: Global, args: Any) -> None:
+        """Refuse a call that cannot work; note one of which that is not known."""
+        if kind_of(args) not in ("tuple", ""):
+            raise PickleError("it calls something with arguments that are no tuple")
+        if func == _REBUILD_TYPE and type(args) is tuple:
+            if len(args) != 4:
+                raise PickleError("it makes a tensor of a class with too few or many arguments")
+            if type(args[0]) is Global and type(args[2]) is tuple:
+                self._check(args[0], args[2])
+                return
+        if type(args) is not tuple or not check_call(func, args):
+            self._unproven.add(func)
 
     def _called(self, func: Global, args: Any) -> None:
         use = Use.CALLED_PLAIN if _is_plain(args) else Use.CALLED
@@ -308,11 +324,14 @@ class Machine:
             self.tricks.add("an object of a class that the pickle computes")
 
     def made(self, func: Any, args: Any) -> None:
+        kind = "object"
+        if type(func) is Global and func is not _COMPUTED:
+            kind = RESULTS.get(f"{func.module}.{func.name}", kind)
         if self.keep:
-            self.stack.append(Call(func, args))
+            self.stack.append(Call(func, args, kind))
         else:
             names = self.names_in(args) if type(args) in (tuple, Held) else set()
-            self.stack.append(Held(names | {_COMPUTED} if func is _COMPUTED else names))
+            self.stack.append(Held(kind, names | {_COMPUTED} if func is _COMPUTED else names))
 
     def getattr(self, func: Global, args: Any) -> None:
         # Python 3.11 pickles an enum's member as getattr(Enum, "NAME"), protocols up to 3 a
@@ -328,7 +347,7 @@ class Machine:
             found = Global(owner.module, f"{owner.name}.{name}")
             self.use(found, Use.HELD)
             self.stack.append(found)
-        elif is_name and (owner is OTHER or type(owner) in (Call, Held)):
+        elif is_name and type(owner) in (Other, Call, Held):
             self.made(_COMPUTED, (owner,))
         else:
             self.tricks.add("builtins.getattr")
@@ -336,11 +355,69 @@ class Machine:
 
     def make(self, kind: Any, args: Any) -> None:
         """NEWOBJ: `kind.__new__(kind, *args)`."""
+        if kind_of(args) not in ("tuple", ""):
+            raise PickleError("it makes an object of arguments that are no tuple")
         if type(kind) is Global:
             self.use(kind, Use.MADE)
+            self._check_made(kind, args)
         else:
             self.tricks.add("an object of a class that the pickle computes")
         self.made(kind, args)
+
+    def _check_made(self, kind: Global, args: Any) -> None:
+        judged = judge_name(kind.module, kind.name, Use.MADE, weights_only=self.weights_only)
+        if judged != "known":
+            return
+        full = f"{kind.module}.{kind.name}"
+        if not is_class(kind) or (self.weights_only and full not in _MADE_OF_TENSORS):
+            raise PickleError(f"it makes an object of {full[:80]}, which is no class for that")
+        if args != () and full in RESULTS:
+            self._unproven.add(kind)
+
+    # --- what fits what
+
+    def expect(self, value: Any, kinds: frozenset[str], what: str) -> None:
+        """Refuse a value that is known to be of none of these kinds."""
+        kind = kind_of(value)
+        if kind not in kinds and (kind or self.weights_only):
+            raise PickleError(f"it {what}, which no unpickler does")
+
+    def hashable(self, value: Any) -> None:
+        """Refuse a key, or an item of a set, that can be none."""
+        if type(value) is tuple:
+            for item in value:
+                self.hashable(item)
+        elif kind_of(value) in UNHASHABLE:
+            raise PickleError("it uses a list or a dict as a key, which no unpickler does")
+
+    def build(self, inst: Any, state: Any) -> None:
+        """BUILD: a state for an object; refused where it can have none."""
+        kind, given = kind_of(inst), kind_of(state)
+        if kind in ("", "name") and not self.weights_only:
+            return
+        if self.weights_only:
+            is_fit = kind == "mapping" and given == "dict"
+        elif kind == "mapping":
+            is_fit = state is None or given in ("dict", "")
+        else:
+            is_fit = state is None or kind == "object"
+            if kind == "object" and given in ("text", "atom", "list") and state is not None:
+                self._odd.add("a state that is no dict")
+        if not is_fit:
+            raise PickleError("it gives a value a state that has none")
+
+    def storage(self, pid: Any) -> None:
+        """BINPERSID: a storage by its id."""
+        found = storage_of(pid)
+        if found is None:
+            self._odd.add("a storage that the pickle computes")
+            return
+        key, size, is_usual = found
+        if not is_usual and not self.weights_only:
+            self._odd.add("a storage on a device of no usual name")
+        if len(self.storages) < _MAX_STORAGES:
+            # torch reads a storage once, by the first id that names it.
+            self.storages.setdefault(key, (len(pid), size))
 
     def fill(self) -> None:
         if type(self.top()) is Global:

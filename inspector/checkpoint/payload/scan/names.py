@@ -9,15 +9,18 @@ the pickles that torch 1.13 to 2.15 write, its enums by walking torch 2.13.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import re
 import sys
 from enum import IntEnum
 from typing import Literal
 
+from inspector.checkpoint.dtypes import ITEMSIZE, canonical
+from inspector.checkpoint.payload.scan.calls import STORAGES
 from inspector.checkpoint.pickle.gate import CALLABLES, DANGEROUS_MODULES, DTYPES, PAYLOAD_NAMES
 
-__all__ = ["CALLS_ITS_ARGUMENTS", "MAKES_A_CALLABLE", "Judged", "Use", "judge_name"]
+__all__ = ["CALLS_ITS_ARGUMENTS", "MAKES_A_CALLABLE", "Judged", "Use", "is_listed", "judge_name"]
 
 Judged = Literal["known", "foreign", "unsafe"]
 
@@ -169,11 +172,94 @@ def judge_name(module: str, name: str, use: Use, *, weights_only: bool) -> Judge
 
 
 def _is_of_tensors(module: str, name: str) -> bool:
-    """Whether a name may stand in a tensor's pickle."""
-    full = f"{module}.{name}"
-    if (module, name) in CALLABLES or PAYLOAD_NAMES.match(full) or _BUILTIN.match(full):
+    """Whether torch takes a name in a tensor's pickle, as long as nobody registers more."""
+    full = f"{_RENAMED.get(module, module)}.{name}"
+    if module == "torch" and (name in ITEMSIZE or name in STORAGES):
         return True
-    return (module == "torch" and bool(DTYPES.match(name))) or bool(_TORCH_VALUES.match(module))
+    return full in _OF_TENSORS or _TENSOR_CLASSES.match(full) is not None
+
+
+# Modules of Python 2, which torch translates.
+_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+# `_get_allowed_globals` in torch/_weights_only_unpickler.py of torch 2.13 (with the rebuilders of
+# earlier versions), and what torch.distributed.tensor registers; beside dtypes and storages.
+_OF_TENSORS = frozenset(
+    """
+    _codecs.encode builtins.bytearray builtins.complex builtins.set collections.Counter
+    collections.OrderedDict torch.Size torch.Tensor torch._tensor._rebuild_from_type_v2
+    torch._utils._rebuild_device_tensor_from_cpu_tensor
+    torch._utils._rebuild_device_tensor_from_numpy torch._utils._rebuild_meta_tensor_no_storage
+    torch._utils._rebuild_nested_tensor torch._utils._rebuild_parameter
+    torch._utils._rebuild_parameter_with_state torch._utils._rebuild_qtensor
+    torch._utils._rebuild_sparse_tensor torch._utils._rebuild_sparse_csr_tensor
+    torch._utils._rebuild_tensor torch._utils._rebuild_tensor_v2 torch._utils._rebuild_tensor_v3
+    torch._utils._rebuild_wrapper_subclass torch._utils._rebuild_hpu_tensor
+    torch._utils._rebuild_xla_tensor torch._utils._rebuild_mlc_tensor torch.device
+    torch.nn.parameter.Parameter torch.per_channel_affine
+    torch.per_channel_affine_float_qparams torch.per_channel_symmetric torch.per_tensor_affine
+    torch.per_tensor_symmetric torch.serialization._get_layout torch.storage.TypedStorage
+    torch.storage.UntypedStorage torch.storage._TypedStorage torch.storage._UntypedStorage
+    torch.distributed._mesh_layout._FlatLayout torch.distributed._mesh_layout._MeshLayout
+    torch.distributed.device_mesh.DeviceMesh torch.distributed.tensor.DTensor
+    torch.distributed.tensor._dtensor_spec.DTensorSpec
+    torch.distributed.tensor._dtensor_spec.ShardOrderEntry
+    torch.distributed.tensor._dtensor_spec.TensorMeta
+    torch.distributed.tensor.placement_types.Partial
+    torch.distributed.tensor.placement_types.Replicate
+    torch.distributed.tensor.placement_types.Shard
+    torch.distributed.tensor.placement_types._StridedShard
+    """.split()
+)
+_TENSOR_CLASSES = re.compile(
+    r"torch\.((cuda|sparse|cuda\.sparse)\.)?(BFloat16|Bool|Byte|Char|Double|Float|Half|Int|Long"
+    r"|Short)Tensor\Z"
+    r"|torch\.cuda\.(BFloat16|Bool|Byte|Char|ComplexDouble|ComplexFloat|Double|Float|Half|Int|Long"
+    r"|Short)Storage\Z"
+)
+
+# What else torch writes into bytes entries: the sharded tensors of FSDP 1.
+_OF_ENTRIES = frozenset(
+    f"torch.distributed.{name}"
+    for name in """
+    _shard.metadata.ShardMetadata _shard.sharded_tensor.api.ShardedTensor
+    _shard.sharded_tensor.api.ShardedTensor.ProcessGroupState
+    _shard.sharded_tensor.metadata.ShardedTensorMetadata
+    _shard.sharded_tensor.metadata.TensorProperties _shard.sharded_tensor.shard.Shard
+    _shard.sharding_spec.chunk_sharding_spec.ChunkShardingSpec remote_device._remote_device
+    """.split()
+)
+
+# Values of torch itself that a pickle may look up by name, beside dtypes, storages and classes.
+_TORCH_CONSTANTS = re.compile(
+    r"torch\.(strided|jagged|_mkldnn|sparse_(coo|csr|csc|bsr|bsc)|contiguous_format"
+    r"|preserve_format|channels_last(_3d)?|Generator)\Z"
+)
+_NUMPY_NUMBERS = re.compile(
+    r"numpy\.(bool_?|u?int(8|16|32|64)|float(16|32|64|128)|complex(64|128|256))\Z"
+)
+_LOOSE = re.compile(
+    r"(numpy\.(u?int|float|complex)\d|numpy\.dtypes\.|torch\.return_types\.|decimal\.)"
+)
+
+
+def is_listed(module: str, name: str) -> bool:
+    """Whether a known name is known letter by letter: that there is such a thing is certain."""
+    full = f"{module}.{name}"
+    if (
+        _is_of_tensors(module, name)
+        or (module, name) in CALLABLES
+        or full in _TORCH_ENUMS | _OF_ENTRIES
+    ):
+        return True
+    if module == "torch":
+        return canonical(name) is not None or _TORCH_CONSTANTS.match(full) is not None
+    if module in ("builtins", "__builtin__", "exceptions"):
+        return hasattr(builtins, name) or name in ("long", "unicode", "xrange", "basestring")
+    if _NUMPY_NUMBERS.match(full) or full == "decimal.Decimal":
+        return True
+    is_known = PAYLOAD_NAMES.match(full) or _BUILTIN.match(full) or _HELD.match(full)
+    return bool(is_known) and not _LOOSE.match(full)
 
 
 def _judged(module: str, name: str, use: Use, *, weights_only: bool) -> Judged:

@@ -6,18 +6,22 @@ over that.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from inspector.checkpoint.payload.scan.feed import PickleError
-from inspector.checkpoint.payload.scan.machine import (
-    MARK,
+from inspector.checkpoint.payload.scan.machine import MARK, Machine
+from inspector.checkpoint.payload.scan.values import (
     OTHER,
+    UNHASHABLE,
     Call,
     Global,
     Held,
-    Machine,
     Persistent,
+    kind_of,
+    other,
 )
 
 __all__ = ["OPCODES"]
@@ -25,28 +29,70 @@ __all__ = ["OPCODES"]
 _Opcode = Callable[[Machine, Any], object]
 
 
+_TEXT, _LONG, _BYTES, _BYTEARRAY = map(other, ("text", "atom", "bytes", "bytearray"))
+_PROTOCOLS = range(6)
+_MAX_INDEX = 1 << 20
+# As PyOS_string_to_double and PyLong_FromString read it in base 0: eight is no digit after a zero.
+_FLOAT = re.compile(rb"[+-]?(((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)|inf(inity)?|nan)\Z", re.IGNORECASE)
+_INT = re.compile(rb"([+-]?(0|[1-9]\d*)|0[01])L?\Z")
+
+
 def _push(m: Machine, argument: Any) -> None:
     m.stack.append(argument)
+
+
+def _push_text(m: Machine, argument: Any) -> None:
+    m.stack.append(argument if type(argument) is str else _TEXT)
+
+
+def _push_string(m: Machine, argument: Any) -> None:
+    # A text of Python 2, which torch reads as UTF-8; `genops` as Latin 1.
+    if type(argument) is str:
+        argument = argument.encode("latin-1").decode()
+    m.stack.append(argument if type(argument) is str else _TEXT)
 
 
 def _push_int(m: Machine, argument: Any) -> None:
     # An integer of more than 16 bytes is no size and no offset.
     is_long = type(argument) is int and argument.bit_length() > 127
-    m.stack.append(OTHER if is_long else argument)
+    m.stack.append(_LONG if is_long else argument)
+
+
+def _push_int_line(m: Machine, argument: Any) -> None:
+    line = m.feed.lines[1]
+    if line is None or not _INT.match(line):
+        raise PickleError("a number in it is written as no pickler writes one")
+    _push_int(m, argument)
+
+
+def _push_float_line(m: Machine, argument: Any) -> None:
+    line = m.feed.lines[1]
+    if (
+        line is None
+        or not _FLOAT.match(line)
+        or (math.isinf(argument) and b"n" not in line.lower())
+    ):
+        raise PickleError("a number in it is written as no pickler writes one, or is too large")
+    m.stack.append(argument)
 
 
 def _push_line(m: Machine, _: Any) -> None:
     # raw-unicode-escape: a name could be written with escapes, so these are resolved.
     line = m.feed.lines[1]
-    m.stack.append(OTHER if line is None else line.decode("raw-unicode-escape", "replace"))
+    m.stack.append(_TEXT if line is None else line.decode("raw-unicode-escape"))
+
+
+def _protocol(m: Machine, argument: Any) -> None:
+    if argument not in _PROTOCOLS and not m.weights_only:
+        raise PickleError(f"it is of protocol {argument}, which no Python reads")
 
 
 def _constant(value: Any) -> _Opcode:
     return lambda m, _: m.stack.append(value)
 
 
-def _empty(kind: Callable[[], Any]) -> _Opcode:
-    return lambda m, _: m.stack.append(kind() if m.keep else Held())
+def _empty(make: Callable[[], Any], kind: str) -> _Opcode:
+    return lambda m, _: m.stack.append(make() if m.keep else Held(kind))
 
 
 def _nothing(_machine: Machine, _argument: Any) -> None:
@@ -75,10 +121,10 @@ def _as_tuple(m: Machine, items: list[Any]) -> Any:
     if len(items) <= _MAX_SIZE:
         return tuple([_flat(m, item) if type(item) is tuple else item for item in items])
     if any(type(item) in _NAMED for item in items):
-        held = Held()
+        held = Held("tuple")
         m.hold(held, items)
         return held
-    return OTHER
+    return other("tuple")
 
 
 def _flat(m: Machine, inner: tuple[Any, ...]) -> Any:
@@ -87,7 +133,7 @@ def _flat(m: Machine, inner: tuple[Any, ...]) -> Any:
     So no tuple is deeper than two, and looking through one costs nothing.
     """
     if any(type(item) in _NAMED for item in inner):
-        return Held(m.names_in(inner))
+        return Held("tuple", m.names_in(inner))
     return inner
 
 
@@ -97,19 +143,41 @@ def _tuple_mark(m: Machine, _: Any) -> None:
 
 def _list_mark(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
-    m.stack.append(items if m.keep else Held())
+    m.stack.append(items if m.keep else Held("list"))
     m.hold(m.stack[-1], items)
+    _note_items(m.stack[-1], items)
 
 
-def _other_mark(m: Machine, _: Any) -> None:
+def _note_items(target: Any, items: list[Any]) -> None:
+    """Note in a list whose items are not kept that not all of them can be keys."""
+    if type(target) is Held and any(type(i) is not str and kind_of(i) in UNHASHABLE for i in items):
+        target.has_keys_only = False
+
+
+def _frozen_set(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
-    m.stack.append(Held())
+    for item in items:
+        m.hashable(item)
+    m.stack.append(Held("frozenset"))
     m.hold(m.stack[-1], items)
+
+
+_FILLED = frozenset({"dict", "mapping", "object"})
+_DICTS = frozenset({"dict", "mapping"})
+_EXTENDED = frozenset({"list", "object"})
+_LISTS = frozenset({"list"})
+_ADDED_TO = frozenset({"set", "object"})
 
 
 def _set_items(m: Machine, items: list[Any]) -> None:
     m.fill()
     target = m.top()
+    if len(items) % 2:
+        raise PickleError("it sets a key without a value")
+    if items or m.weights_only:
+        m.expect(target, _DICTS if m.weights_only else _FILLED, "sets items of what is no dict")
+    for key in items[::2]:
+        m.hashable(key)
     m.hold(target, items)
     if m.keep and type(target) is dict:
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -119,7 +187,7 @@ def _set_items(m: Machine, items: list[Any]) -> None:
 
 def _dict_mark(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
-    m.stack.append({} if m.keep else Held())
+    m.stack.append({} if m.keep else Held("dict"))
     _set_items(m, items)
 
 
@@ -131,9 +199,22 @@ def _set_item(m: Machine, _: Any) -> None:
 def _extend(m: Machine, items: list[Any]) -> None:
     m.fill()
     target = m.top()
+    if items or m.weights_only:
+        m.expect(target, _LISTS if m.weights_only else _EXTENDED, "adds to what is no list")
     m.hold(target, items)
+    _note_items(target, items)
     if m.keep and type(target) is list:
         target.extend(items)
+
+
+def _add_items(m: Machine, _: Any) -> None:
+    items = m.pop_to_mark()
+    m.fill()
+    for item in items:
+        m.hashable(item)
+    if items:
+        m.expect(m.top(), _ADDED_TO, "adds to what is no set")
+    m.hold(m.top(), items)
 
 
 # MEMOIZE counts what PUT put; no pickler writes both, and where both stand, which value a later GET
@@ -143,6 +224,9 @@ _BOTH = "two ways of remembering values, as no pickler writes"
 
 def _put(m: Machine, index: Any) -> None:
     m.puts = True
+    # CPython makes room for all numbers up to this one; torch's reader for tensors has a dict.
+    if index > max(m.feed.tell(), _MAX_INDEX) and not m.weights_only:
+        raise PickleError("it remembers a value under a number that no pickler comes to")
     if m.num_memoized:
         m.tricks.add(_BOTH)
     m.put(index, m.top())
@@ -180,7 +264,7 @@ def _inst(m: Machine, _: Any) -> None:
 
 def _obj(m: Machine, _: Any) -> None:
     items = m.pop_to_mark()
-    m.call(items[0], tuple(items[1:]))
+    m.call(items[0], tuple(items[1:]))  # IndexError for none, which ends the scan.
 
 
 def _new_obj(m: Machine, _: Any) -> None:
@@ -189,13 +273,15 @@ def _new_obj(m: Machine, _: Any) -> None:
 
 
 def _new_obj_ex(m: Machine, _: Any) -> None:
-    m.pop()
+    if kind_of(m.pop()) not in ("dict", ""):
+        raise PickleError("it makes an object with keywords that are no dict")
     _new_obj(m, None)
 
 
 def _build(m: Machine, _: Any) -> None:
     state = m.pop()
     m.fill()
+    m.build(m.top(), state)
     m.hold(m.top(), [state])
     if m.keep and type(m.top()) is Call:
         m.top().state = state
@@ -210,21 +296,37 @@ def _buffer(_machine: Machine, _argument: Any) -> None:
     raise PickleError("it needs a buffer from outside the file")
 
 
+def _by_text(_machine: Machine, _argument: Any) -> None:
+    raise PickleError("it names a storage by a text")
+
+
+def _by_id(m: Machine, _: Any) -> None:
+    pid = m.pop()
+    m.storage(pid)
+    m.stack.append(Persistent(pid))
+
+
 def _each(names: str, opcode: _Opcode) -> dict[str, _Opcode]:
     return dict.fromkeys(names.split(), opcode)
 
 
 #: What each opcode does.
 OPCODES: dict[str, _Opcode] = {
-    **_each("PROTO FRAME STOP", _nothing),
-    **_each("INT LONG BININT BININT1 BININT2 LONG1 LONG4", _push_int),
-    **_each("FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING", _push),
-    **_each("BINUNICODE SHORT_BINUNICODE BINUNICODE8", _push),
-    **_each("BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8", _constant(OTHER)),
+    **_each("FRAME STOP", _nothing),
+    "PROTO": _protocol,
+    **_each("BININT BININT1 BININT2 LONG1 LONG4", _push_int),
+    **_each("INT LONG", _push_int_line),
+    "FLOAT": _push_float_line,
+    "BINFLOAT": _push,
+    **_each("STRING BINSTRING SHORT_BINSTRING", _push_string),
+    **_each("BINUNICODE SHORT_BINUNICODE BINUNICODE8", _push_text),
+    **_each("BINBYTES SHORT_BINBYTES BINBYTES8", _constant(_BYTES)),
+    "BYTEARRAY8": _constant(_BYTEARRAY),
     **_each("EXT1 EXT2 EXT4", _extension),
     **_each("NEXT_BUFFER READONLY_BUFFER", _buffer),
-    **_each("FROZENSET", _other_mark),
-    **_each("APPENDS ADDITEMS", lambda m, _: _extend(m, m.pop_to_mark())),
+    "FROZENSET": _frozen_set,
+    "ADDITEMS": _add_items,
+    "APPENDS": lambda m, _: _extend(m, m.pop_to_mark()),
     **_each("PUT BINPUT LONG_BINPUT", _put),
     **_each("GET BINGET LONG_BINGET", lambda m, index: m.get(index)),
     "UNICODE": _push_line,
@@ -235,9 +337,9 @@ OPCODES: dict[str, _Opcode] = {
     "POP": lambda m, _: m.stack.pop(),
     "POP_MARK": lambda m, _: m.pop_to_mark(),
     "DUP": lambda m, _: m.stack.append(m.top()),
-    "EMPTY_LIST": _empty(list),
-    "EMPTY_DICT": _empty(dict),
-    "EMPTY_SET": _empty(Held),
+    "EMPTY_LIST": _empty(list, "list"),
+    "EMPTY_DICT": _empty(dict, "dict"),
+    "EMPTY_SET": lambda m, _: m.stack.append(Held("set")),
     "EMPTY_TUPLE": _constant(()),
     "TUPLE1": _tuple(1),
     "TUPLE2": _tuple(2),
@@ -257,6 +359,6 @@ OPCODES: dict[str, _Opcode] = {
     "NEWOBJ": _new_obj,
     "NEWOBJ_EX": _new_obj_ex,
     "BUILD": _build,
-    "PERSID": lambda m, pid: m.stack.append(Persistent(pid)),
-    "BINPERSID": lambda m, _: m.stack.append(Persistent(m.pop())),
+    "PERSID": _by_text,
+    "BINPERSID": _by_id,
 }

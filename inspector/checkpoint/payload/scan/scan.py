@@ -17,8 +17,9 @@ from pickletools import genops
 from typing import Any, NamedTuple
 
 from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
-from inspector.checkpoint.payload.scan.machine import MAX_STACK, OTHER, Machine
+from inspector.checkpoint.payload.scan.machine import MAX_STACK, Machine
 from inspector.checkpoint.payload.scan.opcodes import OPCODES
+from inspector.checkpoint.payload.scan.values import OTHER
 
 __all__ = ["Feed", "PickleError", "Scan", "scan"]
 
@@ -33,6 +34,8 @@ class Scan(NamedTuple):
         unknown: Classes that are not known but are only made, not called: `module.Name`.
         unsafe: Callables outside the allow list, and tricks that no pickler writes.
         refused: Opcodes that torch's reader for tensors does not know, where it would read it.
+        unproven: What is called with other arguments than usual: whether that loads is not known.
+        storages: Parts of the id and bytes of each storage that it names, by the storage's key.
     """
 
     root: Any
@@ -40,6 +43,8 @@ class Scan(NamedTuple):
     unknown: tuple[str, ...]
     unsafe: tuple[str, ...]
     refused: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
+    storages: dict[str, tuple[int, int]] = {}
 
 
 #: The opcodes of torch/_weights_only_unpickler.py, the same from torch 2.4 to 2.15.
@@ -86,15 +91,26 @@ def scan(
     if isinstance(feed, Feed):
         feed.on_piece = check
     refused: dict[str, None] = {}
+    frame_end = 0
     try:
         # `genops` takes what has `read` and `readline`; it is declared for whole binary files.
-        for opcode, argument, _ in genops(feed):  # type: ignore[arg-type]
+        for opcode, argument, at in genops(feed):  # type: ignore[arg-type]
+            # `at` is where the opcode begins; a frame reaches further than what says its length.
+            begin, end = at or 0, feed.tell()
+            if opcode.name == "FRAME" and argument is not None:
+                end += argument
+            if opcode.name == "FRAME" and frame_end <= begin:
+                frame_end = end
+            elif begin < frame_end < end:
+                raise PickleError("an opcode goes on behind the end of its frame")
             if feed.passed:
                 argument, feed.passed = OTHER, False
             if weights_only and opcode.name not in _OF_TENSORS:
                 refused[opcode.name] = None
             OPCODES[opcode.name](machine, argument)
         root = machine.pop()
+        if feed.tell() < frame_end:
+            raise PickleError("its frame goes on behind its end")
     except PickleError as error:
         raise PickleError(str(error), machine.judgement()[1]) from error
     except IndexError as error:
@@ -104,4 +120,12 @@ def scan(
         what = f"the pickle is damaged ({type(error).__name__})"
         raise PickleError(what, machine.judgement()[1]) from error
     unknown, unsafe = machine.judgement()
-    return Scan(root if keep else None, feed.tell(), unknown, unsafe, tuple(refused))
+    return Scan(
+        root if keep else None,
+        feed.tell(),
+        unknown,
+        unsafe,
+        tuple(refused),
+        machine.unproven(),
+        machine.storages,
+    )
