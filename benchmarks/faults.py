@@ -749,8 +749,9 @@ def fuzz_table(found: dict[str, Any]) -> str:
     words = (
         f"{found['mutations']:,} mutations of seed {', '.join(map(str, found['seeds']))} "
         f"({commits}): {codes}. {found['as_commands_too']:,} also ran as commands of their own. "
-        f"{len(failures):,} failed; {len(mended):,} had failed before something was mended, and were "
-        "run again. What exits 0 was all given to torch, and one in ten of the damaged and unreadable."
+        f"{len(failures):,} failed; {len(mended):,} had failed before something was mended, and "
+        "were run again. What exits 0 was all given to torch, of the damaged and unreadable one in "
+        "ten."
     )
     return "\n".join([*lines, "", words, ""])
 

@@ -317,6 +317,27 @@ def test_a_scalars_payload_without_an_offset_is_not_found(tmp_path: Path) -> Non
         torch.distributed.checkpoint.load(state, checkpoint_id=folder, no_dist=True)
 
 
+def test_what_torch_loads_all_the_same_is_not_said_to_raise(tmp_path: Path) -> None:
+    """A length past the end of a zstd frame; a chunk of absurd size, left out here alone."""
+    folder = _copy("zstd_2", tmp_path)
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    for stored in metadata.storage_data.values():
+        if stored.offset == 0:
+            stored.length += 1 << 40
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    found = [f for f in check(str(folder)).findings if f.code == "file-truncated"]
+    assert found and all("or loads a compressed payload" in f.torch_does for f in found)
+
+    folder = _copy("hsdp_2x2", tmp_path)
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    name = next(iter(metadata.state_dict_metadata))
+    chunk = metadata.state_dict_metadata[name].chunks[0]
+    chunk.sizes = torch.Size([(1 << 63) - 1, *chunk.sizes[1:]])
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    (gap,) = [f for f in check(str(folder)).findings if f.code == "chunk-gap"]
+    assert gap.torch_does.startswith("depends on what it makes of the chunk")
+
+
 def test_a_path_of_something_else_than_text_is_refused(tmp_path: Path) -> None:
     folder = _copy("fsdp_4", tmp_path)
     path = folder / ".metadata"

@@ -253,7 +253,8 @@ def _truncated(
                 if entries.checkpoint.format != "dcp"
                 else "raises EOFError"
                 if num_bytes == 0
-                else "raises RuntimeError: PytorchStreamReader failed reading zip archive",
+                else "raises RuntimeError: PytorchStreamReader failed reading zip archive"
+                + entries.or_packed,
                 "the write or the copy was cut short: " + _FROM_ANOTHER,
                 file=path,
                 num_elements=total(entries.volume[members]),

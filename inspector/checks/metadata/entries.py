@@ -72,6 +72,13 @@ class Entries:
     volume: Ints
 
     @property
+    def or_packed(self) -> str:
+        """What torch may do besides, where payloads are zstd frames: those say where they end."""
+        if not self.checkpoint.columns.transforms:
+            return ""
+        return ", or loads a compressed payload as it was, if its length alone is wrong"
+
+    @property
     def num_chunks(self) -> int:
         return self.checkpoint.num_chunks
 

@@ -69,6 +69,8 @@ def _covers(checkpoint: Checkpoint, entries: Entries) -> Iterator[Finding]:
     from inspector.checks.metadata.cover import MAX_WORK, analyse
 
     work = MAX_WORK
+    # Of these a chunk was left out, which torch does not do.
+    malformed = {part.fqn for part in checkpoint.malformed}
     for index in doubtful:
         tensor = checkpoint.columns.tensor(index)
         # With metadata of its own, every rank stores what it holds: the same box once a rank.
@@ -77,10 +79,13 @@ def _covers(checkpoint: Checkpoint, entries: Entries) -> Iterator[Finding]:
         # What is hostile enough to be given up takes the time of all that follow, not its own.
         work = max(work - cover.work, 0)
         first = int(checkpoint.columns.chunk_start[index])
-        yield from _cover_findings(tensor, cover, entries.volume[first : first + tensor.num_chunks])
+        volumes = entries.volume[first : first + tensor.num_chunks]
+        yield from _cover_findings(tensor, cover, volumes, has_more=tensor.fqn in malformed)
 
 
-def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Finding]:
+def _cover_findings(
+    tensor: Tensor, cover: Cover, volumes: Ints, *, has_more: bool
+) -> Iterator[Finding]:
     shown, size = name(tensor.fqn), tensor.num_elements
     about = "" if cover.complete else "at least "
     if cover.num_gap:
@@ -92,7 +97,10 @@ def _cover_findings(tensor: Tensor, cover: Cover, volumes: Ints) -> Iterator[Fin
             "error",
             f"{shown}: {none}{about}{num:,} of {plural(size, 'element')} lie in no chunk, "
             f"at {where}",
-            f"loads silently, {num} elements left uninitialised",
+            "depends on what it makes of the chunk that was left out here: loads those elements, "
+            "leaves them uninitialised, or raises an error"
+            if has_more
+            else f"loads silently, {num} elements left uninitialised",
             "their values are not in this checkpoint: " + _FROM_ANOTHER + _if_smaller(tensor),
             fqn=tensor.fqn,
             offsets=cover.gaps[0].offsets,
@@ -258,7 +266,8 @@ def _byte_ranges(entries: Entries) -> Iterator[Finding]:
                 if entries.checkpoint.format != "dcp"
                 else "loads silently, with the other's values in one of them"
                 if same
-                else "raises RuntimeError or UnpicklingError: one of the payloads cannot be there",
+                else "raises RuntimeError or UnpicklingError: one of the payloads cannot be there"
+                + entries.or_packed,
                 "the metadata does not belong to this file, or was edited: " + _FROM_ANOTHER,
                 fqn=fqn,
                 file=file,
