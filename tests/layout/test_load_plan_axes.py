@@ -205,18 +205,22 @@ def everything() -> list[str]:
     return list(dict.fromkeys([*map(str, found), *(str(SAMPLES / name) for name in NAMES)]))
 
 
+#: Set, every one of them is planned under every mesh; a mesh takes minutes then.
+ALL = bool(os.environ.get("HSDP_INSPECT_ALL_PLANS"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mesh", "as_cut"), [(mesh, number % 2 == 0) for number, mesh in enumerate(MESHES)]
-)
-def test_reads_of_everything_are_those_of_torchs_planner(
-    mesh: str, as_cut: bool, tmp_path: Path
-) -> None:
-    """Under every other mesh tensors lie as the checkpoint cuts them, else each its own way."""
+@pytest.mark.parametrize("number", range(len(MESHES)), ids=MESHES)
+def test_reads_of_everything_are_those_of_torchs_planner(number: int, tmp_path: Path) -> None:
+    """A quarter of them, other ones under each mesh.
+
+    Under every other mesh tensors lie as the checkpoint cuts them, else each its own way.
+    """
     names = everything()
     assert len(names) > 90
     assert len(MESHES) >= 10
-    assert compare([(name, mesh) for name in names], tmp_path, as_cut=as_cut) > 5000
+    jobs = [(n, MESHES[number]) for i, n in enumerate(names) if ALL or (i + number) % 4 == 0]
+    assert compare(jobs, tmp_path, as_cut=number % 2 == 0) > (5000 if ALL else 500)
 
 
 def test_bounds_are_torchs_whatever_divides() -> None:
