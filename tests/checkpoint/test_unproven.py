@@ -92,6 +92,14 @@ def _storage(
     return b"(" + _text(what) + kind + _text(key) + _text(place) + b"K" + bytes([size]) + b"tQ0"
 
 
+def test_a_key_whose_hash_never_ends_is_looked_at_once() -> None:
+    """A tuple that holds one twice, that holds one twice ...: two to the power of a hundred."""
+    doubling = b"\x80\x02)" + b"q\x00h\x00\x86" * 100
+    assert scan(doubling + b"}h\x00K\x01s.", keep=True).end == len(doubling) + 7
+    with pytest.raises(PickleError, match="as a key"):
+        scan(b"\x80\x02]" + b"q\x00h\x00\x86" * 100 + b"}h\x00K\x01s.", keep=True)
+
+
 #: What a tensor's pickle may not hold beside its tensor, where it is thrown away again.
 REFUSED_OF_TENSORS = {
     "a name that torch does not take": b"cbuiltins\ngetattr\n0",

@@ -383,12 +383,26 @@ class Machine:
             raise PickleError(f"it {what}, which no unpickler does")
 
     def hashable(self, value: Any) -> None:
-        """Refuse a key, or an item of a set, that can be none."""
-        if type(value) is tuple:
-            for item in value:
-                self.hashable(item)
-        elif kind_of(value) in UNHASHABLE:
-            raise PickleError("it uses a list or a dict as a key, which no unpickler does")
+        """Refuse a key, or an item of a set, that can be none.
+
+        Each tuple in it is looked at once: one that holds another twice, and so on, has no end.
+        """
+        if type(value) is not tuple:
+            if kind_of(value) in UNHASHABLE:
+                raise PickleError("it uses a list or a dict as a key, which no unpickler does")
+            return
+        pending, seen = [value], {id(value)}
+        while pending:
+            # As in `names_in`: where values are kept, all of them may be walked for every key.
+            self._num_walked += self.keep
+            if self._num_walked > _MAX_WALKED:
+                raise PickleError("it asks for more keys than any checkpoint's pickle should")
+            for item in pending.pop():
+                if type(item) is not tuple:
+                    self.hashable(item)
+                elif id(item) not in seen:
+                    seen.add(id(item))
+                    pending.append(item)
 
     def build(self, inst: Any, state: Any) -> None:
         """BUILD: a state for an object; refused where it can have none."""
