@@ -262,6 +262,7 @@ def test_an_opcode_over_the_end_of_its_frame_is_read_in_two_ways_and_refused(
     report = check(str(folder))
     assert report.verdict == "unreadable"
     assert "its frame" in report.findings[0].message
+    assert "or loads it" in (report.findings[0].torch_does or "")
 
 
 def test_a_zip64_end_record_that_is_too_short_is_refused() -> None:

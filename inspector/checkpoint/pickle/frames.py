@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Framed", "StraddledError"]
+__all__ = ["STRADDLED", "Framed", "StraddledError"]
 
+STRADDLED = (
+    "an opcode goes on behind the end of its frame, and not every reader of pickles makes the same "
+    "of that"
+)
 _FRAME = b"\x95"
 _LENGTH_BYTES = 8
 
@@ -69,8 +73,5 @@ class Framed:
 
     def _begin(self, *, is_opcode: bool) -> None:
         if self._is_after_frame and not is_opcode:
-            raise StraddledError(
-                "an opcode goes on behind the end of its frame, and not every reader of pickles "
-                "makes the same of that"
-            )
+            raise StraddledError(STRADDLED)
         self._is_after_frame = False

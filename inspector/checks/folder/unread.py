@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspector.checkpoint.child.isolated import Limits
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.lookalike import lookalike
+from inspector.checkpoint.pickle.frames import STRADDLED
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding
@@ -28,6 +29,13 @@ _READ_FAILS = {
     "metadata-unreadable": "raises AssertionError: metadata is None; global metadata read failed",
     "metadata-unsafe": "runs that code while reading the metadata",
 }
+
+
+def _read_fails(error: MetadataError) -> str:
+    if STRADDLED in error.message:
+        # Seen with 2.13: the same bytes raise, or load whole.
+        return "raises, or loads it, by where the buffer of the file's reader ends"
+    return _READ_FAILS.get(error.code, "raises an error")
 
 
 def check_unread(
@@ -58,7 +66,7 @@ def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
         error.code,
         "error",
         error.message,
-        _READ_FAILS.get(error.code, "raises an error"),
+        _read_fails(error),
         error.hint
         or "fetch .metadata again from where it was written, or load an earlier checkpoint",
         file=METADATA if METADATA in names else per_rank,
