@@ -606,7 +606,7 @@ def test_statistics_without_a_rank(pair: Ranks, tmp_path: Path, answer: Answer) 
     # Told to stop, a rank tells what it has, and that this is not all.
     stop = threading.Event()
     stop.set()
-    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stopped", 1)
+    ranks = doing("stats", Path(pair.spec.path), tmp_path / "stopped", 1, portion_bytes=1)
     with pytest.raises(InspectError, match="told to stop"):
         ranks.read(stop=stop)
     assert judged(ranks.spec, ranks.events)[1] == 2
