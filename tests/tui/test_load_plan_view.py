@@ -108,7 +108,8 @@ async def test_a_typed_mesh_is_planned_and_compared_with_the_writers(size: tuple
         plan = load_plan(open_checkpoint(str(SAMPLE)), Mesh.parse("hsdp:8x64"))
         said = words(app)
         assert headline(plan) in said
-        assert "written by hsdp:2x4; under that mesh 8 ranks would read 3.10x" in said
+        if size != (80, 24):  # The answer and the plan in short go before it.
+            assert "written by hsdp:2x4; under that mesh 8 ranks would read 3.10x" in said
         ranks = table(app, "ranks")
         assert ranks.has_focus and ranks.num_lines == 512
         source = ranks.source
@@ -188,7 +189,7 @@ async def test_the_line_of_sizes_answers_to_the_arrows() -> None:
 BAD_MESHES = [
     ("hsdp:8x", "is not a mesh"),
     ("hsdp:0x4", "an axis of size 0 has no ranks"),
-    ("ddp:4", "planned under fsdp:S or hsdp:RxS"),
+    ("pp:4", "not the mesh's to say"),
     ("fsdp:99999", "more than 65536 ranks"),
     ("[bold]", "is not a mesh"),
 ]

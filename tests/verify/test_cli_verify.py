@@ -60,7 +60,10 @@ def test_sizes_and_shares() -> None:
         (["/nowhere", "--mesh", "fsdp:2"], "no such file"),
         ([SAMPLE, "--mesh", "fsdp:0"], "no ranks"),
         ([SAMPLE, "--mesh", "banana"], "not a mesh"),
-        ([SAMPLE, "--mesh", "pp:2"], "which tensors a pipeline stage holds is not known"),
+        (
+            [SAMPLE, "--mesh", "pp:2"],
+            "which tensors a pipeline stage holds is not the mesh's to say",
+        ),
         ([SAMPLE, "--mesh", "fsdp:2", "--then", "fsdp:4"], "4 ranks"),
         ([SAMPLE, "--mesh", "fsdp:2", "--sample", "200%"], "not a share"),
         ([SAMPLE, "--mesh", "fsdp:2", "--memory", "lots"], "not a size"),

@@ -342,6 +342,13 @@ class RankGrid(Widget, can_focus=True):
             event.stop()
             self._go(self.ranks_in(layout, cell)[0])
 
+    def on_resize(self) -> None:
+        # It has come onto the screen, or left it: whether there is an axis to choose.
+        self.refresh_bindings()
+
+    def on_hide(self) -> None:
+        self.refresh_bindings()
+
     def on_focus(self) -> None:
         self.refresh()
 
