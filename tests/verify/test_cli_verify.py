@@ -62,7 +62,7 @@ def test_sizes_and_shares() -> None:
         ([SAMPLE, "--mesh", "banana"], "not a mesh"),
         (
             [SAMPLE, "--mesh", "pp:2"],
-            "which tensors a pipeline stage holds is not the mesh's to say",
+            "a pipeline stage holds is not the mesh's to say",
         ),
         ([SAMPLE, "--mesh", "fsdp:2", "--then", "fsdp:4"], "4 ranks"),
         ([SAMPLE, "--mesh", "fsdp:2", "--sample", "200%"], "not a share"),
