@@ -109,11 +109,11 @@ def run_check(
             "give the path of one of them",
         )
     if ranks.print_command and not isinstance(target, list):
-        from inspector.cli.ranks import print_job
+        from inspector.cli.ranks import print_job, spec_of
 
         with ReadingLine(sys.stderr) as line:
             checkpoint = read_checkpoint(target, progress=line, prefetched=prefetched)
-        print_job(checkpoint, target, ranks, task="check", values=values)
+        print_job(spec_of(checkpoint, target, ranks, task="check", values=values), ranks)
         return 0
     reader = None
     if deep or values or manifest is not None:

@@ -121,9 +121,9 @@ def seal(path: str, output: str | None, force: bool, as_json: bool, **ranks: Any
     side = _side(path)
     digests = None
     if request.print_command:
-        from inspector.cli.ranks import print_job
+        from inspector.cli.ranks import print_job, spec_of
 
-        print_job(side.checkpoint, side.storage, request, task="seal")
+        print_job(spec_of(side.checkpoint, side.storage, request, task="seal"), request)
         return 0
     output = default_output(side.storage, path) if output is None else output
     # Before everything is read, and again before it is written.

@@ -6,9 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.outside import refuse_inside
@@ -25,17 +23,16 @@ from inspector.values.stats import StatsReport
 from inspector.verify.job.commands import print_lines
 from inspector.verify.job.launcher import Job
 from inspector.verify.job.shape import Shape
-from inspector.verify.progress import Snapshot
 from inspector.verify.shares.merge import (
+    EndedRanks,
     find_job,
     merge_digests,
     merge_figures,
     merge_shares,
-    told_by,
 )
 from inspector.verify.spec import ReadSpec
 
-__all__ = ["EndedRanks", "hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "sum_by_ranks"]
+__all__ = ["hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "spec_of", "sum_by_ranks"]
 
 _POLL_S = 0.05
 
@@ -76,43 +73,20 @@ def spec_of(
     )
 
 
-def print_job(
-    checkpoint: Checkpoint,
-    storage: Storage,
-    request: RankRequest,
-    *,
-    task: str,
-    values: bool = False,
-    filter_text: str = "",
-) -> None:
+def print_job(spec: ReadSpec, request: RankRequest) -> None:
     """Write the job, and print the lines of `--print-command`.
+
+    Args:
+        spec: The job, as `spec_of` makes it.
+        request: How many nodes, and what else the lines say.
 
     Raises:
         UsageError: The numbers do not come out even, or the folder holds another job.
         StorageError: The job cannot be written.
     """
-    asked: dict[str, Any] = {"values": values, "filter_text": filter_text}
-    spec = spec_of(checkpoint, storage, request, task=task, **asked)
     nodes = max(request.nnodes, 1)
     shape = Shape.of(spec.world_size, nodes, spec.world_size // nodes, request.port)
     print_pieces(print_lines(spec, request.events, shape=shape, python=request.python), "\n")
-
-
-@dataclass(frozen=True, slots=True)
-class EndedRanks:
-    """Ranks that have read, or were ended before.
-
-    Attributes:
-        spec: Their job.
-        events: Where their files lie.
-        snapshot: How they ended.
-        is_cancelled: Whether the user stopped them.
-    """
-
-    spec: ReadSpec
-    events: Path
-    snapshot: Snapshot
-    is_cancelled: bool = False
 
 
 def _run(spec: ReadSpec) -> EndedRanks:
@@ -154,14 +128,7 @@ def read_by_ranks(
         UsageError, StorageError: The job cannot be started.
     """
     ended = _run(spec_of(checkpoint, storage, request, task="check", values=values))
-    return merge_shares(
-        checkpoint,
-        storage,
-        ended.spec,
-        ended.events,
-        ended.snapshot,
-        is_cancelled=ended.is_cancelled,
-    )
+    return merge_shares(checkpoint, storage, ended)
 
 
 def hash_by_ranks(checkpoint: Checkpoint, storage: Storage, request: RankRequest) -> Fingerprints:
@@ -177,13 +144,10 @@ def hash_by_ranks(checkpoint: Checkpoint, storage: Storage, request: RankRequest
         UsageError, StorageError: The job cannot be started.
     """
     if request.shares:
-        spec, events = find_job(request.shares, "seal")
-        ended = EndedRanks(spec, events, told_by(events))
+        ended = EndedRanks.by_now(*find_job(request.shares, "seal"))
     else:
         ended = _run(spec_of(checkpoint, storage, request, task="seal"))
-    return merge_digests(
-        checkpoint, ended.spec, ended.events, ended.snapshot, is_cancelled=ended.is_cancelled
-    )
+    return merge_digests(checkpoint, ended)
 
 
 def sum_by_ranks(
@@ -208,13 +172,11 @@ def sum_by_ranks(
                 f"the ranks have read for --filter {printable(spec.filter)!a}",
                 "give the same filter",
             )
-        ended = EndedRanks(spec, events, told_by(events))
+        ended = EndedRanks.by_now(spec, events)
     else:
         wanted = spec_of(checkpoint, storage, request, task="stats", filter_text=filter_text)
         ended = _run(wanted)
-    return merge_figures(
-        checkpoint, ended.spec, ended.events, ended.snapshot, is_cancelled=ended.is_cancelled
-    )
+    return merge_figures(checkpoint, ended)
 
 
 def shares_of(
@@ -232,5 +194,5 @@ def shares_of(
             "leave out --values, or print the job with it",
         )
     return lambda checkpoint, storage: merge_shares(
-        checkpoint, storage, spec, events, told_by(events)
+        checkpoint, storage, EndedRanks.by_now(spec, events)
     )

@@ -104,9 +104,10 @@ def _stats(
         checkpoint = read_checkpoint(target, progress=reading, prefetched=child)
     wanted = _wanted(checkpoint, filter_text)
     if request.print_command:
-        from inspector.cli.ranks import print_job
+        from inspector.cli.ranks import print_job, spec_of
 
-        print_job(checkpoint, target, request, task="stats", filter_text=filter_text)
+        asked = spec_of(checkpoint, target, request, task="stats", filter_text=filter_text)
+        print_job(asked, request)
         return 0
     if request.is_asked:
         from inspector.cli.ranks import sum_by_ranks

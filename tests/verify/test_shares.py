@@ -36,7 +36,7 @@ from inspector.verify.ranks.vitals import Reporter
 from inspector.verify.recording import read_events
 from inspector.verify.shares.division import divide, portions, state_of
 from inspector.verify.shares.judged import judge_shares, judged, shares_sentence
-from inspector.verify.shares.merge import find_job, merge_shares, told_by
+from inspector.verify.shares.merge import EndedRanks, find_job, merge_shares
 from inspector.verify.shares.portion import share_file
 from inspector.verify.shares.worker import read_share_of
 from inspector.verify.spec import ReadSpec, read_spec
@@ -86,7 +86,7 @@ class Ranks:
 
     def merged(self) -> PayloadReport:
         return merge_shares(
-            self.checkpoint, self.storage, self.spec, self.events, told_by(self.events)
+            self.checkpoint, self.storage, EndedRanks.by_now(self.spec, self.events)
         )
 
 

@@ -265,7 +265,6 @@ class _Conclusion:
     ) -> None:
         self.plan, self.tally = plan, tally
         self._checkpoint, self._storage = checkpoint, storage
-        self._untold = untold
         # What is left out for a fault that the other checks find is damage by that; where the
         # fault came only after they had looked, nothing else would say so.
         self._num_unread = tally.num_unread + sum(plan.left_out.values())

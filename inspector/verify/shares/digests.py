@@ -16,7 +16,7 @@ from inspector.checkpoint.payload.source import (
 )
 from inspector.errors import InspectError
 from inspector.values.fingerprint import Fingerprint, Fingerprints
-from inspector.verify.shares.portion import is_count, is_text
+from inspector.verify.shares.portion import as_count, as_text
 
 __all__ = ["add_digests", "encode_digests", "sealed_items", "tensor_sizes"]
 
@@ -85,16 +85,16 @@ def add_digests(found: Fingerprints, told: dict[str, Any], items: list[tuple[boo
     def digests(is_tensor: bool, rows: list[Any]) -> dict[int, Fingerprint]:
         made = {}
         for index, num_bytes, sha256 in rows:
-            if not _SHA256.fullmatch(is_text(sha256)):
+            if not _SHA256.fullmatch(as_text(sha256)):
                 raise ValueError("no digest")
-            made[item(is_tensor, index)] = Fingerprint(sha256, is_count(num_bytes))
+            made[item(is_tensor, index)] = Fingerprint(sha256, as_count(num_bytes))
         return made
 
     def errors(is_tensor: bool, rows: list[Any]) -> dict[int, InspectError]:
         made: dict[int, InspectError] = {}
         for index, kind, message, hint in rows:
             of_kind = MissingPackageError if kind == "foreign" else InspectError
-            made[item(is_tensor, index)] = of_kind(is_text(message), is_text(hint))
+            made[item(is_tensor, index)] = of_kind(as_text(message), as_text(hint))
         return made
 
     added = (

@@ -15,7 +15,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import PayloadPlan
 
-__all__ = ["cut", "divide", "portions", "state_of"]
+__all__ = ["cut", "divide", "parts", "portions", "state_of"]
 
 
 def divide(plan: PayloadPlan, num_ranks: int) -> list[range]:
@@ -61,17 +61,32 @@ def portions(plan: PayloadPlan, places: range, num_bytes: int) -> Iterator[range
         places: The share.
         num_bytes: A part ends once it has as many.
     """
-    firsts = _unit_firsts(plan)
-    firsts = firsts[(firsts >= places.start) & (firsts < places.stop)]
-    ends = np.cumsum(plan.length[places.start : places.stop].astype(np.float64))
-    first, before = places.start, 0.0
+    return _parts(plan.length, _unit_firsts(plan), places, num_bytes)
+
+
+def parts(sizes: Ints, items: range, num_bytes: int) -> Iterator[range]:
+    """The items of a share in parts of about so many bytes.
+
+    Args:
+        sizes: Bytes of each item, shape (num_items,).
+        items: The share.
+        num_bytes: A part ends once it has as many.
+    """
+    return _parts(sizes, np.arange(len(sizes)), items, num_bytes)
+
+
+def _parts(sizes: Ints, firsts: Ints, items: range, num_bytes: int) -> Iterator[range]:
+    """As `parts`, between units alone; `firsts` are the first item of each."""
+    firsts = firsts[(firsts >= items.start) & (firsts < items.stop)]
+    ends = np.cumsum(sizes[items.start : items.stop].astype(np.float64))
+    first, before = items.start, 0.0
     for edge in firsts[1:].tolist():
-        done = float(ends[edge - 1 - places.start])
+        done = float(ends[edge - 1 - items.start])
         if done - before >= num_bytes:
             yield range(first, edge)
             first, before = edge, done
-    if first < places.stop:
-        yield range(first, places.stop)
+    if first < items.stop:
+        yield range(first, items.stop)
 
 
 def _unit_firsts(plan: PayloadPlan) -> Ints:

@@ -16,7 +16,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint
 from inspector.values.histogram import Histogram
 from inspector.values.stats import NotRead, StatsReport, TensorStats
-from inspector.verify.shares.portion import is_count, is_index, is_text
+from inspector.verify.shares.portion import as_count, as_index, as_text
 
 __all__ = ["Figures", "add_figures", "encode_figures"]
 
@@ -88,17 +88,17 @@ def add_figures(
             dtype=columns.dtype(index),
             shape=shape,
             num_elements=math.prod(shape),
-            num_read=is_count(num_read),
+            num_read=as_count(num_read),
             low=None if low is None else _number(low),
             high=None if high is None else _number(high),
             mean=float(_number(mean)),
             std=float(_number(std)),
             l2=float(_number(l2)),
-            num_zero=is_count(zeros),
-            num_nan=is_count(nans),
-            num_inf=is_count(infs),
-            first_nan=is_index(first_nan),
-            first_inf=is_index(first_inf),
+            num_zero=as_count(zeros),
+            num_nan=as_count(nans),
+            num_inf=as_count(infs),
+            first_nan=as_index(first_nan),
+            first_inf=as_index(first_inf),
             histogram=_histogram(keys, counts, num_zero),
         )
     not_read: dict[int, NotRead] = {}
@@ -106,10 +106,10 @@ def add_figures(
         if type(index) is not int or index not in wanted or type(is_foreign) is not bool:
             raise ValueError("not of this portion")
         fqn = columns.fqns[index]
-        not_read[index] = NotRead(index, fqn, is_count(num_elements), is_text(why), is_foreign)
+        not_read[index] = NotRead(index, fqn, as_count(num_elements), as_text(why), is_foreign)
     if wanted - found.keys() - not_read.keys():
         raise ValueError("not all of this portion")
-    num_bytes, is_cancelled = is_count(told["payload_bytes"]), told["is_cancelled"] is not False
+    num_bytes, is_cancelled = as_count(told["payload_bytes"]), told["is_cancelled"] is not False
     figures.tensors.update(found)
     figures.not_read.update(not_read)
     figures.payload_bytes += num_bytes
@@ -128,7 +128,7 @@ def _histogram(keys: Any, counts: Any, num_zero: Any) -> Histogram:
     made = Histogram(
         np.frombuffer(base64.b64decode(keys, validate=True), "<u2").astype(np.uint16),
         np.frombuffer(base64.b64decode(counts, validate=True), "<i8").astype(np.int64),
-        is_count(num_zero),
+        as_count(num_zero),
     )
     if len(made.keys) != len(made.counts):
         raise ValueError("no histogram")

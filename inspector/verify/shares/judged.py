@@ -14,12 +14,7 @@ from inspector.checks.findings import Report
 from inspector.checks.judge import check_storage
 from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
 from inspector.checks.payload.payloads import PayloadReport
-from inspector.verify.shares.merge import (
-    merge_digests,
-    merge_figures,
-    merge_shares,
-    told_by,
-)
+from inspector.verify.shares.merge import EndedRanks, merge_digests, merge_figures, merge_shares
 from inspector.verify.spec import ReadSpec
 
 __all__ = ["judge_shares", "judged", "shares_sentence"]
@@ -36,14 +31,14 @@ def judged(spec: ReadSpec, events: Path) -> tuple[str, int]:
         return shares_sentence(judgement), judgement.exit_code
     checkpoint = read_checkpoint(folder_of(spec.path))
     if spec.task == "stats":
-        report = merge_figures(checkpoint, spec, events, told_by(events))
+        report = merge_figures(checkpoint, EndedRanks.by_now(spec, events))
         said = f"{plural(len(report.tensors), 'tensor')} by {plural(spec.world_size, 'rank')}"
         if report.lost:
             return f"NOT ALL READ: {report.lost[0]}; {said}", 2
         if report.not_read:
             return f"NOT ALL READ: {said}, {len(report.not_read):,} not in full", 1
         return f"READ: {said}", 0
-    found = merge_digests(checkpoint, spec, events, told_by(events))
+    found = merge_digests(checkpoint, EndedRanks.by_now(spec, events))
     count = plural(len(found.tensors) + len(found.entries), "entry", "entries")
     ranks = plural(spec.world_size, "rank")
     if errors := len(found.tensor_errors) + len(found.entry_errors):
@@ -63,7 +58,7 @@ def judge_shares(spec: ReadSpec, events: Path) -> Report:
     """
 
     def merged(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
-        return merge_shares(checkpoint, storage, spec, events, told_by(events))
+        return merge_shares(checkpoint, storage, EndedRanks.by_now(spec, events))
 
     def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         wanted = DeepRequest(payloads=True, values=spec.values, read=merged)

@@ -7,8 +7,8 @@ rest of its share is named as not checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from inspector.verify.shares.figures import Figures, add_figures
 from inspector.verify.shares.portion import add_portion, read_portions, share_file
 from inspector.verify.spec import ReadSpec, read_spec
 
-__all__ = ["find_job", "merge_digests", "merge_figures", "merge_shares", "told_by"]
+__all__ = ["EndedRanks", "find_job", "merge_digests", "merge_figures", "merge_shares"]
 
 _OTHER_STATE = (
     "it read another state of the checkpoint: something in the folder has changed since, or "
@@ -80,7 +80,7 @@ def find_job(folder: str, task: str) -> tuple[ReadSpec, Path]:
     )
 
 
-def told_by(events: Path) -> Snapshot:
+def _told_by(events: Path) -> Snapshot:
     """How a job stands by what its ranks, and its nodes, have told."""
     state = JobState()
     for event in read_events(str(events)):
@@ -89,84 +89,120 @@ def told_by(events: Path) -> Snapshot:
     return state.snapshot()
 
 
-def merge_shares(
-    checkpoint: Checkpoint,
-    storage: Storage,
-    spec: ReadSpec,
-    events: Path,
-    snapshot: Snapshot,
-    *,
-    is_cancelled: bool = False,
-) -> PayloadReport:
+@dataclass(frozen=True, slots=True)
+class EndedRanks:
+    """Ranks that have read, or were ended before.
+
+    Attributes:
+        spec: Their job.
+        events: Where their files lie.
+        snapshot: How they ended.
+        is_cancelled: Whether the user stopped them.
+    """
+
+    spec: ReadSpec
+    events: Path
+    snapshot: Snapshot
+    is_cancelled: bool = False
+
+    @classmethod
+    def by_now(cls, spec: ReadSpec, events: Path) -> EndedRanks:
+        """As they stand by what they have told."""
+        return cls(spec, events, _told_by(events))
+
+    def view(self, rank: int) -> RankView:
+        """How a rank ended; one that was never heard of, too."""
+        ranks = self.snapshot.ranks
+        return ranks[rank] if rank < len(ranks) else RankView(rank)
+
+    def added(
+        self, shares: Iterable[range], state: str, add: Callable[[dict[str, Any]], None]
+    ) -> Iterator[tuple[int, range, str]]:
+        """Add what each rank told of its share: the rank, its share, why some does not count.
+
+        Args:
+            shares: Of each rank, its items.
+            state: Of the checkpoint (`division.state_of`).
+            add: Takes a portion; raises ValueError, TypeError or KeyError for what cannot be.
+        """
+        for rank, share in enumerate(shares):
+            wanted = {"run": self.spec.run, "rank": rank, "state": state}
+            yield rank, share, _add_rank(self.events, share, wanted, add)
+
+    def why_not(self, rank: int) -> str:
+        """Why a rank has not told of all of its share; printable."""
+        view, failures = self.view(rank), self.snapshot.failures
+        own = [failure for failure in failures if failure.rank == rank]
+        if own and not (self.is_cancelled and not own[0].is_root):
+            return printable(f"it failed: {own[0].message}", 400)
+        if self.is_cancelled:
+            return "it was stopped"
+        if view.status == "done":
+            return _NOT_WHOLE
+        others = [failure for failure in failures if failure.rank != rank]
+        if others:
+            first = others[0]
+            who = "the job" if first.rank is None else f"rank {first.rank}"
+            return printable(f"it was ended with the job: {who}: {first.message}", 400)
+        if view.status == "waiting":
+            return "nothing was ever heard of it"
+        return "no end was heard of it"
+
+
+def merge_shares(checkpoint: Checkpoint, storage: Storage, ended: EndedRanks) -> PayloadReport:
     """The report of all ranks together.
 
     Args:
         checkpoint: The checkpoint, as it is now.
         storage: Its folder.
-        spec: The job.
-        events: Where the ranks' files lie.
-        snapshot: How the job ended.
-        is_cancelled: Whether its user stopped it.
+        ended: The ranks.
     """
     plan = plan_payloads(checkpoint)
-    state = state_of(checkpoint, plan)
     tally = PayloadTally.of(checkpoint, plan)
+    add = partial(add_portion, checkpoint, plan, tally)
     untold: list[Untold] = []
     ranks: list[RankShare] = []
-    for rank, share in enumerate(divide(plan, spec.world_size)):
-        wanted = {"run": spec.run, "rank": rank, "state": state}
-        why = _add_rank(events, share, wanted, partial(add_portion, checkpoint, plan, tally))
+    shares = divide(plan, ended.spec.world_size)
+    for rank, share, why in ended.added(shares, state_of(checkpoint, plan), add):
         left = np.flatnonzero(~tally.tried[share.start : share.stop]) + share.start
-        view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
+        why_not = ""
         if len(left):
-            why = why or _why(snapshot, view, is_cancelled=is_cancelled)
-            untold.append(Untold(f"the share of rank {rank}", left, why))
-        ranks.append(_share(plan, tally, share, view, why if len(left) else ""))
+            why_not = why or ended.why_not(rank)
+            untold.append(Untold(f"the share of rank {rank}", left, why_not))
+        ranks.append(_share(plan, tally, share, ended.view(rank), why_not))
     report = conclude(checkpoint, storage, plan, tally, untold)
     checked = replace(report.checked, ranks=tuple(ranks))
-    return replace(report, checked=checked, is_cancelled=is_cancelled and bool(untold))
+    return replace(report, checked=checked, is_cancelled=ended.is_cancelled and bool(untold))
 
 
-def merge_digests(
-    checkpoint: Checkpoint,
-    spec: ReadSpec,
-    events: Path,
-    snapshot: Snapshot,
-    *,
-    is_cancelled: bool = False,
-) -> Fingerprints:
+def merge_digests(checkpoint: Checkpoint, ended: EndedRanks) -> Fingerprints:
     """The digests of all ranks together.
 
     Args:
         checkpoint: The checkpoint, as it is now.
-        spec: The job.
-        events: Where the ranks' files lie.
-        snapshot: How the job ended.
-        is_cancelled: Whether its user stopped it.
+        ended: The ranks.
 
     Raises:
         InspectError: A rank did not hash its share.
     """
     items, sizes = sealed_items(checkpoint)
-    state = state_of(checkpoint, plan_payloads(checkpoint))
     found = Fingerprints()
 
     def add(told: dict[str, Any]) -> None:
         add_digests(found, told, items[told["first"] : told["last"]])
 
+    def is_known(is_tensor: bool, index: int) -> bool:
+        if is_tensor:
+            return index in found.tensors or index in found.tensor_errors
+        return index in found.entries or index in found.entry_errors
+
     lost = []
-    for rank, share in enumerate(cut(sizes, spec.world_size)):
-        wanted = {"run": spec.run, "rank": rank, "state": state}
-        why = _add_rank(events, share, wanted, add)
-        known = {
-            *((True, i) for one in (found.tensors, found.tensor_errors) for i in one),
-            *((False, i) for one in (found.entries, found.entry_errors) for i in one),
-        }
-        if left := [item for item in items[share.start : share.stop] if item not in known]:
-            view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
-            why = why or _why(snapshot, view, is_cancelled=is_cancelled)
-            of = plural(len(share), "entry", "entries")
-            lost.append(f"rank {rank} did not hash {len(left):,} of its {of}: {why}")
+    state = state_of(checkpoint, plan_payloads(checkpoint))
+    for rank, share, why in ended.added(cut(sizes, ended.spec.world_size), state, add):
+        left = sum(not is_known(*item) for item in items[share.start : share.stop])
+        if left:
+            of, why = plural(len(share), "entry", "entries"), why or ended.why_not(rank)
+            lost.append(f"rank {rank} did not hash {left:,} of its {of}: {why}")
     if lost:
         more = f"; and {len(lost) - _MAX_LOST} more ranks" if len(lost) > _MAX_LOST else ""
         raise InspectError(
@@ -176,53 +212,43 @@ def merge_digests(
     return found
 
 
-def merge_figures(
-    checkpoint: Checkpoint,
-    spec: ReadSpec,
-    events: Path,
-    snapshot: Snapshot,
-    *,
-    is_cancelled: bool = False,
-) -> StatsReport:
+def merge_figures(checkpoint: Checkpoint, ended: EndedRanks) -> StatsReport:
     """The statistics of all ranks together.
 
     Args:
         checkpoint: The checkpoint, as it is now.
-        spec: The job.
-        events: Where the ranks' files lie.
-        snapshot: How the job ended.
-        is_cancelled: Whether its user stopped it.
+        ended: The ranks.
 
     Returns:
         Tensors of a rank that did not read them are in `not_read`, and `lost` says why.
     """
-    tensors = wanted_tensors(checkpoint, spec.filter)
-    state = state_of(checkpoint, plan_payloads(checkpoint))
+    tensors = wanted_tensors(checkpoint, ended.spec.filter)
     figures = Figures()
 
     def add(told: dict[str, Any]) -> None:
         add_figures(checkpoint, figures, told, tensors[told["first"] : told["last"]])
 
     lost = []
-    for rank, share in enumerate(cut(tensor_sizes(checkpoint, tensors), spec.world_size)):
-        wanted = {"run": spec.run, "rank": rank, "state": state}
-        why = _add_rank(events, share, wanted, add)
+    shares = cut(tensor_sizes(checkpoint, tensors), ended.spec.world_size)
+    state = state_of(checkpoint, plan_payloads(checkpoint))
+    for rank, share, why in ended.added(shares, state, add):
         left = [i for i in tensors[share.start : share.stop] if i not in figures.told]
-        if left:
-            view = snapshot.ranks[rank] if rank < len(snapshot.ranks) else RankView(rank)
-            why = why or _why(snapshot, view, is_cancelled=is_cancelled)
-            of = plural(len(share), "tensor")
-            lost.append(f"rank {rank} did not read {len(left):,} of its {of}: {why}")
+        if not left:
+            continue
+        of, why = plural(len(share), "tensor"), why or ended.why_not(rank)
+        lost.append(f"rank {rank} did not read {len(left):,} of its {of}: {why}")
         for index in left:
             if index not in figures.tensors and index not in figures.not_read:
                 tensor = checkpoint.tensors[index]
-                said = STOPPED if is_cancelled else f"it is of the share of rank {rank}: {why}"
+                said = (
+                    STOPPED if ended.is_cancelled else f"it is of the share of rank {rank}: {why}"
+                )
                 figures.not_read[index] = NotRead(index, tensor.fqn, tensor.num_elements, said)
     return StatsReport(
         tuple(figures.tensors[i] for i in tensors if i in figures.tensors),
         tuple(figures.not_read[i] for i in tensors if i in figures.not_read),
         figures.payload_bytes,
-        is_cancelled and bool(lost),
+        ended.is_cancelled and bool(lost),
         lost=tuple(lost),
     )
 
@@ -254,25 +280,6 @@ def _add_rank(
     except OSError:
         pass  # It has written nothing; why, its events tell.
     return why
-
-
-def _why(snapshot: Snapshot, view: RankView, *, is_cancelled: bool) -> str:
-    """Why a rank has not told of all of its share; printable."""
-    own = [failure for failure in snapshot.failures if failure.rank == view.rank]
-    if own and not (is_cancelled and not own[0].is_root):
-        return printable(f"it failed: {own[0].message}", 400)
-    if is_cancelled:
-        return "it was stopped"
-    if view.status == "done":
-        return _NOT_WHOLE
-    others = [failure for failure in snapshot.failures if failure.rank != view.rank]
-    if others:
-        first = others[0]
-        who = "the job" if first.rank is None else f"rank {first.rank}"
-        return printable(f"it was ended with the job: {who}: {first.message}", 400)
-    if view.status == "waiting":
-        return "nothing was ever heard of it"
-    return "no end was heard of it"
 
 
 def _share(

@@ -27,10 +27,10 @@ from inspector.values.nonfinite import NonFinite
 __all__ = [
     "PortionFile",
     "add_portion",
+    "as_count",
+    "as_index",
+    "as_text",
     "encode_portion",
-    "is_count",
-    "is_index",
-    "is_text",
     "read_portions",
     "share_file",
 ]
@@ -145,7 +145,7 @@ def add_portion(
     Raises:
         ValueError, TypeError, KeyError: It says what cannot be.
     """
-    first, last = is_count(told["first"]), is_count(told["last"])
+    first, last = as_count(told["first"]), as_count(told["last"])
     if not first <= last <= plan.num_places:
         raise ValueError("places that are none")
     places = range(first, last)
@@ -160,7 +160,7 @@ def add_portion(
     untried, unread = (_list(place)(told[name]) for name in ("untried", "unread"))
     findings = [(place(at), _list(_finding)(found)) for at, found in told["findings"]]
     notes = [
-        (Note(_code(code), is_text(what), is_text(does), is_text(hint)), _list(place)(found))
+        (Note(_code(code), as_text(what), as_text(does), as_text(hint)), _list(place)(found))
         for code, what, does, hint, found in told["notes"]
     ]
     tensor = _within(range(checkpoint.num_tensors))
@@ -168,18 +168,18 @@ def add_portion(
         (
             tensor(index),
             _box(box),
-            NonFinite(is_count(nan), is_count(inf), is_index(first_nan), is_index(first_inf)),
+            NonFinite(as_count(nan), as_count(inf), as_index(first_nan), as_index(first_inf)),
         )
         for index, box, nan, inf, first_nan, first_inf in told["values"]
     ]
     shapes = {chunk(k): _box(v) for k, v in told["shapes"]}
     digests = {owner(k): _digest(v) for k, v in told["digests"]}
-    packed = [(is_text(k), _list(place)(v)) for k, v in told["packed"]]
-    quantized = {place(k): is_text(v) for k, v in told["quantized"]}
-    stale_dtypes = {chunk(k): is_text(v) for k, v in told["stale_dtypes"]}
-    skipped = [(is_text(path), is_text(why), is_count(n)) for path, why, n in told["skipped"]]
-    blobs = {(is_count(file), is_count(at)): is_count(n) for file, at, n in told["blobs"]}
-    num_unread = is_count(told["num_unread"])
+    packed = [(as_text(k), _list(place)(v)) for k, v in told["packed"]]
+    quantized = {place(k): as_text(v) for k, v in told["quantized"]}
+    stale_dtypes = {chunk(k): as_text(v) for k, v in told["stale_dtypes"]}
+    skipped = [(as_text(path), as_text(why), as_count(n)) for path, why, n in told["skipped"]]
+    blobs = {(as_count(file), as_count(at)): as_count(n) for file, at, n in told["blobs"]}
+    num_unread = as_count(told["num_unread"])
     # It makes sense: from here on nothing fails.
     tally.tried[first:last] = True
     tally.tried[untried] = False
@@ -213,7 +213,7 @@ def _chunks(checkpoint: Checkpoint, plan: PayloadPlan, places: range) -> Ints:
 # What each field may be.
 
 
-def is_count(value: Any) -> int:
+def as_count(value: Any) -> int:
     """A number of something; raises ValueError for anything else."""
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError("no count")
@@ -226,7 +226,7 @@ def _int(value: Any) -> int:
     return value
 
 
-def is_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A text; raises ValueError for anything else."""
     if type(value) is not str:
         raise ValueError("no text")
@@ -236,7 +236,7 @@ def is_text(value: Any) -> str:
 def _code(value: Any) -> str:
     if value not in CODES:
         raise ValueError("no code")
-    return is_text(value)
+    return as_text(value)
 
 
 def _within(known: range) -> Callable[[Any], int]:
@@ -258,10 +258,10 @@ def _list(of: Callable[[Any], T]) -> Callable[[Any], list[T]]:
 
 
 def _box(value: Any) -> tuple[int, ...]:
-    return tuple(_list(is_count)(value))
+    return tuple(_list(as_count)(value))
 
 
-def is_index(value: Any) -> tuple[int, ...] | None:
+def as_index(value: Any) -> tuple[int, ...] | None:
     """An index, or None; raises ValueError for anything else."""
     return None if value is None else _box(value)
 
@@ -271,14 +271,14 @@ def _digest(value: Sequence[Any]) -> tuple[Any, ...]:
     # What a payload says of itself may be anything.
     return (
         _int(crc32),
-        is_text(dtype),
+        as_text(dtype),
         *(tuple(_list(_int)(x)) for x in (shape, strides)),
         _int(start),
     )
 
 
 def _maybe_text(value: Any) -> str | None:
-    return None if value is None else is_text(value)
+    return None if value is None else as_text(value)
 
 
 def _finding(value: dict[str, Any]) -> Finding:
@@ -288,17 +288,17 @@ def _finding(value: dict[str, Any]) -> Finding:
     return Finding(
         code=_code(value["code"]),
         severity=value["severity"],
-        message=is_text(value["message"]),
-        torch_does=is_text(value["torch_does"]),
-        hint=is_text(value["hint"]),
+        message=as_text(value["message"]),
+        torch_does=as_text(value["torch_does"]),
+        hint=as_text(value["hint"]),
         fqn=_maybe_text(value["fqn"]),
         file=_maybe_text(value["file"]),
-        offsets=is_index(value["offsets"]),
-        sizes=is_index(value["sizes"]),
+        offsets=as_index(value["offsets"]),
+        sizes=as_index(value["sizes"]),
         num_elements=None if count is None else _int(count),
         is_echo=value["is_echo"],
         other_fqn=_maybe_text(value["other_fqn"]),
-        entries=tuple(_list(is_text)(value["entries"])),
+        entries=tuple(_list(as_text)(value["entries"])),
     )
 
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.storage.base import Storage
@@ -21,7 +19,7 @@ from inspector.checks.payload.payloads import read_places
 from inspector.values.fingerprint import fingerprints
 from inspector.values.stats import collect_stats, wanted_tensors
 from inspector.verify.shares.digests import encode_digests, sealed_items, tensor_sizes
-from inspector.verify.shares.division import cut, divide, portions, state_of
+from inspector.verify.shares.division import cut, divide, parts, portions, state_of
 from inspector.verify.shares.figures import encode_figures
 from inspector.verify.shares.portion import encode_portion
 from inspector.verify.spec import ReadSpec
@@ -140,12 +138,7 @@ class _Items:
         return int(self._sizes[items.start : items.stop].sum())
 
     def portions(self, items: range) -> Iterator[range]:
-        done = np.cumsum(self._sizes[items.start : items.stop].astype(np.float64))
-        first, before = items.start, 0.0
-        for last, now in enumerate(done.tolist(), items.start + 1):
-            if now - before >= self._spec.portion_bytes or last == items.stop:
-                yield range(first, last)
-                first, before = last, now
+        return parts(self._sizes, items, self._spec.portion_bytes)
 
 
 class _Seal(_Items):
