@@ -20,14 +20,13 @@ import numpy.typing as npt
 from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.pickle.extract import Extraction
-from inspector.checkpoint.pickle.fields import Ints, Texts, words_of
+from inspector.checkpoint.pickle.fields import Ints, Texts, starts_of
 from inspector.checkpoint.pickle.joining import (
     EveryTensor,
     Names,
     join,
     refuse_duplicates,
     same_texts,
-    starts_of,
 )
 from inspector.checkpoint.pickle.splice import NotSplicedError, RecordRun, Spliced, read_spliced
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
@@ -459,7 +458,7 @@ class _Bulk(Extraction):
         stored = self._spliced.stored
         if stored is None:
             return
-        words = words_of(self._spliced.scan.data)
+        words = self._spliced.scan.words
         table = Names(self.tensor_fqns)
         used = np.flatnonzero(self._row_used)
         name_at, name_length = self._spliced.walk.located(stored.text("name", slice(None)))

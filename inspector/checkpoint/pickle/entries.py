@@ -13,25 +13,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.fields import DIMS, Ints, PickleBytes, RecordPart, Texts
+from inspector.checkpoint.pickle.fields import (
+    DIMS,
+    GET,
+    NEW,
+    SIZE,
+    SIZED,
+    Ints,
+    PickleBytes,
+    RecordPart,
+    Texts,
+    starts_of,
+)
 from inspector.checkpoint.pickle.records import Chunks
 
 __all__ = ["Paths", "TensorForm", "Tensors", "read_paths", "state_parts"]
 
-_NEW = b")\x81\x94}\x94("  # EMPTY_TUPLE NEWOBJ MEMOIZE EMPTY_DICT MEMOIZE MARK
-_GET = rb"h.|j.{4}"
-_INT = rb"K.|M..|J.{4}|\x8a.{2,9}?"
-_TUPLE = rb"(?:\)|(?:\((?:%b){1,8}t|(?:%b){1,3}[\x85-\x87])\x94)\x85\x94R\x94" % (_INT, _INT)
 # What `TensorProperties.__getstate__` gives: references, and what is made anew of them and numbers.
-_STATE = rb"\((?:%b|K.|[\x88\x89N]|\x85\x94|R\x94){5,60}?t\x94" % _GET
+_STATE = rb"\((?:%b|K.|[\x88\x89N]|\x85\x94|R\x94){5,60}?t\x94" % GET
 _TENSOR = re.compile(
     rb"(?P<new>%(get)b)\)\x81\x94}\x94\((?P<properties>%(get)b)(?P<kind>%(get)b)\)\x81\x94"
     rb"%(state)bb(?P<sized>%(get)b)(?P<size>%(get)b)%(tuple)b(?P<chunks>%(get)b)\]\x94"
-    % {b"get": _GET, b"state": _STATE, b"tuple": _TUPLE},
+    % {b"get": GET, b"state": _STATE, b"tuple": SIZE},
     re.DOTALL,
 )
 _STATES = re.compile(_STATE, re.DOTALL)
-_STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % _GET, re.DOTALL)
+_STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % GET, re.DOTALL)
 _MAX_STATES = 32
 _LEARN_BYTES = 8 << 20
 _INLINE = 0x8C
@@ -90,13 +97,11 @@ class TensorForm:
 
     def read(self, scan: PickleBytes, at: Ints, chunks: Chunks) -> Tensors | None:
         """Read the entries at those anchors that follow the form; None if none does."""
-        begin = self.new + _NEW + self.properties + self.kind + b")\x81\x94"
+        begin = self.new + NEW + self.properties + self.kind + b")\x81\x94"
         calls = scan.perhaps(at - (len(self.new) + 1), begin)
         calls = calls[scan.begin_so(calls, begin)]
         state, states, at = self._states(scan, calls, calls + len(begin))
-        segment = RecordPart(
-            b"b" + self.sized + self.size, DIMS, b"\x85\x94R\x94" + self.chunks + b"]\x94"
-        )
+        segment = RecordPart(b"b" + self.sized + self.size, DIMS, SIZED + self.chunks + b"]\x94")
         size = segment.read(scan, at)
         first, last, end = _chunks_at(scan, size.end, chunks)
         ok = (state >= 0) & size.ok & (last >= first) & _same_ndim(chunks, first, last, size.ndim)
@@ -105,7 +110,7 @@ class TensorForm:
         if not len(calls):
             return None
         start, linked, name = _names_before(scan, calls, end)
-        memo = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks.num_memo, dtype=np.int64)])
+        memo = starts_of(chunks.num_memo)
         of_state = np.asarray([_num_memo(text) for text in states], np.int64)
         # The object, its dict, the properties, their state, the size, the list; and the chunks.
         num_memo = (name.ref < 0) + 4 + of_state[state] + np.where(ndim > 0, 3, 2)

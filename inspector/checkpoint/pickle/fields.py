@@ -17,10 +17,15 @@ import numpy.typing as npt
 
 __all__ = [
     "DIMS",
+    "GET",
     "INT",
+    "INTEGER",
     "INT_OR_NONE",
     "MAX_DIMS",
+    "NEW",
     "PAD",
+    "SIZE",
+    "SIZED",
     "Bytes",
     "Fields",
     "Ints",
@@ -28,6 +33,8 @@ __all__ = [
     "RecordPart",
     "Texts",
     "Words",
+    "flat_dims",
+    "starts_of",
     "words_of",
 ]
 
@@ -41,6 +48,16 @@ PAD = 2048
 MAX_DIMS = 8
 #: Parts of a segment, beside its fixed bytes: an integer; one, or None; a `torch.Size`'s tuple.
 INT, INT_OR_NONE, DIMS = "int", "int or none", "dims"
+
+# What records are learned by, as regular expressions of opcodes: a reference to the memo, an
+# integer that is not negative, and `torch.Size` of a tuple of such.
+GET = rb"h.|j.{4}"
+INTEGER = rb"K.|M..|J.{4}|\x8a(?:\x03.{3}|\x04.{4}|\x05.{5}|\x06.{6}|\x07.{7}|\x08.{8})"
+SIZE = rb"(?:\)|(?:\((?:%b){1,8}t|(?:%b){1,3}[\x85-\x87])\x94)\x85\x94R\x94" % (INTEGER, INTEGER)
+#: EMPTY_TUPLE NEWOBJ MEMOIZE EMPTY_DICT MEMOIZE MARK: an object, and its dict begun.
+NEW = b")\x81\x94}\x94("
+#: TUPLE1 MEMOIZE REDUCE MEMOIZE: `torch.Size` of the tuple before it.
+SIZED = b"\x85\x94R\x94"
 
 # Kinds of opcodes, four bits each: 1 to 3 for BININT1, BININT2 and BININT, 3 + n for LONG1 of n
 # bytes, then None, MARK and the opcodes that end a tuple (of as many as stood before it).
@@ -72,6 +89,26 @@ def words_of(data: Bytes) -> Words:
     """The eight bytes from every position on, as one little-endian number; a view."""
     view: Words = np.ndarray((len(data) - 7,), np.dtype("<u8"), data.data, 0, (1,))
     return view
+
+
+def starts_of(counts: npt.NDArray[Any]) -> Ints:
+    """Where each begins if they lie one after another; and where the last ends."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+def flat_dims(values: Ints, ndim: npt.NDArray[Any]) -> Ints:
+    """The dims of all records one after another; a record with -1 has none.
+
+    Args:
+        values: Shape (records, most dims).
+        ndim: Of each record.
+    """
+    if len(ndim) and (ndim == ndim[0]).all():
+        return values[:, : max(int(ndim[0]), 0)].ravel()
+    flat: Ints = values[np.arange(values.shape[1]) < ndim[:, None]]
+    return flat
 
 
 class Texts(NamedTuple):

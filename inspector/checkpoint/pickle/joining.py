@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import Tensors
-from inspector.checkpoint.pickle.fields import PAD, Ints, Words, words_of
+from inspector.checkpoint.pickle.fields import PAD, Ints, Words, flat_dims, starts_of, words_of
 from inspector.checkpoint.pickle.walk import NotSplicedError
 
-__all__ = ["EveryTensor", "Names", "join", "refuse_duplicates", "same_texts", "starts_of"]
+__all__ = ["EveryTensor", "Names", "join", "refuse_duplicates", "same_texts"]
 
 # The lowest bytes of a word: none, one, up to all eight.
 _FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
@@ -200,22 +200,10 @@ class EveryTensor:
         counts = tensors.last - tensors.first
         self.names = names
         self.states: list[int] = tensors.state.tolist()
-        self.shapes = array("q", _flat(tensors.sizes, ndim).tobytes())
+        self.shapes = array("q", flat_dims(tensors.sizes, ndim).tobytes())
         self.box: list[int] = starts_of(ndim).tolist()
         self.dims = array("q", ndim.tobytes())
         self.counts = array("q", counts.tobytes())
         self.before: list[int] = starts_of(counts).tolist()
         self.first: list[int] = tensors.first.tolist()
         self.last: list[int] = tensors.last.tolist()
-
-
-def _flat(values: Ints, ndim: Ints) -> Ints:
-    flat: Ints = values[np.arange(values.shape[1]) < ndim[:, None]]
-    return flat
-
-
-def starts_of(counts: Ints) -> Ints:
-    """Where each begins if they lie one after another; and where the last ends."""
-    starts = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return starts

@@ -21,13 +21,20 @@ import numpy.typing as npt
 
 from inspector.checkpoint.pickle.fields import (
     DIMS,
+    GET,
     INT,
     INT_OR_NONE,
+    INTEGER,
+    NEW,
+    SIZE,
+    SIZED,
     Bytes,
     Ints,
     PickleBytes,
     RecordPart,
     Texts,
+    flat_dims,
+    starts_of,
     words_of,
 )
 
@@ -43,18 +50,13 @@ __all__ = [
 _BLOCK = 1 << 15
 _SCAN_BYTES = 1 << 18
 
-_NEW = b")\x81\x94}\x94("  # EMPTY_TUPLE NEWOBJ MEMOIZE EMPTY_DICT MEMOIZE MARK
 _BUILT = b"ub"  # SETITEMS BUILD
-_SIZED = b"\x85\x94R\x94"  # TUPLE1 MEMOIZE REDUCE MEMOIZE: `torch.Size` of the tuple before it
-_GET = rb"h.|j.{4}"
-_INT = rb"K.|M..|J.{4}|\x8a(?:\x03.{3}|\x04.{4}|\x05.{5}|\x06.{6}|\x07.{7}|\x08.{8})"
-_TUPLE = rb"(?:\)|(?:\((?:%b){1,8}t|(?:%b){1,3}[\x85-\x87])\x94)\x85\x94R\x94" % (_INT, _INT)
-_TEXT = rb"(?:%b|\x8c.{1,300}?\x94)" % _GET
+_TEXT = rb"(?:%b|\x8c.{1,300}?\x94)" % GET
 
 _CHUNK = re.compile(
     rb"(?P<new>%(get)b)\)\x81\x94}\x94\("
     rb"(?P<offsets>%(get)b)(?P<size>%(get)b)%(tuple)b"
-    rb"(?P<sizes>%(get)b)(?P=size)%(tuple)bub" % {b"get": _GET, b"tuple": _TUPLE},
+    rb"(?P<sizes>%(get)b)(?P=size)%(tuple)bub" % {b"get": GET, b"tuple": SIZE},
     re.DOTALL,
 )
 _STORED = re.compile(
@@ -63,7 +65,7 @@ _STORED = re.compile(
     rb"(?P<offset>%(get)b)(?P<size>%(get)b)%(tuple)bub"
     rb"(?P<info>%(get)b)\)\x81\x94}\x94\("
     rb"(?P<path>%(get)b)%(text)b(?P<start>%(get)b)(?:%(int)b)(?P<length>%(get)b)(?:%(int)b)ub"
-    % {b"get": _GET, b"tuple": _TUPLE, b"text": _TEXT, b"int": _INT},
+    % {b"get": GET, b"tuple": SIZE, b"text": _TEXT, b"int": INTEGER},
     re.DOTALL,
 )
 
@@ -74,10 +76,10 @@ def anchors(data: Bytes, end: int, tell: Callable[[int], None]) -> Ints:
     `tell` is told the bytes that were looked through.
     """
     words = words_of(data)
-    wanted = int.from_bytes(_NEW[1:], "little")
+    wanted = int.from_bytes(NEW[1:], "little")
     found = []
     for first in range(0, end, _SCAN_BYTES):
-        at = np.flatnonzero(data[first : min(first + _SCAN_BYTES, end)] == _NEW[1]) + first
+        at = np.flatnonzero(data[first : min(first + _SCAN_BYTES, end)] == NEW[1]) + first
         found.append(at[(words[at] & np.uint64((1 << 40) - 1)) == np.uint64(wanted)])
         tell(first)
     return np.concatenate(found) if found else np.zeros(0, np.int64)
@@ -97,21 +99,6 @@ def _joined(parts: list[tuple[Any, ...]]) -> list[Any]:
 
 def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     return values if ok.all() else values[ok]
-
-
-def _flat(ndim: npt.NDArray[np.int8], values: Ints) -> Ints:
-    """The dims of all records one after another."""
-    if len(ndim) and (ndim == ndim[0]).all():
-        return values[:, : max(int(ndim[0]), 0)].ravel()
-    flat: Ints = values[np.arange(values.shape[1]) < ndim[:, None]]
-    return flat
-
-
-def _boxes(ndim: npt.NDArray[np.int8]) -> Ints:
-    """Where the dims of each record begin, if they lie one after another; and where they end."""
-    box = np.zeros(len(ndim) + 1, np.int64)
-    np.cumsum(np.maximum(ndim, 0), out=box[1:])
-    return box
 
 
 def _blocks(starts: Ints) -> Iterator[Ints]:
@@ -159,18 +146,17 @@ class ChunkForm:
         """GETs of the class, the two keys and `torch.Size`."""
         return self.new + self.offsets + self.sizes + self.size
 
-    def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> Chunks:
+    def read(self, scan: PickleBytes, at: Ints, tell: Callable[[int], None]) -> Chunks:
         """Read the records at those anchors that follow the form.
 
         Args:
-            data: The pickle without frames, and `PAD` zero bytes.
+            scan: The pickle without frames.
             at: From `anchors`.
             tell: Told the bytes that were looked through.
         """
-        scan = PickleBytes(data)
-        begin = self.new + _NEW + self.offsets + self.size
-        first = RecordPart(begin, DIMS, _SIZED + self.sizes + self.size)
-        second = RecordPart(DIMS, _SIZED + _BUILT)
+        begin = self.new + NEW + self.offsets + self.size
+        first = RecordPart(begin, DIMS, SIZED + self.sizes + self.size)
+        second = RecordPart(DIMS, SIZED + _BUILT)
         starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts: list[tuple[Any, ...]] = []
         for block in _blocks(starts):
@@ -184,15 +170,15 @@ class ChunkForm:
                     _kept(size.end - block, ok).astype(np.int16),
                     (2 + 2 * _num_memo(dims)).astype(np.int8),
                     dims,
-                    _flat(dims, _kept(offset.dims, ok)),
-                    _flat(dims, _kept(size.dims, ok)),
+                    flat_dims(_kept(offset.dims, ok), dims),
+                    flat_dims(_kept(size.dims, ok), dims),
                 )
             )
             if len(block):
                 tell(int(block[-1]))
         columns = _joined(parts)
         start, length, num_memo, ndim, offsets, sizes = columns
-        return Chunks(start, length, num_memo, ndim, _boxes(ndim), offsets, sizes)
+        return Chunks(start, length, num_memo, ndim, starts_of(np.maximum(ndim, 0)), offsets, sizes)
 
 
 @dataclass(slots=True)
@@ -265,10 +251,10 @@ class StoredForm:
             self.new + self.fqn + self.index + self.offset + self.size + self.info + self.path
         ) + (self.start + self.length)
 
-    def read(self, data: Bytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
+    def read(self, scan: PickleBytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
         """Read the records at those anchors that follow the form; arguments as for chunks."""
-        scan, segments = PickleBytes(data), self._segments()
-        begin = self.new + _NEW + self.fqn
+        segments = self._segments()
+        begin = self.new + NEW + self.fqn
         starts = scan.perhaps(at - (len(self.new) + 1), begin)
         parts = []
         for block in _blocks(starts):
@@ -276,25 +262,25 @@ class StoredForm:
             if len(block):
                 tell(int(block[-1]))
         columns = _joined(parts)
-        columns += [_boxes(columns[9]), len(begin) + 2]
+        columns += [starts_of(np.maximum(columns[9], 0)), len(begin) + 2]
         return StoredRecords(*columns)
 
     def _segments(self) -> tuple[RecordPart, ...]:
         """Index; offset, where there is one; byte offset and length."""
         return (
             RecordPart(self.index, INT_OR_NONE),
-            RecordPart(self.offset + self.size, DIMS, _SIZED + self._middle),
+            RecordPart(self.offset + self.size, DIMS, SIZED + self._middle),
             RecordPart(self.start, INT, self.length, INT, _BUILT),
         )
 
     @property
     def _middle(self) -> bytes:
-        return _BUILT + self.info + _NEW + self.path
+        return _BUILT + self.info + NEW + self.path
 
     def _rows(
         self, scan: PickleBytes, segments: tuple[RecordPart, ...], start: Ints
     ) -> tuple[Any, ...]:
-        begin = self.new + _NEW + self.fqn
+        begin = self.new + NEW + self.fqn
         ok = scan.begin_so(start, begin)
         is_text, at, name = scan.texts(start + len(begin))
         index = segments[0].read(scan, at)
@@ -325,4 +311,4 @@ class StoredForm:
             (numbers.ints[1], np.int64),
         )
         kept = tuple(_kept(column, ok).astype(kind, copy=False) for column, kind in columns)
-        return (*kept, _flat(_kept(ndim, ok), _kept(offset.dims, ok)))
+        return (*kept, flat_dims(_kept(offset.dims, ok), _kept(ndim, ok)))

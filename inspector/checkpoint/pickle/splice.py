@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import Paths, TensorForm, Tensors, read_paths
-from inspector.checkpoint.pickle.fields import PAD, Ints, PickleBytes
+from inspector.checkpoint.pickle.fields import PAD, Ints, PickleBytes, starts_of
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
 from inspector.checkpoint.pickle.records import (
     ChunkForm,
@@ -116,16 +116,14 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
         raise NotSplicedError
     # Entries come before places: each is looked for on its own side only.
     of_entries, of_places = np.split(at, [int(np.searchsorted(at, behind))]) if behind else (at, at)
-    chunks: Chunks = chunk_form.read(raw.data, of_entries, lambda n: tell((end + 2 * n) // 5))
-    stored = stored_form and stored_form.read(
-        raw.data, of_places, lambda n: tell((3 * end + n) // 5)
-    )
+    chunks: Chunks = chunk_form.read(scan, of_entries, lambda n: tell((end + 2 * n) // 5))
+    stored = stored_form and stored_form.read(scan, of_places, lambda n: tell((3 * end + n) // 5))
     tensors = tensor_form and tensor_form.read(scan, of_entries, chunks)
     del of_entries, of_places
     del at
     storage = stored.start[0] if stored and len(stored.start) else end
     paths = read_paths(scan, behind, int(storage)) if behind < storage else None
-    runs = [*_chunk_runs(scan, chunks, tensors)]
+    runs = [*_chunk_runs(chunks, tensors)]
     refs = {"chunks": chunk_form.refs}
     if stored is not None:
         runs += _stored_runs(scan, stored)
@@ -226,7 +224,7 @@ def _unframed(fd: int, num_bytes: int) -> Unframed:
     return raw
 
 
-def _chunk_runs(scan: PickleBytes, chunks: Chunks, tensors: Tensors | None) -> Iterator[RecordRun]:
+def _chunk_runs(chunks: Chunks, tensors: Tensors | None) -> Iterator[RecordRun]:
     """Chunks that stand one behind the other and are of no tensor's entry that was read."""
     count = len(chunks.start)
     if not count:
@@ -242,7 +240,7 @@ def _chunk_runs(scan: PickleBytes, chunks: Chunks, tensors: Tensors | None) -> I
     firsts = np.flatnonzero(begins)
     lasts = np.append(firsts[1:], count)
     keep = alone[firsts]
-    memo = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks.num_memo, dtype=np.int64)])
+    memo = starts_of(chunks.num_memo)
     for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
         start, end = int(chunks.start[first]), int(stop[last - 1])
         yield RecordRun("chunks", first, last, start, end, int(memo[last] - memo[first]))

@@ -361,15 +361,15 @@ class OpcodeWalk:
 
     def check_order(self) -> None:
         """Refuse records that refer to what the memo did not have when they were read."""
-        for kind, records in (("stored", self._stored), ("tensors", self._tensors)):
-            if records is not None:
-                memo = self._memo_before(kind, records.num_memo)
-                texts = [records.name] if isinstance(records, Tensors) else []
-                if isinstance(records, StoredRecords):
-                    every = slice(None)
-                    texts = [records.text("name", every), records.text("path", every)]
-                if any((text.ref >= memo).any() for text in texts):
+        if self._stored is not None:
+            memo = self._memo_before("stored", self._stored.num_memo)
+            for which in _STRINGS["stored"]:
+                if (self._stored.text(which, slice(None)).ref >= memo).any():
                     _refuse()
+        if self._tensors is not None:
+            memo = self._memo_before("tensors", self._tensors.num_memo)
+            if (self._tensors.name.ref >= memo).any():
+                _refuse()
         if self._paths is not None:
             memo = self._memo_before("paths", self._paths.num_memo)
             for part in _PARTS:
