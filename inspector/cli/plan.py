@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from inspector.layout.mesh import Mesh
-    from inspector.layout.target.file import PlacementLine, StageLine
+    from inspector.layout.target.file import PlacementFile
     from inspector.layout.target.stages import StageKeys, StageRequest
     from inspector.report.plan.text import PlanReport
 
@@ -75,7 +75,7 @@ def plan(
     """
     from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
-    from inspector.layout.target.file import read_placements, read_stages
+    from inspector.layout.target.file import PlacementFile, read_placement_file
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import StageRequest
     from inspector.report.plan.json import plan_json, stages_json
@@ -83,16 +83,15 @@ def plan(
     # What is wrong with the arguments is told before anything is read.
     target = Mesh.parse(mesh)
     stage = None if stage_text is None else StageRequest.parse(stage_text)
-    lines = () if placements_file is None else read_placements(placements_file)
-    stages = () if placements_file is None or stage is None else read_stages(placements_file)
-    TargetPlacements(target, None, lines)
+    told = PlacementFile() if placements_file is None else read_placement_file(placements_file)
+    TargetPlacements(target, None, told.placements)
     form = form_of(form, as_json=as_json)
     if form == "html" and stage is not None and stage.number is None:
         raise UsageError(f"--stage {stage}: a page is of one stage", "give each a page of its own")
     if reads and form != "json":
         raise UsageError("--reads lists reads in JSON only", "add --json")
     answer = Destination(output, [path, *([] if against is None else [against])])
-    plans = _plans(path, target, lines, stage, stages, against)
+    plans = _plans(path, target, told, stage, against)
     if form == "json":
         is_one = stage is None or stage.number is not None
         document = plan_json(plans[0], reads=reads) if is_one else stages_json(plans, reads=reads)
@@ -119,18 +118,18 @@ def _text(plans: list[PlanReport], width: int | None, rows: int | None) -> Itera
 def _plans(
     path: str,
     mesh: Mesh,
-    lines: tuple[PlacementLine, ...],
+    told: PlacementFile,
     stage: StageRequest | None,
-    stages: tuple[StageLine, ...],
     against: str | None,
 ) -> list[PlanReport]:
     """The plan of all entries, or of each stage that was asked for."""
     from inspector.checkpoint.find.locate import locate_one, read_checkpoint
     from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import printable
+    from inspector.checks.judge import check_all
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
-    from inspector.checks.plan.faults import of_stage, plan_faults
+    from inspector.checks.plan.faults import of_stage, untold
     from inspector.checks.plan.problems import plan_problems
     from inspector.errors import UsageError
     from inspector.layout.reads.load_plan import Planner
@@ -149,8 +148,8 @@ def _plans(
         raise UsageError(f"{printable(path)} holds nothing to load", "it is an empty checkpoint")
     written_by = infer(checkpoint)
     rules = None
-    if lines or not mesh.is_plain:
-        rules = TargetPlacements(mesh, None if mesh.is_plain else written_by, lines)
+    if told.placements or not mesh.is_plain:
+        rules = TargetPlacements(mesh, None if mesh.is_plain else written_by, told.placements)
         for pattern in rules.unmatched(checkpoint.columns.fqns):
             raise UsageError(
                 f"--placements: {printable(pattern, 80)} matches no tensor",
@@ -158,19 +157,19 @@ def _plans(
             )
     parts: tuple[StageKeys | None, ...] = (None,)
     if stage is not None:
-        parts = stage_keys(checkpoint, stage, stages, written_by)
+        parts = stage_keys(checkpoint, stage, told.stages, written_by)
     # torch reads safetensors behind no address. Nor are placements and stages handed to them.
-    is_told = bool(lines) or stage is not None
+    is_told = bool(told.placements) or stage is not None
     is_said = not is_told and (checkpoint.format == "dcp" or not is_url(checkpoint.path))
+    faults, _ = check_all(checkpoint, target, written_by)
+    missed = [] if expected is None else compare(checkpoint, expected)
     plans = []
     for part in parts:
         keys = (None, None) if part is None else (part.tensors, part.entries)
         planner = Planner(checkpoint, *keys)
         found = planner.plan(mesh, rules)
         problems = plan_problems(found)
-        more = plan_faults(checkpoint, target, problems, written_by)
-        if expected is not None:
-            more += compare(checkpoint, expected)
+        more = [*untold(faults, problems), *missed]
         kept = of_stage(found, part, more)
         plans.append(
             PlanReport(

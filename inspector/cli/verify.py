@@ -230,7 +230,7 @@ def verify(
     """
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
-    from inspector.layout.target.file import read_placements, read_stages
+    from inspector.layout.target.file import PlacementFile, read_placement_file
     from inspector.verify.preflight import prepare
 
     # What is wrong with the arguments is told before anything is read.
@@ -242,8 +242,8 @@ def verify(
             f"--memory {memory!a}: a rank needs at least 1 MiB to hold tensors in",
             "leave it out: then it is a share of what is free",
         )
-    told = read_placements(placements_file) if placements_file else ()
-    stages = read_stages(placements_file) if placements_file and stage else ()
+    told, stages = read_placement_file(placements_file) if placements_file else PlacementFile()
+    stages = stages if stage else ()
     share = parse_share(sample)
     world_size = _check_mesh(mesh, then, stage)
     shape = None

@@ -27,7 +27,7 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
-from inspector.layout.target.file import PlacementLine, parse_placements
+from inspector.layout.target.file import PlacementLine, parse_placement_file
 from inspector.layout.target.placement import TargetPlacement
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.writer.written_by import infer
@@ -258,7 +258,7 @@ def test_placements_are_those_of_fully_shard_over_tensor_parallelism() -> None:
         rules = TargetPlacements(
             Mesh.parse("dp_replicate:2,dp_shard:2,tp:2"),
             None,
-            parse_placements(['column = "tp:0"  # rows', "'row' = \"tp:1\""]),
+            parse_placement_file(['column = "tp:0"  # rows', "'row' = \"tp:1\""]).placements,
         )
         for name, parameter in module.named_parameters():
             found, source = rules.of(name, parameter.shape, 0)
@@ -307,7 +307,7 @@ def test_experts_lie_on_their_own_mesh() -> None:
 )  # fmt: skip
 def test_what_is_no_placement(text: str) -> None:
     with pytest.raises(UsageError, match="--placements"):
-        parse_placements(text.splitlines())
+        parse_placement_file(text.splitlines())
 
 
 def test_what_no_load_can_be_planned_under() -> None:

@@ -16,7 +16,7 @@ from inspector.cli.group import run_command
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner
-from inspector.layout.target.file import StageLine, parse_placements, parse_stages
+from inspector.layout.target.file import StageLine, parse_placement_file
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.target.stages import StageKeys, StageRequest, stage_keys
 from inspector.layout.writer.written_by import infer
@@ -111,8 +111,11 @@ LINES = """
 
 
 def test_lines_say_it_whatever_wrote_the_checkpoint() -> None:
-    assert [line.pattern for line in parse_placements(LINES)] == ["*wq.weight", "*wo.weight"]
-    lines = parse_stages(LINES)
+    assert [line.pattern for line in parse_placement_file(LINES).placements] == [
+        "*wq.weight",
+        "*wo.weight",
+    ]
+    lines = parse_placement_file(LINES).stages
     assert [str(line) for line in lines] == ["1", "2", "all", "1,2"]
     checkpoint = opened("pp_fsdp_2x2")
     one, two = stage_keys(checkpoint, ALL_2, lines)
@@ -144,13 +147,15 @@ def test_lines_of_other_stages_are_refused(lines: tuple[StageLine, ...], says: s
 @pytest.mark.parametrize("value", ["0", "1,1", "one", "", "1;2"])
 def test_what_names_no_stages(value: str) -> None:
     with pytest.raises(UsageError, match="names no stages"):
-        parse_stages(["[stages]", f'"a" = "{value}"'])
+        parse_placement_file(["[stages]", f'"a" = "{value}"'])
 
 
 def test_a_pattern_stands_once_in_each_table() -> None:
-    assert parse_stages(['a = "tp:0"', "[stages]", 'a = "1"']) == (StageLine("a", (1,)),)
+    assert parse_placement_file(['a = "tp:0"', "[stages]", 'a = "1"']).stages == (
+        StageLine("a", (1,)),
+    )
     with pytest.raises(UsageError, match="once more"):
-        parse_stages(["[stages]", 'a = "1"', 'a = "2"'])
+        parse_placement_file(["[stages]", 'a = "1"', 'a = "2"'])
 
 
 @pytest.mark.slow
@@ -158,7 +163,7 @@ def test_reads_of_a_stage_are_those_of_torchs_planner(tmp_path: Path) -> None:
     """torch plans the state dict of that stage alone, rank by rank."""
     jobs, plans = [], []
     mesh = Mesh.parse("dp_shard:2,tp:2")
-    lines = parse_placements(LINES)
+    lines = parse_placement_file(LINES).placements
     for sample in ("pp_fsdp_2x2", "pp_hsdp_2x2x2"):
         checkpoint = opened(sample)
         for keys in stage_keys(checkpoint, ALL_2, (), infer(checkpoint)):
@@ -235,3 +240,23 @@ def test_placements_inside_a_stage_come_from_its_own_ranks() -> None:
         wanted = {"wq": (0, 0), "wo": (0, 1), "norm": (0, None)}[tensor.fqn.split(".")[-1]]
         assert lies.dims == wanted, tensor.fqn
         assert source == ("rule" if wanted[1] is None else "checkpoint")
+
+
+def test_the_file_is_read_once_as_it_may_be_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "placements"
+    path.write_text("\n".join(["[stages]", '"*layers.[01].*" = "1"', '"*layers.[23].*" = "2"']))
+    opened_at = []
+    plain = Path.open
+
+    def counted(self: Path, *args: Any, **more: Any) -> Any:
+        opened_at.extend([self] if self == path else [])
+        return plain(self, *args, **more)
+
+    monkeypatch.setattr(Path, "open", counted)
+    asked = ("--mesh", "fsdp:2", "--stage", "all/2", "--placements", str(path), "--json")
+    run_command(["plan", str(SAMPLES / "pp_fsdp_2x2"), *asked])
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert {stage["stage"]["told_by"] for stage in stages} == {"placements"}
+    assert opened_at == [path]

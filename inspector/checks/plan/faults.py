@@ -1,39 +1,14 @@
-"""Errors of a checkpoint itself that a planned load runs into: `plan_faults`."""
+"""Errors of a checkpoint itself that a planned load runs into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Finding
-from inspector.checks.judge import check_all
 from inspector.layout.reads.load_plan import LoadPlan
 from inspector.layout.target.stages import StageKeys
-from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["of_stage", "plan_faults", "untold"]
-
-
-def plan_faults(
-    checkpoint: Checkpoint,
-    storage: Storage,
-    problems: Iterable[Finding],
-    written_by: WrittenBy | None = None,
-) -> list[Finding]:
-    """The errors that `check` finds without reading a payload, save those that are told already.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        problems: What is told already, rank by rank: the same code and name, or file, is the same.
-        written_by: What `infer` says of it, if that is known already.
-
-    Raises:
-        StorageError: The folder cannot be listed.
-    """
-    found, _ = check_all(checkpoint, storage, written_by)
-    return untold(found, problems)
+__all__ = ["of_stage", "untold"]
 
 
 def untold(findings: Iterable[Finding], problems: Iterable[Finding]) -> list[Finding]:
@@ -41,7 +16,7 @@ def untold(findings: Iterable[Finding], problems: Iterable[Finding]) -> list[Fin
 
     Args:
         findings: What checks of the checkpoint found.
-        problems: As for `plan_faults`.
+        problems: What is told already, rank by rank: the same code and name, or file, is the same.
     """
     told = {(problem.code, problem.fqn or problem.file) for problem in problems}
     return [f for f in findings if f.severity == "error" and (f.code, f.fqn or f.file) not in told]

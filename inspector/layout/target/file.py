@@ -22,17 +22,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
+from typing import NamedTuple
 
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 
 __all__ = [
+    "PlacementFile",
     "PlacementLine",
     "StageLine",
-    "parse_placements",
-    "parse_stages",
-    "read_placements",
-    "read_stages",
+    "parse_placement_file",
+    "read_placement_file",
 ]
 
 _MAX_BYTES = 1 << 20
@@ -132,25 +132,24 @@ class StageLine:
         return ",".join(map(str, self.stages)) or "all"
 
 
-def read_placements(path: str) -> tuple[PlacementLine, ...]:
-    """Reads the placements of the file.
+class PlacementFile(NamedTuple):
+    """What the file says.
+
+    Attributes:
+        placements: Its placements.
+        stages: The lines of its `[stages]`.
+    """
+
+    placements: tuple[PlacementLine, ...] = ()
+    stages: tuple[StageLine, ...] = ()
+
+
+def read_placement_file(path: str) -> PlacementFile:
+    """Reads the file, once: it may be a pipe.
 
     Raises:
         UsageError: It cannot be read, or a line of it is neither placement nor stage.
     """
-    return parse_placements(_lines(path))
-
-
-def read_stages(path: str) -> tuple[StageLine, ...]:
-    """Reads the `[stages]` of the file; none if it has none.
-
-    Raises:
-        UsageError: As of `read_placements`.
-    """
-    return parse_stages(_lines(path))
-
-
-def _lines(path: str) -> list[str]:
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -162,28 +161,15 @@ def _lines(path: str) -> list[str]:
         raise UsageError(f"--placements {printable(path)}: it is no text", _HINT) from error
     if len(data) > _MAX_BYTES:
         raise UsageError(f"--placements {printable(path)}: it is larger than a mebibyte", _HINT)
-    return text.splitlines()
+    return parse_placement_file(text.splitlines())
 
 
-def parse_placements(lines: Iterable[str]) -> tuple[PlacementLine, ...]:
-    """The placements of lines of text, those of `[stages]` left out.
+def parse_placement_file(lines: Iterable[str]) -> PlacementFile:
+    """What lines of text say.
 
     Raises:
         UsageError: A line is neither placement nor stage, or a pattern is there twice.
     """
-    return _parse(lines)[0]
-
-
-def parse_stages(lines: Iterable[str]) -> tuple[StageLine, ...]:
-    """The lines of `[stages]`.
-
-    Raises:
-        UsageError: As of `parse_placements`.
-    """
-    return _parse(lines)[1]
-
-
-def _parse(lines: Iterable[str]) -> tuple[tuple[PlacementLine, ...], tuple[StageLine, ...]]:
     placements: dict[str, PlacementLine] = {}
     stages: dict[str, StageLine] = {}
     is_of_stages = False
@@ -205,7 +191,7 @@ def _parse(lines: Iterable[str]) -> tuple[tuple[PlacementLine, ...], tuple[Stage
             stages[pattern] = StageLine.parse(pattern, value)
         else:
             placements[pattern] = PlacementLine.parse(pattern, value)
-    return tuple(placements.values()), tuple(stages.values())
+    return PlacementFile(tuple(placements.values()), tuple(stages.values()))
 
 
 def _unquoted(text: str, number: int) -> str:

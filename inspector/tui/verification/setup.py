@@ -19,7 +19,7 @@ from textual.widgets import Button, Input, Label, Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
-from inspector.layout.target.file import read_placements
+from inspector.layout.target.file import read_placement_file
 from inspector.layout.target.placement import why_not
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
@@ -146,7 +146,7 @@ def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
             via=wishes.via,
             device=wishes.device,
             filter_text=wishes.filter_text.strip(),
-            placements=read_placements(told) if told else (),
+            placements=read_placement_file(told).placements if told else (),
         )
     except InspectError as error:
         return error
