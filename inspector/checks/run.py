@@ -85,7 +85,7 @@ class JudgedRun:
 
     @property
     def exit_code(self) -> int:
-        """0 if the newest step is sound, and every one without a number.
+        """0 if the newest step is sound, and each without a number beside it.
 
         1 if one of them is not, or none is sound; 2 if not all was looked at.
         """

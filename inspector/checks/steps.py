@@ -479,8 +479,8 @@ def asked_for(steps: Sequence[Step]) -> Step | None:
     """The step that who names the whole folder asks for: the newest that a training would take.
 
     One of which no part was finished is not there yet. One without a number (the stages of a
-    pipeline, each in a folder of its own; the `final` of a run) is replaced by no other: where it
-    is not sound, it is the one.
+    pipeline, each in a folder of its own; the `final` beside the steps of a run) is replaced by no
+    other: where it is not sound, it is the one.
     """
     with_model = {step.series for step in _candidates(steps)}
     # One whose model is lost is asked for; a replica's data loader is not.
@@ -489,5 +489,11 @@ def asked_for(steps: Sequence[Step]) -> Step | None:
         return steps[0]
     finished = [step for step in steps if not step.is_begun]
     numbered = [step for step in finished if step.step is not None]
-    wrong = (step for step in finished if step.step is None and step.verdict != "sound")
-    return next(wrong, None) or _newest(numbered) or newest_sound(steps)
+    newest = _newest(numbered)
+    wrong = (
+        step
+        for step in finished
+        if step.step is None and step.verdict != "sound"
+        if newest is None or step.series == newest.series
+    )
+    return next(wrong, None) or newest or newest_sound(steps)
