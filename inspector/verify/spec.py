@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from inspector.checkpoint.text import plural
 from inspector.errors import UsageError
 from inspector.layout.mesh import Mesh
 from inspector.layout.target.file import PlacementLine, StageLine
@@ -138,6 +139,17 @@ class JobSpec:
         return self.mesh
 
     @property
+    def summary(self) -> list[str]:
+        """What it is, and what more was asked for, for the lines that are printed."""
+        said = [f"{self.world_size} ranks, {self.device}, {self.backend}"]
+        if self.stage:
+            teller = "[stages]" if self.stages else "the files"
+            said.append(f"of pipeline stage {self.stage}, as {teller} tell")
+        if self.placements:
+            said.append(f"with {plural(len(self.placements), 'pattern')} of --placements")
+        return said
+
+    @property
     def placement_lines(self) -> list[PlacementLine]:
         """What `--placements` says.
 
@@ -230,6 +242,11 @@ class ReadSpec:
     def label(self) -> str:
         """What it is, in a word for the names of files."""
         return f"{self.task}-{self.world_size}"
+
+    @property
+    def summary(self) -> list[str]:
+        """What it is, for the lines that are printed."""
+        return [f"{self.world_size} ranks that read"]
 
     def to_json(self) -> str:
         """The spec as one line of JSON."""

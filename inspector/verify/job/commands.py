@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from inspector.checkpoint.storage.base import is_url
-from inspector.checkpoint.text import plural, printable
+from inspector.checkpoint.text import printable
 from inspector.errors import StorageError, UsageError
 from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
@@ -274,7 +274,6 @@ def print_lines(
     elif any(folder.glob("rank-*.jsonl")):
         raise UsageError(f"{events_dir} holds the events of another job", "give an empty folder")
     run = uuid.uuid4().hex
-    kind = f"{spec.world_size} ranks that read"
     if isinstance(spec, ReadSpec):
         spec = dataclasses.replace(spec, events_dir=str(folder), run=run)
     else:
@@ -290,7 +289,6 @@ def print_lines(
             memory_bytes=0 if is_measured else spec.memory_bytes,
             run=run,
         )
-        kind = f"{spec.world_size} ranks, {spec.device}, {spec.backend}"
     spec_path = folder / "spec.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -300,12 +298,10 @@ def print_lines(
         manifests = list(write_manifests(spec, shape, folder, python))
     except OSError as error:
         raise StorageError(f"cannot write {printable(str(spec_path))}: {error.strerror}") from error
+    kind, *more = spec.summary
     yield f"# {kind}; the job is {spec_path}"
-    if isinstance(spec, JobSpec) and spec.stage:
-        teller = "[stages]" if spec.stages else "the files"
-        yield f"# of pipeline stage {spec.stage}, as {teller} tell"
-    if isinstance(spec, JobSpec) and spec.placements:
-        yield f"# with {plural(len(spec.placements), 'pattern')} of --placements"
+    for words in more:
+        yield f"# {words}"
     if not events_dir:
         yield "# several nodes need a folder that all of them see: --events DIR"
     yield "# on this machine alone (each line starts torchrun, and says how it ended)"
