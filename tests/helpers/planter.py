@@ -84,6 +84,7 @@ class Kind:
         when: One of the times above.
         act: Does it; its arguments are the time's.
         of_floats: It is for floating point elements alone.
+        num_dims: How many dims it takes (a single bit takes none).
         needs: What else it takes: `twin` (an entry of the same shape, dtype and boxes), `chunks`
             (several of them where it strikes), `cast` (one of the same shape and another dtype),
             `bytes` (a bytes entry).
@@ -97,6 +98,7 @@ class Kind:
     when: str
     act: Callable[..., Any]
     of_floats: bool = False
+    num_dims: int = 1
     needs: str = ""
     verdicts: tuple[str, ...] = ("DIFFER",)
     is_single: bool = False
@@ -405,7 +407,7 @@ KINDS: dict[str, Kind] = {
     "zeros": Kind("loaded", _zero),
     "byte order": Kind("loaded", _swap_bytes),
     "through a narrower type": Kind("loaded", _coarse, of_floats=True),
-    "transposed": Kind("loaded", _transpose),
+    "transposed": Kind("loaded", _transpose, num_dims=2),
     # By torch itself.
     "not loaded": Kind("plan", _leave_out),
     "half of it not loaded": Kind("plan", _half),

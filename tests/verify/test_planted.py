@@ -148,6 +148,8 @@ class Chooser:
                 ranks = list(range(len(mine)))
             if not ranks or not tensor.sizes.all() or (is_small and not tensor.shape):
                 continue
+            if not kind.is_single and len(tensor.shape) < kind.num_dims:
+                continue
             if kind.of_floats and tensor.dtype not in _FLOATS:
                 continue
             if kind.verdicts == ("DTYPE",) and tensor.dtype != "float32":
