@@ -90,8 +90,6 @@ def right_codes(name: str, scheme: str, fault: str) -> Collection[int]:
     """The exit codes that are right for a command under a fault."""
     if name == "repair":
         return {2}  # It takes no address.
-    if name == "watch --once" and scheme == "http":
-        return {2}  # There is nothing to list.
     if fault == "none" or (name not in _READS and fault not in _AT_ONCE[scheme]):
         return {0}
     if fault == "endless-error":
