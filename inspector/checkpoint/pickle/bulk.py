@@ -40,7 +40,7 @@ _BLOCK = 1 << 14
 
 
 def read_bulk(
-    fd: int, num_bytes: int, tell: Callable[[int], None]
+    fd: int, num_bytes: int, tell: Callable[[int], None], digest: Any = None
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -48,6 +48,7 @@ def read_bulk(
         fd: The open file, at its start.
         num_bytes: Its size.
         tell: Told how far it is, from 0 to `num_bytes`.
+        digest: Of `hashlib`: what is read goes into it as well.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -55,14 +56,14 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell)
+    spliced = read_spliced(fd, num_bytes, tell, digest)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
     header = extraction.header()
     header["protocol"] = spliced.protocol
     header["trailing_bytes"] = spliced.trailing_bytes
-    header["digest"] = spliced.digest
+    header["digest"] = "" if digest is None else digest.hexdigest()
     return header, columns
 
 
@@ -436,6 +437,8 @@ class _Bulk(Extraction):
                 sizes.append(columns["sizes"][numbers])
         if not offsets:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        if len(offsets) == 1:
+            return offsets[0], sizes[0]
         return np.concatenate(offsets), np.concatenate(sizes)
 
     def _join_rows(self, columns: dict[str, npt.NDArray[Any]]) -> None:
