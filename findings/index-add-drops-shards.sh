@@ -6,9 +6,9 @@
 #           0's rows on rank 0 and rank 1's on rank 1, and dcp.save, without an error, writes a checkpoint that cannot be
 #           loaded (the metadata says 4 rows, the data has 2). Out of place (x.index_add) it is right.
 # Versions: torch 2.13.0
-# Source:   torch/distributed/tensor/_decompositions.py (DecompShardingStrategy.propagate_strategy calls expand_to_full_mesh_op_
-#           strategy without inplace_op, so the check in _ops/utils.py is not made) and _dispatch.py (_dispatch_fast_path_python_
-#           tail: the spec of x is replaced)
+# Source:   torch/distributed/tensor/_decompositions.py (DecompShardingStrategy.propagate_strategy does not tell
+#           expand_to_full_mesh_op_strategy of inplace_op, so the check in _ops/utils.py is not made) and _dispatch.py
+#           (_dispatch_fast_path_python_tail: the spec of x is replaced)
 # Met by:   embedding updates, expert outputs summed by index_add_, caches filled by index_copy_, counts by scatter_add_.
 set -eu
 dir=$(mktemp -d)
