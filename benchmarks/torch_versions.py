@@ -14,7 +14,6 @@ its version came to before; the others' stay. The table in docs/verify.md is mad
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -30,9 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from inspector.checkpoint import open_checkpoint
 from inspector.verify.preflight import prepare
-from inspector.verify.progress import JobState
-from inspector.verify.recording import EventFollower, spec_event
-from inspector.verify.result import result_event
+from tests.helpers.forked_jobs import ForkedJob, run_forked
 
 SAMPLES = ROOT / "sample_ckpts"
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -59,43 +56,14 @@ def ask(python: str, *args: str) -> str:
     return done.stdout
 
 
-def jobs(python: str, paths: list[Path], place: Path) -> dict[Path, dict[str, Any]]:
-    """The result of a job on each checkpoint, every rank a fork of one process."""
-    planned, files = {}, []
+def jobs(python: str, paths: list[Path], place: Path) -> dict[str, dict[str, Any]]:
+    """The result of a job on each checkpoint."""
+    planned = {}
     for i, path in enumerate(paths):
-        folder = place / str(i)
-        for name in ("events", "scratch"):
-            (folder / name).mkdir(parents=True)
-        plan = prepare(
-            open_checkpoint(str(path)),
-            "fsdp:1",
-            then=["none"],
-            device="cpu",
-            memory_bytes=1 << 28,
-            python=python,
-        )
-        spec = dataclasses.replace(
-            plan.spec,
-            events_dir=str(folder / "events"),
-            scratch_dir=str(folder / "scratch"),
-            run=str(i),
-        )
-        (folder / "spec.json").write_text(spec.to_json())
-        planned[path] = spec, plan.expected
-        files.append(("", str(folder / "spec.json")))
-    (place / "jobs.json").write_text(json.dumps(files))
-    ask(python, "-m", "tests.helpers.mutant_worker", str(place / "jobs.json"))
-    results = {}
-    for path, (spec, expected) in planned.items():
-        state = JobState()
-        state.long_names = expected.long_names
-        state.apply(spec_event(spec, 0.0, num_entries=len(expected.names)))
-        follower = EventFollower(spec.events_dir)
-        for event, _ in follower.read(whole=True):
-            state.apply(event)
-        follower.close()
-        results[path] = result_event(state.snapshot(), spec, 0.0, False, expected)
-    return results
+        options: dict[str, Any] = {"device": "cpu", "memory_bytes": 1 << 28, "python": python}
+        plan = prepare(open_checkpoint(str(path)), "fsdp:1", then=["none"], **options)
+        planned[str(path)] = ForkedJob.of(plan, place / f"job-{i}")
+    return run_forked(planned, place, python)
 
 
 def _short(raised: str) -> str:
@@ -115,7 +83,7 @@ def rows(python: str, paths: list[Path]) -> dict[str, Any]:
         results = jobs(python, paths, Path(place))
     cells = {}
     for path in paths:
-        result = results[path]
+        result = results[str(path)]
         cell = {
             "dcp.load": _short(plain[path]) or "loads",
             "verify": result["verdict"],

@@ -27,6 +27,7 @@ from inspector.verify.ranks.bits import POISON, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import flipped_bit
 from inspector.verify.ranks.stored import RegionFeed, StoredReader
 from inspector.verify.ranks.tasks import chunk_tasks, count_uncovered
+from inspector.verify.ranks.torch_dcp import refuses
 from inspector.verify.selection import make_waves, select
 from inspector.verify.spec import JobSpec
 from tests.conftest import SAMPLES
@@ -303,6 +304,24 @@ def test_quantised_and_sparse_tensors_are_left_out_with_a_reason(tmp_path: Path)
     (group,) = selection.left_out
     assert group.fqns == ("q",)
     assert "quantised" in group.why
+
+
+def test_what_this_torch_lacks_and_what_is_malformed_is_left_out_unasked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So such a job is partial (`test_progress`)."""
+    monkeypatch.delattr(torch, "float8_e8m0fnu")
+    path = SAMPLES / "dtypes_4"
+    checkpoint = open_checkpoint(str(path))
+    (group,) = select(checkpoint, _spec(path), refuses).left_out
+    named = {t.fqn for t in checkpoint.tensors if t.dtype == "float8_e8m0fnu"}
+    assert (set(group.fqns), group.is_asked) == (named, False)
+    assert group.why == f"torch {torch.__version__} has no element type float8_e8m0fnu"
+    path = SAMPLES / "broken" / "entry_negative"
+    checkpoint = open_checkpoint(str(path))
+    groups = select(checkpoint, _spec(path), refuses).left_out
+    assert {fqn for g in groups for fqn in g.fqns} == {bad.fqn for bad in checkpoint.malformed}
+    assert all("its metadata is malformed" in g.why and not g.is_asked for g in groups)
 
 
 def test_failures_in_words() -> None:

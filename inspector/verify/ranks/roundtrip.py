@@ -285,7 +285,7 @@ class _Wave:
             metadata = torch_metadata(job.checkpoint, tensors, entries)
         planner = LoadPlanner(
             lambda n: job.reporter.advance(n),
-            job.seams.load_plan() if is_original else None,
+            job.seams.load_plan("load" if is_original else "reload"),
             self._uncounted,
         )
         state = {name: targets.state[name] for name in names}
@@ -341,7 +341,7 @@ class _Wave:
             job.reporter,
             self._rows,
         )
-        comparison.hold(failures, job.seams if phase == "compare" else None)
+        comparison.hold(failures, job.seams, phase)
         tallies = comparison.run(check_crc=check_crc)
         job.canaries[phase] += try_comparison(comparison, phase)
         if check_crc:
@@ -363,7 +363,7 @@ class _Wave:
                 job.verdicts[whole.verdict] = job.verdicts.get(whole.verdict, 0) + 1
         bad = {f for f, t in tallies.items() if t.verdict not in ("EXACT", "EMPTY")}
         for fqn, local in comparison.locals.items():
-            job.seams.compared(fqn, local)
+            job.seams.compared(phase, fqn, local)
         torn, deviating = self._replicas(comparison, targets, fields)
         mine = (bad, torn, deviating)
         everyone: list[Any] = [None] * dist.get_world_size()
