@@ -35,7 +35,7 @@ Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 # Arrays of so many numbers come from the heap: larger ones are mapped anew each time.
-_STEP = 1 << 14
+_STEP = 1 << 15
 _WORD = (1 << 64) - 1
 _LOW_HALF = np.uint64((1 << 32) - 1)
 # Odd numbers without a pattern: multiplying by one, and folding the upper half in, mixes all bits.
