@@ -24,6 +24,7 @@ from inspector.checkpoint.pickle.fields import Ints, Texts, starts_of
 from inspector.checkpoint.pickle.joining import (
     EveryTensor,
     Names,
+    distinct_texts,
     join,
     refuse_duplicates,
     same_texts,
@@ -155,19 +156,19 @@ class _Bulk(Extraction):
         if stored is None:
             raise NotSplicedError
         at, length = self._spliced.walk.located(stored.text("path", rows))
-        # Files are numbered as they are first mentioned.
         changes = np.ones(len(at), bool)
         changes[1:] = (at[1:] != at[:-1]) | (length[1:] != length[:-1])
         firsts = np.flatnonzero(changes)
-        known: dict[tuple[int, int], int] = {}
-        numbers = []
-        for place in zip(at[firsts].tolist(), length[firsts].tolist(), strict=True):
-            if place not in known:
-                if not place[1]:
-                    raise NotSplicedError
-                known[place] = self.files.setdefault(self._text(*place), len(self.files))
-            numbers.append(known[place])
-        self._row_file[rows] = np.repeat(numbers, np.diff(firsts, append=len(at)))
+        at, length = at[firsts], length[firsts]
+        of_first, number = distinct_texts(self._spliced.scan.words, at, length)
+        # Files are numbered as they are first mentioned.
+        files = []
+        for place in zip(at[of_first].tolist(), length[of_first].tolist(), strict=True):
+            if not place[1]:
+                raise NotSplicedError
+            files.append(self.files.setdefault(self._text(*place), len(self.files)))
+        in_runs = np.diff(firsts, append=run.last - run.first)
+        self._row_file[rows] = np.repeat(np.asarray(files, np.int32)[number], in_runs)
         self._row_used[rows] = True
         bare = np.flatnonzero(stored.ndim[rows] < 0) + run.first
         if not len(bare):

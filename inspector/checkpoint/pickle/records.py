@@ -346,9 +346,7 @@ class StoredForm:
         numbers = segments[2].read(scan, at)
         ok &= is_text & index.ok & is_path & numbers.ok & (index.ints[0] < 1 << 31)
         num_memo = 4 + _num_memo(ndim) + (name.ref < 0) + (path.ref < 0)
-        columns: tuple[npt.NDArray[Any], ...] = (
-            *(start, numbers.end - start, num_memo, name.length, name.ref, path.at - start),
-            *(path.length, path.ref, index.ints[0], ndim, *numbers.ints),
-        )
+        columns: list[Any] = [start, numbers.end - start, num_memo, name.length, name.ref]
+        columns += [path.at - start, path.length, path.ref, index.ints[0], ndim, *numbers.ints]
         kept = (_kept(column, ok) for column in columns)
         return (*kept, flat_dims(_kept(offset.dims, ok), _kept(ndim, ok)))
