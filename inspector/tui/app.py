@@ -43,6 +43,8 @@ __all__ = ["InspectApp"]
 
 _POLL_S = 0.01
 _SWITCH_S = 0.001
+#: What style sheets may name, by the theme's name.
+_variables: dict[str, dict[str, str]] = {}
 
 
 def _commands() -> type[Provider]:
@@ -121,6 +123,14 @@ class InspectApp(App[int]):
         self.theme = DARK.name if chosen is None else chosen
         self._dressed_in = self.theme
         dress(self)
+
+    def get_css_variables(self) -> dict[str, str]:
+        """As Textual works them out, which it would for each that asks: once a theme."""
+        known = _variables.get(self.theme)
+        if known is None:
+            known = _variables[self.theme] = super().get_css_variables()
+        self.theme_variables = known
+        return known
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's own, but for the one of which something is quicker here."""

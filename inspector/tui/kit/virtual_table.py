@@ -18,7 +18,7 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from inspector.report.table import GAP, fit_columns
+from inspector.report.fitting import GAP, fit_columns
 from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.cursor_view import CursorView

@@ -111,6 +111,8 @@ class MainScreen(OpenScreen):
         self._completed = False
         self.standing = Standing()
         self._missing: Iterator[View] = iter(())
+        #: Those that are there already. Ten times a second is too often to search the DOM for them.
+        self._views: list[View] = []
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
         self._lookout = Lookout(self)
@@ -120,7 +122,8 @@ class MainScreen(OpenScreen):
         yield CheckpointHeader()
         yield ViewBar(VIEWS)
         with ContentSwitcher(initial="tensors"):
-            yield TensorsView()
+            self._views.append(tensors := TensorsView())
+            yield tensors
         yield TaskLine()
 
     def on_mount(self) -> None:
@@ -169,6 +172,7 @@ class MainScreen(OpenScreen):
                     await view.prepare_filter()
             except (MountError, NoMatches):
                 return  # The screen is being left already.
+            self._views.append(view)
             if self.loaded is not None:
                 view.show(self.loaded)
             after(self, _TURN_S, self._add_view)
@@ -191,7 +195,7 @@ class MainScreen(OpenScreen):
         self._lookout.drop()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
         self._show_count()
-        for view in self.query(View):
+        for view in self._views:
             view.show(loaded)
         if self._completed:
             self._show_verification()
@@ -224,7 +228,7 @@ class MainScreen(OpenScreen):
             return  # Of a reading that was replaced meanwhile.
         self.written_by = written_by
         self.query_one(CheckpointHeader).show_writer(written_by)
-        for view in self.query(View):
+        for view in self._views:
             view.show_writer(written_by)
 
     def _judged(self, loaded: Loaded, outcome: Report | InspectError) -> None:
@@ -246,7 +250,7 @@ class MainScreen(OpenScreen):
         self.query_one(CheckpointHeader).show_standing(standing)
         report = standing.report
         if report is not None:
-            for view in self.query(View):
+            for view in self._views:
                 view.show_report(report)
         self._show_count()
         self.refresh_bindings()
@@ -355,7 +359,7 @@ class MainScreen(OpenScreen):
     def _paint_task(self) -> None:
         """Show what a view reads in the background, or nothing."""
         line = self.query_one(TaskLine)
-        if not any(view.show_task(line) for view in self.query(View)):
+        if not any(view.show_task(line) for view in self._views):
             line.hide()
         self.query_one(ViewBar).show_word("verify", *self.verification.word)
 

@@ -27,7 +27,7 @@ from inspector.checkpoint.payload.tensor import PackedTensor
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.payload.packed import packed_in
-from inspector.verify.failures import is_out_of_memory, reason
+from inspector.verify.failures import is_out_of_memory, reason, unreachable
 from inspector.verify.ranks.bits import RegionTally
 from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
@@ -290,7 +290,7 @@ class _Wave:
         )
         state = {name: targets.state[name] for name in names}
         try:
-            reader = reader or make_reader(path, metadata)
+            reader = reader or make_reader(path, metadata, job.storage)
             if not is_original:
                 require_scratch(reader, job.spec.scratch_dir)
             dcp.load(state, storage_reader=reader, planner=planner)
@@ -298,6 +298,8 @@ class _Wave:
             # CheckpointException is no Exception; every rank gets it, so all take this way.
             if not isinstance(error, CheckpointException) or is_out_of_memory(error):
                 raise
+            if (unheard := unreachable(error)) is not None:
+                raise unheard from None  # Every rank: nothing is known of any entry.
             if len(names) == 1:
                 failures[names[0]] = f"dcp.load raises {reason(error)}"
                 return
