@@ -70,8 +70,9 @@ def jobs(python: str, paths: list[Path], place: Path) -> dict[str, dict[str, Any
 
 
 def _short(raised: str) -> str:
-    """The first line of what was raised, without where torch is installed."""
-    return re.sub(r'"/[^"]*?/(?=torch/)', '"', raised.split("\n", 1)[0])[:160]
+    """The first line of what was raised, without where torch and the checkpoints lie."""
+    line = raised.split("\n", 1)[0].replace(f"{ROOT}/", "")
+    return re.sub(r"""(["'])/[^"']*?/(?=torch/)""", r"\1", line)[:160]
 
 
 def rows(python: str, paths: list[Path]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def rows(python: str, paths: list[Path]) -> dict[str, Any]:
         cell = {
             "dcp.load": _short(plain[path]) or "loads",
             "verify": result["verdict"],
-            "why": result["why"][:160],
+            "why": _short(result["why"]),
             "agrees": (result["verdict"] == "exact") == (not plain[path]),
         }
         cells[str(path.relative_to(ROOT))] = cell
