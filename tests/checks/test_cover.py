@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.checkpoint.model import TensorColumns
-from inspector.checks.metadata import cover
+from inspector.checks.metadata import cover, tiling
 from inspector.checks.metadata.cover import Box, analyse
 from inspector.checks.metadata.tiling import chunk_volumes, unproven
 from tests.conftest import some_fast
@@ -180,6 +180,20 @@ def test_unproven_are_those_that_are_not_exact(
     assert unproven(columns).tolist() == wrong
     volumes = [math.prod(s) for _, boxes in cases for _, s in boxes]
     assert chunk_volumes(columns).tolist() == volumes
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(tilings(3), min_size=2, max_size=6), st.integers(1, 9))
+def test_tensors_may_be_looked_at_some_at_a_time(
+    cases: list[tuple[tuple[int, ...], Boxes]], most: int
+) -> None:
+    whole = columns_of(cases)
+    expected = unproven(whole).tolist(), chunk_volumes(whole).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling, "_MAX_CHUNKS", most)
+        parts = columns_of(cases)
+        assert (unproven(parts).tolist(), chunk_volumes(parts).tolist()) == expected
+        assert unproven(parts, by_file=True).tolist() == unproven(whole, by_file=True).tolist()
 
 
 @settings(max_examples=200, deadline=None)

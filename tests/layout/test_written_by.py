@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from synthetic import S0, S1, R, strided
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.model import Checkpoint, DataFile
+from inspector.checkpoint.model import BytesEntry, Checkpoint, DataFile, TensorColumns
 from inspector.layout.writer.written_by import WrittenBy, infer
 from inspector.report.writer import written_by_json
 
@@ -403,3 +404,60 @@ def test_whatever_the_chunks_are_it_answers(data: st.DataObject) -> None:
         assert placement.placements is None or len(placement.placements) == (
             len(found.mesh.sizes) if found.mesh else 1
         )
+
+
+def cut_into_rows(num_tensors: int, world: int) -> Checkpoint:
+    """Tensors of as many rows as there are ranks, whose chunks each rank wrote."""
+    count = num_tensors * world
+    rank = np.tile(np.arange(world), num_tensors)
+    columns = TensorColumns(
+        fqns=[f"layers.{i}.weight" for i in range(num_tensors)],
+        properties=[("float32", "strided", False, "contiguous")],
+        property_id=np.zeros(num_tensors, np.int32),
+        shapes=np.tile([world, 7], num_tensors),
+        dim_start=2 * np.arange(num_tensors + 1),
+        chunk_start=world * np.arange(num_tensors + 1),
+        box_start=2 * world * np.arange(num_tensors + 1),
+        offsets=np.stack([rank, np.zeros(count, np.int64)], 1).ravel(),
+        sizes=np.tile([1, 7], count),
+        file=rank.astype(np.int32),
+        byte_offset=np.zeros(count, np.int64),
+        byte_length=np.full(count, 28),
+    )
+    files = tuple(DataFile(f"__{r}_0.distcp", r, 28, 28, num_tensors) for r in range(world))
+    order = np.arange(num_tensors, dtype=np.int32)
+    return Checkpoint("made", "dcp", columns, (), files, order)
+
+
+def test_a_million_chunks_that_lie_right_take_no_memory() -> None:
+    checkpoint = cut_into_rows(1000, 1024)
+    tracemalloc.start()
+    found = infer(checkpoint)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (str(found.mesh), found.proven) == ("fsdp:1024", True)
+    assert found.num_items == found.num_placed == 1024 * 1000
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("with_bytes", [False, True])
+def test_one_chunk_of_many_that_lies_elsewhere_is_named(with_bytes: bool) -> None:
+    checkpoint = cut_into_rows(20, 64)
+    file = checkpoint.columns.file.copy()
+    file[13 * 64 + 40] = 41
+    checkpoint = dataclasses.replace(
+        checkpoint, columns=dataclasses.replace(checkpoint.columns, file=file)
+    )
+    if with_bytes:
+        checkpoint = dataclasses.replace(
+            checkpoint,
+            bytes_entries=(BytesEntry("lr", 0, 28, 4),),
+            order=np.arange(21, dtype=np.int32),
+        )
+    found = infer(checkpoint)
+    num_items = 20 * 64 + with_bytes
+    assert (str(found.mesh), found.proven) == ("fsdp:64", False)
+    assert (found.num_items, found.num_placed) == (num_items, num_items - 1)
+    (odd,) = found.deviating
+    assert (odd.fqn, odd.offsets) == ("layers.13.weight", (40, 0))
+    assert (odd.predicted, odd.actual, odd.possible) == (40, 41, False)
