@@ -191,3 +191,15 @@ async def test_reading_all_is_offered_where_it_is_what_one_came_for() -> None:
             await pilot.press(key)
             await quiet(pilot)
             assert ("u Read all" in screen_text(app).splitlines()[-1]) == (key == "7"), key
+
+
+async def test_the_footer_tells_no_key_that_would_be_typed() -> None:
+    async with opened(SAMPLES / "broken" / "chunk_gap", size=(80, 24)) as (app, pilot):
+        assert "placements not known" in screen_text(app)
+        await until(pilot, lambda: " ? Help " in screen_text(app).splitlines()[-1])
+        await pilot.press("slash")
+        await until(pilot, lambda: " f1 Help " in screen_text(app).splitlines()[-1])
+        footer = screen_text(app).splitlines()[-1]
+        assert not any(f" {key} " in footer for key in "?qznbc/")
+        await pilot.press("f1")
+        await until(pilot, lambda: "In this view, Tensors" in screen_text(app))

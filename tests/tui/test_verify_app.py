@@ -232,7 +232,10 @@ async def test_the_form_offers_what_there_is_for_axes_by_name() -> None:
         assert via.words == VIAS
         via.choose("fsdp1")
         field.value = own
-        await until(pilot, lambda: is_ready(app) and f"under {own} then fsdp:8" in words(app))
+        await until(
+            pilot,
+            lambda: is_ready(app) and f"under {own}" in words(app) and "then fsdp:8" in words(app),
+        )
         said = words(app)
         assert own in said and "placements" in said and "as the checkpoint has them" in said
         assert via.words == ("dtensor", "fsdp2") and via.value == "dtensor"

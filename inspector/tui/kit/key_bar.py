@@ -16,7 +16,7 @@ from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
-from inspector.tui.commands import LAST_IN_FOOTER
+from inspector.tui.commands import LAST_IN_FOOTER, shown_key
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -89,9 +89,12 @@ class KeyBar(Widget):
         quiet: frozenset[str] = getattr(screen, "quiet_actions", frozenset())
         for node, binding, enabled, tooltip in screen.active_bindings.values():
             if binding.show and binding.action not in hints and binding.action not in quiet:
-                shown_key, title = self.app.get_key_display(binding), binding.description
-                is_pinned = node is self.app
-                hint = _Hint(binding.key, shown_key, title, enabled, tooltip, is_pinned)
+                # Of several keys the first is told, but where that is typed into a line.
+                shown = shown_key(binding.key)
+                if not binding.key_display:
+                    shown = self.app.get_key_display(binding)
+                title, is_pinned = binding.description, node is self.app
+                hint = _Hint(binding.key, shown, title, enabled, tooltip, is_pinned)
                 hints[binding.action] = hint
         # Only where there is room for all the others.
         ordered = sorted(hints, key=LAST_IN_FOOTER.__contains__)

@@ -24,6 +24,7 @@ from inspector.checkpoint.text import (
 )
 from inspector.checks.findings import Finding
 from inspector.errors import InspectError
+from inspector.layout.placements import TensorPlacement
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.kit.pane import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
@@ -58,7 +59,7 @@ def tensor_facts(
             + "".join(f", {printable(extra, 40)}" for extra in extras),
             "",
         ),
-        ("..." if placement is None else format_placements(placement.placements), "bold"),
+        (_placements_text(placement), "bold"),
         (kept, ""),
     ]
     rows += [(stage, "")] if stage else []
@@ -67,6 +68,13 @@ def tensor_facts(
         if written_by.mesh is not None and placement.placements is not None:
             rows.append((f"along the axes of {written_by.mesh}", "dim"))
     return _lines(rows)
+
+
+def _placements_text(placement: TensorPlacement | None) -> str:
+    if placement is None:
+        return "..."
+    unknown = placement.placements is None
+    return "placements not known" if unknown else format_placements(placement.placements)
 
 
 def chunk_text(checkpoint: Checkpoint, tensor: Tensor, index: int) -> Text:

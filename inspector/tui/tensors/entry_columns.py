@@ -11,6 +11,8 @@ __all__ = ["entry_columns"]
 _SAMPLE_ROWS = 300
 # `[Replicate(), Shard(0)]`: what most placements take, until they are known.
 _USUAL_PLACEMENTS = 24
+# More than those of two axes take: `[Replicate(), Replicate()]`.
+_MOST_PLACEMENTS = 28
 # What names, dtypes and shapes have together on 80 columns, beside the bytes.
 _ROOM_CELLS = 61
 
@@ -40,7 +42,7 @@ def entry_columns(
     # Other columns go before the names lose what tells them apart, but for these two.
     name = width("name", 20, max(20, min(48, _ROOM_CELLS - dtype - shape)))
     # Those of three axes fit no table: then torch's short forms stand there, the pane tells more.
-    is_short = widest["placements"] > _USUAL_PLACEMENTS
+    is_short = widest["placements"] > _MOST_PLACEMENTS
     placements = width("short_placements" if is_short else "placements", 10, 44)
     if not placements_known:
         placements = _USUAL_PLACEMENTS

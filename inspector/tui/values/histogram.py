@@ -124,8 +124,8 @@ class HistogramBars(Widget):
         most = format_count(round(float(bars.counts.max())))
         if bars.scale == "log":
             zeros = f", {plural(bars.num_zero, 'zero')}" if bars.num_zero else ""
-            return f"|value|, log: to {most}{zeros}"
-        return f"{'|value|' if stats.is_complex else 'value'}: to {most}"
+            return f"|value|, log: bars to {most}{zeros}"
+        return f"{'|value|' if stats.is_complex else 'value'}: bars to {most}"
 
 
 def _range_text(bars: Bars, width: int) -> str:

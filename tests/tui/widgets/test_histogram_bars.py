@@ -69,10 +69,10 @@ async def test_the_range_and_the_highest_column_are_told(tmp_path: Path) -> None
         lines = drawn(widget)
         assert lines[-1].split() == ["-1", "0", "3"]
         assert abs(lines[-1].index("0") - 50 / 4) <= 1
-        assert lines[0].startswith("value: to ")
+        assert lines[0].startswith("value: bars to ")
         widget.set_scale("log")
         await pilot.pause()
-        assert drawn(widget)[0].startswith("|value|, log: to ")
+        assert drawn(widget)[0].startswith("|value|, log: bars to ")
         assert ", 2 zeros " in drawn(widget)[0]
 
 
