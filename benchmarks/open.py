@@ -185,6 +185,8 @@ def growth(told: list[str]) -> None:
     parser.add_argument("--torch-gb", type=float, default=12, help="memory that torch may take")
     options = parser.parse_args(told)
     rows: list[dict[str, Any]] = []
+    # What is imported is compiled once, and not in a run that counts.
+    run([sys.executable, "-c", "import torch.distributed.checkpoint"], environ())
     kept = contextlib.nullcontext(Path(options.dir or "."))
     with kept if options.dir else workspace("growth", need_bytes=4e9) as root:
         for shape in options.shape or GROWTH:

@@ -106,7 +106,7 @@ def _panel(panel: Panel) -> list[str]:
 def _decades(values: Sequence[float]) -> list[int]:
     """The powers of ten around some values; two at least."""
     low = math.floor(math.log10(min(values)))
-    high = math.ceil(math.log10(max(values)))
+    high = math.ceil(math.log10(max(values)) - 0.01)  # A hair beyond one needs no decade more.
     return list(range(low, max(high, low + 1) + 1))
 
 

@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tests.remote.under_faults import (
 )
 
 Key = tuple[str, str, str]
+_PACKAGES = {"http": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 #: Of the clouds but S3, what lists and what reads everything.
 _FEW = ("show", "check --deep")
 _TITLES = {"http": "http://", "s3": "s3://", "gs": "gs://", "az": "az://"}
@@ -66,7 +68,7 @@ def server_faults(told: list[str]) -> int:
                 if all(word in f"{scheme} {fault} {name}" for word in options.only)
                 and (scheme, fault, name) not in rows
             ]
-            if scheme in options.schemes and names:
+            if scheme in options.schemes and names and find_spec(_PACKAGES[scheme]):
                 bench.run(scheme, fault, names, options.at_once)
         for scheme, fault, name in [key for key, row in rows.items() if row["wrong"]]:
             bench.run(scheme, fault, [name], 1)

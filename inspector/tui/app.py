@@ -22,6 +22,7 @@ from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.ending import ending_in_order
 from inspector.tui.kit.key_order import KeyDone, KeyOrder
+from inspector.tui.kit.wrapping import keep_units
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
@@ -104,6 +105,7 @@ class InspectApp(App[int]):
         memory: Memory | None = None,
     ) -> None:
         super().__init__()
+        keep_units()
         self.closed_actions = closed
         self._path = path
         self._preview = preview

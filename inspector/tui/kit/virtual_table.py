@@ -287,7 +287,9 @@ class VirtualTable(CursorView):
         self.announce()
 
     def on_show(self) -> None:
-        self._measure()
+        # What was measured before, and not changed while it was hidden, is drawn already.
+        if self._fitted != self.scrollable_content_region.width:
+            self._measure()
 
     def on_resize(self, event: events.Resize) -> None:
         self.fit_width(self.scrollable_content_region.width)

@@ -157,9 +157,18 @@ async def test_no_colour_of_the_app_is_obeyed(monkeypatch: pytest.MonkeyPatch) -
 async def test_what_was_drawn_before_is_drawn_again_only_where_it_is_the_same() -> None:
     plain = stripes(4, 4096, 4096)
     by_place = replace(plain, places=np.array([0, 1, 0, 1]), axis="tp: columns", letter="t")
+    other = replace(by_place, places=np.array([1, 1, 0, 0]))
     turned = replace(plain, ranks=plain.ranks[::-1])
     marked = replace(plain, marks=(Mark((0, 0), (1024, 4096)),))
-    values = [*CASES.values(), plain, by_place, turned, replace(by_place, axis="dp: rows"), marked]
+    values = [
+        *CASES.values(),
+        plain,
+        by_place,
+        other,
+        turned,
+        replace(by_place, axis="dp: rows"),
+        marked,
+    ]
     shown = [(value, highlight) for value in values for highlight in (None, 0)]
     used, app = ChunkMap(), Host(ChunkMap())
     async with app.run_test(size=(80, 24)) as pilot:
