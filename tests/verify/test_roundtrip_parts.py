@@ -224,14 +224,16 @@ def test_an_element_of_two_chunks_counts_once(tmp_path: Path, second: tuple[slic
     """Copies of a chunk, and chunks that overlap: never more different elements than there are."""
     rows, first = second
     dcp.save({"a": torch.arange(18.0).reshape(6, 3)}, checkpoint_id=tmp_path, no_dist=True)
-    metadata = pickle.loads((tmp_path / ".metadata").read_bytes())  # noqa: S301 - just written
+    metadata = pickle.loads((tmp_path / ".metadata").read_bytes())
     values = torch.arange(18.0).reshape(6, 3)
     chunks, storage = [], {}
-    for number, (begin, part) in enumerate([(0, values[:4]), (2, values[2:]), (first, values[rows])]):
+    for number, (begin, part) in enumerate(
+        [(0, values[:4]), (2, values[2:]), (first, values[rows])]
+    ):
         dcp.save({"a": part.clone()}, checkpoint_id=tmp_path / f"c{number}", no_dist=True)
         name = f"__0_{number}.distcp"
         (tmp_path / f"c{number}" / "__0_0.distcp").rename(tmp_path / name)
-        one = pickle.loads((tmp_path / f"c{number}" / ".metadata").read_bytes())  # noqa: S301
+        one = pickle.loads((tmp_path / f"c{number}" / ".metadata").read_bytes())
         chunks.append(ChunkStorageMetadata(torch.Size([begin, 0]), part.shape))
         (info,) = one.storage_data.values()
         info.relative_path = name
