@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
+from tests.checks.editing import chunk, edited, key
 from tests.checks.test_payloads import deep, save
 
 
@@ -30,3 +32,23 @@ def test_a_checkpoints_findings(tmp_path: Path) -> None:
     assert "1 infinite value," in inf.message
     assert nan.file == inf.file == "__0_0.distcp"
     assert deep(folder).findings == ()
+
+
+def test_an_element_of_two_chunks_is_not_told_as_two(tmp_path: Path) -> None:
+    """Chunks that overlap are damage; how many elements are NaN is then known no closer."""
+    values = torch.arange(18.0).reshape(6, 3)
+    values[3, 1] = float("nan")
+    folder = save(tmp_path / "ck", {"a": values[:4].clone(), "b": values[2:].clone()})
+
+    def join(metadata: Metadata) -> None:
+        first: Any = metadata.state_dict_metadata["a"]
+        first.size = values.shape
+        first.chunks.append(chunk([2, 0], [4, 3]))
+        del metadata.state_dict_metadata["b"]
+        assert metadata.storage_data is not None
+        place = metadata.storage_data.pop(key(metadata, "b"))
+        metadata.storage_data[MetadataIndex("a", torch.Size([2, 0]), 1)] = place
+
+    report = deep(edited(folder, join), values=True)
+    (nan,) = [finding for finding in report.findings if finding.code == "values-nan"]
+    assert "holds up to 2 NaN values, the first at [3, 1]" in nan.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import zlib
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.dtypes import itemsize
@@ -215,6 +217,40 @@ def test_every_flipped_byte_is_seen(odd: tuple[Checkpoint, dict[str, bytes]]) ->
             begin = at // size * size
             assert tally.expected == "0x" + data[begin : begin + size][::-1].hex()
             assert tally.found == "0x" + bytes(wrong)[begin : begin + size][::-1].hex()
+
+
+@pytest.mark.parametrize("second", [(slice(0, 4), 0), (slice(2, 6), 2)])
+def test_an_element_of_two_chunks_counts_once(tmp_path: Path, second: tuple[slice, int]) -> None:
+    """Copies of a chunk, and chunks that overlap: never more different elements than there are."""
+    rows, first = second
+    dcp.save({"a": torch.arange(18.0).reshape(6, 3)}, checkpoint_id=tmp_path, no_dist=True)
+    metadata = pickle.loads((tmp_path / ".metadata").read_bytes())
+    values = torch.arange(18.0).reshape(6, 3)
+    chunks, storage = [], {}
+    for number, (begin, part) in enumerate(
+        [(0, values[:4]), (2, values[2:]), (first, values[rows])]
+    ):
+        dcp.save({"a": part.clone()}, checkpoint_id=tmp_path / f"c{number}", no_dist=True)
+        name = f"__0_{number}.distcp"
+        (tmp_path / f"c{number}" / "__0_0.distcp").rename(tmp_path / name)
+        one = pickle.loads((tmp_path / f"c{number}" / ".metadata").read_bytes())
+        chunks.append(ChunkStorageMetadata(torch.Size([begin, 0]), part.shape))
+        (info,) = one.storage_data.values()
+        info.relative_path = name
+        storage[MetadataIndex("a", torch.Size([begin, 0]), number)] = info
+    metadata.state_dict_metadata["a"].chunks[:] = chunks
+    metadata.storage_data = storage
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata, protocol=4))
+    checkpoint = open_checkpoint(str(tmp_path))
+    (tally,) = _compare(checkpoint, "a", _as_stored(values))
+    assert (tally.num_compared, tally.num_different, tally.verdict) == (18, 0, "EXACT")
+    (tally,) = _compare(checkpoint, "a", _as_stored(-values - 1))
+    assert (tally.num_compared, tally.num_different) == (18, 18)
+    wrong = values.clone()
+    wrong[3, 1] = 0.5
+    for tally, count in zip(_compare(checkpoint, "a", _as_stored(wrong), 2), (0, 1), strict=True):
+        assert (tally.num_compared, tally.num_different) == (9, count)
+    assert tally.first_index == (3, 1)
 
 
 def test_bytes_entries(odd: tuple[Checkpoint, dict[str, bytes]]) -> None:

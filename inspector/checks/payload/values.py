@@ -33,6 +33,7 @@ def value_findings(
         file_at: Raw path of the file that holds an element.
     """
     findings = []
+    most = "up to " if (found.num_nan or found.num_inf) and _overlap(tensor) else ""
     for code, count, first in (
         ("values-nan", found.num_nan, found.first_nan),
         ("values-inf", found.num_inf, found.first_inf),
@@ -45,7 +46,7 @@ def value_findings(
             Finding(
                 code,
                 "warning",
-                f"{printable(tensor.fqn, 200)} ({tensor.dtype}) holds "
+                f"{printable(tensor.fqn, 200)} ({tensor.dtype}) holds {most}"
                 f"{plural(count, f'{noun} value')}, {where}",
                 "loads them silently, as they were saved",
                 f"{effect}: see whether an earlier checkpoint has it too",
@@ -53,10 +54,17 @@ def value_findings(
                 file=file_at(first),
                 offsets=first,
                 sizes=(1,) * len(first),
-                num_elements=count,
+                num_elements=min(count, tensor.num_elements),
             )
         )
     return findings
+
+
+def _overlap(tensor: Tensor) -> bool:
+    """Whether chunks of different boxes hold more elements than there are: some count twice."""
+    boxes = np.unique(np.hstack([tensor.offsets, tensor.sizes]), axis=0)
+    volumes = boxes[:, len(tensor.shape) :].prod(axis=1)
+    return int(volumes.sum()) > tensor.num_elements
 
 
 def file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:

@@ -63,6 +63,8 @@ class _Drawing:
 
 
 _MOST_KNOWN = 32
+# A drawing holds a few numbers for each chunk: those of more chunks than this are made anew.
+_MOST_CHUNKS_KNOWN = 1 << 11
 
 
 class ChunkMap(Pane, can_focus=True):
@@ -200,9 +202,11 @@ class ChunkMap(Pane, can_focus=True):
         return Strip.blank(self.size.width, self.rich_style)
 
     def _drawing_of(self, boxes: ChunkBoxes | None) -> _Drawing | None:
-        """A drawing of this size, made only if there was none of the same boxes yet."""
+        """A drawing of this size; of few chunks it is made only if there is none of the same."""
         if boxes is None or self.size.width < 1 or self.size.height < 1:
             return None
+        if len(boxes.offsets) > _MOST_CHUNKS_KNOWN:
+            return self._draw(boxes)
         key = (*boxes.key, self._highlight, self.size)
         if (drawn := self._known.get(key)) is None:
             drawn = self._known[key] = self._draw(boxes)

@@ -22,6 +22,8 @@ __all__ = ["POISON", "Local", "Region", "RegionTally", "bits_of"]
 POISON = 0xA5
 
 Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+_COMPARED, _DIFFERENT = 1, 2
 _PIECE_BYTES = 1 << 20
 
 
@@ -111,6 +113,8 @@ class RegionTally:
         problems: (verdict, text) of whatever else is wrong.
         bytes_read: Bytes the independent reader took from storage for it.
         entry: Its position in the checkpoint, bytes entries after the tensors; -1 if not known.
+        marks: Of each element of the rank's part, whether it was compared (1), and was different
+            (2), shape (num_elements,). Only where chunks overlap: an element counts once.
     """
 
     fqn: str
@@ -126,6 +130,7 @@ class RegionTally:
     is_partial: bool = False
     bytes_read: int = 0
     entry: int = -1
+    marks: Bytes | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def differ(
@@ -210,6 +215,7 @@ class Region:
         self.offsets = offsets
         self.sizes = sizes
         self._itemsize = local.itemsize
+        self._local = local
         self._tally = tally
         self._file = file
         self._data = local.part(offsets, sizes)
@@ -227,8 +233,12 @@ class Region:
             for begin in range(0, len(block), _PIECE_BYTES):
                 end = begin + _PIECE_BYTES
                 self._count(block[begin:end], mine[begin:end], self._at + begin)
+        count = len(block) // self._itemsize
+        if self._tally.marks is not None:
+            first = self._at // self._itemsize
+            count = len(self._newly(_COMPARED, np.arange(first, first + count)))
         self._at += len(block)
-        self._tally.num_compared += len(block) // self._itemsize
+        self._tally.num_compared += count
 
     def _count(self, stored: Bytes, mine: Bytes, at: int) -> None:
         size = self._itemsize
@@ -236,8 +246,11 @@ class Region:
         where = np.flatnonzero(wrong)
         if not len(where):
             return
-        self._tally.num_different += len(where)
-        rows = mine.reshape(-1, size)[where]
+        fresh = where
+        if self._tally.marks is not None:
+            fresh = self._newly(_DIFFERENT, at // size + where) - at // size
+        self._tally.num_different += len(fresh)
+        rows = mine.reshape(-1, size)[fresh]
         self._tally.num_unwritten += int((rows == POISON).all(axis=1).sum())
         first = int(where[0])
         inside = np.unravel_index(at // size + first, self.sizes) if self.sizes else ()
@@ -249,3 +262,17 @@ class Region:
             bits_of(mine[begin : begin + size].tobytes()),
             self._file,
         )
+
+    def _newly(self, mark: int, numbers: Ints) -> Ints:
+        """Those of the region's elements, counted in C order, that had no such mark yet."""
+        marks = self._tally.marks
+        places = np.zeros(len(numbers), np.int64)
+        if self.sizes:
+            inside = np.unravel_index(numbers, self.sizes)
+            shifts = zip(inside, self.offsets, self._local.offsets, strict=True)
+            moved = tuple(i + (offset - mine) for i, offset, mine in shifts)
+            places = np.ravel_multi_index(moved, self._local.sizes)
+        assert marks is not None  # noqa: S101 - looked at before
+        fresh = numbers[(marks[places] & mark) == 0]
+        marks[places] |= mark
+        return fresh

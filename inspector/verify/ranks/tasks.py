@@ -158,7 +158,7 @@ def entry_of(entries: list[BytesEntry], rank: int) -> BytesEntry:
 
 
 def count_uncovered(tensor: Tensor, local: Local, tally: RegionTally) -> None:
-    """Count the elements of a shard that no stored chunk holds."""
+    """Count the elements of a shard that no stored chunk holds; prepare for those of several."""
     if not local.num_elements:
         return
     lower, sizes, hit = _common(tensor, (local.offsets, local.sizes))
@@ -168,6 +168,8 @@ def count_uncovered(tensor: Tensor, local: Local, tally: RegionTally) -> None:
     if _tiles(low, extent, local.sizes):
         return
     cover = analyse(low, extent, local.sizes)
+    if int(volumes(extent).sum()) + cover.num_gap != local.num_elements or not cover.complete:
+        tally.marks = np.zeros(local.num_elements, np.uint8)
     if not cover.num_gap and cover.complete:
         return
     tally.num_uncovered = max(cover.num_gap, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -189,6 +190,22 @@ async def test_what_was_drawn_before_is_drawn_again_only_where_it_is_the_same() 
         app.theme = "textual-light"
         await pilot.pause()
         assert strips(used) != dark
+
+
+async def test_steps_through_very_many_chunks_keep_no_drawing_of_each() -> None:
+    widget = ChunkMap(stripes(20_000, 20_000, 4), highlight=0)
+    async with Host(widget).run_test(size=(60, 16)) as pilot:
+        await pilot.pause()
+        strips(widget)
+        tracemalloc.start()
+        try:
+            for index in range(1, 9):
+                widget.set_highlight(index)
+                strips(widget)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert kept < 8 << 20, "one drawing's numbers take 2 MiB"
 
 
 def strips(widget: Widget) -> list[list[Segment]]:
