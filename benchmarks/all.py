@@ -48,6 +48,7 @@ from measuring import run as run_process
 SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
     "first_frame": (["--out", "OUT"], ["--rounds", "2", "--out", "OUT"]),
     "open": (["--out", "OUT"], ["--rounds", "1", "--shape", "50x16", "--out", "OUT"]),
+    "growth": (["--out", "OUT"], ["--rounds", "1", "--shape", "10x64", "--out", "OUT"]),
     "run_folder": (["--out", "OUT"], ["--rounds", "1", "--steps", "5", "--out", "OUT"]),
     "screen": (["--out", "OUT"], ["--rounds", "1", "--shape", "2000x8", "--out", "OUT"]),
     "deep_check": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
@@ -115,6 +116,11 @@ class Sheet:
         write(RESULTS / "summary.json", document)
         (RESULTS / "README.md").write_text(figures.page(rows, self.machine))
         fill(ROOT / "docs" / "figures.md", "figures", figures.table(rows))
+        growth = RESULTS / "growth.json"
+        if growth.exists():
+            found = json.loads(growth.read_text())
+            fill(ROOT / "docs" / "figures.md", "growth", figures.growth_table(found))
+            (ROOT / "docs" / "growth.svg").write_text(figures.growth_plot(found))
         for name in ("faults", "fuzz"):
             told = RESULTS / f"{name}.md"
             if told.exists():

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ROWS", "SCRIPTS", "Row", "page", "table", "torch_table"]
+from plot import Curve, Panel, drawn
+
+__all__ = ["ROWS", "SCRIPTS", "Row", "growth_plot", "growth_table", "page", "table", "torch_table"]
 
 #: The script that measures each subject.
 SCRIPTS = {
     "first_frame": "open",
     "run_folder": "open",
     "open": "open",
+    "growth": "open",
     "screen": "screen",
     "deep_check": "reading",
     "load_plan": "ranks",
@@ -128,6 +131,102 @@ def _open(found: dict[str, Any]) -> list[Row]:
                 )
             )
     return rows
+
+
+#: Chunks from which on the start of the processes no longer counts.
+_MANY_CHUNKS = 1_000_000
+
+
+def _growth(found: dict[str, Any]) -> list[Row]:
+    sizes = [size for size in found["sizes"] if size["num_chunks"] >= _MANY_CHUNKS]
+    if len(sizes) < 2:
+        return []
+    of_each = [1e6 * size["ours"]["cpu_s"]["median"] / size["num_chunks"] for size in sizes]
+    fronts = [(size["shape"], size["ours"]["front_mb"]["median"]) for size in sizes]
+    bounds, most = found["target"]["front_mb"], found["target"]["time_a_chunk"]
+    apart = max(of_each) / min(of_each)
+    chunks = [f"{size['num_chunks'] / 1e6:.1f}" for size in sizes]
+    front = ", ".join(f"{mb:.0f}" for _, mb in fronts)
+    return [
+        Row(
+            f"first opening without a cache, {', '.join(chunks)} million chunks",
+            "growth",
+            "the same of each other",
+            f"{', '.join(f'{us:.2f}' for us in of_each)} \u00b5s of CPU a chunk ({apart:.2f}x at "
+            f"most apart); front end {front} MB",
+            "",
+            f"at most {most}x; front end under {', '.join(map(str, bounds.values()))} MB for the "
+            "larger two",
+            apart <= most and all(mb < bounds.get(shape, mb + 1) for shape, mb in fronts),
+        )
+    ]
+
+
+def growth_table(found: dict[str, Any]) -> str:
+    """The table of how opening grows, and its plot, in Markdown."""
+    lines = [
+        (
+            "| chunks | metadata | ours: CPU, wall | torch: CPU, wall | CPU | "
+            "ours: whole tree, front end | torch | memory |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for size in found["sizes"]:
+        ours, torch = size["ours"], size.get("torch")
+        cpu, wall, peak, front = (
+            ours[key]["median"] for key in ("cpu_s", "wall_s", "peak_mb", "front_mb")
+        )
+        theirs = [f"not measured: {size.get('torch_not_measured', '')}", "", "", ""]
+        if torch is not None:
+            theirs = [
+                f"{torch['cpu_s']['median']:.1f} s, {torch['wall_s']['median']:.1f} s",
+                f"1/{torch['cpu_s']['median'] / cpu:.1f}",
+                f"{torch['peak_mb']['median']:,.0f} MB",
+                f"{peak / torch['peak_mb']['median']:.2f}x",
+            ]
+        lines.append(
+            f"| {size['num_chunks']:,} | {size['metadata_bytes'] / 1e6:,.1f} MB | {cpu:.2f} s, "
+            f"{wall:.2f} s | {theirs[0]} | {theirs[1]} | {peak:,.0f} MB, {front:,.0f} MB | "
+            f"{theirs[2]} | {theirs[3]} |"
+        )
+    load = found["machine"]["load_average"][0]
+    lines += [
+        "",
+        (
+            f"Tensors over 1,024 ranks, first opening until the summary, no cache; medians of "
+            f"{found['rounds']} of ours and {found['torch_rounds']} of torch (load average "
+            f"{load:.0f} on {found['machine']['cores']} cores: wall times are of a shared machine)."
+        ),
+        "",
+        "![CPU time and memory over the number of chunks](growth.svg)",
+    ]
+    return "\n".join(lines)
+
+
+def growth_plot(found: dict[str, Any]) -> str:
+    """The same as a picture (SVG)."""
+
+    def curve(name: str, of: str, key: str) -> Curve:
+        rows = [size for size in found["sizes"] if of in size]
+        return Curve(name, [(row["num_chunks"], row[of][key]["median"]) for row in rows])
+
+    panels = [
+        Panel(
+            "CPU time of opening, seconds",
+            "chunks",
+            [curve("hsdp-inspect show", "ours", "cpu_s"), curve("torch", "torch", "cpu_s")],
+        ),
+        Panel(
+            "peak memory, MB",
+            "chunks",
+            [
+                curve("hsdp-inspect, all processes", "ours", "peak_mb"),
+                curve("torch", "torch", "peak_mb"),
+                curve("hsdp-inspect, front end", "ours", "front_mb"),
+            ],
+        ),
+    ]
+    return drawn([Panel(p.title, p.across, [c for c in p.curves if c.points]) for p in panels])
 
 
 def _run_folder(found: dict[str, Any]) -> list[Row]:
@@ -448,6 +547,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "first_frame": _first_frame,
     "run_folder": _run_folder,
     "open": _open,
+    "growth": _growth,
     "screen": _screen,
     "deep_check": _deep_check,
     "load_plan": _load_plan,

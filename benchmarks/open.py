@@ -2,6 +2,7 @@
 
     python benchmarks/open.py open [--rounds 5] [--shape 1000x1024]... [--dir DIR]
     python benchmarks/open.py first_frame [--rounds 15] [--beside TREE ...]
+    python benchmarks/open.py growth [--rounds 5] [--torch-rounds 1] [--torch-gb 12]
     python benchmarks/open.py run_folder [--rounds 5] [--steps 200]
 
 Checkpoints of three shapes are made by `tests/helpers/make_metadata.py`. For each of them, in turn:
@@ -15,6 +16,11 @@ read; the last line of our summary is printed), `process_s` until torch's proces
 stopped after its summary: the table of every tensor that follows is not opening. `peak_mb` is the
 largest sum, at one time, of the peaks of the tree's processes, `front_mb` the front end's alone.
 Ratios are of `process_s`, and of `answer_s`. Medians with [least, most]. Writes results/open.json.
+
+`growth`: five sizes, from ten thousand to ten million chunks of tensors that are cut over 1,024
+ranks: our first opening, with the cache turned off, and torch's, as long as that takes no more
+memory than it is allowed; what would is not measured, and said so. Wall time and CPU time until the
+summary (torch: of the whole process), peak memory of the tree of processes, and of our front end.
 
 `first_frame`: hsdp-inspect on a sample beside an empty Textual app, in a pseudo-terminal of
 160 x 50; the clock runs from the start of the process until its first text of content has been
@@ -47,6 +53,7 @@ from typing import Any
 
 from measuring import (
     ROOT,
+    Ran,
     arguments,
     dispatch,
     environ,
@@ -114,6 +121,15 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     return found
 
 
+def made(root: Path, shape: str) -> Path:
+    """A checkpoint of a shape, made unless it is there."""
+    folder = root / shape
+    if not (folder / ".metadata").exists():
+        script = str(ROOT / "tests" / "helpers" / "make_metadata.py")
+        subprocess.run([sys.executable, script, shape, str(folder)], check=True, stdout=sys.stderr)
+    return folder
+
+
 def opening(told: list[str]) -> None:
     """Opening large metadata, beside torch."""
     parser = arguments(opening.__doc__, "open", rounds=5)
@@ -124,12 +140,7 @@ def opening(told: list[str]) -> None:
     kept = contextlib.nullcontext(Path(options.dir or "."))
     with kept if options.dir else workspace("open", need_bytes=1e9) as root:
         for shape in options.shape or SHAPES:
-            folder = root / shape
-            if not (folder / ".metadata").exists():
-                script = str(ROOT / "tests" / "helpers" / "make_metadata.py")
-                subprocess.run(
-                    [sys.executable, script, shape, str(folder)], check=True, stdout=sys.stderr
-                )
+            folder = made(root, shape)
             size = (folder / ".metadata").stat().st_size
             results[shape] = {"metadata_bytes": size, **measure(folder, options.rounds)}
             print_row(shape, results[shape])
@@ -154,6 +165,83 @@ def print_row(shape: str, found: dict[str, Any]) -> None:
         if name != "torch":
             line += f"  1/{1 / row['process_s_ratio']:.1f} of torch"
         print(line, flush=True)
+
+
+# growth
+
+GROWTH = ("10x1024", "100x1024", "1000x1024", "3300x1024", "9766x1024")
+
+BOUNDED = """
+import resource
+resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]),) * 2)
+"""
+
+
+def growth(told: list[str]) -> None:
+    """Opening metadata of growing size, beside torch."""
+    parser = arguments(growth.__doc__, "growth", rounds=5)
+    parser.add_argument("--shape", action="append", help=f"default: {', '.join(GROWTH)}")
+    parser.add_argument("--torch-rounds", type=int, default=1, help="of those, torch runs in")
+    parser.add_argument("--torch-gb", type=float, default=12, help="memory that torch may take")
+    options = parser.parse_args(told)
+    rows: list[dict[str, Any]] = []
+    # What is imported is compiled once, and not in a run that counts.
+    run([sys.executable, "-c", "import torch.distributed.checkpoint"], environ())
+    kept = contextlib.nullcontext(Path(options.dir or "."))
+    with kept if options.dir else workspace("growth", need_bytes=4e9) as root:
+        for shape in options.shape or GROWTH:
+            count, world = map(int, shape.split("x"))
+            row: dict[str, Any] = {"shape": shape, "num_chunks": count * world}
+            # What torch takes grows with the chunks; what cannot fit is not begun.
+            before = rows[-1] if rows else {}
+            foreseen = 0.0
+            if "torch" in before:
+                grows = row["num_chunks"] / before["num_chunks"]
+                foreseen = 1e6 * before["torch"]["peak_mb"]["median"] * grows
+            fits = foreseen < 1e9 * options.torch_gb and "torch_not_measured" not in before
+            folder = made(root, shape)
+            row |= grown(
+                folder, options.rounds, options.torch_rounds, options.torch_gb if fits else 0
+            )
+            if not fits:
+                row["torch_not_measured"] = f"it would take more than {options.torch_gb:.0f} GB"
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            if not options.dir:
+                shutil.rmtree(folder)
+    result = {
+        "what": "first opening until the summary, no cache, beside torch's read_metadata()",
+        "rounds": options.rounds,
+        "torch_rounds": options.torch_rounds,
+        "torch_gb": options.torch_gb,
+        "target": {"time_a_chunk": 1.25, "front_mb": {"3300x1024": 300, "9766x1024": 600}},
+        "sizes": rows,
+        "machine": machine(),
+    }
+    write(options.out, result)
+
+
+def grown(folder: Path, rounds: int, torch_rounds: int, torch_gb: float) -> dict[str, Any]:
+    """Ours and torch's on one checkpoint, in turn; torch's in the first rounds alone."""
+    env = environ(HSDP_INSPECT_NO_CACHE="1")
+    ours = [sys.executable, "-m", "inspector", "show", str(folder)]
+    theirs = [sys.executable, "-c", TORCH.replace("import sys", "import sys" + BOUNDED, 1)]
+    theirs += [str(folder), str(int(torch_gb * 1e9))]
+    run(ours, env, until="files", to_end=False)  # It fills the page cache.
+    runs: dict[str, list[Ran]] = {"ours": []}
+    for turn in range(rounds):
+        runs["ours"].append(run(ours, env, until="files", to_end=False))
+        if torch_gb and turn < torch_rounds:
+            runs.setdefault("torch", []).append(run(theirs, env, until="files", to_end=True))
+    found: dict[str, Any] = {}
+    for name, outcomes in runs.items():
+        found[name] = {
+            "wall_s": spread(one.wall_s if name == "torch" else one.answer_s for one in outcomes),
+            "cpu_s": spread(one.cpu_s for one in outcomes),
+            "peak_mb": spread((one.peak_bytes / 1e6 for one in outcomes), 1),
+            "front_mb": spread((one.own_peak_bytes / 1e6 for one in outcomes), 1),
+        }
+    return {"metadata_bytes": (folder / ".metadata").stat().st_size, **found}
 
 
 # first_frame
@@ -285,7 +373,12 @@ def run_folder(told: list[str]) -> None:
     print(json.dumps(result, indent=1))
 
 
-SUBJECTS = {"open": opening, "first_frame": first_frame, "run_folder": run_folder}
+SUBJECTS = {
+    "open": opening,
+    "growth": growth,
+    "first_frame": first_frame,
+    "run_folder": run_folder,
+}
 
 if __name__ == "__main__":
     dispatch(__doc__, SUBJECTS)

@@ -4,7 +4,8 @@
 
 For each interpreter (one with a torch of its own, and with what hsdp-inspect needs) and each golden
 checkpoint and sample that torch wrote: `dcp.load` of every tensor into plain tensors, as that torch
-alone does it; and a job's verdict under fsdp:1, its rank run by that interpreter. A cell agrees if
+alone does it; and a job's verdict under fsdp:1, its rank run by that interpreter (where each rank
+wrote metadata of its own, both with as many ranks). A cell agrees if
 the job is exact just where `dcp.load` raises nothing. Nothing is written by hand. What one
 interpreter came to is put into results/torch_versions.json when it is whole, in the place of what
 its version came to before; the others' stay. The table in docs/verify.md is made of it by
@@ -37,7 +38,8 @@ GOLDEN = ROOT / "tests" / "data" / "golden"
 
 def folders() -> list[Path]:
     """What is loaded: every DCP checkpoint that is not broken on purpose."""
-    found = {p.parent for p in [*GOLDEN.rglob(".metadata"), *SAMPLES.rglob(".metadata")]}
+    files = [*GOLDEN.rglob("*.metadata"), *SAMPLES.rglob("*.metadata")]
+    found = {path.parent for path in files if path.name in (".metadata", "__0.metadata")}
     return sorted(p for p in found if "broken" not in p.parts)
 
 
@@ -61,7 +63,8 @@ def jobs(python: str, paths: list[Path], place: Path) -> dict[str, dict[str, Any
     planned = {}
     for i, path in enumerate(paths):
         options: dict[str, Any] = {"device": "cpu", "memory_bytes": 1 << 28, "python": python}
-        plan = prepare(open_checkpoint(str(path)), "fsdp:1", then=["none"], **options)
+        ranks = sum(1 for _ in path.glob("__*.metadata"))
+        plan = prepare(open_checkpoint(str(path)), f"fsdp:{ranks or 1}", then=["none"], **options)
         planned[str(path)] = ForkedJob.of(plan, place / f"job-{i}")
     return run_forked(planned, place, python)
 

@@ -39,6 +39,9 @@ __all__ = ["METADATA", "is_escape", "rank_metadata", "read_dcp"]
 METADATA = ".metadata"
 _RANK_METADATA = re.compile(r"__(\d{1,9})\.metadata\Z")
 
+# Payloads that are summed up together.
+_SUM_BLOCK = 1 << 16
+
 _OTHER_METADATA = re.compile(r"it holds an? (\w+)\.[\w.]*Metadata, not DCP")
 # First bytes of files that are mistaken for a metadata pickle, and what they are.
 _SIGNATURES = (
@@ -288,15 +291,14 @@ def _data_files(
     entries: tuple[BytesEntry, ...],
 ) -> tuple[DataFile, ...]:
     """Files the metadata names, then the other data files of the folder."""
-    count = len(names)
-    files = np.concatenate([columns.file, np.asarray([e.file for e in entries], np.int32)])
-    lengths = np.concatenate(
-        [columns.byte_length, np.asarray([e.byte_length for e in entries], np.int64)]
+    files = np.asarray([e.file for e in entries], np.int32)
+    lengths = np.asarray([e.byte_length for e in entries], np.int64)
+    (payloads, referenced), of_entries = (
+        _sums(columns.file, columns.byte_length, len(names)),
+        _sums(files, lengths, len(names)),
     )
-    # -1 (stored nowhere) falls on the extra last place.
-    slots = np.where(files < 0, count, files)
-    payloads = np.bincount(slots, minlength=count + 1)
-    referenced = _sums(slots, lengths, count + 1)
+    payloads += of_entries[0]
+    referenced += of_entries[1]
     known = _stat_all(storage, listing, names)
     stored = [
         DataFile(
@@ -319,19 +321,23 @@ def _data_files(
 
 
 def _sums(
-    slots: npt.NDArray[Any], lengths: npt.NDArray[np.int64], count: int
-) -> npt.NDArray[np.int64]:
-    """Sums of the lengths by slot, which wrap in 64 bits. Exact, though `bincount` adds floats.
+    files: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """How many payloads each file holds, and the sum of their lengths, which wraps in 64 bits.
 
-    Each half of a number is below 2 ** 31, so that four million of them sum below 2 ** 53.
+    Exact, though `bincount` adds floats: each half of a number is below 2 ** 31, so that a block of
+    them sums below 2 ** 53.
     """
-    total = np.zeros(count, np.int64)
-    for first in range(0, len(slots), 1 << 22):
-        part, number = slots[first : first + (1 << 22)], lengths[first : first + (1 << 22)]
-        low = np.bincount(part, number & 0x7FFFFFFF, count).astype(np.int64)
-        high = np.bincount(part, number >> 31, count).astype(np.int64)
-        total += low + (high << 31)
-    return total
+    payloads, total = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for first in range(0, len(files), _SUM_BLOCK):
+        file, number = files[first : first + _SUM_BLOCK], lengths[first : first + _SUM_BLOCK]
+        # -1 (stored nowhere) falls on the extra last place.
+        slots = np.where(file < 0, count, file)
+        payloads += np.bincount(slots, minlength=count + 1)[:count]
+        low = np.bincount(slots, number & 0x7FFFFFFF, count + 1).astype(np.int64)
+        high = np.bincount(slots, number >> 31, count + 1).astype(np.int64)
+        total += (low + (high << 31))[:count]
+    return payloads, total
 
 
 def _stat_all(storage: Storage, listing: list[Entry], names: list[str]) -> list[Entry | None]:

@@ -18,7 +18,15 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.source import PayloadError
 from inspector.diff.model import Tolerance
-from inspector.diff.numbers import UINTS, both_nan, distance, magnitude, reader_of, steps
+from inspector.diff.numbers import (
+    UINTS,
+    both_nan,
+    distance,
+    float_gaps,
+    magnitude,
+    reader_of,
+    steps,
+)
 
 __all__ = ["Comparer", "Tally", "index_of", "mixed_sums"]
 
@@ -27,8 +35,9 @@ Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 # Arrays of so many numbers come from the heap: larger ones are mapped anew each time.
-_STEP = 1 << 14
+_STEP = 1 << 15
 _WORD = (1 << 64) - 1
+_LOW_HALF = np.uint64((1 << 32) - 1)
 # Odd numbers without a pattern: multiplying by one, and folding the upper half in, mixes all bits.
 _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
@@ -108,6 +117,7 @@ class Comparer:
         self._rtol = max(tolerance.rtol_of(dtype_a), tolerance.rtol_of(dtype_b))
         self._atol = tolerance.atol
         self._neighbours_are_close = tolerance.rtol is None
+        self._dtype = dtype_a
         self._float = dtype_a if dtype_a.startswith(("float", "bfloat")) else _COMPLEX.get(dtype_a)
 
     def compare(self, a: Bytes, b: Bytes, start: int) -> Tally:
@@ -143,7 +153,7 @@ class Comparer:
     def _part(self, a: Bytes, b: Bytes, start: int) -> Tally:
         size_a, size_b = self._sizes
         count = len(a) // size_a
-        at = np.flatnonzero(self.different(a, b))
+        at = _true(self.different(a, b))
         if not len(at):
             return Tally(count)
         first = start + int(at[0])
@@ -155,6 +165,23 @@ class Comparer:
         if read_a is None or read_b is None:
             found = Tally(count, len(at), first, num_not_close=len(at))
             return replace(found, imbalance=balance)
+        if self.is_same_dtype and self._float is not None:
+            gaps = float_gaps(
+                *(bits_a, bits_b, self._dtype, self._atol, self._rtol),
+                neighbours=self._neighbours_are_close,
+            )
+            if gaps is not None:
+                return Tally(
+                    count,
+                    len(at),
+                    first,
+                    gaps.max_abs,
+                    start + int(at[gaps.at]),
+                    gaps.max_rel,
+                    gaps.max_ulps,
+                    len(at) - gaps.num_close,
+                    imbalance=balance,
+                )
         ulps = None
         if self._float is not None and self.is_same_dtype:
             ulps = steps(bits_a, bits_b, self._float, len(at))
@@ -208,8 +235,19 @@ class Comparer:
         )
 
 
+def _true(chosen: Bools) -> Array:
+    """The places that are true."""
+    if np.count_nonzero(chosen) == len(chosen):
+        return np.arange(len(chosen))
+    return np.flatnonzero(chosen)
+
+
 def _sum(data: Bytes, size: int) -> int:
     """The sum of the elements' bits, as far as 64 bits hold it."""
+    if size == 4 and not len(data) % 8:
+        # Without making each element a word of its own, which takes three times as long.
+        words = data.view("<u8")
+        return int((words & _LOW_HALF).sum()) + int((words >> np.uint64(32)).sum()) & _WORD
     return int(data.view(UINTS.get(size, "<u8")).sum(dtype=np.uint64))
 
 

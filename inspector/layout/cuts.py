@@ -8,7 +8,7 @@ so that a million chunks are looked at with a few numpy calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,21 @@ import numpy.typing as npt
 from inspector.checkpoint.model import TensorColumns
 from inspector.layout.geometry import Ints, grid_cuts, unique, volumes
 
-__all__ = ["Cut", "CutClass", "analyse", "cell_ids", "cut_classes"]
+__all__ = [
+    "Cut",
+    "CutClass",
+    "analyse",
+    "blocks_of",
+    "cell_ids",
+    "cut_classes",
+    "is_one_row_seen",
+    "joined_rows",
+]
 
 # Odd factors after the golden ratio (Knuth, TAOCP 6.4); used in turn.
 _FACTORS = np.arange(1, 128, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+# Numbers of boxes that are looked at together; they stay in the processor's cache.
+_BLOCK = 1 << 16
 _MAX_SIZE = 1 << 61  # keeps ceil(size / shards) * shards within 64 bits
 
 
@@ -68,14 +79,44 @@ class CutClass:
     Attributes:
         cut: Their common cut.
         tensors: Tensor indices, shape (num_tensors,).
-        chunks: Chunk indices in the checkpoint's columns, shape (num_tensors, num_chunks).
-        cells: Cell of each chunk, shape (num_tensors, num_chunks); empty if the cut is no grid.
+        chunk_start: First chunk of each tensor in the checkpoint's columns, likewise.
+        cells: Cell of each chunk, shape (num_tensors, num_chunks); of tensors that all list their
+            chunks in one order it is one row seen many times (`joined_rows`).
     """
 
     cut: Cut
     tensors: Ints
-    chunks: Ints
+    chunk_start: Ints
     cells: Ints
+
+
+def joined_rows(rows: Iterable[Ints], count: int) -> Ints:
+    """Rows as one array, shape (count, columns); if all are the same, a view of the first.
+
+    Args:
+        rows: Arrays of some rows each, in order.
+        count: How many rows there are in all.
+    """
+    first = np.zeros(0, np.int64)
+    whole: Ints | None = None
+    done = 0
+    for part in rows:
+        if not done:
+            first = part[0].copy()
+        if whole is None and not (part == first).all():
+            whole = np.empty((count, len(first)), np.int64)
+            whole[:done] = first
+        if whole is not None:
+            whole[done : done + len(part)] = part
+        done += len(part)
+    if whole is not None:
+        return whole
+    return np.broadcast_to(first, (count, len(first)))
+
+
+def is_one_row_seen(rows: Ints) -> bool:
+    """Whether `joined_rows` found all of them to be the same."""
+    return rows.strides[0] == 0 or len(rows) == 1
 
 
 def cell_ids(cut: Cut, offsets: Ints, sizes: Ints) -> Ints:
@@ -195,12 +236,30 @@ def _cut_class(columns: TensorColumns, members: Ints, repeated: bool) -> CutClas
     tensor = columns.tensor(int(members[0]))
     cut = analyse(tensor.offsets, tensor.sizes, tensor.shape, repeated=repeated)
     num, ndim = tensor.num_chunks, len(tensor.shape)
-    chunks = columns.chunk_start[members][:, None] + np.arange(num)
+    starts = columns.chunk_start[members]
     if not cut.touched:
-        return CutClass(cut, members, chunks, np.zeros(chunks.shape, np.int64))
-    boxes = (columns.box_start[members][:, None] + np.arange(num * ndim)).reshape(-1, ndim)
-    cells = cell_ids(cut, columns.offsets[boxes], columns.sizes[boxes])
-    return CutClass(cut, members, chunks, cells.reshape(chunks.shape))
+        nothing = np.broadcast_to(np.zeros(num, np.int64), (len(members), num))
+        return CutClass(cut, members, starts, nothing)
+
+    def cells_of(some: Ints) -> Ints:
+        boxes = columns.box_start[some][:, None] + np.arange(num * ndim)
+        offsets, sizes = columns.offsets[boxes], columns.sizes[boxes]
+        if (offsets == offsets[0]).all() and (sizes == sizes[0]).all():
+            # So do most: their cells are looked for once.
+            cells = cell_ids(cut, offsets[0].reshape(-1, ndim), sizes[0].reshape(-1, ndim))
+            return np.broadcast_to(cells, (len(some), num))
+        cells = cell_ids(cut, offsets.reshape(-1, ndim), sizes.reshape(-1, ndim))
+        return cells.reshape(len(some), num)
+
+    cells = joined_rows(map(cells_of, blocks_of(members, num * ndim)), len(members))
+    return CutClass(cut, members, starts, cells)
+
+
+def blocks_of(tensors: Ints, num_each: int) -> Iterator[Ints]:
+    """Some tensors at a time, with about as many numbers together as is quick."""
+    step = max(_BLOCK // max(num_each, 1), 1)
+    for first in range(0, len(tensors), step):
+        yield tensors[first : first + step]
 
 
 def _box_hashes(columns: TensorColumns) -> npt.NDArray[np.uint64]:
@@ -213,21 +272,31 @@ def _box_hashes(columns: TensorColumns) -> npt.NDArray[np.uint64]:
         dims = columns.dim_start[members]
         total = _mix([columns.shapes[dims + dim] for dim in range(ndim)], len(members), 3)
         total += (counts[members].astype(np.uint64) + np.uint64(7)) * _FACTORS[-1]
-        filled = members[counts[members] > 0]
-        if len(filled):
-            num = counts[filled]
-            begin = np.cumsum(num) - num
-            within = np.arange(int(num.sum())) - np.repeat(begin, num)
-            rows = np.repeat(columns.box_start[filled], num) + within * ndim
-            boxes = (
-                numbers[rows + dim]
-                for numbers in (columns.offsets, columns.sizes)
-                for dim in range(ndim)
-            )
-            sums = np.add.reduceat(_mix(boxes, len(rows), 5), begin)
-            total[counts[members] > 0] += sums
+        filled = np.flatnonzero(counts[members] > 0)
+        for rows in _in_blocks(filled, counts[members]):
+            total[rows] += _sums_of_boxes(columns, members[rows], ndim)
         result[members] = total
     return result
+
+
+def _in_blocks(rows: Ints, counts: Ints) -> Iterator[Ints]:
+    """Rows in their order, with about `_BLOCK` chunks at a time."""
+    if len(rows):
+        number = np.cumsum(counts[rows]) // _BLOCK
+        yield from np.split(rows, np.flatnonzero(np.diff(number)) + 1)
+
+
+def _sums_of_boxes(columns: TensorColumns, tensors: Ints, ndim: int) -> npt.NDArray[np.uint64]:
+    """The sum of the hashes of each tensor's boxes; none is without a chunk."""
+    num = columns.num_chunks_of[tensors]
+    begin = np.cumsum(num) - num
+    within = np.arange(int(num.sum())) - np.repeat(begin, num)
+    rows = np.repeat(columns.box_start[tensors], num) + within * ndim
+    boxes = (
+        numbers[rows + dim] for numbers in (columns.offsets, columns.sizes) for dim in range(ndim)
+    )
+    sums: npt.NDArray[np.uint64] = np.add.reduceat(_mix(boxes, len(rows), 5), begin)
+    return sums
 
 
 def _mix(columns: Iterable[Ints], num_rows: int, seed: int) -> npt.NDArray[np.uint64]:

@@ -25,7 +25,7 @@ from inspector.checkpoint.pickle.gate import GateError, load
 from inspector.checkpoint.pickle.splice import NotSplicedError
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, of_few_versions
-from tests.helpers.make_metadata import Wanted, make
+from tests.helpers.make_metadata import Wanted, make, stream, tensors_of
 
 TENSORS: list[Wanted] = [
     ("model.embed.weight", (96, 40), torch.float32),
@@ -116,6 +116,20 @@ def test_it_is_read_in_bulk_and_gives_the_same(data: bytes, tmp_path: Path) -> N
     opcodes = unframed(data)
     for border in sampled(sorted(positions(opcodes)), 100):
         assert_equal(in_bulk(framed(opcodes, border), tmp_path), one_by_one(data))
+
+
+def test_what_is_written_as_a_stream_is_what_torch_writes(tmp_path: Path) -> None:
+    tensors, world = tensors_of("24x24")
+    tensors += TENSORS
+    written = {}
+    for name, write in (("a", make), ("b", stream)):
+        write(tmp_path / name, tensors, world)
+        metadata = (tmp_path / name / ".metadata").read_bytes()
+        # Each save has an id of its own, and the name of its folder.
+        metadata = re.sub(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", b"", metadata)
+        sizes = {path.name: path.stat().st_size for path in (tmp_path / name).iterdir()}
+        written[name] = metadata.replace(b"\x8c\x01%b\x94" % name.encode(), b""), sizes
+    assert written["a"] == written["b"]
 
 
 def test_bytes_after_the_pickle_are_counted(data: bytes, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.checkpoint.payload.array import numpy_dtype
+from inspector.diff import elements
 from inspector.diff.elements import Comparer, Tally, index_of
 from inspector.diff.model import Tolerance
+from inspector.diff.numbers import float_gaps
 from tests.diff.making import DTYPES, flipped, raw_bits, sample
 
 SMALL_FLOATS = [
@@ -260,3 +263,55 @@ def test_index_of_a_position() -> None:
     for position in range(60):
         assert index_of(position, shape) == tuple(map(int, np.unravel_index(position, shape)))
     assert index_of(0, ()) == ()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "tolerance",
+    [Tolerance(), Tolerance(0.0), Tolerance(1e-3), Tolerance(1e-3, 1e-2), Tolerance(1e-30)],
+    ids=str,
+)
+def test_few_passes_give_what_many_do(
+    dtype: str, tolerance: Tolerance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Floats that all differ, by little, by much, in sign, and as no number; and some that do."""
+    rng = np.random.default_rng(7)
+    size = numpy_dtype(dtype).itemsize
+    unsigned = np.dtype(f"<u{size}")
+    num_quick = 0
+    for changed in ("all", "some"):
+        for what in ("steps", "near", "any", "one odd"):
+            a = rng.standard_normal(4097).astype(numpy_dtype(dtype)).view(unsigned)
+            if what == "any":
+                a = rng.integers(0, 1 << (8 * size - 1), 4097, dtype=np.uint64).astype(unsigned)
+            most = {"steps": 3, "near": 1 << (2 * size), "any": 1 << (8 * size - 2), "one odd": 9}
+            step = rng.integers(1, most[what], len(a)).astype(unsigned)
+            step[(rng.random(len(a)) < 0.5) & (changed == "some")] = 0
+            b = a ^ step
+            if what == "one odd":
+                b[77] = rng.choice([0, 1 << (8 * size - 1), (1 << (8 * size - 1)) - 1])
+            found = []
+            for quick in (float_gaps, lambda *_, **__: None):
+
+                def counted(*args: Any, quick: Any = quick, **more: Any) -> Any:
+                    nonlocal num_quick
+                    gaps = quick(*args, **more)
+                    num_quick += gaps is not None
+                    return gaps
+
+                monkeypatch.setattr(elements, "float_gaps", counted)
+                found.append(
+                    Comparer(dtype, dtype, tolerance).compare(a.view(np.uint8), b.view(np.uint8), 5)
+                )
+            assert found[0] == found[1], (changed, what)
+    # A tolerance that is lost in rounding is left to the many.
+    assert (num_quick >= 4) == (tolerance.rtol != 1e-30)
+
+
+def test_a_sum_of_bits_is_the_sum_of_each() -> None:
+    rng = np.random.default_rng(3)
+    for size in (1, 2, 4, 8):
+        for count in (1, 2, 7, 1000):
+            data = rng.integers(0, 256, size * count).astype(np.uint8)
+            expected = sum(data.view(f"<u{size}").tolist()) % (1 << 64)
+            assert elements._sum(data, size) == expected

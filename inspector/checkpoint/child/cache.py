@@ -31,7 +31,7 @@ from inspector.errors import Cancelled
 if TYPE_CHECKING:
     from inspector.checkpoint.child.process import Found
 
-__all__ = ["MIN_BYTES", "Recall", "folder", "keep"]
+__all__ = ["MIN_BYTES", "Recall", "folder", "is_used", "keep"]
 
 #: Smaller metadata is parsed faster than it is worth keeping.
 MIN_BYTES = 2 << 20
@@ -61,6 +61,14 @@ def folder() -> Path | None:
 
     found = user_cache_path("hsdp-inspect", appauthor=False) / "metadata"
     return None if is_inspected(found) else found
+
+
+def is_used(num_bytes: int) -> bool:
+    """Whether what is made of a file of this size is kept."""
+    try:
+        return num_bytes >= MIN_BYTES and folder() is not None
+    except OSError:
+        return False
 
 
 class Recall:

@@ -110,7 +110,7 @@ class Child:
         self._ranks = ranks
         self._num_bytes = num_bytes
         self.limits = limits or Limits.of(min(num_bytes, _data_bytes(paths)))
-        self._is_cachable = ranks == [None] and num_bytes >= cache.MIN_BYTES
+        self._is_cachable = ranks == [None] and cache.is_used(num_bytes)
         self._recall = cache.Recall.start(paths[0], num_bytes) if self._is_cachable else None
         self._process = None if self._recall is not None else self._start()
 

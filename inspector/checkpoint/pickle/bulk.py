@@ -24,6 +24,7 @@ from inspector.checkpoint.pickle.fields import Ints, Texts, starts_of
 from inspector.checkpoint.pickle.joining import (
     EveryTensor,
     Names,
+    distinct_texts,
     join,
     refuse_duplicates,
     same_texts,
@@ -40,7 +41,7 @@ _BLOCK = 1 << 14
 
 
 def read_bulk(
-    fd: int, num_bytes: int, tell: Callable[[int], None]
+    fd: int, num_bytes: int, tell: Callable[[int], None], digest: Any = None
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -48,6 +49,7 @@ def read_bulk(
         fd: The open file, at its start.
         num_bytes: Its size.
         tell: Told how far it is, from 0 to `num_bytes`.
+        digest: Of `hashlib`: what is read goes into it as well.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -55,14 +57,14 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell)
+    spliced = read_spliced(fd, num_bytes, tell, digest)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
     header = extraction.header()
     header["protocol"] = spliced.protocol
     header["trailing_bytes"] = spliced.trailing_bytes
-    header["digest"] = spliced.digest
+    header["digest"] = "" if digest is None else digest.hexdigest()
     return header, columns
 
 
@@ -154,19 +156,19 @@ class _Bulk(Extraction):
         if stored is None:
             raise NotSplicedError
         at, length = self._spliced.walk.located(stored.text("path", rows))
-        # Files are numbered as they are first mentioned.
         changes = np.ones(len(at), bool)
         changes[1:] = (at[1:] != at[:-1]) | (length[1:] != length[:-1])
         firsts = np.flatnonzero(changes)
-        known: dict[tuple[int, int], int] = {}
-        numbers = []
-        for place in zip(at[firsts].tolist(), length[firsts].tolist(), strict=True):
-            if place not in known:
-                if not place[1]:
-                    raise NotSplicedError
-                known[place] = self.files.setdefault(self._text(*place), len(self.files))
-            numbers.append(known[place])
-        self._row_file[rows] = np.repeat(numbers, np.diff(firsts, append=len(at)))
+        at, length = at[firsts], length[firsts]
+        of_first, number = distinct_texts(self._spliced.scan.words, at, length)
+        # Files are numbered as they are first mentioned.
+        files = []
+        for place in zip(at[of_first].tolist(), length[of_first].tolist(), strict=True):
+            if not place[1]:
+                raise NotSplicedError
+            files.append(self.files.setdefault(self._text(*place), len(self.files)))
+        in_runs = np.diff(firsts, append=run.last - run.first)
+        self._row_file[rows] = np.repeat(np.asarray(files, np.int32)[number], in_runs)
         self._row_used[rows] = True
         bare = np.flatnonzero(stored.ndim[rows] < 0) + run.first
         if not len(bare):
@@ -436,6 +438,8 @@ class _Bulk(Extraction):
                 sizes.append(columns["sizes"][numbers])
         if not offsets:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        if len(offsets) == 1:
+            return offsets[0], sizes[0]
         return np.concatenate(offsets), np.concatenate(sizes)
 
     def _join_rows(self, columns: dict[str, npt.NDArray[Any]]) -> None:

@@ -95,10 +95,9 @@ class TensorForm:
         """GETs of the classes, the keys and `torch.Size`, in the order of the attributes."""
         return self.new + self.properties + self.kind + self.sized + self.size + self.chunks
 
-    def read(self, scan: PickleBytes, at: Ints, chunks: Chunks) -> Tensors | None:
-        """Read the entries at those anchors that follow the form; None if none does."""
+    def read(self, scan: PickleBytes, calls: Ints, chunks: Chunks) -> Tensors | None:
+        """Read the entries that follow the form, of those that may begin there; None: none does."""
         begin = self.new + NEW + self.properties + self.kind + b")\x81\x94"
-        calls = scan.perhaps(at - (len(self.new) + 1), begin)
         calls = calls[scan.begin_so(calls, begin)]
         state, states, at = self._states(scan, calls, calls + len(begin))
         segment = RecordPart(b"b" + self.sized + self.size, DIMS, SIZED + self.chunks + b"]\x94")

@@ -172,14 +172,6 @@ class PickleBytes:
         found: Words = self._pieces[num_words][at].view(np.dtype("<u8"))
         return found.reshape(len(at), num_words)
 
-    def perhaps(self, at: Ints, constant: bytes) -> Ints:
-        """Those of the places, at or after the start, where the first two bytes stand."""
-        at = at[at >= 0]
-        first, second = constant[:2]
-        at = at[self.data[at] == first]
-        found: Ints = at[self.data[at + 1] == second]
-        return found
-
     def begin_so(self, at: Ints, constant: bytes) -> npt.NDArray[np.bool_]:
         """At which places these bytes stand."""
         ok = np.ones(len(at), bool)

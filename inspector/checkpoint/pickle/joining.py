@@ -16,7 +16,7 @@ from inspector.checkpoint.pickle.entries import Tensors
 from inspector.checkpoint.pickle.fields import PAD, Ints, Words, flat_dims, starts_of, words_of
 from inspector.checkpoint.pickle.walk import NotSplicedError
 
-__all__ = ["EveryTensor", "Names", "join", "refuse_duplicates", "same_texts"]
+__all__ = ["EveryTensor", "Names", "distinct_texts", "join", "refuse_duplicates", "same_texts"]
 
 # The lowest bytes of a word: none, one, up to all eight.
 _FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
@@ -121,18 +121,10 @@ class Names:
         starts = np.cumsum(self._lengths) - self._lengths
         data = np.frombuffer(b"".join(texts) + bytes(PAD), np.uint8)
         self._words, self._starts = words_of(data), starts
-        sums = self._sums(self._words, starts, self._lengths)
+        sums = _sums(self._words, starts, self._lengths)
         self._order = np.argsort(sums)
         self._sorted = sums[self._order]
         self._next = 0
-
-    @staticmethod
-    def _sums(words: Words, at: Ints, length: Ints) -> Words:
-        state = _mix(np.uint64(1), length.astype(np.uint64))
-        for word in range(-(-int(length.max(initial=0)) // 8)):
-            mixed = _mix(state, _word(words, at, length, word))
-            state = np.where(length > 8 * word, mixed, state)
-        return state
 
     def find(self, words: Words, at: Ints, length: Ints) -> Ints:
         """Index of each string among the names.
@@ -155,7 +147,7 @@ class Names:
             again[1:] = same_texts(words, at[1:], length[1:], words, at[:-1], length[:-1])
             heads = np.flatnonzero(~again)
             at, length = at[heads], length[heads]
-            place = np.searchsorted(self._sorted, self._sums(words, at, length))
+            place = np.searchsorted(self._sorted, _sums(words, at, length))
             names = self._order[np.minimum(place, count - 1)]
             if not self._are(names, words, at, length).all():
                 raise NotSplicedError
@@ -167,6 +159,31 @@ class Names:
         """Whether strings are these names, byte by byte."""
         starts, lengths = self._starts[names], self._lengths[names]
         return same_texts(words, at, length, self._words, starts, lengths)
+
+
+def distinct_texts(words: Words, at: Ints, length: Ints) -> tuple[Ints, Ints]:
+    """Where each of some strings stands first, in that order, and which of those each one is.
+
+    Raises:
+        NotSplicedError: Two have one sum by chance, and are not the same.
+    """
+    _, first, which = np.unique(_sums(words, at, length), return_index=True, return_inverse=True)
+    there = first[which]
+    if not same_texts(words, at, length, words, at[there], length[there]).all():
+        raise NotSplicedError
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    return first[order], number[which]
+
+
+def _sums(words: Words, at: Ints, length: Ints) -> Words:
+    """A 64-bit sum of each string's bytes."""
+    state = _mix(np.uint64(1), length.astype(np.uint64))
+    for word in range(-(-int(length.max(initial=0)) // 8)):
+        mixed = _mix(state, _word(words, at, length, word))
+        state = np.where(length > 8 * word, mixed, state)
+    return state
 
 
 def same_texts(

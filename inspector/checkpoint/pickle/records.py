@@ -12,7 +12,7 @@ Nothing is decided here: whether a record really is one, and not the inside of a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ __all__ = [
     "Chunks",
     "StoredForm",
     "StoredRecords",
-    "anchors",
+    "objects",
 ]
 
 # Records read together: enough to be quick, few enough that what they need stays in the cache.
@@ -70,19 +70,68 @@ _STORED = re.compile(
 )
 
 
-def anchors(data: Bytes, end: int, tell: Callable[[int], None]) -> Ints:
-    """Positions of NEWOBJ in `data[:end]`, with an empty dict begun after it.
+def objects(
+    data: Bytes, end: int, kinds: Sequence[tuple[bytes, int, int]], tell: Callable[[int], None]
+) -> list[Ints]:
+    """Where objects of some kinds may begin in `data[:end]`: a GET, and `NEW`.
 
-    `tell` is told the bytes that were looked through.
+    All are looked for in one pass over the bytes, while those are in the cache.
+
+    Args:
+        data: With `PAD` bytes after the end.
+        end: Where to stop.
+        kinds: GET of each kind's class; and from where to where its objects are of interest.
+        tell: Told the bytes that were looked through.
     """
     words = words_of(data)
-    wanted = int.from_bytes(NEW[1:], "little")
-    found = []
+    wanted, mask = _word_of(NEW[1:])
+    found = [GrowingColumn(np.int64) for _ in kinds]
     for first in range(0, end, _SCAN_BYTES):
-        at = np.flatnonzero(data[first : min(first + _SCAN_BYTES, end)] == NEW[1]) + first
-        found.append(at[(words[at] & np.uint64((1 << 40) - 1)) == np.uint64(wanted)])
+        last = min(first + _SCAN_BYTES, end)
+        at = np.flatnonzero(data[first:last] == NEW[1]) + first
+        at = at[(words[at] & mask) == wanted]
+        for (new, low, high), column in zip(kinds, found, strict=True):
+            if last <= low or first >= high or not new:
+                continue
+            starts = at - (len(new) + 1)
+            if first < low + len(new) + 1 or last > high:
+                starts = starts[(starts >= max(low, 0)) & (starts < high)]
+            value, bits = _word_of(new + NEW[:1])
+            column.add(starts[(words[starts] & bits) == value])
         tell(first)
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    return [column.filled() for column in found]
+
+
+def _word_of(text: bytes) -> tuple[np.uint64, np.uint64]:
+    """At most eight bytes as a little-endian number, and which of its bits they are."""
+    return np.uint64(int.from_bytes(text, "little")), np.uint64((1 << 8 * len(text)) - 1)
+
+
+class GrowingColumn:
+    """A column that is filled block by block; memory is taken as it is filled.
+
+    Args:
+        kind: Of its numbers.
+        count: How many are expected.
+    """
+
+    def __init__(self, kind: Any, count: int = 1 << 16) -> None:
+        self._data = np.empty(max(count, 1), kind)
+        self._end = 0
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Some more, as numbers of the column's kind."""
+        end = self._end + len(values)
+        if end > len(self._data):
+            more = np.empty(max(end, 2 * len(self._data)), self._data.dtype)
+            more[: self._end] = self._data[: self._end]
+            self._data = more
+        self._data[self._end : end] = values
+        self._end = end
+
+    def filled(self) -> npt.NDArray[Any]:
+        """What was added."""
+        return self._data[: self._end]
 
 
 def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
@@ -90,20 +139,24 @@ def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
     return np.where(ndim > 0, 3, np.where(ndim == 0, 2, 0))
 
 
-def _joined(parts: list[tuple[Any, ...]]) -> list[Any]:
-    """Columns of many blocks, each as one; the blocks of one are gone before the next is made."""
-    columns = [list(column) for column in zip(*parts, strict=True)]
-    parts.clear()
-    return [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
-
-
 def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     return values if ok.all() else values[ok]
 
 
-def _blocks(starts: Ints) -> Iterator[Ints]:
-    for first in range(0, max(len(starts), 1), _BLOCK):
-        yield starts[first : first + _BLOCK]
+def _filled(
+    starts: Ints,
+    kinds: Sequence[Any],
+    read: Callable[[Ints], Sequence[npt.NDArray[Any]]],
+    tell: Callable[[int], None],
+) -> list[Any]:
+    """The columns that a function makes of places, a block after the other."""
+    columns = [GrowingColumn(kind, len(starts)) for kind in kinds]
+    for first in range(0, len(starts), _BLOCK):
+        block = starts[first : first + _BLOCK]
+        for column, values in zip(columns, read(block), strict=True):
+            column.add(values)
+        tell(int(block[-1]))
+    return [column.filled() for column in columns]
 
 
 @dataclass(slots=True)
@@ -146,38 +199,34 @@ class ChunkForm:
         """GETs of the class, the two keys and `torch.Size`."""
         return self.new + self.offsets + self.sizes + self.size
 
-    def read(self, scan: PickleBytes, at: Ints, tell: Callable[[int], None]) -> Chunks:
-        """Read the records at those anchors that follow the form.
+    def read(self, scan: PickleBytes, starts: Ints, tell: Callable[[int], None]) -> Chunks:
+        """Read the records that follow the form.
 
         Args:
             scan: The pickle without frames.
-            at: From `anchors`.
+            starts: Where such a record may begin, from `objects`.
             tell: Told the bytes that were looked through.
         """
         begin = self.new + NEW + self.offsets + self.size
         first = RecordPart(begin, DIMS, SIZED + self.sizes + self.size)
         second = RecordPart(DIMS, SIZED + _BUILT)
-        starts = scan.perhaps(at - (len(self.new) + 1), begin)
-        parts: list[tuple[Any, ...]] = []
-        for block in _blocks(starts):
+
+        def read(block: Ints) -> tuple[npt.NDArray[Any], ...]:
             offset = first.read(scan, block)
             size = second.read(scan, offset.end)
             ok = offset.ok & size.ok & (offset.ndim == size.ndim)
             dims = _kept(offset.ndim, ok)
-            parts.append(
-                (
-                    _kept(block, ok),
-                    _kept(size.end - block, ok).astype(np.int16),
-                    (2 + 2 * _num_memo(dims)).astype(np.int8),
-                    dims,
-                    flat_dims(_kept(offset.dims, ok), dims),
-                    flat_dims(_kept(size.dims, ok), dims),
-                )
+            return (
+                _kept(block, ok),
+                _kept(size.end - block, ok),
+                2 + 2 * _num_memo(dims),
+                dims,
+                flat_dims(_kept(offset.dims, ok), dims),
+                flat_dims(_kept(size.dims, ok), dims),
             )
-            if len(block):
-                tell(int(block[-1]))
-        columns = _joined(parts)
-        start, length, num_memo, ndim, offsets, sizes = columns
+
+        kinds = (np.int64, np.int16, np.int8, np.int8, np.int64, np.int64)
+        start, length, num_memo, ndim, offsets, sizes = _filled(starts, kinds, read, tell)
         return Chunks(start, length, num_memo, ndim, starts_of(np.maximum(ndim, 0)), offsets, sizes)
 
 
@@ -224,6 +273,13 @@ class StoredRecords:
         return Texts(at, length.astype(np.int64), ref.astype(np.int64))
 
 
+#: Of the first columns of `StoredRecords`, up to its offsets.
+_STORED_KINDS = (
+    *(np.int64, np.int16, np.int8, np.int16, np.int32, np.int16),
+    *(np.int16, np.int32, np.int32, np.int8, np.int64, np.int64, np.int64),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredForm:
     """How a `MetadataIndex` and its `_StorageInfo` are written: the memo references in them."""
@@ -251,17 +307,11 @@ class StoredForm:
             self.new + self.fqn + self.index + self.offset + self.size + self.info + self.path
         ) + (self.start + self.length)
 
-    def read(self, scan: PickleBytes, at: Ints, tell: Callable[[int], None]) -> StoredRecords:
-        """Read the records at those anchors that follow the form; arguments as for chunks."""
+    def read(self, scan: PickleBytes, starts: Ints, tell: Callable[[int], None]) -> StoredRecords:
+        """Read the records that follow the form; arguments as for chunks."""
         segments = self._segments()
         begin = self.new + NEW + self.fqn
-        starts = scan.perhaps(at - (len(self.new) + 1), begin)
-        parts = []
-        for block in _blocks(starts):
-            parts.append(self._rows(scan, segments, block))
-            if len(block):
-                tell(int(block[-1]))
-        columns = _joined(parts)
+        columns = _filled(starts, _STORED_KINDS, lambda at: self._rows(scan, segments, at), tell)
         columns += [starts_of(np.maximum(columns[9], 0)), len(begin) + 2]
         return StoredRecords(*columns)
 
@@ -296,19 +346,7 @@ class StoredForm:
         numbers = segments[2].read(scan, at)
         ok &= is_text & index.ok & is_path & numbers.ok & (index.ints[0] < 1 << 31)
         num_memo = 4 + _num_memo(ndim) + (name.ref < 0) + (path.ref < 0)
-        columns = (
-            (start, np.int64),
-            (numbers.end - start, np.int16),
-            (num_memo, np.int8),
-            (name.length, np.int16),
-            (name.ref, np.int32),
-            (path.at - start, np.int16),
-            (path.length, np.int16),
-            (path.ref, np.int32),
-            (index.ints[0], np.int32),
-            (ndim, np.int8),
-            (numbers.ints[0], np.int64),
-            (numbers.ints[1], np.int64),
-        )
-        kept = tuple(_kept(column, ok).astype(kind, copy=False) for column, kind in columns)
+        columns: list[Any] = [start, numbers.end - start, num_memo, name.length, name.ref]
+        columns += [path.at - start, path.length, path.ref, index.ints[0], ndim, *numbers.ints]
+        kept = (_kept(column, ok) for column in columns)
         return (*kept, flat_dims(_kept(offset.dims, ok), _kept(ndim, ok)))

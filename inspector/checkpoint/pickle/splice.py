@@ -17,7 +17,6 @@ In every other case `NotSplicedError` is raised, and the file is read the slow w
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -37,7 +36,7 @@ from inspector.checkpoint.pickle.records import (
     Chunks,
     StoredForm,
     StoredRecords,
-    anchors,
+    objects,
 )
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
 from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
@@ -66,7 +65,6 @@ class Spliced:
         runs: All of them, in the order of the file.
         refs: What the forms' GETs must have given, by kind of run.
         trailing_bytes: Bytes after the pickle's end.
-        digest: SHA-256 of the file's bytes, in hexadecimal.
     """
 
     scan: PickleBytes
@@ -80,7 +78,6 @@ class Spliced:
     walk: OpcodeWalk
     refs: dict[str, tuple[Any, ...]]
     trailing_bytes: int
-    digest: str
 
 
 @dataclass(slots=True)
@@ -91,36 +88,45 @@ class Unframed:
     end: int
     protocol: int
     cuts: list[int] = field(default_factory=list)
-    digest: str = ""
     num_unframed: int = 0
 
 
-def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Spliced:
+def read_spliced(
+    fd: int, num_bytes: int, tell: Callable[[int], None], digest: Any = None
+) -> Spliced:
     """Read one metadata pickle.
 
     Args:
         fd: The open file, at its start.
         num_bytes: Its size.
         tell: Told how far it is, from 0 to `num_bytes`.
+        digest: Of `hashlib`: what is read goes into it as well.
 
     Raises:
         NotSplicedError: It has to be read as any other pickle; nothing is said of what it holds.
     """
-    raw = _unframed(fd, num_bytes)
+    raw = _unframed(fd, num_bytes, digest)
     end = raw.end
     scan = PickleBytes(raw.data)
-    at = anchors(raw.data, end, lambda n: tell(n // 5))
     pickle = raw.data.data[:end]
     tensor_form, chunk_form, stored_form, behind = _forms(pickle)
     if chunk_form is None:
         raise NotSplicedError
     # Entries come before places: each is looked for on its own side only.
-    of_entries, of_places = np.split(at, [int(np.searchsorted(at, behind))]) if behind else (at, at)
-    chunks: Chunks = chunk_form.read(scan, of_entries, lambda n: tell((end + 2 * n) // 5))
+    kinds = [
+        (b"" if form is None else form.new, *side)
+        for form, side in (
+            (chunk_form, (0, behind or end)),
+            (tensor_form, (0, behind or end)),
+            (stored_form, (behind, end)),
+        )
+    ]
+    of_chunks, of_tensors, of_places = objects(raw.data, end, kinds, lambda n: tell(n // 5))
+    chunks: Chunks = chunk_form.read(scan, of_chunks, lambda n: tell((end + 2 * n) // 5))
+    del of_chunks
     stored = stored_form and stored_form.read(scan, of_places, lambda n: tell((3 * end + n) // 5))
-    tensors = tensor_form and tensor_form.read(scan, of_entries, chunks)
-    del of_entries, of_places
-    del at
+    del of_places
+    tensors = tensor_form and tensor_form.read(scan, of_tensors, chunks)
     storage = stored.start[0] if stored and len(stored.start) else end
     paths = read_paths(scan, behind, int(storage)) if behind < storage else None
     runs = [*_chunk_runs(chunks, tensors)]
@@ -168,7 +174,6 @@ def read_spliced(fd: int, num_bytes: int, tell: Callable[[int], None]) -> Splice
             "paths": (),
         },
         trailing,
-        raw.digest,
     )
 
 
@@ -187,7 +192,7 @@ def _learn(form: Any, pickle: memoryview, name: bytes, begin: int) -> Any:
     return found and form.learn(pickle, found.start())
 
 
-def _unframed(fd: int, num_bytes: int) -> Unframed:
+def _unframed(fd: int, num_bytes: int, digest: Any) -> Unframed:
     """The pickle without the FRAME opcodes, which say only how much to read ahead."""
     data = np.empty(num_bytes + PAD, np.uint8)
     view = data.data
@@ -195,7 +200,8 @@ def _unframed(fd: int, num_bytes: int) -> Unframed:
     if len(start) < 2 or start[:1] != b"\x80" or start[1] not in (4, 5):
         raise NotSplicedError
     raw = Unframed(data, 0, start[1])
-    digest = hashlib.sha256(start)
+    if digest is not None:
+        digest.update(start)
     header = os.read(fd, 9)
     while len(header) == 9 and header[:1] == b"\x95":
         raw.cuts.append(raw.end)
@@ -207,15 +213,16 @@ def _unframed(fd: int, num_bytes: int) -> Unframed:
             if not taken:
                 raise NotSplicedError
             raw.end += taken
-        digest.update(header)
-        digest.update(view[first:last])
+        if digest is not None:
+            digest.update(header)
+            digest.update(view[first:last])
         header = os.read(fd, 9)
     # A few last bytes may stand without a frame; then what follows the pickle, if anything does.
     rest = header + os.read(fd, _MAX_REST)
     if len(rest) >= _MAX_REST:
         raise NotSplicedError
-    digest.update(rest)
-    raw.digest = digest.hexdigest()
+    if digest is not None:
+        digest.update(rest)
     raw.num_unframed = len(rest)
     view[raw.end : raw.end + len(rest)] = rest
     raw.end += len(rest)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +29,15 @@ _SAFE = 1 << 62
 # Corners that are held at once, where there are more than eight to a box.
 _MAX_CORNERS = 1 << 23
 _FEW_DIMS = 3
+# Chunks that are looked at together, but for those of one tensor: sorted while in the cache.
+_MAX_CHUNKS = 1 << 17
 # Sets of dims along which the tensors of a checkpoint are cut.
 _MAX_CODES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """All tensors of one number of dims: their rows in the columns, and their chunks' boxes."""
+    """Some tensors of one number of dims: their rows in the columns, and their chunks' boxes."""
 
     tensors: Ints  # index of each tensor
     shapes: Ints  # (num_tensors, ndim)
@@ -45,29 +48,41 @@ class _Group:
 
 
 def _groups(columns: TensorColumns) -> Iterator[_Group]:
-    ndims = np.diff(columns.dim_start)
-    counts = columns.num_chunks_of
-    tensor_of = np.repeat(np.arange(columns.num_tensors, dtype=np.int64), counts)
-    chunk_ndims = ndims[tensor_of]
+    """All tensors, of some hundred thousand chunks at a time."""
+    starts, first = columns.chunk_start, 0
+    while first < columns.num_tensors:
+        last = int(np.searchsorted(starts, starts[first] + _MAX_CHUNKS, "right")) - 1
+        last = min(max(last, first + 1), columns.num_tensors)
+        yield from _groups_of(columns, first, last)
+        first = last
+
+
+def _groups_of(columns: TensorColumns, first: int, last: int) -> Iterator[_Group]:
+    """The tensors from `first` to `last`, which is not one of them."""
+    ndims = np.diff(columns.dim_start[first : last + 1])
+    counts = columns.num_chunks_of[first:last]
+    row_of = np.repeat(np.arange(last - first, dtype=np.int64), counts)
+    chunk_ndims = ndims[row_of]
     present = unique(ndims)
+    box = int(columns.box_start[first])
+    boxes = slice(box, box + int(chunk_ndims.sum()))
     box_ndims = np.repeat(chunk_ndims, chunk_ndims) if len(present) > 1 else chunk_ndims
     dim_ndims = np.repeat(ndims, ndims)
+    shapes = columns.shapes[columns.dim_start[first] : columns.dim_start[last]]
+    offsets, sizes = columns.offsets[boxes], columns.sizes[boxes]
     for ndim in present.tolist():
         tensors = np.flatnonzero(ndims == ndim)
-        if len(present) == 1:
-            offsets, sizes, chunks = columns.offsets, columns.sizes, np.arange(columns.num_chunks)
-        else:
-            offsets, sizes = columns.offsets[box_ndims == ndim], columns.sizes[box_ndims == ndim]
-            chunks = np.flatnonzero(chunk_ndims == ndim)
-        row = np.zeros(columns.num_tensors, dtype=np.int64)
+        chunks = np.flatnonzero(chunk_ndims == ndim)
+        mine: Bools | slice = slice(None) if len(present) == 1 else box_ndims == ndim
+        row = np.zeros(last - first, dtype=np.int64)
         row[tensors] = np.arange(len(tensors))
         yield _Group(
-            tensors=tensors,
-            shapes=columns.shapes[dim_ndims == ndim].reshape(len(tensors), ndim),
-            chunks=chunks,
-            owner=row[tensor_of[chunks]],
-            offsets=offsets.reshape(len(chunks), ndim),
-            sizes=sizes.reshape(len(chunks), ndim),
+            tensors=tensors + first,
+            shapes=shapes[dim_ndims == ndim].reshape(len(tensors), ndim),
+            chunks=chunks + columns.chunk_start[first],
+            owner=row[row_of[chunks]],
+            offsets=offsets[mine].reshape(len(chunks), ndim),
+            sizes=sizes[mine].reshape(len(chunks), ndim),
         )
 
 
@@ -89,12 +104,23 @@ def _volumes(sizes: Ints) -> Ints:
 def unproven(columns: TensorColumns, *, by_file: bool = False) -> Ints:
     """The tensors that are not proven to be tiled exactly by their chunks, by index.
 
-    Empty chunks are passed over. Takes about a third of a second for a million chunks.
+    Empty chunks are passed over. Takes about a third of a second for a million chunks, once: it is
+    kept as long as the columns are.
 
     Args:
         columns: All tensors and chunks.
         by_file: True if each file may have a chunk of the same box (per-rank metadata).
     """
+    known = _known.setdefault(columns, {})
+    if by_file not in known:
+        known[by_file] = _all_unproven(columns, by_file=by_file)
+    return known[by_file]
+
+
+_known: WeakKeyDictionary[TensorColumns, dict[bool, Ints]] = WeakKeyDictionary()
+
+
+def _all_unproven(columns: TensorColumns, *, by_file: bool) -> Ints:
     suspects = [np.zeros(0, dtype=np.int64)]
     for group in _groups(columns):
         live: Bools = np.all(group.sizes > 0, axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.placements import ORDINALS, to_strings
 from inspector.layout.writer.axes import AxisRoles
-from inspector.layout.writer.survey import Assignment
+from inspector.layout.writer.survey import Assignment, ranks_in
 from inspector.layout.writer.walk import Rule, Trial, Walk
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def not_replicated(walk: Walk, explained: float) -> list[str]:
 
 def unseen_replicas(walk: Walk) -> list[str]:
     """For pieces that all lie with one replica of a mesh that would explain them."""
-    pieces = {int(r) for n in walk.touched for r in walk.ranks[n].ravel().tolist() if r >= 0}
+    pieces = {rank for number in walk.touched for rank in ranks_in(walk.ranks[number]).tolist()}
     shown = ", ".join(map(str, sorted(pieces)[:8])) + (" ..." if len(pieces) > 8 else "")
     said = (
         f"Of {walk.world_size} ranks only {shown} wrote pieces of tensors that are cut: these "

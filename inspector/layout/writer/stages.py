@@ -24,7 +24,7 @@ from inspector.layout.placements import Fit, fits
 from inspector.layout.writer.axes import AxisRoles, layout_of
 from inspector.layout.writer.groups import PlacementUse
 from inspector.layout.writer.replay import balance
-from inspector.layout.writer.survey import Bools
+from inspector.layout.writer.survey import Bools, ranks_in
 from inspector.layout.writer.walk import Walk, meshes_of
 
 __all__ = ["Stage", "StageGroups", "find_stages", "module_of", "replicas_explain"]
@@ -194,8 +194,7 @@ def _judge(walk: Walk, blocks: list[tuple[int, ...]]) -> StageGroups | None:
         return StageGroups(stages, walk.num_items, walk.num_items, walk.num_items, by_names=True)
     best: tuple[int, _Inside | None] | None = None
     # Where some ranks wrote no piece the lowest rank's rule tells not what they held.
-    pieces = [walk.ranks[number].ravel() for number in walk.touched]
-    wrote = set() if not pieces else set(np.concatenate(pieces).tolist())
+    wrote = {rank for number in walk.touched for rank in ranks_in(walk.ranks[number]).tolist()}
     rules = (False, True) if wrote >= set(range(walk.world_size)) else (False,)
     for inside, lowest in itertools.product(group.insides(), rules):
         placed, _ = group.replay(inside, lowest=lowest)
@@ -353,7 +352,7 @@ class _Group:
         walk = self.walk
         parts: list[tuple[Ints, Ints, Ints, Ints, Bools]] = []
         for number, members in enumerate(walk.classes):
-            if not walk.sound[number] or not members.chunks.size:
+            if not walk.sound[number] or not members.cells.size:
                 continue
             if not members.cut.touched or inside is None:
                 tensors, actual = members.tensors, walk.ranks[number][:, 0]

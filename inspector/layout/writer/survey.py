@@ -13,12 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.layout.cuts import Cut, cut_classes
-from inspector.layout.geometry import Ints
+from inspector.layout.cuts import (
+    Cut,
+    CutClass,
+    blocks_of,
+    cut_classes,
+    is_one_row_seen,
+    joined_rows,
+)
+from inspector.layout.geometry import Ints, unique
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Fit, Pattern, fits
 
-__all__ = ["Assignment", "Bools", "Survey", "is_one_row"]
+__all__ = ["Assignment", "Bools", "Survey", "count_known", "is_one_row", "ranks_in"]
 
 Bools = npt.NDArray[np.bool_]
 _FEW = 64  # tensors of a class that a cheap look takes in
@@ -99,12 +106,11 @@ class Survey:
         self.classes, self.num_seen = cut_classes(
             columns, self.in_order, repeated=checkpoint.per_rank_metadata
         )
-        ranks = checkpoint.chunk_ranks(columns.file).astype(np.int64)
-        self.ranks: list[Ints] = [ranks[c.chunks] for c in self.classes]
+        self.ranks: list[Ints] = [_ranks(checkpoint, members) for members in self.classes]
         self.bytes_ranks = _bytes_ranks(checkpoint)
         self.sound = [c.cut.starts is not None for c in self.classes]
         self.num_items = sum(
-            int((r >= 0).sum()) for r, sound in zip(self.ranks, self.sound, strict=True) if sound
+            count_known(r) for r, sound in zip(self.ranks, self.sound, strict=True) if sound
         ) + int((self.bytes_ranks >= 0).sum())
 
     @property
@@ -125,14 +131,14 @@ class Survey:
         for number, members in enumerate(self.classes):
             found = fits(members.cut, mesh.sizes, can_shard) if self.sound[number] else []
             ranks = self.ranks[number]
-            known = ranks >= 0
             choice = np.zeros(len(members.tensors), dtype=np.int64)
+            num_known = count_known(ranks)
             if members.cut.touched and self.sound[number]:
-                result.num_touched += int(known.sum())
+                result.num_touched += num_known
             if found and not members.cut.touched:
-                result.num_possible += int(known.sum())
+                result.num_possible += num_known
             elif found:
-                hits = [((f.cells[ranks] == members.cells) & known).sum(axis=1) for f in found]
+                hits = [_hits(fit, ranks, members.cells) for fit in found]
                 if len(found) > 1:
                     # The class votes first; a tensor differs only where it must.
                     order = sorted(range(len(found)), key=lambda i: -int(hits[i].sum()))
@@ -169,6 +175,43 @@ class Survey:
                     if hits.mean() >= 0.5:
                         return True
         return False
+
+
+def count_known(ranks: Ints) -> int:
+    """How many of some tensors' ranks are known."""
+    if is_one_row_seen(ranks):
+        return len(ranks) * int((ranks[0] >= 0).sum())
+    return int((ranks >= 0).sum())
+
+
+def ranks_in(rows: Ints) -> Ints:
+    """The ranks that some tensors' files name, each once, without those that are not known."""
+    found = unique((rows[:1] if is_one_row_seen(rows) else rows).ravel())
+    return found[found >= 0]
+
+
+def _ranks(checkpoint: Checkpoint, members: CutClass) -> Ints:
+    """The rank in each chunk's file name, shape (num_tensors, num_chunks)."""
+    num = members.cells.shape[1]
+    file = checkpoint.columns.file
+    parts = (
+        checkpoint.chunk_ranks(file[starts[:, None] + np.arange(num)]).astype(np.int64)
+        for starts in blocks_of(members.chunk_start, num)
+    )
+    return joined_rows(parts, len(members.tensors))
+
+
+def _hits(fit: Fit, ranks: Ints, cells: Ints) -> Ints:
+    """Of each tensor, the chunks that lie with a rank that holds them."""
+    if is_one_row_seen(ranks) and is_one_row_seen(cells):
+        one = _hits_of(fit, ranks[:1], cells[:1])
+        return np.broadcast_to(one, (len(ranks),))
+    return _hits_of(fit, ranks, cells)
+
+
+def _hits_of(fit: Fit, ranks: Ints, cells: Ints) -> Ints:
+    found: Ints = ((fit.cells[ranks] == cells) & (ranks >= 0)).sum(axis=1)
+    return found
 
 
 def is_one_row(cut: Cut) -> bool:

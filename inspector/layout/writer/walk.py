@@ -16,13 +16,11 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.layout.geometry import Ints
 from inspector.layout.mesh import Mesh
 from inspector.layout.placements import Pattern, apply
+from inspector.layout.writer.items import ItemColumns, Items, items_of
 from inspector.layout.writer.replay import GroupTable, balance
-from inspector.layout.writer.survey import Assignment, Bools, Survey, is_one_row
+from inspector.layout.writer.survey import Assignment, Bools, Survey, count_known, is_one_row
 
-__all__ = ["Items", "Outcome", "Rule", "Trial", "Walk", "meshes_of", "try_meshes"]
-
-_Part = tuple[Ints, Ints, Ints, Ints, Ints, Bools]
-
+__all__ = ["Outcome", "Rule", "Trial", "Walk", "meshes_of", "try_meshes"]
 
 _NUMBER = re.compile(r"[0-9]+")
 _MAX_OWNED_ROUNDS = 12
@@ -131,7 +129,8 @@ class Walk(Survey):
                 wrong = outcome.wrong[whole[outcome.wrong] & ~owned[outcome.wrong]]
             owned[wrong] = True
             owned |= self._siblings(items, whole, owned)
-            if not len(wrong) or owned.sum() > len(owned) * _MAX_OWNED_SHARE:
+            most = (len(owned) + items.num_settled) * _MAX_OWNED_SHARE
+            if not len(wrong) or owned.sum() > most:
                 return None
         return None
 
@@ -168,34 +167,20 @@ class Walk(Survey):
     def items(self, assignment: Assignment, *, one_row_alone: bool = False) -> Items:
         """All items under an assignment; tensors that are damaged take part uncounted."""
         votes = assignment.votes(self)
-        parts: list[_Part] = []
-        explained: set[int] = set()
+        parts: list[ItemColumns] = []
+        explained: dict[int, list[tuple[Bools | slice, Ints]]] = {}
         for number, fit, rows in assignment.rows():
-            explained.add(number)
             members = self.classes[number]
             holders = fit.cells
             if one_row_alone and is_one_row(members.cut):
                 holders = apply(votes[0][0], members.cut.shape, assignment.mesh.sizes)
-            part = self.table.partition(holders)
-            cells, ranks = members.cells[rows], self.ranks[number][rows]
-            where = _positions(part.cells, cells.ravel())
-            tensors = np.repeat(members.tensors[rows], cells.shape[1])
-            parts.append(
-                (
-                    tensors,
-                    members.chunks[rows].ravel(),
-                    ranks.ravel(),
-                    part.first[where],
-                    part.group[where],
-                    (holders[ranks] == cells).ravel(),
-                )
-            )
+            explained.setdefault(number, []).append((rows, holders))
         unexplained = 0
         for number, members in enumerate(self.classes):
             if number in explained:
                 continue
             if self.sound[number]:
-                unexplained += int((self.ranks[number] >= 0).sum())
+                unexplained += count_known(self.ranks[number])
             elif votes and not self.checkpoint.per_rank_metadata:
                 ndim = len(members.cut.shape)
                 pattern = next((p for p, n, _ in votes if n == ndim), votes[0][0])
@@ -213,7 +198,24 @@ class Walk(Survey):
                 np.ones(num, dtype=bool),
             )
         )
-        tensor, chunk, actual, first, group, inside = zip(*parts, strict=True)
+        num_settled = 0
+        after = self._last_shared(parts, explained)
+        alone = np.asarray([len(ranks) == 1 for ranks in self.table.members])
+        written: list[ItemColumns] = []
+        for number, uses in explained.items():
+            for rows, holders in uses:
+                part, settled = items_of(
+                    self.classes[number],
+                    self.ranks[number],
+                    rows,
+                    holders,
+                    self.table.partition(holders),
+                    alone,
+                    after,
+                )
+                written.append(part)
+                num_settled += settled
+        tensor, chunk, actual, first, group, inside = zip(*written, *parts, strict=True)
         return Items(
             np.concatenate(tensor),
             np.concatenate(chunk),
@@ -222,9 +224,21 @@ class Walk(Survey):
             np.concatenate(group),
             np.concatenate(inside),
             unexplained,
+            num_settled,
         )
 
-    def _as_others(self, tensor: int, pattern: Pattern, mesh: Mesh) -> _Part:
+    def _last_shared(
+        self, parts: list[ItemColumns], explained: dict[int, list[tuple[Bools | slice, Ints]]]
+    ) -> int:
+        """The last rank in whose plan an item may be that several ranks hold; -1 if none does."""
+        found = [
+            self.table.partition(holders) for uses in explained.values() for _, holders in uses
+        ]
+        of_each = [(p.first, p.group) for p in found] + [(part[3], part[4]) for part in parts]
+        shared = np.asarray([len(members) > 1 for members in self.table.members])
+        return max((int(f[shared[g]].max(initial=-1)) for f, g in of_each), default=-1)
+
+    def _as_others(self, tensor: int, pattern: Pattern, mesh: Mesh) -> ItemColumns:
         """A damaged tensor as it would be if it were cut like the others.
 
         Its bytes moved the balance when the checkpoint was written, so the replay needs them.
@@ -246,7 +260,7 @@ class Walk(Survey):
         counted = items.actual >= 0
         if rule is Rule.ALL:
             wrong = np.flatnonzero(counted & ~items.inside)
-            num = int(counted.sum())
+            num = int(counted.sum()) + items.num_settled
             predicted = items.first[wrong]
             num_items = num + items.num_unexplained + self._num_unwritten(items)
             return Outcome(rule, num_items, num - len(wrong), False, wrong, predicted)
@@ -256,7 +270,7 @@ class Walk(Survey):
             predicted, known = self._balanced(items, rule, written)
         counted &= known
         wrong = np.flatnonzero(counted & (predicted != items.actual))
-        num = int(counted.sum())
+        num = int(counted.sum()) + items.num_settled
         return Outcome(
             rule,
             num + items.num_unexplained,
@@ -322,41 +336,6 @@ class Walk(Survey):
         return predicted, known
 
 
-def _positions(known: Ints, values: Ints) -> Ints:
-    """Where each value stands in the ascending known ones, or would stand.
-
-    Found by a table where that is small.
-    """
-    most = int(known[-1]) if len(known) else 0
-    if not len(values) or most >= len(values) or known[0] < 0 or values.min() < 0:
-        return np.searchsorted(known, values)
-    table = np.searchsorted(known, np.arange(most + 2))
-    return table[np.minimum(values, most + 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Items:
-    """Items as columns, under one assignment.
-
-    Attributes:
-        tensor: Index of the tensor; from num_tensors on, of the bytes entry.
-        chunk: Index of the chunk; -1 for a bytes entry, or for a chunk that is not stored.
-        actual: Rank in the file's name; -1 if the item does not count.
-        first: Rank in whose plan the item is seen first.
-        group: Number of the group of ranks that offer it.
-        inside: Whether `actual` is one of them.
-        num_unexplained: Items that are left out because no placement explains them.
-    """
-
-    tensor: Ints
-    chunk: Ints
-    actual: Ints
-    first: Ints
-    group: Ints
-    inside: Bools
-    num_unexplained: int
-
-
 _MAX_REPLAYS = 24
 _LOOK_AT = 8
 _TRY_OWNED = 4
@@ -403,7 +382,7 @@ def _assignments(walk: Walk) -> list[Assignment]:
     """Every mesh that may explain a cut tensor, each layout once, and FSDP in any case."""
     classes = walk.classes
     # The largest, and those in the most pieces: these are cut by all axes if any are.
-    largest = sorted(walk.touched, key=lambda i: -classes[i].chunks.size)[:_LOOK_AT]
+    largest = sorted(walk.touched, key=lambda i: -classes[i].cells.size)[:_LOOK_AT]
     finest = sorted(walk.touched, key=lambda i: -len(classes[i].cut.cells))[:_LOOK_AT]
     some = list(dict.fromkeys(largest + finest))
     result: list[Assignment] = []

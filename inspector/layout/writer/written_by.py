@@ -16,16 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from inspector.checkpoint.model import Checkpoint
-from inspector.layout.geometry import unique
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.placer import Placer
 from inspector.layout.writer import evidence as say
 from inspector.layout.writer.axes import AxisRoles, layout_of, prefer_flat, uses_of
-from inspector.layout.writer.survey import Assignment
+from inspector.layout.writer.survey import Assignment, ranks_in
 from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
 
 if TYPE_CHECKING:
@@ -98,6 +95,11 @@ class WrittenBy:
     @property
     def score(self) -> float:
         return self.num_placed / self.num_items if self.num_items else 0.0
+
+    @property
+    def num_stages(self) -> int:
+        """Pipeline stages that the files look like; 0 for none."""
+        return 0 if self.partition is None else len(self.partition.stages)
 
     def placements(self, index: int) -> TensorPlacement:
         """How the tensor at `index` of `Checkpoint.tensors` is placed; cheap, and kept."""
@@ -229,9 +231,8 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
     if walk.checkpoint.provenance.num_plans is not None:
         return False
     axis = mesh.axes.index("replicate")
-    pieces = [walk.ranks[number].ravel() for number in walk.touched]
-    ranks = unique(np.concatenate(pieces))
-    return len({mesh.coordinate(r)[axis] for r in ranks[ranks >= 0].tolist()}) < 2
+    ranks = {rank for number in walk.touched for rank in ranks_in(walk.ranks[number]).tolist()}
+    return len({mesh.coordinate(rank)[axis] for rank in ranks}) < 2
 
 
 def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:

@@ -242,6 +242,7 @@ class WaveComparison:
             box,
             check_crc=check_crc,
             rows=self._rows,
+            lies=None if grid.rules is None else grid.lies(tensor),
         )
 
     def _box(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
