@@ -147,7 +147,8 @@ def table(found: dict[str, Any]) -> str:
         f"code, more than {MAX_S:.0f} s, more than {MAX_BYTES >> 20} MiB). Slowest: "
         f"`{slowest['command']}`, {slowest['s']} s ({slowest['scheme']}, {slowest['fault']}); "
         f"largest: `{largest['command']}`, {largest['mib']} MiB with all its processes "
-        f"({largest['scheme']}, {largest['fault']})."
+        f"({largest['scheme']}, {largest['fault']}). The load of the machine's "
+        f"{found['machine']['cores']} cores was {found['machine']['load_average'][2]} meanwhile."
     )
     if of_torch:
         least = min(row["mib"] for row in of_torch if row["fault"] == "none")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SAMPLES
 from tests.remote.faulty_server import faulty_server
 from tests.remote.under_faults import (
     CASES,
     COMMANDS,
     LOST_S,
+    MAX_BYTES,
     MAX_S,
     SAMPLE,
     run,
@@ -81,6 +82,17 @@ def test_what_lists_and_what_reads_ends(scheme: str, fault: str, tmp_path: Path)
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 def test_every_command_that_takes_an_address_ends(scheme: str, fault: str, tmp_path: Path) -> None:
     hold(scheme, fault, _MORE, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_many_refusals_at_a_time_take_little_memory(scheme: str, tmp_path: Path) -> None:
+    """Eight files, each refused with a body without end, side by side."""
+    pytest.importorskip(_PACKAGES[scheme])
+    with faulty_server(SAMPLES / "fsdp_8", "endless-error") as (address, _):
+        ended = run("check --deep", scheme, address, tmp_path / "run", give_up_s=_GIVE_UP_S)
+    assert ended.code in (1, 2), ended.err
+    assert ended.tree_bytes < MAX_BYTES // 2
 
 
 def test_what_slow_answers_may_take_is_less_than_a_minute() -> None:

@@ -18,6 +18,7 @@ from inspector.checkpoint.text import plural
 __all__ = [
     "CONNECT_TIMEOUT_S",
     "LISTING_S",
+    "MAX_ERROR_BYTES",
     "MAX_TEXT_BYTES",
     "MAX_UNSIZED_BYTES",
     "READ_TIMEOUT_S",
@@ -36,8 +37,10 @@ __all__ = [
 CONNECT_TIMEOUT_S = 5
 #: Longest silence of a server that has begun to answer, or has been asked.
 READ_TIMEOUT_S = 10
-#: An answer that is no file's content: a page of a listing, an error.
+#: An answer that is no file's content: a page of a listing.
 MAX_TEXT_BYTES = 16 << 20
+#: An answer that says what is wrong. Many may come at a time, one for each request.
+MAX_ERROR_BYTES = 256 << 10
 #: A file whose size nobody told.
 MAX_UNSIZED_BYTES = 1 << 30
 _BLOCK_BYTES = 256 << 10

@@ -8,6 +8,7 @@ from typing import Any
 
 from inspector.checkpoint.storage.remote.bounds import (
     CONNECT_TIMEOUT_S,
+    MAX_ERROR_BYTES,
     MAX_TEXT_BYTES,
     MAX_UNSIZED_BYTES,
     READ_TIMEOUT_S,
@@ -157,7 +158,8 @@ def _bounded_session() -> dict[str, Any]:
             is_content, request.stream_output = request.stream_output, True
             answer = await super().send(request)
             if not is_content or answer.status_code >= 300:
-                answer._content = await read_body(answer.raw.content.read, MAX_TEXT_BYTES)
+                most = MAX_ERROR_BYTES if answer.status_code >= 300 else MAX_TEXT_BYTES
+                answer._content = await read_body(answer.raw.content.read, most)
             return answer
 
     return {"http_session_cls": BoundedSession}

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from inspector.checkpoint.storage.remote.bounds import (
+    MAX_ERROR_BYTES,
     MAX_TEXT_BYTES,
     MAX_UNSIZED_BYTES,
     BadAnswerError,
@@ -79,6 +80,8 @@ class _Content:
 
 def _limit(answer: Any) -> int:
     """How many bytes an answer may have."""
+    if answer.status >= 300:
+        return MAX_ERROR_BYTES
     sent = answer.request_info.headers
     found = _ASKED.fullmatch(next((sent[name] for name in _RANGE_HEADERS if name in sent), ""))
     if found is None or answer.status not in (200, 206):
