@@ -9,9 +9,10 @@
 Each subject of a script of this folder measures one thing beside its rival; they run one after
 another, so that none disturbs another. What one has measured is taken into results/NAME.json when
 it is whole, and with it results/summary.json, results/README.md (machine, versions, spread), the
-figures and the tables of faults and of torch's versions in docs/ are written anew: a subject that
-fails, or that is interrupted, leaves its last results as they were, and the others' too. A quick
-run writes into a temporary folder and changes no table. Exit code 1: a subject failed.
+figures and the tables of faults, of a server's faults and of torch's versions in docs/ are written
+anew: a subject that fails, or that is interrupted, leaves its last results as they were, and the
+others' too. A quick run writes into a temporary folder and changes no table. Exit code 1: a subject
+failed.
 
 What torch_versions.py found, which needs an interpreter for each torch, is no subject: it is run by
 itself, and its table is made with the others.
@@ -62,6 +63,7 @@ SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
     "verify_load": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "event_flood": (["--out", "OUT"], ["--seconds", "2", "--out", "OUT"]),
     "faults": (["--out", "FOLDER"], ["--out", "FOLDER", "--only", "bit"]),
+    "server_faults": (["--out", "FOLDER"], ["--out", "FOLDER", "--only", "s3 etag"]),
     "fuzz": (["--out", "OUT"], ["--count", "50", "--out", "OUT"]),
 }
 
@@ -123,6 +125,9 @@ class Sheet:
             told = RESULTS / f"{name}.md"
             if told.exists():
                 fill(ROOT / "docs" / "faults.md", name, told.read_text())
+        told = RESULTS / "server_faults.md"
+        if told.exists():
+            fill(ROOT / "docs" / "remote.md", "server faults", told.read_text())
         versions = RESULTS / "torch_versions.json"
         if versions.exists():
             table = figures.torch_table(json.loads(versions.read_text()))

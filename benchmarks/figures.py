@@ -26,6 +26,7 @@ SCRIPTS = {
     "verify_load": "ranks",
     "event_flood": "screen",
     "faults": "faults",
+    "server_faults": "server_faults",
     "fuzz": "faults",
 }
 
@@ -521,6 +522,26 @@ def _fuzz(found: dict[str, Any]) -> list[Row]:
     ]
 
 
+def _server_faults(found: dict[str, Any]) -> list[Row]:
+    runs = found["runs"]
+    wrong = sum(bool(run["wrong"]) for run in runs)
+    # What torch takes by itself in verify's processes is not ours.
+    mebibytes = max(run["mib"] for run in runs if run["command"] != "verify")
+    return [
+        Row(
+            f"{len(runs):,} commands under {len({run['fault'] for run in runs}) - 1} faults of a "
+            "server",
+            "server_faults",
+            "",
+            f"{wrong} ended otherwise than they must; slowest {max(run['s'] for run in runs):.0f} "
+            f"s, largest memory of a tree of processes {mebibytes} MiB",
+            "",
+            "the right exit code, within 60 s and 300 MiB",
+            not wrong,
+        )
+    ]
+
+
 #: The rows of each subject's results.
 ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "first_frame": _first_frame,
@@ -537,6 +558,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "verify_load": _verify_load,
     "event_flood": _event_flood,
     "faults": _faults,
+    "server_faults": _server_faults,
     "fuzz": _fuzz,
 }
 

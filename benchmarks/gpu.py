@@ -381,6 +381,9 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="small, on the CPU, over gloo")
     parser.add_argument("--part", action="append", choices=list(PARTS), help="[default: all]")
     options = parser.parse_args()
+    if not options.dry and not machine_of_verify.gpus():
+        why = machine_of_verify.why_no_gpu() or "there is no GPU here"
+        sys.exit(f"gpu.py: {why}; --dry tries each part on the CPU")
     begin = time.monotonic()
     gb, rounds = (0.02, 1) if options.dry else (options.gb, options.rounds)
     result: dict[str, Any] = {"what": "one GPU", "dry": options.dry, "machine": machine()}

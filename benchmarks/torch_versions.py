@@ -4,7 +4,8 @@
 
 For each interpreter (one with a torch of its own, and with what hsdp-inspect needs) and each golden
 checkpoint and sample that torch wrote: `dcp.load` of every tensor into plain tensors, as that torch
-alone does it; and a job's verdict under fsdp:1, its rank run by that interpreter. A cell agrees if
+alone does it; and a job's verdict under fsdp:1, its rank run by that interpreter (where each rank
+wrote metadata of its own, both with as many ranks). A cell agrees if
 the job is exact just where `dcp.load` raises nothing. Nothing is written by hand. What one
 interpreter came to is put into results/torch_versions.json when it is whole, in the place of what
 its version came to before; the others' stay. The table in docs/verify.md is made of it by
@@ -14,7 +15,6 @@ its version came to before; the others' stay. The table in docs/verify.md is mad
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -30,9 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from inspector.checkpoint import open_checkpoint
 from inspector.verify.preflight import prepare
-from inspector.verify.progress import JobState
-from inspector.verify.recording import EventFollower, spec_event
-from inspector.verify.result import result_event
+from tests.helpers.forked_jobs import ForkedJob, run_forked
 
 SAMPLES = ROOT / "sample_ckpts"
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -40,7 +38,8 @@ GOLDEN = ROOT / "tests" / "data" / "golden"
 
 def folders() -> list[Path]:
     """What is loaded: every DCP checkpoint that is not broken on purpose."""
-    found = {p.parent for p in [*GOLDEN.rglob(".metadata"), *SAMPLES.rglob(".metadata")]}
+    files = [*GOLDEN.rglob("*.metadata"), *SAMPLES.rglob("*.metadata")]
+    found = {path.parent for path in files if path.name in (".metadata", "__0.metadata")}
     return sorted(p for p in found if "broken" not in p.parts)
 
 
@@ -59,43 +58,15 @@ def ask(python: str, *args: str) -> str:
     return done.stdout
 
 
-def jobs(python: str, paths: list[Path], place: Path) -> dict[Path, dict[str, Any]]:
-    """The result of a job on each checkpoint, every rank a fork of one process."""
-    planned, files = {}, []
+def jobs(python: str, paths: list[Path], place: Path) -> dict[str, dict[str, Any]]:
+    """The result of a job on each checkpoint."""
+    planned = {}
     for i, path in enumerate(paths):
-        folder = place / str(i)
-        for name in ("events", "scratch"):
-            (folder / name).mkdir(parents=True)
-        plan = prepare(
-            open_checkpoint(str(path)),
-            "fsdp:1",
-            then=["none"],
-            device="cpu",
-            memory_bytes=1 << 28,
-            python=python,
-        )
-        spec = dataclasses.replace(
-            plan.spec,
-            events_dir=str(folder / "events"),
-            scratch_dir=str(folder / "scratch"),
-            run=str(i),
-        )
-        (folder / "spec.json").write_text(spec.to_json())
-        planned[path] = spec, plan.expected
-        files.append(("", str(folder / "spec.json")))
-    (place / "jobs.json").write_text(json.dumps(files))
-    ask(python, "-m", "tests.helpers.mutant_worker", str(place / "jobs.json"))
-    results = {}
-    for path, (spec, expected) in planned.items():
-        state = JobState()
-        state.long_names = expected.long_names
-        state.apply(spec_event(spec, 0.0, num_entries=len(expected.names)))
-        follower = EventFollower(spec.events_dir)
-        for event, _ in follower.read(whole=True):
-            state.apply(event)
-        follower.close()
-        results[path] = result_event(state.snapshot(), spec, 0.0, False, expected)
-    return results
+        options: dict[str, Any] = {"device": "cpu", "memory_bytes": 1 << 28, "python": python}
+        ranks = sum(1 for _ in path.glob("__*.metadata"))
+        plan = prepare(open_checkpoint(str(path)), f"fsdp:{ranks or 1}", then=["none"], **options)
+        planned[str(path)] = ForkedJob.of(plan, place / f"job-{i}")
+    return run_forked(planned, place, python)
 
 
 def _short(raised: str) -> str:
@@ -115,7 +86,7 @@ def rows(python: str, paths: list[Path]) -> dict[str, Any]:
         results = jobs(python, paths, Path(place))
     cells = {}
     for path in paths:
-        result = results[path]
+        result = results[str(path)]
         cell = {
             "dcp.load": _short(plain[path]) or "loads",
             "verify": result["verdict"],

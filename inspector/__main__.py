@@ -32,7 +32,7 @@ import errno  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
-from inspector.cli.output import drop_stdout, has_screen  # noqa: E402
+from inspector.cli.output import drop_stdout, has_screen, only_own_commands  # noqa: E402
 from inspector.errors import InspectError  # noqa: E402
 
 __all__ = ["COMMANDS", "main"]
@@ -74,6 +74,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     # A stream that the shell closed (`2>&-`) is none at all for Python.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    only_own_commands()
     is_plain = args is None and arguments[:1] and arguments[0] in _PLAIN
     if is_plain:
         # Nothing here multiplies matrices; on a machine of 100 cores its threads take a while.

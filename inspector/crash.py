@@ -12,7 +12,6 @@ import time
 from inspector.checkpoint.outside import is_inspected
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
-from inspector.redaction import redact_secrets, traceback_text
 
 __all__ = ["internal_error", "kept_tracebacks"]
 
@@ -21,6 +20,9 @@ _kept: list[str] = []
 
 def internal_error(error: Exception) -> InspectError:
     """What is said of it: one line, and where its traceback lies."""
+    # lazy: its patterns take a millisecond, and hardly anybody ever needs them
+    from inspector.redaction import redact_secrets, traceback_text
+
     said = traceback_text(error)
     _kept.append(said)
     where = _keep(said)

@@ -28,6 +28,7 @@ NAMES = [
     ("textual", "textual.driver.Driver", "_app", "8.2.8"),
     ("textual", "textual.drivers.linux_driver.LinuxDriver", "_writer_thread", "8.2.8"),
     ("textual", "textual.widget.Widget", "_get_component_classes", "8.2.8"),
+    ("rich", "rich", "_wrap", "15.0.0"),
     ("torch", "torch.distributed.checkpoint.filesystem", "_StorageInfo", "2.13.0"),
     ("torch", "torch.distributed.checkpoint", "_fsspec_filesystem", "2.13.0"),
     ("torch", "torch.distributed.tensor", "_utils", "2.14.1"),

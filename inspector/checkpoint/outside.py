@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from inspector.checkpoint.storage.base import is_url, why
 from inspector.checkpoint.text import printable
 from inspector.errors import UsageError
 
@@ -156,6 +155,9 @@ def refuse_inside(option: str, place: str, folders: Iterable[str]) -> None:
     """
     if not place:
         return
+    # lazy: the screen's first frame does without
+    from inspector.checkpoint.storage.base import is_url, why
+
     shown = printable(place)
     for folder in map(without_scheme, folders):
         if not folder or is_url(folder):
@@ -207,6 +209,9 @@ def place_of_output(output: str, folders: Iterable[str]) -> str:
     Raises:
         UsageError: It is empty, remote, in one of them, no path, or in no such folder.
     """
+    # lazy: as above
+    from inspector.checkpoint.storage.base import is_url
+
     shown = printable(output)
     if not output:
         raise UsageError("OUT is empty", "OUT is a local path")

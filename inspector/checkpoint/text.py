@@ -25,6 +25,7 @@ __all__ = [
     "format_ranks",
     "format_seconds",
     "format_shape",
+    "format_short_placements",
     "format_time",
     "is_printable",
     "natural_keys",
@@ -252,6 +253,17 @@ def format_box(offsets: Iterable[int], sizes: Iterable[int]) -> str:
 def format_placements(placements: Iterable[str] | None) -> str:
     """Placements as torch writes them: `[Replicate(), Shard(0)]`; `?` for None."""
     return "?" if placements is None else "[" + ", ".join(placements) + "]"
+
+
+_SHORT = (("_StridedShard(", "_S("), ("Shard(", "S("), ("Replicate()", "R"), ("sf=", ""))
+
+
+def format_short_placements(placements: Iterable[str] | None) -> str:
+    """Placements as torch writes them within a tensor's spec: `[R, S(0), _S(0, 2)]`."""
+    text = format_placements(placements)
+    for whole, short in _SHORT:
+        text = text.replace(whole, short)
+    return text
 
 
 def format_time(seconds: float | None) -> str:

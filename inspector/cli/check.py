@@ -243,7 +243,7 @@ class _Presenter:
         if self._form == "json":
             self._answer.write(reports.folder_json(self._path, run, storage.used))
         elif self._form == "github":
-            self._answer.write(reports.folder_github(self._path, run), "\n")
+            self._answer.write(reports.folder_github(self._path, run), "\n", has_commands=True)
         elif self._form == "html":
             from inspector.report.html.check import folder_html
 
@@ -271,7 +271,7 @@ class _Presenter:
         if self._form == "json":
             self._answer.write(reports.check_json(report, storage.used, fit))
         elif self._form == "github":
-            self._answer.write(reports.check_github(report, fit), "\n")
+            self._answer.write(reports.check_github(report, fit), "\n", has_commands=True)
         elif self._form == "html":
             from inspector.report.html.check import check_html
 

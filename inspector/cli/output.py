@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,6 +18,7 @@ __all__ = [
     "command_line",
     "drop_stdout",
     "has_screen",
+    "only_own_commands",
     "print_pieces",
     "terminal_width",
     "unreached",
@@ -77,6 +80,46 @@ def write_lines(lines: Iterable[str]) -> bool:
     return True
 
 
+_COMMAND = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
+_OLD_COMMAND = re.compile(r"##(?=\[)")
+
+
+class _NoCommands(io.TextIOWrapper):
+    """A stream of which GitHub's runner takes no line for a command, whatever it holds.
+
+    The runner obeys a line that begins with `::`, and the old form `##[` wherever it stands
+    (actions/runner, ActionCommand.cs). The escapes mean the same characters in JSON.
+    """
+
+    _is_start = True
+    has_commands = False
+
+    def write(self, text: str) -> int:
+        if not self.has_commands:
+            text = _OLD_COMMAND.sub(r"#\\u0023", text)
+            begun = "" if self._is_start else "-"
+            text = _COMMAND.sub(r"\1\\u003a", begun + text)[len(begun) :]
+        line = text.rpartition("\n")[2]
+        self._is_start = not line.strip() and (self._is_start or "\n" in text)
+        return super().write(text)
+
+
+def only_own_commands() -> None:
+    """Where GitHub's runner reads what is written, let no name from a checkpoint command it."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, _NoCommands):
+            own = _NoCommands(
+                stream.detach(),
+                encoding=stream.encoding,
+                errors="backslashreplace",
+                line_buffering=stream.line_buffering or name == "stderr",
+            )
+            setattr(sys, name, own)
+
+
 def drop_stdout() -> None:
     """Let stdout lead nowhere: what is left in its buffer would fail once more at Python's end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -129,13 +172,20 @@ class Destination:
         """Cells of the terminal that it goes to; None if it goes to none."""
         return terminal_width() if self._output is None else None
 
-    def write(self, pieces: Iterable[str], end: str = "") -> None:
+    def write(self, pieces: Iterable[str], end: str = "", *, has_commands: bool = False) -> None:
         """Give the answer, each piece with `end` after it.
+
+        Args:
+            pieces: Of the answer.
+            end: After each of them.
+            has_commands: Whether it holds commands for GitHub's runner, and no others.
 
         Raises:
             InspectError: The file cannot be written.
         """
         if self._output is None:
+            if has_commands and isinstance(sys.stdout, _NoCommands):
+                sys.stdout.has_commands = True
             print_pieces(pieces, end)
         else:
             write_file("the answer", self._output, (piece + end for piece in pieces))

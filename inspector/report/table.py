@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
 from inspector.checkpoint.text import shorten
+from inspector.report.fitting import GAP, fit_columns
 
-__all__ = ["GAP", "TextColumn", "fit_columns", "render_table"]
-
-GAP = 2
-"""Blank cells between two columns."""
+__all__ = ["TextColumn", "render_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +29,6 @@ class TextColumn:
     priority: int = 0
 
 
-class Fitted(Protocol):
-    """What `fit_columns` asks of a column: cells at least and at most, its share, its priority."""
-
-    @property
-    def least(self) -> int: ...
-    @property
-    def most(self) -> int | None: ...
-    @property
-    def flex(self) -> int: ...
-    @property
-    def priority(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Span:
     """A column with its cells known: those that may be shortened share what is there."""
@@ -60,9 +45,6 @@ class _Span:
     @property
     def priority(self) -> int:
         return self.column.priority
-
-
-_Column = TypeVar("_Column", bound=Fitted)
 
 
 def _cells(text: str) -> int:
@@ -115,66 +97,3 @@ def render_table(
             parts.append(space + text if span.column.align == "right" else text + space)
         lines.append((" " * GAP).join(parts).rstrip())
     return lines
-
-
-def fit_columns(columns: Sequence[_Column], width: int) -> list[tuple[_Column, int]]:
-    """The columns that show in `width` cells, in order, each with its width.
-
-    Columns hide by priority until the least widths fit; those of them that fit into what a wider
-    one then left come back. What is left after that goes to columns without flex up to their
-    most, then to flex columns by their share. If even those of priority 0 do not fit, the result
-    is wider than asked, and the table scrolls.
-    """
-    shown = set(range(len(columns)))
-
-    def needed(*more: int) -> int:
-        return _total([columns[i].least for i in (*shown, *more)])
-
-    hidden: list[int] = []
-    while needed() > width:
-        hideable = [i for i in shown if columns[i].priority > 0]
-        if not hideable:
-            break
-        hidden.append(max(hideable, key=lambda i: (columns[i].priority, i)))
-        shown.discard(hidden[-1])
-    for i in reversed(hidden):
-        if needed(i) <= width:
-            shown.add(i)
-    kept = [columns[i] for i in sorted(shown)]
-    widths = [c.least for c in kept]
-    room = max(0, width - _total(widths))
-    flexible = [i for i, c in enumerate(kept) if c.flex]
-    room -= _grow(kept, widths, room // 2 if flexible else room)
-    while room > 0 and flexible:
-        shares = sum(kept[i].flex for i in flexible)
-        given = 0
-        for i in list(flexible):
-            share = max(1, room * kept[i].flex // shares)
-            most = kept[i].most
-            limit = room if most is None else most - widths[i]
-            more = max(0, min(share, limit, room - given))
-            widths[i] += more
-            given += more
-            if most is not None and widths[i] >= most:
-                flexible.remove(i)
-        room -= given
-        if not given:
-            break
-    _grow(kept, widths, room)
-    return list(zip(kept, widths, strict=True))
-
-
-def _grow(columns: Sequence[Fitted], widths: list[int], room: int) -> int:
-    """Widens columns without flex, those that hide last first; how many cells that took."""
-    taken = 0
-    for i in sorted(range(len(columns)), key=lambda i: columns[i].priority):
-        most = columns[i].most
-        if not columns[i].flex and most is not None:
-            more = min(room - taken, most - widths[i])
-            widths[i] += more
-            taken += more
-    return taken
-
-
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + GAP * max(0, len(widths) - 1)

@@ -22,6 +22,7 @@ from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.ending import ending_in_order
 from inspector.tui.kit.key_order import KeyDone, KeyOrder
+from inspector.tui.kit.wrapping import keep_units
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
@@ -43,6 +44,8 @@ __all__ = ["InspectApp"]
 
 _POLL_S = 0.01
 _SWITCH_S = 0.001
+#: What style sheets may name, by the theme's name.
+_variables: dict[str, dict[str, str]] = {}
 
 
 def _commands() -> type[Provider]:
@@ -102,6 +105,7 @@ class InspectApp(App[int]):
         memory: Memory | None = None,
     ) -> None:
         super().__init__()
+        keep_units()
         self.closed_actions = closed
         self._path = path
         self._preview = preview
@@ -121,6 +125,14 @@ class InspectApp(App[int]):
         self.theme = DARK.name if chosen is None else chosen
         self._dressed_in = self.theme
         dress(self)
+
+    def get_css_variables(self) -> dict[str, str]:
+        """As Textual works them out, which it would for each that asks: once a theme."""
+        known = _variables.get(self.theme)
+        if known is None:
+            known = _variables[self.theme] = super().get_css_variables()
+        self.theme_variables = known
+        return known
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's own, but for the one of which something is quicker here."""

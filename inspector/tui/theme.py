@@ -104,7 +104,7 @@ def dress(app: App[int], *, again: bool = False) -> None:
     """
     if again:
         app.console.pop_theme()
-    app.console.push_theme(RichTheme(_styles(app.current_theme.to_color_system().generate())))
+    app.console.push_theme(RichTheme(_styles(app.get_css_variables())))
     for screen in app.screen_stack if again else ():
         for static in screen.query(Static):
             # What it shows was resolved to colours when it was told.

@@ -6,7 +6,9 @@ import re
 import traceback
 from typing import Any
 
-__all__ = ["describe_failure", "is_out_of_memory", "reason"]
+from inspector.errors import UnreachableError
+
+__all__ = ["describe_failure", "is_out_of_memory", "reason", "unreachable"]
 
 _MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|cannot allocate", re.I)
 _TIMEOUT = re.compile(r"timed? ?out|timeout", re.I)
@@ -17,6 +19,7 @@ _ECHO = re.compile(
     re.I,
 )
 _MAX_MESSAGE = 600
+_MAX_LINKS = 16
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -27,6 +30,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
+
+
+def unreachable(error: BaseException) -> UnreachableError | None:
+    """That a storage does not answer, if an error comes of that, on any rank that it speaks of.
+
+    It says nothing of what is stored: no entry failed.
+    """
+    failures = getattr(error, "failures", None)
+    if isinstance(failures, dict):
+        found = (unreachable(inner) for inner, _ in failures.values())
+        return next((link for link in found if link is not None), None)
+    seen = 0
+    link: BaseException | None = error
+    while link is not None and seen < _MAX_LINKS:
+        if isinstance(link, UnreachableError):
+            return link
+        link, seen = link.__cause__ or link.__context__, seen + 1
+    return None
 
 
 def reason(error: BaseException) -> str:

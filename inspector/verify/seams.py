@@ -25,16 +25,16 @@ class Seams:
     def enter(self, phase: str) -> None:
         """A phase begins on this rank."""
 
-    def load_plan(self) -> Callable[[LoadPlan], LoadPlan] | None:
-        """The edit of the local load plan, or None."""
+    def load_plan(self, phase: str) -> Callable[[LoadPlan], LoadPlan] | None:
+        """The edit of the local plan of `load` or `reload`, or None."""
         return None
 
     def save_plan(self) -> Callable[[Any, Metadata], Any] | None:
         """The edit of the global save plan, or None."""
         return None
 
-    def loaded(self, fqn: str, local: Local) -> None:
-        """A shard was loaded and is about to be compared."""
+    def loaded(self, phase: str, fqn: str, local: Local) -> None:
+        """A shard was loaded and is about to be compared, in `compare` or `recheck`."""
 
-    def compared(self, fqn: str, local: Local) -> None:
+    def compared(self, phase: str, fqn: str, local: Local) -> None:
         """A shard was compared; its replicas come next."""

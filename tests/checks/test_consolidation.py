@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -239,3 +240,23 @@ def test_a_scalar_that_consolidation_zeroed_is_told(tmp_path: Path) -> None:
     assert (report.verdict == "damaged") == bool(lost)
     shutil.rmtree(tmp_path / "c" / "sharded")
     assert check(str(tmp_path / "c")).verdict == "sound"
+
+
+@pytest.mark.parametrize("named", [["table"], ["table", "norm"]])
+def test_what_the_mapping_lacks_is_told(named: list[str], tmp_path: Path) -> None:
+    """torch leaves a tensor out that the mapping lacks, and says nothing."""
+    folder = tmp_path / "c"
+    shards(folder / "sharded")
+    consolidate_safetensors_files(str(folder / "sharded"), str(folder), dict.fromkeys(named, 1))
+    assert sorted(load_file(folder / WHOLE)) == sorted(named)
+    report = check(str(folder))
+    assert report.verdict == "sound"
+    assert [(f.code, f.severity) for f in report.findings] == [("index-mismatch", "note")] * (
+        2 - len(named)
+    )
+    if named == ["table"]:
+        (finding,) = report.findings
+        assert "1 tensor" in finding.message and "norm" in finding.message
+        state = {"norm": torch.zeros(4)}
+        with pytest.raises(BaseException, match="Missing key"):
+            dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)

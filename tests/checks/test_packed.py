@@ -223,6 +223,34 @@ def test_a_harmless_object_is_at_most_a_note(name: str, tmp_path: Path) -> None:
     assert codes(report) <= {"payload-foreign-class", "payload-unproven"}
 
 
+def _layer(value: float) -> torch.nn.Module:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, value)
+    return layer
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_a_module_below_the_top_level_is_told_to_stay_as_it_is(
+    is_nested: bool, tmp_path: Path
+) -> None:
+    def state(layer: torch.nn.Module) -> dict[str, Any]:
+        return {"nets": {"actor": layer}} if is_nested else {"actor": layer}
+
+    folder = saved(tmp_path / "c", state(_layer(1)))
+    live = _layer(0)
+    dcp.load(state(live), checkpoint_id=folder, no_dist=True)
+    assert live.weight.item() == (0 if is_nested else 1)
+    hints = [finding.hint for finding in judged(folder, deep=True).findings]
+    assert [hint.endswith("name each at the top level") for hint in hints] == [True] * is_nested
+
+
+def test_another_object_is_not_taken_for_a_module(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"obj": [itertools.islice([1, 2], 1)]}
+    (finding,) = judged(saved(tmp_path / "c", state), deep=True).findings
+    assert finding.code == "payload-unproven"
+    assert "top level" not in finding.hint
+
+
 # -- what hides code ----------------------------------------------------------------------------
 
 

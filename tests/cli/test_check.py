@@ -237,6 +237,52 @@ def test_no_name_forges_an_annotation(
                 assert "##[" not in line
 
 
+#: Names that would each be a command of the runner's, were it to read them at a line's start.
+_FORGED = "::error file=x::forged"
+_FORGED_OLD = "##[error]forged"
+_PRINT_NAMES = {
+    "show": ["show", _FORGED, "--chunks"],
+    "show a run": ["show", "run"],
+    "check": ["check", _FORGED],
+    "check a run": ["check", "run"],
+    "plan": ["plan", _FORGED, "--mesh", "fsdp:2"],
+    "stats": ["stats", _FORGED],
+    "diff": ["diff", _FORGED, f"run/{_FORGED} 2", "--no-tui", "--values"],
+    "repair": ["repair", _FORGED],
+    "export": ["export", _FORGED, "x"],
+    "a path that is not there": ["show", f"{_FORGED_OLD}/none"],
+    "json": ["show", _FORGED, "--json", "--chunks"],
+    "watch": ["watch", "run", "--once", "--settle", "0"],
+}
+
+
+@pytest.mark.parametrize("what", some_fast(list(_PRINT_NAMES), ["check a run"]))
+def test_no_name_commands_the_runner_of_a_plain_command(what: str, tmp_path: Path) -> None:
+    """A plain `check RUN` in a workflow printed a step's name at the start of a line."""
+    argv = _PRINT_NAMES[what]
+    for step in (_FORGED, f"run/{_FORGED}", f"run/{_FORGED} 2", f"run/{_FORGED_OLD} 3"):
+        shutil.copytree(BROKEN / "file_missing", tmp_path / step)
+        rename(tmp_path / step, "model.net1.weight", _FORGED)
+        rename(tmp_path / step, "model.net1.bias", _FORGED_OLD)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state")}
+    said = {}
+    for is_runner in ("", "true"):
+        ran = subprocess.run(
+            [sys.executable, "-m", "inspector", *argv],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**env, "GITHUB_ACTIONS": is_runner},
+        )
+        said[is_runner] = ran.stdout + ran.stderr
+    is_command = re.compile(r"^\s*::|##\[", re.MULTILINE)
+    assert is_command.search(said[""]), "this test would see none"
+    assert not is_command.search(said["true"])
+    if "--json" in argv:
+        assert json.loads(said["true"]) == json.loads(said[""])
+
+
 def test_notes_are_notices() -> None:
     out = check(BROKEN / "bytes_trailing", "--format", "github").out
     assert out.startswith("::notice file=")

@@ -57,6 +57,45 @@ def test_verify_refuses_a_place_in_the_checkpoint(folder: Path, option: str, pla
     assert not (folder / "new").exists()
 
 
+WRITERS = {
+    "check --events": ["check", "CKPT", "--deep", "--nproc-per-node", "2", "--events", "PLACE"],
+    "stats --events": ["stats", "CKPT", "--nproc-per-node", "2", "--events", "PLACE"],
+    "seal --events": [
+        *("seal", "CKPT", "--output", "OTHER/seal.json"),
+        *("--nproc-per-node", "2", "--events", "PLACE"),
+    ],
+    "seal --output": ["seal", "CKPT", "--output", "PLACE"],
+    "diff --output": ["diff", "OTHER/b", "CKPT", "--output", "PLACE"],
+    "plan --output": ["plan", "OTHER/b", "--mesh", "fsdp:2", "--against", "CKPT"]
+    + ["--output", "PLACE"],
+    "export": ["export", "CKPT", "PLACE"],
+    "export a folder": ["export", "CKPT", "PLACE", "--max-shard-size", "1GB"],
+    "repair": ["repair", "CKPT", "PLACE"],
+    "repair --from": ["repair", "OTHER/b", "PLACE", "--from", "CKPT"],
+    "repair --like": ["repair", "OTHER/b", "PLACE", "--like", "CKPT"],
+    "watch --write-latest": ["watch", "CKPT", "--once", "--write-latest", "PLACE"],
+    "watch --metrics": ["watch", "CKPT", "--once", "--metrics", "PLACE"],
+}
+
+
+@pytest.mark.parametrize("place", ["ckpt/x", "elsewhere/x"])
+@pytest.mark.parametrize("what", WRITERS)
+def test_whatever_writes_refuses_a_place_in_the_checkpoint(
+    folder: Path, what: str, place: str
+) -> None:
+    other = folder.parent / "other"
+    shutil.copytree(SAMPLES / "broken" / "range_short", other / "b")
+    before = contents(folder)
+    places = {"CKPT": str(folder), "PLACE": str(folder.parent / place)}
+    argv = [
+        places.get(word, word.replace("OTHER", str(other)) if word[:5] == "OTHER" else word)
+        for word in WRITERS[what]
+    ]
+    with pytest.raises(UsageError, match=r"lies in|nothing is written"):
+        run_command(argv)
+    assert contents(folder) == before
+
+
 def test_a_place_beside_it_is_none_in_it(folder: Path) -> None:
     for place in ("ckpt2", "ckpt.json", ".", "none/ckpt"):
         assert not lies_inside(folder.parent / place, folder)

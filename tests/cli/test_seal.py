@@ -313,6 +313,8 @@ DAMAGES: list[tuple[Any, str]] = [
     (lambda text: text.replace('"shape": [6]', '"shape": "x"'), "damaged seal"),
     (lambda text: text[: len(text) // 2], "not JSON"),
     (_named_twice, "damaged seal"),
+    (lambda text: text.replace('"fqn": "b"', '"fqn": "b", "sha25": 1'), "damaged seal"),
+    (lambda text: text.replace('"fqn": "b"', '"fqn": "b", "fqn": "b"'), "names a key twice"),
     (lambda text: text.replace("float32", "float\\u001b[31m"), "damaged seal"),
 ]
 

@@ -317,8 +317,8 @@ MUTANTS: dict[str, Mutant] = {
     "reload of the original": Mutant(
         _lines(
             f"{_RANKS}.roundtrip",
-            "reader = reader or make_reader(path, metadata)",
-            "reader = make_reader(job.checkpoint.path, metadata)",
+            "reader = reader or make_reader(path, metadata, job.storage)",
+            "reader = make_reader(job.checkpoint.path, metadata, job.storage)",
         )
     ),
     "reload keeps what was there": Mutant(

@@ -57,9 +57,9 @@ class PlantedFaults(Seams):
             if fault is not None and fault.get("phase", "load") == phase:
                 act(fault)
 
-    def load_plan(self) -> Callable[[LoadPlan], LoadPlan] | None:
+    def load_plan(self, phase: str) -> Callable[[LoadPlan], LoadPlan] | None:
         """The edit of the local load plan, or None."""
-        fault = self._mine("skip_region")
+        fault = self._mine("skip_region") if phase == "load" else None
         return None if fault is None else lambda plan: _skip(plan, fault["fqn"])
 
     def save_plan(self) -> Callable[[Any, Metadata], Any] | None:
@@ -67,9 +67,9 @@ class PlantedFaults(Seams):
         fault = self._faults.get("drop_chunk_on_save")
         return None if fault is None else lambda plans, md: _drop(plans, md, fault["fqn"])
 
-    def loaded(self, fqn: str, local: Local) -> None:
+    def loaded(self, phase: str, fqn: str, local: Local) -> None:
         """A shard was loaded and is about to be compared."""
-        fault = self._mine("misplace")
+        fault = self._mine("misplace") if phase == "compare" else None
         if fault is not None and fault["fqn"] == fqn and local.num_elements > 1:
             inside = [i - o for i, o in zip(fault["index"], local.offsets, strict=True)]
             first = int(np.ravel_multi_index(inside, local.sizes))
@@ -77,7 +77,7 @@ class PlantedFaults(Seams):
             second = (first + 1) % len(rows)
             rows[[first, second]] = rows[[second, first]]
 
-    def compared(self, fqn: str, local: Local) -> None:
+    def compared(self, phase: str, fqn: str, local: Local) -> None:
         """A shard was compared; its replicas come next."""
         fault = self._mine("diverge_replica")
         if fault is not None and fault["fqn"] == fqn and len(local.data):

@@ -119,7 +119,7 @@ def reads_of_torch(jobs: list[dict[str, Any]], folder: Path) -> list[Any]:
         check=True,
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        timeout=600,
+        timeout=3600,
     )
     found: list[Any] = pickle.loads((folder / "out.pickle").read_bytes())
     return found

@@ -271,6 +271,7 @@ def serve(folder: Path, fault: str) -> None:
     # The same machine by another name is another host.
     _Handler.away = f"http://localhost:{away.server_port}"
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign] # Who asked has left.
     server.daemon_threads = True
     threading.Thread(target=away.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)  # noqa: T201 - for who started it

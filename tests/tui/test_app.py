@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -179,6 +180,9 @@ async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() ->
         await until(pilot, lambda: "newest sound: step-200" in screen_text(app))
         text = screen_text(app)
         assert "unfinished" in text and "unreadable" in text
+        # Nothing but metadata was looked at, and that is said of what is sound.
+        assert "newest sound: step-200, bytes unread" in text
+        assert re.search(r"step-200 +200 +complete +metadata sound ", text)
         await pilot.press("enter")
         await settle(app, pilot)
         assert isinstance(app.screen, MainScreen)

@@ -138,3 +138,15 @@ async def test_what_is_not_there_stays_said_when_the_list_comes_later(
         assert "nothing is there: /no-such/path" in words(app)
         field.value = "/no-such/other"
         await until(pilot, lambda: "cannot be looked into: no such file" in words(app))
+
+
+def test_whatever_is_a_checkpoint_is_marked_as_one(tmp_path: Path) -> None:
+    for name in ("hf_dcp_sharded_4", "hf_dcp_whole_1", "transformers_1", "per_rank_metadata_2"):
+        (tmp_path / name).symlink_to(SAMPLES / name)
+    (tmp_path / "diffusers").mkdir()
+    (tmp_path / "diffusers" / "diffusion_pytorch_model.safetensors.index.json").touch()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "safetensors.txt").touch()
+    kinds = {s.name: s.kind for s in list_folder(f"{tmp_path}/", lambda: False).siblings}
+    assert kinds.pop("notes") == "folder"
+    assert set(kinds.values()) == {"checkpoint"} and len(kinds) == 5

@@ -31,7 +31,7 @@ from inspector.tui.values.view import ValuesView
 from inspector.tui.verification.replay import ReplayScreen
 from inspector.tui.verification.view import VerificationView
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, until
+from tests.tui.app_driver import opened, quiet, screen_text, until
 
 VIEWS: dict[str, type[View]] = {
     "1": TensorsView,
@@ -183,3 +183,11 @@ async def test_sorting_means_nothing_where_there_is_no_table() -> None:
         await pilot.press("s", "S")
         await pilot.pause()
         assert isinstance(app.screen, MainScreen) and isinstance(app.screen.view, ValuesView)
+
+
+async def test_reading_all_is_offered_where_it_is_what_one_came_for() -> None:
+    async with opened(SAMPLES / "hsdp_2x2", size=(80, 24)) as (app, pilot):
+        for key in VIEWS:
+            await pilot.press(key)
+            await quiet(pilot)
+            assert ("u Read all" in screen_text(app).splitlines()[-1]) == (key == "7"), key

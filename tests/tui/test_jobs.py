@@ -14,7 +14,7 @@ JOBS = {
     "which step can I resume": (
         "run",
         [],
-        r"newest sound: step-200 .*step-200 200 complete sound",
+        r"newest sound: step-200, bytes unread .*step-200 200 complete metadata sound",
     ),
     "why does it fail": (
         "broken/chunk_gap",

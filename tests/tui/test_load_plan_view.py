@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -571,3 +572,23 @@ async def test_only_the_plan_that_was_asked_for_last_is_shown() -> None:
         assert "planning fsdp:9" in screen_text(app)
         await until(pilot, lambda: shown(app) == "fsdp:9")
         assert seen == ["fsdp:9"]
+
+
+async def test_a_small_screen_has_room_for_ranks_below_their_grid() -> None:
+    async with opened(SAMPLES / "hsdp_tp_2x2x2", "5", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: shown(app) != "")
+        await quiet(pilot)
+        lines = screen_text(app).splitlines()
+        header = next(n for n, line in enumerate(lines) if " Rank " in line and "Peak mem" in line)
+        assert len(lines) - 1 - (header + 1) >= 6
+
+
+async def test_the_reads_beside_the_ranks_lack_no_end() -> None:
+    async with opened(SAMPLES / "hsdp_tp_2x2x2", "5", size=(120, 30)) as (app, pilot):
+        await until(pilot, lambda: shown(app) != "")
+        await quiet(pilot)
+        # It was `13.7 KiB from 5`, and boxes ended at the edge of the screen.
+        assert re.search(r"rank 0: 9 reads, 13\.7 KiB from 5 files", words(app))
+        reads = table(app, "reads")
+        assert not reads.show_horizontal_scrollbar
+        assert "[0:3, 0:8]" in screen_text(app)

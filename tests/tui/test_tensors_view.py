@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from inspector.checkpoint import open_checkpoint
+from inspector.layout.target.stages import StageRequest, stage_keys
 from inspector.layout.writer.written_by import infer
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import FilterLine
@@ -230,3 +231,56 @@ async def test_long_names_and_offsets_are_not_cut() -> None:
     async with opened(SAMPLES / "hf_dcp_sharded_4", "enter", size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: "bytes at" in words(app))
         assert "file shard-00001-model-00001-of-00001.safetensors" in words(app)
+
+
+async def test_the_stage_of_each_key_is_told_where_the_files_tell_one() -> None:
+    sample = SAMPLES / "pp_hsdp_2x2x2"
+    checkpoint = open_checkpoint(str(sample))
+    expected = {
+        checkpoint.tensors[index].fqn: keys.number
+        for keys in stage_keys(checkpoint, StageRequest.parse("all/2"), (), infer(checkpoint))
+        for index in keys.tensors
+    }
+    assert set(expected.values()) == {1, 2}
+    async with opened(sample) as (app, pilot):
+        await until(pilot, lambda: "Stage?" in screen_text(app))
+        for fqn, stage in expected.items():
+            assert re.search(rf"{fqn} .*Shard.*  {stage}  ", screen_text(app)), fqn
+        stage = expected["model.layers.2.wq.weight"]  # Of the first row.
+        assert f"pipeline stage {stage} of 2, by what the files show (no proof)" in words(app)
+        await pilot.press("s", "s", "s", "s", "s")
+        table = app.screen.query_one(TensorsView).table
+        assert table.sorted_by == ("stage", False)
+        stages = [table.source.cell(int(row), "stage") for row in table.rows]
+        # Of one entry, the step, nothing tells it.
+        assert stages == ["", *"1111", *"2222"]
+    async with opened(SAMPLE, size=(160, 50)) as (app, _):
+        assert "Stage" not in screen_text(app)
+
+
+async def test_placements_of_three_axes_stand_whole_in_the_table() -> None:
+    async with opened(SAMPLES / "hsdp_tp_2x2x2", size=(120, 30)) as (app, pilot):
+        await until(pilot, lambda: "[R, S(0), S(1)]" in screen_text(app))
+        assert "[R, _S(0, 2), S(0)]" in screen_text(app)
+        # In full where there is room for one.
+        assert "[Replicate(), Shard(0), Replicate()]" in words(app)
+        table = app.screen.query_one(TensorsView).table
+        assert table.sort("short_placements")
+    async with opened(SAMPLE, size=(120, 30)) as (app, _):
+        assert "[Replicate(), Shard(0)]" in screen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("key", "shows"), [("v", "enter starts"), ("u", "6 tensors, 144"), ("c", " sound, every byte")]
+)
+async def test_a_key_that_comes_before_the_views_is_not_lost(
+    key: str, shows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "_TURN_S", 0.2)
+    app = InspectApp(str(SAMPLE))
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: bool(app.screen.query("#files")))
+        screen = app.screen
+        assert isinstance(screen, MainScreen) and not screen.is_complete
+        await pilot.press(key)
+        await until(pilot, lambda: shows in screen_text(app))

@@ -184,7 +184,40 @@ def test_a_form_becomes_a_job() -> None:
     assert isinstance(plan, Preflight) and plan.spec.then == ("fsdp:2", "hsdp:1x2")
 
 
+def test_a_stage_is_what_the_files_or_the_placements_tell(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(SAMPLES / "pp_hsdp_2x2x2"))
+    plan = resolve(checkpoint, Wishes("fsdp:2", device="cpu", stage=" 2/2 "))
+    assert isinstance(plan, Preflight) and plan.spec.stage == "2/2"
+    assert 0 < len(plan.expected.names) < checkpoint.num_tensors + 1
+    told = tmp_path / "stages.toml"
+    told.write_text('[stages]\n"model.layers.[01].*" = "1"\n"model.layers.[23].*" = "2"\n')
+    both = Wishes("fsdp:2", device="cpu", stage="1/2", placements=str(told))
+    plan = resolve(checkpoint, both)
+    assert isinstance(plan, Preflight) and len(plan.spec.stages) == 2
+    assert any("as [stages] of --placements says" in note for note in plan.notes)
+    # Without a stage they are of no load.
+    plan = resolve(checkpoint, dataclasses.replace(both, stage=""))
+    assert isinstance(plan, Preflight) and (plan.spec.stage, plan.spec.stages) == ("", ())
+    for stage, said in (("2", "is no stage"), ("1/3", "does not tell"), ("3/2", "is no stage")):
+        found = resolve(checkpoint, Wishes("fsdp:2", stage=stage))
+        assert isinstance(found, UsageError) and said in found.message
+
+
 # The confirm screen.
+
+
+async def test_the_form_asks_for_a_stage_where_there_are_some() -> None:
+    async with opened(SAMPLES / "pp_hsdp_2x2x2", "v", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: is_ready(app) and "what pipeline stage 2 of 2" in words(app))
+        setup_screen(app).query_one("#setup-stage", Input).value = "2/2"
+        await until(pilot, lambda: is_ready(app) and "stage 2 of 2: " in words(app))
+        assert "enter starts · esc cancels" in words(app)
+    async with opened(SAMPLE, "v", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: is_ready(app))
+        assert " stage " not in words(app)
+        form = setup_screen(app)
+        form.query_one("#setup-stage", Input).value = "1/2"
+        assert form.wishes.stage == ""  # Nobody sees it.
 
 
 async def test_the_form_offers_what_there_is_for_axes_by_name() -> None:

@@ -88,3 +88,10 @@ def test_what_an_exact_job_proves() -> None:
     filtered = job_events()
     filtered[0] = {**filtered[0], "filter": "attn"}
     assert proof_of(snapshot_of(filtered)) == ""
+
+
+def test_a_tensor_says_which_way_it_went() -> None:
+    for via, said in (("fsdp2", "through FSDP2"), ("dtensor", "without FSDP")):
+        events = [e | {"via": via} if e["event"] == "tensor" else e for e in job_events()]
+        view = snapshot_of(events).tensors[NAMES[0]]
+        assert said in verdict_text(view).plain

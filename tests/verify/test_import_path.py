@@ -33,6 +33,15 @@ COMMANDS = {
     "diff": ("diff", ".", "../other", "--values"),
     "stats": ("stats", "./"),
     "seal": ("seal", ".", "--output", "../sealed.json"),
+    "export": ("export", ".", "../out.safetensors"),
+    "repair": ("repair", "."),
+    "against": ("plan", ".", "--mesh", "fsdp:2", "--against", "../other"),
+    "watch": ("watch", ".", "--once", "--deep", "--settle", "0"),
+    "replay": (
+        "replay",
+        "--no-tui",
+        str(ROOT / "tests" / "data" / "runs" / "hsdp_2x4" / "events.jsonl"),
+    ),
     "print": ("verify", ".", "--mesh", "fsdp:2", "--print-command", "--events", "../events"),
     "path": (".",),
 }
@@ -92,11 +101,34 @@ def test_the_markers_work(folder: Path) -> None:
 @pytest.mark.parametrize("how", ["script", "module"])
 def test_verifying_imports_nothing_from_the_checkpoint_it_stands_in(folder: Path, how: str) -> None:
     planted = _plant(folder, *(["inspector", *EARLY] if how == "script" else []))
-    args = ["verify", ".", "--mesh", "fsdp:2", "--device", "cpu"]
+    args = ["verify", ".", "--mesh", "fsdp:2", "--device", "cpu", "--unpickle"]
     ran = _run(folder, [*_program(folder, how), *args], 240)
     assert planted.imported == []
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.startswith("EXACT")
+
+
+@pytest.mark.slow
+@pytest.mark.torchrun
+@pytest.mark.parametrize("task", ["check", "seal", "stats"])
+def test_readers_import_nothing_from_the_checkpoint_they_stand_in(task: str, folder: Path) -> None:
+    planted = _plant(folder, "inspector", *EARLY)
+    more = {"check": ["--deep"], "seal": ["--output", "../sealed.json"], "stats": []}[task]
+    args = [task, ".", *more, "--nproc-per-node", "2"]
+    ran = _run(folder, [*_program(folder, "script"), *args], 240)
+    assert planted.imported == []
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+def test_a_repair_imports_nothing_from_the_checkpoint_it_stands_in(folder: Path) -> None:
+    """An interpreter of its own writes the metadata, with torch."""
+    shutil.rmtree(folder)
+    shutil.copytree(SAMPLES / "broken" / "range_short", folder)
+    planted = _plant(folder, "inspector", *EARLY)
+    ran = _run(folder, [*_program(folder, "script"), "repair", ".", "../out", "--allow-likely"])
+    assert planted.imported == []
+    assert (folder.parent / "out").is_dir(), ran.stdout + ran.stderr
 
 
 @pytest.mark.slow

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +9,10 @@ import pytest
 
 from inspector.checkpoint import open_checkpoint
 from inspector.verify.preflight import prepare
-from inspector.verify.progress import JobState
-from inspector.verify.recording import EventFollower, spec_event
-from inspector.verify.result import ExpectedEntries, exit_code, result_event
+from inspector.verify.result import ExpectedEntries, exit_code
 from inspector.verify.selection import make_waves, select
-from inspector.verify.spec import JobSpec
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import SAMPLES
+from tests.helpers.forked_jobs import ForkedJob, run_forked
 from tests.helpers.mutants import MUTANTS, Mutant
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
@@ -42,64 +35,26 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The result of each mutant's job, and of one without a change; all ranks are forks of one."""
+    """The result of each mutant's job, and of one without a change."""
     folder = tmp_path_factory.mktemp("mutants")
-    jobs, planned = [], {}
-    for i, (name, mutant) in enumerate([("", Mutant(lambda spec: None)), *MUTANTS.items()]):
-        planned[name] = spec, _ = _plan(folder / str(i), mutant)
-        file = folder / f"{i}.json"
-        file.write_text(spec.to_json())
-        jobs.append((name, str(file)))
-    (folder / "jobs").write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.mutant_worker", str(folder / "jobs")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {name: _result(*of) for name, of in planned.items()}
+    mutants = {"": Mutant(lambda spec: None), **MUTANTS}
+    jobs = {n: _job(folder / str(i), n, m) for i, (n, m) in enumerate(mutants.items())}
+    return run_forked(jobs, folder)
 
 
-def _plan(folder: Path, mutant: Mutant) -> tuple[JobSpec, ExpectedEntries]:
-    for name in ("events", "scratch"):
-        (folder / name).mkdir(parents=True)
+def _job(folder: Path, name: str, mutant: Mutant) -> ForkedJob:
     checkpoint = open_checkpoint(str(SAMPLES / mutant.sample))
-    plan = prepare(
-        checkpoint,
-        "hsdp:2x1",
-        then=mutant.then,
-        via=mutant.via,
-        device="cpu",
-        memory_bytes=1 << 28,
-    )
-    expected = plan.expected
+    options: dict[str, Any] = {"via": mutant.via, "device": "cpu", "memory_bytes": 1 << 28}
+    job = ForkedJob.of(prepare(checkpoint, "hsdp:2x1", then=mutant.then, **options), folder)
+    expected = job.expected
     if mutant.forgets:
-        waves, _ = make_waves(checkpoint, select(checkpoint, plan.spec), plan.spec)
+        waves, _ = make_waves(checkpoint, select(checkpoint, job.spec), job.spec)
         forgotten = checkpoint.columns.fqns[waves[-1].tensors[-1]]
         # The front end makes the same mistake, and misses nothing.
         names = tuple(fqn for fqn in expected.names if fqn != forgotten)
         assert len(names) == len(expected.names) - 1
         expected = ExpectedEntries(names, expected.left_out, expected.asked)
-    spec = dataclasses.replace(
-        plan.spec,
-        events_dir=str(folder / "events"),
-        scratch_dir=str(folder / "scratch"),
-        run=folder.name,
-    )
-    return spec, expected
-
-
-def _result(spec: JobSpec, expected: ExpectedEntries) -> dict[str, Any]:
-    """What a front end makes of what the ranks told."""
-    state = JobState()
-    state.apply(spec_event(spec, 0.0, num_entries=len(expected.names)))
-    files = EventFollower(spec.events_dir)
-    for event, _ in files.read(whole=True):
-        state.apply(event)
-    files.close()
-    return result_event(state.snapshot(), spec, 0.0, False, expected)
+    return ForkedJob(job.spec, expected, name)
 
 
 def test_without_a_change_it_is_exact(results: dict[str, dict[str, Any]]) -> None:

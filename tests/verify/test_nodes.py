@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from inspector.verify.job.peers import SILENT_BEATS
 from tests.conftest import SAMPLES, run_cli
 from tests.verify.hosts import Host, two_hosts, why_not
 from tests.verify.jobs import wait_for
@@ -49,6 +51,20 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     said, _ = process.communicate(timeout=PATIENCE_S)
     sys.stdout.write(said)
     return process.returncode, said.rstrip().splitlines()[-1]
+
+
+def _told_in_time(timeout_s: float, since: float) -> None:
+    """A node that has just ended did so within 30 s of what it waited for."""
+    took = time.time() - since
+    sys.stdout.write(f"told after {took:.1f} s, of which {timeout_s:.0f} s were its timeout\n")
+    assert took < timeout_s + 30
+
+
+def _came(folder: Path, host: str) -> float:
+    """When a node wrote its first word."""
+    (file,) = (folder / "job").glob(f"node-{host}-*.jsonl")
+    with file.open() as lines:
+        return float(json.loads(lines.readline())["t"])
 
 
 def _start(host: Host, line: str, head: str, **env: str) -> subprocess.Popen[str]:
@@ -99,8 +115,10 @@ def test_a_host_that_dies_during_save(
     )
     if is_unplugged:
         beta.unplug()
+    killed = time.time()
     beta.kill()
     code, last = _ended(survivor)
+    _told_in_time(SILENT_BEATS, killed)
     assert code == 2
     assert last.startswith("hsdp-inspect: FAILED: node beta has not been heard of for"), last
     _nothing_is_left(tmp_path)
@@ -111,6 +129,7 @@ def test_a_host_that_never_comes(tmp_path: Path, hosts: tuple[Host, Host]) -> No
     lines = _print(tmp_path, "fsdp:2", "--nnodes", 2, "--timeout", 5)
     slurm = {"SLURM_JOB_NODELIST": "alpha,beta", "SLURM_NODEID": "0"}
     code, last = _ended(_start(alpha, _line(lines, "--nnodes=2"), alpha.address, **slurm))
+    _told_in_time(5, _came(tmp_path, "alpha"))
     assert code == 2
     assert "FAILED: 1 of 2 nodes came within 5 s: alpha; nothing was heard of beta" in last
 
@@ -131,6 +150,7 @@ def test_a_port_in_use(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
     wait_for(lambda: list((tmp_path / "job").glob("node-beta-*.jsonl")), PATIENCE_S)
     for node in (_start(alpha, line, alpha.address), waiting):
         code, last = _ended(node)
+        _told_in_time(0, _came(tmp_path, "alpha"))
         assert code == 2
         said = f"FAILED: on alpha: port 29622 of {alpha.address} is in use: take another (--port)"
         assert said in last, last

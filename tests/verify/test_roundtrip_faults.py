@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from inspector.verify.spec import JobSpec
 from tests.checks.editing import edited, key, stored
 from tests.conftest import ROOT, SAMPLES
 from tests.helpers import planted_worker
+from tests.helpers.planted_kinds import data_start, place_of
 from tests.verify.roundtrip_jobs import Outcome, make_spec, run_batch, run_job
 
 pytestmark = pytest.mark.torchrun
@@ -33,12 +31,8 @@ MESH = "hsdp:2x2"
 
 
 def _place(folder: Path, fqn: str, chunk: int) -> tuple[Path, int, int]:
-    checkpoint = open_checkpoint(str(folder))
-    (tensor,) = [t for t in checkpoint.tensors if t.fqn == fqn]
-    # By offset: chunks are listed in the order of the ranks that wrote them.
-    number = sorted(range(tensor.num_chunks), key=lambda i: tensor.offsets[i].tolist())[chunk]
-    path = folder / checkpoint.files[int(tensor.file[number])].path
-    return path, int(tensor.byte_offset[number]), int(tensor.byte_length[number])
+    place = place_of(folder, fqn, chunk)
+    return place.file, place.offset, place.length
 
 
 def _change(path: Path, at: int, change: Callable[[int], int], count: int = 1) -> None:
@@ -49,11 +43,7 @@ def _change(path: Path, at: int, change: Callable[[int], int], count: int = 1) -
 
 
 def _data_start(path: Path, at: int, length: int, record: str = "data/0") -> int:
-    """Where the elements begin in a payload, as Python's own zip reader sees it."""
-    blob = path.read_bytes()[at : at + length]
-    start = zipfile.ZipFile(io.BytesIO(blob)).getinfo(f"archive/{record}").header_offset
-    name, extra = struct.unpack_from("<HH", blob, start + 26)
-    return at + start + 30 + int(name) + int(extra)
+    return at + data_start(path.read_bytes()[at : at + length], record)
 
 
 def _flip(folder: Path) -> None:

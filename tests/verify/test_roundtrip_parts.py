@@ -15,19 +15,21 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.payload import Payload
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
+from inspector.layout.rows import RowBlock
 from inspector.verify.failures import describe_failure, is_out_of_memory
 from inspector.verify.ranks.bits import POISON, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import flipped_bit
 from inspector.verify.ranks.stored import RegionFeed, StoredReader
 from inspector.verify.ranks.tasks import chunk_tasks, count_uncovered
-from inspector.verify.selection import make_waves, select
+from inspector.verify.ranks.torch_dcp import refuses
+from inspector.verify.selection import make_waves, placed, select
 from inspector.verify.spec import JobSpec
 from tests.conftest import SAMPLES
 from tests.verify.roundtrip_jobs import odd_tensors
@@ -44,24 +46,54 @@ def _box(mesh: Mesh, rank: int, shape: tuple[int, ...]) -> Any:
     return (int(starts[shard]), *zeros), (int(lengths[shard]), *shape[1:])
 
 
+AXES = ("dp_shard:2,tp:2", "dp_replicate:2,dp_shard:2,tp:3", "tp:4", "dp_shard:3,cp:2,tp:2")
+
+
 @pytest.mark.parametrize("name", ["hsdp_uneven_2x4", "dtypes_4", "fsdp2_tp_2x2", "ddp_4"])
 def test_every_payload_has_one_checker_and_every_element_a_reader(name: str) -> None:
+    """Also where axes have names, and in blocks of rows."""
     checkpoint = open_checkpoint(str(SAMPLES / name))
-    for text in MESHES:
-        mesh = Mesh.parse(text)
+    for mesh in map(Mesh.parse, (*MESHES, *AXES)):
+        spec = JobSpec(str(SAMPLES / name), str(mesh), (str(mesh),))
+        ((_, rules), _) = placed(checkpoint, spec)
         for tensor in checkpoint.tensors:
-            checkers: Counter[int] = Counter()
-            for rank in range(mesh.world_size):
-                box = _box(mesh, rank, tensor.shape)
-                tasks = chunk_tasks(checkpoint, tensor, mesh, rank, box, check_crc=True)
-                held = int(np.prod(box[1], dtype=np.int64))
-                read = sum(int(np.prod(t.sizes)) for t in tasks if t.is_needed)
-                assert read == held
-                for task in tasks:
-                    checkers[task.chunk] += task.is_checker
-                    if task.is_checker and (tensor.sizes[task.chunk] > 0).all():
-                        assert task.is_needed, "only ranks that read a payload anyway check it"
-            assert checkers == dict.fromkeys(range(tensor.num_chunks), 1)
+            for step in (0, 3):
+                if step and not (tensor.shape and tensor.num_elements):
+                    continue
+                checkers: Counter[int] = Counter()
+                for rows in _blocks(tensor, step):
+                    part = tensor if rows is None else rows.of(tensor)
+                    for rank in range(mesh.world_size):
+                        lies = rules and rules.of(tensor.fqn, tensor.shape, tensor.index)[0]
+                        box = lies.box(rank, part.shape) if lies else _box(mesh, rank, part.shape)
+                        if rows is not None:
+                            box = (rows.first + box[0][0], *box[0][1:]), box[1]
+                        tasks = chunk_tasks(
+                            checkpoint,
+                            tensor,
+                            mesh,
+                            rank,
+                            box,
+                            check_crc=True,
+                            rows=rows,
+                            lies=lies,
+                        )
+                        held = int(np.prod(box[1], dtype=np.int64))
+                        assert sum(int(np.prod(t.sizes)) for t in tasks if t.is_needed) == held
+                        for task in tasks:
+                            checkers[task.chunk] += task.is_checker
+                            if task.is_checker and (tensor.sizes[task.chunk] > 0).all():
+                                assert task.is_needed, "only who reads a payload anyway checks it"
+                assert checkers == dict.fromkeys(range(tensor.num_chunks), 1)
+
+
+def _blocks(tensor: Tensor, step: int) -> list[RowBlock | None]:
+    """All rows at once (0), or so many at a time."""
+    if not step:
+        return [None]
+    count = -(-tensor.shape[0] // step)
+    last = tensor.shape[0]
+    return [RowBlock(i * step, min(i * step + step, last), i, count) for i in range(count)]
 
 
 def test_checkers_are_spread() -> None:
@@ -303,6 +335,24 @@ def test_quantised_and_sparse_tensors_are_left_out_with_a_reason(tmp_path: Path)
     (group,) = selection.left_out
     assert group.fqns == ("q",)
     assert "quantised" in group.why
+
+
+def test_what_this_torch_lacks_and_what_is_malformed_is_left_out_unasked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So such a job is partial (`test_progress`)."""
+    monkeypatch.delattr(torch, "float8_e8m0fnu")
+    path = SAMPLES / "dtypes_4"
+    checkpoint = open_checkpoint(str(path))
+    (group,) = select(checkpoint, _spec(path), refuses).left_out
+    named = {t.fqn for t in checkpoint.tensors if t.dtype == "float8_e8m0fnu"}
+    assert (set(group.fqns), group.is_asked) == (named, False)
+    assert group.why == f"torch {torch.__version__} has no element type float8_e8m0fnu"
+    path = SAMPLES / "broken" / "entry_negative"
+    checkpoint = open_checkpoint(str(path))
+    groups = select(checkpoint, _spec(path), refuses).left_out
+    assert {fqn for g in groups for fqn in g.fqns} == {bad.fqn for bad in checkpoint.malformed}
+    assert all("its metadata is malformed" in g.why and not g.is_asked for g in groups)
 
 
 def test_failures_in_words() -> None:

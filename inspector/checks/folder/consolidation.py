@@ -37,6 +37,7 @@ __all__ = ["check_consolidation"]
 _MAX_LOOK = 64 << 10
 _MAX_FOLDERS = 50
 _MAX_SCALARS = 4096
+_BELOW = "sharded/"
 
 
 def check_consolidation(
@@ -111,7 +112,7 @@ def _shards_beside(storage: Storage) -> _Shards | None:
     if any(e.name == "sharded" and e.kind == "folder" for e in storage.list()):
         below = storage.join("sharded")
         found = _shards(below)
-        return None if found is None else _Shards("sharded/", below, found)
+        return None if found is None else _Shards(_BELOW, below, found)
     path = storage.local_path("")
     if path is None:
         return None
@@ -128,6 +129,7 @@ def _shards_beside(storage: Storage) -> _Shards | None:
 
 def _lost(checkpoint: Checkpoint, storage: Storage, beside: _Shards) -> Iterator[Finding]:
     mine = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}
+    yield from _left_out(beside, mine)
     yield from _zeroed(checkpoint, storage, beside, mine)
     shards, where = beside.checkpoint, beside.where
     work = MAX_WORK
@@ -142,6 +144,24 @@ def _lost(checkpoint: Checkpoint, storage: Storage, beside: _Shards) -> Iterator
             continue
         if _is_zero(checkpoint, storage, tensor, cover.gaps):
             yield _gap(tensor, cover, where)
+
+
+def _left_out(shards: _Shards, mine: dict[str, int]) -> Iterator[Finding]:
+    """Tensors of the shards that are not here; only of torch's layout, which keeps the names."""
+    if shards.where != _BELOW:
+        return
+    lacking = [fqn for fqn in shards.checkpoint.columns.fqns if fqn not in mine]
+    if lacking:
+        yield Finding(
+            "index-mismatch",
+            "note",
+            f"the ranks' shards (in {shards.where}) hold {plural(len(lacking), 'tensor')} that no "
+            f"file here has; the first is {printable(lacking[0], 120)}",
+            "raises an error for each that the model asks for; transformers makes new values "
+            "for it",
+            "a tied weight may be left out on purpose; else put the files together again with a "
+            "mapping that names every tensor (torch leaves out what the mapping lacks)",
+        )
 
 
 def _zeroed(

@@ -162,6 +162,8 @@ def _judge_form(result: Judgement, payload: Payload, *, is_tensor: bool) -> None
         named = ", ".join(printable(name, 120) for name in payload.unproven[:3])
         what = f"its pickle uses {named} in a way that was not proven to load"
         hint = "load the entry with torch to know; bytes entries run what they name"
+        if any(name.startswith(_STATEFUL) for name in payload.unproven):
+            hint += f"; {_NESTED}"
         result.notes.append(Note("payload-unproven", what, "loads it, or raises an error", hint))
     result.not_checked = (
         payload.not_scanned and f"{payload.not_scanned}; it was not searched for code"
@@ -186,6 +188,13 @@ def _judge_form(result: Judgement, payload: Payload, *, is_tensor: bool) -> None
 
 
 _OTHER_TENSORS = ("torch._utils._rebuild_", "torch._tensor._rebuild_")
+#: Of these torch keeps the state_dict only when they stand at the top level of what is saved
+#: (torch.distributed.checkpoint.state_dict_saver._stateful_to_state_dict).
+_STATEFUL = ("torch.nn.modules.", "torch.optim.")
+_NESTED = (
+    "a module or optimizer below the top level of the state dict is stored so, and dcp.load makes "
+    "a new one and leaves the program's as it is: name each at the top level"
+)
 _MAX_PACKAGES = 5
 
 

@@ -1,9 +1,12 @@
-"""Payloads of other shapes than the metadata says that make up the tensor all the same.
+"""Payloads of other shapes than the metadata says that tell by their shapes how they came to be.
 
 `DTensor.from_local` with shards of other lengths than `torch.chunk` cuts, and without a check,
 records the boxes that the shards should have had: `[0:2]` and `[2:4]` for one row and three. So
 does `fully_shard` over tensor parallelism where the rows do not divide. The data is there; only
 the boxes are wrong.
+
+Where a tensor recorded as one whole chunk holds fewer rows (or columns), it is as a sharded DTensor
+is after an in-place operation that relabelled it as replicated: one rank's piece was written.
 """
 
 from __future__ import annotations
@@ -23,12 +26,18 @@ __all__ = ["places_in_order", "with_pieces"]
 Shape = tuple[int, ...]
 
 _MAX_NAMED = 4
+_PIECE = (
+    "it may be one rank's piece of a sharded DTensor, the rest of which was not written: in-place "
+    "index_add_, index_copy_ and scatter_add_ relabel one as replicated (seen with torch 2.13); "
+    "without _ they do not. If others of this file are wrong too, the file and .metadata are of "
+    "different saves: restore both from one; else take another checkpoint"
+)
 
 
 def with_pieces(
     checkpoint: Checkpoint, findings: Iterable[Finding], shapes: Mapping[int, Shape]
 ) -> list[Finding]:
-    """The findings; of those about such payloads, the hint says which piece belongs where.
+    """The findings; of those about such payloads, the hint says what is stored.
 
     Args:
         checkpoint: What they are about.
@@ -49,6 +58,8 @@ def with_pieces(
         places = places_in_order(tensor.shape, tensor.offsets, real)
         if places is not None:
             hints[tensor.fqn] = _hint(checkpoint, tensor, real, places)
+        elif _is_piece(tensor.shape, real):
+            hints[tensor.fqn] = _PIECE
     return [
         replace(finding, hint=hints[finding.fqn])
         if finding.code == "payload-mismatch" and finding.fqn in hints
@@ -88,6 +99,14 @@ def places_in_order(shape: Shape, offsets: Ints, shapes: Sequence[Shape]) -> lis
         places[chunk] = tuple(start if d == dim else 0 for d in range(len(shape)))
         at += shapes[chunk][dim]
     return places
+
+
+def _is_piece(shape: Shape, shapes: Sequence[Shape]) -> bool:
+    """Whether one payload alone is stored, shorter than the tensor in one dim."""
+    if len(shapes) != 1 or len(shapes[0]) != len(shape):
+        return False
+    shorter = [(a, b) for a, b in zip(shapes[0], shape, strict=True) if a != b]
+    return len(shorter) == 1 and shorter[0][0] < shorter[0][1]
 
 
 def _hint(checkpoint: Checkpoint, tensor: Tensor, shapes: list[Shape], places: list[Shape]) -> str:

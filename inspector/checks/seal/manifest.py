@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from inspector.checkpoint.json_bounds import over_bounds
@@ -180,9 +180,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     if over:
         raise UsageError(f"{shown} is no seal: {over}")
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{shown} is no seal: it is not JSON") from error
+        raise UsageError(f"{shown} is no seal: it is not JSON, or names a key twice") from error
     if type(document) is not dict or document.get("kind") != KIND:
         hint = "hsdp-inspect seal PATH writes one"
         raise UsageError(f"{shown} is no seal of hsdp-inspect", hint)
@@ -207,10 +207,29 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         raise UsageError(f"{shown} is a damaged seal: it lacks {error}") from error
     named = len(document["tensors"]), len(document["bytes"])
     is_whole = named == (len(manifest.tensors), len(manifest.entries))  # None is named twice.
+    # Nor is there more in them than was hashed.
+    is_whole &= all(item.keys() == _TENSOR_KEYS for item in document["tensors"])
+    is_whole &= all(item.keys() == _ENTRY_KEYS for item in document["bytes"])
     if not is_whole or manifest.content_sha256 != document.get("content_sha256"):
         hint = "restore the seal from where it was written"
         raise UsageError(f"{shown} is a damaged seal: it is not as it was written", hint)
     return manifest
+
+
+_TENSOR_KEYS = {part.name for part in fields(SealedTensor)}
+_ENTRY_KEYS = {part.name for part in fields(SealedEntry)}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of which every reader reads the same: readers differ in which of two they take.
+
+    Raises:
+        ValueError: A key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def _list(value: Any) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from inspector.layout.writer.stages import StageGroups
     from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["StageKeys", "StageRequest", "stage_keys"]
+__all__ = ["StageKeys", "StageRequest", "stage_keys", "stages_by_files"]
 
 _REQUEST = re.compile(r"(all|\d{1,4})/(\d{1,4})\Z", re.ASCII)
 _MAX_STAGES = 1024
@@ -202,6 +202,23 @@ def _by_lines(
             )
     back = matches[::-1]
     return [next((stages for regex, stages in back if regex.match(n)), None) for n in names]
+
+
+def stages_by_files(checkpoint: Checkpoint, written_by: WrittenBy) -> list[_Stages] | None:
+    """The stages of each entry, numbered as in `Checkpoint.order`, by what the files show.
+
+    Args:
+        checkpoint: The checkpoint.
+        written_by: Who wrote it.
+
+    Returns:
+        The same as `stage_keys` takes them for; of an entry None where nothing assigns it to one.
+        None where there are no ranks that share no tensor with the others.
+    """
+    if written_by.partition is None:
+        return None
+    names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+    return _by_files(checkpoint, names, written_by.partition)
 
 
 def _by_files(checkpoint: Checkpoint, names: Sequence[str], groups: StageGroups) -> list[_Stages]:

@@ -96,6 +96,11 @@ class WrittenBy:
     def score(self) -> float:
         return self.num_placed / self.num_items if self.num_items else 0.0
 
+    @property
+    def num_stages(self) -> int:
+        """Pipeline stages that the files look like; 0 for none."""
+        return 0 if self.partition is None else len(self.partition.stages)
+
     def placements(self, index: int) -> TensorPlacement:
         """How the tensor at `index` of `Checkpoint.tensors` is placed; cheap, and kept."""
         return self.placer.placements(index)

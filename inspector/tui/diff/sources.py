@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.cells import get_character_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +18,6 @@ from inspector.checkpoint.text import (
     natural_keys,
     plural,
     printable,
-    shorten,
 )
 from inspector.diff.model import BytesDiff, TensorDiff, Tolerance
 from inspector.report.diff import format_difference, verdict_sentence
@@ -33,7 +31,7 @@ from inspector.tui.diff.comparison import (
     names_of,
     said_of,
 )
-from inspector.tui.kit.cell_text import Cell, clip
+from inspector.tui.kit.cell_text import Cell, clip, cut_to
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
@@ -265,7 +263,7 @@ def side_line(comparison: Comparison, which: int, width: int) -> Text:
     tail = "  " + " · ".join(facts)
     room = max(width - len(tail) - 3, 12)
     # The end of a path tells which checkpoint it is.
-    shown = shorten(printable(side.path), room, "start", get_character_cell_size)
+    shown = cut_to(printable(side.path), room, "start")
     path = Text(shown, style="bold")
     line = Text.assemble((f"{'AB'[which]}  ", "bold"), path, (tail, "dim"), no_wrap=True)
     clip(line, max(width, 1))

@@ -35,10 +35,8 @@ class FilesView(TableView):
 
     def __init__(self) -> None:
         super().__init__(id="files")
-        self._table = VirtualTable(
-            FILE_COLUMNS, id="files-table", empty_text="There is no data file"
-        )
-        self._contents = VirtualTable(content_columns(), id="contents")
+        self._table = VirtualTable(FILE_COLUMNS, id="files-table", empty_text="...")
+        self._contents = VirtualTable(content_columns(), id="contents", empty_text="")
         self._names: list[str] = []
         #: What is wrong with each file, by row, the worst first.
         self._findings: dict[int, list[Finding]] = {}

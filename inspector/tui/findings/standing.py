@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import plural
-from inspector.checks.findings import Finding, Report
 
 if TYPE_CHECKING:
-    from inspector.checks.findings import Coverage
+    from inspector.checks.findings import Coverage, Finding, Report
 
 __all__ = ["Badge", "Standing"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from inspector.checkpoint.dcp import METADATA
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import is_printable, natural_keys
 
@@ -23,8 +23,9 @@ __all__ = [
 
 #: As many are listed, and looked into.
 _MAX_NAMES = 2000
-#: What makes a folder a checkpoint, as far as a look at its names tells.
-_SIGNS = (METADATA, "model.safetensors", "model.safetensors.index.json")
+#: What makes a folder a checkpoint, as far as a look at so many of its names tells.
+_SIGNS = re.compile(r"\.metadata|__\d+\.metadata|.+\.safetensors(\.index\.json)?")
+_MAX_SIGNS_SOUGHT = 500
 _FILES = (".safetensors",)
 
 
@@ -97,8 +98,12 @@ def _kind(entry: os.DirEntry[str]) -> str:
             return "file" if entry.name.endswith(_FILES) else ""
     except OSError:
         return ""
-    is_one = any(os.path.exists(os.path.join(entry.path, sign)) for sign in _SIGNS)
-    return "checkpoint" if is_one else "folder"
+    try:
+        with os.scandir(entry.path) as inside:
+            names = (each.name for each in itertools.islice(inside, _MAX_SIGNS_SOUGHT))
+            return "checkpoint" if any(map(_SIGNS.fullmatch, names)) else "folder"
+    except OSError:
+        return "folder"
 
 
 def matching_siblings(listing: SiblingListing, typed: str) -> list[Sibling]:

@@ -269,6 +269,8 @@ class PickerScreen(Screen[None]):
         said = ["none is sound" if sound is None else f"newest sound: {sound.path or '.'}"]
         if run.newest_by:
             said[0] += f" ({run.newest_by})"
+        if sound is not None:
+            said[0] += ", bytes unread"
         if best != sound:
             said.append(f"to resume from: {'none' if best is None else best.path or '.'}")
         said += [finding.message for finding in run.findings]

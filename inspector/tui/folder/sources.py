@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from inspector.checkpoint.find.found import Found
@@ -16,9 +14,6 @@ from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["FOUND_COLUMNS", "FoundSource"]
 
 
@@ -26,7 +21,7 @@ FOUND_COLUMNS = (
     Column("path", "Checkpoint", min_width=16, flex=1, cut="middle"),
     Column("step", "Step", min_width=6, max_width=12, align="right", descending_first=True),
     Column("state", "State", width=10),
-    Column("verdict", "Verdict", width=10),
+    Column("verdict", "Verdict", width=14),
     Column("size", "Size", width=10, align="right", descending_first=True),
     Column("files", "Files", width=6, align="right", priority=2, descending_first=True),
     Column("modified", "Modified", width=19, priority=1, descending_first=True),
@@ -95,7 +90,9 @@ class FoundSource(TableSource):
         verdict = self.verdicts.get(row)
         if verdict is None:
             return ("...", "dim")
-        return (verdict, _VERDICT_STYLES.get(verdict, "dim"))
+        # As the badge of an open one says it: nothing else was read.
+        said = "metadata sound" if verdict == "sound" else verdict
+        return (said, _VERDICT_STYLES.get(verdict, "dim"))
 
     def marker(self, row: int) -> str:
         if self.verdicts.get(row) in ("damaged", "suspicious", "unreadable"):

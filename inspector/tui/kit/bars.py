@@ -179,6 +179,8 @@ class TaskLine(Static):
 
     def hide(self) -> None:
         """Nothing runs any more."""
+        if not self.has_class("-running"):
+            return
         self.remove_class("-running")
         self.screen.remove_class("-busy")
 

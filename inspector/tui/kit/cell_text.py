@@ -24,6 +24,7 @@ __all__ = [
     "Cut",
     "cell_segments",
     "clip",
+    "cut_to",
     "fit",
     "shown",
 ]
@@ -56,6 +57,12 @@ def shown(text: str, width: int, cut: Cut = "end") -> str:
     return printable(text)
 
 
+def cut_to(text: str, width: int, where: Cut = "end") -> str:
+    """Printable `text` in at most so many cells, an ellipsis where something is missing."""
+    # The table of the cells of all other characters takes a while to load.
+    return shorten(text, width, where, None if text.isascii() else get_character_cell_size)
+
+
 def fit(text: str, width: int, align: Align = "left", cut: Cut = "end") -> str:
     """Printable `text` cut or padded to exactly `width` cells.
 
@@ -70,7 +77,7 @@ def fit(text: str, width: int, align: Align = "left", cut: Cut = "end") -> str:
         return ""
     length = len(text) if text.isascii() else cell_len(text)
     if length > width:
-        text = shorten(text, width, cut, get_character_cell_size)
+        text = cut_to(text, width, cut)
         length = cell_len(text)
         if length > width:  # a sequence that is wider in part than as a whole
             text, length = set_cell_size(text, width), width
@@ -85,7 +92,7 @@ def fit(text: str, width: int, align: Align = "left", cut: Cut = "end") -> str:
 def clip(text: Text, width: int) -> None:
     """Cut styled, printable text to so many cells, as `fit` does; in place."""
     if text.cell_len > width:
-        kept = shorten(text.plain, max(1, width), "end", get_character_cell_size)
+        kept = cut_to(text.plain, max(1, width))
         text.right_crop(len(text.plain) - len(kept) + 1)
         text.append("…")
 

@@ -177,7 +177,10 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         self.virtual_size = Size(wide, high)
         if room := self.container_size.height:
             # The layout would find that out, and ask for another.
-            self.show_vertical_scrollbar = high > room
+            was_higher, is_higher = self.show_vertical_scrollbar, high > room
+            self.show_vertical_scrollbar = is_higher
+            if was_higher or is_higher:
+                self.vertical_scrollbar.display = is_higher
         self._cursor = max(0, min(self._cursor, self.num_lines - 1))
         self.refresh()
 

@@ -18,7 +18,7 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from inspector.report.table import GAP, fit_columns
+from inspector.report.fitting import GAP, fit_columns
 from inspector.tui.kit.cell_text import BADGES, Cell, cell_segments, fit, shown
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.cursor_view import CursorView
@@ -287,7 +287,9 @@ class VirtualTable(CursorView):
         self.announce()
 
     def on_show(self) -> None:
-        self._measure()
+        # What was measured before, and not changed while it was hidden, is drawn already.
+        if self._fitted != self.scrollable_content_region.width:
+            self._measure()
 
     def on_resize(self, event: events.Resize) -> None:
         self.fit_width(self.scrollable_content_region.width)

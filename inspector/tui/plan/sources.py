@@ -121,10 +121,11 @@ class PlanRankSource(TableSource):
 
 READ_COLUMNS = (
     Column("name", "Tensor", min_width=14, flex=4, cut="middle"),
-    Column("file", "File", min_width=12, max_width=15, cut="middle"),
+    Column("file", "File", min_width=12, max_width=15, cut="middle", priority=2),
     Column("box", "Box", min_width=14, max_width=36, flex=2, cut="middle", sortable=False),
-    Column("bytes", "Reads", width=10, align="right", descending_first=True),
-    Column("used", "Uses", width=5, align="right", sortable=False, priority=1),
+    # The file and the bytes of the payload are told of a chunk in the list of tensors, too.
+    Column("bytes", "Reads", width=10, align="right", priority=1, descending_first=True),
+    Column("used", "Uses", width=5, align="right", sortable=False, priority=3),
 )
 
 
@@ -200,6 +201,10 @@ class ReadSource(TableSource):
         tensor = int(items.tensors.tensor[items.owner[item]])
         dtype = columns.properties[int(columns.property_id[tensor])][0]
         return math.prod(read.lengths) * (itemsize(dtype) or 0)
+
+    def row_style(self, row: int) -> str:
+        # A small pane has no room for the column that says why.
+        return "error" if self.read(row).file is None else ""
 
     def sort_key(self, column_key: str) -> SortKeys | None:
         items, rows = self.plan.items, self._rows

@@ -50,7 +50,7 @@ __all__ = ["LoadPlanView"]
 _WIDE_CELLS = 120
 _ROOMY_LINES = 34
 #: Lines of the view that are not the grid's, on a small screen and on a large one.
-_SMALL_REST, _ROOMY_REST = 12, 29
+_SMALL_REST, _ROOMY_REST = 15, 29
 #: A plan that takes longer than this is announced.
 _SLOW_S = 0.1
 
@@ -68,7 +68,7 @@ class LoadPlanView(MeshView):
     LoadPlanView #plan-right { width: 1fr; height: 1fr; border-left: vkey $panel; }
     LoadPlanView VirtualTable { height: 1fr; min-height: 3; }
     LoadPlanView #plan-reads-title {
-        height: 1; padding: 0 1; background: $panel; color: $text-muted;
+        height: auto; padding: 0 1; background: $panel; color: $text-muted;
     }
     LoadPlanView #plan-empty { border-top: hkey $panel; }
     LoadPlanView.-none #plan-lower, LoadPlanView.-none #plan-legend { display: none; }

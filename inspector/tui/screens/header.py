@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.cells import get_character_cell_size
 from rich.text import Text
 from textual import events
 from textual.message import Message
 from textual.widgets import Static
 
-from inspector.checkpoint.text import format_bytes, plural, printable, shorten
+from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.report.writer import groups_words, sure_words
-from inspector.tui.kit.cell_text import fit
+from inspector.tui.kit.cell_text import cut_to, fit
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -143,8 +142,7 @@ class CheckpointHeader(Static):
         # The end of a path tells which checkpoint it is, a scheme that it is not here.
         scheme, mark, end = self._path.rpartition("://")
         path_room = max(8, room - len(tail) - 2) - len(scheme + mark)
-        end = shorten(end, max(path_room, 1), "start", get_character_cell_size)
-        path = Text(scheme + mark + end, style="bold")
+        path = Text(scheme + mark + cut_to(end, max(path_room, 1), "start"), style="bold")
         gap = " " * max(2, room - path.cell_len - len(tail))
         first = Text.assemble(path, gap, (tail, "dim"))
         if badge:

@@ -32,7 +32,7 @@ from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from textual.widget import Widget
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["MainScreen"]
 
 _OF_FINDINGS = frozenset({"step_finding(1)"})
+_OF_STATISTICS = frozenset({"statistics"})
 _PAINT_S = 0.1
 _TURN_S = 0.001
 
@@ -72,6 +73,7 @@ class MainScreen(OpenScreen):
             "statistics",
             "Read all",
             "Read the numbers of every tensor: NaN, norms, ranked; again to stop.",
+            footer=True,
         ),
         command(
             "n",
@@ -109,8 +111,12 @@ class MainScreen(OpenScreen):
         self.written_by: WrittenBy | None = None
         self._from_picker = from_picker
         self._completed = False
+        #: What was asked for before all is there that it needs.
+        self._asked: Callable[[], object] | None = None
         self.standing = Standing()
         self._missing: Iterator[View] = iter(())
+        #: Those that are there already. Ten times a second is too often to search the DOM for them.
+        self._views: list[View] = []
         self._wanted = ""
         self._judging: Background[Loaded] = Background(self, self._judged, "checking")
         self._lookout = Lookout(self)
@@ -120,7 +126,8 @@ class MainScreen(OpenScreen):
         yield CheckpointHeader()
         yield ViewBar(VIEWS)
         with ContentSwitcher(initial="tensors"):
-            yield TensorsView()
+            self._views.append(tensors := TensorsView())
+            yield tensors
         yield TaskLine()
 
     def on_mount(self) -> None:
@@ -169,6 +176,7 @@ class MainScreen(OpenScreen):
                     await view.prepare_filter()
             except (MountError, NoMatches):
                 return  # The screen is being left already.
+            self._views.append(view)
             if self.loaded is not None:
                 view.show(self.loaded)
             after(self, _TURN_S, self._add_view)
@@ -180,6 +188,7 @@ class MainScreen(OpenScreen):
         self.set_interval(_PAINT_S, self._paint_task)
         if self._wanted:
             self.action_show_view(self._wanted)
+        self._do_asked()
         self.post_message(ScreenComplete())
 
     def show(self, loaded: Loaded) -> None:
@@ -191,11 +200,12 @@ class MainScreen(OpenScreen):
         self._lookout.drop()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
         self._show_count()
-        for view in self.query(View):
+        for view in self._views:
             view.show(loaded)
         if self._completed:
             self._show_verification()
             self._judge()
+            self._do_asked()
 
     # Who wrote it, and whether it is sound.
 
@@ -214,6 +224,7 @@ class MainScreen(OpenScreen):
         if trie is not None:
             self.call_later(self.query_one(TensorsView).show_trie, source, trie)
         written_by = infer(loaded.checkpoint)
+        source.find_stages(written_by)
         self.call_later(self._show_writer, loaded, written_by)
         sort_ahead(source)
         # What `check` would say of it; a folder that cannot be read any more is said here, too.
@@ -224,7 +235,7 @@ class MainScreen(OpenScreen):
             return  # Of a reading that was replaced meanwhile.
         self.written_by = written_by
         self.query_one(CheckpointHeader).show_writer(written_by)
-        for view in self.query(View):
+        for view in self._views:
             view.show_writer(written_by)
 
     def _judged(self, loaded: Loaded, outcome: Report | InspectError) -> None:
@@ -246,7 +257,7 @@ class MainScreen(OpenScreen):
         self.query_one(CheckpointHeader).show_standing(standing)
         report = standing.report
         if report is not None:
-            for view in self.query(View):
+            for view in self._views:
                 view.show_report(report)
         self._show_count()
         self.refresh_bindings()
@@ -259,6 +270,8 @@ class MainScreen(OpenScreen):
         """Commands that work and mean nothing now: the footer leaves them out."""
         report, written_by = self.standing.report, self.written_by
         quiet = frozenset() if report is not None and report.findings else _OF_FINDINGS
+        if self.view.id != "stats":
+            quiet |= _OF_STATISTICS
         has_axes = written_by is not None and (written_by.layout or written_by.partition)
         return quiet if has_axes else quiet | {"step_axis"}
 
@@ -284,8 +297,6 @@ class MainScreen(OpenScreen):
 
     def on_checkpoint_header_badge_clicked(self) -> None:
         self.action_show_view("findings")
-
-    # What lies under the screen.
 
     def _look_when_back(self, has_focus: bool) -> None:
         """The terminal has the focus again: much may have happened meanwhile."""
@@ -355,7 +366,7 @@ class MainScreen(OpenScreen):
     def _paint_task(self) -> None:
         """Show what a view reads in the background, or nothing."""
         line = self.query_one(TaskLine)
-        if not any(view.show_task(line) for view in self.query(View)):
+        if not any(view.show_task(line) for view in self._views):
             line.hide()
         self.query_one(ViewBar).show_word("verify", *self.verification.word)
 
@@ -371,12 +382,12 @@ class MainScreen(OpenScreen):
 
     def action_check_bytes(self) -> None:
         """Start reading every byte; while it runs, stop it."""
-        if self.is_complete:
+        if self._is_ready(self.action_check_bytes):
             cast("FindingsView", self.query_one("#findings")).toggle_deep()
 
     def action_statistics(self) -> None:
         """Show the statistics, and start to read every tensor; while that runs, stop it."""
-        if self.loaded is not None and self.is_complete:
+        if self._is_ready(self.action_statistics):
             self.action_show_view("stats")
             cast("StatisticsView", self.query_one("#stats")).toggle_run()
 
@@ -384,8 +395,18 @@ class MainScreen(OpenScreen):
         return not is_closed(self.app, action) and super().check_action(action, parameters)
 
     def action_verify(self) -> None:
-        if self.is_complete:
+        if self._is_ready(self.action_verify):
             self._begin_verification()
+
+    def _is_ready(self, action: Callable[[], object]) -> bool:
+        """Whether all is there that an action needs; if not, it is called when it is."""
+        is_ready = self._completed and self.loaded is not None
+        self._asked = None if is_ready else action
+        return is_ready
+
+    def _do_asked(self) -> None:
+        if self._asked is not None:
+            self._asked()
 
     def _begin_verification(self, mesh: str = "", filter_text: str = "") -> None:
         # The form opens at once, for keys that come in the same burst.
@@ -450,7 +471,7 @@ class MainScreen(OpenScreen):
 
     def action_step_finding(self, steps: int) -> None:
         """Go to the next finding, or to the one before."""
-        if self.is_complete:
+        if self._is_ready(partial(self.action_step_finding, steps)):
             self._trail.step(steps)
 
     # Reading anew.

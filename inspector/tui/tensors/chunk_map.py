@@ -6,6 +6,7 @@ its codes into styles; where anything lies was decided in `chunk_layout`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.cache import LRUCache
 from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
@@ -49,6 +51,18 @@ ANSI_RANK_STYLES = tuple(
 def _crowding(painting: Painting) -> tuple[str, int, bool]:
     grid = painting.grid
     return grid.kind, grid.rows.per_cell * grid.cols.per_cell, painting.all_labelled
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawing:
+    """A painting as lines of the widget; line and column at which its first cell lies."""
+
+    painting: Painting
+    origin: tuple[int, int]
+    strips: list[Strip]
+
+
+_MOST_KNOWN = 32
 
 
 class ChunkMap(Pane, can_focus=True):
@@ -137,11 +151,11 @@ class ChunkMap(Pane, can_focus=True):
         self._highlight = highlight
         self._colour = colour
         self._tells_current = tells_current
-        self._strips: list[Strip] | None = None
+        self._drawn: _Drawing | None = None
         self._drawn_size = Size(0, 0)
+        #: The layers of a model are cut alike: who goes through them sees the same few again.
+        self._known: LRUCache[tuple[object, ...], _Drawing] = LRUCache(_MOST_KNOWN)
         self._styles_of: dict[int, Style] = {}
-        self._painting: Painting | None = None
-        self._origin = (0, 0)
 
     @property
     def boxes(self) -> ChunkBoxes | None:
@@ -164,31 +178,38 @@ class ChunkMap(Pane, can_focus=True):
             self._redraw()
 
     def _redraw(self) -> None:
-        self._strips = None
+        self._drawn = None
         self.refresh()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._strips = None
+        self._drawn = None
+        self._known.clear()
+        self._styles_of.clear()
 
     # Drawing.
 
     def render_line(self, y: int) -> Strip:
-        if self._strips is None or self._drawn_size != self.size:
+        drawn = self._drawn
+        if drawn is None or self._drawn_size != self.size:
             # Not when the resize is told, which is after the first repaint.
             self._drawn_size = self.size
-            self._styles_of.clear()
-            self._strips = self._draw()
-        if y < len(self._strips):
-            return self._strips[y]
+            drawn = self._drawn = self._drawing_of(self._boxes)
+        if drawn is not None and y < len(drawn.strips):
+            return drawn.strips[y]
         return Strip.blank(self.size.width, self.rich_style)
 
-    def _draw(self) -> list[Strip]:
+    def _drawing_of(self, boxes: ChunkBoxes | None) -> _Drawing | None:
+        """A drawing of this size, made only if there was none of the same boxes yet."""
+        if boxes is None or self.size.width < 1 or self.size.height < 1:
+            return None
+        key = (*boxes.key, self._highlight, self.size)
+        if (drawn := self._known.get(key)) is None:
+            drawn = self._known[key] = self._draw(boxes)
+        return drawn
+
+    def _draw(self, boxes: ChunkBoxes) -> _Drawing:
         width, height = self.size
-        self._painting = None
-        if self._boxes is None or width < 1 or height < 1:
-            return []
-        boxes = self._boxes
         colour = self._colour if self._colour is not None else not self.app.no_color
         rulers = height >= 7 and width >= 24
         margin = left_ruler(boxes.shape, width) if rulers else 0
@@ -207,11 +228,11 @@ class ChunkMap(Pane, can_focus=True):
             smaller = attempt(min(most, len(words)))
             if _crowding(smaller) == _crowding(painting):
                 room, painting = min(most, len(words)), smaller
-        self._painting, self._origin = painting, (above, margin)
-        return [
-            *self._drawing(painting, width, margin, rulers),
+        strips = [
+            *self._lines(painting, width, margin, rulers),
             *(Strip([Segment(fit(text, width), style)]) for text, style in words[:room]),
-        ][:height]
+        ]
+        return _Drawing(painting, (above, margin), strips[:height])
 
     def _words(
         self, boxes: ChunkBoxes, painting: Painting, width: int, colour: bool
@@ -222,7 +243,7 @@ class ChunkMap(Pane, can_focus=True):
             words.insert(0, (current, self.get_component_rich_style("chunk-map--current")))
         return words
 
-    def _drawing(self, painting: Painting, width: int, margin: int, rulers: bool) -> list[Strip]:
+    def _lines(self, painting: Painting, width: int, margin: int, rulers: bool) -> list[Strip]:
         num_lines = painting.chars.shape[0]
         plain = self.rich_style
         if not rulers:
@@ -304,10 +325,11 @@ class ChunkMap(Pane, can_focus=True):
 
     def action_step_line(self, step: int) -> None:
         """Go to the chunk that is drawn below (or above); where none is, to the next."""
-        drawn, index = self._painting, self._highlight
-        if drawn is None or index is None:
+        index = self._highlight
+        if self._drawn is None or index is None:
             self.action_step(step)
             return
+        drawn = self._drawn.painting
         lines, columns = np.nonzero(drawn.chunk == index)
         if len(lines):
             column = int(columns[len(columns) // 2])
@@ -327,12 +349,14 @@ class ChunkMap(Pane, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
-        if offset is None or self._painting is None:
+        if offset is None or self._drawn is None:
             return
-        line, column = offset.y - self._origin[0], offset.x - self._origin[1]
-        lines, columns = self._painting.chunk.shape
+        above, margin = self._drawn.origin
+        line, column = offset.y - above, offset.x - margin
+        chunk = self._drawn.painting.chunk
+        lines, columns = chunk.shape
         if 0 <= line < lines and 0 <= column < columns:
-            index = int(self._painting.chunk[line, column])
+            index = int(chunk[line, column])
             if index >= 0:
                 event.stop()
                 self._pick(index)

@@ -69,6 +69,13 @@ class ChunkBoxes:
     letter: str = "r"
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """Is equal for boxes that are drawn alike."""
+        arrays = (self.offsets, self.sizes, self.labels, np.asarray(self.ranks))
+        held = (np.ascontiguousarray(array).tobytes() for array in arrays)
+        return (self.shape, *held, self.marks, self.axis, self.letter)
+
+    @property
     def labels(self) -> Ints:
         """The number that colours each chunk and stands in it; -1 for none."""
         return np.asarray(self.ranks if self.places is None else self.places, dtype=np.int64)

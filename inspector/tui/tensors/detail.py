@@ -36,8 +36,10 @@ __all__ = ["TensorDetail"]
 _MAX_VALUE = 2000
 
 
-def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor) -> Text:
-    """Name, type, size and placements, with the evidence, as styled lines."""
+def tensor_facts(
+    checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: Tensor, stage: str = ""
+) -> Text:
+    """Name, type, size, placements with the evidence, and `stage`, as styled lines."""
     placement = None if written_by is None else written_by.placements(tensor.index)
     stored = int((tensor.file >= 0).sum())
     kept = f"{plural(tensor.num_chunks, 'chunk')}"
@@ -59,6 +61,7 @@ def tensor_facts(checkpoint: Checkpoint, written_by: WrittenBy | None, tensor: T
         ("..." if placement is None else format_placements(placement.placements), "bold"),
         (kept, ""),
     ]
+    rows += [(stage, "")] if stage else []
     if placement is not None and written_by is not None:
         rows += [(printable(line), "dim") for line in placement.evidence]
         if written_by.mesh is not None and placement.placements is not None:
@@ -202,6 +205,7 @@ class TensorDetail(Pane):
         tensor: Tensor,
         findings: Sequence[Finding] = (),
         marked: Finding | None = None,
+        stage: str = "",
     ) -> None:
         """Show a tensor.
 
@@ -211,12 +215,13 @@ class TensorDetail(Pane):
             tensor: The tensor.
             findings: What is wrong with it.
             marked: The finding among them whose box is drawn over the chunks.
+            stage: Which pipeline stage holds it; empty where none is told.
         """
         before = self._tensor
         is_same = before is not None and before.index == tensor.index
         is_same = is_same and self._checkpoint is checkpoint
         self._tensor, self._checkpoint = tensor, checkpoint
-        facts = tensor_facts(checkpoint, written_by, tensor)
+        facts = tensor_facts(checkpoint, written_by, tensor, stage)
         self._text.show(_with_findings(facts, findings))
         source = ChunkSource(checkpoint, tensor)
         if not is_same:

@@ -17,6 +17,7 @@ from inspector.checkpoint.text import (
     format_placements,
     format_ranks,
     format_shape,
+    format_short_placements,
     natural_keys,
 )
 from inspector.tui.kit.cell_text import Cell
@@ -51,6 +52,9 @@ class EntrySource(TableSource):
         names = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
         #: Raw name of each row.
         self.row_names: list[str] = [names[entry] for entry in self.entries.tolist()]
+        #: By entry, the pipeline stages that the files put it in; None where they show none.
+        self._stages: list[frozenset[int] | None] | None = None
+        self._num_stages = 0
         #: Worst severity by row.
         self.badges: dict[int, str] = {}
         self._shown_ranks: dict[bytes, str] = {}
@@ -99,9 +103,39 @@ class EntrySource(TableSource):
             self._latest = row, tensor
         return tensor
 
+    def find_stages(self, written_by: WrittenBy) -> None:
+        """Work out which pipeline stage holds each entry; for a thread."""
+        # lazy: hardly any checkpoint is of stages
+        from inspector.layout.target.stages import stages_by_files
+
+        if written_by.partition is not None:
+            self._num_stages = written_by.num_stages
+            self._stages = stages_by_files(self.checkpoint, written_by)
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether its files look like those of pipeline stages."""
+        return self._stages is not None
+
+    def stage_text(self, row: int) -> str:
+        """The pipeline stage of a row, numbered as for `plan --stage`; empty where none is told."""
+        stages = None if self._stages is None else self._stages[int(self.entries[row])]
+        return "" if stages is None else ",".join(map(str, sorted(stages)))
+
+    def stage_words(self, row: int) -> str:
+        """The same for the pane below, with what it rests on; empty where there are no stages."""
+        if self._stages is None:
+            return ""
+        stage = self.stage_text(row)
+        if not stage:
+            return f"of no one of {self._num_stages} pipeline stages, as far as the files show"
+        return f"pipeline stage {stage} of {self._num_stages}, by what the files show (no proof)"
+
     def cell(self, row: int, column_key: str) -> Cell:
         if column_key == "name":
             return self.name(row)
+        if column_key == "stage":
+            return self.stage_text(row)
         tensor = self.tensor(row)
         if tensor is None:
             entry = self.checkpoint.bytes_entries[
@@ -118,10 +152,12 @@ class EntrySource(TableSource):
             return short_name(tensor.dtype)
         if column_key == "shape":
             return format_shape(tensor.shape)
-        if column_key == "placements":
+        if column_key in ("placements", "short_placements"):
             if self.written_by is None:
                 return ("...", "dim")
-            return format_placements(self.written_by.placements(tensor.index).placements)
+            found = self.written_by.placements(tensor.index).placements
+            is_short = column_key == "short_placements"
+            return format_short_placements(found) if is_short else format_placements(found)
         if column_key == "chunks":
             return format_count(tensor.num_chunks)
         if column_key == "bytes":
@@ -140,6 +176,10 @@ class EntrySource(TableSource):
         bytes_entries = self.checkpoint.bytes_entries
         if column_key == "name":
             return self.name_ranks
+        if column_key == "stage":
+            stages = self._stages or [None] * (columns.num_tensors + len(bytes_entries))
+            first: Ints = np.array([min(of) if of else 0 for of in stages], np.int64)
+            return np.asarray(first[entries])
         if column_key == "chunks":
             keys = np.concatenate([columns.num_chunks_of, np.zeros(len(bytes_entries), np.int64)])
             return np.asarray(keys[entries])
@@ -152,7 +192,7 @@ class EntrySource(TableSource):
             elements = [*map(float, columns.num_elements), *([-1.0] * len(bytes_entries))]
             elements_of: npt.NDArray[np.float64] = np.asarray(elements)[entries]
             return elements_of
-        if column_key == "placements":
+        if column_key in ("placements", "short_placements"):
             if self.written_by is None:
                 return None
             shown: dict[tuple[str, ...] | None, str] = {}

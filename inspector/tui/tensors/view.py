@@ -246,7 +246,8 @@ class TensorsView(TableView):
     def _show_columns(self) -> None:
         if self._source is not None:
             known = self._source.written_by is not None
-            self._columns = entry_columns(self._source, placements_known=known)
+            stages = self._source.has_stages
+            self._columns = entry_columns(self._source, placements_known=known, has_stages=stages)
             self.table.set_columns(self._columns)
 
     def _fill_tree(self) -> None:
@@ -331,7 +332,8 @@ class TensorsView(TableView):
         findings = [*self._findings.get(name, []), *self._findings_of_files(tensor)]
         if tensor is not None:
             marked = self._marked if self._marked and self._marked.fqn == name else None
-            detail.show_tensor(checkpoint, source.written_by, tensor, findings, marked)
+            stage = source.stage_words(row)
+            detail.show_tensor(checkpoint, source.written_by, tensor, findings, marked, stage)
         else:
             entry = int(source.entries[row]) - checkpoint.num_tensors
             detail.show_bytes(checkpoint, checkpoint.bytes_entries[entry], findings)

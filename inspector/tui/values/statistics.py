@@ -211,7 +211,7 @@ class StatisticsView(TableView):
     def __init__(self, known: Known) -> None:
         super().__init__(id="stats")
         self._known = known
-        self._table = VirtualTable(stats_columns(NoRows()), id="stats-table")
+        self._table = VirtualTable(stats_columns(NoRows()), id="stats-table", empty_text="...")
         self._source: StatsSource | None = None
         self._run: WholeRun | None = None
         self._began_s = 0.0
@@ -248,7 +248,7 @@ class StatisticsView(TableView):
             if loaded.checkpoint.num_tensors
             else "There is no tensor in it"
         )
-        self.query_one("#stats-summary", Static).update("")
+        self.query_one("#stats-summary", Static).display = False  # Until there is something to say.
         self.refilter()
 
     def toggle_run(self) -> None:
@@ -307,7 +307,9 @@ class StatisticsView(TableView):
                 text.append("; ").append(f"{count:,} {what}", style)
         if run.not_read:
             text.append("; ").append(f"{len(run.not_read):,} not or not wholly read", "error")
-        self.query_one("#stats-summary", Static).update(text)
+        summary = self.query_one("#stats-summary", Static)
+        summary.update(text)
+        summary.display = True
 
     def show_task(self, line: TaskLine) -> bool:
         run = self._run

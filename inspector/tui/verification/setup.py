@@ -19,12 +19,13 @@ from textual.widgets import Button, Input, Label, Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
-from inspector.layout.target.file import read_placement_file
+from inspector.layout.target.file import PlacementFile, read_placement_file
 from inspector.layout.target.placement import why_not
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.background import after
 from inspector.tui.kit.lines import ChoiceLine
+from inspector.tui.mesh.offers import writer_mesh
 from inspector.verify.job.commands import local_argv, shell
 from inspector.verify.machine import gpus
 from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
@@ -32,6 +33,7 @@ from inspector.verify.spec import DEVICES, VIAS, default_then, why_not_via
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
+    from inspector.layout.writer.written_by import WrittenBy
     from inspector.verify.preflight import Preflight
 
 __all__ = [
@@ -61,6 +63,7 @@ class Wishes:
         device: The device.
         filter_text: The filter.
         placements: The file that says which axis cuts which dim; empty for none.
+        stage: The pipeline stage, as `--stage` takes it; empty for all entries.
     """
 
     mesh: str
@@ -69,6 +72,7 @@ class Wishes:
     device: str = "auto"
     filter_text: str = ""
     placements: str = ""
+    stage: str = ""
 
     @property
     def thens(self) -> tuple[str, ...]:
@@ -134,11 +138,13 @@ def first_mesh(written: Mesh | None, num_gpus: int) -> str:
 def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
     """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
     is_once = wishes.then.strip() == NONE
-    told = os.path.expanduser(wishes.placements.strip()) if wishes.has_axes else ""
+    asked = wishes.has_axes or wishes.stage.strip()
+    told = os.path.expanduser(wishes.placements.strip()) if asked else ""
     try:
         if os.path.exists(told) and not os.path.isfile(told):
             # A pipe that nobody writes to would be waited for.
             raise UsageError(f"--placements {printable(told)}: it is no regular file")
+        file = read_placement_file(told) if told else PlacementFile()
         return prepare(
             checkpoint,
             wishes.mesh,
@@ -146,7 +152,9 @@ def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
             via=wishes.via,
             device=wishes.device,
             filter_text=wishes.filter_text.strip(),
-            placements=read_placement_file(told).placements if told else (),
+            placements=file.placements,
+            stage=wishes.stage.strip(),
+            stages=file.stages if wishes.stage.strip() else (),
         )
     except InspectError as error:
         return error
@@ -218,11 +226,14 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     }
     VerifySetupScreen Input.-axes, VerifySetupScreen Input.-axes:focus { width: 36; }
     VerifySetupScreen #setup-told, VerifySetupScreen #setup-why { display: none; }
+    VerifySetupScreen #setup-of { display: none; }
     VerifySetupScreen.-axes #setup-told, VerifySetupScreen.-closed #setup-why { display: block; }
+    VerifySetupScreen.-stages #setup-told, VerifySetupScreen.-stages #setup-of { display: block; }
     VerifySetupScreen #setup-via { width: 24; }
     VerifySetupScreen #setup-why { width: 1fr; color: $text-muted; }
     VerifySetupScreen Input:focus { background: $primary 25%; }
     VerifySetupScreen #setup-filter, VerifySetupScreen #setup-placements { width: 1fr; }
+    VerifySetupScreen #setup-stage { width: 1fr; }
     VerifySetupScreen ChoiceLine { width: 1fr; }
     VerifySetupScreen Horizontal > Input { margin-right: 2; }
     VerifySetupScreen #setup-plan-scroll {
@@ -256,7 +267,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     def __init__(
         self,
         checkpoint: Checkpoint,
-        written: Mesh | None,
+        written_by: WrittenBy | None,
         mesh: str = "",
         filter_text: str = "",
     ) -> None:
@@ -264,18 +275,29 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
 
         Args:
             checkpoint: What is to be verified.
-            written: The mesh that it was written by, if that is known.
+            written_by: Who wrote it, if that is known.
             mesh: The mesh to begin with (default: one that fits this machine).
             filter_text: The filter to begin with.
         """
         super().__init__()
         self._checkpoint = checkpoint
-        self._written = written
+        self._written_by = written_by
         self._first = (mesh, filter_text)
         self._plan: Preflight | None = None
         self._pause: TimerHandle | None = None
         self._starts = False
         self._was_surveyed = False
+
+    def know(self, written_by: WrittenBy) -> None:
+        """Offer what follows from who wrote it; what was typed stays."""
+        self._written_by = written_by
+        self._fit_to_meshes()
+        self.query_one("#setup-stage", Input).placeholder = _of_stages(written_by.num_stages)
+        self.query_one("#setup-meshes", ChoiceLine).set_words(self._offered)
+
+    @property
+    def _offered(self) -> list[str]:
+        return presets(writer_mesh(self._written_by), self._checkpoint.world_size)
 
     def replace(self, checkpoint: Checkpoint) -> None:
         """Plan for the checkpoint as it is now; what was asked for stays asked for."""
@@ -290,8 +312,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             with Horizontal():
                 yield Label("mesh")
                 yield Input(id="setup-mesh", placeholder="fsdp:S, or axes")
-                offered = presets(self._written, self._checkpoint.world_size)
-                yield ChoiceLine(offered, id="setup-meshes")
+                yield ChoiceLine(self._offered, id="setup-meshes")
             with Horizontal():
                 yield Label("then")
                 yield Input(DEFAULT, id="setup-then", placeholder="mesh, or none")
@@ -301,6 +322,9 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
                 yield Input(
                     id="setup-placements", placeholder="a file; empty: as the checkpoint has them"
                 )
+            with Horizontal(id="setup-of"):
+                yield Label("stage")
+                yield Input(id="setup-stage", placeholder=_of_stages(0))
             with Horizontal():
                 yield Label("way")
                 yield ChoiceLine(VIAS, "dtensor", id="setup-via")
@@ -321,6 +345,8 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
                 yield Static("enter starts · esc cancels", id="setup-hint")
 
     def on_mount(self) -> None:
+        if self._written_by is not None:
+            self.know(self._written_by)
         self.query_one("#setup-start", Button).disabled = True
         field = self.query_one("#setup-mesh", Input)
         field.value, self.query_one("#setup-filter", Input).value = self._first
@@ -336,7 +362,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         self._was_surveyed = True
         field = self.query_one("#setup-mesh", Input)
         if not field.value:
-            field.value = first_mesh(self._written, event.num_gpus)
+            field.value = first_mesh(writer_mesh(self._written_by), event.num_gpus)
             field.cursor_position = len(field.value)
 
     # The form.
@@ -351,6 +377,7 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
             self.query_one("#setup-device", ChoiceLine).value,
             self.query_one("#setup-filter", Input).value,
             self.query_one("#setup-placements", Input).value,
+            self.query_one("#setup-stage", Input).value if self.has_class("-stages") else "",
         )
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -371,6 +398,8 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
         """Offer what there is for the meshes that are typed: ways, and a file of placements."""
         wishes = self.wishes
         self.set_class(wishes.has_axes, "-axes")
+        num_stages = 0 if self._written_by is None else self._written_by.num_stages
+        self.set_class(bool(num_stages or wishes.placements.strip()), "-stages")
         for name, text in (("mesh", wishes.mesh), ("then", wishes.then)):
             self.query_one(f"#setup-{name}", Input).set_class("," in text, "-axes")
         closed, ways = wishes.ways()
@@ -443,6 +472,12 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
 
     def action_cancel(self) -> None:
         self.dismiss(None)
+
+
+def _of_stages(num_stages: int) -> str:
+    """What may be typed for the stage."""
+    text = f"2/{num_stages or 4}: what pipeline stage 2 of {num_stages or 4} loads; empty: all"
+    return text if num_stages else f"{text}; [stages] of the file say which"
 
 
 def _refusal(error: InspectError) -> Text:

@@ -18,7 +18,6 @@ from inspector.checkpoint.text import printable
 from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.grid import MeshGrid
-from inspector.tui.mesh.offers import writer_mesh
 from inspector.tui.mesh.view import MeshView
 from inspector.tui.verification.control import ask_to_cancel, begin, copies_of, glyph_of, path_of
 from inspector.tui.verification.figures import RankProgress, Rates, mesh_of, rank_figures, totals
@@ -187,6 +186,8 @@ class VerificationView(MeshView):
 
     def show_writer(self, written_by: WrittenBy) -> None:
         self._written_by = written_by
+        if isinstance(self.app.screen, VerifySetupScreen):
+            self.app.screen.know(written_by)
 
     # Starting one.
 
@@ -209,9 +210,8 @@ class VerificationView(MeshView):
                 path = printable(running.path, 200)
                 self.notify(f"A verification of {path} is running.", markup=False)
         elif self.loaded is not None:
-            written = writer_mesh(self._written_by)
             mesh = mesh or host.memory.now.mesh
-            setup = VerifySetupScreen(self.loaded.checkpoint, written, mesh, filter_text)
+            setup = VerifySetupScreen(self.loaded.checkpoint, self._written_by, mesh, filter_text)
             self.app.push_screen(setup, self._start)
             return True
         return False

@@ -27,7 +27,7 @@ from inspector.checkpoint.payload.tensor import PackedTensor
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.checks.payload.packed import packed_in
-from inspector.verify.failures import is_out_of_memory, reason
+from inspector.verify.failures import is_out_of_memory, reason, unreachable
 from inspector.verify.ranks.bits import RegionTally
 from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
@@ -285,12 +285,12 @@ class _Wave:
             metadata = torch_metadata(job.checkpoint, tensors, entries)
         planner = LoadPlanner(
             lambda n: job.reporter.advance(n),
-            job.seams.load_plan() if is_original else None,
+            job.seams.load_plan("load" if is_original else "reload"),
             self._uncounted,
         )
         state = {name: targets.state[name] for name in names}
         try:
-            reader = reader or make_reader(path, metadata)
+            reader = reader or make_reader(path, metadata, job.storage)
             if not is_original:
                 require_scratch(reader, job.spec.scratch_dir)
             dcp.load(state, storage_reader=reader, planner=planner)
@@ -298,6 +298,8 @@ class _Wave:
             # CheckpointException is no Exception; every rank gets it, so all take this way.
             if not isinstance(error, CheckpointException) or is_out_of_memory(error):
                 raise
+            if (unheard := unreachable(error)) is not None:
+                raise unheard from None  # Every rank: nothing is known of any entry.
             if len(names) == 1:
                 failures[names[0]] = f"dcp.load raises {reason(error)}"
                 return
@@ -339,7 +341,7 @@ class _Wave:
             job.reporter,
             self._rows,
         )
-        comparison.hold(failures, job.seams if phase == "compare" else None)
+        comparison.hold(failures, job.seams, phase)
         tallies = comparison.run(check_crc=check_crc)
         job.canaries[phase] += try_comparison(comparison, phase)
         if check_crc:
@@ -361,7 +363,7 @@ class _Wave:
                 job.verdicts[whole.verdict] = job.verdicts.get(whole.verdict, 0) + 1
         bad = {f for f, t in tallies.items() if t.verdict not in ("EXACT", "EMPTY")}
         for fqn, local in comparison.locals.items():
-            job.seams.compared(fqn, local)
+            job.seams.compared(phase, fqn, local)
         torn, deviating = self._replicas(comparison, targets, fields)
         mine = (bad, torn, deviating)
         everyone: list[Any] = [None] * dist.get_world_size()

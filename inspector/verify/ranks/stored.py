@@ -33,7 +33,7 @@ from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, printable
-from inspector.errors import InspectError
+from inspector.errors import InspectError, UnreachableError
 from inspector.verify.ranks.bits import Bytes, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt, explain
 
@@ -201,6 +201,8 @@ class StoredReader:
                 tally.problem(*wrong, path)
                 region = None
             self._tensor(inner, payload, offsets, region, is_checker, tensor.fqn, sizes, path)
+        except UnreachableError:
+            raise  # It says nothing of what is stored.
         except InspectError as error:
             tally.problem("FAILED", f"{printable(path, 120)}: {error.message}", path)
             if region is not None:
@@ -221,6 +223,8 @@ class StoredReader:
             if is_checker:
                 payload = open_payload(inner, is_tensor=False)
                 self._check(payload, None, inner, entry.fqn, (), (), path)
+        except UnreachableError:
+            raise  # It says nothing of what is stored.
         except InspectError as error:
             tally.problem("FAILED", f"{printable(path, 120)}: {error.message}", path)
         tally.bytes_read += self.bytes_read - before

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checks.metadata.cover import analyse
-from inspector.layout.geometry import Ints, intersect, volumes
+from inspector.layout.geometry import Ints, intersect, torch_chunk_bounds, volumes
 from inspector.layout.mesh import Mesh
 from inspector.layout.rows import RowBlock
+from inspector.layout.target.placement import TargetPlacement
 from inspector.verify.ranks.bits import POISON, Local, RegionTally
 
 __all__ = ["ChunkTask", "chunk_tasks", "count_uncovered", "entry_of", "is_checker"]
@@ -47,25 +48,28 @@ def chunk_tasks(
     *,
     check_crc: bool,
     rows: RowBlock | None = None,
+    lies: TargetPlacement | None = None,
 ) -> list[ChunkTask]:
     """The payloads of a tensor that a rank reads.
 
     Args:
         checkpoint: Where the tensor is.
         tensor: The tensor.
-        mesh: The mesh it is loaded on, cut by `Shard(0)`.
+        mesh: The mesh it is loaded on.
         rank: The rank.
         box: Offsets and sizes of the rank's shard.
         check_crc: Also those whose CRC32 this rank has to check.
         rows: The block of rows that is verified, if not all are.
+        lies: How the tensor lies on the mesh; None for `Shard(0)` on a plain one.
     """
     if not tensor.num_chunks:
         return []
     lower, sizes, hit = _common(tensor, box)
     stored = tensor.file >= 0
     needed = hit & stored
-    mine = _checkers(checkpoint, tensor, mesh) == rank if check_crc else np.zeros_like(needed)
-    mine &= stored
+    mine = np.zeros_like(needed)
+    if check_crc:
+        mine = (_checkers(checkpoint, tensor, mesh, lies, rows) == rank) & stored
     if rows is not None:
         mine &= rows.owns(tensor)
     return [
@@ -92,23 +96,49 @@ def _common(
     return intersect(tensor.offsets, tensor.sizes, low, extent)
 
 
-def _checkers(checkpoint: Checkpoint, tensor: Tensor, mesh: Mesh) -> Ints:
-    """The rank that checks each chunk's payload, shape (num_chunks,)."""
+def _checkers(
+    checkpoint: Checkpoint,
+    tensor: Tensor,
+    mesh: Mesh,
+    lies: TargetPlacement | None,
+    rows: RowBlock | None,
+) -> Ints:
+    """The rank that checks each chunk's payload, shape (num_chunks,): one that holds some of it."""
     first = int(checkpoint.columns.chunk_start[tensor.index])
     number = np.arange(first, first + tensor.num_chunks, dtype=np.int64)
-    spread = (number * _SPREAD) >> 8
-    world: Ints = spread % mesh.world_size
-    if not tensor.shape or not tensor.shape[0] or not mesh.is_plain:
+    rest = (number * _SPREAD) >> 8
+    world: Ints = rest % mesh.world_size
+    if not tensor.num_elements:
         return world
-    rows = -(-tensor.shape[0] // mesh.num_shards)
-    last_shard = (tensor.shape[0] - 1) // rows
-    low = np.clip(tensor.offsets[:, 0] // rows, 0, last_shard)
-    high = np.clip((tensor.offsets[:, 0] + tensor.sizes[:, 0] - 1) // rows, low, last_shard)
-    count = high - low + 1
-    shard = low + spread % count
-    replica = (spread // count) % mesh.num_replicas
-    # Row-major: the shard axis is the last one.
-    rank = replica * mesh.num_shards + shard
+    shape, low = list(tensor.shape), tensor.offsets.copy()
+    if rows is not None:
+        shape[0] = rows.last - rows.first
+        low[:, 0] -= rows.first
+    high = low + tensor.sizes - 1
+    # Of the pieces of each dim that a chunk reaches into one; and the ranks that hold these.
+    cell = np.zeros(tensor.num_chunks, np.int64)
+    cell_of_rank = np.zeros(mesh.world_size, np.int64)
+    for dim in (0,)[: len(shape)] if lies is None else lies.cut_dims:
+        if lies is None:
+            starts, lengths = torch_chunk_bounds(shape[0], mesh.num_shards)
+            piece_of_rank = np.arange(mesh.world_size) % mesh.num_shards  # The last axis.
+        else:
+            starts, lengths = lies.bounds(dim, shape[dim])
+            piece_of_rank = lies.piece_of_rank(dim)
+        pieces = np.flatnonzero(lengths)
+        pieces = pieces[np.argsort(starts[pieces])]
+        at = starts[pieces]
+        begin = np.maximum(np.searchsorted(at, low[:, dim], "right") - 1, 0)
+        end = np.maximum(np.searchsorted(at, high[:, dim], "right") - 1, begin)
+        count = end - begin + 1
+        cell = cell * len(starts) + pieces[begin + rest % count]
+        rest //= count
+        cell_of_rank = cell_of_rank * len(starts) + piece_of_rank
+    ranks = np.argsort(cell_of_rank, kind="stable")
+    held = cell_of_rank[ranks]
+    begin = np.searchsorted(held, cell)
+    count = np.searchsorted(held, cell, "right") - begin
+    rank = ranks[begin + rest % count]
     is_empty = (tensor.sizes == 0).any(axis=1)
     return np.where(is_empty, world, rank)
 

@@ -36,10 +36,12 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.array import raw_payload
 from inspector.checkpoint.payload.payload import Payload, open_payload
 from inspector.checkpoint.payload.source import BytesSource, PayloadError, Source
+from inspector.checkpoint.storage.base import Storage, is_url
+from inspector.checkpoint.storage.stream import open_stream
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.layout.rows import RowBlock
-from inspector.verify.failures import is_out_of_memory, reason
+from inspector.verify.failures import is_out_of_memory, reason, unreachable
 
 __all__ = [
     "HfFolder",
@@ -198,7 +200,7 @@ class _Salvage:
         try:
             return stock(plan, planner)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or unreachable(error) is not None:
                 raise
             first: BaseException = error
         for item in plan.items:
@@ -207,7 +209,7 @@ class _Salvage:
             try:
                 stock(dataclasses.replace(plan, items=[item]), planner)
             except Exception as error:
-                if is_out_of_memory(error):
+                if is_out_of_memory(error) or unreachable(error) is not None:
                     raise
                 planner.failures.setdefault(item.dest_index.fqn, error)
         if not planner.failures and len(planner.done) < len(plan.items):
@@ -221,22 +223,36 @@ class _Reader(_Salvage, FileSystemReader):  # type: ignore[misc,unused-ignore]
     """torch's reader of a folder."""
 
 
-def make_reader(path: str, metadata: Metadata | None) -> Any:
+class _UrlFiles:
+    """What torch's reader asks its file system for, of a URL: with the bounds of our storage.
+
+    fsspec's own files, which torch's `FsspecReader` opens, take what a server sends, however much
+    it is and however long it takes.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def concat_path(self, path: object, suffix: str) -> str:
+        """The name below the folder: all that is needed of a path."""
+        return suffix
+
+    def create_stream(self, path: object, mode: str) -> io.BufferedReader:
+        """A file that is read; it is a context manager, as torch wants it."""
+        return open_stream(self._storage, str(path))
+
+
+def make_reader(path: str, metadata: Metadata | None, storage: Storage) -> Any:
     """DCP's reader of a folder or a URL.
 
     Args:
         path: The checkpoint.
         metadata: What it hands to DCP; None leaves that to torch, for what the job itself saved.
+        storage: The folder at `path`; of use for a URL alone.
     """
-    if "://" not in path:
-        reader: Any = _Reader(path)
-    else:
-        from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-
-        class _UrlReader(_Salvage, FsspecReader):
-            """torch's reader of whatever fsspec knows."""
-
-        reader = _UrlReader(path)
+    reader: Any = _Reader(path)
+    if is_url(path):
+        reader.fs = _UrlFiles(storage)
     reader.metadata = metadata
     return reader
 

@@ -118,7 +118,7 @@ class WaveComparison:
         self._grid = targets.grid
         self._is_trial = False
 
-    def hold(self, failures: dict[str, str], seams: Seams | None) -> None:
+    def hold(self, failures: dict[str, str], seams: Seams, phase: str) -> None:
         """Take the loaded shards as bytes; note what cannot be compared."""
         for fqn, tensor in self._tensors.items():
             offsets, sizes = self._box(tensor)
@@ -136,8 +136,7 @@ class WaveComparison:
             except TypeError as error:
                 tally.problem("DTYPE", str(error))
                 continue
-            if seams is not None:
-                seams.loaded(fqn, local)
+            seams.loaded(phase, fqn, local)
             self.locals[fqn] = local
             count_uncovered(tensor, local, tally)
         for fqn in self._entries:
@@ -243,6 +242,7 @@ class WaveComparison:
             box,
             check_crc=check_crc,
             rows=self._rows,
+            lies=None if grid.rules is None else grid.lies(tensor),
         )
 
     def _box(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

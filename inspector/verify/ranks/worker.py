@@ -73,9 +73,6 @@ if TYPE_CHECKING:
 __all__ = ["Opening", "main", "verify"]
 
 _MAX_NAMED = 1000
-#: How long a rank waits in a collective for the others. Whether they still move is the front end's
-#: to judge: one that is slow, and tells or reads something all the time, is not dead.
-_GROUP_TIMEOUT_S = 86400.0
 
 
 class Opening(threading.Thread):

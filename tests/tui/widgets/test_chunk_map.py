@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.segment import Segment
 from textual.color import Color
+from textual.widget import Widget
 
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
 from tests.tui.widgets.hosting import Host, drawn
@@ -148,3 +151,45 @@ async def test_hues_of_neighbouring_ranks_differ() -> None:
 async def test_no_colour_of_the_app_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert "┌" in "\n".join(await lines_of(CASES["stripes"]))
+
+
+async def test_what_was_drawn_before_is_drawn_again_only_where_it_is_the_same() -> None:
+    plain = stripes(4, 4096, 4096)
+    by_place = replace(plain, places=np.array([0, 1, 0, 1]), axis="tp: columns", letter="t")
+    other = replace(by_place, places=np.array([1, 1, 0, 0]))
+    turned = replace(plain, ranks=plain.ranks[::-1])
+    marked = replace(plain, marks=(Mark((0, 0), (1024, 4096)),))
+    values = [
+        *CASES.values(),
+        plain,
+        by_place,
+        other,
+        turned,
+        replace(by_place, axis="dp: rows"),
+        marked,
+    ]
+    shown = [(value, highlight) for value in values for highlight in (None, 0)]
+    used, app = ChunkMap(), Host(ChunkMap())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.mount(used)
+        app.screen.set_focus(None)
+        await pilot.pause()
+        assert used.size == app.widget.size
+        fresh = []
+        for value, highlight in shown:
+            for widget in (app.widget, used):
+                widget.show(value, highlight)  # type: ignore[attr-defined]
+            app.widget.notify_style_update()  # Forgets what it drew.
+            fresh.append(strips(app.widget))
+            assert strips(used) == fresh[-1]
+        for (value, highlight), expected in zip(shown, fresh, strict=True):
+            used.show(value, highlight)
+            assert strips(used) == expected
+        dark = strips(used)
+        app.theme = "textual-light"
+        await pilot.pause()
+        assert strips(used) != dark
+
+
+def strips(widget: Widget) -> list[list[Segment]]:
+    return [list(widget.render_line(y)) for y in range(widget.size.height)]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from inspector.report.table import GAP, fit_columns
+from inspector.report.fitting import GAP, fit_columns
 from inspector.tui.kit.cell_text import fit
 from inspector.tui.kit.columns import Column
 

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from rich.text import Text
+from textual.strip import Strip
 
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.row_order import SortKeys
@@ -248,3 +249,40 @@ async def test_100_000_rows_cost_what_is_seen() -> None:
         widget.set_filter(np.arange(0, 100_000, 3))
         drawn(widget)
         assert time.process_time() - start < 5
+
+
+async def test_a_table_that_comes_back_unchanged_is_not_drawn_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    widget, num_drawn = table(), [0]
+    draw = VirtualTable.draw_line
+
+    def counted(self: VirtualTable, line: int, width: int, is_cursor: bool) -> Strip:
+        num_drawn[0] += 1
+        return draw(self, line, width, is_cursor)
+
+    monkeypatch.setattr(VirtualTable, "draw_line", counted)
+    async with Host(widget).run_test(size=(60, 12)) as pilot:
+        await pilot.pause()
+
+        async def hide() -> None:
+            widget.display = False
+            await pilot.pause()
+            num_drawn[0] = 0
+
+        await hide()
+        widget.display = True
+        widget.focus()
+        await pilot.pause()
+        assert num_drawn[0] == 0
+        # What changed meanwhile is.
+        await hide()
+        widget.set_source(Rows(["other"] * 3))
+        widget.display = True
+        await pilot.pause()
+        assert num_drawn[0] and "other" in drawn(widget)[1]
+        await hide()
+        await pilot.resize_terminal(40, 12)
+        widget.display = True
+        await pilot.pause()
+        assert num_drawn[0] and len(drawn(widget)[1]) == 40

@@ -12,15 +12,15 @@ import weakref
 from typing import Any
 
 from inspector.checkpoint.storage.remote.bounds import (
+    CONNECT_TIMEOUT_S,
     MAX_UNSIZED_BYTES,
+    READ_TIMEOUT_S,
     BadAnswerError,
     Listing,
     Tags,
 )
 from inspector.checkpoint.storage.remote.errors import is_past_end
 from inspector.checkpoint.storage.remote.filesystem import (
-    CONNECT_TIMEOUT_S,
-    READ_TIMEOUT_S,
     FsspecFiles,
 )
 from inspector.checkpoint.storage.remote.session import session_options

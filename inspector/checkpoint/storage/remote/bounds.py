@@ -16,9 +16,11 @@ from typing import Any
 from inspector.checkpoint.text import plural
 
 __all__ = [
+    "CONNECT_TIMEOUT_S",
     "LISTING_S",
     "MAX_TEXT_BYTES",
     "MAX_UNSIZED_BYTES",
+    "READ_TIMEOUT_S",
     "BadAnswerError",
     "Listing",
     "Meter",
@@ -30,6 +32,10 @@ __all__ = [
     "within",
 ]
 
+#: Longest wait for a connection.
+CONNECT_TIMEOUT_S = 5
+#: Longest silence of a server that has begun to answer, or has been asked.
+READ_TIMEOUT_S = 10
 #: An answer that is no file's content: a page of a listing, an error.
 MAX_TEXT_BYTES = 16 << 20
 #: A file whose size nobody told.
@@ -44,7 +50,7 @@ _BYTES_A_SECOND = 8 << 10
 _MAX_PAGES = 5000
 _MAX_KEYS = 200_000
 #: The longest that one listing may take, with all its pages.
-LISTING_S = 40.0
+LISTING_S = 30.0
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -208,11 +214,14 @@ class Listing:
             raise BadAnswerError("its listing goes in a circle: it gives a page's token again")
         self._tokens.add(token)
         elapsed_s = time.monotonic() - self._began_s
-        if self._num_pages >= _MAX_PAGES or len(self.infos) > _MAX_KEYS or elapsed_s > LISTING_S:
-            raise BadAnswerError(
-                f"its listing does not end: {plural(self._num_pages, 'page')} with "
-                f"{plural(len(self.infos), 'name')} in {elapsed_s:.0f} s"
-            )
+        what = (
+            f"its listing does not end: {plural(self._num_pages, 'page')} with "
+            f"{plural(len(self.infos), 'name')} in {elapsed_s:.0f} s"
+        )
+        if elapsed_s > LISTING_S:
+            raise SlowAnswerError(what)
+        if self._num_pages >= _MAX_PAGES or len(self.infos) > _MAX_KEYS:
+            raise BadAnswerError(what)
 
 
 async def within(make: Awaitable[Any], patience_s: float) -> Any:

@@ -15,12 +15,18 @@ from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from inspector.checkpoint.storage.base import Used
-from inspector.checkpoint.storage.remote.bounds import SlowAnswerError, answer_s, within
+from inspector.checkpoint.storage.remote.bounds import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    SlowAnswerError,
+    answer_s,
+    within,
+)
 from inspector.checkpoint.storage.remote.errors import is_slow, is_transient, is_unreached
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled
 
-__all__ = ["MAX_IN_FLIGHT", "Calls", "in_thread", "in_threads", "total"]
+__all__ = ["MAX_IN_FLIGHT", "Calls", "in_thread", "in_threads", "most_lost_s", "total"]
 
 T = TypeVar("T")
 
@@ -36,6 +42,13 @@ _FIRST_ATTEMPTS = 2
 _SILENT_ATTEMPTS = 3
 #: After a request was given up for slowness, for so long no other is begun.
 _REST_S = 30.0
+#: What such requests may take of a storage's time, those side by side counted once; then it is left
+#: alone for longer than a command waits. With the longest of a single one that stays below a
+#: minute: `most_lost_s`.
+_LOST_S = 10.0
+_LONG_REST_S = 300.0
+#: So many given up one after another, with no answer between: then it is left alone, too.
+_MOST_FAILED = 32
 _BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 4.0
 
@@ -60,6 +73,8 @@ class Calls:
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._has_answered = False
         self._rests_until = 0.0
+        self._lost_s = self._lost_until = 0.0
+        self._num_failed = 0
         self._lock = threading.Lock()
 
     @property
@@ -87,7 +102,7 @@ class Calls:
             Exception: What the last attempt raised.
         """
         if self._loop is None:
-            return self._run_here(make)
+            return self._run_here(make, answer_s(0) if most_s is None else most_s)
         return self.wait(self.start(make, most_s=most_s), patience_s=patience_s)
 
     def start(self, make: Callable[[], Awaitable[T]], *, most_s: float | None = None) -> Future[T]:
@@ -116,52 +131,115 @@ class Calls:
             self.used.requests += 1
 
     async def _attempts(self, make: Callable[[], Awaitable[T]], most_s: float) -> T:
-        attempt = 0
+        attempt, began, last = 0, None, None
         while True:
             attempt += 1
             # Not held while it waits to ask once more: others can be answered meanwhile.
             async with self._slots:
-                if time.monotonic() < self._rests_until:
-                    raise SlowAnswerError("it was too slow a moment ago, and was not asked again")
+                self._check_rest(last)
+                began = began or time.monotonic()
                 if self.counts:
                     self.asked()
                 try:
                     answer: T = await within(make(), most_s)
                 except Exception as error:
-                    if self._is_last(attempt, error):
+                    if self._is_last(attempt, error, began):
                         raise
+                    last = error
                 else:
-                    self._has_answered = True
+                    self._answered()
                     return answer
             await asyncio.sleep(_backoff(attempt))
 
-    def _run_here(self, make: Callable[[], Any]) -> Any:
-        attempt = 0
+    def _run_here(self, make: Callable[[], T], most_s: float) -> T:
+        attempt, began, last = 0, time.monotonic(), None
         while True:
             if is_stopped():
                 raise Cancelled("waiting for the storage was cancelled")
             attempt += 1
+            self._check_rest(last)
             if self.counts:
                 self.asked()
             try:
-                answer = make()
+                answer = self._bounded(make, most_s)
+            except Cancelled:
+                raise
             except Exception as error:
-                if self._is_last(attempt, error):
+                if self._is_last(attempt, error, began):
                     raise
+                last = error
             else:
-                self._has_answered = True
+                self._answered()
                 return answer
             time.sleep(_backoff(attempt))
 
-    def _is_last(self, attempt: int, error: Exception) -> bool:
+    @staticmethod
+    def _bounded(make: Callable[[], T], most_s: float) -> T:
+        """What a call gives that blocks, in time.
+
+        Raises:
+            SlowAnswerError: It takes longer; it goes on in its thread, and nobody waits for it.
+        """
+        future = _begun(make)
+        try:
+            return _wait(future, most_s)
+        except TimeoutError as error:
+            if future.done():
+                raise  # A library's own.
+            raise SlowAnswerError(f"its answer takes more than {most_s:.0f} s") from error
+
+    def _check_rest(self, last: Exception | None) -> None:
+        """Whether another request may be begun.
+
+        Args:
+            last: What the last attempt of this request raised.
+
+        Raises:
+            Exception: It may not: that one, or `SlowAnswerError`.
+        """
+        if time.monotonic() < self._rests_until:
+            raise last or SlowAnswerError("it was too slow a moment ago, and was not asked again")
+
+    def _answered(self) -> None:
+        self._has_answered = True
+        self._num_failed = 0
+
+    def _is_last(self, attempt: int, error: Exception, began: float) -> bool:
         slow = is_slow(error)
         attempts = _SILENT_ATTEMPTS if slow else _ATTEMPTS
         if not self._has_answered and is_unreached(error):
             attempts = _FIRST_ATTEMPTS
         is_last = attempt >= attempts or not is_transient(error)
-        if is_last and slow:
-            self._rests_until = time.monotonic() + _REST_S
+        if is_last and (slow or is_transient(error)):
+            self._given_up(began, is_slow=slow)
         return is_last
+
+    def _given_up(self, began: float, *, is_slow: bool) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._num_failed += 1
+            if is_slow:
+                self._lost_s += now - max(began, self._lost_until)
+                self._lost_until = now
+                self._rests_until = max(self._rests_until, now + _REST_S)
+            if self._lost_s >= _LOST_S or self._num_failed >= _MOST_FAILED:
+                self._rests_until = now + _LONG_REST_S
+                self._lost_s, self._num_failed = 0.0, 0
+
+
+def most_lost_s(most_s: float) -> float:
+    """The longest that a storage's slow requests can take of a command's time, in seconds.
+
+    Those given up before the last one took less than `_LOST_S`; that one takes its tries, and an
+    attempt that was under way beside it is waited for.
+
+    Args:
+        most_s: The longest that one answer may take.
+    """
+    silent_s = _SILENT_ATTEMPTS * READ_TIMEOUT_S
+    unreached_s = _ATTEMPTS * CONNECT_TIMEOUT_S
+    waits_s = sum(min(_BACKOFF_S * 2.0**n, _MAX_BACKOFF_S) for n in range(_ATTEMPTS - 1))
+    return _LOST_S + max(most_s, silent_s + waits_s + READ_TIMEOUT_S, unreached_s + waits_s)
 
 
 def total() -> Used:

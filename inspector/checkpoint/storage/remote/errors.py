@@ -40,7 +40,10 @@ _UNREACHED_CLASSES = frozenset(
     "EndpointConnectionError ClientConnectorError ConnectTimeoutError ConnectionTimeoutError "
     "ReadTimeoutError ServerTimeoutError ProxyConnectionError ServiceRequestError".split()
 )
-_SILENT_CLASSES = frozenset("ReadTimeoutError ServerTimeoutError SocketTimeoutError".split())
+_SILENT_CLASSES = frozenset(
+    "ConnectTimeoutError ConnectionTimeoutError ReadTimeoutError ServerTimeoutError "
+    "SocketTimeoutError".split()
+)
 _NO_CREDENTIALS = frozenset(
     "NoCredentialsError PartialCredentialsError ProfileNotFound CredentialRetrievalError "
     "TokenRetrievalError UnauthorizedSSOTokenError SSOTokenLoadError DefaultCredentialsError "

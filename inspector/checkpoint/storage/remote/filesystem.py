@@ -19,7 +19,7 @@ from inspector.checkpoint.storage.remote.errors import is_past_end, not_opened
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, StorageError
 
-__all__ = ["CONNECT_TIMEOUT_S", "READ_TIMEOUT_S", "FsspecFiles", "file_system", "users_setting"]
+__all__ = ["FsspecFiles", "file_system", "users_setting"]
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
 _EXTRAS |= {"abfss": "azure", "adl": "azure", "http": "http", "https": "http"}
@@ -30,10 +30,6 @@ SCHEMES = frozenset(
 )
 #: No store takes files as large.
 _MAX_FILE_BYTES = 1 << 53
-#: Longest wait for a connection.
-CONNECT_TIMEOUT_S = 5
-#: Longest silence of a server that has begun to answer, or has been asked.
-READ_TIMEOUT_S = 10
 #: Libraries that would say once more on stderr what they raise, with addresses.
 _LOGGERS = (
     "asyncio botocore aiobotocore aiohttp fsspec s3fs gcsfs google adlfs azure msal urllib3".split()

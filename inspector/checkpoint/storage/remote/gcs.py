@@ -12,14 +12,14 @@ from typing import Any
 
 from inspector.checkpoint.json_bounds import over_bounds
 from inspector.checkpoint.storage.remote.bounds import (
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
     BadAnswerError,
     Listing,
     Tags,
 )
 from inspector.checkpoint.storage.remote.errors import NoBucketError, is_past_end
 from inspector.checkpoint.storage.remote.filesystem import (
-    CONNECT_TIMEOUT_S,
-    READ_TIMEOUT_S,
     FsspecFiles,
     users_setting,
 )

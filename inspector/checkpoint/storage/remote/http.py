@@ -8,7 +8,9 @@ from urllib.parse import quote, urlsplit
 
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.storage.remote.bounds import (
+    CONNECT_TIMEOUT_S,
     MAX_UNSIZED_BYTES,
+    READ_TIMEOUT_S,
     BadAnswerError,
     Tags,
     check_range,
@@ -16,8 +18,6 @@ from inspector.checkpoint.storage.remote.bounds import (
 )
 from inspector.checkpoint.storage.remote.calls import Calls
 from inspector.checkpoint.storage.remote.filesystem import (
-    CONNECT_TIMEOUT_S,
-    READ_TIMEOUT_S,
     users_setting,
 )
 from inspector.errors import StorageError

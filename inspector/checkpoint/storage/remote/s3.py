@@ -7,8 +7,10 @@ import inspect
 from typing import Any
 
 from inspector.checkpoint.storage.remote.bounds import (
+    CONNECT_TIMEOUT_S,
     MAX_TEXT_BYTES,
     MAX_UNSIZED_BYTES,
+    READ_TIMEOUT_S,
     Listing,
     Tags,
     answer_s,
@@ -18,8 +20,6 @@ from inspector.checkpoint.storage.remote.bounds import (
 )
 from inspector.checkpoint.storage.remote.errors import is_past_end
 from inspector.checkpoint.storage.remote.filesystem import (
-    CONNECT_TIMEOUT_S,
-    READ_TIMEOUT_S,
     FsspecFiles,
     users_setting,
 )

@@ -31,14 +31,14 @@ from inspector.checkpoint.text import printable, redact
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled, StorageError, UnreachableError
 
-__all__ = ["RemoteStorage", "open_remote"]
+__all__ = ["LISTED_S", "RemoteStorage", "open_remote"]
 
 #: What one request fetches of a file that is read whole.
 _PART_BYTES = 16 << 20
 #: A tree that takes longer to list is listed folder by folder, as far as it is looked into.
 _TREE_S = 5.0
 #: A listing is bounded by itself; this is for file systems of which that cannot be asked.
-_LISTED_S = LISTING_S + 10.0
+LISTED_S = LISTING_S + 10.0
 _METADATA = ".metadata"
 #: Of a file system that answers one question at a time.
 _MAX_CONNECTIONS = 4
@@ -185,7 +185,7 @@ class RemoteStorage:
         def asked(path: str) -> Any:
             return lambda: self._files.list(path)
 
-        futures = {at: self.calls.start(asked(at), most_s=_LISTED_S) for at in missing}
+        futures = {at: self.calls.start(asked(at), most_s=LISTED_S) for at in missing}
         try:
             for at, future in futures.items():
                 try:
@@ -240,7 +240,7 @@ class RemoteStorage:
         )
 
     def _listed(self, folder: str, full: str) -> dict[str, Entry]:
-        infos = self._ask(folder, lambda: self._files.list(full), most_s=_LISTED_S)
+        infos = self._ask(folder, lambda: self._files.list(full), most_s=LISTED_S)
         try:
             return self._entries(infos, full)
         except BadAnswerError as error:
@@ -260,8 +260,9 @@ class RemoteStorage:
         if seen.has_tree is None:
             seen.has_tree = False
             try:
+                # Given up after a while, and not told slow: folder by folder it may be quick.
                 found = self.calls.run(
-                    lambda: self._files.tree(seen.top), patience_s=_TREE_S, most_s=_TREE_S
+                    lambda: self._files.tree(seen.top), patience_s=_TREE_S, most_s=LISTED_S
                 )
             except Cancelled:
                 seen.has_tree = None

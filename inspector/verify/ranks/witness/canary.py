@@ -98,7 +98,7 @@ def _index(local: Local | None, at: int) -> tuple[int, ...]:
 
 def _try_region(phase: str) -> None:
     """The same in a private buffer of several of the pieces in which a region is compared."""
-    stored = (np.arange(_REGION_BYTES, dtype=np.uint32) % 251).astype(np.uint8)
+    stored = np.resize(np.arange(251, dtype=np.uint8), _REGION_BYTES)
     for at in (0, _REGION_BYTES // 2, _REGION_BYTES - 1):
         changed = stored.copy()
         changed[at] ^= 1

@@ -42,6 +42,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.pickle.gate import may_import
 from inspector.checkpoint.pickle.values import name_of
 from inspector.checkpoint.text import printable
+from inspector.errors import UnreachableError
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.verify.failures import reason
@@ -218,6 +219,8 @@ def torch_reads(
         return {"ok": False, "tried": False, "error": str(error)}
     except MemoryError:
         return {"ok": False, "tried": False, "error": "it asks for more memory than it should"}
+    except UnreachableError as error:
+        return {"ok": False, "tried": False, "error": error.message[:_MAX_TEXT]}
     except Exception as error:
         text = str(error) if isinstance(error, _Difference) else _short(error)
         return {"ok": False, "tried": True, "error": text[:_MAX_TEXT]}
@@ -254,7 +257,7 @@ def _read_dcp(
     _guard(imports)
     ours = Ours(checkpoint)
     files = metadata_files(storage)
-    reader: Any = make_reader(path, None)
+    reader: Any = make_reader(path, None, storage)
     if [rank for _, rank in files] == [None]:
         for wrong in differences(ours, *_seen(reader.read_metadata())):
             raise _Difference(f"torch reads its metadata otherwise: {wrong}")
