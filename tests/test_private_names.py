@@ -30,7 +30,6 @@ NAMES = [
     ("textual", "textual.widget.Widget", "_get_component_classes", "8.2.8"),
     ("rich", "rich", "_wrap", "15.0.0"),
     ("torch", "torch.distributed.checkpoint.filesystem", "_StorageInfo", "2.13.0"),
-    ("torch", "torch.distributed.checkpoint", "_fsspec_filesystem", "2.13.0"),
     ("torch", "torch.distributed.tensor", "_utils", "2.14.1"),
     ("torch", "torch.distributed.tensor.placement_types", "_StridedShard", "2.14.1"),
     ("fsspec", "fsspec.asyn.AsyncFileSystem", "_cat_file", "2026.9.0"),

@@ -21,8 +21,8 @@ from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.ending import ending_in_order
+from inspector.tui.kit.cell_text import keep_units
 from inspector.tui.kit.key_order import KeyDone, KeyOrder
-from inspector.tui.kit.wrapping import keep_units
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen

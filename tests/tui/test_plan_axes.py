@@ -52,7 +52,7 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         await quiet(pilot)
         said = words(app)
         assert "[S dp_shard:2 folded]" in said and "cell = most of 2 ranks" in said
-        assert "tp 0" in said and "rank 0 +1" in said
+        assert "tp 0" in said and "▲ 0 +1" in said
         await pilot.resize_terminal(160, 50)
         await quiet(pilot)
         said = words(app)

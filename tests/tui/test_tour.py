@@ -32,8 +32,6 @@ VIEWS = {
     "7": ("Stats", ()),
     "1": ("Tensors", ("Dtype", "Shape")),
 }
-#: At the other sizes.
-TABLES = ("2", "3", "1")
 FOLDERS = sorted(
     path
     for path in [*SAMPLES.iterdir(), *(SAMPLES / "broken").iterdir()]
@@ -135,7 +133,7 @@ def test_what_every_screen_owes(folder: Path) -> None:
         for size in SIZES:
             if size != terminal.size:
                 terminal.resize(size)
-            for key in VIEWS if size == SIZES[0] else TABLES:
+            for key in VIEWS:
                 show(terminal, key, badge_of(report), tab)
         terminal.send("q")
         assert terminal.ended() == 0

@@ -6,9 +6,11 @@ asked. Every widget of this folder builds its segments here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+from rich import _wrap
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
@@ -26,6 +28,7 @@ __all__ = [
     "clip",
     "cut_to",
     "fit",
+    "keep_units",
     "shown",
 ]
 
@@ -150,3 +153,18 @@ def _styled(text: Text, base: Style, style_on: Callable[[Style, str], Style]) ->
             segments.append(Segment(text.plain[first:position], styles[first]))
             first = position
     return segments
+
+
+# Where lines end.
+
+_UNITS = r"(?:(?:[KMGTPE]i?)?B(?:/s)?|ms|s|min|h|d)\b|%"
+_WORD = re.compile(rf"\s*(?:(?<=[0-9]) (?={_UNITS})|\S)+\s*")
+
+
+def keep_units() -> None:
+    """Have number and unit count as one word wherever Rich or Textual break lines.
+
+    Rich breaks lines at every blank, a no-break space included, and Textual breaks them as Rich
+    does. `1.5` at the end of a line and `GiB` on the next is read wrong.
+    """
+    _wrap.re_word = _WORD

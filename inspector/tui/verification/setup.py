@@ -291,6 +291,8 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     def know(self, written_by: WrittenBy) -> None:
         """Offer what follows from who wrote it; what was typed stays."""
         self._written_by = written_by
+        if not self.query("#setup-mesh"):
+            return  # It is told again when the form is there.
         self._fit_to_meshes()
         self.query_one("#setup-stage", Input).placeholder = _of_stages(written_by.num_stages)
         self.query_one("#setup-meshes", ChoiceLine).set_words(self._offered)

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.content import Content
 from textual.widgets import Static
 
-from inspector.tui.kit.wrapping import keep_units
+from inspector.tui.kit.cell_text import keep_units
 from tests.tui.widgets.hosting import Host
 
 SAID = (
