@@ -273,6 +273,6 @@ class Region:
             moved = tuple(i + (offset - mine) for i, offset, mine in shifts)
             places = np.ravel_multi_index(moved, self._local.sizes)
         assert marks is not None  # noqa: S101 - looked at before
-        fresh = numbers[(marks[places] & mark) == 0]
+        fresh: Ints = numbers[(marks[places] & mark) == 0]
         marks[places] |= mark
         return fresh
