@@ -417,8 +417,8 @@ async def test_a_grid_reads_without_colour(monkeypatch: pytest.MonkeyPatch) -> N
     async with planning(size=(80, 24)) as (app, pilot):
         await type_mesh(app, pilot, "fsdp:512")
         text = screen_text(app)
-        # Ranks past the first twenty hold norms alone.
-        assert "▲" + "█" * 9 + "▅" * 20 + "▄" in text
+        # Two ranks a cell; those past the first thirty hold norms alone.
+        assert "▲" + "█" * 4 + "▅" * 10 + "▄" in text
         assert "▄ 48.3 KiB" in text
 
 
