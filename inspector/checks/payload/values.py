@@ -10,6 +10,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
+from inspector.checks.metadata.cover import analyse
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -33,7 +34,7 @@ def value_findings(
         file_at: Raw path of the file that holds an element.
     """
     findings = []
-    most = "up to " if (found.num_nan or found.num_inf) and _overlap(tensor) else ""
+    most = "up to " if (found.num_nan or found.num_inf) and _may_overlap(tensor) else ""
     for code, count, first in (
         ("values-nan", found.num_nan, found.first_nan),
         ("values-inf", found.num_inf, found.first_inf),
@@ -60,11 +61,10 @@ def value_findings(
     return findings
 
 
-def _overlap(tensor: Tensor) -> bool:
-    """Whether chunks of different boxes hold more elements than there are: some count twice."""
-    boxes = np.unique(np.hstack([tensor.offsets, tensor.sizes]), axis=0)
-    volumes = boxes[:, len(tensor.shape) :].prod(axis=1)
-    return int(volumes.sum()) > tensor.num_elements
+def _may_overlap(tensor: Tensor) -> bool:
+    """Whether chunks of different boxes share elements, so that some are counted twice."""
+    cover = analyse(tensor.offsets, tensor.sizes, tensor.shape)
+    return bool(cover.num_overlap) or not cover.complete
 
 
 def file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
