@@ -21,7 +21,7 @@ from inspector.checkpoint.payload.tensor import PackedTensor, StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.safetensors.header import HeaderError, header_bytes
 from inspector.checkpoint.text import format_shape, plural, printable
-from inspector.checks.payload.judgement import Judgement, Note, Subject
+from inspector.checks.payload.judgement import STALE, Judgement, Note, Subject
 from inspector.checks.payload.stale_dtype import is_stale_dtype
 from inspector.errors import StorageError, UnreachableError
 
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["judge"]
 
 _MAX_ENTRY_BYTES = 1 << 30
-_STALE = (
-    "if others of this file are wrong too, the file and .metadata are of different saves: "
-    "restore both from one; else take another checkpoint"
-)
 _COPY_AGAIN = "copy the file again from where it was written, or take another checkpoint"
 
 
@@ -89,7 +85,7 @@ def judge(
         usual = error.fate or _FATES.get(error.code, "raises an error")
         for subject in subjects:
             fate = _FATE_OF_NOTHING if 0 in (subject.sizes or ()) else usual
-            result.error(error.code, subject, error.message, fate, _STALE)
+            result.error(error.code, subject, error.message, fate, STALE)
     except UnreachableError as error:
         # It says nothing of the payload.
         result.not_checked, result.is_read = error.message, False
@@ -252,13 +248,13 @@ def _judge_header(
             result.stale_dtypes[number] = tensor.dtype
             return
         for what, fate in found:
-            result.error("payload-mismatch", subject, what, fate, _STALE)
+            result.error("payload-mismatch", subject, what, fate, STALE)
     elif payload.packed is not None:
         for what, fate in _packed_differences(subject, payload.packed):
-            result.error("payload-mismatch", subject, what, fate, _STALE)
+            result.error("payload-mismatch", subject, what, fate, STALE)
     elif not payload.kind.startswith(_OTHER_TENSORS):
         what = f"it holds no tensor but {printable(payload.kind, 80)}"
-        result.error("payload-mismatch", subject, what, "raises AttributeError", _STALE)
+        result.error("payload-mismatch", subject, what, "raises AttributeError", STALE)
 
 
 def _packed_differences(subject: Subject, packed: PackedTensor) -> list[tuple[str, str]]:

@@ -22,9 +22,15 @@ from inspector.checks.findings import Finding, Severity
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
 
-__all__ = ["Judgement", "Note", "PayloadTally", "Subject", "subject_of"]
+__all__ = ["STALE", "Judgement", "Note", "PayloadTally", "Subject", "subject_of"]
 
 Mask = npt.NDArray[np.bool_]
+
+#: What to do where a payload is not what the metadata says.
+STALE = (
+    "if others of this file are wrong too, the file and .metadata are of different saves: "
+    "restore both from one; else take another checkpoint"
+)
 
 
 @dataclass(frozen=True)

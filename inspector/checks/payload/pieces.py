@@ -19,6 +19,7 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Ints, Tensor
 from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.checks.findings import Finding
+from inspector.checks.payload.judgement import STALE
 from inspector.layout.geometry import unique
 
 __all__ = ["places_in_order", "with_pieces"]
@@ -29,8 +30,7 @@ _MAX_NAMED = 4
 _PIECE = (
     "it may be one rank's piece of a sharded DTensor, the rest of which was not written: in-place "
     "index_add_, index_copy_ and scatter_add_ relabel one as replicated (seen with torch 2.13); "
-    "without _ they do not. If others of this file are wrong too, the file and .metadata are of "
-    "different saves: restore both from one; else take another checkpoint"
+    f"without _ they do not; {STALE}"
 )
 
 

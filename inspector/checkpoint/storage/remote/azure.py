@@ -20,9 +20,7 @@ from inspector.checkpoint.storage.remote.bounds import (
     Tags,
 )
 from inspector.checkpoint.storage.remote.errors import is_past_end
-from inspector.checkpoint.storage.remote.filesystem import (
-    FsspecFiles,
-)
+from inspector.checkpoint.storage.remote.filesystem import FsspecFiles
 from inspector.checkpoint.storage.remote.session import session_options
 
 __all__ = ["AzureFiles"]

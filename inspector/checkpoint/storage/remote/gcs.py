@@ -19,10 +19,7 @@ from inspector.checkpoint.storage.remote.bounds import (
     Tags,
 )
 from inspector.checkpoint.storage.remote.errors import NoBucketError, is_past_end
-from inspector.checkpoint.storage.remote.filesystem import (
-    FsspecFiles,
-    users_setting,
-)
+from inspector.checkpoint.storage.remote.filesystem import FsspecFiles, users_setting
 from inspector.checkpoint.storage.remote.session import session_options
 
 __all__ = ["GcsFiles"]

@@ -17,9 +17,7 @@ from inspector.checkpoint.storage.remote.bounds import (
     read_body,
 )
 from inspector.checkpoint.storage.remote.calls import Calls
-from inspector.checkpoint.storage.remote.filesystem import (
-    users_setting,
-)
+from inspector.checkpoint.storage.remote.filesystem import users_setting
 from inspector.errors import StorageError
 
 __all__ = ["HttpFiles"]

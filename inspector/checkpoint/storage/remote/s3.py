@@ -20,10 +20,7 @@ from inspector.checkpoint.storage.remote.bounds import (
     within,
 )
 from inspector.checkpoint.storage.remote.errors import is_past_end
-from inspector.checkpoint.storage.remote.filesystem import (
-    FsspecFiles,
-    users_setting,
-)
+from inspector.checkpoint.storage.remote.filesystem import FsspecFiles, users_setting
 
 __all__ = ["S3Files"]
 
