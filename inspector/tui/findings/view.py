@@ -59,14 +59,11 @@ class FindingsView(TableView):
             self.result = result
 
     def __init__(self) -> None:
-        super().__init__(id="findings")
-        self._table = VirtualTable(
-            finding_columns(()), id="findings-table", empty_text="The checks are still running"
-        )
+        super().__init__(VirtualTable(finding_columns(()), id="findings-table"), id="findings")
+        self._table.set_empty_text("The checks are still running")
         self._text = Static("", markup=False, id="finding-text")
         self._source: FindingSource | None = None
         self._report: Report | None = None
-        self._names: list[str] = []
         self._deep: DeepCheck | None = None
         self._reading = Background[DeepCheck](self, self._has_read, "checking every byte")
 
@@ -74,14 +71,6 @@ class FindingsView(TableView):
         yield self._table
         with VerticalScroll(id="finding-scroll", can_focus=False):
             yield self._text
-
-    @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return self._names
 
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded

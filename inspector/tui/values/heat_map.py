@@ -111,7 +111,8 @@ class HeatMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        self._grid: HeatGrid | None = None
+        #: What is drawn, or None.
+        self.grid: HeatGrid | None = None
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 
     # Values in.
@@ -144,7 +145,7 @@ class HeatMap(PartMap):
         """Show where in the plane the grid is; posts nothing."""
         if (row, column) != self._cursor:
             before, self._cursor = self._cursor, (row, column)
-            grid = self._grid
+            grid = self.grid
             if grid is not None and grid.part_of(*before) != grid.part_of(row, column):
                 self._redraw()
 
@@ -158,11 +159,6 @@ class HeatMap(PartMap):
     @property
     def is_sampled(self) -> bool:
         return self._heat is not None and self._heat.is_sampled
-
-    @property
-    def grid(self) -> HeatGrid | None:
-        """What is drawn, or None."""
-        return self._grid
 
     def _room(self) -> tuple[int, int, int, int]:
         """Lines and cells for the map, lines of the ruler above, cells of the one at its left."""
@@ -202,7 +198,7 @@ class HeatMap(PartMap):
 
     def _draw(self) -> list[Strip]:
         self._glyphs.clear()
-        heat, self._grid = self._heat, None
+        heat, self.grid = self._heat, None
         if self._tensor is None or self.size.height < 2:
             return []
         if heat is None:
@@ -215,7 +211,7 @@ class HeatMap(PartMap):
         grid = HeatGrid.of(heat, self._plane, self.quantity, per_line)
         if not grid.values.size:
             return []
-        self._grid = grid
+        self.grid = grid
         lines, cells, above, margin = self._room()
         plain = self.is_plain
         room = lines if plain else 2 * lines
@@ -347,14 +343,14 @@ class HeatMap(PartMap):
     # Keys and mouse.
 
     def action_move(self, lines: int, columns: int) -> None:
-        grid = self._grid
+        grid = self.grid
         if grid is None:
             return
         i, j = grid.part_of(*self._cursor)
         self._go(min(max(i + lines, 0), grid.height - 1), min(max(j + columns, 0), grid.width - 1))
 
     def _go(self, i: int, j: int) -> None:
-        corner = None if self._grid is None else self._grid.corner(i, j, self._plane)
+        corner = None if self.grid is None else self.grid.corner(i, j, self._plane)
         if corner is not None:
             self.set_cursor(*corner)
             self.post_message(self.Chosen(self, *corner))

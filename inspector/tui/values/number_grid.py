@@ -195,16 +195,6 @@ class NumberGrid(Widget, can_focus=True):
             return None
         return self._tiles.get(self.leading, self.row, self.column)
 
-    @property
-    def in_view(self) -> tuple[range, range]:
-        """Rows and columns of the plane that are in view."""
-        return self.sheet.span(*self._visible())
-
-    @property
-    def num_tiles(self) -> int:
-        """Tiles of numbers that are kept."""
-        return self._tiles.num_tiles
-
     # Measures.
 
     @property
@@ -269,12 +259,6 @@ class NumberGrid(Widget, can_focus=True):
 
     def on_resize(self) -> None:
         self._settle()
-
-    def on_focus(self) -> None:
-        self.refresh()
-
-    def on_blur(self) -> None:
-        self.refresh()
 
     # Drawing.
 

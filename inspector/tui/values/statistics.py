@@ -209,9 +209,9 @@ class StatisticsView(TableView):
             self.findings = findings
 
     def __init__(self, known: Known) -> None:
-        super().__init__(id="stats")
+        table = VirtualTable(stats_columns(NoRows()), id="stats-table", empty_text="...")
+        super().__init__(table, id="stats")
         self._known = known
-        self._table = VirtualTable(stats_columns(NoRows()), id="stats-table", empty_text="...")
         self._source: StatsSource | None = None
         self._run: WholeRun | None = None
         self._began_s = 0.0
@@ -225,14 +225,6 @@ class StatisticsView(TableView):
         self._runs.drop()
 
     @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return [] if self._source is None else self._source.row_names
-
-    @property
     def is_reading(self) -> bool:
         """Whether tensors are being read."""
         return self._runs.is_busy
@@ -241,6 +233,7 @@ class StatisticsView(TableView):
         self.loaded = loaded
         self._runs.drop()
         self._run = self._source = None
+        self._names = []
         self._table.set_source(NoRows())
         size = format_bytes(loaded.checkpoint.tensor_bytes)
         self._table.set_empty_text(
@@ -287,6 +280,7 @@ class StatisticsView(TableView):
         row = self._table.cursor_row
         kept = self.names[row] if row and row < len(self.names) else None
         self._source = StatsSource(self.loaded.checkpoint, run.ranked, run.not_read)
+        self._names = self._source.row_names
         self._table.set_columns(stats_columns(self._source))
         self._table.set_source(self._source)
         self._table.set_empty_text("No name matches the filter")

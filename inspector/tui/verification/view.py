@@ -105,14 +105,13 @@ class VerificationView(MeshView):
             self.run = run
 
     def __init__(self) -> None:
-        super().__init__(id="verify")
+        empty = "No verdict has come yet"
+        table = VirtualTable(VERDICT_COLUMNS, id="verify-table", empty_text=empty)
+        super().__init__(table, id="verify")
         self.add_class("-records")
         self.run: Run | None = None
         self.is_paused = False
         self._written_by: WrittenBy | None = None
-        self._table = VirtualTable(
-            VERDICT_COLUMNS, id="verify-table", empty_text="No verdict has come yet"
-        )
         self._records = RecordsPane(id="verify-records")
         self._worded: tuple[Moment | None, tuple[str, str]] = None, ("", "")
         self._source = VerdictSource()
