@@ -76,13 +76,12 @@ class DifferenceMap(PartMap):
     }
     """
 
+    @dataclass
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
-        def __init__(self, rows: int, columns: int) -> None:
-            super().__init__()
-            self.rows = rows
-            self.columns = columns
+        rows: int
+        columns: int
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(plain=plain, id=id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -43,20 +44,18 @@ class FindingsView(TableView):
     FindingsView #finding-text { width: 1fr; height: auto; }
     """
 
+    @dataclass
     class Chosen(Message):
         """Enter on a finding: the user wants to see where it is."""
 
-        def __init__(self, finding: Finding) -> None:
-            super().__init__()
-            self.finding = finding
+        finding: Finding
 
+    @dataclass
     class Deepened(Message):
         """Every byte was read, or as many as there was time for, or it could not be done."""
 
-        def __init__(self, loaded: Loaded, result: DeepResult) -> None:
-            super().__init__()
-            self.loaded = loaded
-            self.result = result
+        loaded: Loaded
+        result: DeepResult
 
     def __init__(self) -> None:
         super().__init__(VirtualTable(finding_columns(()), id="findings-table"), id="findings")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -63,13 +64,12 @@ class ChoiceLine(Static, can_focus=True):
         Binding("left,h", "step(-1)", "Previous", show=False, id="choice.left"),
     ]
 
+    @dataclass
     class Changed(Message):
         """The user chose another word."""
 
-        def __init__(self, line: ChoiceLine, value: str) -> None:
-            super().__init__()
-            self.line = line
-            self.value = value
+        line: ChoiceLine
+        value: str
 
     def __init__(
         self,
@@ -182,10 +182,6 @@ class FactSheet(Widget):
 
     It is laid out once for a width. A table of Rich's would be for its height, for each of its
     lines and for each scroll, and a key that shows a long one would wait for that.
-
-    Args:
-        styles: Of each column.
-        sections: What it shows first.
     """
 
     DEFAULT_CSS = "FactSheet { width: 1fr; height: auto; }"

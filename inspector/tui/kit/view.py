@@ -7,6 +7,7 @@ keys do stands in it: its `BINDINGS` and its `action_*`.
 from __future__ import annotations
 
 from asyncio import TimerHandle
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual.message import Message
@@ -47,13 +48,12 @@ class View(Pane):
         command("y", "copy", "Copy", "Copy the name, the file's path or the whole row."),
     ]
 
+    @dataclass
     class Counted(Message):
         """What the view shows changed; `text` says how much of it."""
 
-        def __init__(self, view: View, text: str) -> None:
-            super().__init__()
-            self.view = view
-            self.text = text
+        view: View
+        text: str
 
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)

@@ -8,6 +8,7 @@ numpy is imported by the first filter or sort, so that the first frame does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rich.segment import Segment
@@ -104,11 +105,10 @@ class VirtualTable(CursorView):
         Binding("S", "sort_reverse", "Turn order", show=False, id="table.reverse", tooltip=_TURN),
     ]
 
+    @dataclass
     class _RowMessage(Message):
-        def __init__(self, table: VirtualTable, row: int) -> None:
-            super().__init__()
-            self.table = table
-            self.row = row
+        table: VirtualTable
+        row: int
 
     class Highlighted(_RowMessage):
         """The cursor came to rest on `row` of the source, or on none (-1)."""
@@ -116,14 +116,13 @@ class VirtualTable(CursorView):
     class Selected(_RowMessage):
         """Enter or a double click on `row` of the source."""
 
+    @dataclass
     class Sorted(Message):
         """The table was sorted by `column_key` (None: the source's own order)."""
 
-        def __init__(self, table: VirtualTable, column_key: str | None, reverse: bool) -> None:
-            super().__init__()
-            self.table = table
-            self.column_key = column_key
-            self.reverse = reverse
+        table: VirtualTable
+        column_key: str | None
+        reverse: bool
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
@@ -44,13 +45,12 @@ class MeshStepper(Static, can_focus=True):
         Binding("enter", "change(1)", "More", show=False, id="stepper.more"),
     ]
 
+    @dataclass
     class Stepped(Message):
         """The user wants more (1) or less (-1) of `part`: `kind`, or the name of an axis."""
 
-        def __init__(self, part: str, steps: int) -> None:
-            super().__init__()
-            self.part = part
-            self.steps = steps
+        part: str
+        steps: int
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__("", markup=False, id=id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -60,13 +61,12 @@ class RankGrid(Widget, can_focus=True):
     #: Lines that its cells may take; that of the axes comes on top of them.
     max_lines: reactive[int] = reactive(14, layout=True)
 
+    @dataclass
     class Chosen(Message):
         """The cursor went to a rank."""
 
-        def __init__(self, grid: RankGrid, rank: int) -> None:
-            super().__init__()
-            self.grid = grid
-            self.rank = rank
+        grid: RankGrid
+        rank: int
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)

@@ -6,6 +6,7 @@ it comes, unless another mesh was asked for meanwhile.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -111,13 +112,12 @@ class LoadPlanView(MeshView):
         ),
     ]
 
+    @dataclass
     class VerifyAsked(Message):
         """The user wants a verification under the mesh of the plan."""
 
-        def __init__(self, mesh: str, filter_text: str) -> None:
-            super().__init__()
-            self.mesh = mesh
-            self.filter_text = filter_text
+        mesh: str
+        filter_text: str
 
     def __init__(self) -> None:
         super().__init__(VirtualTable((), id="plan-ranks"), id="plan")

@@ -118,13 +118,12 @@ class ChunkMap(Pane, can_focus=True):
         Binding("up,k", "step_line(-1)", "Chunk above", show=False, id="chunks.above"),
     ]
 
+    @dataclass
     class ChunkSelected(Message):
         """A click or a step went to chunk `index`."""
 
-        def __init__(self, chunk_map: ChunkMap, index: int) -> None:
-            super().__init__()
-            self.chunk_map = chunk_map
-            self.index = index
+        chunk_map: ChunkMap
+        index: int
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class TensorTree(CursorView):
         Binding("space", "turn", "Open or close", show=False, id="tree.turn"),
     ]
 
+    @dataclass
     class NodeHighlighted(Message):
         """The cursor came to rest on a node.
 
@@ -75,19 +76,16 @@ class TensorTree(CursorView):
         below it, in the checkpoint's order.
         """
 
-        def __init__(self, tree: TensorTree, prefix: tuple[str, ...], indices: Ints) -> None:
-            super().__init__()
-            self.tree_widget = tree
-            self.prefix = prefix
-            self.indices = indices
+        tree_widget: TensorTree
+        prefix: tuple[str, ...]
+        indices: Ints
 
+    @dataclass
     class TensorSelected(Message):
         """Enter or a double click on a tensor."""
 
-        def __init__(self, tree: TensorTree, index: int) -> None:
-            super().__init__()
-            self.tree_widget = tree
-            self.index = index
+        tree_widget: TensorTree
+        index: int
 
     def __init__(
         self,

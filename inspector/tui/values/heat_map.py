@@ -6,6 +6,7 @@ given it by `put`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -83,23 +84,21 @@ class HeatMap(PartMap):
     }
     """
 
+    @dataclass
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
-        def __init__(self, heat_map: HeatMap, height: int, width: int) -> None:
-            super().__init__()
-            self.heat_map = heat_map
-            self.height = height
-            self.width = width
+        heat_map: HeatMap
+        height: int
+        width: int
 
+    @dataclass
     class Chosen(Message):
         """The user went to the part of the plane that begins at a cell."""
 
-        def __init__(self, heat_map: HeatMap, row: int, column: int) -> None:
-            super().__init__()
-            self.heat_map = heat_map
-            self.row = row
-            self.column = column
+        heat_map: HeatMap
+        row: int
+        column: int
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(plain=plain, id=id)

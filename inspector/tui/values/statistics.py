@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,13 +54,7 @@ _STYLES = {"nan": "error", "inf": "error", "zero": "warning", "odd": "warning", 
 
 
 class StatsSource(TableSource):
-    """One row a tensor: NaN and infinities first, then what could not be read, then by oddness.
-
-    Args:
-        checkpoint: The checkpoint.
-        ranked: What was read, oddest first.
-        not_read: What was not, or not wholly.
-    """
+    """One row a tensor: NaN and infinities first, then what could not be read, then by oddness."""
 
     def __init__(
         self, checkpoint: Checkpoint, ranked: Sequence[Ranked], not_read: Sequence[NotRead]
@@ -192,21 +187,19 @@ class StatisticsView(TableView):
     StatisticsView #stats-table { height: 1fr; }
     """
 
+    @dataclass
     class Chosen(Message):
         """Enter on a row: the user wants to see that tensor's numbers."""
 
-        def __init__(self, fqn: str, index: tuple[int, ...] | None) -> None:
-            super().__init__()
-            self.fqn = fqn
-            self.index = index
+        fqn: str
+        index: tuple[int, ...] | None
 
+    @dataclass
     class Found(Message):
         """All tensors were read, or as many as there was time for: what is wrong with values."""
 
-        def __init__(self, loaded: Loaded, findings: tuple[Finding, ...]) -> None:
-            super().__init__()
-            self.loaded = loaded
-            self.findings = findings
+        loaded: Loaded
+        findings: tuple[Finding, ...]
 
     def __init__(self, known: Known) -> None:
         table = VirtualTable(stats_columns(NoRows()), id="stats-table", empty_text="...")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual import events
@@ -117,12 +118,11 @@ class ValuesView(View):
         ),
     ]
 
+    @dataclass
     class Left(Message):
         """The user wants back to where the tensor was chosen."""
 
-        def __init__(self, chooser: str) -> None:
-            super().__init__()
-            self.chooser = chooser
+        chooser: str
 
     def __init__(self, known: Known) -> None:
         super().__init__(id="values")

@@ -6,6 +6,7 @@ one, and never waits for it. What is not on the screen is not drawn.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
@@ -90,19 +91,17 @@ class VerificationView(MeshView):
         ),
     ]
 
+    @dataclass
     class Began(Message):
         """A run was started, or is looked for while it runs."""
 
-        def __init__(self, run: Run) -> None:
-            super().__init__()
-            self.run = run
+        run: Run
 
+    @dataclass
     class Ended(Message):
         """The run has ended; its moment holds the result."""
 
-        def __init__(self, run: Run) -> None:
-            super().__init__()
-            self.run = run
+        run: Run
 
     def __init__(self) -> None:
         empty = "No verdict has come yet"
