@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from inspector.checkpoint.find.found import Found
@@ -15,6 +14,7 @@ from inspector.checks.steps import Judged
 from inspector.report.check import (
     against_sentence,
     checked_sentence,
+    codes_words,
     run_findings,
     run_sentences,
     verdict_sentence,
@@ -150,7 +150,7 @@ def _steps(judged: Iterable[Judged]) -> Html:
             "" if item.found.step is None else str(item.found.step),
             item.found.state,
             verdict_sentence(item.report),
-            _codes(item.report),
+            codes_words(item.report),
         )
         for item in items[:_MAX_STEPS]
     ]
@@ -160,11 +160,6 @@ def _steps(judged: Iterable[Judged]) -> Html:
         heads, rows, numbers=frozenset({"step"}), names=frozenset({"checkpoint"}), bad=bad
     )
     return join((shown, left_out(len(items) - len(rows))))
-
-
-def _codes(report: Report) -> str:
-    found = Counter(finding.code for finding in report.findings)
-    return ", ".join(code if n == 1 else f"{code} x{n:,}" for code, n in found.items())
 
 
 def _part(item: Judged, maps: Html) -> Html:

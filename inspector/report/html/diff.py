@@ -79,8 +79,7 @@ def _basis(diff: Diff) -> list[tuple[str, str]]:
 
 def _damage(diff: Diff) -> Html:
     return table(
-        ("side", "code", "what"),
-        [(d.side, d.code, d.message) for d in diff.damage[:_MAX_NAMES]],
+        ("side", "code", "what"), [(d.side, d.code, d.message) for d in diff.damage[:_MAX_NAMES]]
     )
 
 
