@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from inspector.checkpoint.text import HIDDEN, printable
 from inspector.checks.payload.payloads import PayloadReport
 from inspector.cli.options import RankRequest
 from inspector.cli.output import print_pieces
-from inspector.cli.verify import JobInterrupts, JobLine
+from inspector.cli.verify import run_to_end
 from inspector.errors import UsageError
 from inspector.values.fingerprint import Fingerprints
 from inspector.values.stats import StatsReport
@@ -33,8 +32,6 @@ from inspector.verify.shares.merge import (
 from inspector.verify.spec import ReadSpec
 
 __all__ = ["hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "spec_of", "sum_by_ranks"]
-
-_POLL_S = 0.05
 
 
 def spec_of(
@@ -92,16 +89,7 @@ def _run(spec: ReadSpec) -> EndedRanks:
         UsageError, StorageError: It cannot be started.
     """
     job = Job(spec)
-    with job.start(), JobInterrupts(job), JobLine() as progress:
-        if not job.folder.is_kept:
-            where = printable(str(job.folder.path), 300)
-            sys.stderr.write(
-                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
-            )
-        while job.result is None:
-            if not job.step():
-                time.sleep(_POLL_S)
-            progress.show(job.snapshot)
+    run_to_end(job, lambda events: None)
     assert job.result is not None and isinstance(job.spec, ReadSpec)  # noqa: S101 - as made above
     is_cancelled = job.result["verdict"] == "cancelled"
     return EndedRanks(job.spec, Path(job.spec.events_dir), job.snapshot(), is_cancelled)

@@ -90,7 +90,6 @@ class PieceReader:
         self._tensor = -1
 
     def close(self) -> None:
-        """Close the files."""
         self._files.close()
         self._bits.clear()
 

@@ -131,7 +131,6 @@ class TargetFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -91,11 +91,9 @@ class Inventory:
         return self.files.get(file, ())
 
     def beginning(self, file: str, offset: int) -> FoundPayload | None:
-        """The payload that begins at a place."""
         return self._at.get((file, offset))
 
     def ending(self, file: str, end: int) -> FoundPayload | None:
-        """The payload that ends at a place."""
         return self._ends.get((file, end))
 
     def is_whole(self, payload: FoundPayload) -> bool:
