@@ -84,7 +84,6 @@ class FindingsView(TableView):
         self.refilter()
 
     def show_report(self, report: Report) -> None:
-        """Show what the checks found."""
         row = self._table.cursor_row
         self._report = report
         self._source = FindingSource(report.findings)
@@ -161,7 +160,6 @@ class FindingsView(TableView):
 
     @property
     def finding(self) -> Finding | None:
-        """The finding under the cursor."""
         row = self._table.cursor_row
         return None if row is None or self._source is None else self._source.findings[row]
 

@@ -300,7 +300,6 @@ class PickerScreen(Screen[None]):
             self._mark(None)
 
     def action_mark(self) -> None:
-        """Mark the checkpoint under the cursor as the one to compare others with, or not."""
         row = self._list.table.cursor_row
         self._mark(None if row == self._source.marked else row)
 
@@ -310,7 +309,6 @@ class PickerScreen(Screen[None]):
         self._draw_head()
 
     def action_compare(self) -> None:
-        """Compare the marked checkpoint with the one under the cursor."""
         marked, row = self._source.marked, self._list.table.cursor_row
         if row is None:
             return

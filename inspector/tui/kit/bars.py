@@ -12,7 +12,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
-from inspector.report.bar import bar
+from inspector.report.fitting import bar
 from inspector.tui.kit.cell_text import clip
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]

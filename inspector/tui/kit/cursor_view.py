@@ -80,14 +80,8 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("enter", "choose", "Open", show=False, id="list.choose"),
     ]
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        id: str | None = None,  # noqa: A002
-        classes: str | None = None,
-    ) -> None:
-        super().__init__(name=name, id=id, classes=classes)
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
         #: The line the cursor is on; 0 if there are none.
         self.cursor = 0
         self._announced = True
@@ -134,7 +128,6 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
 
     @property
     def page_lines(self) -> int:
-        """Lines that fit into the pane."""
         return max(1, self.scrollable_content_region.height - self.HEADER_LINES)
 
     def move_cursor(self, line: int, *, announce: bool = True) -> None:

@@ -88,7 +88,6 @@ class ChoiceLine(Static, can_focus=True):
         self._draw()
 
     def set_words(self, words: Sequence[str]) -> None:
-        """Offer other words."""
         self.words = tuple(words)
         self._draw()
 
@@ -139,7 +138,6 @@ class ChoiceLine(Static, can_focus=True):
         self.update(text)
 
     def action_step(self, steps: int) -> None:
-        """Choose the next word, or the one before."""
         if not self.words:
             return
         if self.value in self.words:

@@ -44,9 +44,7 @@ class View(Pane):
 
     DEFAULT_CSS = "View { height: 1fr; layout: vertical; }"
 
-    BINDINGS = [
-        command("y", "copy", "Copy", "Copy the name, the file's path or the whole row."),
-    ]
+    BINDINGS = [command("y", "copy", "Copy", "Copy the name, the file's path or the whole row.")]
 
     @dataclass
     class Counted(Message):
@@ -156,9 +154,6 @@ class TableView(View):
         # While a line is being typed, the key is a character of it.
         return not self.is_typing if action == "filter" else True
 
-    def action_filter(self) -> None:
-        self.begin_filter()
-
     def action_sort(self, reverse: bool) -> None:
         """Sort the table that has the keys by its next column, or turn its order."""
         focused = self.screen.focused
@@ -182,8 +177,7 @@ class TableView(View):
         await parent.mount(line, before=self.table)
         self._line = line
 
-    def begin_filter(self) -> None:
-        """Open the filter's line."""
+    def action_filter(self) -> None:
         if self._line is None:
             return
         self._line.display = True

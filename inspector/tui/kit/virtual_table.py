@@ -40,6 +40,17 @@ class TableSource(Protocol):
         """The value at a row and column. Names may be raw."""
         ...
 
+    def text(self, row: int, column_key: str) -> str:
+        """The characters of a cell, without its style."""
+        cell = self.cell(row, column_key)
+        return cell[0] if isinstance(cell, tuple) else str(cell)
+
+    def widest(self, column_key: str, least: int, most: int, max_rows: int) -> int:
+        """Characters of the longest of a column's cells in so many rows, kept within bounds."""
+        rows = range(0, self.num_rows, max(1, self.num_rows // max_rows))
+        longest = max((len(self.text(row, column_key)) for row in rows), default=0)
+        return max(least, min(most, longest))
+
     def sort_key(self, column_key: str) -> SortKeys | None:
         """One key per row (an array sorts fastest); None leaves the column unsortable."""
         return None
@@ -130,11 +141,9 @@ class VirtualTable(CursorView):
         source: TableSource | None = None,
         *,
         empty_text: str = "Nothing to show",
-        name: str | None = None,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
-        super().__init__(name=name, id=id, classes=classes)
+        super().__init__(id=id)
         self._columns = tuple(columns)
         self.source: TableSource = source if source is not None else NoRows()
         self._empty_text = empty_text
@@ -159,7 +168,6 @@ class VirtualTable(CursorView):
         self.announce()
 
     def set_columns(self, columns: Sequence[Column]) -> None:
-        """Show other columns."""
         self._columns = tuple(columns)
         if self.sorted_by is not None and self.sorted_by[0] not in {c.key for c in columns}:
             self.sorted_by = None
@@ -311,12 +319,7 @@ class VirtualTable(CursorView):
         ]
         cells = [
             cell_segments(
-                self.source.cell(row, column.key),
-                wide,
-                base,
-                style_on,
-                column.align,
-                column.cut,
+                self.source.cell(row, column.key), wide, base, style_on, column.align, column.cut
             )
             for column, wide in self._shown_columns
         ]

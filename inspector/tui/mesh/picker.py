@@ -59,7 +59,6 @@ class MeshStepper(Static, can_focus=True):
         self._spans: list[tuple[int, int, str, int]] = []
 
     def show(self, mesh: Mesh) -> None:
-        """Show another mesh."""
         if mesh != self._mesh:
             self._mesh = mesh
             self._draw()
@@ -141,7 +140,6 @@ class MeshStepper(Static, can_focus=True):
         self._draw()
 
     def action_change(self, steps: int) -> None:
-        """Ask for more or less of the chosen part."""
         self.post_message(self.Stepped(self._part, steps))
 
     def on_click(self, event: events.Click) -> None:
@@ -205,7 +203,6 @@ class MeshPicker(Vertical):
 
     @property
     def is_editing(self) -> bool:
-        """Whether a mesh is being typed."""
         return self.screen.focused is self.query_one(Input)
 
     def set_mesh(self, mesh: Mesh) -> None:
@@ -247,7 +244,6 @@ class MeshPicker(Vertical):
     # What the user does.
 
     def edit(self) -> None:
-        """Let a mesh be typed."""
         field = self.query_one(Input)
         field.select_all()
         # At once: the keys that come in the same burst are typed into it already.

@@ -117,7 +117,6 @@ class RankGrid(Widget, can_focus=True):
         self.refresh(layout=is_other)
 
     def choose(self, rank: int | None) -> None:
-        """Pick out a rank's cell, or none."""
         if rank != self.chosen:
             self.chosen = rank
             self.forget()
@@ -137,7 +136,6 @@ class RankGrid(Widget, can_focus=True):
         self.refresh()
 
     def action_fold(self) -> None:
-        """Fold the chosen axis, or open it again."""
         if self.axis is not None:
             self._turn(self.axis)
 
@@ -276,7 +274,6 @@ class RankGrid(Widget, can_focus=True):
     # Keys and mouse.
 
     def action_move(self, right: int, down: int) -> None:
-        """Move the cursor by cells."""
         if not self.num_ranks:
             return
         layout = self.grid_layout(self.size.width)

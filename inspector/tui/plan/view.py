@@ -209,7 +209,6 @@ class LoadPlanView(MeshView):
         return self.query_one(MeshPicker).mesh
 
     def _go_to(self, mesh: Mesh) -> None:
-        """Plan another mesh."""
         self.query_one(MeshPicker).set_mesh(mesh)
         self._ask()
 
@@ -350,11 +349,9 @@ class LoadPlanView(MeshView):
     # Keys.
 
     def action_size(self, part: str, steps: int) -> None:
-        """The next larger (or smaller) mesh: of an axis, or of the other kind (`kind`)."""
         self.query_one(MeshPicker).step(part, steps)
 
     def action_mesh(self) -> None:
-        """Let a mesh be typed."""
         self.query_one(MeshPicker).edit()
 
     def on_mesh_picker_picked(self, event: MeshPicker.Picked) -> None:
@@ -364,7 +361,6 @@ class LoadPlanView(MeshView):
         self._show_words()
 
     def choose(self, mesh: Mesh) -> None:
-        """Plan the mesh that the user wants."""
         self._is_chosen = True
         self._go_to(mesh)
         self._show_words()
@@ -385,7 +381,6 @@ class LoadPlanView(MeshView):
         self._show_words()
 
     def action_worst(self) -> None:
-        """Go to the rank that reads most."""
         if self.planned is None:
             return
         plan = self.planned.plan
@@ -409,7 +404,6 @@ class LoadPlanView(MeshView):
         self.app.push_screen(CopyScreen(self.commands(), intro))
 
     def action_empty(self) -> None:
-        """Go to the tensors that leave ranks empty, or back."""
         if self.planned is None:
             return
         if not self.planned.plan.empty_tensors:

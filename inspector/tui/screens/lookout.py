@@ -110,7 +110,6 @@ class Lookout:
             self._screen.stand(checked=lost(self._screen.loaded, error), is_lost=True)
 
     def tell_lost(self, error: InspectError) -> None:
-        """Say why."""
         said, title = printable(error.message, 300), "It could not be read"
         self._screen.notify(said, title=title, severity="error", markup=False)
 

@@ -132,9 +132,7 @@ class ChunkMap(Pane, can_focus=True):
         highlight: int | None = None,
         colour: bool | None = None,
         tells_current: bool = True,
-        name: str | None = None,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
         """Make it; `show` draws another tensor.
 
@@ -143,11 +141,9 @@ class ChunkMap(Pane, can_focus=True):
             highlight: The chunk picked out.
             colour: False draws lines and shades; None does so if the app has no colour.
             tells_current: Whether a caption says which chunk is picked out.
-            name: As of any widget.
-            id: Likewise.
-            classes: Likewise.
+            id: As of any widget.
         """
-        super().__init__(name=name, id=id, classes=classes)
+        super().__init__(id=id)
         self.boxes = boxes
         #: Index of the chunk picked out, or None.
         self.highlight = highlight

@@ -25,9 +25,7 @@ def entry_columns(
     widest = dict.fromkeys(("name", "dtype", "shape", "placements", "short_placements", "ranks"), 0)
     for row in range(0, source.num_rows, step):
         for key, cells in widest.items():
-            cell = source.cell(row, key)
-            text = cell[0] if isinstance(cell, tuple) else str(cell)
-            widest[key] = max(cells, len(text))
+            widest[key] = max(cells, len(source.text(row, key)))
 
     def width(key: str, least: int, most: int) -> int:
         return max(least, min(most, widest[key]))

@@ -94,11 +94,9 @@ class TensorTree(CursorView):
         badges: Mapping[int, str] | None = None,
         max_children: int = 2000,
         empty_text: str = "No tensors",
-        name: str | None = None,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
-        super().__init__(name=name, id=id, classes=classes)
+        super().__init__(id=id)
         self._max_children = max_children
         self._empty_text = empty_text
         self._lines: list[_Line] = []
@@ -203,11 +201,10 @@ class TensorTree(CursorView):
             self.move_cursor(self._lines.index(line.parent))
 
     def action_turn(self) -> None:
-        """Open or close the node."""
         if self._lines:
-            self.turn(self.cursor)
+            self._turn(self.cursor)
 
-    def turn(self, at: int) -> None:
+    def _turn(self, at: int) -> None:
         line = self._lines[at]
         if line.is_open:
             self._close(line)
@@ -226,14 +223,14 @@ class TensorTree(CursorView):
         if node.kind == "tensor" and not self._lines[line].hidden:
             self.post_message(self.TensorSelected(self, int(node.indices[0])))
         else:
-            self.turn(line)
+            self._turn(line)
 
     def line_clicked(self, line: int, x: int) -> None:
         # The second click of a double click turns the node; a single one does on its arrow.
         entry = self._lines[line]
         start = 2 + 2 * entry.level
         if entry.node.kind != "tensor" and start <= x < start + 2:
-            self.turn(line)
+            self._turn(line)
 
     def on_mount(self) -> None:
         self.lines_changed()

@@ -256,10 +256,10 @@ class TensorsView(TableView):
 
     # Filter and subtree.
 
-    def begin_filter(self) -> None:
+    def action_filter(self) -> None:
         if self.is_zoomed:
             self._set_zoomed(False)
-        super().begin_filter()
+        super().action_filter()
 
     def narrowed(self, rows: Ints | None) -> Ints | None:
         if self._subtree is None or rows is None:
@@ -270,7 +270,7 @@ class TensorsView(TableView):
 
     def back(self) -> bool:
         if self.is_zoomed:
-            self.zoom()
+            self.action_zoom()
             return True
         if super().back():
             return True
@@ -305,7 +305,7 @@ class TensorsView(TableView):
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         if event.table is self.table:
             event.stop()
-            self.zoom()
+            self.action_zoom()
 
     def _show_row(self, row: int | None) -> None:
         detail, source = self._detail, self.source
@@ -343,10 +343,6 @@ class TensorsView(TableView):
         return self.has_class("-zoomed")
 
     def action_zoom(self) -> None:
-        self.zoom()
-
-    def zoom(self) -> None:
-        """Give the whole view to the detail, or take it back."""
         if self._detail is None:
             return
         self._set_zoomed(not self.is_zoomed)
@@ -367,7 +363,6 @@ class TensorsView(TableView):
         self._arrange()
 
     def action_step_axis(self) -> None:
-        """Colour the chunk map by the next axis of the mesh."""
         if self._detail is None or self.source is None:
             return
         if self._detail.step_axis(self.source.written_by):
@@ -376,7 +371,6 @@ class TensorsView(TableView):
             self.notify("No mesh is known for it, so there is no axis to colour by.")
 
     def action_toggle_tree(self) -> None:
-        """Show or hide the module tree, whatever the width says."""
         if self._tree is None:
             return
         self._tree_wanted = not self._tree_shown
@@ -406,9 +400,7 @@ class TensorsView(TableView):
             return []
         name = printable(source.name(row))
         cells = [name]
-        for column in self._columns[1:]:
-            cell = source.cell(row, column.key)
-            cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
+        cells += [printable(source.text(row, column.key)) for column in self._columns[1:]]
         folder = printable(source.checkpoint.path)
         choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
         tensor = source.tensor(row)

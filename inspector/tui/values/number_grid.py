@@ -152,7 +152,6 @@ class NumberGrid(Widget, can_focus=True):
         self._settle()
 
     def put(self, leading: tuple[int, ...], rows: range, columns: range, cells: Cells) -> None:
-        """Take what was asked for."""
         if cells.values.shape != (len(rows), len(columns)):
             return
         self._tiles.put(leading, rows, columns, cells)

@@ -136,9 +136,8 @@ def stats_columns(source: TableSource) -> tuple[Column, ...]:
     """The columns, as wide as what stands in them."""
 
     def width(key: str, least: int, most: int) -> int:
-        cells = (source.cell(row, key) for row in range(min(source.num_rows, _SAMPLE_ROWS)))
-        texts = (cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells)
-        return max(least, min(most, max(map(len, texts), default=0)))
+        rows = range(min(source.num_rows, _SAMPLE_ROWS))
+        return max(least, min(most, max((len(source.text(row, key)) for row in rows), default=0)))
 
     name, note = width("name", 24, 48), width("note", 4, 80)
     return (
@@ -219,7 +218,6 @@ class StatisticsView(TableView):
 
     @property
     def is_reading(self) -> bool:
-        """Whether tensors are being read."""
         return self._runs.is_busy
 
     def show(self, loaded: Loaded) -> None:
@@ -331,10 +329,8 @@ class StatisticsView(TableView):
         row = self._table.cursor_row
         if row is None or self._source is None:
             return []
-        cells = []
-        for column in stats_columns(self._source):
-            cell = self._source.cell(row, column.key)
-            cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
+        columns = stats_columns(self._source)
+        cells = [printable(self._source.text(row, column.key)) for column in columns]
         return [("name", printable(self._source.row_names[row])), ("row", "\t".join(cells))]
 
 

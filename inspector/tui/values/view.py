@@ -21,6 +21,7 @@ from inspector.errors import Cancelled, InspectError
 from inspector.export.formats.numpy_files import is_raw
 from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
+from inspector.tui.kit.cell_text import error_line
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
 from inspector.tui.values.heat_map import HeatMap
@@ -281,7 +282,7 @@ class ValuesView(View):
         if dims != self._pane.dims:
             return
         if isinstance(answer.value, InspectError):
-            self._pane.note(_line(answer.value))
+            self._pane.note(error_line(answer.value))
         else:
             self._pane.numbers.put(leading, rows, columns, answer.value)
             self._pane.show_place()
@@ -291,14 +292,14 @@ class ValuesView(View):
         if answer.what != (pane.dims, pane.numbers.leading):
             return
         if isinstance(answer.value, InspectError):
-            pane.map.fail(f"No map: {_line(answer.value)}")
+            pane.map.fail(f"No map: {error_line(answer.value)}")
         else:
             pane.map.put(answer.value)
             pane.map.set_cursor(pane.numbers.row, pane.numbers.column)
 
     def _take_figures(self, answer: Answer) -> None:
         if isinstance(answer.value, InspectError):
-            self._pane.note(_line(answer.value))
+            self._pane.note(error_line(answer.value))
             return
         self._report = answer.value
         self._known.add(answer.value)
@@ -306,7 +307,7 @@ class ValuesView(View):
 
     def _take_found(self, answer: Answer) -> None:
         if isinstance(answer.value, InspectError):
-            self._pane.note(_line(answer.value))
+            self._pane.note(error_line(answer.value))
         elif answer.value is None:
             self.notify("It is nowhere: the files have changed since they were read.")
         else:
@@ -367,7 +368,6 @@ class ValuesView(View):
             self.notify(f"{what}: there is no other slice.")
 
     def action_values(self, what: str) -> None:
-        """Do what a command says."""
         pane = self._pane
         actions: dict[str, Callable[[], None]] = {
             "goto": pane.begin_goto,
@@ -487,9 +487,3 @@ class ValuesView(View):
             rows = (" ".join(line.split()) for line in figures.splitlines())
             choices.append(("figures", "; ".join(rows)))
         return choices
-
-
-def _line(error: InspectError) -> str:
-    """An error as one printable line."""
-    hint = f" ({printable(error.hint)})" if error.hint else ""
-    return printable(error.message, 300) + hint

@@ -189,8 +189,7 @@ def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
     else:
         yield _row("scratch", "none: nothing is saved")
     yield _row(
-        "memory",
-        f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here",
+        "memory", f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here"
     )
     argv = local_argv(spec, "RUN/spec.json", "RUN/logs")
     yield _row("command", printable(shell(argv), 800))
