@@ -143,10 +143,6 @@ def command_line() -> str:
 class Destination:
     """Where a command's answer goes: to stdout, or into the file that `--output` names.
 
-    Args:
-        output: The file, or None.
-        paths: What is looked at; nothing is written into it.
-
     Raises:
         UsageError: The file lies in what is looked at, or cannot be one.
     """
@@ -175,11 +171,6 @@ class Destination:
     def write(self, pieces: Iterable[str], end: str = "", *, has_commands: bool = False) -> None:
         """Give the answer, each piece with `end` after it.
 
-        Args:
-            pieces: Of the answer.
-            end: After each of them.
-            has_commands: Whether it holds commands for GitHub's runner, and no others.
-
         Raises:
             InspectError: The file cannot be written.
         """
@@ -193,11 +184,6 @@ class Destination:
 
 def write_file(what: str, path: str, pieces: Iterable[str]) -> None:
     """Write text into a file; other names of a file that was there keep what they have.
-
-    Args:
-        what: What it is, for the message: `the report`.
-        path: The file.
-        pieces: Its text.
 
     Raises:
         InspectError: It cannot be written.

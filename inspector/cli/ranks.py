@@ -76,10 +76,6 @@ def spec_of(
 def print_job(spec: ReadSpec, request: RankRequest) -> None:
     """Write the job, and print the lines of `--print-command`.
 
-    Args:
-        spec: The job, as `spec_of` makes it.
-        request: How many nodes, and what else the lines say.
-
     Raises:
         UsageError: The numbers do not come out even, or the folder holds another job.
         StorageError: The job cannot be written.
@@ -118,12 +114,6 @@ def read_by_ranks(
 
     The first Ctrl+C stops them, and what was found until then is told; the second kills them.
 
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: How many ranks.
-        values: Also look for NaN and infinite values.
-
     Raises:
         UsageError, StorageError: The job cannot be started.
     """
@@ -133,11 +123,6 @@ def read_by_ranks(
 
 def hash_by_ranks(checkpoint: Checkpoint, storage: Storage, request: RankRequest) -> Fingerprints:
     """Have ranks on this machine hash everything, or take what those of a printed job did.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: How many ranks, or where they wrote.
 
     Raises:
         InspectError: One of them did not hash its share.
@@ -154,12 +139,6 @@ def sum_by_ranks(
     checkpoint: Checkpoint, storage: Storage, request: RankRequest, filter_text: str
 ) -> StatsReport:
     """Have ranks on this machine read tensors, or take what those of a printed job read.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: How many ranks, or where they wrote.
-        filter_text: Only tensors whose names it selects.
 
     Raises:
         UsageError: The job was of another filter, or cannot be started.

@@ -143,11 +143,6 @@ class ExportSelection:
 def select(checkpoint: Checkpoint, storage: Storage, request: ExportRequest) -> ExportSelection:
     """Choose, name and judge the tensors, from metadata and file sizes alone.
 
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: What is asked for.
-
     Raises:
         UsageError: Nothing fits the filter, a prefix or rule fits nothing, or names collide.
         StorageError: The folder cannot be listed.

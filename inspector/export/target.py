@@ -98,12 +98,7 @@ def leftovers(output: str) -> list[str]:
 
 
 class TargetFile:
-    """One file that is being written, from any thread.
-
-    Args:
-        path: Its temporary place.
-        num_bytes: Its size.
-    """
+    """One file that is being written, from any thread."""
 
     def __init__(self, path: str, num_bytes: int) -> None:
         self._shown = printable(path)
@@ -144,10 +139,6 @@ class TargetFile:
 
 class OpenTarget:
     """The files of an export under their temporary name; gone at the end if they were not moved.
-
-    Args:
-        output: Where they go.
-        files: What is written.
 
     Raises:
         StorageError: There is no room, or it cannot be written.

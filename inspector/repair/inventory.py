@@ -78,12 +78,7 @@ class FoundPayload:
 
 
 class Inventory:
-    """The payloads of all data files of a folder.
-
-    Args:
-        storage: The folder.
-        files: The payloads of each file, in the order of their bytes.
-    """
+    """The payloads of all data files of a folder."""
 
     def __init__(self, storage: Storage, files: dict[str, tuple[FoundPayload, ...]]) -> None:
         self.storage = storage

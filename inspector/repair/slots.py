@@ -82,12 +82,7 @@ class Slot:
 
 
 class Slots:
-    """All entries, which payloads they mean, and under which name each file will lie.
-
-    Args:
-        slots: The entries.
-        inventory: The payloads.
-    """
+    """All entries, which payloads they mean, and under which name each file will lie."""
 
     def __init__(self, slots: Iterable[Slot], inventory: Inventory) -> None:
         self.all = list(slots)

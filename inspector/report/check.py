@@ -122,14 +122,7 @@ def check_text(
     is_stopped: bool = False,
     fit: ModelFit | None = None,
 ) -> Iterator[str]:
-    """The lines of `check`.
-
-    Args:
-        report: The judgement.
-        width: Cells of the terminal; None if there is none.
-        is_stopped: Whether reading the payloads was broken off.
-        fit: The checkpoint beside what a model expects, or None.
-    """
+    """The lines of `check`, for a terminal `width` cells wide (None: there is none)."""
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {checked_sentence(report.checked)}"
     if ranks := report.checked.ranks:
@@ -278,13 +271,7 @@ def _codes(report: Report) -> str:
 def check_json(
     report: Report, used: Used | None = None, fit: ModelFit | None = None
 ) -> Iterator[str]:
-    """The document of `check --json`.
-
-    Args:
-        report: The judgement.
-        used: What a remote storage was asked for it.
-        fit: The checkpoint beside what a model expects, or None.
-    """
+    """The document of `check --json`; `used` is what a remote storage was asked for it."""
     document = cast("CheckDocument", {"schema": SCHEMA, **_report(report)})
     if fit is not None:
         document["against"] = {

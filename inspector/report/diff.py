@@ -126,12 +126,7 @@ def _said(diff: Diff) -> str:
 
 
 def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
-    """The lines of `diff`.
-
-    Args:
-        diff: The comparison.
-        width: Cells of the terminal; None if there is none, then everything is listed.
-    """
+    """The lines of `diff`, for a terminal `width` cells wide; all of them if there is none."""
     yield _side("A", diff.a)
     yield _side("B", diff.b)
     yield verdict_sentence(diff)

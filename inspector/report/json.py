@@ -58,16 +58,7 @@ def show_json(
     chunks: bool = False,
     literals: Mapping[int, PlainValue] | None = None,
 ) -> Iterator[str]:
-    """The document of `show --json`, in pieces.
-
-    Args:
-        checkpoint: What is shown.
-        written_by: How it was sharded.
-        tensors: Which tensors, by index (default: all).
-        entries: Which bytes entries, by index (default: all).
-        chunks: Whether each tensor's chunks are listed.
-        literals: Plain values of bytes entries, by index; each is its entry's `value`.
-    """
+    """The document of `show --json`, in pieces; the arguments are as for `show_text`."""
     yield f'{{"schema": {SCHEMA}, "checkpoint": {dump(_summary(checkpoint, written_by))}'
     yield ', "tensors": '
     selected = checkpoint.tensor_order.tolist() if tensors is None else tensors

@@ -190,13 +190,7 @@ def _one(item: Ranked, scale: str, width: int | None, is_unicode: bool) -> Itera
 
 
 def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[str]:
-    """A histogram, one line for each bar: where it begins, the bar, how many elements.
-
-    Args:
-        bars: What to draw.
-        width: Cells of a line.
-        is_unicode: False draws with `#` instead of block characters.
-    """
+    """A histogram, a line of `width` cells for each bar: where it begins, the bar, its count."""
     total = float(bars.counts.max()) if len(bars.counts) else 0.0
     edges = bars.edges.tolist()
     # What is 0 but for rounding says 0; a scale of powers of two has no 0.

@@ -24,12 +24,7 @@ _MAX_LEFT_OUT = 100
 
 
 def plan_html(planned: PlanReport, command: str) -> Iterator[str]:
-    """The page of a plan, in pieces.
-
-    Args:
-        planned: What was found out.
-        command: The command line, its secrets hidden.
-    """
+    """The page of a plan, in pieces."""
     plan = planned.plan
     rows = planned.facts
     if planned.expected is not None:

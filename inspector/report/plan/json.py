@@ -31,12 +31,7 @@ def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
 
 
 def stages_json(plans: Sequence[PlanReport], *, reads: bool = False) -> Iterator[str]:
-    """The document of `plan --stage all/N --json`: one plan after the other, in pieces.
-
-    Args:
-        plans: Of every stage, all of one checkpoint under one mesh.
-        reads: Whether every read of every rank is listed.
-    """
+    """The document of `plan --stage all/N --json`: one plan after the other, in pieces."""
     first = plans[0].plan
     needed = sum(planned.plan.bytes_needed for planned in plans)
     read = sum(planned.plan.bytes_read for planned in plans)

@@ -209,13 +209,7 @@ def comparison(
 def plan_facts(
     plan: LoadPlan, written_by: WrittenBy | None = None, under: LoadPlan | None = None
 ) -> list[tuple[str, str]]:
-    """The plan as labels and printable sentences.
-
-    Args:
-        plan: The plan.
-        written_by: The mesh that wrote it; None leaves the comparison out.
-        under: The plan under that mesh.
-    """
+    """The plan as labels and printable sentences; beside that `under` the mesh of the writer."""
     whole = "slices of payloads" if plan.checkpoint.format == "safetensors" else "whole payloads"
     peak = int(plan.ranks.peak_bytes.max())
     rank = int(plan.ranks.peak_bytes.argmax())
@@ -297,13 +291,7 @@ def rank_cells(plan: LoadPlan, rank: int) -> tuple[str, ...]:
 def plan_text(
     planned: PlanReport, width: int | None = None, max_rows: int | None = None
 ) -> Iterator[str]:
-    """The lines of `plan`.
-
-    Args:
-        planned: What was found out.
-        width: Cells of the terminal; None if there is none.
-        max_rows: Ranks to list; None for all.
-    """
+    """The lines of `plan`, of at most `max_rows` ranks, `width` cells wide; None for any."""
     plan = planned.plan
     yield printable(plan.checkpoint.path)
     for label, text in planned.facts:

@@ -76,13 +76,12 @@ class DifferenceMap(PartMap):
     }
     """
 
+    @dataclass
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
-        def __init__(self, rows: int, columns: int) -> None:
-            super().__init__()
-            self.rows = rows
-            self.columns = columns
+        rows: int
+        columns: int
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(plain=plain, id=id)
@@ -94,7 +93,8 @@ class DifferenceMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._per_line = 1
         self._cursor: tuple[int, int] | None = None
-        self._grid: PartGrid | None = None
+        #: What is drawn, or None.
+        self.grid: PartGrid | None = None
 
     # Values in.
 
@@ -123,11 +123,6 @@ class DifferenceMap(PartMap):
         self._redraw()
 
     # Measures.
-
-    @property
-    def grid(self) -> PartGrid | None:
-        """What is drawn, or None."""
-        return self._grid
 
     def _room(self) -> tuple[int, int]:
         """Lines and cells for the map, inside its frame."""
@@ -160,14 +155,14 @@ class DifferenceMap(PartMap):
     # Drawing.
 
     def _draw(self) -> list[Strip]:
-        self._grid = None
+        self.grid = None
         width, height = self.size
         lines, cells = self._room()
         if self._found is None or self._shape is None or lines < 1 or cells < 1:
             faint = self._part("label")
             parts = [self._said[at : at + width] for at in range(0, len(self._said), width or 1)]
             return [Strip([Segment(part, faint)]) for part in parts[:height]]
-        grid = self._grid = PartGrid.of(self._found, self._shape, self._per_line)
+        grid = self.grid = PartGrid.of(self._found, self._shape, self._per_line)
         if self._cursor is None:
             self._cursor = grid.first_different() or (0, 0)
         room = lines if self.is_plain else 2 * lines
@@ -268,11 +263,11 @@ class DifferenceMap(PartMap):
     # Keys and mouse.
 
     def action_move(self, lines: int, columns: int) -> None:
-        if self._grid is not None and self._cursor is not None:
+        if self.grid is not None and self._cursor is not None:
             self._go(self._cursor[0] + lines, self._cursor[1] + columns)
 
     def _go(self, i: int, j: int) -> None:
-        grid = self._grid
+        grid = self.grid
         if grid is None:
             return
         i, j = min(max(i, 0), grid.height - 1), min(max(j, 0), grid.width - 1)

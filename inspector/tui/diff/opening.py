@@ -47,12 +47,7 @@ class PairOf:
 
 
 class OpeningPair(Loading):
-    """Reads both sides, and compares what their metadata says; the outcome is a `Comparison`.
-
-    Args:
-        pair: What is to be compared.
-        prefetched: The child processes that already read the metadata, or None.
-    """
+    """Reads both sides, and compares what their metadata says; the outcome is a `Comparison`."""
 
     def __init__(
         self, pair: PairOf, prefetched: tuple[Child | None, Child | None] | None = None

@@ -119,14 +119,7 @@ class DiffScreen(Screen[None]):
         can_go_back: bool = False,
         with_values: bool = False,
     ) -> None:
-        """Show a comparison.
-
-        Args:
-            pair: What was compared.
-            comparison: What came out of it.
-            can_go_back: Whether there is a screen below.
-            with_values: Whether to compare the values at once.
-        """
+        """Show a comparison."""
         super().__init__()
         self._pair = pair
         self.comparison = comparison

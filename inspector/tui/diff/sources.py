@@ -327,14 +327,7 @@ def figures_text(item: TensorDiff) -> str:
 
 
 def facts(comparison: Comparison, item: Item, elements: Sequence[Element], problem: str) -> Table:
-    """A row in full.
-
-    Args:
-        comparison: Where it is from.
-        item: The row.
-        elements: Elements that differ, with the values of both sides.
-        problem: Why their values cannot be shown; empty if they can.
-    """
+    """A row in full."""
     table = Table.grid()
     table.add_column(overflow="fold")
     for text, style in row_facts(comparison, item):

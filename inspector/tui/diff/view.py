@@ -86,11 +86,10 @@ class DiffView(TableView):
     ]
 
     def __init__(self, comparison: Comparison) -> None:
-        super().__init__(id="diff")
+        super().__init__(VirtualTable((), id="diff-table"), id="diff")
         self.comparison = comparison
         #: The group whose rows are shown alone; empty for all.
         self.group = ""
-        self._table = VirtualTable((), id="diff-table")
         self._source = DiffSource(comparison)
         self._with_values = False
         self._shown: Item | None = None
@@ -115,14 +114,6 @@ class DiffView(TableView):
         self._values.drop()
 
     @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return self._source.row_names
-
-    @property
     def detail(self) -> DiffDetail:
         return self.query_one(DiffDetail)
 
@@ -140,6 +131,7 @@ class DiffView(TableView):
         self._with_values = self._with_values and comparison is self.comparison
         self.comparison = comparison
         self._source = DiffSource(comparison)
+        self._names = self._source.row_names
         self._show_columns()
         self.table.set_source(self._source)
         self.refilter()

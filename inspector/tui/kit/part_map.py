@@ -47,17 +47,14 @@ class PartMap(Widget, can_focus=True):
         """Args: `plain` True draws shades; None does so where there are no colours for a ramp."""
         super().__init__(id=id)
         self._plain = plain
+        #: What is drawn, or None.
+        self.grid: _Grid | None = None
         self._placing = Placing(1, 1)
         #: Lines above the parts, cells at their left.
         self._margin = (0, 0)
         self._strips: list[Strip] | None = None
 
     # What a subclass does.
-
-    @property
-    def grid(self) -> _Grid | None:
-        """What is drawn, or None."""
-        raise NotImplementedError
 
     def _draw(self) -> list[Strip]:
         """The lines from the top on; those that are missing are blank."""

@@ -7,6 +7,7 @@ keys do stands in it: its `BINDINGS` and its `action_*`.
 from __future__ import annotations
 
 from asyncio import TimerHandle
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual.message import Message
@@ -47,13 +48,12 @@ class View(Pane):
         command("y", "copy", "Copy", "Copy the name, the file's path or the whole row."),
     ]
 
+    @dataclass
     class Counted(Message):
         """What the view shows changed; `text` says how much of it."""
 
-        def __init__(self, view: View, text: str) -> None:
-            super().__init__()
-            self.view = view
-            self.text = text
+        view: View
+        text: str
 
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)
@@ -125,8 +125,10 @@ class TableView(View):
         command("S", "sort(True)", "Turn order", "Turn the order of the table round."),
     ]
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002
+    def __init__(self, table: VirtualTable, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)
+        self._table = table
+        self._names: list[str] = []
         self._line: FilterLine | None = None
         self._pause: TimerHandle | None = None
         self._filtered_by = ""
@@ -134,12 +136,12 @@ class TableView(View):
     @property
     def table(self) -> VirtualTable:
         """The table that the filter narrows and that has the focus first."""
-        raise NotImplementedError
+        return self._table
 
     @property
     def names(self) -> list[str]:
         """The raw name of every row of the table's source."""
-        raise NotImplementedError
+        return self._names
 
     def take_focus(self) -> None:
         self.table.focus()

@@ -70,11 +70,7 @@ class Planned:
 
 
 class PlanDesk:
-    """Makes plans of one checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-    """
+    """Makes plans of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint

@@ -130,13 +130,7 @@ READ_COLUMNS = (
 
 
 class ReadSource(TableSource):
-    """The reads of one rank, each made when it is looked at: there may be a million.
-
-    Args:
-        plan: The plan.
-        rank: The rank.
-        rows: Its `read_rows`.
-    """
+    """The reads of one rank, each made when it is looked at: there may be a million."""
 
     def __init__(self, plan: LoadPlan, rank: int, rows: Ints) -> None:
         self.plan = plan

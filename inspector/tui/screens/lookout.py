@@ -63,11 +63,7 @@ class OpenScreen(Screen[None]):
 
 
 class Lookout:
-    """Looks again when it is told to, and tells the screen what there is.
-
-    Args:
-        screen: Whose checkpoint it is.
-    """
+    """Looks again when it is told to, and tells the screen what there is."""
 
     def __init__(self, screen: OpenScreen) -> None:
         self._screen = screen

@@ -20,13 +20,7 @@ _ROOM_CELLS = 61
 def entry_columns(
     source: TableSource, *, placements_known: bool, has_stages: bool = False
 ) -> tuple[Column, ...]:
-    """Columns for a source of tensors, measured on a sample of its rows.
-
-    Args:
-        source: The rows.
-        placements_known: Whether it is known who wrote them.
-        has_stages: Whether some are of a pipeline stage, which is evidence and no proof.
-    """
+    """Columns for a source of tensors, measured on a sample of its rows."""
     step = max(1, source.num_rows // _SAMPLE_ROWS)
     widest = dict.fromkeys(("name", "dtype", "shape", "placements", "short_placements", "ranks"), 0)
     for row in range(0, source.num_rows, step):

@@ -68,6 +68,7 @@ class TensorTree(CursorView):
         Binding("space", "turn", "Open or close", show=False, id="tree.turn"),
     ]
 
+    @dataclass
     class NodeHighlighted(Message):
         """The cursor came to rest on a node.
 
@@ -75,19 +76,16 @@ class TensorTree(CursorView):
         below it, in the checkpoint's order.
         """
 
-        def __init__(self, tree: TensorTree, prefix: tuple[str, ...], indices: Ints) -> None:
-            super().__init__()
-            self.tree_widget = tree
-            self.prefix = prefix
-            self.indices = indices
+        tree_widget: TensorTree
+        prefix: tuple[str, ...]
+        indices: Ints
 
+    @dataclass
     class TensorSelected(Message):
         """Enter or a double click on a tensor."""
 
-        def __init__(self, tree: TensorTree, index: int) -> None:
-            super().__init__()
-            self.tree_widget = tree
-            self.index = index
+        tree_widget: TensorTree
+        index: int
 
     def __init__(
         self,
@@ -113,7 +111,7 @@ class TensorTree(CursorView):
     def set_trie(self, trie: ModuleTrie | None, badges: Mapping[int, str] | None = None) -> None:
         """Show another tree, closed; the cursor goes to the top."""
         self._adopt(trie, badges)
-        self._cursor = 0
+        self.cursor = 0
         self.lines_changed()
         self.scroll_to(y=0, animate=False, force=True)
         self.announce()
@@ -150,11 +148,6 @@ class TensorTree(CursorView):
     def num_lines(self) -> int:
         return len(self._lines)
 
-    @property
-    def cursor_node(self) -> TrieNode | None:
-        """The node under the cursor."""
-        return self._lines[self._cursor].node if self._lines else None
-
     # Opening and closing.
 
     def _children(self, parent: _Line | None, node: TrieNode, start: int) -> list[_Line]:
@@ -190,18 +183,18 @@ class TensorTree(CursorView):
 
     def action_open(self) -> None:
         """Open the node; on an open one, go to its first child."""
-        line = self._lines[self._cursor] if self._lines else None
+        line = self._lines[self.cursor] if self._lines else None
         if line is None:
             return
         if line.hidden or (line.node.kind != "tensor" and not line.is_open):
             self._open(line)
             self.announce()
         elif line.is_open:
-            self.move_cursor(self._cursor + 1)
+            self.move_cursor(self.cursor + 1)
 
     def action_close(self) -> None:
         """Close the node; on a closed one, go to its parent."""
-        line = self._lines[self._cursor] if self._lines else None
+        line = self._lines[self.cursor] if self._lines else None
         if line is None:
             return
         if line.is_open:
@@ -212,7 +205,7 @@ class TensorTree(CursorView):
     def action_turn(self) -> None:
         """Open or close the node."""
         if self._lines:
-            self.turn(self._cursor)
+            self.turn(self.cursor)
 
     def turn(self, at: int) -> None:
         line = self._lines[at]
@@ -225,7 +218,7 @@ class TensorTree(CursorView):
 
     def cursor_moved(self) -> None:
         if self._lines:
-            node = self._lines[self._cursor].node
+            node = self._lines[self.cursor].node
             self.post_message(self.NodeHighlighted(self, node.prefix, node.indices))
 
     def line_chosen(self, line: int) -> None:
@@ -247,7 +240,7 @@ class TensorTree(CursorView):
         self.announce()
 
     def on_resize(self, event: events.Resize) -> None:
-        self.move_cursor(self._cursor)
+        self.move_cursor(self.cursor)
 
     def draw_empty(self, y: int, width: int) -> Strip:
         text = "  " + shown(self._empty_text, width) if y == 1 else ""

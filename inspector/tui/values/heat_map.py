@@ -6,6 +6,7 @@ given it by `put`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -83,23 +84,21 @@ class HeatMap(PartMap):
     }
     """
 
+    @dataclass
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
-        def __init__(self, heat_map: HeatMap, height: int, width: int) -> None:
-            super().__init__()
-            self.heat_map = heat_map
-            self.height = height
-            self.width = width
+        heat_map: HeatMap
+        height: int
+        width: int
 
+    @dataclass
     class Chosen(Message):
         """The user went to the part of the plane that begins at a cell."""
 
-        def __init__(self, heat_map: HeatMap, row: int, column: int) -> None:
-            super().__init__()
-            self.heat_map = heat_map
-            self.row = row
-            self.column = column
+        heat_map: HeatMap
+        row: int
+        column: int
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(plain=plain, id=id)
@@ -111,7 +110,8 @@ class HeatMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        self._grid: HeatGrid | None = None
+        #: What is drawn, or None.
+        self.grid: HeatGrid | None = None
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 
     # Values in.
@@ -144,7 +144,7 @@ class HeatMap(PartMap):
         """Show where in the plane the grid is; posts nothing."""
         if (row, column) != self._cursor:
             before, self._cursor = self._cursor, (row, column)
-            grid = self._grid
+            grid = self.grid
             if grid is not None and grid.part_of(*before) != grid.part_of(row, column):
                 self._redraw()
 
@@ -158,11 +158,6 @@ class HeatMap(PartMap):
     @property
     def is_sampled(self) -> bool:
         return self._heat is not None and self._heat.is_sampled
-
-    @property
-    def grid(self) -> HeatGrid | None:
-        """What is drawn, or None."""
-        return self._grid
 
     def _room(self) -> tuple[int, int, int, int]:
         """Lines and cells for the map, lines of the ruler above, cells of the one at its left."""
@@ -202,7 +197,7 @@ class HeatMap(PartMap):
 
     def _draw(self) -> list[Strip]:
         self._glyphs.clear()
-        heat, self._grid = self._heat, None
+        heat, self.grid = self._heat, None
         if self._tensor is None or self.size.height < 2:
             return []
         if heat is None:
@@ -215,7 +210,7 @@ class HeatMap(PartMap):
         grid = HeatGrid.of(heat, self._plane, self.quantity, per_line)
         if not grid.values.size:
             return []
-        self._grid = grid
+        self.grid = grid
         lines, cells, above, margin = self._room()
         plain = self.is_plain
         room = lines if plain else 2 * lines
@@ -347,14 +342,14 @@ class HeatMap(PartMap):
     # Keys and mouse.
 
     def action_move(self, lines: int, columns: int) -> None:
-        grid = self._grid
+        grid = self.grid
         if grid is None:
             return
         i, j = grid.part_of(*self._cursor)
         self._go(min(max(i + lines, 0), grid.height - 1), min(max(j + columns, 0), grid.width - 1))
 
     def _go(self, i: int, j: int) -> None:
-        corner = None if self._grid is None else self._grid.corner(i, j, self._plane)
+        corner = None if self.grid is None else self.grid.corner(i, j, self._plane)
         if corner is not None:
             self.set_cursor(*corner)
             self.post_message(self.Chosen(self, *corner))

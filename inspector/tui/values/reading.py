@@ -205,14 +205,7 @@ class ArraySaving:
         self._bytes = (0, 0)
 
     def save(self, loaded: Loaded, tensor: Tensor, choice: SaveChoice, box: SliceBox) -> None:
-        """Write what was chosen.
-
-        Args:
-            loaded: The checkpoint.
-            tensor: The tensor.
-            choice: Where to, and as what.
-            box: The slice that is shown.
-        """
+        """Write what was chosen."""
 
         def tell(done: int, total: int) -> None:
             self._bytes = done, total

@@ -70,12 +70,7 @@ def why_no_numbers(tensor: Tensor) -> str:
 
 
 class Trials:
-    """Which chunks of a tensor cannot be read; each is tried once, by its first and last element.
-
-    Args:
-        loaded: The checkpoint.
-        tensor: The tensor.
-    """
+    """Which chunks of a tensor cannot be read; each is tried once, by its first and last element."""
 
     def __init__(self, loaded: Loaded, tensor: Tensor) -> None:
         self.tensor = tensor

@@ -249,20 +249,18 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     # then, which is the screen below once this one is left; and a button keeps its own enter.
     BINDINGS = [("escape", "cancel", "Cancel"), ("enter", "start", "Start")]
 
+    @dataclass
     class Surveyed(Message):
         """How many GPUs there are."""
 
-        def __init__(self, num_gpus: int) -> None:
-            super().__init__()
-            self.num_gpus = num_gpus
+        num_gpus: int
 
+    @dataclass
     class Resolved(Message):
         """What a form comes to."""
 
-        def __init__(self, wishes: Wishes, outcome: Preflight | InspectError) -> None:
-            super().__init__()
-            self.wishes = wishes
-            self.outcome = outcome
+        wishes: Wishes
+        outcome: Preflight | InspectError
 
     def __init__(
         self,
