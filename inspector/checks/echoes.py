@@ -21,10 +21,6 @@ def without_echoes(checkpoint: Checkpoint, findings: Iterable[Finding]) -> list[
 
     That is an error of the same code about the same entry, or one about a file as a whole in
     which the entry has bytes.
-
-    Args:
-        checkpoint: What they are about.
-        findings: All of them.
     """
     found = list(findings)
     if not any(f.is_echo for f in found):

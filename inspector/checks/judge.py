@@ -290,12 +290,6 @@ def check_all(
 ) -> tuple[list[Finding], list[NotChecked]]:
     """All findings, in no order, and what of the folder could not be looked at.
 
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        written_by: What `infer` says of it, if that is known already.
-        torch_version: The torch that would load it; by default the installed one.
-
     Raises:
         StorageError: The folder cannot be listed.
     """

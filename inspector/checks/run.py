@@ -98,12 +98,7 @@ class JudgedRun:
 
 
 def judge_run(run: RunListing, judged: Iterable[Judged]) -> JudgedRun:
-    """The judged checkpoints of a folder as steps; its trackers are read.
-
-    Args:
-        run: What was found.
-        judged: What `check_folder` gave.
-    """
+    """The judged checkpoints of a folder as steps; its trackers are read."""
     items = tuple(judged)
     steps = tuple(steps_of(run, items))
     if len(steps) == 1 and not steps[0].path:
@@ -291,12 +286,6 @@ def find_resumable(
 
     Steps are listed and judged from the newest on, until one is resumable beside an older one;
     a run of many steps on a slow storage takes a few round trips.
-
-    Args:
-        storage: The run's folder.
-        deep: Reads the payloads as well.
-        progress: Told the bytes of each metadata read; may cancel.
-        on_judged: Told of each as it is judged.
 
     Returns:
         The steps that were judged; `newest_resumable` is that of the whole folder.

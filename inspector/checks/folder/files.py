@@ -43,11 +43,6 @@ def check_files(
 ) -> tuple[list[Finding], list[NotChecked]]:
     """All findings about the files of a checkpoint, and what could not be looked at.
 
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        entries: Its table, from `entries_of`.
-
     Raises:
         StorageError: The folder cannot be listed.
     """

@@ -74,11 +74,7 @@ class _Family:
 
 
 def check_families(checkpoint: Checkpoint) -> list[Finding]:
-    """All `family-hole` findings.
-
-    Args:
-        checkpoint: The checkpoint; metadata alone is looked at.
-    """
+    """All `family-hole` findings."""
     columns = checkpoint.columns
     layers: dict[str, _Family] = {}
     routed = _Routed()

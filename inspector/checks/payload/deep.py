@@ -78,14 +78,7 @@ def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> DeepReques
 def check_deep(
     checkpoint: Checkpoint, storage: Storage, wanted: DeepRequest, line: Line
 ) -> DeepReport:
-    """Run them; once one is cancelled, the rest is left out, and that is said.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        wanted: Which.
-        line: Told of the progress.
-    """
+    """Run them; once one is cancelled, the rest is left out, and that is said."""
     report = DeepReport((), Coverage())
     if wanted.payloads:
         # lazy: what was asked for alone
@@ -123,11 +116,7 @@ def check_deep(
 
         with line() as told:
             sealed = check_manifest(
-                checkpoint,
-                storage,
-                wanted.manifest,
-                name=wanted.manifest_path,
-                progress=told,
+                checkpoint, storage, wanted.manifest, name=wanted.manifest_path, progress=told
             )
         checked = sealed.checked
         if not wanted.payloads:

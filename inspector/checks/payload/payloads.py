@@ -95,17 +95,7 @@ def read_places(
     progress: Callable[[PayloadProgress], bool] | None = None,
     workers: int = 2,
 ) -> PayloadTally:
-    """Read places of a plan once, and judge each.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        plan: Its payloads.
-        places: Which of them (default: all).
-        values: As for `check_payloads`.
-        progress: As there.
-        workers: As there.
-    """
+    """Read places of a plan once, and judge each."""
     reading = _Reading(checkpoint, storage, plan, places, values, workers)
     told = None
     if progress is not None:

@@ -109,11 +109,7 @@ def expected_of(
 
     wanted = [
         ExpectedEntry(
-            columns.fqns[i],
-            "tensor",
-            columns.dtype(i),
-            columns.shape(i),
-            path_of(columns.fqns[i]),
+            columns.fqns[i], "tensor", columns.dtype(i), columns.shape(i), path_of(columns.fqns[i])
         )
         for i in checkpoint.tensor_order.tolist()
     ]

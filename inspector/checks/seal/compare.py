@@ -43,16 +43,7 @@ def check_manifest(
     progress: Callable[[HashProgress], bool] | None = None,
     workers: int = 2,
 ) -> ManifestReport:
-    """Hash everything that is sealed, and compare.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        manifest: The seal.
-        name: Path of the seal, for messages; raw.
-        progress: Called about ten times a second, in the calling thread; True cancels.
-        workers: Threads.
-    """
+    """Hash everything that is sealed, and compare."""
     work = _Check(checkpoint, manifest)
     found = fingerprints(
         checkpoint,
