@@ -21,7 +21,7 @@ from inspector.report.json import SCHEMA, dump
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
-    from inspector.checks.plan.fit import ModelFit
+    from inspector.checks.plan.against import ModelFit
     from inspector.checks.run import Judged, JudgedRun
     from inspector.checks.steps import Step
     from inspector.report.documents.check import (
