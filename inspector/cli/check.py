@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from inspector.checkpoint.find.found import Found
-    from inspector.checks.findings import Report
-    from inspector.checks.payload.deep import DeepReport
+    from inspector.checks.findings import DeepReport, Report
+    from inspector.checks.plan.against import ModelFit
     from inspector.checks.plan.expected import Expected
-    from inspector.checks.plan.fit import ModelFit
     from inspector.checks.run import JudgedRun, OnJudged
     from inspector.report.html.markup import Html
 
@@ -292,7 +291,7 @@ class _Presenter:
         """The checkpoint beside what the model expects, if that was asked and it could be read."""
         if self._expected is None or self._checkpoint is None:
             return None
-        from inspector.checks.plan.fit import fit_of
+        from inspector.checks.plan.against import fit_of
 
         return fit_of(self._checkpoint, self._expected)
 

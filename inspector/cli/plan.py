@@ -124,8 +124,7 @@ def _plans(
     from inspector.checks.judge import check_all
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
-    from inspector.checks.plan.faults import of_stage, untold
-    from inspector.checks.plan.problems import plan_problems
+    from inspector.checks.plan.problems import of_stage, plan_problems, untold
     from inspector.errors import UsageError
     from inspector.layout.reads.load_plan import Planner
     from inspector.layout.target.rules import TargetPlacements

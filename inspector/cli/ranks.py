@@ -12,7 +12,7 @@ from inspector.checkpoint.outside import refuse_inside
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage, address_of, is_url
 from inspector.checkpoint.text import HIDDEN, printable
-from inspector.checks.payload.payloads import PayloadReport
+from inspector.checks.findings import DeepReport
 from inspector.cli.options import RankRequest
 from inspector.cli.output import print_pieces
 from inspector.cli.verify import run_to_end
@@ -97,7 +97,7 @@ def _run(spec: ReadSpec) -> EndedRanks:
 
 def read_by_ranks(
     checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
-) -> PayloadReport:
+) -> DeepReport:
     """Have ranks on this machine read every payload, and merge what they found.
 
     The first Ctrl+C stops them, and what was found until then is told; the second kills them.
@@ -146,9 +146,7 @@ def sum_by_ranks(
     return merge_figures(checkpoint, ended)
 
 
-def shares_of(
-    request: RankRequest, *, values: bool
-) -> Callable[[Checkpoint, Storage], PayloadReport]:
+def shares_of(request: RankRequest, *, values: bool) -> Callable[[Checkpoint, Storage], DeepReport]:
     """What merges the shares that ranks have read already.
 
     Raises:

@@ -20,8 +20,8 @@ from inspector.cli.output import on_end, write_lines
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
+    from inspector.checks.findings import DeepReport
     from inspector.checks.judge import Deep
-    from inspector.checks.payload.deep import DeepReport
     from inspector.checks.steps import Step
     from inspector.watch.outputs import DamageCommand
     from inspector.watch.watcher import RunLook, Watcher

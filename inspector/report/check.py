@@ -14,7 +14,7 @@ from inspector.report.json import SCHEMA, dicts, dump
 from inspector.report.table import TextColumn, render_table, wrapped
 
 if TYPE_CHECKING:
-    from inspector.checks.plan.fit import ModelFit
+    from inspector.checks.plan.against import ModelFit
     from inspector.checks.run import Judged, JudgedRun
     from inspector.checks.steps import Step
     from inspector.report.documents.check import (

@@ -8,7 +8,7 @@ from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Report
-from inspector.checks.plan.fit import ModelFit
+from inspector.checks.plan.against import ModelFit
 from inspector.checks.run import JudgedRun
 from inspector.checks.steps import Judged
 from inspector.report.check import (

@@ -101,7 +101,7 @@ class PlanReport:
         if self.expected is None:
             return 0
         # lazy: only with --against
-        from inspector.checks.plan.fit import num_matching
+        from inspector.checks.plan.against import num_matching
 
         return num_matching(self.plan.checkpoint, self.expected)
 
@@ -327,7 +327,7 @@ def _labelled(label: str, text: str, width: int | None) -> list[str]:
 def against_words(planned: PlanReport, expected: Expected) -> str:
     """What was expected and how much of it is there, in a sentence."""
     # lazy: only with --against
-    from inspector.checks.plan.fit import ModelFit
+    from inspector.checks.plan.against import ModelFit
 
     return ModelFit(expected, planned.num_matching, planned.problems).words
 
