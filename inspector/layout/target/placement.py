@@ -44,6 +44,10 @@ class TargetPlacement:
         kinds = self.mesh.kinds
         return tuple(sorted(axes, key=lambda axis: kinds[axis] == "shard"))
 
+    def axes_words(self, dim: int) -> str:
+        """The same in words: `dp_shard:4 and tp:3`."""
+        return " and ".join(f"{self.mesh.axes[a]}:{self.mesh.sizes[a]}" for a in self.axes_of(dim))
+
     def split_factor(self, axis: int) -> int:
         """Into how many pieces axes that come later in the mesh have cut the dim before."""
         dim = self.dims[axis]

@@ -337,12 +337,6 @@ def write_manifests(
 ) -> Iterator[tuple[str, Path]]:
     """Write what Kubernetes takes for a job; what each is, and its file.
 
-    Args:
-        spec: The job.
-        shape: Where its ranks lie.
-        folder: Where they go.
-        python: The interpreter in the container.
-
     Raises:
         OSError: They cannot be written.
     """
