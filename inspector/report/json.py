@@ -10,14 +10,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from inspector.checkpoint.literals import json_literal
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.text import redact
+from inspector.checkpoint.text import json_literal, redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import DataFile, Framework
     from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
     from inspector.report.documents.show import (

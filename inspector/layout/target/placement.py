@@ -242,9 +242,6 @@ def why_not_fsdp2(mesh: Mesh) -> str:
 class TargetMeshes:
     """The mesh of most tensors and that of the experts, with FSDP's axes folded.
 
-    Args:
-        mesh: As it was asked for.
-
     Raises:
         UsageError: As of `why_not`.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
-from inspector.checkpoint.find.found import State
+from inspector.checkpoint.find.step_folders import State
 
 __all__ = [
     "AxesLayout",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-from inspector.checkpoint.literals import Number
+from inspector.checkpoint.text import Number
 from inspector.checks.findings import Verdict as CheckVerdict
 from inspector.diff.model import Verdict
 from inspector.export.outcome import Kind

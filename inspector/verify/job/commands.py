@@ -18,7 +18,7 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job import manifests
 from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
-from inspector.verify.job.shape import Shape
+from inspector.verify.job.manifests import Shape
 from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [

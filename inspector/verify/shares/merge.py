@@ -27,9 +27,14 @@ from inspector.values.fingerprint import Fingerprints
 from inspector.values.stats import STOPPED, NotRead, StatsReport, wanted_tensors
 from inspector.verify.progress import RankView, Snapshot
 from inspector.verify.recording import snapshot_of
-from inspector.verify.shares.digests import add_digests, sealed_items, tensor_sizes
+from inspector.verify.shares.digests import (
+    Figures,
+    add_digests,
+    add_figures,
+    sealed_items,
+    tensor_sizes,
+)
 from inspector.verify.shares.division import cut, state_of, unit_firsts
-from inspector.verify.shares.figures import Figures, add_figures
 from inspector.verify.shares.portion import add_portion, read_portions, share_file
 from inspector.verify.spec import ReadSpec, read_spec
 

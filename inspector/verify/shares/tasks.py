@@ -19,9 +19,13 @@ from inspector.checks.payload.deep import BytesProgress
 from inspector.checks.payload.payloads import read_places
 from inspector.values.fingerprint import fingerprints
 from inspector.values.stats import collect_stats, wanted_tensors
-from inspector.verify.shares.digests import encode_digests, sealed_items, tensor_sizes
+from inspector.verify.shares.digests import (
+    encode_digests,
+    encode_figures,
+    sealed_items,
+    tensor_sizes,
+)
 from inspector.verify.shares.division import cut, parts, state_of, unit_firsts
-from inspector.verify.shares.figures import encode_figures
 from inspector.verify.shares.portion import encode_portion
 from inspector.verify.spec import ReadSpec
 
