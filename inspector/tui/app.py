@@ -196,7 +196,7 @@ class InspectApp(App[int]):
             return
         from inspector.tui.session import Loaded
 
-        outcome = self._loading.outcome
+        outcome, self._loading.outcome = self._loading.outcome, None
         screen = self.screen_stack[0]
         if isinstance(outcome, Loaded) and isinstance(screen, MainScreen):
             screen.show(outcome)

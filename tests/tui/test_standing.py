@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 
 from inspector.checks.findings import Coverage, Finding, Report
+from inspector.tui.app import InspectApp
 from inspector.tui.findings.standing import Standing
 from inspector.tui.findings.view import FindingsView
 from inspector.tui.kit.bars import TaskLine
@@ -227,3 +229,23 @@ async def test_the_line_of_a_task_goes_when_it_ends(
         await pilot.press(key)
         await until(pilot, lambda: screen.standing.is_deep or bool(screen.standing.valued))
         assert not line.has_class("-running")
+
+
+async def test_a_checkpoint_that_was_read_anew_takes_no_memory() -> None:
+    """What lives long is hidden from the collector: nothing may lead back to what was replaced."""
+    async with opened(SAMPLES / "hsdp_2x4", size=(120, 30)) as (app, pilot):
+        await until(pilot, lambda: _shown(app) is not None)
+        columns = _shown(app)
+        await pilot.press("r")
+        await until(pilot, lambda: (now := _shown(app)) is not None and now is not columns)
+        assert columns is not None
+        await until(pilot, lambda: columns() is None)
+
+
+def _shown(app: InspectApp) -> weakref.ref[object] | None:
+    """An array of the checkpoint that is shown and judged."""
+    screen = app.screen
+    if not isinstance(screen, MainScreen) or screen.loaded is None:
+        return None
+    is_judged = screen.standing.report is not None
+    return weakref.ref(screen.loaded.checkpoint.columns.file) if is_judged else None

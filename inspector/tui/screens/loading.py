@@ -21,8 +21,8 @@ __all__ = ["LoadingScreen"]
 
 _POLL_S = 0.01
 _POLLS_A_PAINT = 8
-# The screen is there, and this process waits for another; between two modules a key has its turn.
-_AHEAD_S = 0.1
+# After so long it is a large checkpoint; between two modules a key has its turn.
+_AHEAD_S = 0.5
 _AHEAD_PAUSE_S = 0.03
 # What is shown next, and what a key may ask for meanwhile; what takes long in pieces.
 _NEXT = (
@@ -95,17 +95,21 @@ class LoadingScreen(Screen[Outcome]):
         after(self, _AHEAD_S, self._look_ahead)
 
     def _look_ahead(self) -> None:
-        if self._loading.outcome is None:
+        if self._loading.outcome is None and not self._is_dismissed:
             Thread(target=_import_ahead, name="import-ahead", daemon=True).start()
 
     def _poll(self) -> None:
         loading = self._loading
+        if self._is_dismissed:
+            return
         if loading.outcome is not None:
             # Once only: a second dismissal would take away the screen below.
             self._timer.stop()
-            if not self._is_dismissed:
-                self._is_dismissed = True
-                self.dismiss(loading.outcome)
+            self._is_dismissed = True
+            # The next screen's alone: this one may outlive it, as what the collector is not to
+            # look through any more.
+            outcome, loading.outcome = loading.outcome, None
+            self.dismiss(outcome)
             return
         self._polls += 1
         if self._polls % _POLLS_A_PAINT or not self.query("#stage"):

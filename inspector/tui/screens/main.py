@@ -198,7 +198,7 @@ class MainScreen(OpenScreen):
     def show(self, loaded: Loaded) -> None:
         """Show a checkpoint; where the cursor's entry is in it too, the cursor stays on it."""
         gc.freeze()  # What was read lives on: not to be looked through while keys wait.
-        self.loaded = loaded
+        self.opened = self.loaded = loaded
         self.written_by = None
         self.standing = Standing()
         self._trail.begin()
