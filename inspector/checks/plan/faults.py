@@ -34,7 +34,7 @@ def of_stage(plan: LoadPlan, stage: StageKeys | None, findings: Iterable[Finding
         return list(findings)
     left_out = set(stage.left_out)
     files = plan.checkpoint.files
-    read = {files[i].path for i in set(plan.items.file.tolist()) if i >= 0}
+    read = {files[i].path for i in set(plan.items.groups.file.tolist()) if i >= 0}
     others = {file.path for file in files if file.num_payloads} - read
     return [
         f
