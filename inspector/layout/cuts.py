@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import TensorColumns
 from inspector.layout.geometry import Ints, grid_cuts, unique, volumes
+from inspector.layout.tilings import tilings_of
 
 __all__ = [
     "Cut",
@@ -213,7 +214,8 @@ def cut_classes(
     Returns:
         The classes, and how many of `tensors` were looked at.
     """
-    key = _box_hashes(columns)[tensors]
+    tilings = tilings_of(columns)
+    key = _box_hashes(tilings.columns)[tilings.of[tensors]]
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     if len(first) > max_classes:
         num_seen = int(np.sort(first)[max_classes])
