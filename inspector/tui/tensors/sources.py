@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -225,8 +226,17 @@ class EntrySource(TableSource):
 
 def _ranks(texts: list[str]) -> Ints:
     """A number for each text, in their order."""
-    rank = {text: number for number, text in enumerate(sorted(set(texts)))}
+    rank = {text: number for number, text in enumerate(_sorted(list(set(texts))))}
     return np.fromiter((rank[text] for text in texts), np.int64, len(texts))
+
+
+def _sorted(texts: list[str]) -> list[str]:
+    """As `sorted`, in parts: a call that takes long keeps the screen waiting, from any thread."""
+    runs = [sorted(texts[at : at + _NAMES_AT_ONCE]) for at in range(0, len(texts), _NAMES_AT_ONCE)]
+    while len(runs) > 1:
+        # Of two runs it makes one in a single pass.
+        runs = [sorted(chain.from_iterable(runs[at : at + 2])) for at in range(0, len(runs), 2)]
+    return runs[0] if runs else []
 
 
 # Rows that are looked at to choose the widths.

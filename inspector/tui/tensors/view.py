@@ -107,11 +107,12 @@ class TensorsView(TableView):
 
         side = self.query_one("#entries-side", ColumnPane)
         tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
-        # Until it is known whether there is room for it: nothing should jump.
-        tree.display = False
+        # Until both are there, and it is known whether there is room: nothing should jump.
+        tree.display = detail.display = False
         await self.query_one(RowPane).mount(tree, before=side)
         await side.mount(detail)
         self._tree, self._detail = tree, detail
+        detail.display = True
         self._arrange()
         self._fill_tree()
         self._show_row(self.table.cursor_row)
