@@ -121,9 +121,6 @@ class DeepCheck:
     def run(self, stop: Callable[[], bool]) -> DeepResult:
         """Read everything; blocks. What was found, and what was left out.
 
-        Args:
-            stop: Asked now and then; True ends it with what was found by then.
-
         Raises:
             Cancelled: It was stopped while the metadata was read.
         """
