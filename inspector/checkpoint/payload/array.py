@@ -35,7 +35,6 @@ from inspector.checkpoint.payload.source import (
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 
 __all__ = ["numpy_dtype", "payload_array", "raw_payload", "read_box", "read_chunk", "unpack_limit"]
@@ -223,9 +222,7 @@ def read_chunk(
         source = unpacked(ranged, tensor.transforms, unpack_limit(tensor.dtype, sizes))
         payload = open_payload(source, is_tensor=True)
         if payload.packed is not None and not payload.problem:
-            kind, package = payload.packed.kind, payload.packed.package
-            what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)}"
-            raise PackedPayloadError(f"{what} knows", kind)
+            raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
         tensor_differs = payload.tensor is None or payload.tensor.shape != sizes
         if tensor_differs and not payload.problem:
             raise PayloadError(
