@@ -243,28 +243,14 @@ def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
 # With these the metadata lists other items than were saved, so that replaying the writer on them
 # would put innocent ones elsewhere.
 _OTHER_ITEMS = frozenset(
-    {
-        "entry-malformed",
-        "chunk-gap",
-        "chunk-overlap",
-        "chunk-duplicate",
-        "chunk-out-of-bounds",
-        "storage-orphan",
-    }
+    "entry-malformed chunk-gap chunk-overlap chunk-duplicate chunk-out-of-bounds "
+    "storage-orphan".split()
 )
 
 # What these say rests on every entry of the checkpoint being known.
 _OF_ALL_ENTRIES = frozenset(
-    {
-        "alias-shape",
-        "bytes-unreferenced",
-        "family-hole",
-        "file-unreferenced",
-        "local-state",
-        "optimizer-incomplete",
-        "rank-missing",
-        "storage-orphan",
-    }
+    "alias-shape bytes-unreferenced family-hole file-unreferenced local-state "
+    "optimizer-incomplete rank-missing storage-orphan".split()
 )
 
 

@@ -33,6 +33,8 @@ __all__ = [
 _FACTORS = np.arange(1, 128, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 # Numbers of boxes that are looked at together; they stay in the processor's cache.
 _BLOCK = 1 << 16
+# Past so many classes the tensors are looked at no further.
+_MAX_CLASSES = 2_000
 _MAX_SIZE = 1 << 61  # keeps ceil(size / shards) * shards within 64 bits
 
 
@@ -201,7 +203,7 @@ def _problem(offsets: Ints, sizes: Ints, shape: tuple[int, ...]) -> str:
 
 
 def cut_classes(
-    columns: TensorColumns, tensors: Ints, *, repeated: bool = False, max_classes: int = 2_000
+    columns: TensorColumns, tensors: Ints, *, repeated: bool = False
 ) -> tuple[list[CutClass], int]:
     """Groups tensors by cut.
 
@@ -209,7 +211,6 @@ def cut_classes(
         columns: The checkpoint's columns.
         tensors: Indices of the tensors to look at, in the order that matters.
         repeated: As in `analyse`.
-        max_classes: Stop at the tensor that would open one class more.
 
     Returns:
         The classes, and how many of `tensors` were looked at.
@@ -217,8 +218,8 @@ def cut_classes(
     tilings = tilings_of(columns)
     key = _box_hashes(tilings.columns)[tilings.of[tensors]]
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    if len(first) > max_classes:
-        num_seen = int(np.sort(first)[max_classes])
+    if len(first) > _MAX_CLASSES:
+        num_seen = int(np.sort(first)[_MAX_CLASSES])
         tensors, inverse = tensors[:num_seen], inverse[:num_seen]
     by_class = np.argsort(inverse, kind="stable")
     borders = np.flatnonzero(np.diff(inverse[by_class])) + 1

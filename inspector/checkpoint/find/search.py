@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
@@ -76,17 +77,9 @@ class RunListing(list[Found]):
 
     def only(self, found: Iterable[Found]) -> RunListing:
         """The same with some of the checkpoints."""
-        kept = set(found)
-        return RunListing(
-            self.storage,
-            [item for item in self if item in kept],
-            trackers=self.trackers,
-            beside=self.beside,
-            folders=self.folders,
-            not_looked_at=self.not_looked_at,
-            cut_steps=self.cut_steps,
-            listings=self.listings,
-        )
+        kept, same = set(found), copy.copy(self)
+        same[:] = [item for item in self if item in kept]
+        return same
 
     @property
     def is_partial(self) -> bool:

@@ -22,31 +22,9 @@ __all__ = ["COPIES", "SLOTS", "StateName", "check_optimizer", "is_optimizer_stat
 
 #: State that torch's own optimizers and the common others keep for every parameter.
 SLOTS = frozenset(
-    {
-        "step",
-        "exp_avg",
-        "exp_avg_sq",
-        "max_exp_avg_sq",
-        "momentum_buffer",
-        "square_avg",
-        "grad_avg",
-        "acc_delta",
-        "sum",
-        "exp_inf",
-        "mu_product",
-        "ax",
-        "eta",
-        "mu",
-        "prev",
-        "step_size",
-        "exp_avg_diff",
-        "neg_grad_or_diff",
-        "z",
-        "momentum",
-        "exp_avg_fast",
-        "exp_avg_slow",
-        "hessian",
-    }
+    "step exp_avg exp_avg_sq max_exp_avg_sq momentum_buffer square_avg grad_avg acc_delta sum "
+    "exp_inf mu_product ax eta mu prev step_size exp_avg_diff neg_grad_or_diff z momentum "
+    "exp_avg_fast exp_avg_slow hessian".split()
 )
 #: Copies in full precision, which parameters that have it themselves do not need.
 COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
