@@ -29,6 +29,7 @@ __all__ = [
     "format_time",
     "is_printable",
     "natural_keys",
+    "number_runs",
     "parse_bytes",
     "plural",
     "printable",
@@ -273,16 +274,20 @@ def format_time(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def number_runs(numbers: Iterable[int], between: str = "-") -> list[str]:
+    """Rising numbers as their runs, each in words: `0-3`, `7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return [str(a) if a == b else f"{a}{between}{b}" for a, b in runs]
+
+
 def format_ranks(ranks: Sequence[int]) -> str:
     """Ranks as short ranges: `0-3,7`; `?` where a rank is not known (-1)."""
-    known = sorted({rank for rank in ranks if rank >= 0})
-    parts: list[str] = []
-    start = 0
-    for i in range(1, len(known) + 1):
-        if i == len(known) or known[i] != known[i - 1] + 1:
-            first, last = known[start], known[i - 1]
-            parts.append(str(first) if first == last else f"{first}-{last}")
-            start = i
+    parts = number_runs(sorted({rank for rank in ranks if rank >= 0}))
     if any(rank < 0 for rank in ranks):
         parts.append("?")
     return ",".join(parts)

@@ -255,12 +255,7 @@ def _wrong_part(step: Step, part: Judged, where: str) -> Finding:
         code, hint = "part-damaged", "see the findings of that part, or resume from another step"
         torch_does = "loads each part by itself; what becomes of this one, its own findings say"
     return Finding(
-        code,
-        "error",
-        f"{message}; {rest}" if rest else message,
-        torch_does,
-        hint,
-        file=path,
+        code, "error", f"{message}; {rest}" if rest else message, torch_does, hint, file=path
     )
 
 
@@ -372,10 +367,6 @@ def _missing_part(step: Step, others: Sequence[Step]) -> Finding | None:
 
     A part that an older step lacks was taken away to save space; that the newest lacks it, is a
     save that died. Exports for others are made for some steps alone.
-
-    Args:
-        step: The newest step.
-        others: All of its run.
     """
     others = [other for other in others if other is not step]
     mine = {_plain(step.name_of(part)) for part in step.parts}

@@ -249,24 +249,17 @@ _BYTES_COLUMNS = (
 
 
 def _bytes_rows(
-    checkpoint: Checkpoint,
-    chosen: Sequence[int],
-    literals: Mapping[int, Literal],
-    max_chars: int,
+    checkpoint: Checkpoint, chosen: Sequence[int], literals: Mapping[int, Literal], max_chars: int
 ) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for index in chosen:
         entry = checkpoint.bytes_entries[index]
-        stored = entry.file >= 0
-        rows.append(
-            (
-                printable(entry.fqn),
-                printable(checkpoint.files[entry.file].path) if stored else "stored nowhere",
-                str(entry.byte_offset) if stored else "",
-                str(entry.byte_length) if stored else "",
-                format_literal(literals[index].value, max_chars) if index in literals else "",
-            )
-        )
+        where = ("stored nowhere", "", "")
+        if entry.file >= 0:
+            path = printable(checkpoint.files[entry.file].path)
+            where = (path, str(entry.byte_offset), str(entry.byte_length))
+        value = format_literal(literals[index].value, max_chars) if index in literals else ""
+        rows.append((printable(entry.fqn), *where, value))
     return rows
 
 

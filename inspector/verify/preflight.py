@@ -398,12 +398,7 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
 
 
 def _problems(
-    spec: JobSpec,
-    expected: ExpectedEntries,
-    free: int,
-    scratch: str,
-    needed: int,
-    room: int | None,
+    spec: JobSpec, expected: ExpectedEntries, free: int, scratch: str, needed: int, room: int | None
 ) -> list[tuple[str, str]]:
     found = []
     if not expected.names:

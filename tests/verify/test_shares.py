@@ -19,9 +19,10 @@ from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.plan import PayloadPlan, plan_payloads
 from inspector.checkpoint.storage.base import Storage
+from inspector.checks.findings import DeepReport
 from inspector.checks.judge import check_storage
 from inspector.checks.payload.deep import DeepRequest, check_deep
-from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import check_payloads
 from inspector.checks.seal.seal import read_seal
 from inspector.cli.group import run_command
 from inspector.errors import InspectError, UsageError
@@ -84,13 +85,13 @@ class Ranks:
             )
         return self
 
-    def merged(self) -> PayloadReport:
+    def merged(self) -> DeepReport:
         return merge_shares(
             self.checkpoint, self.storage, EndedRanks.by_now(self.spec, self.events)
         )
 
 
-def assert_same(together: PayloadReport, alone: PayloadReport) -> None:
+def assert_same(together: DeepReport, alone: DeepReport) -> None:
     assert together.findings == alone.findings
     assert replace(together.checked, ranks=()) == alone.checked
     assert not together.is_cancelled

@@ -42,12 +42,7 @@ def name(text: str) -> str:
 
 
 def check_structure(checkpoint: Checkpoint, entries: Entries) -> list[Finding]:
-    """All findings about chunks, storage entries and byte ranges.
-
-    Args:
-        checkpoint: The checkpoint.
-        entries: Its table, from `entries_of`.
-    """
+    """All findings about chunks, storage entries and byte ranges."""
     return [
         *_covers(checkpoint, entries),
         *_unstored(entries),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from inspector.checkpoint.text import number_runs
+
 __all__ = ["families", "family_of", "numbers_text"]
 
 _MAX_RANGES = 4
@@ -30,11 +32,5 @@ def families(fqns: Iterable[str]) -> dict[str, set[int]]:
 
 def numbers_text(numbers: Sequence[int]) -> str:
     """`0 to 3, 5`; numbers in rising order."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    told = [str(a) if a == b else f"{a} to {b}" for a, b in runs[:_MAX_RANGES]]
-    return ", ".join(told) + (" ..." if len(runs) > _MAX_RANGES else "")
+    runs = number_runs(numbers, " to ")
+    return ", ".join(runs[:_MAX_RANGES]) + (" ..." if len(runs) > _MAX_RANGES else "")

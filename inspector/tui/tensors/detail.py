@@ -116,8 +116,7 @@ def _lines(rows: Iterable[tuple[str, str]]) -> Text:
 def _with_findings(facts: Text, findings: Sequence[Finding]) -> Text:
     lines = [
         Text.assemble(
-            (f"{finding.severity} {finding.code}: ", finding.severity),
-            printable(finding.message),
+            (f"{finding.severity} {finding.code}: ", finding.severity), printable(finding.message)
         )
         for finding in findings
     ]
@@ -303,7 +302,6 @@ class TensorDetail(Pane):
             self._text.show(text)
 
     def show_nothing(self) -> None:
-        """Nothing is under the cursor."""
         self._tensor = None
         self._pick(None)
         self._shown_entry = None

@@ -55,11 +55,7 @@ _PYTHON_IN_IMAGE = "python3"
 
 
 def local_argv(
-    spec: RankSpec,
-    spec_path: str | Path,
-    logs_dir: str | Path,
-    module: str = "",
-    meeting: str = "",
+    spec: RankSpec, spec_path: str | Path, logs_dir: str | Path, module: str = "", meeting: str = ""
 ) -> list[str]:
     """The command that runs the job on this machine.
 

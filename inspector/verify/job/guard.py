@@ -149,10 +149,7 @@ class _Guard:
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop("SIGTERM"))
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        with (
-            open(self._job["stdout"], "ab") as stdout,
-            open(self._job["stderr"], "ab") as stderr,
-        ):
+        with open(self._job["stdout"], "ab") as stdout, open(self._job["stderr"], "ab") as stderr:
             try:
                 self._torchrun = subprocess.Popen(  # noqa: S603 - the argv that was shown
                     self._job["argv"],

@@ -18,14 +18,7 @@ from typing import Any
 
 from inspector.verify.events import EventWriter
 
-__all__ = [
-    "Reporter",
-    "die_with_parent",
-    "keep_memory",
-    "memory",
-    "register_stacks",
-    "stacks_file",
-]
+__all__ = ["Reporter", "die_with_parent", "keep_memory", "memory", "register_stacks", "stacks_file"]
 
 _HEARTBEAT_S = 1.0
 _PROGRESS_S = 0.1

@@ -19,9 +19,9 @@ from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import PayloadPlan, plan_payloads
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
-from inspector.checks.findings import RankShare
+from inspector.checks.findings import DeepReport, RankShare
 from inspector.checks.payload.judgement import PayloadTally
-from inspector.checks.payload.payloads import PayloadReport, Untold, conclude
+from inspector.checks.payload.payloads import Untold, conclude
 from inspector.errors import InspectError, UsageError
 from inspector.values.fingerprint import Fingerprints
 from inspector.values.stats import STOPPED, NotRead, StatsReport, wanted_tensors
@@ -149,7 +149,7 @@ class EndedRanks:
         return "no end was heard of it"
 
 
-def merge_shares(checkpoint: Checkpoint, storage: Storage, ended: EndedRanks) -> PayloadReport:
+def merge_shares(checkpoint: Checkpoint, storage: Storage, ended: EndedRanks) -> DeepReport:
     """The report of all ranks together.
 
     Args:
