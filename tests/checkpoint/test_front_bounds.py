@@ -28,6 +28,8 @@ from tests.conftest import ROOT, SAMPLES
 SAMPLE = SAMPLES / "hsdp_2x2"
 METADATA = SAMPLE / ".metadata"
 
+pytestmark = pytest.mark.own_readers
+
 
 # -- JSON ---------------------------------------------------------------------------------------
 
