@@ -69,7 +69,8 @@ def test_names_are_sent_once_where_the_nested_dict_has_the_same() -> None:
 
 def test_room_is_zeroed_and_takes_memory_only_where_it_is_written() -> None:
     """What would be written first is written while no key of a user has its turn."""
-    assert room_for(0).nbytes == 0
+    empty = room_for(0)
+    assert empty.nbytes == 0 and not empty.readonly
     before = _resident_bytes()
     room = room_for(1 << 30)
     assert _resident_bytes() - before < 1 << 28

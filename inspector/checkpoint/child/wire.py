@@ -81,9 +81,8 @@ def room_for(num_bytes: int) -> memoryview:
     user, has its turn: 20 ms for 100 MB. The kernel gives these pages when they are first read
     into, which a read does without the interpreter's lock.
     """
-    if not num_bytes:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE))
+    pages = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE)  # There are none of 0 bytes.
+    return memoryview(pages)[:num_bytes]
 
 
 def split_columns(header: dict[str, Any], body: memoryview) -> dict[str, memoryview]:
