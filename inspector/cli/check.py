@@ -25,7 +25,7 @@ from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checks.plan.against import ModelFit
     from inspector.checks.plan.expected import Expected
     from inspector.checks.run import JudgedRun, OnJudged

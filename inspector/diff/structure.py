@@ -27,7 +27,7 @@ from inspector.checks.payload.packed import without_packed
 from inspector.diff.model import Damage, Diff, MeshSide, PlacementChange, Side, TensorDiff
 from inspector.errors import StorageError
 from inspector.layout.aliases import likely_renames
-from inspector.layout.incomplete import missing_parts
+from inspector.layout.contents import missing_parts
 from inspector.layout.writer.written_by import infer
 
 __all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]
