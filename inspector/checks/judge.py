@@ -18,7 +18,15 @@ from inspector.checkpoint.safetensors.sets import shard_rank
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
-from inspector.checks.findings import CODES, Coverage, DeepReport, Finding, NotChecked, Report
+from inspector.checks.findings import (
+    CODES,
+    SEVERITIES,
+    Coverage,
+    DeepReport,
+    Finding,
+    NotChecked,
+    Report,
+)
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
 from inspector.checks.metadata.aliases import check_aliases
@@ -44,7 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Deep", "check", "check_all", "check_storage", "judge", "merge"]
 
-_SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 _ORDER = {code: i for i, code in enumerate(CODES)}
 
 
@@ -218,7 +225,7 @@ def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Rep
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """By severity, then as the codes are listed, then as they were found."""
-    return tuple(sorted(findings, key=lambda f: (_SEVERITIES[f.severity], _ORDER[f.code])))
+    return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), _ORDER[f.code])))
 
 
 def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:

@@ -81,10 +81,6 @@ def _judge(
         tell(item)
 
 
-def _verdict_of(item: Judged) -> str:
-    return "empty" if item.report.is_empty else item.report.verdict
-
-
 class PickerScreen(Screen[None]):
     """Step, state, size and time of every checkpoint under a folder."""
 
@@ -183,7 +179,7 @@ class PickerScreen(Screen[None]):
         there = set(folder.found)
         self._judged = [item for item in self._judged if item.found in there]
         for item in self._judged:
-            self._source.verdicts[self._numbers[item.found]] = _verdict_of(item)
+            self._source.verdicts[self._numbers[item.found]] = item.word
         if here in rows:
             table.select_row(rows[here])
         self._draw_head()
@@ -236,7 +232,7 @@ class PickerScreen(Screen[None]):
         if number is None or number in self._source.verdicts:
             return  # Of a folder that was read anew meanwhile, or told by both readings of it.
         self._judged.append(item)
-        self._source.verdicts[number] = _verdict_of(item)
+        self._source.verdicts[number] = item.word
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
             self._say_steps()

@@ -25,9 +25,8 @@ from inspector.tui.kit.cell_text import error_line
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
 from inspector.tui.values.heat_map import HeatMap
-from inspector.tui.values.index_line import IndexLine, parse_index
 from inspector.tui.values.number_grid import NumberGrid
-from inspector.tui.values.pane import ValuesPane
+from inspector.tui.values.pane import IndexLine, ValuesPane, parse_index
 from inspector.tui.values.reading import Answer, ArraySaving, TensorReading
 from inspector.tui.values.work import Known, slice_box, why_no_numbers
 from inspector.values.stats import StatsReport, TensorStats
@@ -144,9 +143,6 @@ class ValuesView(View):
 
     def compose(self) -> ComposeResult:
         yield self._pane
-
-    def on_unmount(self) -> None:
-        self._reading.begin(None, None)
 
     # What the screen asks.
 
