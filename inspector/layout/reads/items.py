@@ -22,18 +22,7 @@ __all__ = ["NotPlanned", "ReadItems", "TensorRows", "read_items"]
 # A pebibyte: no tensor and no payload comes near it.
 _MAX_BYTES = 1 << 50
 _MAX_OFFSET = 1 << 62
-_COLUMNS = (
-    "owner",
-    "number",
-    "start",
-    "stop",
-    "row_bytes",
-    "file",
-    "num_bytes",
-    "end",
-    "in_flight",
-    "writer",
-)
+_COLUMNS = "owner number start stop row_bytes file num_bytes end in_flight writer".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +89,14 @@ class ReadItems:
     in_flight: Ints
     writer: Ints
     left_out: tuple[NotPlanned, ...]
+
+    def in_plan_order(self, is_wanted: npt.NDArray[np.bool_]) -> Ints:
+        """Rows of the wanted items: tensors in the order of the plan, then bytes entries."""
+        rows = np.flatnonzero(is_wanted)
+        is_entry = self.owner[rows] < 0
+        chunks = rows[~is_entry]
+        chunks = chunks[np.lexsort((self.number[chunks], self.owner[chunks]))]
+        return np.concatenate([chunks, rows[is_entry]])
 
 
 def read_items(

@@ -114,7 +114,6 @@ class Runs:
         )
 
     def figures(self) -> RankFigures:
-        """The figures of every rank."""
         items, lanes = self.items, self.num_lanes
         # All of them, but for items that no rank's own metadata names.
         seen = self.first <= self.last if self.checkpoint.per_rank_metadata else slice(None)
@@ -223,11 +222,7 @@ class Runs:
         """The items that a rank reads: tensors in the order of the plan, then bytes entries."""
         items = self.items
         lane = rank % self.num_lanes
-        rows = np.flatnonzero((self.first <= lane) & (lane <= self.last))
-        is_entry = items.owner[rows] < 0
-        chunks = rows[~is_entry]
-        chunks = chunks[np.lexsort((items.number[chunks], items.owner[chunks]))]
-        return np.concatenate([chunks, rows[is_entry]])
+        return items.in_plan_order((self.first <= lane) & (lane <= self.last))
 
     def reads(self, rank: int, rows: Ints | None = None) -> Iterator[Read]:
         """The reads of a rank; of all `read_rows`, or of a part of them."""
@@ -260,15 +255,15 @@ class Runs:
             length[:, 0] = np.minimum(items.stop[member], top + full) - begin
             storage[:, 0] = begin - items.start[member]
             dest[:, 0] = begin - top
-            found = zip(
-                map(tuple, storage.tolist()),
-                map(tuple, dest.tolist()),
-                map(tuple, length.tolist()),
-                strict=True,
-            )
-            for row, box in zip(here.tolist(), found, strict=True):
-                result[row] = box
+            put_boxes(result, here, storage, dest, length)
         return result
+
+
+def put_boxes(boxes: list[Box], at: Ints, storage: Ints, dest: Ints, length: Ints) -> None:
+    """Write boxes, given as columns of shape (len(at), ndim), to their places in a list."""
+    found = (map(tuple, column.tolist()) for column in (storage, dest, length))
+    for row, *box in zip(at.tolist(), *found, strict=True):
+        boxes[row] = tuple(box)
 
 
 def reads_of_rows(

@@ -343,7 +343,6 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
 
 
 def _names(job: RankJob, waves: list[Any]) -> set[str]:
-    """What is verified."""
     columns, entries = job.checkpoint.columns, job.checkpoint.bytes_entries
     names = {columns.fqns[i] for wave in waves for i in wave.tensors}
     return names | {entries[i].fqn for wave in waves for i in wave.entries}

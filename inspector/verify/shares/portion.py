@@ -67,7 +67,6 @@ class PortionFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 
