@@ -442,8 +442,7 @@ class Checkpoint:
     def chunk_ranks(self, file: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Writer's rank per chunk, -1 where it is not known; `file` as in `Tensor.file`."""
         ranks = np.append(self.file_ranks, np.int32(-1))
-        result: npt.NDArray[np.int32] = ranks[file]
-        return result
+        return ranks[file]
 
     @cached_property
     def world_size(self) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
@@ -46,9 +45,6 @@ from inspector.checks.metadata.structure import check_structure, has_odd_lengths
 from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
-
-if TYPE_CHECKING:
-    from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["Deep", "check", "check_all", "check_storage", "judge", "merge"]
 

@@ -294,8 +294,7 @@ def _sums_of_boxes(columns: TensorColumns, tensors: Ints, ndim: int) -> npt.NDAr
     boxes = (
         numbers[rows + dim] for numbers in (columns.offsets, columns.sizes) for dim in range(ndim)
     )
-    sums: npt.NDArray[np.uint64] = np.add.reduceat(_mix(boxes, len(rows), 5), begin)
-    return sums
+    return np.add.reduceat(_mix(boxes, len(rows), 5), begin)
 
 
 def _mix(columns: Iterable[Ints], num_rows: int, seed: int) -> npt.NDArray[np.uint64]:

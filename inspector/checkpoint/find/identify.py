@@ -6,8 +6,6 @@ every step of a long run would take minutes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.find.step_folders import Found, State, split_step
@@ -16,9 +14,6 @@ from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import InspectError, StorageError
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["TRACKERS", "identify", "open_found", "step_of"]
 

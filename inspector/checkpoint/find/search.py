@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from inspector.checkpoint.find.identify import TRACKERS, identify, step_of
 from inspector.checkpoint.find.step_folders import Found, StepFolder, split_step, step_folders
@@ -17,9 +16,6 @@ from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled, StorageError
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["MAX_DEPTH", "PART_DEPTH", "RunListing", "Search", "discover", "newest"]
 

@@ -107,8 +107,7 @@ def flat_dims(values: Ints, ndim: npt.NDArray[Any]) -> Ints:
     """
     if len(ndim) and (ndim == ndim[0]).all():
         return values[:, : max(int(ndim[0]), 0)].ravel()
-    flat: Ints = values[np.arange(values.shape[1]) < ndim[:, None]]
-    return flat
+    return values[np.arange(values.shape[1]) < ndim[:, None]]
 
 
 class Texts(NamedTuple):

@@ -205,8 +205,7 @@ def same_texts(
 
 def _word(words: Words, at: Ints, length: Ints, word: int) -> Words:
     """Bytes `8 * word` to `8 * word + 8` of strings, zeros after their ends."""
-    value: Words = words[at + 8 * word] & _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
-    return value
+    return words[at + 8 * word] & _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
 
 
 class EveryTensor:

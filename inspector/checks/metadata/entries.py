@@ -123,8 +123,7 @@ class Entries:
         of_tensor[list(columns.transforms)] = -1
         item = np.append(of_tensor, -1)[np.minimum(self.entry, columns.num_tensors)]
         rough = self.volume.astype(np.float64) * item
-        needed: Ints = np.where(item < 0, -1, np.where(rough < _SAFE, self.volume * item, _SAFE))
-        return needed
+        return np.where(item < 0, -1, np.where(rough < _SAFE, self.volume * item, _SAFE))
 
     @cached_property
     def sweep(self) -> RangeSweep:

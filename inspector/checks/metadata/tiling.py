@@ -99,8 +99,7 @@ def chunk_volumes(columns: TensorColumns) -> Ints:
 def _volumes(sizes: Ints) -> Ints:
     exact = np.prod(sizes, axis=1, dtype=np.int64)
     rough = np.prod(sizes, axis=1, dtype=np.float64)
-    result: Ints = np.where(rough < _SAFE, exact, _SAFE)
-    return result
+    return np.where(rough < _SAFE, exact, _SAFE)
 
 
 def unproven(columns: TensorColumns, *, by_file: bool = False) -> Ints:

@@ -27,18 +27,7 @@ _MAX_BYTES = 1 << 50
 _MAX_OFFSET = 1 << 62
 # Sets of files in which tensors of one tiling may lie.
 _MAX_RIVALS = 4
-_COLUMNS = (
-    "owner",
-    "number",
-    "start",
-    "stop",
-    "row_bytes",
-    "file",
-    "num_bytes",
-    "end",
-    "in_flight",
-    "writer",
-)
+_COLUMNS = "owner number start stop row_bytes file num_bytes end in_flight writer".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +168,14 @@ class ReadItems:
     def groups(self) -> ItemGroups:
         """The same in as few rows as there are different items."""
         return _groups(self._checkpoint, self.tensors, self._entries)
+
+    def in_plan_order(self, is_wanted: npt.NDArray[np.bool_]) -> Ints:
+        """Rows of the wanted items: tensors in the order of the plan, then bytes entries."""
+        rows = np.flatnonzero(is_wanted)
+        is_entry = self.owner[rows] < 0
+        chunks = rows[~is_entry]
+        chunks = chunks[np.lexsort((self.number[chunks], self.owner[chunks]))]
+        return np.concatenate([chunks, rows[is_entry]])
 
 
 def read_items(

@@ -128,7 +128,6 @@ class Runs:
         return np.append(self.full, 1)[items.owner]
 
     def figures(self) -> RankFigures:
-        """The figures of every rank."""
         groups, lanes = self.items.groups, self.num_lanes
         first, last = self._lanes(groups)
         # All of them, but for items that no rank's own metadata names.
@@ -238,11 +237,7 @@ class Runs:
         items = self.items
         lane = rank % self.num_lanes
         first, last = self._lanes_of_items
-        rows = np.flatnonzero((first <= lane) & (lane <= last))
-        is_entry = items.owner[rows] < 0
-        chunks = rows[~is_entry]
-        chunks = chunks[np.lexsort((items.number[chunks], items.owner[chunks]))]
-        return np.concatenate([chunks, rows[is_entry]])
+        return items.in_plan_order((first <= lane) & (lane <= last))
 
     def reads(self, rank: int, rows: Ints | None = None) -> Iterator[Read]:
         """The reads of a rank; of all `read_rows`, or of a part of them."""
@@ -275,15 +270,15 @@ class Runs:
             length[:, 0] = np.minimum(items.stop[member], top + full) - begin
             storage[:, 0] = begin - items.start[member]
             dest[:, 0] = begin - top
-            found = zip(
-                map(tuple, storage.tolist()),
-                map(tuple, dest.tolist()),
-                map(tuple, length.tolist()),
-                strict=True,
-            )
-            for row, box in zip(here.tolist(), found, strict=True):
-                result[row] = box
+            put_boxes(result, here, storage, dest, length)
         return result
+
+
+def put_boxes(boxes: list[Box], at: Ints, storage: Ints, dest: Ints, length: Ints) -> None:
+    """Write boxes, given as columns of shape (len(at), ndim), to their places in a list."""
+    found = (map(tuple, column.tolist()) for column in (storage, dest, length))
+    for row, *box in zip(at.tolist(), *found, strict=True):
+        boxes[row] = tuple(box)
 
 
 def reads_of_rows(

@@ -34,8 +34,7 @@ def _find_memcmp() -> Callable[[int, int, int], int] | None:
         return None
     found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     found.restype = ctypes.c_int
-    result: Callable[[int, int, int], int] = found
-    return result
+    return found
 
 
 _memcmp = _find_memcmp()

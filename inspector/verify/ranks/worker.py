@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.verify.events import LONG_NAME
-from inspector.verify.failures import describe_failure
+from inspector.verify.failures import describe_failure, reason
 from inspector.verify.ranks.vitals import (
     Reporter,
     die_with_parent,
@@ -271,7 +271,6 @@ def _hf_folder(checkpoint: Checkpoint, storage: Storage) -> tuple[HfFolder | Non
     """
     import torch.distributed as dist
 
-    from inspector.verify.failures import reason
     from inspector.verify.ranks.torch_dcp import HfFolder
 
     folder = storage.local_path("")
@@ -343,7 +342,6 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
 
 
 def _names(job: RankJob, waves: list[Any]) -> set[str]:
-    """What is verified."""
     columns, entries = job.checkpoint.columns, job.checkpoint.bytes_entries
     names = {columns.fqns[i] for wave in waves for i in wave.tensors}
     return names | {entries[i].fqn for wave in waves for i in wave.entries}
