@@ -283,6 +283,7 @@ class MainScreen(OpenScreen):
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()
+        self._paint_task()  # It has ended: its line goes with the word of what was found.
         result = event.result
         if event.loaded is not self.loaded:
             return
@@ -298,6 +299,7 @@ class MainScreen(OpenScreen):
 
     def on_statistics_view_found(self, event: StatisticsView.Found) -> None:
         event.stop()
+        self._paint_task()
         if event.loaded is self.loaded:
             self.stand(valued=event.findings)
 

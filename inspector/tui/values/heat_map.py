@@ -39,6 +39,8 @@ __all__ = ["HeatMap"]
 
 _RULER_LINES, _RULER_CELLS = 9, 36
 _LEGEND_CELLS = 8
+#: What its sign stands for, the longest first; where there is no room, it stands alone.
+_BAD_WORDS = (" NaN or Inf", " NaN/Inf")
 
 
 class HeatMap(PartMap):
@@ -254,11 +256,10 @@ class HeatMap(PartMap):
             segments = [Segment(f"{title}  {ends[0]} ", style), *self._ramp(grid)]
             segments.append(Segment(f" {ends[1]}", style))
         if grid.bad.any():
-            segments += [
-                Segment("  ", style),
-                Segment("✗", self._part("bad")),
-                Segment(" NaN or Inf", style),
-            ]
+            segments += [Segment("  ", style), Segment("✗", self._part("bad"))]
+            room = self.size.width - sum(segment.cell_length for segment in segments)
+            said = (words for words in _BAD_WORDS if len(words) <= room)
+            segments.append(Segment(next(said, ""), style))
         return segments
 
     def _ramp(self, grid: HeatGrid) -> list[Segment]:
