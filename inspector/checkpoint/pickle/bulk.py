@@ -20,16 +20,15 @@ import numpy.typing as npt
 from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.pickle.extract import Extraction
-from inspector.checkpoint.pickle.fields import Ints, Texts, starts_of
-from inspector.checkpoint.pickle.joining import (
-    EveryTensor,
-    Names,
-    distinct_texts,
-    join,
-    refuse_duplicates,
-    same_texts,
+from inspector.checkpoint.pickle.fields import Ints, starts_of
+from inspector.checkpoint.pickle.joining import join, refuse_duplicates, same_texts
+from inspector.checkpoint.pickle.splice import (
+    WINDOW_BYTES,
+    NotSplicedError,
+    RecordRun,
+    Spliced,
+    read_spliced,
 )
-from inspector.checkpoint.pickle.splice import NotSplicedError, RecordRun, Spliced, read_spliced
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
 
 __all__ = ["read_bulk"]
@@ -41,7 +40,11 @@ _BLOCK = 1 << 14
 
 
 def read_bulk(
-    fd: int, num_bytes: int, tell: Callable[[int], None], digest: Any = None
+    fd: int,
+    num_bytes: int,
+    tell: Callable[[int], None],
+    digest: Any = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -50,6 +53,7 @@ def read_bulk(
         num_bytes: Its size.
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
+        window_bytes: How much of the file is held at a time.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -57,7 +61,7 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell, digest)
+    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
@@ -96,12 +100,10 @@ class _Bulk(Extraction):
         self._ids: dict[str, int] = {}
         #: What the planner recorded, if much of it was in runs.
         self.planned: StatePaths | None = None
-        stored = spliced.stored
-        num_stored = len(stored.start) if stored is not None else 0
-        self._row_file = np.full(num_stored, -1, np.int32)
-        self._row_used = np.zeros(num_stored, bool)
-        chunks = spliced.chunks
-        self._ndim = np.append(chunks.ndim, 0) if chunks is not None else np.zeros(1, np.int8)
+        self._stored = spliced.columns["stored"]
+        self._row_used = np.zeros(len(self._stored["ndim"]), bool)
+        #: The tensor whose name a string is.
+        self._tensor_of = np.full(len(spliced.strings) + 1, -1, np.int64)
 
     # -- what must not be ---------------------------------------------------------------------
 
@@ -151,49 +153,31 @@ class _Bulk(Extraction):
 
     def _take_stored(self, run: RecordRun, refs: Any, places: dict[str, Any]) -> None:
         """A run of stored places, met where the records stood."""
-        stored = self._spliced.stored
+        stored, strings = self._stored, self._spliced.strings
         rows = self._take(run, "stored", refs)
-        if stored is None:
-            raise NotSplicedError
-        at, length = self._spliced.walk.located(stored.text("path", rows))
-        changes = np.ones(len(at), bool)
-        changes[1:] = (at[1:] != at[:-1]) | (length[1:] != length[:-1])
-        firsts = np.flatnonzero(changes)
-        at, length = at[firsts], length[firsts]
-        of_first, number = distinct_texts(self._spliced.scan.words, at, length)
+        paths = stored["path"][rows]
+        heads = np.ones(len(paths), bool)
+        heads[1:] = paths[1:] != paths[:-1]
         # Files are numbered as they are first mentioned.
-        files = []
-        for place in zip(at[of_first].tolist(), length[of_first].tolist(), strict=True):
-            if not place[1]:
+        found, first, which = np.unique(paths[heads], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        files = np.empty(len(found), np.int32)
+        for place, name in zip(order.tolist(), strings.texts(found[order]), strict=True):
+            if not name:
                 raise NotSplicedError
-            files.append(self.files.setdefault(self._text(*place), len(self.files)))
-        in_runs = np.diff(firsts, append=run.last - run.first)
-        self._row_file[rows] = np.repeat(np.asarray(files, np.int32)[number], in_runs)
+            files[place] = self.files.setdefault(name, len(self.files))
+        stored["path"][rows] = files[which[np.cumsum(heads) - 1]]
         self._row_used[rows] = True
-        bare = np.flatnonzero(stored.ndim[rows] < 0) + run.first
+        bare = np.flatnonzero(stored["ndim"][rows] < 0) + run.first
         if not len(bare):
             return
         self._row_used[bare] = False
-        names = stored.text("name", rows)
-        mine = bare - run.first
-        at, length = self._spliced.walk.located(names.of(mine))
-        for row, place in zip(
-            bare.tolist(), zip(at.tolist(), length.tolist(), strict=True), strict=True
+        for name, *place in zip(
+            strings.texts(stored["name"][bare]),
+            *(stored[of][bare].tolist() for of in ("path", "byte_offset", "byte_length")),
+            strict=True,
         ):
-            offset, size = int(stored.byte_offset[row]), int(stored.byte_length[row])
-            _add_place(places, self._text(*place), (int(self._row_file[row]), offset, size, ()))
-
-    def _text(self, at: int, length: int) -> str:
-        return str(self._spliced.scan.data.data[at : at + length], "utf-8", "surrogatepass")
-
-    def _all_text(self, texts: Texts) -> list[str]:
-        """Many strings."""
-        at, length = self._spliced.walk.located(texts)
-        data = self._spliced.scan.data.data
-        return [
-            str(data[first:last], "utf-8", "surrogatepass")
-            for first, last in zip(at.tolist(), (at + length).tolist(), strict=True)
-        ]
+            _add_place(places, name, (*place, ()))
 
     # -- tensors ------------------------------------------------------------------------------
 
@@ -221,6 +205,7 @@ class _Bulk(Extraction):
         self.property_ids.extend([known[state] for state in every.states[rows]])
         index = len(self.tensor_fqns)
         self._name(names, index, places)
+        self._tensor_of[every.strings[rows]] = np.arange(index, index + len(names))
         ids.update(zip(names, range(index, index + len(names)), strict=True))
         self.tensor_fqns += names
         self.shapes.extend(every.shapes[every.box[run.first] : every.box[run.last]])
@@ -236,11 +221,8 @@ class _Bulk(Extraction):
                 self._add_piece(True, every.first[number], every.last[number])
 
     @cached_property
-    def _every_tensor(self) -> EveryTensor:
-        tensors = self._spliced.tensors
-        if tensors is None:
-            raise NotSplicedError
-        return EveryTensor(tensors, self._all_text(tensors.name))
+    def _every_tensor(self) -> _EveryTensor:
+        return _EveryTensor(self._spliced)
 
     def _property(self, fqn: str, state: Any) -> int:
         found = self._properties(fqn, state)
@@ -269,13 +251,15 @@ class _Bulk(Extraction):
             if type(run) is not RecordRun:
                 raise NotSplicedError
             rows = self._take(run, "chunks", item[1:])
-            if (self._ndim[rows] != ndim).any():
+            if (self._spliced.columns["chunks"]["ndim"][rows] != ndim).any():
                 raise NotSplicedError
             self._add_piece(True, run.first, run.last)
             count += run.last - run.first
         count += self._add_slow(fqn, slow, ndim)
         index = len(self.tensor_fqns)
         self._name([fqn], index, {})
+        string = self._spliced.strings.number_of(fqn.encode("utf-8", "surrogatepass"), is_new=False)
+        self._tensor_of[string] = index
         self.tensor_fqns.append(fqn)
         self.property_ids.append(self.properties.setdefault(props, len(self.properties)))
         self.shapes.extend(shape)
@@ -344,26 +328,29 @@ class _Bulk(Extraction):
     @cached_property
     def _every_path(self) -> tuple[list[str], list[Any]]:
         """The names of all runs of paths; and where each is cut, or into which two."""
-        paths = self._spliced.paths
-        if paths is None:
-            raise NotSplicedError
-        walk, scan = self._spliced.walk, self._spliced.scan
+        paths, strings = self._spliced.columns["paths"], self._spliced.strings
+        scan = strings.scan
         words = scan.words
-        at, length = walk.located(paths.name)
-        first, first_length = walk.located(paths.first)
-        second, second_length = walk.located(paths.second)
+        at, length = strings.places(paths["name"])
+        first, first_length = strings.places(paths["first"])
+        second, second_length = strings.places(paths["second"])
         cut = at + first_length
         is_cut = length == first_length + 1 + second_length
         is_cut &= same_texts(words, at, first_length, words, first, first_length)
-        is_cut &= scan.data[cut] == ord(".")
-        is_cut &= same_texts(words, cut + 1, second_length, words, second, second_length)
-        names = self._all_text(paths.name)
+        is_cut &= scan.data[np.where(is_cut, cut, 0)] == ord(".")
+        rows = np.flatnonzero(is_cut)
+        is_cut[rows] = same_texts(
+            *(words, cut[rows] + 1, second_length[rows]),
+            *(words, second[rows], second_length[rows]),
+        )
+        names = strings.texts(paths["name"])
         cuts: list[Any] = first_length.tolist()
         # Characters are counted, not bytes: of ASCII they are the same.
         is_cut &= np.fromiter(map(str.isascii, names), bool, len(names))
-        for row in np.flatnonzero(~is_cut).tolist():
-            ends = zip((first, second), (first_length, second_length), strict=True)
-            cuts[row] = tuple(self._text(int(at[row]), int(size[row])) for at, size in ends)
+        others = np.flatnonzero(~is_cut)
+        ends = (strings.texts(paths[part][others]) for part in ("first", "second"))
+        for row, *both in zip(others.tolist(), *ends, strict=True):
+            cuts[row] = tuple(both)
         return names, cuts
 
     def header(self) -> dict[str, Any]:
@@ -418,20 +405,24 @@ class _Bulk(Extraction):
 
     def _let_go(self) -> None:
         """What is in the columns now need not be kept twice."""
-        chunks = self._spliced.chunks
-        if chunks is not None:
-            chunks.start = chunks.box = chunks.offsets = chunks.sizes = np.zeros(0, np.int64)
-        self._spliced.chunks = self._spliced.tensors = self._spliced.paths = None
+        for kind in ("chunks", "tensors", "paths"):
+            self._spliced.columns[kind].clear()
         self.offsets = self.sizes = array("q")
 
     def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
-        chunks = self._spliced.chunks
+        chunks = self._spliced.columns["chunks"]
+        ndim = chunks["ndim"]
+        is_one = not len(ndim) or bool((ndim == ndim[0]).all())
+        box = None if is_one else starts_of(ndim)
         offsets, sizes = [], []
         for in_batch, first, last in self._pieces:
-            if in_batch and chunks is not None:
-                numbers = slice(int(chunks.box[first]), int(chunks.box[last]))
-                offsets.append(chunks.offsets[numbers])
-                sizes.append(chunks.sizes[numbers])
+            if in_batch:
+                if box is None:
+                    numbers = slice(first * int(ndim[0]), last * int(ndim[0]))
+                else:
+                    numbers = slice(int(box[first]), int(box[last]))
+                offsets.append(chunks["offsets"][numbers])
+                sizes.append(chunks["sizes"][numbers])
             else:
                 numbers = slice(self._slow_box[first], self._slow_box[last])
                 offsets.append(columns["offsets"][numbers])
@@ -459,27 +450,48 @@ class _Bulk(Extraction):
         )
 
     def _join_batches(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        stored = self._spliced.stored
-        if stored is None:
-            return
-        words = self._spliced.scan.words
-        table = Names(self.tensor_fqns)
-        used = np.flatnonzero(self._row_used)
-        name_at, name_length = self._spliced.walk.located(stored.text("name", slice(None)))
-        for first in range(0, len(used), _BLOCK):
-            rows: Any = used[first : first + _BLOCK]
-            names = table.find(words, name_at[rows], name_length[rows])
+        stored = self._stored
+        begin = 0
+        for first in range(0, len(self._row_used), _BLOCK):
+            rows: Any = slice(first, first + _BLOCK)
+            ndim = stored["ndim"][rows]
+            dims = np.maximum(ndim, 0)
+            box = np.cumsum(dims, dtype=np.int64) - dims
+            box += begin
+            begin += int(dims.sum(dtype=np.int64))
+            used = self._row_used[rows]
+            if not used.all():
+                rows = np.flatnonzero(used) + first
+                ndim, box = ndim[used], box[used]
             join(
                 columns,
-                names,
-                stored.index[rows],
-                stored.ndim[rows],
-                stored.box[rows],
-                stored.offsets,
-                self._row_file[rows],
-                stored.byte_offset[rows],
-                stored.byte_length[rows],
+                self._tensor_of[stored["name"][rows]],
+                stored["index"][rows],
+                ndim,
+                box,
+                stored["offsets"],
+                stored["path"][rows],
+                stored["byte_offset"][rows],
+                stored["byte_length"][rows],
             )
+
+
+class _EveryTensor:
+    """What the runs of tensors are put together from: lists, of which each takes its part."""
+
+    def __init__(self, spliced: Spliced) -> None:
+        tensors = spliced.columns["tensors"]
+        counts = tensors["last"] - tensors["first"]
+        self.strings = tensors["name"]
+        self.names = spliced.strings.texts(self.strings)
+        self.states: list[int] = tensors["state"].tolist()
+        self.shapes = array("q", tensors["sizes"].tobytes())
+        self.box: list[int] = starts_of(tensors["ndim"]).tolist()
+        self.dims = array("q", tensors["ndim"].astype(np.int64).tobytes())
+        self.counts = array("q", counts.tobytes())
+        self.before: list[int] = starts_of(counts).tolist()
+        self.first: list[int] = tensors["first"].tolist()
+        self.last: list[int] = tensors["last"].tolist()
 
 
 def _sound(offset: tuple[Any, ...]) -> bool:
