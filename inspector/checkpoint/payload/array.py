@@ -79,7 +79,8 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
             ) from error
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
         return found
-    raise PayloadError(f"values of {dtype} cannot be shown: numpy has no such type")
+    why = f"values of {dtype} cannot be shown: numpy has no such type"
+    raise PayloadError(why, is_foreign=True)
 
 
 def unpack_limit(dtype: str, sizes: tuple[int, ...]) -> int:
