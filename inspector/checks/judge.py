@@ -292,9 +292,11 @@ def check_all(
         from inspector.checks.payload.packed import without_packed  # lazy: it reads payloads
 
         structure = without_packed(checkpoint, storage, entries, structure)
+    # A safetensors file names its types in words of its own.
+    dtypes = {d for d, *_ in checkpoint.columns.properties} if checkpoint.format == "dcp" else set()
     findings = [
         *check_metadata(checkpoint),
-        *reading_notes(checkpoint.provenance, torch_version=torch_version),
+        *reading_notes(checkpoint.provenance, dtypes, torch_version=torch_version),
         *lacking_classes(checkpoint),
         *structure,
         *with_idle_parameters(checkpoint, storage, check_optimizer(checkpoint)),

@@ -39,8 +39,8 @@ _MAX_WASTE = 4
 _SMALL_SPAN_BYTES = 64 << 10
 
 # Halves of a complex number are swapped and signed one by one.
-_PARTS = {"complex32": 2, "complex64": 2, "complex128": 2}
-_SIGNED = ("float", "bfloat", "complex")
+_PARTS = {"complex32": 2, "bcomplex32": 2, "complex64": 2, "complex128": 2}
+_SIGNED = ("float", "bfloat", "complex", "bcomplex")
 # Quantised tensors: what their integers mean stands in the pickle, as calls that are not made.
 _QUANTIZED = ("qint", "quint")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint import open_checkpoint
@@ -141,6 +142,28 @@ def test_paths_of_another_python_or_system(tmp_path: Path) -> None:
     assert not notes(("pathlib.PosixPath",), platform="linux")
     assert notes(("no_such_package_xyz.Thing",))
     assert not notes(("json.Thing",))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "before", "since"),
+    [("bcomplex32", "2.13.0", "2.14.1"), ("float8_e8m0fnu", "2.6.0", "2.7.1")],
+)
+def test_a_dtype_of_a_later_torch(tmp_path: Path, dtype: str, before: str, since: str) -> None:
+    """Measured: 2.6.0 raises AttributeError of float4 and float8_e8m0fnu, 2.13.0 of bcomplex32."""
+    w = torch.ones(4, dtype=torch.float32 if dtype == "bcomplex32" else torch.uint8)
+    dcp.save({"w": w}, checkpoint_id=tmp_path, no_dist=True)
+    path = tmp_path / ".metadata"
+    data = pickle.dumps(pickle.loads(path.read_bytes()), protocol=3)
+    stored = str(w.dtype).removeprefix("torch.")
+    assert data.count(f"ctorch\n{stored}\n".encode()) == 1
+    path.write_bytes(data.replace(f"ctorch\n{stored}\n".encode(), f"ctorch\n{dtype}\n".encode()))
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert checkpoint.tensors[0].dtype == dtype
+    storage = open_storage(str(tmp_path))
+    (told,) = judge(checkpoint, storage, torch_version=before).findings
+    assert (told.code, told.severity) == ("metadata-version", "note")
+    assert f"a tensor is of {dtype}, which torch {since[:-2]} and later have" in told.message
+    assert not judge(checkpoint, storage, torch_version=since).findings
 
 
 def test_pathlib_of_python_3_13_in_a_pickle(tmp_path: Path) -> None:

@@ -310,6 +310,27 @@ def test_an_unknown_class_is_a_note(folder: Path) -> None:
     assert "their_package.Config" in finding.message
 
 
+class Named(torch.Tensor):
+    """A plain subclass, as libraries tag tensors with."""
+
+
+def test_a_tensor_class_of_a_script_is_told_as_torch_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "Named", Named, raising=False)
+    monkeypatch.setattr(Named, "__module__", "__main__")
+    folder = save(tmp_path / "ck", {"x": torch.ones(2).as_subclass(Named)})
+    (finding,) = [f for f in deep(folder).findings if f.code == "payload-foreign-class"]
+    assert "raises UnpicklingError, also in the script that saved it" in finding.torch_does
+    target = {"x": torch.zeros(2).as_subclass(Named)}
+    with pytest.raises(dcp.api.CheckpointException, match="Weights only load failed"):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    with torch.serialization.safe_globals([Named]):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
+
+
 def test_no_checksum_is_one_note(tmp_path: Path) -> None:
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)

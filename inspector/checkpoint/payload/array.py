@@ -75,7 +75,8 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
             ) from error
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype))
         return found
-    raise PayloadError(f"values of {dtype} cannot be shown: numpy has no such type")
+    why = f"values of {dtype} cannot be shown: numpy has no such type"
+    raise PayloadError(why, is_foreign=True)
 
 
 def unpack_limit(dtype: str, sizes: tuple[int, ...]) -> int:

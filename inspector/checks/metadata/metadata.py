@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from inspector.checkpoint.dtypes import SINCE
 from inspector.checkpoint.model import Checkpoint, Provenance
 from inspector.checkpoint.text import is_printable, plural, printable
 from inspector.checks.findings import Finding
@@ -298,6 +299,7 @@ def _version(provenance: Provenance) -> Iterator[Finding]:
 
 def reading_notes(
     provenance: Provenance,
+    dtypes: Iterable[str] = (),
     *,
     torch_version: str | None = None,
     python_version: tuple[int, int] | None = None,
@@ -307,6 +309,7 @@ def reading_notes(
 
     Args:
         provenance: What the metadata tells of its writer.
+        dtypes: Of its tensors.
         torch_version: The torch that would read; by default the installed one.
         python_version: The Python it runs in; by default this one.
         platform: As `sys.platform`; by default this one.
@@ -314,7 +317,7 @@ def reading_notes(
     python_version = python_version or sys.version_info[:2]
     on_windows = (platform or sys.platform) == "win32"
     found = [
-        _torch_note(provenance, torch_version),
+        _torch_note(provenance, torch_version) or _dtype_note(dtypes, torch_version),
         _path_note(provenance, python_version, on_windows=on_windows),
         _packages_note(provenance),
     ]
@@ -329,11 +332,9 @@ def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | 
     band = provenance.torch_band or ""
     if not band.startswith(("1.13", "2.15")):
         return None
-    torch_version = torch_version or installed_torch()
-    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", torch_version or "")
-    if numbers is None or torch_version is None:
+    torch_version, release = _release(torch_version)
+    if release is None:
         return None
-    release = (int(numbers[1]), int(numbers[2]))
     if band.startswith("2.15") and release < (2, 15):
         return _note(
             f"torch {torch_version} is installed and cannot read this checkpoint, though it is "
@@ -350,6 +351,30 @@ def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | 
             "load it with torch 1.13, and save it again with a later one",
         )
     return None
+
+
+def _release(torch_version: str | None) -> tuple[str, tuple[int, int] | None]:
+    """A torch's version, by default the installed one's, and its major and minor number."""
+    version = torch_version or installed_torch() or ""
+    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    return version, (int(numbers[1]), int(numbers[2])) if numbers else None
+
+
+def _dtype_note(dtypes: Iterable[str], torch_version: str | None) -> Finding | None:
+    """Element types that the torch does not have."""
+    torch_version, release = _release(torch_version)
+    if release is None:
+        return None
+    lacking = sorted((SINCE[dtype], dtype) for dtype in set(dtypes) if dtype in SINCE)
+    if not lacking or release >= lacking[-1][0]:
+        return None
+    (major, minor), dtype = lacking[-1]
+    return _note(
+        f"torch {torch_version} is installed and cannot read this checkpoint: a tensor is of "
+        f"{dtype}, which torch {major}.{minor} and later have",
+        f"raises AttributeError: Can't get attribute {dtype!r} on <module 'torch'>",
+        f"load it with torch {major}.{minor} or later",
+    )
 
 
 def _path_note(

@@ -205,7 +205,13 @@ def _foreign(payload: Payload, *, is_tensor: bool) -> list[Note]:
         what = f"its pickle names {', '.join(printable(n, 120) for n in names[:3])}"
         if len(names) > 3:
             what += f" and {len(names) - 3} more of {shown}"
-        if package in ("__main__", "__mp_main__"):
+        if package in ("__main__", "__mp_main__") and is_tensor:
+            fate = (
+                "raises UnpicklingError, also in the script that saved it, unless that registers "
+                "the class (torch.serialization.add_safe_globals)"
+            )
+            hint = "register the class in the script that loads, or save plain tensors"
+        elif package in ("__main__", "__mp_main__"):
             fate = "raises AttributeError unless the script that loads defines it as well"
             hint = "load it from the script that saved it, or save plain values"
         elif is_tensor:

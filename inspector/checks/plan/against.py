@@ -64,7 +64,12 @@ _INTS = {
     **{f"uint{n}": (n, False) for n in (8, 16, 32, 64)},
     **{f"int{n}": (n - 1, True) for n in (8, 16, 32, 64)},
 }
-_PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+_PARTS = {
+    "complex32": "float16",
+    "bcomplex32": "bfloat16",
+    "complex64": "float32",
+    "complex128": "float64",
+}
 
 
 def holds(wide: str, narrow: str) -> bool:
