@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.search import RunListing
-from inspector.checkpoint.find.step_folders import StepFolder, is_export, split_step
+from inspector.checkpoint.find.step_folders import Found, StepFolder, is_export, split_step
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict

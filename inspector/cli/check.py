@@ -26,7 +26,7 @@ from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checks.findings import DeepReport, Report
     from inspector.checks.plan.against import ModelFit
     from inspector.checks.plan.expected import Expected

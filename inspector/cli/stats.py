@@ -158,7 +158,7 @@ def _unseen(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
 
     Nobody knows the names in such a file, so a filter does not leave it out.
     """
-    from inspector.layout.incomplete import missing_files
+    from inspector.layout.contents import missing_files
     from inspector.values.stats import NotRead
 
     files = tuple(NotRead(-1, path, 0, why) for path, why in missing_files(checkpoint))

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.literals import Number, json_number
 from inspector.checkpoint.text import (
+    Number,
     format_bytes,
     format_count,
     format_placements,
     format_shape,
+    json_number,
     plural,
     printable,
 )

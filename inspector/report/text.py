@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
     format_count,
+    format_literal,
     format_placements,
     format_ranks,
     format_shape,
@@ -26,7 +26,7 @@ from inspector.report.table import TextColumn, render_table
 from inspector.report.writer import writer_words
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
 

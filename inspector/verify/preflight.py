@@ -419,12 +419,7 @@ def _problems(
 
 
 def too_many_ranks(world_size: int, free: int | None = None) -> str:
-    """Why so many ranks cannot run on this machine, or nothing.
-
-    Args:
-        world_size: How many.
-        free: Memory that is free (default: look).
-    """
+    """Why so many ranks cannot run on this machine, or nothing."""
     free = machine.free_memory() if free is None else free
     base = world_size * RANK_BASE_BYTES
     if base <= free:

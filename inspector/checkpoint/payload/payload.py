@@ -329,14 +329,6 @@ def in_blob(
 ) -> RangeSource | None:
     """Where the elements of a chunk lie, if its entry points at a safetensors blob; else None.
 
-    Args:
-        file: The data file.
-        offset: Where the payload begins, by the metadata.
-        length: Its bytes, by the metadata.
-        fqn: Raw name of the tensor.
-        dtype: The tensor's.
-        sizes: The chunk's.
-
     Raises:
         PayloadError: The blob is damaged, or holds another tensor of this name or none.
         StorageError: It cannot be read.

@@ -96,7 +96,7 @@ class Entries:
         index = int(self.entry[row])
         tensor = self.checkpoint.columns.tensor(index)
         chunk = row - int(self.checkpoint.columns.chunk_start[index])
-        return tuple(tensor.offsets[chunk].tolist()), tuple(tensor.sizes[chunk].tolist())
+        return tensor.box(chunk)
 
     def by_entry(self, rows: Ints) -> Iterable[tuple[int, Ints]]:
         """The rows, together by entry, in the order of the entries."""

@@ -159,16 +159,13 @@ def _torn(plan: LoadPlan) -> Iterator[Finding]:
         shape = columns.shape(index)
         torn = [dim for dim in lies.cut_dims if lies.is_torn(dim, shape[dim])]
         for dim in torn[:1]:
-            axes = " and ".join(
-                f"{lies.mesh.axes[a]}:{lies.mesh.sizes[a]}" for a in lies.axes_of(dim)
-            )
             fqn = columns.fqns[index]
             yield Finding(
                 "strided-uneven",
                 "warning",
                 f"{printable(fqn, _MAX_NAME)}: {plural(shape[dim], 'element')} along dim {dim} do "
-                f"not divide over {axes}: what fully_shard over tensor parallelism holds there is "
-                "not what its placements say",
+                f"not divide over {lies.axes_words(dim)}: what fully_shard over tensor parallelism "
+                "holds there is not what its placements say",
                 "reads for some ranks what others hold: raises there, or leaves elements "
                 "uninitialised",
                 "take sizes of axes that divide it, or leave it whole along one of them",

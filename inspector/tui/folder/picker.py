@@ -10,9 +10,9 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.find.search import discover, newest
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import check_folder
