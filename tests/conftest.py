@@ -79,16 +79,28 @@ def run_process(
     *args: str | Path, env: dict[str, str] | None = None, timeout_s: float = 600
 ) -> Ran:
     """`hsdp-inspect ARGS...` in a process of its own."""
+    return run_python("-m", "inspector", *args, env=env, timeout_s=timeout_s)
+
+
+def run_python(
+    *args: str | Path,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 600,
+    cwd: Path = ROOT,
+    check: bool = False,
+) -> Ran:
+    """`python ARGS...` in a process of its own, which must succeed if it is to be checked."""
     done = subprocess.run(
-        [sys.executable, "-m", "inspector", *map(str, args)],
+        [sys.executable, *map(str, args)],
         capture_output=True,
         text=True,
         errors="surrogateescape",
         timeout=timeout_s,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
-        cwd=ROOT,
+        cwd=cwd,
     )
+    assert not check or done.returncode == 0, done.stderr
     return Ran(done.returncode, done.stdout, done.stderr)
 
 

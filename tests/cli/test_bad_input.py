@@ -5,15 +5,13 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SAMPLES, run_cli, run_process, some_fast
+from tests.conftest import SAMPLES, run_cli, run_process, run_python, some_fast
 
 
 def _nothing(folder: Path) -> Path:
@@ -148,13 +146,11 @@ def test_no_permission(tmp_path: Path) -> None:
         "except InspectError as error:\n    print(error.message, error.exit_code)\n"
     )
     os.chmod(tmp_path.parent, 0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, cwd=ROOT
-    )
-    if "inspector" in done.stderr and "PermissionError" in done.stderr:
+    done = run_python("-c", script, str(folder))
+    if "inspector" in done.err and "PermissionError" in done.err:
         pytest.skip("the interpreter itself may not be read by others here")
-    assert "ermission denied" in done.stdout, done.stderr
-    assert done.stdout.strip().endswith(" 2")
+    assert "ermission denied" in done.out, done.err
+    assert done.out.strip().endswith(" 2")
 
 
 @pytest.mark.parametrize(
