@@ -1,6 +1,6 @@
 """`export --format torch` beside torch's own `dcp_to_torch_save`: wall time and peak memory.
 
-    python benchmarks/export.py export [--gb 2] [--rounds 3] [--dir DIR]
+    python benchmarks/export.py export [--gb 1] [--rounds 5] [--dir DIR]
 
 Makes two checkpoints of the same tensors with torch's own classes, one over 8 files and one over
 1,024 (a chunk of every tensor in each, cut along the first dim), and one over 1,024 files cut along
@@ -122,7 +122,7 @@ def measure(checkpoint: Path, output: Path, rounds: int) -> dict[str, object]:
 
 def export(told: list[str]) -> None:
     """Exporting to one file, beside torch."""
-    options = arguments(export.__doc__ or "", "export", rounds=3, gb=2.0).parse_args(told)
+    options = arguments(export.__doc__ or "", "export", rounds=5, gb=1.0).parse_args(told)
     results: dict[str, object] = {}
     with workspace("export", options.dir, need_bytes=3.2e9 * options.gb) as root:
         for name, ranks, dim in (("8", 8, 0), ("1024", 1024, 0), ("1024_columns", 1024, 1)):
@@ -134,7 +134,7 @@ def export(told: list[str]) -> None:
             os.rmdir(checkpoint)
     parts = [value for value in results.values() if isinstance(value, dict)]
     document = {
-        "what": "one file of 2 GB from 8 and 1,024 files, beside dcp_to_torch_save",
+        "what": f"one file of {options.gb:g} GB from 8 and 1,024 files, beside dcp_to_torch_save",
         "rounds": options.rounds,
         **results,
         "target": {"ratio": 0.6, "peak_mb": 300},

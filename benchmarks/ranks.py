@@ -20,7 +20,7 @@ that is read already:
 The reads of the ranks that are timed are compared: both sides must make the same number of them.
 Writes results/load_plan.json.
 
-    python benchmarks/ranks.py verify_load [--gb 2] [--rounds 5] [--mesh fsdp:2 --mesh hsdp:2x2 ...]
+    python benchmarks/ranks.py verify_load [--gb 1] [--rounds 5] [--mesh fsdp:2 --mesh hsdp:2x2 ...]
         [--trip hsdp:2x2,fsdp:4]
 
 Makes a checkpoint with torch's own `dcp.save` of four processes in a temporary folder, then runs,
@@ -478,7 +478,7 @@ def measure(checkpoint: Path, meshes: list[Mesh], rounds: int, out: Path) -> dic
 
 def verify_load(told: list[str]) -> None:
     """`verify`'s load and compare, and its round trip, beside plain `torchrun` and DCP."""
-    parser = arguments(verify_load.__doc__, "verify_load", rounds=5, gb=2.0)
+    parser = arguments(verify_load.__doc__, "verify_load", rounds=5, gb=1.0)
     parser.add_argument("--mesh", action="append", help="default: fsdp:2, fsdp:4 and hsdp:2x2")
     parser.add_argument("--trip", action="append", help="default: hsdp:2x2,fsdp:4")
     options = parser.parse_args(told)

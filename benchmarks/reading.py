@@ -1,9 +1,9 @@
 """What reads stored bytes, beside the same done plainly or with torch: times and peak memory.
 
     python benchmarks/reading.py deep_check [--gb 2] [--rounds 7] [--dir DIR]
-    python benchmarks/reading.py stats      [--gb 2] [--rounds 5] [--dir DIR]
-    python benchmarks/reading.py diff       [--gb 2] [--rounds 3] [--dir DIR]
-    python benchmarks/reading.py remote     [--gb 0.5] [--rounds 3] [--latency-ms 30]
+    python benchmarks/reading.py stats      [--gb 1] [--rounds 5] [--dir DIR]
+    python benchmarks/reading.py diff       [--gb 1] [--rounds 5] [--dir DIR]
+    python benchmarks/reading.py remote     [--gb 0.5] [--rounds 5] [--latency-ms 30]
 
 Checkpoints are made with torch's own `dcp.save` of several processes in a temporary folder. All
 that is compared runs in turn, each in a fresh process, with the files in the page cache, the
@@ -287,7 +287,7 @@ dcp.save(state, checkpoint_id=sys.argv[2], no_dist=True)
 
 def stats(told: list[str]) -> None:
     """`stats` beside `dcp.load` into full tensors and torch's own reductions."""
-    options = arguments(stats.__doc__, "stats", rounds=5, gb=2.0).parse_args(told)
+    options = arguments(stats.__doc__, "stats", rounds=5, gb=1.0).parse_args(told)
     with workspace("stats", options.dir, need_bytes=3e9 * options.gb) as root:
         make(root / "float32", options.gb, 4)
         run_code(CONVERT, [str(root / "float32"), str(root / "bfloat16")])
@@ -385,7 +385,7 @@ print("{}")
 
 def diff(told: list[str]) -> None:
     """`diff --values` and `seal` beside the same done with torch."""
-    options = arguments(diff.__doc__, "diff", rounds=3, gb=2.0).parse_args(told)
+    options = arguments(diff.__doc__, "diff", rounds=5, gb=1.0).parse_args(told)
     with workspace("diff", options.dir, need_bytes=3e9 * options.gb) as root:
         result = _diff(root, options.gb, options.rounds)
     write(options.out, result)
@@ -497,7 +497,7 @@ RIVALS = {
 
 def remote(told: list[str]) -> None:
     """A checkpoint on S3: requests, bytes and time of each command, beside torch."""
-    parser = arguments(remote.__doc__, "remote", rounds=3, gb=0.5)
+    parser = arguments(remote.__doc__, "remote", rounds=5, gb=0.5)
     parser.add_argument("--latency-ms", type=float, default=30.0)
     options = parser.parse_args(told)
     with workspace("remote", options.dir, need_bytes=1.2e9 * options.gb) as root:

@@ -63,6 +63,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -370,30 +371,34 @@ def loading(folder: Path, columns: int, rows: int, tree: Path = ROOT) -> list[fl
         screen.close()
 
 
-def opened(folder: Path, columns: int, rows: int) -> tuple[float, float, float]:
-    """Seconds from process start until the table shows a tensor, nobody pressing a key.
+@dataclass(frozen=True)
+class Opening:
+    """A checkpoint opened while nobody presses a key.
 
-    Then the memory once the verdict is there, and the most there was until then, in MiB.
+    Attributes:
+        names_s: From the start of the process until the table shows a tensor.
+        paint_ms: From the parsed checkpoint until then; 0 if a preview showed names before.
+        resident_mb: Memory once the verdict is there, in MiB.
+        most_mb: The most there was until then.
     """
-    screen = Screen(folder, columns, rows)
-    try:
-        at = screen.until(has_names)
-        screen.until(has_verdict)
-        screen.settle()
-        return at - screen.started, screen.resident_mb("VmRSS:"), screen.resident_mb("VmHWM:")
-    finally:
-        screen.close()
+
+    names_s: float
+    paint_ms: float
+    resident_mb: float
+    most_mb: float
 
 
-def first_paint_ms(folder: Path, columns: int, rows: int) -> float:
-    """From the parsed checkpoint to names in the table; 0 if a preview showed them before."""
+def opened(folder: Path, columns: int, rows: int) -> Opening:
     with tempfile.TemporaryDirectory() as scratch:
         trace = Path(scratch) / "parsed"
         screen = Screen(folder, columns, rows, trace)
         try:
-            at = screen.until(has_names) + (time.monotonic() - time.perf_counter())
+            at = screen.until(has_names)
+            screen.until(has_verdict)
             screen.settle()
-            return max(0.0, (at - float(trace.read_text())) * 1e3)
+            parsed = float(trace.read_text()) - (time.monotonic() - time.perf_counter())
+            memory = screen.resident_mb("VmRSS:"), screen.resident_mb("VmHWM:")
+            return Opening(at - screen.started, max(0.0, (at - parsed) * 1e3), *memory)
         finally:
             screen.close()
 
@@ -440,13 +445,13 @@ class Keys:
 def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
     """Every figure of one checkpoint."""
     opens = [opened(folder, *size) for _ in range(rounds)]
-    paints = [first_paint_ms(folder, *size) for _ in range(rounds)]
+    paints = [opening.paint_ms for opening in opens]
     waits = [wait for _ in range(rounds) for wait in loading(folder, *size)]
     keys = [Keys(folder, *size) for _ in range(rounds)]
     seen = _by_name([each.seen_ms for each in keys])
     settled = _by_name([each.settled_ms for each in keys])
     medians = _medians(seen)
-    seconds = [taken for taken, _, _ in opens]
+    seconds = [opening.names_s for opening in opens]
     return {
         "first_table_s": round(statistics.median(seconds), 2),
         "first_table_spread_s": [round(min(seconds), 2), round(max(seconds), 2)],
@@ -462,8 +467,8 @@ def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
         "slowest_key_ms": max(medians.values()),
         "settled_ms": _medians(settled),
         "settled_largest_ms": _largest(settled),
-        "resident_after_opening_mb": round(statistics.median(mb for _, mb, _ in opens), 1),
-        "most_resident_while_opening_mb": round(max(mb for _, _, mb in opens), 1),
+        "resident_after_opening_mb": round(statistics.median(one.resident_mb for one in opens), 1),
+        "most_resident_while_opening_mb": round(max(one.most_mb for one in opens), 1),
         "resident_after_every_view_mb": round(
             statistics.median(each.resident_mb for each in keys), 1
         ),
