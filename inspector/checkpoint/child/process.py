@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import selectors
 import signal
@@ -322,7 +323,7 @@ class _Output:
             return
         self._header, at = found
         rest = self._start[at:]
-        self._body = memoryview(bytearray(max(num_bytes_of(self._header), len(rest))))
+        self._body = _room(max(num_bytes_of(self._header), len(rest)))
         self._body[: len(rest)] = rest
         self._num_read = len(rest)
         self._start = bytearray()
@@ -347,6 +348,19 @@ class _Output:
         if self._num_read < len(self._body):
             raise _death(code)
         return header, split_columns(header, self._body)
+
+
+def _room(num_bytes: int) -> memoryview:
+    """Zero bytes; of many, in large pages where the system has such: fewer have to be got."""
+    if num_bytes < _BULK_BYTES:
+        return memoryview(bytearray(num_bytes))
+    room = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            room.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # A system that was built without.
+    return memoryview(room)
 
 
 def _numpy_folder() -> str:
