@@ -21,7 +21,12 @@ from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.fields import Ints, starts_of
-from inspector.checkpoint.pickle.joining import join, refuse_duplicates, same_texts
+from inspector.checkpoint.pickle.joining import (
+    EveryTensor,
+    join,
+    refuse_duplicates,
+    same_texts,
+)
 from inspector.checkpoint.pickle.splice import (
     WINDOW_BYTES,
     NotSplicedError,
@@ -221,8 +226,8 @@ class _Bulk(Extraction):
                 self._add_piece(True, every.first[number], every.last[number])
 
     @cached_property
-    def _every_tensor(self) -> _EveryTensor:
-        return _EveryTensor(self._spliced)
+    def _every_tensor(self) -> EveryTensor:
+        return EveryTensor(self._spliced.columns["tensors"], self._spliced.strings)
 
     def _property(self, fqn: str, state: Any) -> int:
         found = self._properties(fqn, state)
@@ -296,15 +301,20 @@ class _Bulk(Extraction):
         ):
             super()._order(planner_data, ids)
             return
-        walked: dict[str, int] = {}
+        # All names are different, as is looked at below.
+        walked: list[int] = []
         names: list[str] = []
         paths: list[Any] = []
         for key, path in planner_data.items():
             if type(key) is RecordRun:
-                run_names, run_paths = self._take_paths(key, path)
-                names += run_names
-                paths += run_paths
-                walked.update({name: ids[name] for name in run_names if name in ids})
+                rows = self._take(key, "paths", path)
+                every_name, every_cut = self._every_path
+                names += every_name[rows]
+                paths += every_cut[rows]
+                entries = self._tensor_of[self._spliced.columns["paths"]["name"][rows]].tolist()
+                if -1 in entries:
+                    entries = [ids[name] for name in every_name[rows] if name in ids]
+                walked += entries
                 continue
             if type(key) is not str or type(path) is not tuple:
                 raise NotSplicedError
@@ -313,35 +323,31 @@ class _Bulk(Extraction):
                 names.append(key)
                 paths.append(path)
             if key in ids:
-                walked[key] = ids[key]
+                walked.append(ids[key])
         self.planned = StatePaths(names, paths)
         if len({*names}) != len(names):
             raise NotSplicedError
-        self.order.extend({**walked, **ids}.values())
-
-    def _take_paths(self, run: RecordRun, refs: Any) -> tuple[list[str], list[Any]]:
-        """A run of the planner's paths, met where they stood: names, and what they are cut into."""
-        rows = self._take(run, "paths", refs)
-        names, cuts = self._every_path
-        return names[rows], cuts[rows]
+        self.order.extend(walked)
+        if len(walked) < len(ids):
+            known = {*walked}
+            self.order.extend([entry for entry in ids.values() if entry not in known])
 
     @cached_property
     def _every_path(self) -> tuple[list[str], list[Any]]:
         """The names of all runs of paths; and where each is cut, or into which two."""
         paths, strings = self._spliced.columns["paths"], self._spliced.strings
         scan = strings.scan
-        words = scan.words
         at, length = strings.places(paths["name"])
         first, first_length = strings.places(paths["first"])
         second, second_length = strings.places(paths["second"])
         cut = at + first_length
         is_cut = length == first_length + 1 + second_length
-        is_cut &= same_texts(words, at, first_length, words, first, first_length)
+        is_cut &= same_texts(scan, at, first_length, scan, first, first_length)
         is_cut &= scan.data[np.where(is_cut, cut, 0)] == ord(".")
         rows = np.flatnonzero(is_cut)
         is_cut[rows] = same_texts(
-            *(words, cut[rows] + 1, second_length[rows]),
-            *(words, second[rows], second_length[rows]),
+            *(scan, cut[rows] + 1, second_length[rows]),
+            *(scan, second[rows], second_length[rows]),
         )
         names = strings.texts(paths["name"])
         cuts: list[Any] = first_length.tolist()
@@ -405,33 +411,30 @@ class _Bulk(Extraction):
 
     def _let_go(self) -> None:
         """What is in the columns now need not be kept twice."""
+        self._spliced.boxes.clear()
         for kind in ("chunks", "tensors", "paths"):
             self._spliced.columns[kind].clear()
         self.offsets = self.sizes = array("q")
 
-    def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
-        chunks = self._spliced.columns["chunks"]
-        ndim = chunks["ndim"]
-        is_one = not len(ndim) or bool((ndim == ndim[0]).all())
-        box = None if is_one else starts_of(ndim)
-        offsets, sizes = [], []
-        for in_batch, first, last in self._pieces:
-            if in_batch:
-                if box is None:
-                    numbers = slice(first * int(ndim[0]), last * int(ndim[0]))
-                else:
-                    numbers = slice(int(box[first]), int(box[last]))
-                offsets.append(chunks["offsets"][numbers])
-                sizes.append(chunks["sizes"][numbers])
-            else:
-                numbers = slice(self._slow_box[first], self._slow_box[last])
-                offsets.append(columns["offsets"][numbers])
-                sizes.append(columns["sizes"][numbers])
-        if not offsets:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if len(offsets) == 1:
-            return offsets[0], sizes[0]
-        return np.concatenate(offsets), np.concatenate(sizes)
+    def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> list[Ints]:
+        """Offsets and sizes of all chunks, in the order of their tensors."""
+        ndim, pieces = self._spliced.columns["chunks"]["ndim"], self._pieces
+        box: tuple[Any, Any] = (self._slow_box, starts_of(ndim))
+        slices = [
+            (in_batch, slice(int(box[in_batch][first]), int(box[in_batch][last])))
+            for in_batch, first, last in pieces
+        ]
+        # The first record is never in a batch; mostly all others are.
+        is_one = len(pieces) == 2 and not pieces[0][0] and pieces[1] == (True, 0, len(ndim))
+        found: list[Ints] = []
+        for name in ("offsets", "sizes"):
+            batch, slow = self._spliced.boxes[name], columns[name]
+            if is_one:
+                found.append(batch.behind(slow[slices[0][1]]))
+                continue
+            parts = [(slow, batch.filled())[in_batch][numbers] for in_batch, numbers in slices]
+            found.append(np.concatenate([np.zeros(0, np.int64), *parts]))
+        return found
 
     def _join_rows(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         rows = self._rows
@@ -474,24 +477,6 @@ class _Bulk(Extraction):
                 stored["byte_offset"][rows],
                 stored["byte_length"][rows],
             )
-
-
-class _EveryTensor:
-    """What the runs of tensors are put together from: lists, of which each takes its part."""
-
-    def __init__(self, spliced: Spliced) -> None:
-        tensors = spliced.columns["tensors"]
-        counts = tensors["last"] - tensors["first"]
-        self.strings = tensors["name"]
-        self.names = spliced.strings.texts(self.strings)
-        self.states: list[int] = tensors["state"].tolist()
-        self.shapes = array("q", tensors["sizes"].tobytes())
-        self.box: list[int] = starts_of(tensors["ndim"]).tolist()
-        self.dims = array("q", tensors["ndim"].astype(np.int64).tobytes())
-        self.counts = array("q", counts.tobytes())
-        self.before: list[int] = starts_of(counts).tolist()
-        self.first: list[int] = tensors["first"].tolist()
-        self.last: list[int] = tensors["last"].tolist()
 
 
 def _sound(offset: tuple[Any, ...]) -> bool:

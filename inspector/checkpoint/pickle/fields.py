@@ -35,7 +35,6 @@ __all__ = [
     "Words",
     "flat_dims",
     "starts_of",
-    "words_of",
 ]
 
 Ints = npt.NDArray[np.int64]
@@ -83,12 +82,6 @@ _DIM_KIND = _table(
 )
 # Bytes of an opcode with its operand, by kind; the end of a tuple is where the walk stops.
 _SIZE = np.asarray([0, 2, 3, 5, *range(3, 11), 1, 1, 0, 0], np.int64)
-
-
-def words_of(data: Bytes) -> Words:
-    """The eight bytes from every position on, as one little-endian number; a view."""
-    view: Words = np.ndarray((len(data) - 7,), np.dtype("<u8"), data.data, 0, (1,))
-    return view
 
 
 def starts_of(counts: npt.NDArray[Any]) -> Ints:
@@ -154,7 +147,6 @@ class PickleBytes:
 
     def __init__(self, data: Bytes) -> None:
         self.data = data
-        self.words = words_of(data)
         self._pieces: dict[int, npt.NDArray[np.void]] = {}
 
     def pieces(self, at: Ints, num_bytes: int) -> Words:
@@ -169,6 +161,10 @@ class PickleBytes:
             self._pieces[num_words] = np.ndarray(shape, kind, self.data.data, 0, (1,))
         found: Words = self._pieces[num_words][at].view(np.dtype("<u8"))
         return found.reshape(len(at), num_words)
+
+    def words(self, at: Ints) -> Words:
+        """Eight bytes from each place on, as one little-endian number."""
+        return self.pieces(at, 8)[:, 0]
 
     def begin_so(self, at: Ints, constant: bytes) -> npt.NDArray[np.bool_]:
         """At which places these bytes stand."""
@@ -187,7 +183,7 @@ class PickleBytes:
             end += 2
             return self.data[end] == _MEMO, end + 1, Texts(at + 2, length, np.full(len(at), -1))
         inline, short, long = opcode == _TEXT8, opcode == ord("h"), opcode == ord("j")
-        memo = self.words[at] >> np.uint64(8)
+        memo = self.words(at) >> np.uint64(8)
         ref = np.where(short, memo & np.uint64(0xFF), memo & np.uint64(0xFFFFFFFF)).astype(np.int64)
         ref[inline] = -1
         length[~inline] = 0

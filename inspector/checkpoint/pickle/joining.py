@@ -6,6 +6,7 @@ that they belong to by name, position and offset.
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,17 @@ from inspector.checkpoint.pickle.fields import (
     Ints,
     PickleBytes,
     Words,
-    words_of,
+    starts_of,
 )
 from inspector.checkpoint.pickle.frames import NotSplicedError
 from inspector.checkpoint.pickle.records import GrowingColumn
 
-__all__ = ["Strings", "join", "refuse_duplicates", "same_texts"]
+__all__ = ["EveryTensor", "Strings", "join", "refuse_duplicates", "same_texts"]
 
 # Bytes of strings that there is room for at first.
 _ROOM = 1 << 16
+# Chunks that are looked at together.
+_BLOCK = 1 << 14
 _MAX_TRIES, _PROBE = 4, 256
 
 # The lowest bytes of a word: none, one, up to all eight.
@@ -82,24 +85,29 @@ def refuse_duplicates(columns: dict[str, npt.NDArray[Any]]) -> None:
     counts = np.diff(columns["chunk_start"])
     offsets = columns["offsets"]
     ndim = np.repeat(dims.astype(np.int8), counts)
-    box = np.cumsum(ndim, dtype=np.int64) - ndim
     if len(ndim) < 2:
         return
     # Mostly each lies behind the one before; of a tensor that is so, no two are the same.
-    behind = np.zeros(len(ndim) - 1, bool)
-    is_first = np.zeros(len(ndim) + 1, bool)
-    is_first[columns["chunk_start"]] = True
-    behind |= is_first[1:-1]
-    equal = ~behind
-    for dim in range(int(dims.max(initial=0))):
-        rows = np.flatnonzero(equal & (ndim[1:] > dim))
-        if not len(rows):
-            break
-        step = offsets[box[rows + 1] + dim] - offsets[box[rows] + dim]
-        behind[rows[step > 0]] = True
-        equal[rows[step != 0]] = False
+    behind = np.zeros(len(ndim) + 1, bool)
+    behind[columns["chunk_start"]] = True
+    behind = behind[1:-1]
+    begin = 0
+    for first in range(0, len(behind), _BLOCK):
+        mine = behind[first : first + _BLOCK]
+        of_both = ndim[first : first + len(mine) + 1]
+        box = np.cumsum(of_both, dtype=np.int64) - of_both + begin
+        begin = int(box[-1])
+        equal = ~mine
+        for dim in range(int(of_both.max())):
+            rows = np.flatnonzero(equal & (of_both[1:] > dim))
+            if not len(rows):
+                break
+            step = offsets[box[rows + 1] + dim] - offsets[box[rows] + dim]
+            mine[rows[step > 0]] = True
+            equal[rows[step != 0]] = False
     if behind.all():
         return
+    box = np.cumsum(ndim, dtype=np.int64) - ndim
     tensor = np.repeat(np.arange(len(dims)), counts)
     odd = np.zeros(len(dims), bool)
     odd[tensor[1:][~behind]] = True
@@ -127,7 +135,7 @@ class Strings:
 
     def __init__(self) -> None:
         self._data: Bytes = np.zeros(_ROOM + PAD, np.uint8)
-        self._words = words_of(self._data)
+        self._scan = PickleBytes(self._data)
         self._end = 0
         self._at, self._length = GrowingColumn(np.int64), GrowingColumn(np.int64)
         self._sorted, self._order = np.zeros(0, np.uint64), np.zeros(0, np.int32)
@@ -135,6 +143,8 @@ class Strings:
         # Strings that came before in this order, and the place of each of them there, or -1.
         self._cycle, self._place = GrowingColumn(np.int32), GrowingColumn(np.int32)
         self._next = 0
+        self._known: list[str] = []
+        self._is_known = GrowingColumn(np.bool_)
 
     def __len__(self) -> int:
         return len(self._at.filled())
@@ -155,7 +165,7 @@ class Strings:
         Raises:
             NotSplicedError: Two strings are not to be told apart by their sums.
         """
-        words, found = scan.words, np.full(len(at), -1, np.int32)
+        found = np.full(len(at), -1, np.int32)
         left = np.arange(len(at))
         if is_cyclic:
             left = self._predicted(found, scan, at, length)
@@ -163,7 +173,7 @@ class Strings:
             at, length = at[left], length[left]
             # Or all chunks of a tensor, one behind the other.
             again = np.zeros(len(left), bool)
-            again[1:] = same_texts(words, at[1:], length[1:], words, at[:-1], length[:-1])
+            again[1:] = same_texts(scan, at[1:], length[1:], scan, at[:-1], length[:-1])
             heads = np.flatnonzero(~again)
             found[left] = self._looked_up(scan, at[heads], length[heads])[np.cumsum(~again) - 1]
         if is_cyclic and len(found):
@@ -213,7 +223,7 @@ class Strings:
         cycle = self._cycle.filled()
         at, length = at[rows], length[rows]
         expected = cycle[(self._next + np.arange(len(at))) % len(cycle)]
-        same = self._are(expected, scan.words, at, length)
+        same = self._are(expected, scan, at, length)
         found[rows] = np.where(same, expected, -1)
         return np.flatnonzero(~same)
 
@@ -221,12 +231,12 @@ class Strings:
         """The number of one string; it is given one if it may be new, or else -1."""
         scan = PickleBytes(np.frombuffer(text + bytes(PAD), np.uint8))
         at, length = np.zeros(1, np.int64), np.asarray([len(text)])
-        if not is_new and _sums(scan.words, at, length)[0] not in self._sorted:
+        if not is_new and _sums(scan, at, length)[0] not in self._sorted:
             return -1
         return int(self._looked_up(scan, at, length)[0])
 
     def _looked_up(self, scan: PickleBytes, at: Ints, length: Ints) -> npt.NDArray[np.int32]:
-        sums = _sums(scan.words, at, length)
+        sums = _sums(scan, at, length)
         place = np.searchsorted(self._sorted, sums)
         known = np.flatnonzero(place < len(self._sorted))
         known = known[self._sorted[place[known]] == sums[known]]
@@ -235,7 +245,7 @@ class Strings:
         new = np.flatnonzero(found < 0)
         if len(new):
             found[new] = self._add(scan, at[new], length[new], sums[new])
-        if not self._are(found, scan.words, at, length).all():
+        if not self._are(found, scan, at, length).all():
             raise NotSplicedError
         return found
 
@@ -266,14 +276,14 @@ class Strings:
         if self._end + num_bytes + PAD > len(self._data):
             more = np.zeros(2 * (self._end + num_bytes) + PAD, np.uint8)
             more[: self._end] = self._data[: self._end]
-            self._data, self._words = more, words_of(more)
+            self._data, self._scan = more, PickleBytes(more)
 
     def _are(
-        self, numbers: npt.NDArray[np.int32], words: Words, at: Ints, length: Ints
+        self, numbers: npt.NDArray[np.int32], scan: PickleBytes, at: Ints, length: Ints
     ) -> npt.NDArray[np.bool_]:
         """Whether strings are those of these numbers, byte by byte."""
         mine, my_length = self.places(numbers)
-        return same_texts(words, at, length, self._words, mine, my_length)
+        return same_texts(scan, at, length, self._scan, mine, my_length)
 
     # -- by their number ----------------------------------------------------------------------
 
@@ -284,7 +294,7 @@ class Strings:
     @property
     def scan(self) -> PickleBytes:
         """All of them."""
-        return PickleBytes(self._data)
+        return self._scan
 
     def bytes_of(self, number: int) -> bytes:
         """What one says."""
@@ -292,13 +302,19 @@ class Strings:
         return self._data[at : at + length].tobytes()
 
     def texts(self, numbers: npt.NDArray[Any]) -> list[str]:
-        """What they say."""
-        at, length = self.places(numbers)
+        """What they say; of each one object, however often it is asked for."""
+        known, wanted = self._known, numbers.tolist()
+        known += [""] * (len(self) - len(known))
+        self._is_known.add(np.zeros(len(self) - len(self._is_known.filled()), bool))
+        new = numbers[~self._is_known.filled()[numbers]]
+        self._is_known.filled()[new] = True
+        at, length = self.places(new)
         data = self._data.data
-        return [
-            str(data[first:last], "utf-8", "surrogatepass")
-            for first, last in zip(at.tolist(), (at + length).tolist(), strict=True)
-        ]
+        for number, first, last in zip(
+            new.tolist(), at.tolist(), (at + length).tolist(), strict=True
+        ):
+            known[number] = str(data[first:last], "utf-8", "surrogatepass")
+        return [known[number] for number in wanted]
 
     # -- by their place in the memo -----------------------------------------------------------
 
@@ -320,38 +336,66 @@ class Strings:
         return found
 
 
-def _sums(words: Words, at: Ints, length: Ints) -> Words:
+def _sums(scan: PickleBytes, at: Ints, length: Ints) -> Words:
     """A 64-bit sum of each string's bytes."""
     state = _mix(np.uint64(1), length.astype(np.uint64))
-    for word in range(-(-int(length.max(initial=0)) // 8)):
-        mixed = _mix(state, _word(words, at, length, word))
+    most = max(int(length.max(initial=0)), 1)
+    pieces = scan.pieces(at, most)
+    for word in range(-(-most // 8)):
+        mixed = _mix(state, pieces[:, word] & _mask(length, word))
         state = np.where(length > 8 * word, mixed, state)
     return state
 
 
+def _mask(length: Ints, word: int) -> Words:
+    """Which bits of a word of strings of some lengths are theirs."""
+    mask: Words = _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
+    return mask
+
+
 def same_texts(
-    words: Words, at: Ints, length: Ints, others: Words, other_at: Ints, other_length: Ints
+    scan: PickleBytes, at: Ints, length: Ints, others: PickleBytes, other_at: Ints, other: Ints
 ) -> npt.NDArray[np.bool_]:
-    """Whether strings are the same as others, byte by byte."""
-    same: npt.NDArray[np.bool_] = length == other_length
+    """Whether strings are the same as others, byte by byte.
+
+    Args:
+        scan: What the strings lie in.
+        at: Where each begins.
+        length: The bytes of each.
+        others: What the others lie in.
+        other_at: Where each of those begins.
+        other: The bytes of each of those.
+    """
+    same: npt.NDArray[np.bool_] = length == other
     if not same.any():
         return same
-    least = int(length.min())
-    if least < 8:
-        for word in range(-(-int(length.max()) // 8)):
-            mine, theirs = words[at + 8 * word], others[other_at + 8 * word]
-            mine ^= theirs
-            mine &= _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
-            same &= mine == 0
-        return same
-    last = length - 8
-    for begin in range(0, int(length.max()), 8):
-        # The last eight bytes may be partly those of the word before.
-        step = begin if begin + 8 <= least else np.minimum(last, begin)
-        same &= words[at + step] == others[other_at + step]
+    least, most = int(length.min()), max(int(length.max()), 1)
+    mine, theirs = scan.pieces(at, most), others.pieces(other_at, most)
+    for word in range(-(-most // 8)):
+        differing = mine[:, word] ^ theirs[:, word]
+        if least < 8 * word + 8:
+            differing &= _mask(length, word)
+        same &= differing == 0
     return same
 
 
-def _word(words: Words, at: Ints, length: Ints, word: int) -> Words:
-    """Bytes `8 * word` to `8 * word + 8` of strings, zeros after their ends."""
-    return words[at + 8 * word] & _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
+class EveryTensor:
+    """What the runs of tensors are put together from: lists, of which each takes its part.
+
+    Args:
+        columns: Of the tensors, as `splice.py` has them.
+        strings: Those that their names are numbers of.
+    """
+
+    def __init__(self, columns: dict[str, npt.NDArray[Any]], strings: Strings) -> None:
+        counts = columns["last"] - columns["first"]
+        self.strings = columns["name"]
+        self.names = strings.texts(self.strings)
+        self.states: list[int] = columns["state"].tolist()
+        self.shapes = array("q", columns["sizes"].tobytes())
+        self.box: list[int] = starts_of(columns["ndim"]).tolist()
+        self.dims = array("q", columns["ndim"].astype(np.int64).tobytes())
+        self.counts = array("q", counts.tobytes())
+        self.before: list[int] = starts_of(counts).tolist()
+        self.first: list[int] = columns["first"].tolist()
+        self.last: list[int] = columns["last"].tolist()

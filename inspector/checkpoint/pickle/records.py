@@ -29,13 +29,11 @@ from inspector.checkpoint.pickle.fields import (
     NEW,
     SIZE,
     SIZED,
-    Bytes,
     Ints,
     PickleBytes,
     RecordPart,
     Texts,
     flat_dims,
-    words_of,
 )
 
 __all__ = [
@@ -49,6 +47,8 @@ __all__ = [
 ]
 
 _SCAN_BYTES = 1 << 18
+# Numbers that a column has room for before its first.
+_FRONT = 1 << 10
 
 _BUILT = b"ub"  # SETITEMS BUILD
 _TEXT = rb"(?:%b|\x8c.{1,300}?\x94)" % GET
@@ -70,23 +70,23 @@ _STORED = re.compile(
 )
 
 
-def objects(data: Bytes, end: int, kinds: Sequence[tuple[bytes, int, int]]) -> list[Ints]:
-    """Where objects of some kinds may begin in `data[:end]`: a GET, and `NEW`.
+def objects(scan: PickleBytes, end: int, kinds: Sequence[tuple[bytes, int, int]]) -> list[Ints]:
+    """Where objects of some kinds may begin before a place: a GET, and `NEW`.
 
     All are looked for in one pass over the bytes, while those are in the cache.
 
     Args:
-        data: With `PAD` bytes after the end.
+        scan: The pickle without frames, or a part of it.
         end: Where to stop.
         kinds: GET of each kind's class; and from where to where its objects are of interest.
     """
-    words = words_of(data)
+    data = scan.data
     wanted, mask = _word_of(NEW[1:])
     found: list[list[Ints]] = [[] for _ in kinds]
     for first in range(0, end, _SCAN_BYTES):
         last = min(first + _SCAN_BYTES, end)
         at = np.flatnonzero(data[first:last] == NEW[1]) + first
-        at = at[(words[at] & mask) == wanted]
+        at = at[(scan.words(at) & mask) == wanted]
         for (new, low, high), pieces in zip(kinds, found, strict=True):
             if last <= low or first >= high or not new:
                 continue
@@ -94,7 +94,7 @@ def objects(data: Bytes, end: int, kinds: Sequence[tuple[bytes, int, int]]) -> l
             if first < low + len(new) + 1 or last > high:
                 starts = starts[(starts >= max(low, 0)) & (starts < high)]
             value, bits = _word_of(new + NEW[:1])
-            pieces.append(starts[(words[starts] & bits) == value])
+            pieces.append(starts[(scan.words(starts) & bits) == value])
     return [np.concatenate(pieces) if pieces else np.zeros(0, np.int64) for pieces in found]
 
 
@@ -112,8 +112,8 @@ class GrowingColumn:
     """
 
     def __init__(self, kind: Any, count: int = 1 << 16) -> None:
-        self._data = np.empty(max(count, 1), kind)
-        self._end = 0
+        self._data = np.empty(max(count, 1) + _FRONT, kind)
+        self._end = _FRONT
 
     def add(self, values: npt.NDArray[Any]) -> None:
         """Some more, as numbers of the column's kind."""
@@ -127,7 +127,15 @@ class GrowingColumn:
 
     def filled(self) -> npt.NDArray[Any]:
         """What was added."""
-        return self._data[: self._end]
+        return self._data[_FRONT : self._end]
+
+    def behind(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Some numbers, and what was added behind them; not copied if they are few."""
+        if len(values) > _FRONT:
+            return np.concatenate([values, self.filled()])
+        begin = _FRONT - len(values)
+        self._data[begin:_FRONT] = values
+        return self._data[begin : self._end]
 
 
 # Memo entries that a `torch.Size` of so many dims makes; none for -1, no size at all.

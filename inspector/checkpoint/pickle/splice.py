@@ -80,6 +80,7 @@ class Spliced:
         pickled: The rest, through the gate. A run of chunks is a tuple in the list, the run first,
             then `refs`; another is a dict's key, with a tuple of `refs` as its value, which for
             tensors has the properties of each state behind them.
+        boxes: Offsets and sizes of chunks, one chunk's after the other's.
         columns: Of all records of each kind: see `_COLUMNS`. Names and paths are `strings` by
             number, a tensor's state is one of those that its run has.
         strings: Those of the records.
@@ -90,6 +91,7 @@ class Spliced:
 
     protocol: int
     pickled: Pickled
+    boxes: dict[str, GrowingColumn]
     columns: dict[str, dict[str, npt.NDArray[Any]]]
     strings: Strings
     runs: list[RecordRun]
@@ -215,7 +217,7 @@ class _Splicing:
         # Entries come before places: each is looked for on its own side only.
         tensor_form, chunk_form, stored_form = map(self._forms.get, ("tensors", "chunks", "stored"))
         of_chunks, of_tensors, of_places = objects(
-            scan.data,
+            scan,
             end,
             [
                 (chunk_form.new if chunk_form else b"", 0, behind),
@@ -301,6 +303,7 @@ class _Splicing:
             raise NotSplicedError
         size = gate.find_class("torch", "Size")
         of_chunk = (ChunkRecord, "offsets", "sizes", size)
+        boxes = {name: self._columns["chunks"].pop(name) for name in ("offsets", "sizes")}
         columns = {
             kind: {name: column.filled() for name, column in of_kind.items()}
             for kind, of_kind in self._columns.items()
@@ -315,6 +318,7 @@ class _Splicing:
         return Spliced(
             self._opcodes.protocol,
             pickled,
+            boxes,
             columns,
             self._strings,
             runs,
