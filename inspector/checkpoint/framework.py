@@ -146,12 +146,7 @@ def _object(content: bytes) -> dict[str, Any]:
 
 
 def recognise(checkpoint: Checkpoint, storage: Storage) -> Framework:
-    """Who wrote a checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-    """
+    """Who wrote a checkpoint."""
     traces = _Traces(checkpoint, storage)
     rules = _SAFETENSORS if checkpoint.format == "safetensors" else _DCP
     for rule in rules:

@@ -96,10 +96,7 @@ _NAMES: tuple[tuple[re.Pattern[str], Lookalike], ...] = (
     ),
 )
 
-_TORCH_CHECKPOINTING = Lookalike(
-    torch_checkpointing.WHAT,
-    torch_checkpointing.HINT,
-)
+_TORCH_CHECKPOINTING = Lookalike(torch_checkpointing.WHAT, torch_checkpointing.HINT)
 _ONE_FILE = Lookalike(
     "a folder of whole torch.save files, not DCP", "load each with torch.load(..., mmap=True)"
 )

@@ -207,6 +207,15 @@ class Tensor:
         """Bytes of the elements: `num_elements` times the dtype's size."""
         return self.num_elements * (itemsize(self.dtype) or 0)
 
+    def box(self, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Lower corner and extent of a chunk."""
+        return tuple(self.offsets[chunk].tolist()), tuple(self.sizes[chunk].tolist())
+
+    def chunks(self) -> Iterator[tuple[list[int], list[int], int, int, int]]:
+        """Lower corner, extent, file, byte offset and byte length of every chunk."""
+        columns = (self.offsets, self.sizes, self.file, self.byte_offset, self.byte_length)
+        return zip(*(column.tolist() for column in columns), strict=True)
+
     @property
     def path(self) -> tuple[str, ...]:
         """The dotted name cut at its dots; what a module tree shows."""

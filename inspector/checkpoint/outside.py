@@ -105,12 +105,7 @@ def _is_below(there: tuple[str, str], here: tuple[str, str]) -> bool:
 
 
 def on_disk(path: str, table: list[tuple[str, str, str]]) -> tuple[str, str] | None:
-    """The device of an absolute path without links, and the path on it; None if nobody says.
-
-    Args:
-        path: The path.
-        table: As of `mounts`.
-    """
+    """The device of an absolute path without links, and the path on it; None if nobody says."""
     best: tuple[str, str, str] | None = None
     for mount in table:
         # Of two mounts at one point the later one is seen. Plain text on both sides, as there may

@@ -13,14 +13,16 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "HIDDEN",
     "Cut",
+    "Number",
     "format_box",
     "format_bytes",
     "format_count",
+    "format_literal",
     "format_placements",
     "format_ranks",
     "format_seconds",
@@ -28,7 +30,10 @@ __all__ = [
     "format_short_placements",
     "format_time",
     "is_printable",
+    "json_literal",
+    "json_number",
     "natural_keys",
+    "number_runs",
     "parse_bytes",
     "plural",
     "printable",
@@ -273,16 +278,20 @@ def format_time(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def number_runs(numbers: Iterable[int], between: str = "-") -> list[str]:
+    """Rising numbers as their runs, each in words: `0-3`, `7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return [str(a) if a == b else f"{a}{between}{b}" for a, b in runs]
+
+
 def format_ranks(ranks: Sequence[int]) -> str:
     """Ranks as short ranges: `0-3,7`; `?` where a rank is not known (-1)."""
-    known = sorted({rank for rank in ranks if rank >= 0})
-    parts: list[str] = []
-    start = 0
-    for i in range(1, len(known) + 1):
-        if i == len(known) or known[i] != known[i - 1] + 1:
-            first, last = known[start], known[i - 1]
-            parts.append(str(first) if first == last else f"{first}-{last}")
-            start = i
+    parts = number_runs(sorted({rank for rank in ranks if rank >= 0}))
     if any(rank < 0 for rank in ranks):
         parts.append("?")
     return ",".join(parts)
@@ -324,3 +333,32 @@ def natural_keys(names: Sequence[str]) -> list[str]:
         # One substitution over everything is half the cost of one per name.
         return _DIGITS.sub(key, joined).split("\n") if names else []
     return [_DIGITS.sub(key, name) for name in names]
+
+
+#: A number, or the contract's word for one that JSON has not.
+Number = float | int | Literal["nan", "inf", "-inf"]
+
+
+def json_number(number: float | int) -> Number:
+    """A number as JSON takes it: NaN and infinities as the contract has them."""
+    if isinstance(number, int) or math.isfinite(number):
+        return number
+    return "nan" if number != number else "inf" if number > 0 else "-inf"
+
+
+def json_literal(value: Any) -> Any:
+    """A plain value as JSON takes it: keys as text, NaN and infinities as the contract has them."""
+    if type(value) is float:
+        return json_number(value)
+    if type(value) in (list, tuple):
+        return [json_literal(item) for item in value]
+    if type(value) is dict:
+        return {
+            k if type(k) is str else str(json_literal(k)): json_literal(v) for k, v in value.items()
+        }
+    return value
+
+
+def format_literal(value: Any, max_chars: int = 200) -> str:
+    """A plain value as Python writes it, printable and cut."""
+    return printable(repr(value), max_chars)

@@ -15,6 +15,7 @@ __all__ = [
     "INTEGRITY",
     "Against",
     "Coverage",
+    "DeepReport",
     "Finding",
     "NotChecked",
     "RankShare",
@@ -195,6 +196,15 @@ class Coverage:
     against: tuple[Against, ...] = ()
     num_unread: int = 0
     ranks: tuple[RankShare, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeepReport:
+    """What a check that reads many bytes found, and what it read; if cancelled, until then."""
+
+    findings: tuple[Finding, ...]
+    checked: Coverage
+    is_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

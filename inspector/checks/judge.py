@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
@@ -18,7 +18,7 @@ from inspector.checkpoint.safetensors.sets import shard_rank
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
-from inspector.checks.findings import CODES, Coverage, Finding, NotChecked, Report
+from inspector.checks.findings import CODES, Coverage, DeepReport, Finding, NotChecked, Report
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
 from inspector.checks.metadata.aliases import check_aliases
@@ -42,28 +42,14 @@ from inspector.layout.writer.written_by import WrittenBy
 if TYPE_CHECKING:
     from inspector.layout.writer.written_by import WrittenBy
 
-__all__ = ["Checked", "Deep", "check", "check_all", "check_storage", "judge", "merge"]
+__all__ = ["Deep", "check", "check_all", "check_storage", "judge", "merge"]
 
 _SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 _ORDER = {code: i for i, code in enumerate(CODES)}
 
 
-class Checked(Protocol):
-    """What a further check returns (`payloads.PayloadReport` is one)."""
-
-    @property
-    def findings(self) -> Iterable[Finding]:
-        """What it found."""
-        ...
-
-    @property
-    def checked(self) -> Coverage:
-        """What it looked at; counts that `judge` has as well are taken once."""
-        ...
-
-
 #: A check that reads payloads; the others run beside it.
-Deep = Callable[[Checkpoint, Storage], Checked]
+Deep = Callable[[Checkpoint, Storage], DeepReport]
 
 
 def check(
@@ -289,12 +275,6 @@ def check_all(
     torch_version: str | None = None,
 ) -> tuple[list[Finding], list[NotChecked]]:
     """All findings, in no order, and what of the folder could not be looked at.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        written_by: What `infer` says of it, if that is known already.
-        torch_version: The torch that would load it; by default the installed one.
 
     Raises:
         StorageError: The folder cannot be listed.

@@ -26,11 +26,7 @@ _STEPS_PER_RESTART = 4
 
 
 def check_numbering(steps: Sequence[Step]) -> list[Finding]:
-    """A warning for each series of steps of which lower numbers were written after the highest.
-
-    Args:
-        steps: Every step of a folder, judged.
-    """
+    """A warning for each series of steps of which lower numbers were written after the highest."""
     series: dict[str, dict[int, tuple[float, Step]]] = {}
     for step in steps:
         written_s = _written_s(step)

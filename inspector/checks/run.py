@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from inspector.checkpoint.child.isolated import Limits, Progress
+from inspector.checkpoint.child.isolated import Progress
 from inspector.checkpoint.child.process import Server
 from inspector.checkpoint.dcp import METADATA
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import open_found
 from inspector.checkpoint.find.search import PART_DEPTH, RunListing, Search, discover
-from inspector.checkpoint.find.step_folders import StepFolder, is_export, part_name, step_number
+from inspector.checkpoint.find.step_folders import (
+    Found,
+    StepFolder,
+    is_export,
+    part_name,
+    step_number,
+)
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
@@ -98,12 +103,7 @@ class JudgedRun:
 
 
 def judge_run(run: RunListing, judged: Iterable[Judged]) -> JudgedRun:
-    """The judged checkpoints of a folder as steps; its trackers are read.
-
-    Args:
-        run: What was found.
-        judged: What `check_folder` gave.
-    """
+    """The judged checkpoints of a folder as steps; its trackers are read."""
     items = tuple(judged)
     steps = tuple(steps_of(run, items))
     if len(steps) == 1 and not steps[0].path:
@@ -174,7 +174,6 @@ def check_folder(
     *,
     found: Iterable[Found] | None = None,
     deep: Deep | None = None,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     on_judged: OnJudged | None = None,
     is_fresh: bool = False,
@@ -185,7 +184,6 @@ def check_folder(
         storage: The folder.
         found: What `discover` found there; by default it is asked.
         deep: Reads the payloads as well.
-        limits: What unpickling one metadata file may cost.
         progress: Told the bytes of each metadata read; may cancel.
         on_judged: Told of each as it is judged.
         is_fresh: `found` was listed just now: its folders are not listed again, unless payloads
@@ -203,7 +201,7 @@ def check_folder(
     with Server():
         for item in found:
             with kept:
-                judged = _judged(item, storage, deep, limits, progress, on_judged)
+                judged = _judged(item, storage, deep, progress, on_judged)
             yield judged
 
 
@@ -232,7 +230,6 @@ def _judged(
     item: Found,
     storage: Storage,
     deep: Deep | None,
-    limits: Limits | None,
     progress: Progress | None,
     on_judged: OnJudged | None,
 ) -> Judged:
@@ -248,7 +245,7 @@ def _judged(
 
     try:
         here = open_found(storage, item)
-        report = check_storage(here, deep=deep, limits=limits, progress=progress, on_read=look)
+        report = check_storage(here, deep=deep, progress=progress, on_read=look)
     except (Cancelled, KilledError):
         raise
     except InspectError as error:
@@ -292,12 +289,6 @@ def find_resumable(
     Steps are listed and judged from the newest on, until one is resumable beside an older one;
     a run of many steps on a slow storage takes a few round trips.
 
-    Args:
-        storage: The run's folder.
-        deep: Reads the payloads as well.
-        progress: Told the bytes of each metadata read; may cancel.
-        on_judged: Told of each as it is judged.
-
     Returns:
         The steps that were judged; `newest_resumable` is that of the whole folder.
 
@@ -307,7 +298,7 @@ def find_resumable(
     """
 
     def judge_one(item: Found) -> Judged:
-        return _judged(item, storage, deep, None, progress, on_judged)
+        return _judged(item, storage, deep, progress, on_judged)
 
     search = Search(storage)
     found = search.containers()
@@ -316,17 +307,14 @@ def find_resumable(
         for batch in search.newest_first():
             for items in batch:
                 found += items
-                judged += [
-                    _judged(item, storage, deep, None, progress, on_judged) for item in items
-                ]
+                judged += map(judge_one, items)
                 if not any("optimizer" in (item.kinds or ()) for item in judged):
                     continue  # An older step may show that an optimizer belongs to each.
                 so_far = search.run(found).only(item.found for item in judged)
                 if _is_known(steps_of(so_far, judged)):
                     return judge_run(so_far, judged)
         done = {item.found for item in judged}
-        rest = [item for item in found if item not in done]
-        judged += map(judge_one, rest)
+        judged += map(judge_one, [item for item in found if item not in done])
     return judge_run(search.run(found), judged)
 
 

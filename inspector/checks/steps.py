@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.search import RunListing
-from inspector.checkpoint.find.step_folders import StepFolder, is_export, split_step
+from inspector.checkpoint.find.step_folders import Found, StepFolder, is_export, split_step
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict
@@ -255,12 +254,7 @@ def _wrong_part(step: Step, part: Judged, where: str) -> Finding:
         code, hint = "part-damaged", "see the findings of that part, or resume from another step"
         torch_does = "loads each part by itself; what becomes of this one, its own findings say"
     return Finding(
-        code,
-        "error",
-        f"{message}; {rest}" if rest else message,
-        torch_does,
-        hint,
-        file=path,
+        code, "error", f"{message}; {rest}" if rest else message, torch_does, hint, file=path
     )
 
 
@@ -372,10 +366,6 @@ def _missing_part(step: Step, others: Sequence[Step]) -> Finding | None:
 
     A part that an older step lacks was taken away to save space; that the newest lacks it, is a
     save that died. Exports for others are made for some steps alone.
-
-    Args:
-        step: The newest step.
-        others: All of its run.
     """
     others = [other for other in others if other is not step]
     mine = {_plain(step.name_of(part)) for part in step.parts}

@@ -42,12 +42,7 @@ class _Named:
 
 
 def check_trackers(run: RunListing, steps: Sequence[Step]) -> list[Finding]:
-    """A `tracker-mismatch` for each tracker whose step is not there, or is not sound.
-
-    Args:
-        run: What was found; its trackers are read.
-        steps: Every step, judged.
-    """
+    """A `tracker-mismatch` for each tracker whose step is not there, or is not sound."""
     findings: list[Finding] = []
     told: set[tuple[str, str]] = set()
     for folder, entry in run.trackers:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
+from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.find.step_folders import step_number
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet
@@ -19,18 +19,17 @@ from inspector.checkpoint.text import printable
 from inspector.checks.findings import NotChecked
 from inspector.checks.judge import check_storage
 from inspector.cli.options import RankRequest
-from inspector.cli.output import Destination, command_line, unreached
+from inspector.cli.output import Destination, command_line, read_one, unreached
 from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from inspector.checkpoint.find.found import Found
-    from inspector.checks.findings import Report
-    from inspector.checks.payload.deep import DeepReport
+    from inspector.checkpoint.find.step_folders import Found
+    from inspector.checks.findings import DeepReport, Report
+    from inspector.checks.plan.against import ModelFit
     from inspector.checks.plan.expected import Expected
-    from inspector.checks.plan.fit import ModelFit
     from inspector.checks.run import JudgedRun, OnJudged
     from inspector.report.html.markup import Html
 
@@ -111,8 +110,7 @@ def run_check(
     if ranks.print_command and not isinstance(target, list):
         from inspector.cli.ranks import print_job, spec_of
 
-        with ReadingLine(sys.stderr) as line:
-            checkpoint = read_checkpoint(target, progress=line, prefetched=prefetched)
+        checkpoint = read_one(target, prefetched)
         print_job(spec_of(checkpoint, target, ranks, task="check", values=values), ranks)
         return 0
     reader = None
@@ -236,7 +234,6 @@ class _Presenter:
         return self._reader is not None and self._reader.is_cancelled
 
     def run(self, run: JudgedRun) -> int:
-        """Show a folder of checkpoints."""
         from inspector.report import check as reports
 
         storage = run.run.storage
@@ -256,7 +253,6 @@ class _Presenter:
         return self._code(run.exit_code, storage)
 
     def one(self, report: Report, storage: Storage) -> int:
-        """Show one checkpoint."""
         from inspector.report import check as reports
 
         is_stopped, fit = self._is_stopped, self._fit()
@@ -295,7 +291,7 @@ class _Presenter:
         """The checkpoint beside what the model expects, if that was asked and it could be read."""
         if self._expected is None or self._checkpoint is None:
             return None
-        from inspector.checks.plan.fit import fit_of
+        from inspector.checks.plan.against import fit_of
 
         return fit_of(self._checkpoint, self._expected)
 

@@ -10,8 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.cli.options import RankRequest, form_of, formats, output_option, rank_options
-from inspector.cli.output import Destination, command_line, has_screen, print_pieces
+from inspector.cli.options import (
+    RankRequest,
+    filter_option,
+    form_of,
+    formats,
+    output_option,
+    rank_options,
+)
+from inspector.cli.output import (
+    Destination,
+    command_line,
+    has_screen,
+    prefetched,
+    print_pieces,
+    read_one,
+)
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,13 +43,7 @@ __all__ = ["commands"]
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @formats("text", "json", "html")
 @output_option
-@click.option(
-    "--filter",
-    "filter_text",
-    default="",
-    metavar="TEXT",
-    help="Only names that hold every word of TEXT; a word after ! must not occur.",
-)
+@filter_option("names that")
 @click.option(
     "--rtol",
     type=float,
@@ -165,18 +173,11 @@ def _open_screen(
 
 def _structure(a: str, b: str, filter_text: str) -> Structure:
     """Both sides, read and compared."""
-    from inspector.checkpoint.child.isolated import prefetch
-
     # Both are read while the rest is imported.
-    children = prefetch(a), prefetch(b)
-    try:
+    with prefetched(a) as child_a, prefetched(b) as child_b:
         from inspector.diff.structure import compare_structure
 
-        sides = _side(a, children[0]), _side(b, children[1])
-    finally:
-        for child in children:
-            if child is not None:
-                child.stop()
+        sides = _side(a, child_a), _side(b, child_b)
     structure = compare_structure(*sides, filter_text)
     lone = structure.only_in_a or structure.only_in_b
     if filter_text and not (structure.diffs or structure.entries or lone):
@@ -184,15 +185,13 @@ def _structure(a: str, b: str, filter_text: str) -> Structure:
     return structure
 
 
-def _side(path: str, prefetched: Child | None = None) -> Side:
+def _side(path: str, child: Child | None = None) -> Side:
     """The checkpoint at a path, with a line of progress on a terminal if it takes long."""
-    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
+    from inspector.checkpoint.find.locate import locate_one
     from inspector.diff.model import Side
-    from inspector.report.progress import ReadingLine
 
     target = locate_one(path)
-    with ReadingLine(sys.stderr) as line:
-        return Side(read_checkpoint(target, progress=line, prefetched=prefetched), target)
+    return Side(read_one(target, child), target)
 
 
 def _values(structure: Structure, rtol: float | None, atol: float) -> Diff:

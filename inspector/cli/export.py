@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.cli.options import filter_option
+from inspector.cli.output import on_end, prefetched, print_pieces, read_one
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,13 +36,7 @@ _LEAST_MEMORY = 100 * 10**6
     show_default=True,
     help="torch: one file as torch.save writes it; npy: one tensor.",
 )
-@click.option(
-    "--filter",
-    "filter_text",
-    default="",
-    metavar="TEXT",
-    help="Only tensors whose names hold every word of TEXT; a word after ! must not occur.",
-)
+@filter_option("tensors whose names")
 @click.option("--strip-prefix", "prefix", default="", metavar="TEXT", help="Taken off the names.")
 @click.option(
     "--rename",
@@ -106,7 +101,6 @@ def export(
     Exit code 0: written; 1: something is damaged, or became infinite in --dtype; 2: it could not
     be done.
     """
-    from inspector.checkpoint.child.isolated import prefetch
     from inspector.export.formats.safetensors import parse_size
     from inspector.export.names import read_rules
     from inspector.export.selection import ExportRequest
@@ -116,22 +110,11 @@ def export(
         raise UsageError("--memory takes 100MB or more: the program itself takes most of that")
     shard = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
     request = ExportRequest(
-        form,
-        filter_text,
-        prefix,
-        () if rules is None else read_rules(rules),
-        dtype,
-        shard,
-        nested,
+        form, filter_text, prefix, () if rules is None else read_rules(rules), dtype, shard, nested
     )
     request.check()
-    child = prefetch(path)
-    try:
-        with terminable():
-            report = _export(path, output, request, allow_damaged, overwrite, memory_bytes, child)
-    finally:
-        if child is not None:
-            child.stop()
+    with prefetched(path) as child, terminable():
+        report = _export(path, output, request, allow_damaged, overwrite, memory_bytes, child)
     return _tell(report, as_json=as_json)
 
 
@@ -145,16 +128,8 @@ def terminable() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    # What is ignored (`nohup`) stays so.
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, stop)
-    try:
+    with on_end(stop, ("SIGTERM", "SIGHUP")):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _export(
@@ -166,13 +141,13 @@ def _export(
     memory_bytes: int,
     child: Child | None,
 ) -> ExportReport:
-    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
+    from inspector.checkpoint.find.locate import locate_one
     from inspector.checkpoint.text import printable
     from inspector.export.run import export as run_export
     from inspector.export.run import stream
     from inspector.export.selection import select
     from inspector.export.target import leftovers, refuse_target
-    from inspector.report.progress import PayloadLine, ReadingLine
+    from inspector.report.progress import PayloadLine
 
     target = locate_one(path)
     is_pipe = output == "-"
@@ -186,8 +161,7 @@ def _export(
                 f"hsdp-inspect: {printable(place)} was left by an export that was killed, or "
                 "belongs to one that still runs\n"
             )
-    with ReadingLine(sys.stderr) as line:
-        checkpoint = read_checkpoint(target, progress=line, prefetched=child)
+    checkpoint = read_one(target, child)
     selection = select(checkpoint, target, request)
     with PayloadLine(sys.stderr) as told:
         if is_pipe:
@@ -216,7 +190,6 @@ def _refuse_pipe(request: ExportRequest) -> None:
 
 
 def _tell(report: ExportReport, *, as_json: bool) -> int:
-    from inspector.cli.output import print_pieces
     from inspector.report.export import export_json, export_text
 
     if report.output == "-":

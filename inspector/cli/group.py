@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from inspector._version import __version__
-from inspector.cli.options import RankRequest, form_of, formats, output_option, rank_options
-from inspector.cli.output import Destination, has_screen, print_pieces, terminal_width
+from inspector.cli.options import (
+    RankRequest,
+    filter_option,
+    form_of,
+    formats,
+    output_option,
+    rank_options,
+)
+from inspector.cli.output import (
+    Destination,
+    has_screen,
+    prefetched,
+    print_pieces,
+    read_one,
+    terminal_width,
+)
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.child.isolated import Child
+    from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.model import Checkpoint
-    from inspector.checkpoint.payload.scan.literals import Literal
     from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["cli", "options_with_values", "run_command"]
@@ -122,13 +137,7 @@ def open_command(
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @click.option("--chunks", is_flag=True, help="List every chunk: its box, file, bytes and rank.")
-@click.option(
-    "--filter",
-    "filter_text",
-    default="",
-    metavar="TEXT",
-    help="Only names that hold every word of TEXT; a word after ! must not occur.",
-)
+@filter_option("names that")
 def show(path: str, as_json: bool, chunks: bool, filter_text: str) -> int:
     """Print what is in a checkpoint: tensors, placements, chunks, files."""
     return _show(path, as_json=as_json, chunks=chunks, filter_text=filter_text)
@@ -173,7 +182,7 @@ def check(
     request = RankRequest(**ranks)
     request.check()
     answer = Destination(output, (path,))
-    with _Prefetched(path) as prefetched:
+    with _uncollected(), prefetched(path) as child:
         from inspector.cli.check import run_check
 
         return run_check(
@@ -185,7 +194,7 @@ def check(
             newest=newest,
             form=form,
             answer=answer,
-            prefetched=prefetched,
+            prefetched=child,
             ranks=request,
         )
 
@@ -229,69 +238,55 @@ def run_command(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-class _Prefetched:
-    """Metadata on its way while the rest is imported; whatever happens, its child ends.
-
-    The collector rests meanwhile: importing makes what stays, and it would look at it in vain.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._child: Child | None = None
-
-    def __enter__(self) -> Child | None:
-        from inspector.checkpoint.child.isolated import prefetch
-
-        gc.disable()
-        self._child = prefetch(self._path)
-        return self._child
-
-    def __exit__(self, *error: object) -> None:
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The collector rests: importing makes what stays, and it would look at that in vain."""
+    gc.disable()
+    try:
+        yield
+    finally:
         gc.enable()
-        if self._child is not None:
-            self._child.stop()
 
 
 def _show(path: str, *, as_json: bool, chunks: bool, filter_text: str) -> int:
-    with _Prefetched(path) as prefetched:
-        return _show_found(
-            path, prefetched, as_json=as_json, chunks=chunks, filter_text=filter_text
+    with _uncollected(), prefetched(path) as child:
+        from inspector.checkpoint.find.locate import locate
+
+        target = locate(path)
+        if isinstance(target, list):
+            is_narrowed = chunks or bool(filter_text)
+            return _show_folder(path, target, as_json=as_json, is_narrowed=is_narrowed)
+        checkpoint = read_one(target, child)
+        return _show_one(
+            checkpoint, target, as_json=as_json, chunks=chunks, filter_text=filter_text
         )
 
 
-def _show_found(
-    path: str, prefetched: Child | None, *, as_json: bool, chunks: bool, filter_text: str
-) -> int:
-    from inspector.checkpoint.find.locate import locate
+def _show_folder(path: str, found: RunListing, *, as_json: bool, is_narrowed: bool) -> int:
+    from inspector.checkpoint.find.search import newest
+    from inspector.checkpoint.text import plural, printable
+    from inspector.report.json import checkpoints_json
+    from inspector.report.text import checkpoints_text
 
-    target = locate(path)
-    if isinstance(target, list):
-        from inspector.checkpoint.find.search import newest
-        from inspector.checkpoint.text import plural, printable
-        from inspector.report.json import checkpoints_json
-        from inspector.report.text import checkpoints_text
-
-        if chunks or filter_text:
-            chosen = newest(target) or target[-1]
-            raise UsageError(
-                f"{printable(path, 500)}: a folder of {plural(len(target), 'checkpoint')}; "
-                "--chunks and --filter are for one",
-                f"give one of them: {printable(path.rstrip('/'), 500)}/"
-                f"{printable(chosen.path, 200)}",
-            )
-        if as_json:
-            print_pieces(checkpoints_json(path, target))
-        else:
-            print_pieces(checkpoints_text(path, target, terminal_width()), "\n")
-        return 2 if target.is_partial else 0
-    checkpoint = _read(target, prefetched)
-    return _show_one(checkpoint, target, as_json=as_json, chunks=chunks, filter_text=filter_text)
+    if is_narrowed:
+        chosen = newest(found) or found[-1]
+        raise UsageError(
+            f"{printable(path, 500)}: a folder of {plural(len(found), 'checkpoint')}; "
+            "--chunks and --filter are for one",
+            f"give one of them: {printable(path.rstrip('/'), 500)}/{printable(chosen.path, 200)}",
+        )
+    if as_json:
+        print_pieces(checkpoints_json(path, found))
+    else:
+        print_pieces(checkpoints_text(path, found, terminal_width()), "\n")
+    return 2 if found.is_partial else 0
 
 
 def _show_one(
     checkpoint: Checkpoint, storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
     from inspector.checkpoint.find.locate import matching
+    from inspector.checkpoint.payload.scan.literals import read_literals
     from inspector.layout.writer.written_by import infer
 
     written_by = infer(checkpoint)
@@ -306,52 +301,18 @@ def _show_one(
     width = terminal_width()
     rows = None if width is None or as_json else _MAX_TERMINAL_ROWS
     shown = checkpoint.bytes_order.tolist() if entries is None else entries
-    literals = _literals(checkpoint, storage, shown[:rows]) if shown else {}
+    literals = read_literals(checkpoint, storage, shown[:rows]) if shown else {}
     if as_json:
         from inspector.report.json import show_json
 
-        print_pieces(
-            show_json(
-                checkpoint,
-                written_by,
-                tensors=tensors,
-                entries=entries,
-                chunks=chunks,
-                literals=literals,
-            )
-        )
+        what = partial(show_json, checkpoint, written_by, tensors=tensors, entries=entries)
+        print_pieces(what(chunks=chunks, literals=literals))
         return 0
     from inspector.report.text import show_text
 
-    print_pieces(
-        show_text(
-            checkpoint,
-            written_by,
-            tensors=tensors,
-            entries=entries,
-            chunks=chunks,
-            width=width,
-            max_rows=rows,
-            literals=literals,
-        ),
-        "\n",
-    )
+    told = partial(show_text, checkpoint, written_by, tensors=tensors, entries=entries)
+    print_pieces(told(chunks=chunks, literals=literals, width=width, max_rows=rows), "\n")
     return 0
-
-
-def _literals(checkpoint: Checkpoint, storage: Storage, shown: list[int]) -> dict[int, Literal]:
-    from inspector.checkpoint.payload.scan.literals import read_literals
-
-    return read_literals(checkpoint, storage, shown)
-
-
-def _read(storage: Storage, prefetched: Child | None) -> Checkpoint:
-    """Read a checkpoint, with a line of progress on a terminal if it takes long."""
-    from inspector.checkpoint.find.locate import read_checkpoint
-    from inspector.report.progress import ReadingLine
-
-    with ReadingLine(sys.stderr) as line:
-        return read_checkpoint(storage, progress=line, prefetched=prefetched)
 
 
 def _open_screen(path: str, served: str | None, theme: str) -> int:

@@ -10,21 +10,24 @@ import click
 
 from inspector.errors import UsageError
 
-__all__ = ["RankRequest", "form_of", "formats", "output_option", "rank_options"]
+__all__ = ["RankRequest", "filter_option", "form_of", "formats", "output_option", "rank_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _MAX_TIMEOUT_S = 30 * 86400.0
-_ABOUT = {
-    "github": "github: annotations for GitHub Actions",
-    "html": "html: one page to send on",
-}
+_ABOUT = {"github": "github: annotations for GitHub Actions", "html": "html: one page to send on"}
 
 
 def formats(*names: str) -> Callable[[_Command], _Command]:
     """The option `--format`, with the names of the formats that the command has."""
     about = "; ".join(_ABOUT[name] for name in names if name in _ABOUT)
     return click.option("--format", "form", type=click.Choice(names), help=f"{about}.")
+
+
+def filter_option(what: str) -> Callable[[_Command], _Command]:
+    """The option `--filter`, for a command that leaves out all of `what` but some by name."""
+    about = f"Only {what} hold every word of TEXT; a word after ! must not occur."
+    return click.option("--filter", "filter_text", default="", metavar="TEXT", help=about)
 
 
 def output_option(command: _Command) -> _Command:

@@ -1,4 +1,7 @@
-"""How commands write to stdout: data, whatever the terminal's encoding and width."""
+"""What commands share: how they read a checkpoint, write to stdout, and are told to end.
+
+What goes to stdout is data, whatever the terminal's encoding and width.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,77 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from inspector.errors import InspectError, UsageError
+
+if TYPE_CHECKING:
+    from inspector.checkpoint.child.isolated import Child
+    from inspector.checkpoint.model import Checkpoint
+    from inspector.checkpoint.storage.base import Storage
 
 __all__ = [
     "Destination",
     "command_line",
     "drop_stdout",
     "has_screen",
+    "on_end",
     "only_own_commands",
+    "prefetched",
     "print_pieces",
+    "read_one",
     "terminal_width",
     "unreached",
     "write_file",
     "write_lines",
 ]
 
+_ENDS = ("SIGINT", "SIGTERM", "SIGHUP")
 # The summary is shown before a table is made, which may take seconds.
 _PROMPT_PIECES = 32
+
+
+@contextmanager
+def prefetched(path: str) -> Iterator[Child | None]:
+    """Metadata on its way while the rest is imported; whatever happens, its child ends."""
+    from inspector.checkpoint.child.isolated import prefetch
+
+    child = prefetch(path)
+    try:
+        yield child
+    finally:
+        if child is not None:
+            child.stop()
+
+
+def read_one(storage: Storage, child: Child | None = None) -> Checkpoint:
+    """Read a checkpoint, with a line of progress on a terminal if it takes long."""
+    from inspector.checkpoint.find.locate import read_checkpoint
+    from inspector.report.progress import ReadingLine
+
+    with ReadingLine(sys.stderr) as line:
+        return read_checkpoint(storage, progress=line, prefetched=child)
+
+
+@contextmanager
+def on_end(
+    told: Callable[[int, FrameType | None], object], names: Iterable[str] = _ENDS
+) -> Iterator[None]:
+    """While it lasts, signals that end a process call `told`; an ignored one (`nohup`) stays so."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def has_screen() -> bool:
@@ -36,12 +89,8 @@ def has_screen() -> bool:
     Textual draws on stderr, reads stdin, and starts on a dumb terminal as well.
     """
     streams = (sys.stdin, sys.stdout, sys.stderr)
-    return all(stream and stream.isatty() for stream in streams) and os.environ.get(
-        "TERM", ""
-    ) not in (
-        "",
-        "dumb",
-    )
+    is_terminal = all(stream and stream.isatty() for stream in streams)
+    return is_terminal and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 def terminal_width() -> int | None:
@@ -143,10 +192,6 @@ def command_line() -> str:
 class Destination:
     """Where a command's answer goes: to stdout, or into the file that `--output` names.
 
-    Args:
-        output: The file, or None.
-        paths: What is looked at; nothing is written into it.
-
     Raises:
         UsageError: The file lies in what is looked at, or cannot be one.
     """
@@ -175,11 +220,6 @@ class Destination:
     def write(self, pieces: Iterable[str], end: str = "", *, has_commands: bool = False) -> None:
         """Give the answer, each piece with `end` after it.
 
-        Args:
-            pieces: Of the answer.
-            end: After each of them.
-            has_commands: Whether it holds commands for GitHub's runner, and no others.
-
         Raises:
             InspectError: The file cannot be written.
         """
@@ -193,11 +233,6 @@ class Destination:
 
 def write_file(what: str, path: str, pieces: Iterable[str]) -> None:
     """Write text into a file; other names of a file that was there keep what they have.
-
-    Args:
-        what: What it is, for the message: `the report`.
-        path: The file.
-        pieces: Its text.
 
     Raises:
         InspectError: It cannot be written.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from inspector.cli.options import form_of, formats, output_option
-from inspector.cli.output import Destination, command_line
+from inspector.cli.output import Destination, command_line, read_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,34 +115,27 @@ def _text(plans: list[PlanReport], width: int | None, rows: int | None) -> Itera
 
 
 def _plans(
-    path: str,
-    mesh: Mesh,
-    told: PlacementFile,
-    stage: StageRequest | None,
-    against: str | None,
+    path: str, mesh: Mesh, told: PlacementFile, stage: StageRequest | None, against: str | None
 ) -> list[PlanReport]:
     """The plan of all entries, or of each stage that was asked for."""
-    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
+    from inspector.checkpoint.find.locate import locate_one
     from inspector.checkpoint.storage.base import is_url
     from inspector.checkpoint.text import printable
     from inspector.checks.judge import check_all
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
-    from inspector.checks.plan.faults import of_stage, untold
-    from inspector.checks.plan.problems import plan_problems
+    from inspector.checks.plan.problems import of_stage, plan_problems, untold
     from inspector.errors import UsageError
     from inspector.layout.reads.load_plan import Planner
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import stage_keys
     from inspector.layout.writer.written_by import infer
     from inspector.report.plan.text import PlanReport, as_written
-    from inspector.report.progress import ReadingLine
     from inspector.verify.job.commands import elsewhere
 
     target = locate_one(path)
     expected = None if against is None else read_expected(against)
-    with ReadingLine(sys.stderr) as line:
-        checkpoint = read_checkpoint(target, progress=line)
+    checkpoint = read_one(target)
     if not checkpoint.num_tensors and not checkpoint.bytes_entries:
         raise UsageError(f"{printable(path)} holds nothing to load", "it is an empty checkpoint")
     written_by = infer(checkpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,16 +12,16 @@ from inspector.checkpoint.outside import refuse_inside
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage, address_of, is_url
 from inspector.checkpoint.text import HIDDEN, printable
-from inspector.checks.payload.payloads import PayloadReport
+from inspector.checks.findings import DeepReport
 from inspector.cli.options import RankRequest
 from inspector.cli.output import print_pieces
-from inspector.cli.verify import JobInterrupts, JobLine
+from inspector.cli.verify import run_to_end
 from inspector.errors import UsageError
 from inspector.values.fingerprint import Fingerprints
 from inspector.values.stats import StatsReport
 from inspector.verify.job.commands import print_lines
 from inspector.verify.job.launcher import Job
-from inspector.verify.job.shape import Shape
+from inspector.verify.job.manifests import Shape
 from inspector.verify.shares.merge import (
     EndedRanks,
     find_job,
@@ -33,8 +32,6 @@ from inspector.verify.shares.merge import (
 from inspector.verify.spec import ReadSpec
 
 __all__ = ["hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "spec_of", "sum_by_ranks"]
-
-_POLL_S = 0.05
 
 
 def spec_of(
@@ -76,10 +73,6 @@ def spec_of(
 def print_job(spec: ReadSpec, request: RankRequest) -> None:
     """Write the job, and print the lines of `--print-command`.
 
-    Args:
-        spec: The job, as `spec_of` makes it.
-        request: How many nodes, and what else the lines say.
-
     Raises:
         UsageError: The numbers do not come out even, or the folder holds another job.
         StorageError: The job cannot be written.
@@ -96,16 +89,7 @@ def _run(spec: ReadSpec) -> EndedRanks:
         UsageError, StorageError: It cannot be started.
     """
     job = Job(spec)
-    with job.start(), JobInterrupts(job), JobLine() as progress:
-        if not job.folder.is_kept:
-            where = printable(str(job.folder.path), 300)
-            sys.stderr.write(
-                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
-            )
-        while job.result is None:
-            if not job.step():
-                time.sleep(_POLL_S)
-            progress.show(job.snapshot)
+    run_to_end(job, lambda events: None)
     assert job.result is not None and isinstance(job.spec, ReadSpec)  # noqa: S101 - as made above
     is_cancelled = job.result["verdict"] == "cancelled"
     return EndedRanks(job.spec, Path(job.spec.events_dir), job.snapshot(), is_cancelled)
@@ -113,16 +97,10 @@ def _run(spec: ReadSpec) -> EndedRanks:
 
 def read_by_ranks(
     checkpoint: Checkpoint, storage: Storage, request: RankRequest, *, values: bool
-) -> PayloadReport:
+) -> DeepReport:
     """Have ranks on this machine read every payload, and merge what they found.
 
     The first Ctrl+C stops them, and what was found until then is told; the second kills them.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: How many ranks.
-        values: Also look for NaN and infinite values.
 
     Raises:
         UsageError, StorageError: The job cannot be started.
@@ -133,11 +111,6 @@ def read_by_ranks(
 
 def hash_by_ranks(checkpoint: Checkpoint, storage: Storage, request: RankRequest) -> Fingerprints:
     """Have ranks on this machine hash everything, or take what those of a printed job did.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: How many ranks, or where they wrote.
 
     Raises:
         InspectError: One of them did not hash its share.
@@ -154,12 +127,6 @@ def sum_by_ranks(
     checkpoint: Checkpoint, storage: Storage, request: RankRequest, filter_text: str
 ) -> StatsReport:
     """Have ranks on this machine read tensors, or take what those of a printed job read.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: How many ranks, or where they wrote.
-        filter_text: Only tensors whose names it selects.
 
     Raises:
         UsageError: The job was of another filter, or cannot be started.
@@ -179,9 +146,7 @@ def sum_by_ranks(
     return merge_figures(checkpoint, ended)
 
 
-def shares_of(
-    request: RankRequest, *, values: bool
-) -> Callable[[Checkpoint, Storage], PayloadReport]:
+def shares_of(request: RankRequest, *, values: bool) -> Callable[[Checkpoint, Storage], DeepReport]:
     """What merges the shares that ranks have read already.
 
     Raises:

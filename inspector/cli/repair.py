@@ -108,8 +108,7 @@ def _repair(path: str, request: RepairRequest) -> RepairReport:
 
 
 def _tell(report: RepairReport, *, as_json: bool) -> None:
-    from inspector.report.repair.json import repair_json
-    from inspector.report.repair.text import repair_text
+    from inspector.report.repair import repair_json, repair_text
 
     if as_json:
         print_pieces(repair_json(report))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.cli.options import RankRequest, rank_options
+from inspector.cli.options import RankRequest, filter_option, rank_options
+from inspector.cli.output import prefetched, print_pieces, read_one, terminal_width, unreached
 from inspector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,13 +37,7 @@ class _Command(click.Command):
 
 @click.command(cls=_Command)
 @click.argument("path")
-@click.option(
-    "--filter",
-    "filter_text",
-    default="",
-    metavar="TEXT",
-    help="Only tensors whose names hold every word of TEXT; a word after ! must not occur.",
-)
+@filter_option("tensors whose names")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @click.option(
     "--histogram",
@@ -63,16 +58,10 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None, **
     0), as with `check --values`; 1 means that some elements could not be read, 2 that a storage
     did not answer for some, or that some are of a class that only its package can read.
     """
-    from inspector.checkpoint.child.isolated import prefetch
-
     request = RankRequest(**ranks)
     request.check()
-    child = prefetch(path)
-    try:
+    with prefetched(path) as child:
         return _stats(path, filter_text, as_json, histograms or "", child, request)
-    finally:
-        if child is not None:
-            child.stop()
 
 
 def _stats(
@@ -83,11 +72,10 @@ def _stats(
     child: Child | None,
     request: RankRequest,
 ) -> int:
-    from inspector.checkpoint.find.locate import locate, read_checkpoint
+    from inspector.checkpoint.find.locate import locate
     from inspector.checkpoint.find.search import newest
     from inspector.checkpoint.text import plural, printable
-    from inspector.cli.output import print_pieces, terminal_width, unreached
-    from inspector.report.progress import PayloadLine, ReadingLine
+    from inspector.report.progress import PayloadLine
     from inspector.report.stats import stats_json, stats_text
     from inspector.values.ranking import rank
     from inspector.values.replicas import replica_differences
@@ -100,8 +88,7 @@ def _stats(
             f"{printable(path)} holds {plural(len(target), 'checkpoint')}",
             f"give one of them: {printable(path.rstrip('/'))}/{printable(chosen.path)}",
         )
-    with ReadingLine(sys.stderr) as reading:
-        checkpoint = read_checkpoint(target, progress=reading, prefetched=child)
+    checkpoint = read_one(target, child)
     wanted = _wanted(checkpoint, filter_text)
     if request.print_command:
         from inspector.cli.ranks import print_job, spec_of
@@ -145,9 +132,7 @@ def _stats(
     if not report.tensors:
         sys.stderr.write("hsdp-inspect: nothing could be read\n")
         return 2
-    if report.lost:
-        return 2
-    if report.lacks_classes_alone:
+    if report.lost or report.lacks_classes_alone:
         return 2
     return 1 if report.not_read else 0
 
@@ -173,7 +158,7 @@ def _unseen(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
 
     Nobody knows the names in such a file, so a filter does not leave it out.
     """
-    from inspector.layout.incomplete import missing_files
+    from inspector.layout.contents import missing_files
     from inspector.values.stats import NotRead
 
     files = tuple(NotRead(-1, path, 0, why) for path, why in missing_files(checkpoint))

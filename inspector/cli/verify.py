@@ -6,20 +6,22 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from inspector.checkpoint.text import parse_bytes
+from inspector.checkpoint.text import parse_bytes, printable
 from inspector.cli.output import (
     command_line,
     has_screen,
+    on_end,
     print_pieces,
+    read_one,
     write_file,
     write_lines,
 )
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     from inspector.verify.preflight import Preflight
     from inspector.verify.progress import Snapshot
 
-__all__ = ["JobInterrupts", "JobLine", "commands", "parse_share", "parse_size"]
+__all__ = ["JobLine", "commands", "interrupting", "parse_share", "parse_size", "run_to_end"]
 
 _LINE_S = 0.1
+_POLL_S = 0.05
 _MIN_MEMORY_BYTES = 1 << 20
 
 
@@ -86,34 +89,42 @@ class JobLine(TerminalLine):
         self.draw(progress_line(snapshot(), time.time(), shutil.get_terminal_size().columns))
 
 
-class JobInterrupts:
-    """While it lasts, the first Ctrl+C (or SIGTERM, SIGHUP) stops the job, the second kills it."""
+def run_to_end(job: Job, each: Callable[[Sequence[Mapping[str, Any]]], object]) -> None:
+    """Run a job on this machine; the first Ctrl+C or SIGTERM stops it, the second kills it.
 
-    _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+    Args:
+        job: The job.
+        each: Told of its events as they come.
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._count = 0
-        self._before: dict[int, Any] = {}
+    Raises:
+        UsageError, StorageError: It cannot be started.
+    """
+    with job.start(), interrupting(job), JobLine() as progress:
+        if not job.folder.is_kept:
+            where = printable(str(job.folder.path), 300)
+            sys.stderr.write(
+                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
+            )
+        while job.result is None:
+            told = job.step()
+            each(told)
+            progress.show(job.snapshot)
+            if not told:
+                time.sleep(_POLL_S)
 
-    def __enter__(self) -> JobInterrupts:
-        for name in self._SIGNALS:
-            number = getattr(signal, name, None)
-            # What is ignored (`nohup`) stays so.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._stop)
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+def interrupting(job: Job) -> AbstractContextManager[None]:
+    """While it lasts, the first signal that ends a process stops the job, the second kills it."""
+    told: list[int] = []
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if self._count == 1:
-            self._job.stop()
+    def stop(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if len(told) == 1:
+            job.stop()
         else:
-            self._job.kill()
+            job.kill()
+
+    return on_end(stop)
 
 
 @click.command()
@@ -228,6 +239,7 @@ def verify(
     was asked for is exact; 1: something differs, or torch itself cannot read the metadata; 2: it
     could not be done, or not all of it.
     """
+    from inspector.checkpoint.find.locate import locate_one
     from inspector.checkpoint.outside import outermost, refuse_inside
     from inspector.checkpoint.storage.base import is_url
     from inspector.layout.target.file import PlacementFile, read_placement_file
@@ -248,7 +260,7 @@ def verify(
     world_size = _check_mesh(mesh, then, stage)
     shape = None
     if print_command:
-        from inspector.verify.job.shape import Shape
+        from inspector.verify.job.manifests import Shape
 
         shape = Shape.of(world_size, nnodes, nproc_per_node, port)
     elif nnodes or nproc_per_node or port:
@@ -256,7 +268,7 @@ def verify(
             "--nnodes, --nproc-per-node and --port are for a job that is printed",
             "--print-command prints it",
         )
-    checkpoint = _read(path)
+    checkpoint = read_one(locate_one(path))
     local = None if is_url(checkpoint.path) else checkpoint.path
     closed = [checkpoint.path, outermost(local, path) or ""]
     for option, place in (("--report", report), ("--events", events), ("--scratch", scratch)):
@@ -312,18 +324,8 @@ def _check_mesh(mesh: str, then: tuple[str, ...], stage: str) -> int:
     return JobSpec(path="", mesh=mesh, then=then, stage=stage).world_size
 
 
-def _read(path: str) -> Checkpoint:
-    from inspector.checkpoint.find.locate import locate_one, read_checkpoint
-    from inspector.report.progress import ReadingLine
-
-    target = locate_one(path)
-    with ReadingLine(sys.stderr) as line:
-        return read_checkpoint(target, progress=line)
-
-
 def _run(plan: Preflight, events: str, *, as_json: bool) -> tuple[Snapshot, int]:
     """Run the job and print what came of it: how it stands at its end, and the exit code."""
-    from inspector.checkpoint.text import printable
     from inspector.report.verify_text import plan_text, verify_text
     from inspector.verify.job.launcher import Job
     from inspector.verify.result import exit_code
@@ -333,20 +335,13 @@ def _run(plan: Preflight, events: str, *, as_json: bool) -> tuple[Snapshot, int]
             sys.stderr.write(f"hsdp-inspect: {line}\n")
     spec = dataclasses.replace(plan.spec, events_dir=os.path.abspath(events) if events else "")
     job = Job(spec, expected=plan.expected, scratch_parent=plan.scratch_parent)
-    with job.start(), JobInterrupts(job), JobLine() as progress:
-        if not job.folder.is_kept:
-            where = printable(str(job.folder.path), 300)
-            sys.stderr.write(
-                f"hsdp-inspect: the state folder cannot take the recording; it is in {where}\n"
-            )
-        while job.result is None:
-            told = job.step()
-            if as_json and told and not write_lines(json.dumps(event) + "\n" for event in told):
-                # Nobody reads what the job finds: it ends, and without a verdict.
-                raise BrokenPipeError
-            progress.show(job.snapshot)
-            if not told:
-                time.sleep(0.05)
+
+    def tell(events: Sequence[Mapping[str, Any]]) -> None:
+        if as_json and events and not write_lines(json.dumps(event) + "\n" for event in events):
+            # Nobody reads what the job finds: it ends, and without a verdict.
+            raise BrokenPipeError
+
+    run_to_end(job, tell)
     assert job.result is not None  # noqa: S101 - the loop ends with it
     snapshot = job.snapshot()
     if not as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
 import threading
 import time
@@ -16,13 +15,13 @@ import click
 
 from inspector.checkpoint.own_folders import write_whole
 from inspector.checkpoint.text import parse_bytes, printable, redact
-from inspector.cli.output import write_lines
+from inspector.cli.output import on_end, write_lines
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
+    from inspector.checks.findings import DeepReport
     from inspector.checks.judge import Deep
-    from inspector.checks.payload.deep import DeepReport
     from inspector.checks.steps import Step
     from inspector.watch.outputs import DamageCommand
     from inspector.watch.watcher import RunLook, Watcher
@@ -30,16 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["commands"]
 
 _STALE_S = 1800.0
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @click.command()
 @click.argument("run")
 @click.option("--deep", is_flag=True, help="Read every stored byte of each new step, once.")
 @click.option(
-    "--max-rate",
-    metavar="RATE",
-    help="With --deep: read no faster than this, such as 200MB/s.",
+    "--max-rate", metavar="RATE", help="With --deep: read no faster than this, such as 200MB/s."
 )
 @click.option("--once", is_flag=True, help="Look until nothing is being written, then end.")
 @click.option(
@@ -176,18 +172,8 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         # Not here: what this interrupts may be waiting for it, and hold its lock.
         threading.Thread(target=stop.set).start()
 
-    before = {}
-    for name in _SIGNALS:
-        number = getattr(signal, name, None)
-        # What is ignored (`nohup`) stays so.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, told)
-    try:
-        with until(stop.is_set):
-            yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with on_end(told), until(stop.is_set):
+        yield
 
 
 class _Following:

@@ -60,9 +60,6 @@ class Ahead:
 
     Threads take the items in turn, one batch after the other; the storages are asked for a batch
     when it is entered, or before. Every method may be called from any thread.
-
-    Args:
-        structure: What is compared.
     """
 
     def __init__(self, structure: Structure) -> None:

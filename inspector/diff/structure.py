@@ -17,7 +17,7 @@ from inspector.checkpoint.text import format_shape, printable
 from inspector.diff.damage import damage_of
 from inspector.diff.model import Damage, Diff, MeshSide, PlacementChange, Side, TensorDiff
 from inspector.layout.aliases import likely_renames
-from inspector.layout.incomplete import missing_parts
+from inspector.layout.contents import missing_parts
 from inspector.layout.writer.written_by import infer
 
 __all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]

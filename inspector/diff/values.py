@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.payload.scan.literals import read_literal
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import format_literal, printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.diff.ahead import Ahead, Item
 from inspector.diff.elements import Comparer, Tally, mixed_sums

@@ -104,12 +104,13 @@ class Attempt:
         self._ready: deque[_Job] = deque()
         self.stop = Stop()
         self.jobs: list[_Job] = []
+        #: False where it is only said what is damaged.
         self.may_write = True
         self.failure: InspectError | None = None
         self._files = files
         self._workers = workers
         self._target: OpenTarget | None = None
-        self._readers: list[_Copier] = []
+        self.readers: list[_Copier] = []
         for number, file in enumerate(files):
             for region in file.regions:
                 self.jobs.append(_Job(region.item, None, number))
@@ -126,14 +127,6 @@ class Attempt:
         for job, (file, offset) in zip(self.jobs, regions, strict=True):
             job.place = _Place(file, offset)
 
-    def read_only(self) -> None:
-        """Write nothing: only say what is damaged."""
-        self.may_write = False
-
-    def add(self, reader: _Copier) -> None:
-        """A thread's work; it tells how far it is."""
-        self._readers.append(reader)
-
     def run(self, progress: Tell | None) -> list[Omission]:
         """Copy all, and verify it; what is damaged or cannot be exported.
 
@@ -144,7 +137,7 @@ class Attempt:
         phases = 2 if self._target is not None else 1
 
         def poll() -> bool:
-            done = sum(reader.bytes_done for reader in self._readers)
+            done = sum(reader.bytes_done for reader in self.readers)
             total = phases * self._bytes_total
             if progress is not None and progress(ExportProgress(min(done, total), total)):
                 # What is said after the last block counts, too.
@@ -361,7 +354,7 @@ class _Copier:
         self._attempt = attempt
         self._reader = PieceReader(attempt.checkpoint, attempt.storage)
         self._buffers = Buffers()
-        attempt.add(self)
+        attempt.readers.append(self)
 
     def close(self) -> None:
         self._reader.close()

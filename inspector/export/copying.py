@@ -123,11 +123,7 @@ class TensorCopy:
         return total
 
     def copy(
-        self,
-        number: int,
-        reader: PieceReader,
-        buffers: Buffers,
-        target: WrittenBytes | None,
+        self, number: int, reader: PieceReader, buffers: Buffers, target: WrittenBytes | None
     ) -> int:
         """Read a block and write it.
 

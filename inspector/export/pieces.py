@@ -79,12 +79,7 @@ class ChunkPlace:
 
 
 class PieceReader:
-    """One thread's reading of chunks.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-    """
+    """One thread's reading of chunks."""
 
     def __init__(self, checkpoint: Checkpoint, storage: Storage) -> None:
         self._checkpoint = checkpoint
@@ -95,7 +90,6 @@ class PieceReader:
         self._tensor = -1
 
     def close(self) -> None:
-        """Close the files."""
         self._files.close()
         self._bits.clear()
 
@@ -319,13 +313,9 @@ def _compare_small(source: Source, payload: Payload, data: Record) -> bool:
 
 
 def compare_entry(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry, limit: int) -> None:
-    """Hold a small bytes entry against its CRC32.
+    """Hold a small bytes entry, whose file lies in the folder, against its CRC32.
 
-    Args:
-        checkpoint: Whose entry it is.
-        storage: Its folder.
-        entry: The entry; its file lies in the folder.
-        limit: Most bytes that it may unpack to.
+    It may unpack to at most `limit` bytes.
 
     Raises:
         PayloadError: It is damaged.

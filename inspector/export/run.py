@@ -21,12 +21,7 @@ from inspector.export.pieces import MAX_OPEN_REMOTE
 from inspector.export.selection import ExportSelection
 from inspector.export.target import OpenTarget
 
-__all__ = [
-    "DEFAULT_MEMORY_BYTES",
-    "ExportProgress",
-    "export",
-    "stream",
-]
+__all__ = ["DEFAULT_MEMORY_BYTES", "ExportProgress", "export", "stream"]
 
 
 DEFAULT_MEMORY_BYTES = 300 * 10**6
@@ -116,7 +111,7 @@ def stream(
     files = selection.files(selection.items)
     block_bytes, workers = _limits(storage, memory_bytes)
     attempt = Attempt(checkpoint, storage, selection, files, block_bytes, workers)
-    attempt.read_only()
+    attempt.may_write = False
     found = [*selection.left_out, *attempt.run(progress)]
     refused = ExportReport(checkpoint.path, "-", selection.form, "refused", left_out=tuple(found))
     if refused.exit_code:

@@ -31,11 +31,9 @@ from inspector.export.formats.torch_save import nested, torch_file
 from inspector.export.names import RenameRule, renamed
 from inspector.export.outcome import Omission
 from inspector.export.pieces import compare_entry
-from inspector.layout.incomplete import missing_files
+from inspector.layout.contents import missing_files
 
-__all__ = ["FORMATS", "ExportRequest", "ExportSelection", "select"]
-
-FORMATS = ("safetensors", "torch", "npz", "npy")
+__all__ = ["ExportRequest", "ExportSelection", "select"]
 
 # What a bytes entry of a plain value may unpack to.
 _MAX_LITERAL_BYTES = 4 * MAX_BYTES
@@ -51,7 +49,7 @@ class ExportRequest:
     """What is asked for.
 
     Attributes:
-        form: One of `FORMATS`.
+        form: `safetensors`, `torch`, `npz` or `npy`.
         filter_text: Only tensors whose names fit; see `locate.matching`.
         prefix: Taken off the names.
         rules: How they are renamed.
@@ -72,7 +70,6 @@ class ExportRequest:
 
     @property
     def is_folder(self) -> bool:
-        """Whether a folder is written."""
         return self.max_shard_bytes is not None
 
     def check(self) -> None:
@@ -118,7 +115,6 @@ class ExportSelection:
 
     @property
     def form(self) -> str:
-        """The format."""
         return self.request.form
 
     def files(self, items: Sequence[ExportItem]) -> list[PlannedFile]:
@@ -142,11 +138,6 @@ class ExportSelection:
 
 def select(checkpoint: Checkpoint, storage: Storage, request: ExportRequest) -> ExportSelection:
     """Choose, name and judge the tensors, from metadata and file sizes alone.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        request: What is asked for.
 
     Raises:
         UsageError: Nothing fits the filter, a prefix or rule fits nothing, or names collide.

@@ -39,7 +39,6 @@ def write_slice(
     output: str,
     *,
     dtype: str | None = None,
-    overwrite: bool = False,
     progress: Callable[[int, int], bool] | None = None,
 ) -> int:
     """Write a box.
@@ -52,7 +51,6 @@ def write_slice(
         shape: Of the array: the box's, perhaps without dims of one index.
         output: Where to; the caller has asked `refuse_target`.
         dtype: What floating point elements are written as; None as they are.
-        overwrite: Replace what is there.
         progress: Told bytes done and in all; True cancels.
 
     Returns:
@@ -115,7 +113,7 @@ def write_slice(
                     raise StorageError("what was written is not what was read")
         except OSError as error:
             raise StorageError(f"cannot write {target.shown}: {why(error)}") from error
-        target.publish(overwrite=overwrite)
+        target.publish(overwrite=False)
     return num_lost
 
 

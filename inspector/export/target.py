@@ -98,12 +98,7 @@ def leftovers(output: str) -> list[str]:
 
 
 class TargetFile:
-    """One file that is being written, from any thread.
-
-    Args:
-        path: Its temporary place.
-        num_bytes: Its size.
-    """
+    """One file that is being written, from any thread."""
 
     def __init__(self, path: str, num_bytes: int) -> None:
         self._shown = printable(path)
@@ -136,7 +131,6 @@ class TargetFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -144,10 +138,6 @@ class TargetFile:
 
 class OpenTarget:
     """The files of an export under their temporary name; gone at the end if they were not moved.
-
-    Args:
-        output: Where they go.
-        files: What is written.
 
     Raises:
         StorageError: There is no room, or it cannot be written.

@@ -201,11 +201,7 @@ def _problem(offsets: Ints, sizes: Ints, shape: tuple[int, ...]) -> str:
 
 
 def cut_classes(
-    columns: TensorColumns,
-    tensors: Ints,
-    *,
-    repeated: bool = False,
-    max_classes: int = 2_000,
+    columns: TensorColumns, tensors: Ints, *, repeated: bool = False, max_classes: int = 2_000
 ) -> tuple[list[CutClass], int]:
     """Groups tensors by cut.
 

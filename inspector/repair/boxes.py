@@ -233,10 +233,7 @@ def _hole(
 
 
 def _filled(
-    slots: Slots,
-    first: Slot,
-    box: tuple[tuple[int, ...], tuple[int, ...]],
-    payload: FoundPayload,
+    slots: Slots, first: Slot, box: tuple[tuple[int, ...], tuple[int, ...]], payload: FoundPayload
 ) -> RepairStep:
     name = slots.name_of(payload.file)
     slot = Slot(first.fqn, first.tensor, first.dtype, *box, name, payload.offset, payload.length)

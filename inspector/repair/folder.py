@@ -39,10 +39,6 @@ class CarriedFiles:
 def refuse_output(output: str, folders: Iterable[str]) -> None:
     """Say no to a place that may not be written.
 
-    Args:
-        output: The place.
-        folders: Checkpoints that are looked at; nothing is written into them.
-
     Raises:
         UsageError: It is remote, lies in one of them or around it, is taken, or no path.
     """
@@ -77,10 +73,6 @@ def _hold(path: str) -> int | None:
 
 class NewFolder:
     """A folder on its way; gone at the end if it was not moved to its place.
-
-    Args:
-        output: The place.
-        is_copy: Make copies, though links were possible.
 
     Raises:
         StorageError: It cannot be made.

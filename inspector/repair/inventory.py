@@ -78,12 +78,7 @@ class FoundPayload:
 
 
 class Inventory:
-    """The payloads of all data files of a folder.
-
-    Args:
-        storage: The folder.
-        files: The payloads of each file, in the order of their bytes.
-    """
+    """The payloads of all data files of a folder."""
 
     def __init__(self, storage: Storage, files: dict[str, tuple[FoundPayload, ...]]) -> None:
         self.storage = storage
@@ -96,11 +91,9 @@ class Inventory:
         return self.files.get(file, ())
 
     def beginning(self, file: str, offset: int) -> FoundPayload | None:
-        """The payload that begins at a place."""
         return self._at.get((file, offset))
 
     def ending(self, file: str, end: int) -> FoundPayload | None:
-        """The payload that ends at a place."""
         return self._ends.get((file, end))
 
     def is_whole(self, payload: FoundPayload) -> bool:

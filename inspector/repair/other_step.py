@@ -151,15 +151,7 @@ def _why(slots: Slots, shown: str) -> str:
 def take_from(
     plan: RepairPlan, checkpoint: Checkpoint, older: Checkpoint, storage: Storage, report: Report
 ) -> RepairPlan:
-    """The plan, with whole entries of an older step in place of those that cannot be repaired.
-
-    Args:
-        plan: What can be done without.
-        checkpoint: What is repaired.
-        older: The older step.
-        storage: Its folder, on this machine.
-        report: What `check` says of it.
-    """
+    """The plan, with whole entries of an older step in place of those that cannot be repaired."""
     lost = dict.fromkeys(u.fqn for u in plan.unrepaired if u.fqn is not None)
     if plan.metadata is None or not lost:
         return plan

@@ -31,12 +31,7 @@ _METADATA_CODES = frozenset({"metadata-missing", "save-unfinished"})
 
 
 def inventory_of(storage: Storage, named: Iterable[str] = ()) -> Inventory:
-    """The payloads of a folder's data files.
-
-    Args:
-        storage: The folder.
-        named: Files that the metadata names.
-    """
+    """The payloads of a folder's data files."""
     there = [e.name for e in storage.list() if e.kind == "file" and ".distcp" in e.name]
     inside = [name for name in named if not is_escape(name)]
     return take_inventory(storage, dict.fromkeys([*there, *inside]))
@@ -179,12 +174,7 @@ def _is_told(
 
 
 def edits_of(recorded: list[Slot], slots: Slots) -> Iterable[TensorEdit | BytesEdit]:
-    """The changes that the metadata takes, by what it has and what was found.
-
-    Args:
-        recorded: The entries as the metadata has them.
-        slots: The entries as they are to be.
-    """
+    """The changes that the metadata takes, by what it has and what was found."""
     before: dict[str, list[PlacedChunk]] = defaultdict(list)
     dtypes: dict[str, str] = {}
     for slot in recorded:

@@ -17,9 +17,9 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage
 from inspector.checkpoint.text import printable
-from inspector.checks.findings import Report
+from inspector.checks.findings import DeepReport, Report
 from inspector.checks.judge import check_storage, judge
-from inspector.checks.payload.deep import DeepReport, DeepRequest, Line, check_deep
+from inspector.checks.payload.deep import DeepRequest, Line, check_deep
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError, UsageError
 from inspector.repair.folder import CarriedFiles, NewFolder
 from inspector.repair.other_step import plan_like, take_from

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inspector.checkpoint.dcp import is_escape
@@ -82,12 +82,7 @@ class Slot:
 
 
 class Slots:
-    """All entries, which payloads they mean, and under which name each file will lie.
-
-    Args:
-        slots: The entries.
-        inventory: The payloads.
-    """
+    """All entries, which payloads they mean, and under which name each file will lie."""
 
     def __init__(self, slots: Iterable[Slot], inventory: Inventory) -> None:
         self.all = list(slots)
@@ -127,17 +122,12 @@ class Slots:
         slot.is_as_recorded = False
 
     def owner(self, payload: FoundPayload) -> Slot | None:
-        """The entry that means a payload."""
         return self._claims.get((payload.file, payload.offset))
 
     def unclaimed(self, file: str | None = None) -> list[FoundPayload]:
         """Payloads that no entry means, of one file or of all."""
         files = self.inventory.files if file is None else (file,)
         return [p for f in files for p in self.inventory.of(f) if self.owner(p) is None]
-
-    def open_slots(self) -> Iterator[Slot]:
-        """Entries of which it is not known what they mean."""
-        return (slot for slot in self.all if slot.payload is None)
 
 
 def slots_of(checkpoint: Checkpoint) -> list[Slot]:

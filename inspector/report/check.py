@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
-from inspector.checks.findings import (
-    Against,
-    Coverage,
-    Finding,
-    RankShare,
-    Report,
-    Severity,
-)
-from inspector.report.json import SCHEMA, dump
-from inspector.report.table import TextColumn, render_table
+from inspector.checks.findings import Against, Coverage, Finding, RankShare, Report, Severity
+from inspector.report.json import SCHEMA, dicts, dump
+from inspector.report.table import TextColumn, render_table, wrapped
 
 if TYPE_CHECKING:
-    from inspector.checks.plan.fit import ModelFit
+    from inspector.checks.plan.against import ModelFit
     from inspector.checks.run import Judged, JudgedRun
     from inspector.checks.steps import Step
     from inspector.report.documents.check import (
@@ -39,6 +32,7 @@ __all__ = [
     "check_json",
     "check_text",
     "checked_sentence",
+    "codes_words",
     "finding_json",
     "finding_lines",
     "folder_github",
@@ -122,14 +116,7 @@ def check_text(
     is_stopped: bool = False,
     fit: ModelFit | None = None,
 ) -> Iterator[str]:
-    """The lines of `check`.
-
-    Args:
-        report: The judgement.
-        width: Cells of the terminal; None if there is none.
-        is_stopped: Whether reading the payloads was broken off.
-        fit: The checkpoint beside what a model expects, or None.
-    """
+    """The lines of `check`, for a terminal `width` cells wide (None: there is none)."""
     yield f"{printable(report.path)}: {verdict_sentence(report, is_stopped=is_stopped)}"
     yield f"  checked      {checked_sentence(report.checked)}"
     if ranks := report.checked.ranks:
@@ -172,15 +159,7 @@ def finding_lines(finding: Finding, width: int | None) -> Iterator[str]:
         ("do: ", finding.hint),
     ):
         if text:
-            yield from _wrapped(label + printable(text), width)
-
-
-def _wrapped(text: str, width: int | None) -> list[str]:
-    if width is None:
-        return [f"  {text}"]
-    return textwrap.wrap(
-        text, max(20, width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-    )
+            yield from wrapped(label + printable(text), width, "  ", "    ")
 
 
 _FOLDER_COLUMNS = (
@@ -202,7 +181,7 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
             "" if item.found.step is None else str(item.found.step),
             item.found.state,
             _verdict(item),
-            _codes(item.report),
+            codes_words(item.report),
         )
         for item in judged
     ]
@@ -265,11 +244,10 @@ def _verdict(item: Judged) -> str:
     return "empty" if item.report.is_empty else item.report.verdict
 
 
-def _codes(report: Report) -> str:
-    counts: dict[str, int] = {}
-    for finding in report.findings:
-        counts[finding.code] = counts.get(finding.code, 0) + 1
-    return ", ".join(code if n == 1 else f"{code} x{n}" for code, n in counts.items())
+def codes_words(report: Report) -> str:
+    """Which findings there are, and how many of each: `chunk-gap, file-missing x3`."""
+    counts = Counter(finding.code for finding in report.findings)
+    return ", ".join(code if n == 1 else f"{code} x{n:,}" for code, n in counts.items())
 
 
 # JSON.
@@ -278,13 +256,7 @@ def _codes(report: Report) -> str:
 def check_json(
     report: Report, used: Used | None = None, fit: ModelFit | None = None
 ) -> Iterator[str]:
-    """The document of `check --json`.
-
-    Args:
-        report: The judgement.
-        used: What a remote storage was asked for it.
-        fit: The checkpoint beside what a model expects, or None.
-    """
+    """The document of `check --json`; `used` is what a remote storage was asked for it."""
     document = cast("CheckDocument", {"schema": SCHEMA, **_report(report)})
     if fit is not None:
         document["against"] = {
@@ -363,7 +335,28 @@ def _step_json(step: Step) -> RunStep:
 
 def _report(report: Report) -> JudgedCheckpoint:
     checked = report.checked
-    document = _plain_report(report)
+    document: JudgedCheckpoint = {
+        "path": report.path,
+        "verdict": report.verdict,
+        "checked": {
+            "tensors": checked.tensors,
+            "chunks": checked.chunks,
+            "files": checked.files,
+            "payloads": checked.payloads,
+            "payload_bytes": checked.payload_bytes,
+            "not_checked": dicts(checked.not_checked),
+            "against": [
+                {
+                    "kind": against.kind,
+                    "path": against.path,
+                    "compared": against.num_compared,
+                    "matching": against.num_matching,
+                }
+                for against in checked.against
+            ],
+        },
+        "findings": [finding_json(finding) for finding in report.findings],
+    }
     if checked.ranks:
         document["checked"]["ranks"] = [
             {
@@ -380,48 +373,11 @@ def _report(report: Report) -> JudgedCheckpoint:
     return document
 
 
-def _plain_report(report: Report) -> JudgedCheckpoint:
-    checked = report.checked
-    return {
-        "path": report.path,
-        "verdict": report.verdict,
-        "checked": {
-            "tensors": checked.tensors,
-            "chunks": checked.chunks,
-            "files": checked.files,
-            "payloads": checked.payloads,
-            "payload_bytes": checked.payload_bytes,
-            "not_checked": [{"what": left.what, "why": left.why} for left in checked.not_checked],
-            "against": [
-                {
-                    "kind": against.kind,
-                    "path": against.path,
-                    "compared": against.num_compared,
-                    "matching": against.num_matching,
-                }
-                for against in checked.against
-            ],
-        },
-        "findings": [finding_json(finding) for finding in report.findings],
-    }
-
-
 def finding_json(finding: Finding) -> FindingObject:
-    """One finding as an object of the contract."""
-    return {
-        "code": finding.code,
-        "severity": finding.severity,
-        "fqn": finding.fqn,
-        "file": finding.file,
-        "offsets": finding.offsets,
-        "sizes": finding.sizes,
-        "num_elements": finding.num_elements,
-        "message": finding.message,
-        "torch_does": finding.torch_does,
-        "hint": finding.hint,
-        "other_fqn": finding.other_fqn,
-        "entries": finding.entries,
-    }
+    """One finding as an object of the contract: all but what only our own merging asks for."""
+    document = asdict(finding)
+    del document["is_echo"]
+    return cast("FindingObject", document)
 
 
 # GitHub Actions.

@@ -6,26 +6,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.literals import Number, json_number
 from inspector.checkpoint.text import (
+    Number,
     format_bytes,
     format_count,
     format_placements,
     format_shape,
+    json_number,
     plural,
     printable,
 )
 from inspector.checks.seal.manifest import Manifest
 from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
 from inspector.diff.unmoved import UNMOVED, unmoved_weights
-from inspector.report.json import SCHEMA, dump, dump_list
+from inspector.report.json import SCHEMA, dicts, dump, dump_list
 from inspector.report.table import TextColumn, render_table
 
 if TYPE_CHECKING:
     from inspector.report.documents.values import (
         ComparedTensor,
         DiffHead,
-        DiffSide,
         DiffTolerance,
         SealDocument,
     )
@@ -126,12 +126,7 @@ def _said(diff: Diff) -> str:
 
 
 def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
-    """The lines of `diff`.
-
-    Args:
-        diff: The comparison.
-        width: Cells of the terminal; None if there is none, then everything is listed.
-    """
+    """The lines of `diff`, for a terminal `width` cells wide; all of them if there is none."""
     yield _side("A", diff.a)
     yield _side("B", diff.b)
     yield verdict_sentence(diff)
@@ -334,13 +329,14 @@ def tolerance_lines(diff: Diff) -> Iterator[str]:
 
 def diff_json(diff: Diff) -> Iterator[str]:
     """The document of `diff --json`, in pieces."""
+    side_a, side_b = dicts((diff.a, diff.b))
     head: DiffHead = {
         "schema": SCHEMA,
         "verdict": diff.verdict,
         "values_compared": diff.values_compared,
         "cancelled": diff.is_cancelled,
-        "a": _side_json(diff.a),
-        "b": _side_json(diff.b),
+        "a": side_a,
+        "b": side_b,
         "counts": counts(diff),
         "only_in_a": diff.only_in_a,
         "only_in_b": diff.only_in_b,
@@ -348,25 +344,11 @@ def diff_json(diff: Diff) -> Iterator[str]:
         "renamed": diff.renamed,
         "missing_parts": diff.missing_parts,
         "param_groups": [{"fqn": name, "num_a": a, "num_b": b} for name, a, b in diff.param_groups],
-        "damage": [
-            {"side": d.side, "code": d.code, "fqn": d.fqn, "message": d.message}
-            for d in diff.damage
-        ],
+        "damage": dicts(diff.damage),
         "tolerance": _tolerance_json(diff),
         "likely_renamed": diff.likely_renamed,
-        "placements_changed": [
-            {"fqn": change.fqn, "a": change.a, "b": change.b} for change in diff.placements
-        ],
-        "bytes": [
-            {
-                "fqn": entry.fqn,
-                "verdict": entry.verdict,
-                "num_bytes_a": entry.num_bytes_a,
-                "num_bytes_b": entry.num_bytes_b,
-                "detail": entry.detail,
-            }
-            for entry in diff.entries
-        ],
+        "placements_changed": dicts(diff.placements),
+        "bytes": dicts(diff.entries),
     }
     yield dump(head)[:-1] + ', "tensors": '
     yield from dump_list(map(_tensor_json, diff.tensors))
@@ -383,15 +365,6 @@ def _tolerance_json(diff: Diff) -> DiffTolerance | None:
         "atol": tolerance.atol,
         "rtol": {dtype: tolerance.rtol_of(dtype) for dtype in dtypes},
         "one_ulp_is_close": tolerance.neighbours_are_close,
-    }
-
-
-def _side_json(side: MeshSide) -> DiffSide:
-    return {
-        "path": side.path,
-        "mesh": side.mesh,
-        "num_tensors": side.num_tensors,
-        "num_bytes_entries": side.num_bytes_entries,
     }
 
 

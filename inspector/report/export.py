@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.payload.cast import is_cast
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.export.formats.numpy_files import is_raw
 from inspector.export.outcome import ExportReport, Omission
-from inspector.report.json import SCHEMA, dump
+from inspector.report.json import SCHEMA, dicts, dump
 
 if TYPE_CHECKING:
     from inspector.report.documents.values import ExportDocument
@@ -118,15 +117,11 @@ def export_json(report: ExportReport) -> Iterator[str]:
         "format": report.form,
         "num_tensors": len(report.tensors),
         "num_bytes": report.num_bytes,
-        "files": _dicts(report.files),
-        "tensors": _dicts(report.tensors),
-        "left_out": _dicts(report.left_out),
+        "files": dicts(report.files),
+        "tensors": dicts(report.tensors),
+        "left_out": dicts(report.left_out),
         "checksums": {"checked": report.num_checked, "none_stored": report.num_unchecked},
         "stored_dtypes": dict(report.stored_dtypes),
         "leftovers": list(report.leftovers),
     }
     yield dump(document) + "\n"
-
-
-def _dicts(items: Iterable[Any]) -> list[Any]:
-    return [asdict(item) for item in items]

@@ -1,14 +1,15 @@
-"""`fit_columns`: which columns of a table show in a width, and how wide; for paper and screen.
+"""What fits into so many cells, for paper and screen: the columns of a table, and a `bar`.
 
 It stands alone, so that the screen's first frame does not wait for what prints tables.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["GAP", "fit_columns"]
+__all__ = ["GAP", "bar", "fit_columns"]
 
 GAP = 2
 """Blank cells between two columns."""
@@ -91,3 +92,26 @@ def _grow(columns: Sequence[Fitted], widths: list[int], room: int) -> int:
 
 def _total(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * max(0, len(widths) - 1)
+
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(fraction: float, width: int, *, ascii_only: bool = False) -> str:
+    """A horizontal bar, exactly as wide as asked, filled from the left in eighths of a cell.
+
+    Args:
+        fraction: Part to fill; below 0, NaN and infinity count as 0, above 1 as 1. Anything
+            more than nothing shows at least one eighth.
+        width: Cells.
+        ascii_only: Draw with `#`, in whole cells.
+    """
+    if width <= 0:
+        return ""
+    part = min(1.0, max(0.0, fraction)) if math.isfinite(fraction) else 0.0
+    if ascii_only:
+        filled = max(1, round(part * width)) if part > 0 else 0
+        return "#" * filled + " " * (width - filled)
+    eighths = max(1, round(part * width * 8)) if part > 0 else 0
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(width)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from inspector.checkpoint.literals import json_literal
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.text import redact
+from inspector.checkpoint.text import json_literal, redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
-    from inspector.checkpoint.model import DataFile, Framework
+    from inspector.checkpoint.find.step_folders import Found
+    from inspector.checkpoint.model import DataFile
     from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
     from inspector.report.documents.show import (
         ShowFolderDocument,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WriterFramework,
     )
 
-__all__ = ["SCHEMA", "checkpoints_json", "dump", "dump_list", "show_json"]
+__all__ = ["SCHEMA", "checkpoints_json", "dicts", "dump", "dump_list", "show_json"]
 
 SCHEMA: Literal[1] = 1
 
@@ -38,6 +38,11 @@ SCHEMA: Literal[1] = 1
 def dump(value: Any) -> str:
     """One document, or a part of one, as JSON in ASCII."""
     return json.dumps(value, allow_nan=False)
+
+
+def dicts(items: Iterable[Any]) -> list[Any]:
+    """Values whose fields are those of the document."""
+    return [asdict(item) for item in items]
 
 
 def dump_list(items: Iterable[Any]) -> Iterator[str]:
@@ -58,16 +63,7 @@ def show_json(
     chunks: bool = False,
     literals: Mapping[int, PlainValue] | None = None,
 ) -> Iterator[str]:
-    """The document of `show --json`, in pieces.
-
-    Args:
-        checkpoint: What is shown.
-        written_by: How it was sharded.
-        tensors: Which tensors, by index (default: all).
-        entries: Which bytes entries, by index (default: all).
-        chunks: Whether each tensor's chunks are listed.
-        literals: Plain values of bytes entries, by index; each is its entry's `value`.
-    """
+    """The document of `show --json`, in pieces; the arguments are as for `show_text`."""
     yield f'{{"schema": {SCHEMA}, "checkpoint": {dump(_summary(checkpoint, written_by))}'
     yield ', "tensors": '
     selected = checkpoint.tensor_order.tolist() if tensors is None else tensors
@@ -80,7 +76,7 @@ def show_json(
 
 
 def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> ShownCheckpoint:
-    provenance = checkpoint.provenance
+    provenance, framework = checkpoint.provenance, checkpoint.framework
     return {
         "path": checkpoint.path,
         "format": checkpoint.format,
@@ -95,23 +91,13 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> ShownCheckpoint:
         "stored_bytes": checkpoint.stored_bytes,
         "metadata_bytes": checkpoint.metadata_bytes,
         "num_files": len(checkpoint.files),
-        "framework": _framework(checkpoint.framework),
+        "framework": None if framework is None else cast("WriterFramework", asdict(framework)),
         "written_by": written_by_json(written_by),
         "per_rank_metadata": checkpoint.per_rank_metadata,
         "num_malformed": len(checkpoint.malformed),
         "unknown_globals": checkpoint.unknown_globals,
         "unsafe_globals": checkpoint.unsafe_globals,
         "notes": provenance.notes,
-    }
-
-
-def _framework(framework: Framework | None) -> WriterFramework | None:
-    if framework is None:
-        return None
-    return {
-        "name": framework.name,
-        "certain": framework.certain,
-        "evidence": framework.evidence,
     }
 
 

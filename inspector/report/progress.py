@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from inspector.checkpoint.text import format_bytes, format_seconds
-from inspector.report.bar import bar
+from inspector.report.fitting import bar
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,7 +52,6 @@ class ReadingLine(TerminalLine):
     """`reading the metadata: 45 % of 147.2 MiB`. A `Progress` callback that never cancels."""
 
     def __call__(self, num_done: int, num_bytes: int) -> bool:
-        """Show how far the reading is."""
         share = 100 * num_done // max(num_bytes, 1)
         self.draw(f"reading the metadata: {share} % of {format_bytes(num_bytes)}")
         return False
@@ -72,7 +71,6 @@ class PayloadLine(TerminalLine):
     """A bar with bytes, rate and time left, for whatever reads payloads; never cancels."""
 
     def __call__(self, progress: BytesLine) -> bool:
-        """Show how far the reading is."""
         done, total = progress.bytes_done, progress.bytes_total
         share = done / total if total else 1.0
         rate = done / max(self.elapsed_s, 1e-3)

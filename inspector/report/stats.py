@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dtypes import short_name
-from inspector.checkpoint.literals import Number, json_number
-from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
-from inspector.report.bar import bar
+from inspector.checkpoint.text import (
+    Number,
+    format_bytes,
+    format_shape,
+    json_number,
+    plural,
+    printable,
+)
+from inspector.report.fitting import bar
 from inspector.report.json import SCHEMA, dump, dump_list
-from inspector.report.table import TextColumn, render_table
+from inspector.report.table import TextColumn, render_table, wrapped
 from inspector.values.histogram import Bars
 from inspector.values.ranking import Ranked
 from inspector.values.stats import STOPPED, StatsReport, TensorStats
@@ -190,13 +195,7 @@ def _one(item: Ranked, scale: str, width: int | None, is_unicode: bool) -> Itera
 
 
 def histogram_lines(bars: Bars, width: int, *, is_unicode: bool = True) -> list[str]:
-    """A histogram, one line for each bar: where it begins, the bar, how many elements.
-
-    Args:
-        bars: What to draw.
-        width: Cells of a line.
-        is_unicode: False draws with `#` instead of block characters.
-    """
+    """A histogram, a line of `width` cells for each bar: where it begins, the bar, its count."""
     total = float(bars.counts.max()) if len(bars.counts) else 0.0
     edges = bars.edges.tolist()
     # What is 0 but for rounding says 0; a scale of powers of two has no 0.
@@ -237,12 +236,7 @@ def _differing_lines(report: StatsReport, width: int | None) -> Iterator[str]:
             f"{item.num_elements:,}, the first at {list(item.first_index)}: rank {ranks[0]} has "
             f"{item.values[0]}, rank {ranks[1]} {item.values[1]}"
         )
-        if width is None:
-            yield f"  {line}"
-        else:
-            yield from textwrap.wrap(
-                line, max(20, width), initial_indent="  ", subsequent_indent="    "
-            )
+        yield from wrapped(line, width, "  ", "    ")
 
 
 def _not_read_lines(report: StatsReport, width: int | None) -> Iterator[str]:
@@ -253,12 +247,7 @@ def _not_read_lines(report: StatsReport, width: int | None) -> Iterator[str]:
     for item in left[: None if width is None else _MAX_NOT_READ]:
         count = f"{plural(item.num_elements, 'element')}: " if item.num_elements else ""
         line = f"{printable(item.fqn, 200) or repr('')}: {count}{item.why}"
-        if width is None:
-            yield f"  {line}"
-        else:
-            yield from textwrap.wrap(
-                line, max(20, width), initial_indent="  ", subsequent_indent="    "
-            )
+        yield from wrapped(line, width, "  ", "    ")
     if width is not None and len(left) > _MAX_NOT_READ:
         yield f"  ... and {len(left) - _MAX_NOT_READ:,} more"
     num_stopped = len(report.not_read) - len(left)

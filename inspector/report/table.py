@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from inspector.checkpoint.text import shorten
 from inspector.report.fitting import GAP, fit_columns
 
-__all__ = ["TextColumn", "render_table"]
+__all__ = ["TextColumn", "render_table", "wrapped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,22 @@ class _Span:
     @property
     def priority(self) -> int:
         return self.column.priority
+
+
+def wrapped(text: str, width: int | None, first: str = "", later: str = "") -> list[str]:
+    """Lines of at most `width` cells (None: one line), each after what indents it.
+
+    No word is broken at its hyphens: a name or an option could not be copied then.
+    """
+    if width is None:
+        return [first + text]
+    return textwrap.wrap(
+        text,
+        max(len(first) + 18, width),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_on_hyphens=False,
+    )
 
 
 def _cells(text: str) -> int:

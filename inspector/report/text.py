@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
     format_count,
+    format_literal,
     format_placements,
     format_ranks,
     format_shape,
@@ -26,7 +26,7 @@ from inspector.report.table import TextColumn, render_table
 from inspector.report.writer import writer_words
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
 
@@ -249,24 +249,17 @@ _BYTES_COLUMNS = (
 
 
 def _bytes_rows(
-    checkpoint: Checkpoint,
-    chosen: Sequence[int],
-    literals: Mapping[int, Literal],
-    max_chars: int,
+    checkpoint: Checkpoint, chosen: Sequence[int], literals: Mapping[int, Literal], max_chars: int
 ) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for index in chosen:
         entry = checkpoint.bytes_entries[index]
-        stored = entry.file >= 0
-        rows.append(
-            (
-                printable(entry.fqn),
-                printable(checkpoint.files[entry.file].path) if stored else "stored nowhere",
-                str(entry.byte_offset) if stored else "",
-                str(entry.byte_length) if stored else "",
-                format_literal(literals[index].value, max_chars) if index in literals else "",
-            )
-        )
+        where = ("stored nowhere", "", "")
+        if entry.file >= 0:
+            path = printable(checkpoint.files[entry.file].path)
+            where = (path, str(entry.byte_offset), str(entry.byte_length))
+        value = format_literal(literals[index].value, max_chars) if index in literals else ""
+        rows.append((printable(entry.fqn), *where, value))
     return rows
 
 

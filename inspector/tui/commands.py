@@ -36,12 +36,7 @@ LAST_IN_FOOTER = frozenset({"axis", "step_axis"})
 
 
 def is_closed(app: App[int], action: str) -> bool:
-    """Whether the app was started without an action; its keys are not told of then.
-
-    Args:
-        app: The app.
-        action: As it stands in a binding.
-    """
+    """Whether the app was started without an action; its keys are not told of then."""
     return action in getattr(app, "closed_actions", ())
 
 

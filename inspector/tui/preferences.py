@@ -64,7 +64,6 @@ class Memory:
         self._is_kept = is_kept
 
     def take(self, **chosen: str) -> None:
-        """Remember what was chosen."""
         self.now = replace(self.now, **chosen)
 
     def write(self) -> None:

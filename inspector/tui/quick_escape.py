@@ -41,12 +41,10 @@ class QuickEscape(LinuxDriver):
     is_drawn_on = False
 
     def start_application_mode(self) -> None:
-        """Take the terminal."""
         super().start_application_mode()  # type: ignore[no-untyped-call]
         self.is_drawn_on = True
 
     def stop_application_mode(self) -> None:
-        """Hand the terminal back."""
         super().stop_application_mode()
         self.is_drawn_on = False
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
 from inspector.checkpoint.find.search import RunListing
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.workers import until
@@ -42,7 +42,6 @@ class Folder:
 
     @property
     def found(self) -> tuple[Found, ...]:
-        """The checkpoints."""
         return tuple(self.run)
 
 
@@ -73,7 +72,6 @@ class Loading:
         self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
 
     def start(self) -> Loading:
-        """Begin; returns itself."""
         self._thread.start()
         return self
 
@@ -100,6 +98,5 @@ class Loading:
         if isinstance(target, list):
             return Folder(self.path, target)
         return Loaded(
-            target,
-            read_checkpoint(target, progress=self._progress, prefetched=self._prefetched),
+            target, read_checkpoint(target, progress=self._progress, prefetched=self._prefetched)
         )

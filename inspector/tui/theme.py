@@ -69,11 +69,7 @@ _LIGHT = 0.35
 
 
 def _styles(variables: Mapping[str, str]) -> dict[str, Style]:
-    """The named styles in the colours of a theme.
-
-    Args:
-        variables: The theme's, as CSS has them.
-    """
+    """The named styles in the colours of a theme."""
     colours = {name: Color.parse(variables[name]) for name, _ in _WORDS.values()}
     colours["primary"] = Color.parse(variables["primary"])
     styles = {

@@ -88,11 +88,6 @@ class ChunksByRow:
 class TensorBits:
     """The bits of one tensor of a checkpoint.
 
-    Args:
-        checkpoint: The checkpoint.
-        tensor: The tensor.
-        files: Its open files; of one thread.
-
     Raises:
         PayloadError: Its elements have no known size, or their bits alone do not tell their
             value (quantised types).

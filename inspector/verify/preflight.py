@@ -398,12 +398,7 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
 
 
 def _problems(
-    spec: JobSpec,
-    expected: ExpectedEntries,
-    free: int,
-    scratch: str,
-    needed: int,
-    room: int | None,
+    spec: JobSpec, expected: ExpectedEntries, free: int, scratch: str, needed: int, room: int | None
 ) -> list[tuple[str, str]]:
     found = []
     if not expected.names:
@@ -424,12 +419,7 @@ def _problems(
 
 
 def too_many_ranks(world_size: int, free: int | None = None) -> str:
-    """Why so many ranks cannot run on this machine, or nothing.
-
-    Args:
-        world_size: How many.
-        free: Memory that is free (default: look).
-    """
+    """Why so many ranks cannot run on this machine, or nothing."""
     free = machine.free_memory() if free is None else free
     base = world_size * RANK_BASE_BYTES
     if base <= free:

@@ -15,8 +15,8 @@ from typing import Any
 
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
-from inspector.verify.events import SCHEMA, decode, moment
-from inspector.verify.progress import JobState
+from inspector.verify.events import SCHEMA, decode, event_head, moment
+from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.result import result_event
 from inspector.verify.spec import RankSpec, ReadSpec, read_spec
 
@@ -203,6 +203,15 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
         raise StorageError(f"cannot read {printable(path)}: {reason}") from error
 
 
+def snapshot_of(events: Path) -> Snapshot:
+    """How a job stands by what its ranks, and its nodes, have told."""
+    state = JobState()
+    for event in read_events(str(events)):
+        if event is not None and event["event"] != "result":
+            state.apply(event)
+    return state.snapshot()
+
+
 def _recorded(path: Path, follow: bool) -> Iterator[Event | None]:
     lines = LineFollower(path, _MAX_RESULT_BYTES)
     try:
@@ -313,9 +322,8 @@ class _Silence:
                 f"{silent[rank.rank]} s, not even that it lives: it was killed, or its node or the "
                 "folder of the events is gone"
             )
-            head = {"schema": SCHEMA, "event": "failed", "run": snapshot.spec.get("run", "")}
-            more = {"kind": "killed", "message": what, "stack": "", "root": True}
-            found.append({**head, "rank": rank.rank, "t": time.time(), **more})
+            head = event_head("failed", rank.rank, snapshot.spec.get("run", ""))
+            found.append({**head, "kind": "killed", "message": what, "stack": "", "root": True})
         return found
 
 
@@ -336,7 +344,7 @@ def _spec(folder: Path) -> RankSpec | None:
 
 def spec_event(spec: RankSpec, t: float, **more: Any) -> Event:
     """The first event of a job."""
-    head = {"schema": SCHEMA, "event": "spec", "rank": None, "t": t, "run": spec.run}
+    head = event_head("spec", None, spec.run, t)
     if isinstance(spec, ReadSpec):
         asked = {"values": spec.values, "filter": spec.filter}
         told = {"task": spec.task, "world_size": spec.world_size, **asked}

@@ -234,12 +234,9 @@ def _torn(tensor: Tensor, rules: Sequence[TargetPlacements]) -> str:
         lies, _ = rule.of(tensor.fqn, tensor.shape, tensor.index)
         for dim in lies.cut_dims:
             if lies.is_torn(dim, tensor.shape[dim]):
-                axes = " and ".join(
-                    f"{lies.mesh.axes[a]}:{lies.mesh.sizes[a]}" for a in lies.axes_of(dim)
-                )
                 return (
-                    f"dim {dim} does not divide over {axes}: FSDP over tensor parallelism holds "
-                    "there what its placements do not say"
+                    f"dim {dim} does not divide over {lies.axes_words(dim)}: FSDP over tensor "
+                    "parallelism holds there what its placements do not say"
                 )
     return ""
 

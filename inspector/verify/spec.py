@@ -116,8 +116,7 @@ class JobSpec:
                 )
         if self.placements and all(mesh.is_plain for mesh in meshes):
             raise UsageError(
-                f"--placements is for axes by name, and {self.mesh} has none",
-                "dp_shard:4,tp:2 has",
+                f"--placements is for axes by name, and {self.mesh} has none", "dp_shard:4,tp:2 has"
             )
         if self.stage:
             StageRequest.parse(self.stage)

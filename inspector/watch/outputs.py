@@ -38,14 +38,7 @@ def address(run: str, step: Step) -> str:
 
 
 def step_event(run: str, step: Step, *, is_deep: bool, t: float) -> dict[str, Any]:
-    """The line that tells a step.
-
-    Args:
-        run: The run's folder.
-        step: The step, judged.
-        is_deep: Whether its bytes were read.
-        t: Seconds since the epoch.
-    """
+    """The line that tells a step, which was judged `t` seconds after the epoch."""
     parts = [
         {
             "path": part.found.path,
@@ -91,12 +84,6 @@ def metrics_text(run: str, look: RunLook, *, checked_bytes: int, now: float) -> 
     """Gauges in Prometheus' text format, for node_exporter's textfile collector.
 
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/
-
-    Args:
-        run: The run's folder: a label of every line.
-        look: The last look at it.
-        checked_bytes: Bytes of payloads that were read since the start.
-        now: Seconds since the epoch.
     """
     lines: list[str] = []
     labels = {"run": redact(run)}

@@ -59,12 +59,7 @@ def package_files() -> dict[str, Path]:
 
 
 def page(title: str, socket_url: str) -> str:
-    """The page.
-
-    Args:
-        title: What is shown.
-        socket_url: Address of the websocket.
-    """
+    """The page."""
     head = (
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),

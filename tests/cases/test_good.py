@@ -14,9 +14,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import Report
+from inspector.checks.findings import DeepReport, Report
 from inspector.checks.judge import check
-from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import check_payloads
 from tests.cases.good import GOOD
 from tests.conftest import GOLDEN, ROOT, SAMPLES
 
@@ -53,7 +53,7 @@ FOLDERS = [
 
 
 def judged(folder: Path) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         return check_payloads(checkpoint, storage)
 
     return check(str(folder), deep=reads)

@@ -20,9 +20,9 @@ import pytest
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import CODES, Report
+from inspector.checks.findings import CODES, DeepReport, Report
 from inspector.checks.judge import check
-from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import (
     GOLDEN,
     ROOT,
@@ -43,7 +43,7 @@ NAMES_ARE_HOSTILE = "names_hostile_1"
 def judged(folder: Path, option: str = "") -> Report:
     """What `check` says, with `--deep` or `--values` or neither."""
 
-    def deep(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+    def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         return check_payloads(checkpoint, storage, values=option == "--values")
 
     assert option in OPTIONS

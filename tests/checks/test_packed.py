@@ -27,10 +27,10 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import Report
+from inspector.checks.findings import DeepReport, Report
 from inspector.checks.judge import check
 from inspector.checks.payload import packed as packed_room
-from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import run_cli
 
 PACKAGE = "packed_demo"
@@ -96,7 +96,7 @@ def package() -> Any:
 
 
 def judged(folder: Path, *, deep: bool) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         return check_payloads(checkpoint, storage)
 
     return check(str(folder), deep=reads if deep else None)

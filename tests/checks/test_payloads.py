@@ -19,8 +19,8 @@ import torch.distributed.checkpoint as dcp
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.plan import plan_payloads
-from inspector.checks.findings import Report
-from inspector.checks.payload.payloads import PayloadProgress, PayloadReport, check_payloads
+from inspector.checks.findings import DeepReport, Report
+from inspector.checks.payload.payloads import PayloadProgress, check_payloads
 from tests.conftest import GOLDEN, SAMPLES, of_few_versions
 
 CHECKPOINTS = sorted(
@@ -31,7 +31,7 @@ CHECKPOINTS = sorted(
 )
 
 
-def deep(folder: Path, **options: Any) -> PayloadReport:
+def deep(folder: Path, **options: Any) -> DeepReport:
     return check_payloads(open_checkpoint(str(folder)), folder_of(str(folder)), **options)
 
 
@@ -80,7 +80,7 @@ def saved(value: object, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def codes(report: PayloadReport) -> list[str]:
+def codes(report: DeepReport) -> list[str]:
     return sorted(f.code for f in report.findings)
 
 

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import Report
+from inspector.checks.findings import DeepReport, Report
 from inspector.checks.judge import check
-from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import check_payloads
 from tests.checks.ranks import StateDict, mesh_of, save_as_ranks, save_per_rank, sharded
 from tests.conftest import run_cli
 
@@ -28,7 +28,7 @@ needs_no_collectives = pytest.mark.skipif(
 
 
 def deep(folder: Path) -> Report:
-    def read(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+    def read(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         return check_payloads(checkpoint, storage)
 
     return check(str(folder), deep=read)

@@ -15,10 +15,10 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage
-from inspector.checks.findings import Finding, Report
+from inspector.checks.findings import DeepReport, Finding, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.packed import with_stored_dtypes
-from inspector.checks.payload.payloads import PayloadReport, check_payloads
+from inspector.checks.payload.payloads import check_payloads
 
 pytestmark = pytest.mark.skipif(
     "enable_plan_caching" not in inspect.signature(DefaultSavePlanner).parameters,
@@ -46,7 +46,7 @@ def saved(folder: Path, first: torch.dtype, then: torch.dtype) -> Path:
 
 
 def judged(folder: Path, *, deep: bool) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         return check_payloads(checkpoint, storage)
 
     return check(str(folder), deep=reads if deep else None)

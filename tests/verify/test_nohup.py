@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.cli.verify import JobInterrupts
+from inspector.cli.verify import interrupting
 from inspector.cli.watch import _stopped_by_signals
 from inspector.verify.job.node import _Node
 from inspector.verify.spec import JobSpec
@@ -30,7 +30,7 @@ def _node() -> Iterator[None]:
 )
 @pytest.mark.parametrize(
     "listening",
-    [lambda: JobInterrupts(make_job()), lambda: _stopped_by_signals(threading.Event()), _node],
+    [lambda: interrupting(make_job()), lambda: _stopped_by_signals(threading.Event()), _node],
     ids=["verify", "watch", "node"],
 )
 def test_a_signal_that_is_ignored_stays_so(listening: type[AbstractContextManager[None]]) -> None:

@@ -17,8 +17,9 @@ from inspector.checkpoint.find import search
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.remote.storage import RemoteStorage
+from inspector.checks.findings import DeepReport
 from inspector.checks.judge import Checked, Deep
-from inspector.checks.payload.deep import DeepReport, check_deep, read_wanted
+from inspector.checks.payload.deep import check_deep, read_wanted
 from inspector.errors import Cancelled, KilledError
 from inspector.watch.memory import RunMemory
 from inspector.watch.watcher import RunLook, Watcher

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.find.found import Found, State
-from inspector.checkpoint.find.step_folders import split_step
-from inspector.checkpoint.safetensors.sets import (
-    FileSet,
-    OneSet,
-    file_sets,
-    main_set,
-    set_of,
-)
+from inspector.checkpoint.find.step_folders import Found, State, split_step
+from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, main_set, set_of
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing

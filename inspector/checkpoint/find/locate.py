@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.framework import recognise
 from inspector.checkpoint.outside import note_inspected
-from inspector.checkpoint.safetensors.sets import (
-    OneSet,
-    file_sets,
-    main_set,
-    set_of,
-    shard_rank,
-)
+from inspector.checkpoint.safetensors.sets import OneSet, file_sets, main_set, set_of, shard_rank
 from inspector.checkpoint.storage.base import Storage, is_url, parent_of
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.text import plural, printable
@@ -26,8 +20,8 @@ from inspector.errors import NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child, Limits, Progress
-    from inspector.checkpoint.find.found import Found
     from inspector.checkpoint.find.search import RunListing
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import TRACKERS, identify, step_of
-from inspector.checkpoint.find.step_folders import StepFolder, split_step, step_folders
+from inspector.checkpoint.find.step_folders import Found, StepFolder, split_step, step_folders
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import is_stopped

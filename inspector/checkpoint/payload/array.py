@@ -104,11 +104,6 @@ def raw_payload(dtype: str, sizes: tuple[int, ...], num_bytes: int) -> Payload:
 def payload_array(source: Source, payload: Payload, box: Box | None = None) -> Array:
     """The elements of a payload, or of a box of it, as a new array.
 
-    Args:
-        source: The payload's bytes, unpacked.
-        payload: Its header.
-        box: One slice per dim, steps of one; None for all.
-
     Raises:
         PayloadError: It holds no tensor, or not the bytes for it.
         StorageError: It cannot be read.

@@ -18,12 +18,7 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.scan.feed import Feed, PickleError, Whole
 from inspector.checkpoint.payload.scan.literals import open_value
 from inspector.checkpoint.payload.scan.scan import Scan, scan
-from inspector.checkpoint.payload.source import (
-    DataHandle,
-    PayloadError,
-    RangeSource,
-    Source,
-)
+from inspector.checkpoint.payload.source import DataHandle, PayloadError, RangeSource, Source
 from inspector.checkpoint.payload.tensor import (
     NoTensorError,
     PackedTensor,
@@ -43,14 +38,7 @@ from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
 from inspector.checkpoint.text import format_shape, printable
 
-__all__ = [
-    "Payload",
-    "in_blob",
-    "looks_like",
-    "open_payload",
-    "record_blocks",
-    "unpacked",
-]
+__all__ = ["Payload", "in_blob", "looks_like", "open_payload", "record_blocks", "unpacked"]
 
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_TENSOR_PICKLE_BYTES = 256 << 10
@@ -340,14 +328,6 @@ def in_blob(
     file: DataHandle, offset: int, length: int, fqn: str, dtype: str, sizes: tuple[int, ...]
 ) -> RangeSource | None:
     """Where the elements of a chunk lie, if its entry points at a safetensors blob; else None.
-
-    Args:
-        file: The data file.
-        offset: Where the payload begins, by the metadata.
-        length: Its bytes, by the metadata.
-        fqn: Raw name of the tensor.
-        dtype: The tensor's.
-        sizes: The chunk's.
 
     Raises:
         PayloadError: The blob is damaged, or holds another tensor of this name or none.

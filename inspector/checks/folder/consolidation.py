@@ -48,9 +48,6 @@ def check_consolidation(
     Args:
         checkpoint: The checkpoint; one that is not safetensors, or is the shards, has none.
         storage: Its folder.
-
-    Returns:
-        Findings, and what was not looked at.
     """
     stored = checkpoint.stored
     if stored is None or isinstance(storage, OneSet):

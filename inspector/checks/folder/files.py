@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ _COPY = re.compile(r" \(\d{1,3}\)(?=\.[^.]*\Z)")
 _RSYNC = re.compile(r"\A\.(.+)\.\w{6}\Z")
 _FROM_ANOTHER = "copy the file from the original, or load an earlier checkpoint"
 _MAX_NAMED = 8
+_MAX_MISSING = 1000
 
 _LEFTOVER = re.compile(
     r"\.tmp\Z|\.tmp[.-]|\.part(ial)?\Z|\.incomplete\Z|\.crdownload\Z|\.swp\Z|~\Z"
@@ -42,11 +44,6 @@ def check_files(
     checkpoint: Checkpoint, storage: Storage, entries: Entries
 ) -> tuple[list[Finding], list[NotChecked]]:
     """All findings about the files of a checkpoint, and what could not be looked at.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        entries: Its table, from `entries_of`.
 
     Raises:
         StorageError: The folder cannot be listed.
@@ -373,13 +370,7 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
 
 def _missing(present: set[int], num: int) -> list[int]:
     """The first ranks below `num` that are not present."""
-    missing: list[int] = []
-    for rank in range(num):
-        if rank not in present:
-            missing.append(rank)
-            if len(missing) > 1000:
-                break
-    return missing
+    return list(islice((rank for rank in range(num) if rank not in present), _MAX_MISSING))
 
 
 def _out_of_step(split: Split) -> Finding:

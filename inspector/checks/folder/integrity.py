@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,26 +22,17 @@ from inspector.checkpoint.payload.source import BLOCK_BYTES, open_file
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import Stop, run_workers
-from inspector.checks.findings import INTEGRITY, Against, Coverage, Finding, NotChecked
+from inspector.checks.findings import INTEGRITY, Against, Coverage, DeepReport, Finding, NotChecked
 from inspector.errors import InspectError
 from inspector.values.fingerprint import HashProgress
 
 if TYPE_CHECKING:
     from inspector.values.fingerprint import HashProgress
 
-__all__ = ["IntegrityReport", "check_integrity"]
+__all__ = ["check_integrity"]
 
 _MAX_BYTES = 64 << 20
 _FATE = "loads it silently; Megatron raises CheckpointingException if it is told to verify"
-
-
-@dataclass(frozen=True, slots=True)
-class IntegrityReport:
-    """What comparing the files with `integrity.json` found, and what was compared."""
-
-    findings: tuple[Finding, ...]
-    checked: Coverage
-    is_cancelled: bool = False
 
 
 def check_integrity(
@@ -49,7 +41,7 @@ def check_integrity(
     *,
     progress: Callable[[HashProgress], bool] | None = None,
     workers: int = 2,
-) -> IntegrityReport:
+) -> DeepReport:
     """Hash every file that `integrity.json` names, and compare.
 
     Args:
@@ -70,7 +62,7 @@ def check_integrity(
             file=INTEGRITY,
         )
         left = NotChecked(f"the digests of {INTEGRITY}", "it cannot be read")
-        return IntegrityReport((finding,), Coverage(not_checked=(left,)))
+        return DeepReport((finding,), Coverage(not_checked=(left,)))
     run = _Run(storage, wanted)
     run.bytes_total = sum(checkpoint.folder_files.get(name, 0) for name in wanted)
 
@@ -117,7 +109,7 @@ class _Run:
     hashers: list[_Hasher] = field(default_factory=list)
     bytes_total: int = 0
 
-    def report(self, checkpoint: Checkpoint) -> IntegrityReport:
+    def report(self, checkpoint: Checkpoint) -> DeepReport:
         """The findings, in the order of the file."""
         findings = []
         for name, sealed in self.wanted.items():
@@ -153,7 +145,7 @@ class _Run:
         against = Against(INTEGRITY, INTEGRITY, len(self.wanted), len(self.wanted) - len(findings))
         if left and num_seen < len(self.wanted):
             against = Against(INTEGRITY, INTEGRITY, num_seen, num_seen - len(findings))
-        return IntegrityReport(
+        return DeepReport(
             tuple(findings),
             Coverage(not_checked=tuple(left), against=(against,)),
             num_seen < len(self.wanted),
@@ -185,14 +177,11 @@ class _Hasher:
     def _digest(self, path: str) -> str:
         digest = hashlib.sha256()
         view = memoryview(self._buffer)
-        file = open_file(self._run.storage, path)
-        try:
+        with closing(open_file(self._run.storage, path)) as file:
             offset = 0
             while count := file.readinto(offset, view):
                 digest.update(view[:count])
                 offset += count
                 self.bytes_done += count
                 self._run.stop.check()
-        finally:
-            file.close()
         return digest.hexdigest()

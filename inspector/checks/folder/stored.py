@@ -32,12 +32,7 @@ _FETCH = "fetch the file again from where it was written, or load another checkp
 
 
 def check_stored(checkpoint: Checkpoint, entries: Entries) -> list[Finding]:
-    """All findings that only a safetensors checkpoint has.
-
-    Args:
-        checkpoint: The checkpoint; of another format it has none.
-        entries: Its table, from `entries_of`.
-    """
+    """All findings that only a safetensors checkpoint has."""
     stored = checkpoint.stored
     if stored is None:
         return []

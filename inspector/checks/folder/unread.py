@@ -43,11 +43,6 @@ def check_unread(
 ) -> list[Finding]:
     """Findings about a folder whose metadata could not be read.
 
-    Args:
-        storage: The folder.
-        error: Why its metadata could not be read.
-        limits: What unpickling an unfinished save's metadata may cost.
-
     Raises:
         StorageError: The folder cannot be listed.
     """

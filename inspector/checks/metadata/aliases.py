@@ -40,11 +40,7 @@ _FLOATS = frozenset({"float32", "bfloat16", "float16", "float64"})
 
 
 def check_aliases(checkpoint: Checkpoint) -> list[Finding]:
-    """All `alias-shape` findings.
-
-    Args:
-        checkpoint: The checkpoint; metadata alone is looked at.
-    """
+    """All `alias-shape` findings."""
     columns = checkpoint.columns
     fqns = columns.fqns
     ndims = np.diff(columns.dim_start)

@@ -96,15 +96,15 @@ class Entries:
         index = int(self.entry[row])
         tensor = self.checkpoint.columns.tensor(index)
         chunk = row - int(self.checkpoint.columns.chunk_start[index])
-        return tuple(tensor.offsets[chunk].tolist()), tuple(tensor.sizes[chunk].tolist())
+        return tensor.box(chunk)
 
     def by_entry(self, rows: Ints) -> Iterable[tuple[int, Ints]]:
         """The rows, together by entry, in the order of the entries."""
-        return _grouped(self.entry, rows)
+        return grouped(self.entry, rows)
 
     def by_file(self, rows: Ints) -> Iterable[tuple[int, Ints]]:
         """The rows, together by file."""
-        return _grouped(self.file, rows)
+        return grouped(self.file, rows)
 
     @cached_property
     def needed(self) -> Ints:
@@ -155,7 +155,7 @@ class Entries:
             np.add.at(owned, file, new)
             return RangeSweep(overlapping, partner, owned, ends)
         parts = []
-        for number, members in _grouped(self.file, np.sort(rows)):
+        for number, members in grouped(self.file, np.sort(rows)):
             begin = self.start[members]
             *found, new = self._swept(members, begin, begin + self.length[members])
             owned[number] = new.sum()
@@ -192,7 +192,8 @@ class Entries:
         return sorted_rows[bad], sorted_rows[held[bad]], new
 
 
-def _grouped(key: Ints, rows: Ints) -> Iterable[tuple[int, Ints]]:
+def grouped(key: Ints, rows: Ints) -> Iterable[tuple[int, Ints]]:
+    """Some rows, by their key in rising order."""
     if not len(rows):
         return
     keys = key[rows]

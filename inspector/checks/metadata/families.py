@@ -21,7 +21,7 @@ import numpy as np
 
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, TensorColumns
-from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checkpoint.text import format_shape, number_runs, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.metadata.optimizer import is_optimizer_state, split_state
 from inspector.checks.metadata.tiling import chunk_volumes
@@ -74,11 +74,7 @@ class _Family:
 
 
 def check_families(checkpoint: Checkpoint) -> list[Finding]:
-    """All `family-hole` findings.
-
-    Args:
-        checkpoint: The checkpoint; metadata alone is looked at.
-    """
+    """All `family-hole` findings."""
     columns = checkpoint.columns
     layers: dict[str, _Family] = {}
     routed = _Routed()
@@ -256,15 +252,9 @@ def _hole(
 
 def _list(numbers: Iterable[int]) -> str:
     """`0-3, 5, 7`."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:_MAX_NAMED]]
-    more = len(runs) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    runs = number_runs(numbers)
+    more = f" and {len(runs) - _MAX_NAMED} more" if len(runs) > _MAX_NAMED else ""
+    return ", ".join(runs[:_MAX_NAMED]) + more
 
 
 # -- experts -----------------------------------------------------------------------------------

@@ -56,11 +56,7 @@ class _Piece:
 
 
 def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
-    """All `local-state` findings, one for each optimizer.
-
-    Args:
-        checkpoint: The checkpoint; metadata alone is looked at.
-    """
+    """All `local-state` findings, one for each optimizer."""
     pieces: dict[str, list[_Piece]] = {}
     found, odd = _pieces(checkpoint)
     for prefix, piece in found:

@@ -150,11 +150,11 @@ def _unprintable(
     )
 
 
-def _unknown(checkpoint: Checkpoint, torch_version: str | None = None) -> Iterator[Finding]:
+def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
     for full in checkpoint.unknown_globals:
         package = full.partition(".")[0]
         if package == "torch":
-            yield _not_of_torch(full, torch_version or installed_torch())
+            yield _not_of_torch(full)
             continue
         yield Finding(
             "metadata-unknown-class",
@@ -178,37 +178,27 @@ def _of_torch(full: str, what: str) -> Finding:
     )
 
 
-def lacking_classes(checkpoint: Checkpoint, root: Path | None = None) -> list[Finding]:
+def lacking_classes(checkpoint: Checkpoint) -> list[Finding]:
     """Notes on classes of torch in the metadata that the installed torch lacks.
 
     Its source is searched for their names; it is not imported.
-
-    Args:
-        checkpoint: The checkpoint.
-        root: The folder of the package; by default that of the installed torch.
     """
     torchs = [full for full in checkpoint.provenance.classes if full.startswith("torch.")]
     found = []
     for full in torchs:
-        if _is_lacking(full, root):
+        if _is_lacking(full):
             what = f"which the installed torch ({installed_torch()}) lacks: it cannot read this"
             found.append(_of_torch(full, what))
     return found
 
 
-def num_unreadable(checkpoint: Checkpoint, root: Path | None = None) -> int:
-    """How many classes of the metadata no torch known here has, nor the installed one.
-
-    Args:
-        checkpoint: The checkpoint.
-        root: As of `lacking_classes`.
-    """
+def num_unreadable(checkpoint: Checkpoint) -> int:
+    """How many classes of the metadata no torch known here has, nor the installed one."""
     torchs = [full for full in checkpoint.unknown_globals if full.startswith("torch.")]
     release = re.match(r"(\d{1,4})\.(\d{1,4})", installed_torch() or "")
     is_known = release is not None and (int(release[1]), int(release[2])) <= _NEWEST_KNOWN
     return sum(
-        (is_known and full.rpartition(".")[2] in _RECORDS) or _is_lacking(full, root)
-        for full in torchs
+        (is_known and full.rpartition(".")[2] in _RECORDS) or _is_lacking(full) for full in torchs
     )
 
 
@@ -221,15 +211,15 @@ _NEWEST_KNOWN = (2, 15)
 
 
 @cache
-def _is_lacking(full: str, root: Path | None) -> bool:
+def _is_lacking(full: str) -> bool:
     """Whether a module of torch surely has no such class; False if its source does not tell."""
     module, _, name = full.rpartition(".")
     parts = module.split(".")[1:]
     if module == "torch":
         return False
+    folder = _torch_folder()
     if not all(part.isidentifier() for part in [*parts, name]):
-        return _torch_folder() is not None  # No class has such a name.
-    folder = root or _torch_folder()
+        return folder is not None  # No class has such a name.
     if folder is None:
         return False
     source = _source(folder.joinpath(*parts))
@@ -261,9 +251,10 @@ def _torch_folder() -> Path | None:
     return Path(places[0]) if places else None
 
 
-def _not_of_torch(full: str, torch_version: str | None) -> Finding:
+def _not_of_torch(full: str) -> Finding:
     """A name in torch's own modules that no torch known here has."""
     module, _, name = full.rpartition(".")
+    torch_version = installed_torch()
     mine = f"torch {torch_version}" if torch_version else "torch of up to 2.15"
     return Finding(
         "metadata-unknown-class",

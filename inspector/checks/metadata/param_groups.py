@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
-from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
-from inspector.errors import InspectError
 
 __all__ = ["with_idle_parameters"]
 
@@ -86,28 +83,12 @@ def _listed(checkpoint: Checkpoint, storage: Storage) -> dict[str, list[str]]:
 def _names(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry) -> list[str]:
     """The names in a stored list of them; none if it is of numbers, or cannot be read."""
     # lazy: it reads payloads
-    from inspector.checkpoint.payload.scan.literals import open_value
+    from inspector.checkpoint.payload.scan.literals import entry_value
 
-    # lazy: it reads payloads
-    from inspector.checkpoint.payload.source import RangeSource, open_file
-
-    # lazy: it reads payloads
-    from inspector.checkpoint.payload.zstd import unpacked
-
-    if entry.file < 0 or not 0 < entry.byte_length <= _MAX_BYTES:
+    if not 0 < entry.byte_length <= _MAX_BYTES:
         return []
-    path = checkpoint.files[entry.file].path
-    if is_escape(path):
-        return []
-    try:
-        file = open_file(storage, path)
-        try:
-            source = RangeSource(file, entry.byte_offset, entry.byte_length)
-            value: Any = open_value(unpacked(source, entry.transforms, 4 * _MAX_BYTES))
-        finally:
-            file.close()
-    except InspectError:
-        return []
+    found = entry_value(checkpoint, storage, entry, 4 * _MAX_BYTES)
+    value = None if found is None else found.value
     if type(value) is not list or any(type(name) is not str for name in value):
         return []
     return value

@@ -25,12 +25,7 @@ _MAX_CHUNKS = 20_000
 
 
 def check_replay(checkpoint: Checkpoint, written_by: WrittenBy | None = None) -> list[Finding]:
-    """One finding for each data file that holds items of another rank.
-
-    Args:
-        checkpoint: The checkpoint.
-        written_by: What `infer` says of it; by default it is asked.
-    """
+    """One finding for each data file that holds items of another rank."""
     if checkpoint.per_rank_metadata or checkpoint.format != "dcp":
         return []
     if not checkpoint.state_paths:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
-from inspector.checks.findings import INTEGRITY, Coverage, Finding, NotChecked
+from inspector.checks.findings import INTEGRITY, Coverage, DeepReport, Finding, NotChecked
 
 if TYPE_CHECKING:
-    from inspector.checks.payload.payloads import PayloadReport
+    from inspector.checks.findings import DeepReport
     from inspector.checks.seal.manifest import Manifest
 
-__all__ = ["DeepReport", "DeepRequest", "check_deep", "read_wanted"]
+__all__ = ["DeepRequest", "check_deep", "read_wanted"]
 
 
 class BytesProgress(Protocol):
@@ -49,16 +49,7 @@ class DeepRequest:
     values: bool
     manifest: Manifest | None = None
     manifest_path: str = ""
-    read: Callable[[Checkpoint, Storage], PayloadReport] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeepReport:
-    """What they found, and what was read."""
-
-    findings: tuple[Finding, ...]
-    checked: Coverage
-    is_cancelled: bool = False
+    read: Callable[[Checkpoint, Storage], DeepReport] | None = None
 
 
 def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> DeepRequest:
@@ -78,14 +69,7 @@ def read_wanted(*, deep: bool, values: bool, manifest: str | None) -> DeepReques
 def check_deep(
     checkpoint: Checkpoint, storage: Storage, wanted: DeepRequest, line: Line
 ) -> DeepReport:
-    """Run them; once one is cancelled, the rest is left out, and that is said.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        wanted: Which.
-        line: Told of the progress.
-    """
+    """Run them; once one is cancelled, the rest is left out, and that is said."""
     report = DeepReport((), Coverage())
     if wanted.payloads:
         # lazy: what was asked for alone
@@ -123,11 +107,7 @@ def check_deep(
 
         with line() as told:
             sealed = check_manifest(
-                checkpoint,
-                storage,
-                wanted.manifest,
-                name=wanted.manifest_path,
-                progress=told,
+                checkpoint, storage, wanted.manifest, name=wanted.manifest_path, progress=told
             )
         checked = sealed.checked
         if not wanted.payloads:

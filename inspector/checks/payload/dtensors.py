@@ -14,17 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import BytesEntry, Checkpoint
-from inspector.checkpoint.payload.scan.literals import open_value
+from inspector.checkpoint.payload.scan.literals import entry_value
 from inspector.checkpoint.payload.scan.machine import Call, Global
-from inspector.checkpoint.payload.source import RangeSource, open_file
 from inspector.checkpoint.payload.tensor import NoTensorError, describe
-from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.errors import InspectError
 
 __all__ = ["check_dtensors"]
 
@@ -59,27 +55,12 @@ def check_dtensors(checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
     is_local = storage.local_path("") is not None
     found = []
     for entry in large[: _MAX_ENTRIES if is_local else _MAX_REMOTE_ENTRIES]:
-        pieces = list(_pieces(_value(checkpoint, storage, entry)))
+        limit = min(_MAX_BYTES, 64 * entry.byte_length)
+        found_value = entry_value(checkpoint, storage, entry, limit)
+        pieces = [] if found_value is None else list(_pieces(found_value.value))
         if pieces:
             found.append(_finding(checkpoint, entry, pieces))
     return found
-
-
-def _value(checkpoint: Checkpoint, storage: Storage, entry: BytesEntry) -> Any:
-    """What an entry's pickle says, as constants and symbols; None if it cannot be read."""
-    path = checkpoint.files[entry.file].path
-    if is_escape(path):
-        return None
-    try:
-        file = open_file(storage, path)
-        try:
-            source = RangeSource(file, entry.byte_offset, entry.byte_length)
-            limit = min(_MAX_BYTES, 64 * entry.byte_length)
-            return open_value(unpacked(source, entry.transforms, limit))
-        finally:
-            file.close()
-    except InspectError:
-        return None
 
 
 def _pieces(root: Any) -> Iterator[_Piece]:

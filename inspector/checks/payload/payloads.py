@@ -23,10 +23,10 @@ from inspector.checkpoint.payload.source import RangeSource
 from inspector.checkpoint.payload.sweep import PayloadProgress, Sweep
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
-from inspector.checks.findings import Coverage, Finding, NotChecked
+from inspector.checks.echoes import by_file
+from inspector.checks.findings import Coverage, DeepReport, Finding, NotChecked
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Judgement, Note, PayloadTally, subject_of
-from inspector.checks.payload.per_file import by_file
 from inspector.checks.payload.pieces import with_pieces
 from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
@@ -36,7 +36,6 @@ from inspector.layout.geometry import unique
 
 __all__ = [
     "PayloadProgress",
-    "PayloadReport",
     "Untold",
     "check_payloads",
     "conclude",
@@ -47,15 +46,6 @@ _MAX_QUANTIZERS = 3
 _MAX_FILES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadReport:
-    """What reading the payloads found, and what was read."""
-
-    findings: tuple[Finding, ...]
-    checked: Coverage
-    is_cancelled: bool = False
-
-
 def check_payloads(
     checkpoint: Checkpoint,
     storage: Storage,
@@ -63,7 +53,7 @@ def check_payloads(
     values: bool = False,
     progress: Callable[[PayloadProgress], bool] | None = None,
     workers: int = 2,
-) -> PayloadReport:
+) -> DeepReport:
     """Read every payload of a checkpoint once, in the order of its bytes in each file.
 
     Args:
@@ -95,17 +85,7 @@ def read_places(
     progress: Callable[[PayloadProgress], bool] | None = None,
     workers: int = 2,
 ) -> PayloadTally:
-    """Read places of a plan once, and judge each.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        plan: Its payloads.
-        places: Which of them (default: all).
-        values: As for `check_payloads`.
-        progress: As there.
-        workers: As there.
-    """
+    """Read places of a plan once, and judge each."""
     reading = _Reading(checkpoint, storage, plan, places, values, workers)
     told = None
     if progress is not None:
@@ -224,7 +204,7 @@ def conclude(
     plan: PayloadPlan,
     tally: PayloadTally,
     untold: Iterable[Untold] = (),
-) -> PayloadReport:
+) -> DeepReport:
     """What a reading of a plan comes to: the findings in order, and what was covered.
 
     Args:
@@ -275,7 +255,7 @@ class _Conclusion:
         for item in untold:
             self._leave_out(item)
 
-    def report(self) -> PayloadReport:
+    def report(self) -> DeepReport:
         changed = self._leave_out_changed()
         findings = [
             f
@@ -305,7 +285,7 @@ class _Conclusion:
             tensor = self._checkpoint.columns.tensor(index)
             found = reduce(add, boxes.values())
             findings += value_findings(tensor, found, file_at(self._checkpoint, tensor))
-        return PayloadReport(tuple(findings), self._coverage(), not bool(self.tally.tried.all()))
+        return DeepReport(tuple(findings), self._coverage(), not bool(self.tally.tried.all()))
 
     def _leave_out(self, item: Untold) -> None:
         """Count places that nobody told of, and name them."""

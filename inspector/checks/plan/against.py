@@ -9,12 +9,12 @@ global shapes, then kinds; nothing there looks at dtypes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding, Severity
 from inspector.checks.plan.expected import Expected, ExpectedEntry
-from inspector.checks.plan.families import families, family_of, numbers_text
 from inspector.checks.plan.flattening import (
     OldFlattening,
     is_old_listing,
@@ -22,11 +22,11 @@ from inspector.checks.plan.flattening import (
     owner_of,
     taken_apart,
 )
-from inspector.checks.plan.roles import Role, role_of
+from inspector.checks.plan.roles import Role, families, family_of, numbers_text, role_of
 from inspector.checks.plan.shape_hints import shape_hint
 from inspector.layout.aliases import bare_name, likely_renames
 
-__all__ = ["PLAN_CODES", "compare", "holds", "summary"]
+__all__ = ["PLAN_CODES", "ModelFit", "compare", "fit_of", "holds", "num_matching", "summary"]
 
 #: Codes that only `plan` gives, with their usual severity; all but the first by `--against`.
 PLAN_CODES: dict[str, Severity] = {
@@ -439,3 +439,50 @@ def summary(findings: Iterable[Finding]) -> str:
     }
     parts = [f"{counts[code]:,} {word}" for code, word in words.items() if counts[code]]
     return ", ".join(parts) if parts else plural(0, "difference")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFit:
+    """A checkpoint beside what a model expects.
+
+    Attributes:
+        expected: What the model expects.
+        num_matching: How many of its keys the checkpoint has, whatever they hold.
+        problems: What a load into the model would miss, refuse, cast or ignore.
+    """
+
+    expected: Expected
+    num_matching: int
+    problems: tuple[Finding, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a load would find every key, of the kind and shape that is expected.
+
+        Of a list that gives no shapes, by name alone.
+        """
+        return not any(finding.severity == "error" for finding in self.problems)
+
+    @property
+    def words(self) -> str:
+        """What was expected and how much of it is there, in a sentence."""
+        expected = self.expected
+        keys = plural(len(expected.wanted), "key")
+        what = f"{printable(expected.path)} ({expected.source}, {keys})"
+        if not self.num_matching:
+            what += ", none of which is in the checkpoint"
+            if not any(finding.other_fqn for finding in self.problems):
+                what += ": is it of another model?"
+        return f"{what}: {summary(self.problems)}"
+
+
+def fit_of(checkpoint: Checkpoint, expected: Expected) -> ModelFit:
+    """Hold a checkpoint against what a model expects."""
+    problems = tuple(compare(checkpoint, expected))
+    return ModelFit(expected, num_matching(checkpoint, expected), problems)
+
+
+def num_matching(checkpoint: Checkpoint, expected: Expected) -> int:
+    """How many of the expected keys a checkpoint has, whatever they hold."""
+    names = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    return sum(key.fqn in names for key in expected.wanted)

@@ -11,7 +11,7 @@ files, and another checkpoint.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,9 +97,7 @@ def read_expected(path: str) -> Expected:
     return _from_json(path, value)
 
 
-def expected_of(
-    checkpoint: Checkpoint, path: str, source: str, notes: Iterable[str] = ()
-) -> Expected:
+def expected_of(checkpoint: Checkpoint, path: str, source: str) -> Expected:
     """A checkpoint's own keys, as what is expected of another."""
     columns, paths = checkpoint.columns, checkpoint.state_paths
 
@@ -109,11 +107,7 @@ def expected_of(
 
     wanted = [
         ExpectedEntry(
-            columns.fqns[i],
-            "tensor",
-            columns.dtype(i),
-            columns.shape(i),
-            path_of(columns.fqns[i]),
+            columns.fqns[i], "tensor", columns.dtype(i), columns.shape(i), path_of(columns.fqns[i])
         )
         for i in checkpoint.tensor_order.tolist()
     ]
@@ -123,7 +117,7 @@ def expected_of(
         if fqn not in seen:  # Metadata of every rank: once a rank.
             seen.add(fqn)
             wanted.append(ExpectedEntry(fqn, "bytes", path=path_of(fqn)))
-    return Expected(path, source, tuple(wanted), tuple(notes))
+    return Expected(path, source, tuple(wanted))
 
 
 def _no_names(path: str, why: str) -> UsageError:

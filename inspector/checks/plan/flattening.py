@@ -131,8 +131,5 @@ def is_old_listing(parts: Mapping[str, list[str]]) -> bool:
 
     An optimizer has parameter groups, so a list of them is never empty: expected as one object, it
     tells so. Of any other list that cannot be told: it may just be empty.
-
-    Args:
-        parts: As `taken_apart` gives them.
     """
     return any(name.rpartition(".")[2] == "param_groups" for name in parts)

@@ -7,7 +7,7 @@ ranks that it names are those that read what is not there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,16 @@ from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, format_ranks, plural, printable
 from inspector.checks.findings import Finding
+from inspector.checks.metadata.entries import grouped
 from inspector.checks.metadata.tiling import unproven
 from inspector.layout.geometry import Ints, shares
 from inspector.layout.reads.load_plan import LoadPlan
+from inspector.layout.target.stages import StageKeys
 
 if TYPE_CHECKING:
     from inspector.checks.metadata.cover import Cover
 
-__all__ = ["Gap", "find_gaps", "plan_problems", "say_ranks"]
+__all__ = ["Gap", "find_gaps", "of_stage", "plan_problems", "say_ranks", "untold"]
 
 _MAX_NAME = 120
 _MAX_RANKS_CHARS = 60
@@ -157,16 +159,13 @@ def _torn(plan: LoadPlan) -> Iterator[Finding]:
         shape = columns.shape(index)
         torn = [dim for dim in lies.cut_dims if lies.is_torn(dim, shape[dim])]
         for dim in torn[:1]:
-            axes = " and ".join(
-                f"{lies.mesh.axes[a]}:{lies.mesh.sizes[a]}" for a in lies.axes_of(dim)
-            )
             fqn = columns.fqns[index]
             yield Finding(
                 "strided-uneven",
                 "warning",
                 f"{printable(fqn, _MAX_NAME)}: {plural(shape[dim], 'element')} along dim {dim} do "
-                f"not divide over {axes}: what fully_shard over tensor parallelism holds there is "
-                "not what its placements say",
+                f"not divide over {lies.axes_words(dim)}: what fully_shard over tensor parallelism "
+                "holds there is not what its placements say",
                 "reads for some ranks what others hold: raises there, or leaves elements "
                 "uninitialised",
                 "take sizes of axes that divide it, or leave it whole along one of them",
@@ -220,7 +219,7 @@ def _unstored(plan: LoadPlan) -> Iterator[Finding]:
     if not (items.groups.file < 0).any():
         return
     lost = np.flatnonzero(items.file < 0)
-    for owner, rows in _grouped(items.owner, lost):
+    for owner, rows in grouped(items.owner, lost):
         if owner < 0:
             entries = plan.checkpoint.bytes_entries
             found = [
@@ -253,7 +252,7 @@ def _files(plan: LoadPlan) -> Iterator[Finding]:
     if not (items.groups.end > ends[items.groups.file]).any():
         return
     lost = np.flatnonzero(items.end > ends[items.file])
-    for number, rows in _grouped(items.file, lost):
+    for number, rows in grouped(items.file, lost):
         size, ranks = sizes[number], plan.readers(rows)
         if not len(ranks):
             continue
@@ -290,16 +289,6 @@ def _parts(plan: LoadPlan) -> Iterator[Finding]:
         )
 
 
-def _grouped(key: Ints, rows: Ints) -> Iterator[tuple[int, Ints]]:
-    """Some rows, by their key in rising order."""
-    if not len(rows):
-        return
-    rows = rows[np.argsort(key[rows], kind="stable")]
-    borders = np.flatnonzero(np.diff(key[rows])) + 1
-    for members in np.split(rows, borders):
-        yield int(key[members[0]]), members
-
-
 def _left_out(plan: LoadPlan) -> Iterator[Finding]:
     for item in plan.not_planned:
         subject = f"{printable(item.fqn, _MAX_NAME)}: " if item.fqn else ""
@@ -313,3 +302,35 @@ def _left_out(plan: LoadPlan) -> Iterator[Finding]:
             "hsdp-inspect check says what is wrong with it",
             fqn=item.fqn or None,
         )
+
+
+def untold(findings: Iterable[Finding], problems: Iterable[Finding]) -> list[Finding]:
+    """The errors among findings, save those that are told already as problems of a load.
+
+    Args:
+        findings: What checks of the checkpoint found.
+        problems: What is told already, rank by rank: the same code and name, or file, is the same.
+    """
+    told = {(problem.code, problem.fqn or problem.file) for problem in problems}
+    return [f for f in findings if f.severity == "error" and (f.code, f.fqn or f.file) not in told]
+
+
+def of_stage(plan: LoadPlan, stage: StageKeys | None, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that concern what a stage loads: not entries and files of others alone.
+
+    Args:
+        plan: The plan of the stage's entries.
+        stage: The stage; None for all entries, which all concern.
+        findings: What was found in the whole checkpoint.
+    """
+    if stage is None:
+        return list(findings)
+    left_out = set(stage.left_out)
+    files = plan.checkpoint.files
+    read = {files[i].path for i in set(plan.items.groups.file.tolist()) if i >= 0}
+    others = {file.path for file in files if file.num_payloads} - read
+    return [
+        f
+        for f in findings
+        if (f.fqn not in left_out if f.fqn is not None else f.file not in others)
+    ]

@@ -16,13 +16,7 @@ _VOCABULARIES = ("embed", "wte", "vocab", "lm_head", "output", "tok_")
 
 
 def shape_hint(fqn: str, saved: Shape, wanted: Shape) -> str:
-    """What to do about a tensor of the shape `saved` where a model expects `wanted`.
-
-    Args:
-        fqn: Its raw name.
-        saved: Its shape in the checkpoint.
-        wanted: That in the model.
-    """
+    """What to do about a tensor of the shape `saved` where a model expects `wanted`."""
     num_saved, num_wanted = math.prod(saved), math.prod(wanted)
     if saved != wanted and sorted(saved) == sorted(wanted):
         return (

@@ -9,7 +9,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import MissingPackageError, PayloadError
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
-from inspector.checks.findings import CODES, Against, Coverage, Finding, NotChecked
+from inspector.checks.findings import CODES, Against, Coverage, DeepReport, Finding, NotChecked
 from inspector.checks.seal.manifest import Manifest
 from inspector.errors import InspectError, UnreachableError
 from inspector.values.fingerprint import (
@@ -20,18 +20,9 @@ from inspector.values.fingerprint import (
     reason,
 )
 
-__all__ = ["ManifestReport", "check_manifest"]
+__all__ = ["check_manifest"]
 
 _LOADS = "loads it silently: it keeps no digest of what was saved"
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestReport:
-    """What comparing a checkpoint with a seal found, and what was compared."""
-
-    findings: tuple[Finding, ...]
-    checked: Coverage
-    is_cancelled: bool = False
 
 
 def check_manifest(
@@ -42,17 +33,8 @@ def check_manifest(
     name: str = "",
     progress: Callable[[HashProgress], bool] | None = None,
     workers: int = 2,
-) -> ManifestReport:
-    """Hash everything that is sealed, and compare.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-        manifest: The seal.
-        name: Path of the seal, for messages; raw.
-        progress: Called about ten times a second, in the calling thread; True cancels.
-        workers: Threads.
-    """
+) -> DeepReport:
+    """Hash everything that is sealed, and compare."""
     work = _Check(checkpoint, manifest)
     found = fingerprints(
         checkpoint,
@@ -206,7 +188,7 @@ class _Check:
             )
         )
 
-    def report(self, found: Fingerprints, name: str) -> ManifestReport:
+    def report(self, found: Fingerprints, name: str) -> DeepReport:
         """The findings, and what was hashed."""
         checkpoint, columns = self.checkpoint, self.checkpoint.columns
         lengths = [int(columns.tensor(i).byte_length.sum()) for i in found.tensors]
@@ -229,7 +211,7 @@ class _Check:
         if extra:
             what = f"the content of {plural(len(extra), 'entry', 'entries')}"
             left.append(NotChecked(what, "the seal does not have them"))
-        return ManifestReport(
+        return DeepReport(
             tuple(self.findings),
             Coverage(
                 tensors=len(found.tensors),

@@ -168,10 +168,6 @@ _SCALE = 2
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """A seal from its file.
 
-    Args:
-        text: What is in the file.
-        where: Its path, for messages; raw.
-
     Raises:
         UsageError: It is no seal, one of a later version, or a damaged one.
     """

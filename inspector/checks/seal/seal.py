@@ -23,7 +23,7 @@ from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
-from inspector.layout.incomplete import missing_parts
+from inspector.layout.contents import missing_parts
 from inspector.values.fingerprint import Fingerprints, HashProgress, fingerprints, reason
 
 __all__ = ["default_output", "read_seal", "refuse_output", "seal", "write_seal"]

@@ -87,11 +87,6 @@ class PlannedFile:
 def refuse_items(bad: Sequence[tuple[str, str]], what: str, hint: str) -> None:
     """Say no to names or dtypes that a format does not hold.
 
-    Args:
-        bad: (raw name, why) of each.
-        what: The format.
-        hint: What to do about it.
-
     Raises:
         UsageError: There are some.
     """

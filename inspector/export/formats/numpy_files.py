@@ -86,9 +86,7 @@ def npz_file(items: Sequence[ExportItem]) -> list[PlannedFile]:
     """
     names = {item.name for item in items}
     refuse_items(
-        [(item.fqn, why) for item in items if (why := _why_not(item.name, names))],
-        ".npz",
-        HINT,
+        [(item.fqn, why) for item in items if (why := _why_not(item.name, names))], ".npz", HINT
     )
     records = [
         ZipRecord(item.name + _SUFFIX, npy_header(item.dtype, item.shape), item) for item in items

@@ -65,9 +65,7 @@ def safetensors_files(
         UsageError: A name or a dtype that safetensors does not hold.
     """
     refuse_items(
-        [(item.fqn, why) for item in items if (why := _why_not(item))],
-        "safetensors",
-        HINT,
+        [(item.fqn, why) for item in items if (why := _why_not(item))], "safetensors", HINT
     )
     if max_shard_bytes is None:
         return [_file("", items)]

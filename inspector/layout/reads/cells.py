@@ -169,12 +169,7 @@ class CellRuns:
     # --- pairs of an item and a cell
 
     def _pairs(self, group: _Group, keep: npt.NDArray[np.bool_] | None = None) -> Iterator[_Pairs]:
-        """(items, cells, bytes that the one brings to the other), in blocks.
-
-        Args:
-            group: The group.
-            keep: Which of its items to look at (default: all).
-        """
+        """(items, cells, bytes that the one brings to the other), in blocks."""
         place = np.arange(len(group.rows)) if keep is None else np.flatnonzero(keep)
         if self._own:
             yield from self._own_pairs(group, place)

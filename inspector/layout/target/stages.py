@@ -207,10 +207,6 @@ def _by_lines(
 def stages_by_files(checkpoint: Checkpoint, written_by: WrittenBy) -> list[_Stages] | None:
     """The stages of each entry, numbered as in `Checkpoint.order`, by what the files show.
 
-    Args:
-        checkpoint: The checkpoint.
-        written_by: Who wrote it.
-
     Returns:
         The same as `stage_keys` takes them for; of an entry None where nothing assigns it to one.
         None where there are no ranks that share no tensor with the others.

@@ -25,11 +25,7 @@ __all__ = [
     "writer",
 ]
 
-_FAMILY = {
-    "fsdp": "FSDP",
-    "hsdp": "HSDP",
-    "hsdp_reversed": "HSDP with the shard axis first",
-}
+_FAMILY = {"fsdp": "FSDP", "hsdp": "HSDP", "hsdp_reversed": "HSDP with the shard axis first"}
 
 _MAX_SHOWN = 4
 _MAX_STAGES = 8

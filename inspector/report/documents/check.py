@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from inspector.checkpoint.find.found import State
+from typing_extensions import NotRequired
+
+from inspector.checkpoint.find.step_folders import State
 from inspector.checks.findings import Severity, Verdict
 from inspector.report.documents.show import Left, NamedLeft
 
@@ -90,12 +92,7 @@ class ReadingRank(TypedDict):
     why_not: str | None
 
 
-class _CheckedParts(TypedDict, total=False):
-    storage: StorageUse
-    ranks: Sequence[ReadingRank]
-
-
-class CheckedParts(_CheckedParts):
+class CheckedParts(TypedDict):
     """What was looked at; `storage` where it is a remote one, `ranks` where several read."""
 
     tensors: int
@@ -105,6 +102,8 @@ class CheckedParts(_CheckedParts):
     payload_bytes: int
     not_checked: Sequence[Left]
     against: Sequence[ComparedDigests]
+    storage: NotRequired[StorageUse]
+    ranks: NotRequired[Sequence[ReadingRank]]
 
 
 class JudgedCheckpoint(TypedDict):
@@ -128,14 +127,11 @@ class ModelFitPart(TypedDict):
     problems: Sequence[FindingObject]
 
 
-class _CheckDocumentParts(TypedDict, total=False):
-    against: ModelFitPart
-
-
-class CheckDocument(JudgedCheckpoint, _CheckDocumentParts):
+class CheckDocument(JudgedCheckpoint):
     """`check --json` of one checkpoint; `against` where a model's keys were given."""
 
     schema: Literal[1]
+    against: NotRequired[ModelFitPart]
 
 
 class StepPart(TypedDict):
@@ -170,12 +166,7 @@ class RunCheckpoint(JudgedCheckpoint):
     step_path: str
 
 
-class _CheckRunDocument(TypedDict, total=False):
-    storage: StorageUse
-    verdict: Verdict
-
-
-class CheckRunDocument(_CheckRunDocument):
+class CheckRunDocument(TypedDict):
     """`check --json` of a folder of checkpoints; `verdict` where they are one step."""
 
     schema: Literal[1]
@@ -189,6 +180,8 @@ class CheckRunDocument(_CheckRunDocument):
     findings: Sequence[FindingObject]
     steps: Sequence[RunStep]
     checkpoints: Sequence[RunCheckpoint]
+    storage: NotRequired[StorageUse]
+    verdict: NotRequired[Verdict]
 
 
 # watch, one event a line.
@@ -321,12 +314,7 @@ class PlanStage(TypedDict):
     errors_left_out: int
 
 
-class _PlanHead(TypedDict, total=False):
-    against: PlanAgainst
-    stage: PlanStage
-
-
-class PlanHead(_PlanHead):
+class PlanHead(TypedDict):
     """The plan of all ranks together; `against` with --against, `stage` with --stage."""
 
     schema: Literal[1]
@@ -350,6 +338,8 @@ class PlanHead(_PlanHead):
     written_by: PlanWriter
     commands: Sequence[PlanCommand]
     commands_warning: str | None
+    against: NotRequired[PlanAgainst]
+    stage: NotRequired[PlanStage]
 
 
 class PlanRank(TypedDict):
@@ -379,15 +369,12 @@ class PlanRead(TypedDict):
     is_bytes: bool
 
 
-class _PlanDocument(TypedDict, total=False):
-    reads: Sequence[PlanRead]
-
-
-class PlanDocument(PlanHead, _PlanDocument):
+class PlanDocument(PlanHead):
     """`plan --json`; `reads` with --reads."""
 
     ranks: Sequence[PlanRank]
     problems: Sequence[FindingObject]
+    reads: NotRequired[Sequence[PlanRead]]
 
 
 class PlanStagesDocument(TypedDict):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
-from inspector.checkpoint.find.found import State
+from typing_extensions import NotRequired
+
+from inspector.checkpoint.find.step_folders import State
 
 __all__ = [
     "AxesLayout",
@@ -188,11 +190,7 @@ class ShownChunk(TypedDict):
     rank: int | None
 
 
-class _ShownTensor(TypedDict, total=False):
-    chunks: Sequence[ShownChunk]
-
-
-class ShownTensor(_ShownTensor):
+class ShownTensor(TypedDict):
     """One tensor; `chunks` with --chunks."""
 
     fqn: str
@@ -204,13 +202,10 @@ class ShownTensor(_ShownTensor):
     placements: Sequence[str] | None
     evidence: Sequence[str]
     state_path: Sequence[str | int] | None
+    chunks: NotRequired[Sequence[ShownChunk]]
 
 
-class _ShownBytes(TypedDict, total=False):
-    value: Any
-
-
-class ShownBytes(_ShownBytes):
+class ShownBytes(TypedDict):
     """One entry that is no tensor; `value` where it is plain and could be read."""
 
     fqn: str
@@ -218,6 +213,7 @@ class ShownBytes(_ShownBytes):
     offset: int | None
     length: int | None
     state_path: Sequence[str | int] | None
+    value: NotRequired[Any]
 
 
 class ShownFile(TypedDict):

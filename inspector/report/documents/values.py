@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-from inspector.checkpoint.literals import Number
+from typing_extensions import NotRequired
+
+from inspector.checkpoint.text import Number
 from inspector.checks.findings import Verdict as CheckVerdict
 from inspector.diff.model import Verdict
 from inspector.export.outcome import Kind
@@ -51,11 +53,7 @@ class TensorHistogram(TypedDict):
     num_zero: int
 
 
-class _TensorFigures(TypedDict, total=False):
-    histogram: TensorHistogram
-
-
-class TensorFigures(_TensorFigures):
+class TensorFigures(TypedDict):
     """The figures of one tensor, over its finite elements; `histogram` with --histogram."""
 
     fqn: str
@@ -80,6 +78,7 @@ class TensorFigures(_TensorFigures):
     reason: str | None
     group: str
     factor: Number | None
+    histogram: NotRequired[TensorHistogram]
 
 
 class NotReadTensor(TypedDict):

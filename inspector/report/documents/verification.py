@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
+from typing_extensions import NotRequired
+
 from inspector.report.documents.show import NamedLeft
 
 __all__ = ["EVENTS", "READ_EVENTS", "VerifyReport"]
@@ -16,14 +18,11 @@ _Phase = Literal["load", "compare", "replicas", "save", "reload", "recheck", "re
 _Kind = Literal["exception", "killed", "timeout", "out-of-memory", "launch"]
 
 
-class _Cut(TypedDict, total=False):
-    run: str
-    cut: bool
-
-
-class _Event(_Cut):
+class _Event(TypedDict):
     schema: Literal[1]
     t: float
+    run: NotRequired[str]
+    cut: NotRequired[bool]
 
 
 class _OfRank(_Event):
@@ -112,14 +111,7 @@ class LeftOutGroup(TypedDict):
     asked: bool
 
 
-class _PlanOfRank(TypedDict, total=False):
-    num_payloads: int
-    stored_dtypes: dict[str, str]
-    left_out: Sequence[LeftOutGroup]
-    memory_bytes: int
-
-
-class PlanOfRank(_OfRank, _PlanOfRank):
+class PlanOfRank(_OfRank):
     """What a rank is going to verify; rank 0 tells of what is left out."""
 
     event: Literal["plan"]
@@ -127,6 +119,10 @@ class PlanOfRank(_OfRank, _PlanOfRank):
     entries: int
     waves: int
     bytes: Sequence[int]
+    num_payloads: NotRequired[int]
+    stored_dtypes: NotRequired[dict[str, str]]
+    left_out: NotRequired[Sequence[LeftOutGroup]]
+    memory_bytes: NotRequired[int]
 
 
 class _EnteredPhase(TypedDict, total=False):
@@ -218,13 +214,7 @@ class PrintedLine(_Event):
     text: str
 
 
-class _FailedRank(TypedDict, total=False):
-    phase: _Phase | Literal[""]
-    root: bool
-    is_echo: bool
-
-
-class FailedRank(_Event, _FailedRank):
+class FailedRank(_Event):
     """A rank, or the job (null), failed; `root` marks what the other failures came of."""
 
     event: Literal["failed"]
@@ -232,6 +222,9 @@ class FailedRank(_Event, _FailedRank):
     kind: _Kind
     message: str
     stack: str
+    phase: NotRequired[_Phase | Literal[""]]
+    root: NotRequired[bool]
+    is_echo: NotRequired[bool]
 
 
 class Bye(_OfRank):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Report
-from inspector.checks.plan.fit import ModelFit
+from inspector.checks.plan.against import ModelFit
 from inspector.checks.run import JudgedRun
 from inspector.checks.steps import Judged
 from inspector.report.check import (
     against_sentence,
     checked_sentence,
+    codes_words,
     run_findings,
     run_sentences,
     verdict_sentence,
@@ -42,15 +42,7 @@ def check_html(
     is_stopped: bool = False,
     fit: ModelFit | None = None,
 ) -> Iterator[str]:
-    """The page of one checkpoint, in pieces.
-
-    Args:
-        report: The judgement.
-        checkpoint: What was judged; None if it could not be read, and then nothing is drawn.
-        command: The command line, its secrets hidden.
-        is_stopped: Whether reading the payloads was broken off.
-        fit: The checkpoint beside what a model expects, or None.
-    """
+    """The page of one checkpoint, in pieces; nothing is drawn of one that could not be read."""
     said = verdict_sentence(report, is_stopped=is_stopped)
     tone = _tone(report, is_stopped=is_stopped)
     model: tuple[Html, ...] = ()
@@ -113,15 +105,7 @@ def maps_by_folder() -> tuple[Mapping[Found, Html], Callable[[Found, Report, Che
 def folder_html(
     path: str, run: JudgedRun, maps: Mapping[Found, Html], command: str, *, is_stopped: bool = False
 ) -> Iterator[str]:
-    """The page of a folder of checkpoints, in pieces.
-
-    Args:
-        path: The folder as it was given.
-        run: It, judged.
-        maps: Pictures by checkpoint, see `maps_by_folder`.
-        command: The command line, its secrets hidden.
-        is_stopped: Whether reading the payloads was broken off.
-    """
+    """The page of a folder of checkpoints, in pieces; pictures as by `maps_by_folder`."""
     sentences = [sentence.rstrip(".") + "." for sentence in run_sentences(run)]
     if not any(item.report.checked.payloads for item in run.judged):
         sentences.append("It rests on metadata and file sizes; no bytes were read.")
@@ -166,7 +150,7 @@ def _steps(judged: Iterable[Judged]) -> Html:
             "" if item.found.step is None else str(item.found.step),
             item.found.state,
             verdict_sentence(item.report),
-            _codes(item.report),
+            codes_words(item.report),
         )
         for item in items[:_MAX_STEPS]
     ]
@@ -176,11 +160,6 @@ def _steps(judged: Iterable[Judged]) -> Html:
         heads, rows, numbers=frozenset({"step"}), names=frozenset({"checkpoint"}), bad=bad
     )
     return join((shown, left_out(len(items) - len(rows))))
-
-
-def _codes(report: Report) -> str:
-    found = Counter(finding.code for finding in report.findings)
-    return ", ".join(code if n == 1 else f"{code} x{n:,}" for code, n in found.items())
 
 
 def _part(item: Judged, maps: Html) -> Html:

@@ -31,14 +31,7 @@ _MAX_MAPS = 6
 
 
 def diff_html(diff: Diff, a: Checkpoint, b: Checkpoint, command: str) -> Iterator[str]:
-    """The page of a comparison, in pieces.
-
-    Args:
-        diff: The comparison.
-        a: The one checkpoint, for the maps.
-        b: The other.
-        command: The command line, its secrets hidden.
-    """
+    """The page of a comparison, in pieces."""
     exact = [tensor.fqn for tensor in diff.tensors if tensor.verdict == "EXACT"]
     yield from page(
         f"diff of {printable(diff.a.path, 300)} and {printable(diff.b.path, 300)}",
@@ -86,8 +79,7 @@ def _basis(diff: Diff) -> list[tuple[str, str]]:
 
 def _damage(diff: Diff) -> Html:
     return table(
-        ("side", "code", "what"),
-        [(d.side, d.code, d.message) for d in diff.damage[:_MAX_NAMES]],
+        ("side", "code", "what"), [(d.side, d.code, d.message) for d in diff.damage[:_MAX_NAMES]]
     )
 
 

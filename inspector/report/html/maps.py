@@ -297,10 +297,7 @@ def _scale(shape: Sequence[int], rows: _Line, cols: _Line) -> list[Html]:
 
 
 def _listed(
-    checkpoint: Checkpoint,
-    tensor: Tensor,
-    ranks: npt.NDArray[np.int32],
-    marks: Sequence[MapMark],
+    checkpoint: Checkpoint, tensor: Tensor, ranks: npt.NDArray[np.int32], marks: Sequence[MapMark]
 ) -> Html:
     """Who wrote each chunk and where it lies; of many chunks, those that the marks touch."""
     rows = []

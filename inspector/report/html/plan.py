@@ -9,13 +9,7 @@ from inspector.checkpoint.text import plural, printable
 from inspector.report.html.findings import finding_maps, findings_list
 from inspector.report.html.markup import Html, join, tag
 from inspector.report.html.page import facts, left_out, page, section, table
-from inspector.report.plan.text import (
-    RANK_COLUMNS,
-    PlanReport,
-    against_words,
-    headline,
-    rank_cells,
-)
+from inspector.report.plan.text import RANK_COLUMNS, PlanReport, against_words, headline, rank_cells
 
 __all__ = ["plan_html"]
 
@@ -24,12 +18,7 @@ _MAX_LEFT_OUT = 100
 
 
 def plan_html(planned: PlanReport, command: str) -> Iterator[str]:
-    """The page of a plan, in pieces.
-
-    Args:
-        planned: What was found out.
-        command: The command line, its secrets hidden.
-    """
+    """The page of a plan, in pieces."""
     plan = planned.plan
     rows = planned.facts
     if planned.expected is not None:

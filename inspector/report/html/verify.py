@@ -34,13 +34,7 @@ _TONES: dict[str, Tone] = {"differs": "bad", "unreadable": "bad", "failed": "bad
 
 
 def verify_html(snapshot: Snapshot, checkpoint: Checkpoint | None, command: str) -> Iterator[str]:
-    """The page of a finished verification, in pieces.
-
-    Args:
-        snapshot: The job after its last event.
-        checkpoint: What was verified, for the maps; None draws none.
-        command: The command line, its secrets hidden.
-    """
+    """The page of a finished verification, in pieces."""
     result: Mapping[str, Any] = snapshot.result or {}
     wrong = [view for view in snapshot.tensors.values() if view.is_bad]
     said = summary_sentence(result) if result else "The recording ends before the job did."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
 
 from inspector.layout.reads.load_plan import LoadPlan
 from inspector.report.check import finding_json
@@ -31,12 +32,7 @@ def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
 
 
 def stages_json(plans: Sequence[PlanReport], *, reads: bool = False) -> Iterator[str]:
-    """The document of `plan --stage all/N --json`: one plan after the other, in pieces.
-
-    Args:
-        plans: Of every stage, all of one checkpoint under one mesh.
-        reads: Whether every read of every rank is listed.
-    """
+    """The document of `plan --stage all/N --json`: one plan after the other, in pieces."""
     first = plans[0].plan
     needed = sum(planned.plan.bytes_needed for planned in plans)
     read = sum(planned.plan.bytes_read for planned in plans)
@@ -57,17 +53,7 @@ def stages_json(plans: Sequence[PlanReport], *, reads: bool = False) -> Iterator
 
 
 def _read(rank: int, read: Read) -> PlanRead:
-    return {
-        "rank": rank,
-        "fqn": read.fqn,
-        "file": read.file,
-        "storage_offsets": read.storage_offsets,
-        "dest_offsets": read.dest_offsets,
-        "lengths": read.lengths,
-        "byte_offset": read.byte_offset,
-        "byte_length": read.byte_length,
-        "is_bytes": read.is_bytes,
-    }
+    return cast("PlanRead", {"rank": rank, **asdict(read)})
 
 
 def _summary(planned: PlanReport) -> PlanHead:

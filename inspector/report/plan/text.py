@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from inspector.layout.target.placement import why_not
 from inspector.layout.target.rules import TargetPlacements, placed_words
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.check import finding_lines
-from inspector.report.table import TextColumn, render_table
+from inspector.report.table import TextColumn, render_table, wrapped
 
 if TYPE_CHECKING:
     from inspector.checks.plan.expected import Expected
@@ -102,7 +101,7 @@ class PlanReport:
         if self.expected is None:
             return 0
         # lazy: only with --against
-        from inspector.checks.plan.fit import num_matching
+        from inspector.checks.plan.against import num_matching
 
         return num_matching(self.plan.checkpoint, self.expected)
 
@@ -209,13 +208,7 @@ def comparison(
 def plan_facts(
     plan: LoadPlan, written_by: WrittenBy | None = None, under: LoadPlan | None = None
 ) -> list[tuple[str, str]]:
-    """The plan as labels and printable sentences.
-
-    Args:
-        plan: The plan.
-        written_by: The mesh that wrote it; None leaves the comparison out.
-        under: The plan under that mesh.
-    """
+    """The plan as labels and printable sentences; beside that `under` the mesh of the writer."""
     whole = "slices of payloads" if plan.checkpoint.format == "safetensors" else "whole payloads"
     peak = int(plan.ranks.peak_bytes.max())
     rank = int(plan.ranks.peak_bytes.argmax())
@@ -297,13 +290,7 @@ def rank_cells(plan: LoadPlan, rank: int) -> tuple[str, ...]:
 def plan_text(
     planned: PlanReport, width: int | None = None, max_rows: int | None = None
 ) -> Iterator[str]:
-    """The lines of `plan`.
-
-    Args:
-        planned: What was found out.
-        width: Cells of the terminal; None if there is none.
-        max_rows: Ranks to list; None for all.
-    """
+    """The lines of `plan`, of at most `max_rows` ranks, `width` cells wide; None for any."""
     plan = planned.plan
     yield printable(plan.checkpoint.path)
     for label, text in planned.facts:
@@ -324,7 +311,7 @@ def plan_text(
     if planned.commands:
         yield ""
         if planned.unsafe:
-            yield from _wrapped(planned.unsafe, width)
+            yield from wrapped(planned.unsafe, width)
         yield "To prove it where the ranks are:"
         for where, line in planned.commands:
             yield f"  # {where}"
@@ -334,25 +321,13 @@ def plan_text(
 def _labelled(label: str, text: str, width: int | None) -> list[str]:
     """A fact, its lines indented alike where it does not fit."""
     head = f"  {label:<{_LABEL_CELLS}}"
-    if width is None:
-        return [head + text]
-    return textwrap.wrap(
-        text,
-        max(len(head) + 20, width),
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_on_hyphens=False,
-    )
-
-
-def _wrapped(text: str, width: int | None) -> list[str]:
-    return [text] if width is None else textwrap.wrap(text, max(20, width))
+    return wrapped(text, width, head, " " * len(head))
 
 
 def against_words(planned: PlanReport, expected: Expected) -> str:
     """What was expected and how much of it is there, in a sentence."""
     # lazy: only with --against
-    from inspector.checks.plan.fit import ModelFit
+    from inspector.checks.plan.against import ModelFit
 
     return ModelFit(expected, planned.num_matching, planned.problems).words
 
@@ -383,9 +358,4 @@ def _problem_lines(problems: Sequence[Finding], width: int | None) -> Iterator[s
             continue
         names = [printable(f.fqn or f.file or f.message, _MAX_CELL_NAME) for f in more[:_MAX_ALIKE]]
         left = ", ... (send this to a file to see all)" if len(more) > len(names) else ""
-        yield from textwrap.wrap(
-            f"{head}: {', '.join(names)}{left}",
-            max(20, width),
-            subsequent_indent="  ",
-            break_on_hyphens=False,
-        )
+        yield from wrapped(f"{head}: {', '.join(names)}{left}", width, later="  ")

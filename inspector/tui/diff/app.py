@@ -16,14 +16,7 @@ __all__ = ["DiffApp"]
 
 
 class DiffApp(InspectApp):
-    """Two checkpoints, side by side.
-
-    Args:
-        pair: What is to be compared.
-        with_values: Whether to compare the values at once.
-        allow_close: Whether CLOSE is exit code 0 too.
-        prefetched: The child processes that already read the metadata, or None.
-    """
+    """Two checkpoints, side by side."""
 
     def __init__(
         self,

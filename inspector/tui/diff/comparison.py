@@ -90,14 +90,7 @@ def names_of(item: Item) -> str:
 
 
 class Comparison:
-    """What the screen shows.
-
-    Args:
-        structure: The metadata of both, compared.
-        written_by: Who wrote A, and B.
-        tolerance: What counts as close.
-        filter_text: The filter that the structure was made with.
-    """
+    """What the screen shows."""
 
     def __init__(
         self,

@@ -60,13 +60,10 @@ class DiffDetail(Widget):
         structure = comparison.structure
         a, b = indices_of(item)
         self.map.show(
-            structure.a.checkpoint.columns.tensor(a),
-            structure.b.checkpoint.columns.tensor(b),
-            said,
+            structure.a.checkpoint.columns.tensor(a), structure.b.checkpoint.columns.tensor(b), said
         )
 
     def show_nothing(self) -> None:
-        """No row is under the cursor."""
         self._shown = None
         self.query_one("#diff-text", Static).update("")
         self.map.show_nothing("")

@@ -46,43 +46,19 @@ class DifferenceMap(PartMap):
     Keys: h j k l and the arrows go from part to part; a click does so, too.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "difference-map--label",
-        "difference-map--focused",
-        "difference-map--same",
-        "difference-map--cursor",
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"part-map--same"}
 
     DEFAULT_CSS = """
-    DifferenceMap {
-        height: 1fr; background: $surface; color: $foreground;
-        & > .difference-map--label { color: $text-muted; }
-        & > .difference-map--focused { color: $text-primary; text-style: bold; }
-        & > .difference-map--same { color: $foreground 25%; }
-        & > .difference-map--cursor { color: white; background: black; text-style: bold; }
-    }
-    DifferenceMap:ansi {
-        & > .difference-map--label { color: ansi_default; text-style: dim; }
-        & > .difference-map--focused { color: ansi_default; text-style: bold; }
-        & > .difference-map--same { color: ansi_default; text-style: dim; }
-        & > .difference-map--cursor {
-            color: ansi_default; background: ansi_default; text-style: reverse;
-        }
-    }
-    DifferenceMap:nocolor {
-        & > .difference-map--cursor {
-            text-style: reverse; background: $surface; color: $foreground;
-        }
-    }
+    DifferenceMap > .part-map--same { color: $foreground 25%; }
+    DifferenceMap:ansi > .part-map--same { color: ansi_default; text-style: dim; }
     """
 
+    @dataclass
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
-        def __init__(self, rows: int, columns: int) -> None:
-            super().__init__()
-            self.rows = rows
-            self.columns = columns
+        rows: int
+        columns: int
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(plain=plain, id=id)
@@ -94,7 +70,8 @@ class DifferenceMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._per_line = 1
         self._cursor: tuple[int, int] | None = None
-        self._grid: PartGrid | None = None
+        #: What is drawn, or None.
+        self.grid: PartGrid | None = None
 
     # Values in.
 
@@ -118,16 +95,10 @@ class DifferenceMap(PartMap):
         self.say(said)
 
     def put(self, found: Found) -> None:
-        """Take the map that was asked for."""
         self._found = found
         self._redraw()
 
     # Measures.
-
-    @property
-    def grid(self) -> PartGrid | None:
-        """What is drawn, or None."""
-        return self._grid
 
     def _room(self) -> tuple[int, int]:
         """Lines and cells for the map, inside its frame."""
@@ -143,7 +114,7 @@ class DifferenceMap(PartMap):
         rows, columns = plane_size(self._shape)
         if not rows * columns:
             return
-        height = lines if self.is_plain else 2 * lines
+        height = self._halves * lines
         wanted = (min(height, rows), min(cells, columns))
         if min(rows, columns) == 1:
             parts = min(height * cells, rows * columns)
@@ -160,20 +131,15 @@ class DifferenceMap(PartMap):
     # Drawing.
 
     def _draw(self) -> list[Strip]:
-        self._grid = None
-        width, height = self.size
+        self.grid = None
         lines, cells = self._room()
         if self._found is None or self._shape is None or lines < 1 or cells < 1:
-            faint = self._part("label")
-            parts = [self._said[at : at + width] for at in range(0, len(self._said), width or 1)]
-            return [Strip([Segment(part, faint)]) for part in parts[:height]]
-        grid = self._grid = PartGrid.of(self._found, self._shape, self._per_line)
+            return self._said_instead(self._said)
+        grid = self.grid = PartGrid.of(self._found, self._shape, self._per_line)
         if self._cursor is None:
             self._cursor = grid.first_different() or (0, 0)
-        room = lines if self.is_plain else 2 * lines
-        self._placing = place(grid.height, grid.width, room, cells)
-        step = 1 if self.is_plain else 2
-        num_lines = min(-(-grid.height * self._placing.high // step), lines)
+        self._placing = place(grid.height, grid.width, self._halves * lines, cells)
+        num_lines = min(-(-grid.height * self._placing.high // self._halves), lines)
         above, below, left, right = self._frame(grid, num_lines)
         label = self._part("label")
         body = [
@@ -181,14 +147,14 @@ class DifferenceMap(PartMap):
             for n in range(num_lines)
         ]
         head = Strip(self._legend())
-        said = fit(grid.said(*self._cursor), width)
+        said = fit(grid.said(*self._cursor), self.size.width)
         where = Strip([Segment(said, self._part("focused" if self.has_focus else "label"))])
         return [head, where, Strip([Segment(above, label)]), *body, Strip([Segment(below, label)])]
 
     def _frame(self, grid: PartGrid, num_lines: int) -> tuple[str, str, list[str], list[str]]:
         """The four sides of the frame, with a tick where a chunk begins."""
         wide, high = self._placing.wide, self._placing.high
-        step = 1 if self.is_plain else 2
+        step = self._halves
         above, below = ["─"] * (grid.width * wide), ["─"] * (grid.width * wide)
         left, right = ["│"] * num_lines, ["│"] * num_lines
         if self._cuts is not None and self._found is not None and not grid.is_wrapped:
@@ -249,9 +215,6 @@ class DifferenceMap(PartMap):
             return "▀", pane + Style(color=upper)
         return "▀", pane + Style(color=upper, bgcolor=lower)
 
-    def _part(self, name: str) -> Style:
-        return self.get_component_rich_style(f"difference-map--{name}")
-
     def _legend(self) -> list[Segment]:
         label = self._part("label")
         segments = []
@@ -268,11 +231,11 @@ class DifferenceMap(PartMap):
     # Keys and mouse.
 
     def action_move(self, lines: int, columns: int) -> None:
-        if self._grid is not None and self._cursor is not None:
+        if self.grid is not None and self._cursor is not None:
             self._go(self._cursor[0] + lines, self._cursor[1] + columns)
 
     def _go(self, i: int, j: int) -> None:
-        grid = self._grid
+        grid = self.grid
         if grid is None:
             return
         i, j = min(max(i, 0), grid.height - 1), min(max(j, 0), grid.width - 1)

@@ -5,15 +5,15 @@ It imports nothing of Textual, so that it can start while Textual is still being
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.text import printable
-from inspector.crash import internal_error
-from inspector.errors import Cancelled, InspectError, UsageError
+from inspector.errors import Cancelled, UsageError
 from inspector.tui.session import Loaded, Loading, Outcome
 
 if TYPE_CHECKING:
@@ -47,12 +47,7 @@ class PairOf:
 
 
 class OpeningPair(Loading):
-    """Reads both sides, and compares what their metadata says; the outcome is a `Comparison`.
-
-    Args:
-        pair: What is to be compared.
-        prefetched: The child processes that already read the metadata, or None.
-    """
+    """Reads both sides, and compares what their metadata says; the outcome is a `Comparison`."""
 
     def __init__(
         self, pair: PairOf, prefetched: tuple[Child | None, Child | None] | None = None
@@ -108,7 +103,7 @@ class OpeningPair(Loading):
 
 
 class ComparingValues:
-    """A comparison of values in a thread of its own; asked now and then, stopped at any time.
+    """A comparison of values, for a thread; asked now and then how far it is.
 
     Args:
         structure: What is to be compared, and nothing else.
@@ -119,48 +114,27 @@ class ComparingValues:
     def __init__(self, structure: Structure, tolerance: Tolerance, *, is_all: bool) -> None:
         self.is_all = is_all
         self.progress: DiffProgress | None = None
-        self.outcome: Diff | InspectError | None = None
+        self.began_s = time.monotonic()
         self._structure = structure
         self._tolerance = tolerance
         self._found: deque[TensorDiff] = deque()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="comparing", daemon=True)
-
-    def start(self) -> ComparingValues:
-        """Begin; returns itself."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """End it soon; the outcome is what was compared until then."""
-        self._stop.set()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stop.is_set()
 
     def drain(self) -> list[TensorDiff]:
         """The tensors that were compared since it was asked last."""
-        found = []
-        while self._found:
-            found.append(self._found.popleft())
-        return found
+        return [self._found.popleft() for _ in range(len(self._found))]
 
-    def _progress(self, progress: DiffProgress) -> bool:
-        self.progress = progress
-        return self._stop.is_set()
+    def read(self, stop: Callable[[], bool]) -> Diff:
+        """Compare; blocks. What was compared until it is told to stop.
 
-    def _run(self) -> None:
+        Raises:
+            InspectError: It could not be done.
+        """
         from inspector.diff.values import compare_values  # lazy: the screen shows without
 
-        try:
-            self.outcome = compare_values(
-                self._structure,
-                tolerance=self._tolerance,
-                progress=self._progress,
-                on_tensor=self._found.append,
-            )
-        except InspectError as error:
-            self.outcome = error
-        except Exception as error:  # a thread has nobody above it
-            self.outcome = internal_error(error)
+        def tell(progress: DiffProgress) -> bool:
+            self.progress = progress
+            return stop()
+
+        return compare_values(
+            self._structure, tolerance=self._tolerance, progress=tell, on_tensor=self._found.append
+        )

@@ -94,7 +94,6 @@ class PartGrid:
         return i, j
 
     def first_different(self) -> tuple[int, int] | None:
-        """The first part in which something differs."""
         at = np.argwhere(self.levels > 0)
         return (int(at[0][0]), int(at[0][1])) if len(at) else None
 

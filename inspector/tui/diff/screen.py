@@ -15,6 +15,7 @@ from inspector.checkpoint.storage.base import parent_of
 from inspector.checkpoint.text import printable
 from inspector.diff.model import Diff
 from inspector.errors import Cancelled, InspectError
+from inspector.tui.background import Background
 from inspector.tui.commands import command
 from inspector.tui.diff.comparison import Comparison
 from inspector.tui.diff.opening import ComparingValues, OpeningPair, PairOf
@@ -119,21 +120,13 @@ class DiffScreen(Screen[None]):
         can_go_back: bool = False,
         with_values: bool = False,
     ) -> None:
-        """Show a comparison.
-
-        Args:
-            pair: What was compared.
-            comparison: What came out of it.
-            can_go_back: Whether there is a screen below.
-            with_values: Whether to compare the values at once.
-        """
         super().__init__()
         self._pair = pair
         self.comparison = comparison
         self._can_go_back = can_go_back
         self._with_values = with_values
         self._run: ComparingValues | None = None
-        self._began_s = 0.0
+        self._comparing = Background[ComparingValues](self, self._ended, "comparing")
         self._judged: tuple[Diff, Text] | None = None
 
     def compose(self) -> ComposeResult:
@@ -149,8 +142,7 @@ class DiffScreen(Screen[None]):
             self.call_after_refresh(self.action_compare)
 
     def on_unmount(self) -> None:
-        if self._run is not None:
-            self._run.stop()
+        self._comparing.drop()
 
     @property
     def view(self) -> DiffView:
@@ -158,7 +150,6 @@ class DiffScreen(Screen[None]):
 
     @property
     def is_comparing(self) -> bool:
-        """Whether values are being compared."""
         return self._run is not None
 
     @property
@@ -217,9 +208,8 @@ class DiffScreen(Screen[None]):
     # Comparing values.
 
     def action_compare(self) -> None:
-        """Compare every value that was not compared yet; while that runs, stop it."""
         if self._run is not None:
-            self._run.stop()
+            self._comparing.stop()
             return
         todo = self.comparison.todo()
         if todo is None:
@@ -244,8 +234,8 @@ class DiffScreen(Screen[None]):
         self._begin(ComparingValues(todo, self.comparison.tolerance, is_all=False))
 
     def _begin(self, run: ComparingValues) -> None:
-        self._began_s = time.monotonic()
-        self._run = run.start()
+        self._run = run
+        self._comparing.ask(run, run.read)
         self.view.expect_values()
         self._show_head()
 
@@ -253,13 +243,7 @@ class DiffScreen(Screen[None]):
         run, line = self._run, self.query_one(TaskLine)
         if run is None:
             return
-        outcome = run.outcome
         changed = self.comparison.take(run.drain())
-        if outcome is not None:
-            self._run = None
-            line.hide()
-            self._ended(run, outcome)
-            return
         if changed:
             self.view.rows_changed(changed)
         done = run.progress
@@ -267,16 +251,19 @@ class DiffScreen(Screen[None]):
             "comparing values",
             0 if done is None else done.bytes_done,
             0 if done is None else done.bytes_total,
-            time.monotonic() - self._began_s,
-            "stopping" if run.is_stopping else "c stops",
+            time.monotonic() - run.began_s,
+            "stopping" if self._comparing.is_stopping else "c stops",
         )
         self._show_head()
 
-    def _ended(self, run: ComparingValues, outcome: object) -> None:
+    def _ended(self, run: ComparingValues, outcome: Diff | InspectError) -> None:
+        self._run = None
+        self.query_one(TaskLine).hide()
+        self.comparison.take(run.drain())
         if isinstance(outcome, InspectError):
             self.view.values_ended()
             self._tell("The values could not be compared", str(outcome), "error")
-        elif isinstance(outcome, Diff):
+        else:
             if self.comparison.finish(outcome, is_all=run.is_all):
                 self.view.show_comparison(self.comparison)
             else:
@@ -295,19 +282,17 @@ class DiffScreen(Screen[None]):
             self.app.pop_screen()
 
     def action_reload(self) -> None:
-        if self._run is not None:
-            self._run.stop()
+        self._comparing.stop()
         a, b = self._pair.paths
         again = PairOf(a, b, self._pair.filter_text, self._pair.tolerance)
         self.app.push_screen(LoadingScreen(OpeningPair(again).start()), self._reloaded)
 
     def _reloaded(self, outcome: object) -> None:
         if isinstance(outcome, Comparison):
-            if self._run is not None:
-                # What is still being compared is of files as they were.
-                self._run.stop()
-                self._run = None
-                self.query_one(TaskLine).hide()
+            # What is still being compared is of files as they were.
+            self._comparing.drop()
+            self._run = None
+            self.query_one(TaskLine).hide()
             self.comparison = outcome
             self.view.show_comparison(outcome)
             self._show_head()

@@ -75,12 +75,9 @@ def diff_columns(source: DiffSource, *, with_values: bool) -> tuple[Column, ...]
         with_values: Whether any value was compared, or is being compared: until then the table
             tells how both sides are made instead.
     """
-    step = max(1, source.num_rows // _SAMPLE_ROWS)
 
     def width(key: str, least: int, most: int) -> int:
-        cells = (source.cell(row, key) for row in range(0, source.num_rows, step))
-        texts = (cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells)
-        return max(least, min(most, max(map(len, texts), default=0)))
+        return source.widest(key, least, most, _SAMPLE_ROWS)
 
     name = Column("name", "Tensor", min_width=width("name", 16, 30), flex=3, cut="middle")
     verdict = Column("verdict", "Verdict", width=12)
@@ -221,13 +218,7 @@ def _number(item: Item, column_key: str) -> float:
 
 
 #: How the names of styles look in running text.
-COLORS = {
-    "error": "error",
-    "warning": "warning",
-    "ok": "ok",
-    "accent": "accent",
-    "dim": "bold",
-}
+COLORS = {"error": "error", "warning": "warning", "ok": "ok", "accent": "accent", "dim": "bold"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +318,7 @@ def figures_text(item: TensorDiff) -> str:
 
 
 def facts(comparison: Comparison, item: Item, elements: Sequence[Element], problem: str) -> Table:
-    """A row in full.
-
-    Args:
-        comparison: Where it is from.
-        item: The row.
-        elements: Elements that differ, with the values of both sides.
-        problem: Why their values cannot be shown; empty if they can.
-    """
+    """A row in full."""
     table = Table.grid()
     table.add_column(overflow="fold")
     for text, style in row_facts(comparison, item):

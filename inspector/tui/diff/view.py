@@ -11,7 +11,7 @@ import numpy as np
 from textual.app import ComposeResult
 
 from inspector.checkpoint.model import Ints
-from inspector.checkpoint.text import format_bytes, printable
+from inspector.checkpoint.text import format_bytes
 from inspector.diff.model import TensorDiff
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background, after
@@ -30,6 +30,7 @@ from inspector.tui.diff.sources import (
     side_line,
 )
 from inspector.tui.kit.bars import VerdictBar
+from inspector.tui.kit.cell_text import error_line
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 
@@ -86,11 +87,10 @@ class DiffView(TableView):
     ]
 
     def __init__(self, comparison: Comparison) -> None:
-        super().__init__(id="diff")
+        super().__init__(VirtualTable((), id="diff-table"), id="diff")
         self.comparison = comparison
         #: The group whose rows are shown alone; empty for all.
         self.group = ""
-        self._table = VirtualTable((), id="diff-table")
         self._source = DiffSource(comparison)
         self._with_values = False
         self._shown: Item | None = None
@@ -115,20 +115,11 @@ class DiffView(TableView):
         self._values.drop()
 
     @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return self._source.row_names
-
-    @property
     def detail(self) -> DiffDetail:
         return self.query_one(DiffDetail)
 
     @property
     def item(self) -> Item | None:
-        """The row at the cursor."""
         row = self.table.cursor_row
         return None if row is None else self.comparison.items[row]
 
@@ -140,6 +131,7 @@ class DiffView(TableView):
         self._with_values = self._with_values and comparison is self.comparison
         self.comparison = comparison
         self._source = DiffSource(comparison)
+        self._names = self._source.row_names
         self._show_columns()
         self.table.set_source(self._source)
         self.refilter()
@@ -210,26 +202,21 @@ class DiffView(TableView):
         self.query_one(VerdictBar).show(self.comparison.counts, self.group, shown)
 
     def action_show_group(self, group: str) -> None:
-        self.show_group(group)
-
-    def show_group(self, group: str) -> None:
         """Show the rows of a group alone; all again if they are, or if it is empty."""
         self.group = "" if group == self.group else group
         self.refilter()
 
     def on_verdict_bar_chosen(self, event: VerdictBar.Chosen) -> None:
         event.stop()
-        self.show_group(event.group)
+        self.action_show_group(event.group)
 
     def action_next_group(self, steps: int) -> None:
-        """The next group that has any rows; after the last, all."""
         counts = self.comparison.counts
         choices = ["", *(g for g in GROUPS if counts[g] or g == self.group)]
         self.group = choices[(choices.index(self.group) + steps) % len(choices)]
         self.refilter()
 
     def action_next_difference(self, steps: int) -> None:
-        """Put the cursor on the next row that differs."""
         items, rows = self.comparison.items, self.table.rows
         count, at = len(rows), self.table.cursor
         for away in range(1, count + 1):
@@ -242,18 +229,18 @@ class DiffView(TableView):
 
     def back(self) -> bool:
         if self.has_class("-zoomed"):
-            self.zoom()
+            self.action_zoom()
             return True
         if super().back():
             return True
         if self.group:
-            self.show_group("")
+            self.action_show_group("")
             return True
         return False
 
-    def begin_filter(self) -> None:
+    def action_filter(self) -> None:
         self.remove_class("-zoomed")
-        super().begin_filter()
+        super().action_filter()
 
     # The row at the cursor.
 
@@ -263,7 +250,7 @@ class DiffView(TableView):
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
-        self.zoom()
+        self.action_zoom()
 
     def _show_row(self) -> None:
         item = self.item
@@ -338,13 +325,13 @@ class DiffView(TableView):
             return
         if kind == "map":
             if isinstance(answer, InspectError):
-                self.detail.map.say(f"No map: {_line(answer)}")
+                self.detail.map.say(f"No map: {error_line(answer)}")
             else:
                 self.detail.map.put(answer)
             return
         problem = ""
         if isinstance(answer, InspectError):
-            problem = f"the values cannot be shown: {_line(answer)}"
+            problem = f"the values cannot be shown: {error_line(answer)}"
         else:
             self._elements = answer
         self.detail.show(self.comparison, item, self._elements, problem)
@@ -361,10 +348,6 @@ class DiffView(TableView):
     # Room.
 
     def action_zoom(self) -> None:
-        self.zoom()
-
-    def zoom(self) -> None:
-        """Give the whole view to the row at the cursor, or take it back."""
         self.toggle_class("-zoomed")
         (self.detail.map if self.has_class("-zoomed") else self.table).focus()
 
@@ -383,9 +366,3 @@ class DiffView(TableView):
                 choices.append((element.what, f"{where}: {element.a} in A, {element.b} in B"))
         choices += [(f"side {'AB'[n]}", side_line(self.comparison, n, 400).plain) for n in (0, 1)]
         return choices
-
-
-def _line(error: InspectError) -> str:
-    """An error as one printable line."""
-    hint = f" ({printable(error.hint)})" if error.hint else ""
-    return printable(error.message, 300) + hint

@@ -8,13 +8,8 @@ import numpy as np
 
 from inspector.checkpoint.dtypes import short_name
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.text import (
-    format_box,
-    format_bytes,
-    format_count,
-    format_time,
-)
-from inspector.report.bar import bar
+from inspector.checkpoint.text import format_box, format_bytes, format_count, format_time
+from inspector.report.fitting import bar
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
@@ -95,23 +90,16 @@ _SAMPLE_ROWS = 100
 
 def content_columns(source: ContentSource | None = None) -> tuple[Column, ...]:
     """Columns as wide as what stands in them: no offset is ever cut, the box goes first."""
-    widest = {"offset": 6, "length": 6, "name": 6, "box": 3, "dtype": 5}
+    name, box, dtype, offset, length = 6, 3, 5, 6, 6
     if source is not None and source.num_rows:
-        rows = range(0, source.num_rows, max(1, source.num_rows // _SAMPLE_ROWS))
-        for key in ("name", "box", "dtype"):
-            cells = [source.cell(row, key) for row in rows]
-            texts = [cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells]
-            widest[key] = max(widest[key], *map(len, texts))
-        for key, numbers in (
-            ("offset", source.contents.byte_offset),
-            ("length", source.contents.byte_length),
-        ):
-            widest[key] = max(widest[key], len(str(max(numbers))))
-    box = min(widest["box"], 40)
+        name, box = (source.widest(key, 3, 40, _SAMPLE_ROWS) for key in ("name", "box"))
+        name, dtype = max(name, 6), source.widest("dtype", 5, 16, _SAMPLE_ROWS)
+        offset = max(offset, len(str(max(source.contents.byte_offset))))
+        length = max(length, len(str(max(source.contents.byte_length))))
     return (
-        Column("offset", "Offset", width=widest["offset"], align="right"),
-        Column("length", "Length", width=widest["length"], align="right", descending_first=True),
-        Column("name", "Tensor", min_width=min(widest["name"], 24), flex=1, cut="middle"),
+        Column("offset", "Offset", width=offset, align="right"),
+        Column("length", "Length", width=length, align="right", descending_first=True),
+        Column("name", "Tensor", min_width=min(name, 24), flex=1, cut="middle"),
         Column(
             "box",
             "Box",
@@ -121,7 +109,7 @@ def content_columns(source: ContentSource | None = None) -> tuple[Column, ...]:
             priority=2,
             sortable=False,
         ),
-        Column("dtype", "Dtype", width=min(widest["dtype"], 16), priority=1, sortable=False),
+        Column("dtype", "Dtype", width=dtype, priority=1, sortable=False),
     )
 
 

@@ -34,10 +34,8 @@ class FilesView(TableView):
     """
 
     def __init__(self) -> None:
-        super().__init__(id="files")
-        self._table = VirtualTable(FILE_COLUMNS, id="files-table", empty_text="...")
+        super().__init__(VirtualTable(FILE_COLUMNS, id="files-table", empty_text="..."), id="files")
         self._contents = VirtualTable(content_columns(), id="contents", empty_text="")
-        self._names: list[str] = []
         #: What is wrong with each file, by row, the worst first.
         self._findings: dict[int, list[Finding]] = {}
 
@@ -45,14 +43,6 @@ class FilesView(TableView):
         yield self._table
         yield Static("", markup=False, id="file-said")
         yield self._contents
-
-    @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return self._names
 
     def show(self, loaded: Loaded) -> None:
         row = self.table.cursor_row

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.find.changes import changes, is_same_save
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
-from inspector.checks.findings import Coverage, Finding, NotChecked, Report
+from inspector.checks.findings import Coverage, DeepReport, Finding, NotChecked, Report
 from inspector.checks.judge import check_storage, judge
-from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
+from inspector.checks.payload.deep import DeepRequest, check_deep
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.tui.session import Loaded
 
@@ -120,9 +120,6 @@ class DeepCheck:
 
     def run(self, stop: Callable[[], bool]) -> DeepResult:
         """Read everything; blocks. What was found, and what was left out.
-
-        Args:
-            stop: Asked now and then; True ends it with what was found by then.
 
         Raises:
             Cancelled: It was stopped while the metadata was read.

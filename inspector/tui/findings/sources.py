@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.text import (
-    format_count,
-    natural_keys,
-    printable,
-)
+from inspector.checkpoint.text import format_count, natural_keys, printable
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys

@@ -20,12 +20,7 @@ __all__ = ["Badge", "Standing"]
 Badge = tuple[str, str]
 """What the badge says, and its style."""
 
-_BAD, _ODD, _GOOD, _PLAIN = (
-    "badge.error",
-    "badge.warning",
-    "badge.ok",
-    "badge.plain",
-)
+_BAD, _ODD, _GOOD, _PLAIN = ("badge.error", "badge.warning", "badge.ok", "badge.plain")
 _SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 
 

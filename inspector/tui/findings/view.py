@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -43,30 +44,25 @@ class FindingsView(TableView):
     FindingsView #finding-text { width: 1fr; height: auto; }
     """
 
+    @dataclass
     class Chosen(Message):
         """Enter on a finding: the user wants to see where it is."""
 
-        def __init__(self, finding: Finding) -> None:
-            super().__init__()
-            self.finding = finding
+        finding: Finding
 
+    @dataclass
     class Deepened(Message):
         """Every byte was read, or as many as there was time for, or it could not be done."""
 
-        def __init__(self, loaded: Loaded, result: DeepResult) -> None:
-            super().__init__()
-            self.loaded = loaded
-            self.result = result
+        loaded: Loaded
+        result: DeepResult
 
     def __init__(self) -> None:
-        super().__init__(id="findings")
-        self._table = VirtualTable(
-            finding_columns(()), id="findings-table", empty_text="The checks are still running"
-        )
+        super().__init__(VirtualTable(finding_columns(()), id="findings-table"), id="findings")
+        self._table.set_empty_text("The checks are still running")
         self._text = Static("", markup=False, id="finding-text")
         self._source: FindingSource | None = None
         self._report: Report | None = None
-        self._names: list[str] = []
         self._deep: DeepCheck | None = None
         self._reading = Background[DeepCheck](self, self._has_read, "checking every byte")
 
@@ -74,14 +70,6 @@ class FindingsView(TableView):
         yield self._table
         with VerticalScroll(id="finding-scroll", can_focus=False):
             yield self._text
-
-    @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return self._names
 
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
@@ -96,7 +84,6 @@ class FindingsView(TableView):
         self.refilter()
 
     def show_report(self, report: Report) -> None:
-        """Show what the checks found."""
         row = self._table.cursor_row
         self._report = report
         self._source = FindingSource(report.findings)
@@ -173,7 +160,6 @@ class FindingsView(TableView):
 
     @property
     def finding(self) -> Finding | None:
-        """The finding under the cursor."""
         row = self._table.cursor_row
         return None if row is None or self._source is None else self._source.findings[row]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from rich.text import Text
 from textual import events
@@ -35,12 +36,11 @@ _STYLES = {"checkpoint": "ok", "folder": "", "file": "dim"}
 class PathInput(Input):
     """A path; an absolute one that is pasted takes the place of what was there."""
 
+    @dataclass
     class Steered(Message):
         """A key that is no character: `tab`, `down` or `up`."""
 
-        def __init__(self, key: str) -> None:
-            super().__init__()
-            self.key = key
+        key: str
 
     async def _on_key(self, event: events.Key) -> None:
         # No bindings: those come before the characters of the same burst.

@@ -10,9 +10,9 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.find.search import discover, newest
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import check_folder
@@ -39,26 +39,14 @@ class FoundView(TableView):
     """The table, and its filter."""
 
     def __init__(self) -> None:
-        super().__init__(id="found")
-        self._table = VirtualTable(
-            FOUND_COLUMNS,
-            empty_text="No checkpoint is under this folder, or none matches the filter",
-        )
-        self._names: list[str] = []
+        empty = "No checkpoint is under this folder, or none matches the filter"
+        super().__init__(VirtualTable(FOUND_COLUMNS, empty_text=empty), id="found")
 
     def compose(self) -> ComposeResult:
         yield self._table
 
     async def on_mount(self) -> None:
         await self.prepare_filter()
-
-    @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return self._names
 
     def copy_choices(self) -> list[tuple[str, str]]:
         row = self.table.cursor_row
@@ -312,7 +300,6 @@ class PickerScreen(Screen[None]):
             self._mark(None)
 
     def action_mark(self) -> None:
-        """Mark the checkpoint under the cursor as the one to compare others with, or not."""
         row = self._list.table.cursor_row
         self._mark(None if row == self._source.marked else row)
 
@@ -322,7 +309,6 @@ class PickerScreen(Screen[None]):
         self._draw_head()
 
     def action_compare(self) -> None:
-        """Compare the marked checkpoint with the one under the cursor."""
         marked, row = self._source.marked, self._list.table.cursor_row
         if row is None:
             return

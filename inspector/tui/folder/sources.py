@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from inspector.checkpoint.find.found import Found
-from inspector.checkpoint.text import (
-    format_bytes,
-    format_time,
-)
+from inspector.checkpoint.find.step_folders import Found
+from inspector.checkpoint.text import format_bytes, format_time
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
@@ -31,12 +28,7 @@ FOUND_COLUMNS = (
 
 _STATE_STYLES = {"complete": "ok", "unfinished": "warning", "unreadable": "error"}
 #: Green is for what was read: here metadata and file sizes alone were.
-_VERDICT_STYLES = {
-    "sound": "",
-    "damaged": "error",
-    "suspicious": "error",
-    "unreadable": "error",
-}
+_VERDICT_STYLES = {"sound": "", "damaged": "error", "suspicious": "error", "unreadable": "error"}
 
 
 class FoundSource(TableSource):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from rich.text import Text
 from textual import events
@@ -11,7 +12,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
-from inspector.report.bar import bar
+from inspector.report.fitting import bar
 from inspector.tui.kit.cell_text import clip
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
@@ -30,12 +31,11 @@ class ViewBar(Static):
     current: reactive[str] = reactive("")
     note: reactive[str] = reactive("")
 
+    @dataclass
     class Chosen(Message):
         """A click on a view's title."""
 
-        def __init__(self, view: str) -> None:
-            super().__init__()
-            self.view = view
+        view: str
 
     def __init__(self, views: tuple[tuple[str, str, str], ...]) -> None:
         """Args: `views` are (id, key, title)."""
@@ -192,12 +192,11 @@ class VerdictBar(Static):
     VerdictBar { height: auto; max-height: 3; padding: 0 1; background: $panel; }
     """
 
+    @dataclass
     class Chosen(Message):
         """A click on a group; empty for all."""
 
-        def __init__(self, group: str) -> None:
-            super().__init__()
-            self.group = group
+        group: str
 
     def __init__(self, groups: Mapping[str, str], styles: Mapping[str, str]) -> None:
         """Args: `groups` are titles by id, keyed 1 to 9 and 0 by place; `styles` by id."""
@@ -212,13 +211,7 @@ class VerdictBar(Static):
         self._spans: list[tuple[int, int, int, str]] = []
 
     def show(self, counts: Mapping[str, int], current: str, num_shown: int) -> None:
-        """Show how many rows each group has.
-
-        Args:
-            counts: By id.
-            current: The group that is shown alone; empty if all are.
-            num_shown: Rows that the filters leave.
-        """
+        """Show how many rows each group has."""
         self._counts, self._total = dict(counts), sum(counts.values())
         self._current, self._num_shown = current, num_shown
         self._draw()

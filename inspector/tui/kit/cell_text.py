@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.text import Text
 
 from inspector.checkpoint.text import Cut, printable, shorten
+from inspector.errors import InspectError
 
 __all__ = [
     "BADGES",
@@ -27,6 +28,7 @@ __all__ = [
     "cell_segments",
     "clip",
     "cut_to",
+    "error_line",
     "fit",
     "keep_units",
     "shown",
@@ -58,6 +60,12 @@ def shown(text: str, width: int, cut: Cut = "end") -> str:
         # Combining characters take no cells, hence the factor; it also bounds their pile.
         return printable(text, limit) if cut == "middle" else printable(text[:limit])
     return printable(text)
+
+
+def error_line(error: InspectError) -> str:
+    """An error and its hint as one printable line."""
+    hint = f" ({printable(error.hint)})" if error.hint else ""
+    return printable(error.message, 300) + hint
 
 
 def cut_to(text: str, width: int, where: Cut = "end") -> str:

@@ -80,15 +80,10 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("enter", "choose", "Open", show=False, id="list.choose"),
     ]
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        id: str | None = None,  # noqa: A002
-        classes: str | None = None,
-    ) -> None:
-        super().__init__(name=name, id=id, classes=classes)
-        self._cursor = 0
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        #: The line the cursor is on; 0 if there are none.
+        self.cursor = 0
         self._announced = True
         self._drawn: LRUCache[tuple[Any, ...], Strip] = LRUCache(1024)
         self._fitted = -1
@@ -132,20 +127,14 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
     # State.
 
     @property
-    def cursor(self) -> int:
-        """The line the cursor is on; 0 if there are none."""
-        return self._cursor
-
-    @property
     def page_lines(self) -> int:
-        """Lines that fit into the pane."""
         return max(1, self.scrollable_content_region.height - self.HEADER_LINES)
 
     def move_cursor(self, line: int, *, announce: bool = True) -> None:
         """Put the cursor on `line` (kept within the lines) and scroll it into view."""
         line = max(0, min(line, self.num_lines - 1))
-        if line != self._cursor:
-            old, self._cursor = self._cursor, line
+        if line != self.cursor:
+            old, self.cursor = self.cursor, line
             self.refresh_line(old + self.HEADER_LINES)
             self.refresh_line(line + self.HEADER_LINES)
             if announce:
@@ -165,10 +154,10 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
     def _scroll_to_cursor(self) -> None:
         top = round(self.scroll_y)
         page = self.page_lines
-        if self._cursor < top:
-            self.scroll_to(y=self._cursor, animate=False, force=True)
-        elif self._cursor >= top + page:
-            self.scroll_to(y=self._cursor - page + 1, animate=False, force=True)
+        if self.cursor < top:
+            self.scroll_to(y=self.cursor, animate=False, force=True)
+        elif self.cursor >= top + page:
+            self.scroll_to(y=self.cursor - page + 1, animate=False, force=True)
 
     def lines_changed(self, *, width: int | None = None) -> None:
         """Measure and draw anew. `width`: cells of the widest line, if it can be scrolled."""
@@ -181,7 +170,7 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
             self.show_vertical_scrollbar = is_higher
             if was_higher or is_higher:
                 self.vertical_scrollbar.display = is_higher
-        self._cursor = max(0, min(self._cursor, self.num_lines - 1))
+        self.cursor = max(0, min(self.cursor, self.num_lines - 1))
         self.refresh()
 
     def style_of(self, name: str) -> Style:
@@ -236,7 +225,7 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         line = y - self.HEADER_LINES + round(self.scroll_y)
         if line >= self.num_lines:
             return Strip.blank(width, self.base_style)
-        is_cursor = line == self._cursor
+        is_cursor = line == self.cursor
         key = (line, width, is_cursor, is_cursor and self.has_focus, round(self.scroll_x))
         strip = self._drawn.get(key)
         if strip is None:
@@ -260,16 +249,10 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
             self._look = look
             self._drawn.clear()
 
-    def on_focus(self) -> None:
-        self.refresh()
-
-    def on_blur(self) -> None:
-        self.refresh()
-
     # Keys and mouse.
 
     def action_cursor_move(self, lines: int) -> None:
-        self.move_cursor(self._cursor + lines)
+        self.move_cursor(self.cursor + lines)
 
     def action_cursor_to(self, line: int) -> None:
         self.move_cursor(self.num_lines + line if line < 0 else line)
@@ -279,11 +262,11 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         lines = max(1, int(page * abs(pages))) * (1 if pages > 0 else -1)
         # The page moves with the cursor, so that the cursor keeps its place on the screen.
         self.scroll_to(y=round(self.scroll_y) + lines, animate=False, force=True)
-        self.move_cursor(self._cursor + lines)
+        self.move_cursor(self.cursor + lines)
 
     def action_choose(self) -> None:
         if self.num_lines:
-            self.line_chosen(self._cursor)
+            self.line_chosen(self.cursor)
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -63,13 +64,12 @@ class ChoiceLine(Static, can_focus=True):
         Binding("left,h", "step(-1)", "Previous", show=False, id="choice.left"),
     ]
 
+    @dataclass
     class Changed(Message):
         """The user chose another word."""
 
-        def __init__(self, line: ChoiceLine, value: str) -> None:
-            super().__init__()
-            self.line = line
-            self.value = value
+        line: ChoiceLine
+        value: str
 
     def __init__(
         self,
@@ -80,30 +80,21 @@ class ChoiceLine(Static, can_focus=True):
     ) -> None:
         """Args: `words` are printable; `value` is the one chosen, or none of them."""
         super().__init__("", markup=False, id=id)
-        self._words = tuple(words)
-        self._value = value
+        self.words = tuple(words)
+        self.value = value
         self._spans: list[tuple[int, int, str]] = []
 
     def on_mount(self) -> None:
         self._draw()
 
-    @property
-    def value(self) -> str:
-        return self._value
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return self._words
-
     def set_words(self, words: Sequence[str]) -> None:
-        """Offer other words."""
-        self._words = tuple(words)
+        self.words = tuple(words)
         self._draw()
 
     def choose(self, value: str) -> None:
         """Mark a word, and say nothing; none, if it is not among them."""
-        if value != self._value:
-            self._value = value
+        if value != self.value:
+            self.value = value
             self._draw()
 
     def on_resize(self) -> None:
@@ -111,14 +102,14 @@ class ChoiceLine(Static, can_focus=True):
 
     def _fitting(self) -> tuple[str, ...]:
         """The words that there is room for, the chosen one among them: none is cut."""
-        words, room = self._words, self.size.width
+        words, room = self.words, self.size.width
         if not room or sum(len(word) + 2 for word in words) <= room:
             return words
         room -= 2 * len(_MORE)
         words = tuple(word for word in words if len(word) + 2 <= room)
         if not words:
             return ()
-        at = words.index(self._value) if self._value in words else 0
+        at = words.index(self.value) if self.value in words else 0
         first, last = at, at + 1
         room -= len(words[at]) + 2
         while last < len(words) and room >= len(words[last]) + 2:
@@ -133,31 +124,30 @@ class ChoiceLine(Static, can_focus=True):
         text = Text(no_wrap=True)
         self._spans = []
         words = self._fitting()
-        if words[:1] != self._words[:1]:
+        if words[:1] != self.words[:1]:
             text.append(_MORE)
         for word in words:
             start = text.cell_len
-            if word == self._value:
+            if word == self.value:
                 text.append(f"[{word}]", "bold reverse")
             else:
                 text.append(f" {word} ")
             self._spans.append((start, text.cell_len, word))
-        if words[-1:] != self._words[-1:]:
+        if words[-1:] != self.words[-1:]:
             text.append(_MORE)
         self.update(text)
 
     def action_step(self, steps: int) -> None:
-        """Choose the next word, or the one before."""
-        if not self._words:
+        if not self.words:
             return
-        if self._value in self._words:
-            index = self._words.index(self._value) + steps
+        if self.value in self.words:
+            index = self.words.index(self.value) + steps
         else:
-            index = 0 if steps > 0 else len(self._words) - 1
-        self._take(self._words[max(0, min(index, len(self._words) - 1))])
+            index = 0 if steps > 0 else len(self.words) - 1
+        self._take(self.words[max(0, min(index, len(self.words) - 1))])
 
     def _take(self, word: str) -> None:
-        if word != self._value:
+        if word != self.value:
             self.choose(word)
             self.post_message(self.Changed(self, word))
 
@@ -190,10 +180,6 @@ class FactSheet(Widget):
 
     It is laid out once for a width. A table of Rich's would be for its height, for each of its
     lines and for each scroll, and a key that shows a long one would wait for that.
-
-    Args:
-        styles: Of each column.
-        sections: What it shows first.
     """
 
     DEFAULT_CSS = "FactSheet { width: 1fr; height: auto; }"

@@ -7,6 +7,7 @@ keys do stands in it: its `BINDINGS` and its `action_*`.
 from __future__ import annotations
 
 from asyncio import TimerHandle
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual.message import Message
@@ -43,17 +44,14 @@ class View(Pane):
 
     DEFAULT_CSS = "View { height: 1fr; layout: vertical; }"
 
-    BINDINGS = [
-        command("y", "copy", "Copy", "Copy the name, the file's path or the whole row."),
-    ]
+    BINDINGS = [command("y", "copy", "Copy", "Copy the name, the file's path or the whole row.")]
 
+    @dataclass
     class Counted(Message):
         """What the view shows changed; `text` says how much of it."""
 
-        def __init__(self, view: View, text: str) -> None:
-            super().__init__()
-            self.view = view
-            self.text = text
+        view: View
+        text: str
 
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)
@@ -125,8 +123,10 @@ class TableView(View):
         command("S", "sort(True)", "Turn order", "Turn the order of the table round."),
     ]
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002
+    def __init__(self, table: VirtualTable, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)
+        self._table = table
+        self._names: list[str] = []
         self._line: FilterLine | None = None
         self._pause: TimerHandle | None = None
         self._filtered_by = ""
@@ -134,12 +134,12 @@ class TableView(View):
     @property
     def table(self) -> VirtualTable:
         """The table that the filter narrows and that has the focus first."""
-        raise NotImplementedError
+        return self._table
 
     @property
     def names(self) -> list[str]:
         """The raw name of every row of the table's source."""
-        raise NotImplementedError
+        return self._names
 
     def take_focus(self) -> None:
         self.table.focus()
@@ -153,9 +153,6 @@ class TableView(View):
             return False
         # While a line is being typed, the key is a character of it.
         return not self.is_typing if action == "filter" else True
-
-    def action_filter(self) -> None:
-        self.begin_filter()
 
     def action_sort(self, reverse: bool) -> None:
         """Sort the table that has the keys by its next column, or turn its order."""
@@ -180,8 +177,7 @@ class TableView(View):
         await parent.mount(line, before=self.table)
         self._line = line
 
-    def begin_filter(self) -> None:
-        """Open the filter's line."""
+    def action_filter(self) -> None:
         if self._line is None:
             return
         self._line.display = True

@@ -8,6 +8,7 @@ numpy is imported by the first filter or sort, so that the first frame does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rich.segment import Segment
@@ -38,6 +39,17 @@ class TableSource(Protocol):
     def cell(self, row: int, column_key: str) -> Cell:
         """The value at a row and column. Names may be raw."""
         ...
+
+    def text(self, row: int, column_key: str) -> str:
+        """The characters of a cell, without its style."""
+        cell = self.cell(row, column_key)
+        return cell[0] if isinstance(cell, tuple) else str(cell)
+
+    def widest(self, column_key: str, least: int, most: int, max_rows: int) -> int:
+        """Characters of the longest of a column's cells in so many rows, kept within bounds."""
+        rows = range(0, self.num_rows, max(1, self.num_rows // max_rows))
+        longest = max((len(self.text(row, column_key)) for row in rows), default=0)
+        return max(least, min(most, longest))
 
     def sort_key(self, column_key: str) -> SortKeys | None:
         """One key per row (an array sorts fastest); None leaves the column unsortable."""
@@ -104,11 +116,10 @@ class VirtualTable(CursorView):
         Binding("S", "sort_reverse", "Turn order", show=False, id="table.reverse", tooltip=_TURN),
     ]
 
+    @dataclass
     class _RowMessage(Message):
-        def __init__(self, table: VirtualTable, row: int) -> None:
-            super().__init__()
-            self.table = table
-            self.row = row
+        table: VirtualTable
+        row: int
 
     class Highlighted(_RowMessage):
         """The cursor came to rest on `row` of the source, or on none (-1)."""
@@ -116,14 +127,13 @@ class VirtualTable(CursorView):
     class Selected(_RowMessage):
         """Enter or a double click on `row` of the source."""
 
+    @dataclass
     class Sorted(Message):
         """The table was sorted by `column_key` (None: the source's own order)."""
 
-        def __init__(self, table: VirtualTable, column_key: str | None, reverse: bool) -> None:
-            super().__init__()
-            self.table = table
-            self.column_key = column_key
-            self.reverse = reverse
+        table: VirtualTable
+        column_key: str | None
+        reverse: bool
 
     def __init__(
         self,
@@ -131,37 +141,36 @@ class VirtualTable(CursorView):
         source: TableSource | None = None,
         *,
         empty_text: str = "Nothing to show",
-        name: str | None = None,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
-        super().__init__(name=name, id=id, classes=classes)
+        super().__init__(id=id)
         self._columns = tuple(columns)
-        self._source: TableSource = source if source is not None else NoRows()
+        self.source: TableSource = source if source is not None else NoRows()
         self._empty_text = empty_text
         self._shown_columns: list[tuple[Column, int]] = []
         self._filter: Ints | None = None
-        self._rows: Ints | range = range(self._source.num_rows)
-        self._sort: tuple[str, bool] | None = None
+        #: The rows of the source that show, in the order in which they do.
+        self.rows: Ints | range = range(self.source.num_rows)
+        #: Column key and whether reversed, or None.
+        self.sorted_by: tuple[str, bool] | None = None
         self._orders: dict[tuple[str, bool], Ints] = {}
 
     # Values in.
 
     def set_source(self, source: TableSource, rows: Ints | None = None) -> None:
         """Show another source (and `rows` of it); the sort stays, the cursor goes to the top."""
-        self._source = source
+        self.source = source
         self._filter = rows
         self._orders.clear()
-        self._cursor = 0
+        self.cursor = 0
         self.scroll_to(y=0, animate=False, force=True)
         self._arrange()
         self.announce()
 
     def set_columns(self, columns: Sequence[Column]) -> None:
-        """Show other columns."""
         self._columns = tuple(columns)
-        if self._sort is not None and self._sort[0] not in {c.key for c in columns}:
-            self._sort = None
+        if self.sorted_by is not None and self.sorted_by[0] not in {c.key for c in columns}:
+            self.sorted_by = None
         self._arrange()
 
     def set_filter(self, rows: Ints | None) -> None:
@@ -179,10 +188,10 @@ class VirtualTable(CursorView):
     def sort(self, column_key: str | None, *, reverse: bool = False) -> bool:
         """Sort by a column (None: not at all). False if the source gives no keys for it."""
         # From the first line the eye wants the new first; further down, the row it is on.
-        row = self.cursor_row if self._cursor else None
+        row = self.cursor_row if self.cursor else None
         if column_key is not None and self._order(column_key, reverse) is None:
             return False
-        self._sort = None if column_key is None else (column_key, reverse)
+        self.sorted_by = None if column_key is None else (column_key, reverse)
         self._arrange()
         self._go_back_to(row)
         self.post_message(self.Sorted(self, column_key, reverse))
@@ -190,12 +199,12 @@ class VirtualTable(CursorView):
 
     def select_row(self, row: int) -> bool:
         """Put the cursor on a row of the source; False if the filter hides it."""
-        if isinstance(self._rows, range):
-            if row not in self._rows:
+        if isinstance(self.rows, range):
+            if row not in self.rows:
                 return False
             self.move_cursor(row)
             return True
-        found = (self._rows == row).nonzero()[0]
+        found = (self.rows == row).nonzero()[0]
         if not len(found):
             return False
         self.move_cursor(int(found[0]))
@@ -209,33 +218,19 @@ class VirtualTable(CursorView):
     # Values out.
 
     @property
-    def source(self) -> TableSource:
-        return self._source
-
-    @property
     def num_lines(self) -> int:
-        return len(self._rows)
-
-    @property
-    def rows(self) -> Ints | range:
-        """The rows of the source that show, in the order in which they do."""
-        return self._rows
+        return len(self.rows)
 
     @property
     def cursor_row(self) -> int | None:
         """Row of the source under the cursor, or None if no row shows."""
-        return int(self._rows[self._cursor]) if len(self._rows) else None
-
-    @property
-    def sorted_by(self) -> tuple[str, bool] | None:
-        """Column key and whether reversed, or None."""
-        return self._sort
+        return int(self.rows[self.cursor]) if len(self.rows) else None
 
     # Order and measures.
 
     def _order(self, key: str, reverse: bool) -> Ints | None:
         if (order := self._orders.get((key, reverse))) is None:
-            keys = self._source.sort_key(key)
+            keys = self.source.sort_key(key)
             if keys is None:
                 return None
             from inspector.tui.kit.row_order import sort_order  # lazy: the first frame does without
@@ -244,15 +239,15 @@ class VirtualTable(CursorView):
         return order
 
     def _arrange(self) -> None:
-        order = None if self._sort is None else self._order(*self._sort)
+        order = None if self.sorted_by is None else self._order(*self.sorted_by)
         if self._filter is None:
-            self._rows = range(self._source.num_rows) if order is None else order
+            self.rows = range(self.source.num_rows) if order is None else order
         elif order is None:
-            self._rows = self._filter
+            self.rows = self._filter
         else:
             from inspector.tui.kit.row_order import ordered  # lazy: the first frame does without
 
-            self._rows = ordered(self._filter, order)
+            self.rows = ordered(self._filter, order)
         self._measure()
 
     def _go_back_to(self, row: int | None) -> None:
@@ -294,7 +289,7 @@ class VirtualTable(CursorView):
     def on_resize(self, event: events.Resize) -> None:
         self.fit_width(self.scrollable_content_region.width)
         self.virtual_size = Size(self._scrolled_width, self.virtual_size.height)
-        self.move_cursor(self._cursor)
+        self.move_cursor(self.cursor)
 
     # Drawing.
 
@@ -303,8 +298,8 @@ class VirtualTable(CursorView):
         sorted_style = self.get_component_rich_style("virtual-table--sorted", partial=True)
         cells: list[list[Segment]] = []
         for column, cells_wide in self._shown_columns:
-            if self._sort is not None and self._sort[0] == column.key:
-                arrow = "▼" if self._sort[1] else "▲"
+            if self.sorted_by is not None and self.sorted_by[0] == column.key:
+                arrow = "▼" if self.sorted_by[1] else "▲"
                 title = fit(column.title, min(len(column.title), max(0, cells_wide - 2)))
                 text = fit(f"{title} {arrow}".strip(), cells_wide, column.align)
                 cells.append([Segment(text, base + sorted_style)])
@@ -313,10 +308,10 @@ class VirtualTable(CursorView):
         return self._join([Segment(" " * _GUTTER, base)], cells, width, base)
 
     def draw_line(self, line: int, width: int, is_cursor: bool) -> Strip:
-        row = int(self._rows[line])
+        row = int(self.rows[line])
         style_on = self.style_plain if is_cursor and self.has_focus else self.style_on
-        base = style_on(self.line_style(is_cursor), self._source.row_style(row))
-        glyph, badge_style = BADGES.get(self._source.marker(row), (" ", ""))
+        base = style_on(self.line_style(is_cursor), self.source.row_style(row))
+        glyph, badge_style = BADGES.get(self.source.marker(row), (" ", ""))
         gutter = [
             Segment(self.CURSOR_MARK if is_cursor else " ", base),
             Segment(glyph, style_on(base, badge_style)),
@@ -324,12 +319,7 @@ class VirtualTable(CursorView):
         ]
         cells = [
             cell_segments(
-                self._source.cell(row, column.key),
-                wide,
-                base,
-                style_on,
-                column.align,
-                column.cut,
+                self.source.cell(row, column.key), wide, base, style_on, column.align, column.cut
             )
             for column, wide in self._shown_columns
         ]
@@ -361,7 +351,7 @@ class VirtualTable(CursorView):
         self.post_message(self.Highlighted(self, -1 if row is None else row))
 
     def line_chosen(self, line: int) -> None:
-        self.post_message(self.Selected(self, int(self._rows[line])))
+        self.post_message(self.Selected(self, int(self.rows[line])))
 
     def header_clicked(self, x: int) -> None:
         left = _GUTTER
@@ -375,8 +365,8 @@ class VirtualTable(CursorView):
 
     def _turn(self, column: Column) -> None:
         """Sort by a column; if it is the one sorted by, turn round."""
-        if self._sort is not None and self._sort[0] == column.key:
-            self.sort(column.key, reverse=not self._sort[1])
+        if self.sorted_by is not None and self.sorted_by[0] == column.key:
+            self.sort(column.key, reverse=not self.sorted_by[1])
         else:
             self.sort(column.key, reverse=column.descending_first)
 
@@ -384,15 +374,17 @@ class VirtualTable(CursorView):
         """Sort by the next sortable column that shows; after the last, by none."""
         choices = [column for column, _ in self._shown_columns if column.sortable]
         keys = [column.key for column in choices]
-        start = keys.index(self._sort[0]) + 1 if self._sort and self._sort[0] in keys else 0
+        start = (
+            keys.index(self.sorted_by[0]) + 1 if self.sorted_by and self.sorted_by[0] in keys else 0
+        )
         for column in choices[start:]:
             if self.sort(column.key, reverse=column.descending_first):
                 return
         self.sort(None)
 
     def action_sort_reverse(self) -> None:
-        if self._sort is not None:
-            self.sort(self._sort[0], reverse=not self._sort[1])
+        if self.sorted_by is not None:
+            self.sort(self.sorted_by[0], reverse=not self.sorted_by[1])
 
     def action_scroll_columns(self, steps: int) -> None:
         self.scroll_to(x=self.scroll_x + steps * _SCROLL_STEP, animate=False, force=True)

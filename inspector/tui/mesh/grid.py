@@ -104,7 +104,7 @@ class MeshGrid(RankGrid):
             lines = cell_lines(rank, layout.cell_width, layout.cell_height, more=len(ranks) - 1)
             known = self._cells[cell] = rank, lines
         rank, lines = known
-        is_chosen = self._chosen is not None and self._chosen in ranks
+        is_chosen = self.chosen is not None and self.chosen in ranks
         styles = self._cell_styles(rank.state, is_chosen, part == 0)
         base = styles[""]
         segments = [Segment(text, styles.get(name, base)) for text, name in lines[part]]

@@ -19,14 +19,7 @@ __all__ = ["GLYPHS", "Run", "cell_lines", "ends", "merged", "number_words", "sta
 Run: TypeAlias = "tuple[str, str]"
 """Text, and the name of its style: empty for the cell's own, or `mark`, `bar`, `rest`, `dim`."""
 
-GLYPHS = {
-    "waiting": "·",
-    "running": "▸",
-    "done": "✓",
-    "wrong": "≠",
-    "failed": "✗",
-    "stopped": "■",
-}
+GLYPHS = {"waiting": "·", "running": "▸", "done": "✓", "wrong": "≠", "failed": "✗", "stopped": "■"}
 _WORDS = {"done": "exact", "wrong": "differs", "failed": "failed", "stopped": "stopped"}
 _STEPS = "▁▂▃▄▅▆▇█"
 #: The worst of several ranks in one cell is shown.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
@@ -44,13 +45,12 @@ class MeshStepper(Static, can_focus=True):
         Binding("enter", "change(1)", "More", show=False, id="stepper.more"),
     ]
 
+    @dataclass
     class Stepped(Message):
         """The user wants more (1) or less (-1) of `part`: `kind`, or the name of an axis."""
 
-        def __init__(self, part: str, steps: int) -> None:
-            super().__init__()
-            self.part = part
-            self.steps = steps
+        part: str
+        steps: int
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__("", markup=False, id=id)
@@ -59,7 +59,6 @@ class MeshStepper(Static, can_focus=True):
         self._spans: list[tuple[int, int, str, int]] = []
 
     def show(self, mesh: Mesh) -> None:
-        """Show another mesh."""
         if mesh != self._mesh:
             self._mesh = mesh
             self._draw()
@@ -141,7 +140,6 @@ class MeshStepper(Static, can_focus=True):
         self._draw()
 
     def action_change(self, steps: int) -> None:
-        """Ask for more or less of the chosen part."""
         self.post_message(self.Stepped(self._part, steps))
 
     def on_click(self, event: events.Click) -> None:
@@ -187,7 +185,8 @@ class MeshPicker(Vertical):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self._mesh = Mesh("fsdp", (1,))
+        #: The mesh that was picked last.
+        self.mesh = Mesh("fsdp", (1,))
         self._even = EvenSizes((1,), True)
         self._written: Mesh | None = None
         #: Why what was typed is refused, or None.
@@ -204,17 +203,11 @@ class MeshPicker(Vertical):
 
     @property
     def is_editing(self) -> bool:
-        """Whether a mesh is being typed."""
         return self.screen.focused is self.query_one(Input)
-
-    @property
-    def mesh(self) -> Mesh:
-        """The mesh that was picked last."""
-        return self._mesh
 
     def set_mesh(self, mesh: Mesh) -> None:
         """Show another mesh; what is being typed stays as it is."""
-        self._mesh = mesh
+        self.mesh = mesh
         self.set_class(not mesh.is_plain, "-axes")
         field = self.query_one(Input)
         if not self.is_editing:
@@ -240,8 +233,8 @@ class MeshPicker(Vertical):
     def _offer(self) -> None:
         line = self.query_one(ChoiceLine)
         room = line.size.width or _USUAL_CELLS
-        words = presets(self._mesh, self._even.offered, self._written, room)
-        line.choose(str(self._mesh))
+        words = presets(self.mesh, self._even.offered, self._written, room)
+        line.choose(str(self.mesh))
         if tuple(words) != line.words:
             line.set_words(words)
 
@@ -251,7 +244,6 @@ class MeshPicker(Vertical):
     # What the user does.
 
     def edit(self) -> None:
-        """Let a mesh be typed."""
         field = self.query_one(Input)
         field.select_all()
         # At once: the keys that come in the same burst are typed into it already.
@@ -260,12 +252,12 @@ class MeshPicker(Vertical):
     def step(self, part: str, steps: int) -> None:
         """Ask for the next larger (or smaller) mesh: of an axis, or of the other kind (`kind`)."""
         if part == "kind":
-            self._pick(other_kind(self._mesh))
+            self._pick(other_kind(self.mesh))
         else:
-            self._pick(with_step(self._mesh, part, steps, self._even.sizes))
+            self._pick(with_step(self.mesh, part, steps, self._even.sizes))
 
     def _pick(self, mesh: Mesh) -> None:
-        if mesh != self._mesh or self.error is not None:
+        if mesh != self.mesh or self.error is not None:
             self.set_mesh(mesh)
             self.post_message(self.Picked())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -19,6 +20,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -56,22 +58,26 @@ class RankGrid(Widget, can_focus=True):
 
     #: What a cell shows of several ranks.
     worst: ClassVar[str] = ""
+    #: Lines that its cells may take; that of the axes comes on top of them.
+    max_lines: reactive[int] = reactive(14, layout=True)
 
+    @dataclass
     class Chosen(Message):
         """The cursor went to a rank."""
 
-        def __init__(self, grid: RankGrid, rank: int) -> None:
-            super().__init__()
-            self.grid = grid
-            self.rank = rank
+        grid: RankGrid
+        rank: int
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self._mesh = FoldedMesh(_NO_RANKS)
+        #: The mesh that is shown, and which of its axes are folded.
+        self.mesh = FoldedMesh(_NO_RANKS)
         self._measured: object = None
-        self._max_lines = max_lines
-        self._chosen: int | None = None
-        self._axis: int | None = None
+        self.set_reactive(RankGrid.max_lines, max_lines)
+        #: The rank that is picked out.
+        self.chosen: int | None = None
+        #: Number of the axis that is chosen.
+        self.axis: int | None = None
         self._placed: MeshLayout | None = None
         self._ranks_of: dict[int, Sequence[int]] = {}
 
@@ -103,47 +109,20 @@ class RankGrid(Widget, can_focus=True):
         is_other = (mesh, self.num_ranks) != self._measured
         if is_other:
             self._measured = mesh, self.num_ranks
-            before, self._mesh = self._mesh, self._mesh.on(mesh or _NO_RANKS)
-            if before.mesh.axes != self._mesh.mesh.axes:
-                self._axis = None
+            before, self.mesh = self.mesh, self.mesh.on(mesh or _NO_RANKS)
+            if before.mesh.axes != self.mesh.mesh.axes:
+                self.axis = None
             self._ranks_of.clear()
         self.forget()
         self.refresh(layout=is_other)
 
     def choose(self, rank: int | None) -> None:
-        """Pick out a rank's cell, or none."""
-        if rank != self._chosen:
-            self._chosen = rank
+        if rank != self.chosen:
+            self.chosen = rank
             self.forget()
             self.refresh()
 
-    @property
-    def chosen(self) -> int | None:
-        """The rank that is picked out."""
-        return self._chosen
-
-    @property
-    def max_lines(self) -> int:
-        """Lines that its cells may take; that of the axes comes on top of them."""
-        return self._max_lines
-
-    @max_lines.setter
-    def max_lines(self, lines: int) -> None:
-        if lines != self._max_lines:
-            self._max_lines = lines
-            self.refresh(layout=True)
-
     # The axes.
-
-    @property
-    def mesh(self) -> FoldedMesh:
-        """The mesh that is shown, and which of its axes are folded."""
-        return self._mesh
-
-    @property
-    def axis(self) -> int | None:
-        """Number of the axis that is chosen."""
-        return self._axis
 
     @property
     def is_drawn(self) -> bool:
@@ -152,24 +131,23 @@ class RankGrid(Widget, can_focus=True):
 
     def next_axis(self) -> None:
         """Choose the next axis; after the last, none."""
-        following = 0 if self._axis is None else self._axis + 1
-        self._axis = following if following < len(self._mesh.axes) else None
+        following = 0 if self.axis is None else self.axis + 1
+        self.axis = following if following < len(self.mesh.axes) else None
         self.refresh()
 
     def action_fold(self) -> None:
-        """Fold the chosen axis, or open it again."""
-        if self._axis is not None:
-            self._turn(self._axis)
+        if self.axis is not None:
+            self._turn(self.axis)
 
     def _turn(self, axis: int) -> None:
-        self._mesh = self._mesh.turned(axis)
+        self.mesh = self.mesh.turned(axis)
         self._ranks_of.clear()
         self.forget()
         self.refresh(layout=True)
 
     def leave_axes(self) -> bool:
         """Choose no axis; whether one was chosen."""
-        was_chosen, self._axis = self._axis is not None, None
+        was_chosen, self.axis = self.axis is not None, None
         if was_chosen:
             self.refresh()
         return was_chosen
@@ -179,12 +157,12 @@ class RankGrid(Widget, can_focus=True):
     @property
     def legend_lines(self) -> int:
         """1 if the axes are named above the cells."""
-        return int(len(self._mesh.axes) > 1 and self._max_lines >= _LEAST_LINES)
+        return int(len(self.mesh.axes) > 1 and self.max_lines >= _LEAST_LINES)
 
     def grid_layout(self, width: int) -> MeshLayout:
         """Where the cells stand on `width` columns, below the line of the axes."""
-        sizes = [axis.size for axis in self._mesh.open_axes]
-        return mesh_layout(sizes, width, self._max_lines, names_columns=len(self._mesh.axes) > 2)
+        sizes = [axis.size for axis in self.mesh.open_axes]
+        return mesh_layout(sizes, width, self.max_lines, names_columns=len(self.mesh.axes) > 2)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return container.width
@@ -198,20 +176,20 @@ class RankGrid(Widget, can_focus=True):
         places = self._places_of(layout)
         first = band * places + at * layout.per_cell
         last = min(first + layout.per_cell, (band + 1) * places)
-        if not self._mesh.folded:
+        if not self.mesh.folded:
             return range(first, last)  # Places are ranks.
         if (known := self._ranks_of.get(cell)) is None:
-            found = (rank for place in range(first, last) for rank in self._mesh.ranks_at(place))
+            found = (rank for place in range(first, last) for rank in self.mesh.ranks_at(place))
             known = self._ranks_of[cell] = sorted(found)
         return known
 
     def _places_of(self, layout: MeshLayout) -> int:
         """Places in a band."""
-        return self._mesh.num_places // layout.num_bands
+        return self.mesh.num_places // layout.num_bands
 
     def ranks_each(self, layout: MeshLayout) -> int:
         """Ranks that share a cell."""
-        return self._mesh.ranks_each * layout.per_cell
+        return self.mesh.ranks_each * layout.per_cell
 
     # Drawing.
 
@@ -245,23 +223,23 @@ class RankGrid(Widget, can_focus=True):
     def _legend_parts(self, layout: MeshLayout, width: int) -> list[str]:
         """The axes, and what is told after them."""
         hint = shared = ""
-        if self._axis is not None:
-            hint = f" enter {'opens' if self._axis in self._mesh.folded else 'folds'} it "
+        if self.axis is not None:
+            hint = f" enter {'opens' if self.axis in self.mesh.folded else 'folds'} it "
         if (num := self.ranks_each(layout)) > 1:
             shared = f" cell = {self.worst} of {num:,} ranks "
-        return legend_parts(self._mesh, width, self._axis, hint + shared, shared)
+        return legend_parts(self.mesh, width, self.axis, hint + shared, shared)
 
     def _legend(self, layout: MeshLayout, width: int) -> list[Segment]:
         style = self.label_style
         *parts, said = self._legend_parts(layout, width)
         segments = [
-            Segment(part, style + Style(reverse=True, bold=True) if n == self._axis else style)
+            Segment(part, style + Style(reverse=True, bold=True) if n == self.axis else style)
             for n, part in enumerate(parts)
         ]
         return [*segments, Segment(said.rjust(width - sum(map(len, parts))), style)]
 
     def _header(self, layout: MeshLayout) -> list[Segment]:
-        across = self._mesh.open_axes[layout.num_down :]
+        across = self.mesh.open_axes[layout.num_down :]
         text = ""
         for start, room, words in self._names_across(layout, across):
             if len(words) <= room:
@@ -290,21 +268,20 @@ class RankGrid(Widget, can_focus=True):
 
     def _band_name(self, layout: MeshLayout, band: int, line: int, part: int) -> str:
         is_first = line == 0 and part == 0
-        down = self._mesh.open_axes[: layout.num_down]
+        down = self.mesh.open_axes[: layout.num_down]
         return fit(_coordinate(down, band) if is_first else "", layout.left)
 
     # Keys and mouse.
 
     def action_move(self, right: int, down: int) -> None:
-        """Move the cursor by cells."""
         if not self.num_ranks:
             return
         layout = self.grid_layout(self.size.width)
-        if self._chosen is None or self._chosen >= self.num_ranks:
+        if self.chosen is None or self.chosen >= self.num_ranks:
             self._go(0)
             return
         places = self._places_of(layout)
-        band, at = divmod(self._mesh.place_of(self._chosen), places)
+        band, at = divmod(self.mesh.place_of(self.chosen), places)
         cell = band * layout.band_cells + at // layout.per_cell
         x, y = layout.origin(cell)
         found: int | None = None
@@ -348,12 +325,6 @@ class RankGrid(Widget, can_focus=True):
 
     def on_hide(self) -> None:
         self.refresh_bindings()
-
-    def on_focus(self) -> None:
-        self.refresh()
-
-    def on_blur(self) -> None:
-        self.refresh()
 
 
 def _coordinate(axes: Sequence[GridAxis], place: int) -> str:

@@ -19,7 +19,7 @@ class MeshView(TableView):
             "Fold axis",
             "Choose the next axis of the mesh; enter folds it into one cell, or opens it.",
             footer=True,
-        ),
+        )
     ]
 
     @property
@@ -33,7 +33,6 @@ class MeshView(TableView):
         return super().check_action(action, parameters)
 
     def action_axis(self) -> None:
-        """Choose the next axis of the mesh, which enter folds."""
         self.grid.next_axis()
         self.screen.set_focus(self.grid)
 

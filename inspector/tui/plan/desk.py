@@ -45,7 +45,6 @@ class Order:
     written_by: WrittenBy | None = None
 
     def is_same(self, other: Order) -> bool:
-        """Whether it asks for the same."""
         same = (self.mesh, self.filter_text) == (other.mesh, other.filter_text)
         return same and self.written_by is other.written_by
 
@@ -70,11 +69,7 @@ class Planned:
 
 
 class PlanDesk:
-    """Makes plans of one checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-    """
+    """Makes plans of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint

@@ -138,7 +138,7 @@ class PlanGrid(RankGrid):
     ) -> list[Segment]:
         if (most := self._most_of.get(cell)) is None:
             most = self._most_of[cell] = max(self._read[rank] for rank in ranks)
-        is_chosen = self._chosen is not None and self._chosen in ranks
+        is_chosen = self.chosen is not None and self.chosen in ranks
         is_worst = self._worst is not None and self._worst in ranks
         level = self.level(most)
         mark, base, dim, alone = self._cell_styles(level, is_worst, is_chosen)

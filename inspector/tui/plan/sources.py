@@ -11,7 +11,7 @@ from inspector.checkpoint.text import format_box, format_bytes, format_count, fo
 from inspector.layout.geometry import Ints
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Read
-from inspector.report.bar import bar
+from inspector.report.fitting import bar
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
@@ -130,13 +130,7 @@ READ_COLUMNS = (
 
 
 class ReadSource(TableSource):
-    """The reads of one rank, each made when it is looked at: there may be a million.
-
-    Args:
-        plan: The plan.
-        rank: The rank.
-        rows: Its `read_rows`.
-    """
+    """The reads of one rank, each made when it is looked at: there may be a million."""
 
     def __init__(self, plan: LoadPlan, rank: int, rows: Ints) -> None:
         self.plan = plan
@@ -149,7 +143,6 @@ class ReadSource(TableSource):
         return len(self._rows)
 
     def read(self, row: int) -> Read:
-        """One of them."""
         number, known = self._seen
         if number != row or known is None:
             known = self.plan.reads_of(self.rank, self._rows[row : row + 1])[0]

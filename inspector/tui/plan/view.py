@@ -6,6 +6,7 @@ it comes, unless another mesh was asked for meanwhile.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -111,25 +112,24 @@ class LoadPlanView(MeshView):
         ),
     ]
 
+    @dataclass
     class VerifyAsked(Message):
         """The user wants a verification under the mesh of the plan."""
 
-        def __init__(self, mesh: str, filter_text: str) -> None:
-            super().__init__()
-            self.mesh = mesh
-            self.filter_text = filter_text
+        mesh: str
+        filter_text: str
 
     def __init__(self) -> None:
-        super().__init__(id="plan")
+        super().__init__(VirtualTable((), id="plan-ranks"), id="plan")
         self.add_class("-none")
-        self._table = VirtualTable((), id="plan-ranks")
         self._reads = VirtualTable(READ_COLUMNS, id="plan-reads", empty_text="It reads nothing")
         self._empty = VirtualTable(EMPTY_COLUMNS, id="plan-empty")
         self._written_by: WrittenBy | None = None
         self._desk: PlanDesk | None = None
         self._order: Order | None = None
         self._answered: Order | None = None
-        self._planned: Planned | None = None
+        #: What is shown.
+        self.planned: Planned | None = None
         #: What the checks found; None before they have ended.
         self._findings: tuple[Finding, ...] | None = None
         self._even = EvenSizes((1,), True)
@@ -154,10 +154,6 @@ class LoadPlanView(MeshView):
                 yield self._empty
 
     @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
     def names(self) -> list[str]:
         return [] if self._desk is None else self._desk.names
 
@@ -165,11 +161,6 @@ class LoadPlanView(MeshView):
     def filter_text(self) -> str:
         """The words that the entries to load must hold."""
         return "" if self._line is None else self._line.value.strip()
-
-    @property
-    def planned(self) -> Planned | None:
-        """What is shown."""
-        return self._planned
 
     # What comes from outside.
 
@@ -218,7 +209,6 @@ class LoadPlanView(MeshView):
         return self.query_one(MeshPicker).mesh
 
     def _go_to(self, mesh: Mesh) -> None:
-        """Plan another mesh."""
         self.query_one(MeshPicker).set_mesh(mesh)
         self._ask()
 
@@ -230,7 +220,7 @@ class LoadPlanView(MeshView):
         if not self.mesh.is_plain and self._written_by is None:
             # How tensors lie on named axes is known from who wrote it; that comes, and asks again.
             self._order = None
-            line = "#plan-text" if self._planned is None else "#plan-legend"
+            line = "#plan-text" if self.planned is None else "#plan-legend"
             self.query_one(line, Static).update("looking at who wrote it ...")
             return
         wanted = Order(self.mesh, self.filter_text, self._written_by)
@@ -244,7 +234,7 @@ class LoadPlanView(MeshView):
         """Say what takes so long, if it does."""
         if order is not self._order or order is self._answered or self.loaded is None:
             return
-        if self._planned is None:
+        if self.planned is None:
             of = self.loaded.checkpoint
             chunks, tensors = plural(of.num_chunks, "chunk"), plural(of.num_tensors, "tensor")
             said = f"looking at where {chunks} of {tensors} lie, for {order.mesh} ..."
@@ -257,7 +247,7 @@ class LoadPlanView(MeshView):
             return
         self._answered = order
         if isinstance(outcome, InspectError):
-            self._planned = None
+            self.planned = None
             self.add_class("-none")
             self.query_one("#plan-text", Static).update(error_text(outcome))
             self._count("")
@@ -265,7 +255,7 @@ class LoadPlanView(MeshView):
             self._show_planned(outcome)
 
     def _show_planned(self, planned: Planned) -> None:
-        before, self._planned = self._planned, planned
+        before, self.planned = self.planned, planned
         plan = planned.plan
         self.remove_class("-none")
         self.set_class(not plan.empty_tensors, "-even")
@@ -296,7 +286,7 @@ class LoadPlanView(MeshView):
 
     def _show_words(self) -> None:
         """The sentences, as many as there is room for; or what is wrong with what was typed."""
-        planned, text = self._planned, self.query_one("#plan-text", Static)
+        planned, text = self.planned, self.query_one("#plan-text", Static)
         error = self.query_one(MeshPicker).error
         if error is not None:
             below = "" if planned is None else f"Below is {planned.plan.mesh}."
@@ -307,14 +297,14 @@ class LoadPlanView(MeshView):
             text.update(say(planned, faults, is_checked=self._findings is not None))
 
     def _show_legend(self) -> None:
-        if self._planned is not None and self._planned.order is self._order:
+        if self.planned is not None and self.planned.order is self._order:
             self.query_one("#plan-legend", Static).update(self.query_one(PlanGrid).legend())
 
     # One rank.
 
     def _show_rank(self, rank: int) -> None:
         """Pick a rank out; its reads come when they are known."""
-        planned = self._planned
+        planned = self.planned
         if planned is None or rank >= planned.plan.world_size:
             return
         self._rank = rank
@@ -334,7 +324,7 @@ class LoadPlanView(MeshView):
         self._reading.ask(None, lambda stop: ReadSource(plan, rank, plan.read_rows(rank)))
 
     def _reads_ready(self, _: None, source: ReadSource | InspectError) -> None:
-        planned = self._planned
+        planned = self.planned
         if isinstance(source, InspectError):
             self._reads.set_empty_text(printable(source.message, 300))
         elif planned is not None and (source.plan, source.rank) == (planned.plan, self._rank):
@@ -359,11 +349,9 @@ class LoadPlanView(MeshView):
     # Keys.
 
     def action_size(self, part: str, steps: int) -> None:
-        """The next larger (or smaller) mesh: of an axis, or of the other kind (`kind`)."""
         self.query_one(MeshPicker).step(part, steps)
 
     def action_mesh(self) -> None:
-        """Let a mesh be typed."""
         self.query_one(MeshPicker).edit()
 
     def on_mesh_picker_picked(self, event: MeshPicker.Picked) -> None:
@@ -373,7 +361,6 @@ class LoadPlanView(MeshView):
         self._show_words()
 
     def choose(self, mesh: Mesh) -> None:
-        """Plan the mesh that the user wants."""
         self._is_chosen = True
         self._go_to(mesh)
         self._show_words()
@@ -394,10 +381,9 @@ class LoadPlanView(MeshView):
         self._show_words()
 
     def action_worst(self) -> None:
-        """Go to the rank that reads most."""
-        if self._planned is None:
+        if self.planned is None:
             return
-        plan = self._planned.plan
+        plan = self.planned.plan
         self._open("")
         self._table.select_row(plan.worst_rank)
         self._show_rank(plan.worst_rank)
@@ -418,10 +404,9 @@ class LoadPlanView(MeshView):
         self.app.push_screen(CopyScreen(self.commands(), intro))
 
     def action_empty(self) -> None:
-        """Go to the tensors that leave ranks empty, or back."""
-        if self._planned is None:
+        if self.planned is None:
             return
-        if not self._planned.plan.empty_tensors:
+        if not self.planned.plan.empty_tensors:
             self.notify("No tensor leaves a rank without an element.")
         elif self._empty.has_focus:
             self._open("")
@@ -487,7 +472,7 @@ class LoadPlanView(MeshView):
         return [(where, printable(line)) for where, line in lines]
 
     def copy_choices(self) -> list[tuple[str, str]]:
-        planned = self._planned
+        planned = self.planned
         if planned is None:
             return []
         choices = [("mesh", str(planned.plan.mesh)), ("in short", headline(planned.plan))]

@@ -10,7 +10,7 @@ from rich.text import Text
 from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.plan.faults import untold
+from inspector.checks.plan.problems import untold
 from inspector.errors import InspectError
 from inspector.report.plan.text import comparison, headline, plan_facts
 from inspector.tui.advice import on_screen

@@ -91,7 +91,6 @@ class CheckpointHeader(Static):
         self._draw()
 
     def show_writer(self, written_by: WrittenBy) -> None:
-        """Say who wrote it."""
         if self._checkpoint is not None:
             self._facts = header_lines(self._checkpoint, written_by)
             self._draw()

@@ -66,12 +66,10 @@ class HelpScreen(ModalScreen[None]):
         return not is_typing if action in ("search", "dismiss") else True
 
     def action_search(self) -> None:
-        """Look for words among the keys."""
         self.add_class("-searching")
         self.set_focus(self.query_one(FilterLine))
 
     def action_back(self) -> None:
-        """Close the search, or else the help."""
         if not self.has_class("-searching"):
             self.dismiss()
             return

@@ -63,11 +63,7 @@ class OpenScreen(Screen[None]):
 
 
 class Lookout:
-    """Looks again when it is told to, and tells the screen what there is.
-
-    Args:
-        screen: Whose checkpoint it is.
-    """
+    """Looks again when it is told to, and tells the screen what there is."""
 
     def __init__(self, screen: OpenScreen) -> None:
         self._screen = screen
@@ -114,7 +110,6 @@ class Lookout:
             self._screen.stand(checked=lost(self._screen.loaded, error), is_lost=True)
 
     def tell_lost(self, error: InspectError) -> None:
-        """Say why."""
         said, title = printable(error.message, 300), "It could not be read"
         self._screen.notify(said, title=title, severity="error", markup=False)
 

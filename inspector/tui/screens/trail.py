@@ -16,11 +16,7 @@ __all__ = ["Trail"]
 
 
 class Trail:
-    """Which finding the cursor was led to, and from which view.
-
-    Args:
-        screen: Whose findings they are.
-    """
+    """Which finding the cursor was led to, and from which view."""
 
     def __init__(self, screen: OpenScreen) -> None:
         self._screen = screen

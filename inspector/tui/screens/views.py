@@ -35,11 +35,7 @@ VIEW_COMMANDS = [
         for view, title, about in (
             ("tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),
             ("files", "Files", "Every data file: its size, and what lies in it."),
-            (
-                "findings",
-                "Findings",
-                "Everything that is wrong, and what torch would do about it.",
-            ),
+            ("findings", "Findings", "Everything that is wrong, and what torch would do about it."),
             (
                 "verify",
                 "Verification",
@@ -61,7 +57,7 @@ VIEW_COMMANDS = [
                 "All tensors that were read: those with NaN first, then odd norms.",
             ),
         )
-    ),
+    )
 ]
 
 

@@ -93,10 +93,7 @@ def captions(
         shape = format_shape(boxes.shape)
         return [f"{plural(num, 'chunk')} of a tensor without elements {shape}"]
     share = grid.rows.per_cell * grid.cols.per_cell
-    parts = [
-        plural(num, "chunk") + (f" ({share:,} a cell)" if share > 1 else ""),
-        _ranks(boxes),
-    ]
+    parts = [plural(num, "chunk") + (f" ({share:,} a cell)" if share > 1 else ""), _ranks(boxes)]
     if grid.wrap:
         wrapped = ", wrapped" if len(painting.row_lines) > 1 else ""
         parts.append(f"dim {grid.cols.dim} → {format_count(boxes.shape[grid.cols.dim])}{wrapped}")

@@ -250,9 +250,7 @@ def layout(
     low, high, beyond = _clip(extent, offsets, sizes)
     outside = np.flatnonzero(beyond)
     mark_low, mark_high, _ = _clip(
-        extent,
-        _matrix([m.offsets for m in marks], ndim),
-        _matrix([m.sizes for m in marks], ndim),
+        extent, _matrix([m.offsets for m in marks], ndim), _matrix([m.sizes for m in marks], ndim)
     )
     alive: npt.NDArray[np.bool_] = np.asarray((low < high).all(axis=1))
     if (extent <= 0).any():

@@ -118,13 +118,12 @@ class ChunkMap(Pane, can_focus=True):
         Binding("up,k", "step_line(-1)", "Chunk above", show=False, id="chunks.above"),
     ]
 
+    @dataclass
     class ChunkSelected(Message):
         """A click or a step went to chunk `index`."""
 
-        def __init__(self, chunk_map: ChunkMap, index: int) -> None:
-            super().__init__()
-            self.chunk_map = chunk_map
-            self.index = index
+        chunk_map: ChunkMap
+        index: int
 
     def __init__(
         self,
@@ -133,9 +132,7 @@ class ChunkMap(Pane, can_focus=True):
         highlight: int | None = None,
         colour: bool | None = None,
         tells_current: bool = True,
-        name: str | None = None,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
         """Make it; `show` draws another tensor.
 
@@ -144,13 +141,12 @@ class ChunkMap(Pane, can_focus=True):
             highlight: The chunk picked out.
             colour: False draws lines and shades; None does so if the app has no colour.
             tells_current: Whether a caption says which chunk is picked out.
-            name: As of any widget.
-            id: Likewise.
-            classes: Likewise.
+            id: As of any widget.
         """
-        super().__init__(name=name, id=id, classes=classes)
-        self._boxes = boxes
-        self._highlight = highlight
+        super().__init__(id=id)
+        self.boxes = boxes
+        #: Index of the chunk picked out, or None.
+        self.highlight = highlight
         self._colour = colour
         self._tells_current = tells_current
         self._drawn: _Drawing | None = None
@@ -159,24 +155,15 @@ class ChunkMap(Pane, can_focus=True):
         self._known: LRUCache[tuple[object, ...], _Drawing] = LRUCache(_MOST_KNOWN)
         self._styles_of: dict[int, Style] = {}
 
-    @property
-    def boxes(self) -> ChunkBoxes | None:
-        return self._boxes
-
-    @property
-    def highlight(self) -> int | None:
-        """Index of the chunk picked out, or None."""
-        return self._highlight
-
     def show(self, boxes: ChunkBoxes | None, highlight: int | None = None) -> None:
         """Draw another tensor (None: nothing)."""
-        self._boxes, self._highlight = boxes, highlight
+        self.boxes, self.highlight = boxes, highlight
         self._redraw()
 
     def set_highlight(self, index: int | None) -> None:
         """Pick out one chunk; posts nothing."""
-        if index != self._highlight:
-            self._highlight = index
+        if index != self.highlight:
+            self.highlight = index
             self._redraw()
 
     def _redraw(self) -> None:
@@ -196,7 +183,7 @@ class ChunkMap(Pane, can_focus=True):
         if drawn is None or self._drawn_size != self.size:
             # Not when the resize is told, which is after the first repaint.
             self._drawn_size = self.size
-            drawn = self._drawn = self._drawing_of(self._boxes)
+            drawn = self._drawn = self._drawing_of(self.boxes)
         if drawn is not None and y < len(drawn.strips):
             return drawn.strips[y]
         return Strip.blank(self.size.width, self.rich_style)
@@ -207,7 +194,7 @@ class ChunkMap(Pane, can_focus=True):
             return None
         if len(boxes.offsets) > _MOST_CHUNKS_KNOWN:
             return self._draw(boxes)
-        key = (*boxes.key, self._highlight, self.size)
+        key = (*boxes.key, self.highlight, self.size)
         if (drawn := self._known.get(key)) is None:
             drawn = self._known[key] = self._draw(boxes)
         return drawn
@@ -222,7 +209,7 @@ class ChunkMap(Pane, can_focus=True):
 
         def attempt(room: int) -> Painting:
             lines = height - above - below - room
-            return paint(boxes, width - margin, lines, colour=colour, highlight=self._highlight)
+            return paint(boxes, width - margin, lines, colour=colour, highlight=self.highlight)
 
         room = min(most, 2 if self._current_line() else 1)
         painting = attempt(room)
@@ -266,7 +253,7 @@ class ChunkMap(Pane, can_focus=True):
         return strips
 
     def _current_line(self) -> str:
-        boxes, index = self._boxes, self._highlight
+        boxes, index = self.boxes, self.highlight
         if (
             not self._tells_current
             or boxes is None
@@ -322,14 +309,14 @@ class ChunkMap(Pane, can_focus=True):
     # Keys and mouse.
 
     def action_step(self, step: int) -> None:
-        num = len(self._boxes.offsets) if self._boxes is not None else 0
+        num = len(self.boxes.offsets) if self.boxes is not None else 0
         if num:
-            start = self._highlight if self._highlight is not None else (-1 if step > 0 else num)
+            start = self.highlight if self.highlight is not None else (-1 if step > 0 else num)
             self._pick(max(0, min(num - 1, start + step)))
 
     def action_step_line(self, step: int) -> None:
         """Go to the chunk that is drawn below (or above); where none is, to the next."""
-        index = self._highlight
+        index = self.highlight
         if self._drawn is None or index is None:
             self.action_step(step)
             return

@@ -10,13 +10,13 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from inspector.checkpoint.find.locate import folder_of
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literal
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
     format_count,
+    format_literal,
     format_placements,
     format_shape,
     plural,
@@ -116,8 +116,7 @@ def _lines(rows: Iterable[tuple[str, str]]) -> Text:
 def _with_findings(facts: Text, findings: Sequence[Finding]) -> Text:
     lines = [
         Text.assemble(
-            (f"{finding.severity} {finding.code}: ", finding.severity),
-            printable(finding.message),
+            (f"{finding.severity} {finding.code}: ", finding.severity), printable(finding.message)
         )
         for finding in findings
     ]
@@ -303,7 +302,6 @@ class TensorDetail(Pane):
             self._text.show(text)
 
     def show_nothing(self) -> None:
-        """Nothing is under the cursor."""
         self._tensor = None
         self._pick(None)
         self._shown_entry = None

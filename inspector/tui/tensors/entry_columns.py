@@ -20,20 +20,12 @@ _ROOM_CELLS = 61
 def entry_columns(
     source: TableSource, *, placements_known: bool, has_stages: bool = False
 ) -> tuple[Column, ...]:
-    """Columns for a source of tensors, measured on a sample of its rows.
-
-    Args:
-        source: The rows.
-        placements_known: Whether it is known who wrote them.
-        has_stages: Whether some are of a pipeline stage, which is evidence and no proof.
-    """
+    """Columns for a source of tensors, measured on a sample of its rows."""
     step = max(1, source.num_rows // _SAMPLE_ROWS)
     widest = dict.fromkeys(("name", "dtype", "shape", "placements", "short_placements", "ranks"), 0)
     for row in range(0, source.num_rows, step):
         for key, cells in widest.items():
-            cell = source.cell(row, key)
-            text = cell[0] if isinstance(cell, tuple) else str(cell)
-            widest[key] = max(cells, len(text))
+            widest[key] = max(cells, len(source.text(row, key)))
 
     def width(key: str, least: int, most: int) -> int:
         return max(least, min(most, widest[key]))

@@ -65,7 +65,6 @@ class EntrySource(TableSource):
         return len(self.entries)
 
     def name(self, row: int) -> str:
-        """Raw name of a row."""
         return self.row_names[row]
 
     @cached_property
@@ -236,13 +235,11 @@ _SAMPLE_CHUNKS = 60
 
 def chunk_columns(source: ChunkSource | None = None) -> tuple[Column, ...]:
     """Columns as wide as what stands in them: no number is ever cut, the file goes first."""
-    widest = {"chunk": 1, "box": 3, "rank": 4, "file": 4, "offset": 6, "length": 6}
+    widest = {"chunk": 1, "rank": 4, "offset": 6, "length": 6}
+    box, file = 3, 4
     if source is not None and source.num_rows:
-        rows = range(0, source.num_rows, max(1, source.num_rows // _SAMPLE_CHUNKS))
-        for key in ("box", "file"):
-            cells = [source.cell(row, key) for row in rows]
-            texts = [cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells]
-            widest[key] = max(widest[key], *map(len, texts))
+        box = source.widest("box", box, 40, _SAMPLE_CHUNKS)
+        file = source.widest("file", file, 40, _SAMPLE_CHUNKS)
         tensor = source.tensor
         for key, numbers in (
             ("chunk", [source.num_rows - 1]),
@@ -255,7 +252,6 @@ def chunk_columns(source: ChunkSource | None = None) -> tuple[Column, ...]:
     def number(key: str, title: str, priority: int = 0) -> Column:
         return Column(key, title, width=widest[key], align="right", priority=priority)
 
-    box, file = min(widest["box"], 40), min(widest["file"], 40)
     return (
         number("chunk", "#", 4),
         Column("box", "Box", min_width=min(box, 18), max_width=box, cut="middle"),

@@ -68,6 +68,7 @@ class TensorTree(CursorView):
         Binding("space", "turn", "Open or close", show=False, id="tree.turn"),
     ]
 
+    @dataclass
     class NodeHighlighted(Message):
         """The cursor came to rest on a node.
 
@@ -75,19 +76,16 @@ class TensorTree(CursorView):
         below it, in the checkpoint's order.
         """
 
-        def __init__(self, tree: TensorTree, prefix: tuple[str, ...], indices: Ints) -> None:
-            super().__init__()
-            self.tree_widget = tree
-            self.prefix = prefix
-            self.indices = indices
+        tree_widget: TensorTree
+        prefix: tuple[str, ...]
+        indices: Ints
 
+    @dataclass
     class TensorSelected(Message):
         """Enter or a double click on a tensor."""
 
-        def __init__(self, tree: TensorTree, index: int) -> None:
-            super().__init__()
-            self.tree_widget = tree
-            self.index = index
+        tree_widget: TensorTree
+        index: int
 
     def __init__(
         self,
@@ -96,11 +94,9 @@ class TensorTree(CursorView):
         badges: Mapping[int, str] | None = None,
         max_children: int = 2000,
         empty_text: str = "No tensors",
-        name: str | None = None,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
-        super().__init__(name=name, id=id, classes=classes)
+        super().__init__(id=id)
         self._max_children = max_children
         self._empty_text = empty_text
         self._lines: list[_Line] = []
@@ -113,7 +109,7 @@ class TensorTree(CursorView):
     def set_trie(self, trie: ModuleTrie | None, badges: Mapping[int, str] | None = None) -> None:
         """Show another tree, closed; the cursor goes to the top."""
         self._adopt(trie, badges)
-        self._cursor = 0
+        self.cursor = 0
         self.lines_changed()
         self.scroll_to(y=0, animate=False, force=True)
         self.announce()
@@ -150,11 +146,6 @@ class TensorTree(CursorView):
     def num_lines(self) -> int:
         return len(self._lines)
 
-    @property
-    def cursor_node(self) -> TrieNode | None:
-        """The node under the cursor."""
-        return self._lines[self._cursor].node if self._lines else None
-
     # Opening and closing.
 
     def _children(self, parent: _Line | None, node: TrieNode, start: int) -> list[_Line]:
@@ -190,18 +181,18 @@ class TensorTree(CursorView):
 
     def action_open(self) -> None:
         """Open the node; on an open one, go to its first child."""
-        line = self._lines[self._cursor] if self._lines else None
+        line = self._lines[self.cursor] if self._lines else None
         if line is None:
             return
         if line.hidden or (line.node.kind != "tensor" and not line.is_open):
             self._open(line)
             self.announce()
         elif line.is_open:
-            self.move_cursor(self._cursor + 1)
+            self.move_cursor(self.cursor + 1)
 
     def action_close(self) -> None:
         """Close the node; on a closed one, go to its parent."""
-        line = self._lines[self._cursor] if self._lines else None
+        line = self._lines[self.cursor] if self._lines else None
         if line is None:
             return
         if line.is_open:
@@ -210,11 +201,10 @@ class TensorTree(CursorView):
             self.move_cursor(self._lines.index(line.parent))
 
     def action_turn(self) -> None:
-        """Open or close the node."""
         if self._lines:
-            self.turn(self._cursor)
+            self._turn(self.cursor)
 
-    def turn(self, at: int) -> None:
+    def _turn(self, at: int) -> None:
         line = self._lines[at]
         if line.is_open:
             self._close(line)
@@ -225,7 +215,7 @@ class TensorTree(CursorView):
 
     def cursor_moved(self) -> None:
         if self._lines:
-            node = self._lines[self._cursor].node
+            node = self._lines[self.cursor].node
             self.post_message(self.NodeHighlighted(self, node.prefix, node.indices))
 
     def line_chosen(self, line: int) -> None:
@@ -233,21 +223,21 @@ class TensorTree(CursorView):
         if node.kind == "tensor" and not self._lines[line].hidden:
             self.post_message(self.TensorSelected(self, int(node.indices[0])))
         else:
-            self.turn(line)
+            self._turn(line)
 
     def line_clicked(self, line: int, x: int) -> None:
         # The second click of a double click turns the node; a single one does on its arrow.
         entry = self._lines[line]
         start = 2 + 2 * entry.level
         if entry.node.kind != "tensor" and start <= x < start + 2:
-            self.turn(line)
+            self._turn(line)
 
     def on_mount(self) -> None:
         self.lines_changed()
         self.announce()
 
     def on_resize(self, event: events.Resize) -> None:
-        self.move_cursor(self._cursor)
+        self.move_cursor(self.cursor)
 
     def draw_empty(self, y: int, width: int) -> Strip:
         text = "  " + shown(self._empty_text, width) if y == 1 else ""

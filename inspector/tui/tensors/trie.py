@@ -44,7 +44,6 @@ class TrieNode(NamedTuple):
 
     @property
     def indices(self) -> Ints:
-        """`members` as an array."""
         return np.asarray(self.members, dtype=np.int64)
 
     @property

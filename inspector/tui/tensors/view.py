@@ -82,9 +82,9 @@ class TensorsView(TableView):
     ]
 
     def __init__(self) -> None:
-        super().__init__(id="tensors")
-        self._table = VirtualTable((), id="entries")
-        self._source: EntrySource | None = None
+        super().__init__(VirtualTable((), id="entries"), id="tensors")
+        #: The rows, or None before anything is shown.
+        self.source: EntrySource | None = None
         self._columns: tuple[TableColumn, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
         #: Of files that are damaged as a whole, and so whatever has bytes in them.
@@ -116,14 +116,6 @@ class TensorsView(TableView):
         self._fill_tree()
         self._show_row(self.table.cursor_row)
 
-    @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return [] if self._source is None else self._source.row_names
-
     def show_preview(self, preview: Preview) -> None:
         """Show what is known before the checkpoint is loaded."""
         self.table.set_columns(entry_columns(preview, placements_known=False))
@@ -134,7 +126,8 @@ class TensorsView(TableView):
 
         kept = self._current_name()
         self.loaded = loaded
-        source = self._source = EntrySource(loaded.checkpoint)
+        source = self.source = EntrySource(loaded.checkpoint)
+        self._names = source.row_names
         self._subtree = None
         self._findings, self._of_files, self._marked = {}, {}, None
         self._show_columns()
@@ -147,26 +140,21 @@ class TensorsView(TableView):
         empty = "The state dict is empty: there is nothing in it to show"
         self.table.set_empty_text("No name matches the filter" if source.num_rows else empty)
 
-    @property
-    def source(self) -> EntrySource | None:
-        """The rows, or None before anything is shown."""
-        return self._source
-
     def show_trie(self, source: EntrySource, trie: ModuleTrie) -> None:
         """Show the module tree of many entries, made by `trie_ahead`."""
-        if self._tree is not None and source is self._source:
+        if self._tree is not None and source is self.source:
             self._tree.set_trie(trie)
             self._show_badges()
 
     def show_writer(self, written_by: WrittenBy) -> None:
-        if self._source is not None:
-            self._source.written_by = written_by
+        if self.source is not None:
+            self.source.written_by = written_by
             self._show_columns()
             self.table.refresh_rows()
             self._show_row(self.table.cursor_row)
 
     def show_report(self, report: Report) -> None:
-        if self._source is None:
+        if self.source is None:
             return
         self._findings, self._of_files = {}, {}
         for finding in report.findings:
@@ -180,26 +168,26 @@ class TensorsView(TableView):
 
     def _show_badges(self) -> None:
         """Badges by row: the worst severity of each entry."""
-        if self._source is None:
+        if self.source is None:
             return
         # Findings come by severity, so the first of an entry is its worst.
         worst = {fqn: findings[0].severity for fqn, findings in self._findings.items()}
         badges: dict[int, str] = {}
         if worst:
-            names = self._source.row_names
+            names = self.source.row_names
             badges = {row: worst[name] for row, name in enumerate(names) if name in worst}
-        badges.update(dict.fromkeys(self._source.rows_in(self._of_files), "error"))
-        self._source.badges = badges
+        badges.update(dict.fromkeys(self.source.rows_in(self._of_files), "error"))
+        self.source.badges = badges
         self.table.refresh_rows()
         if self._tree is not None:
             self._tree.set_badges(badges)
 
     def go_to(self, finding: Finding) -> bool:
         """Put the cursor on a finding's entry and mark its box; False if it has none here."""
-        if self._source is None or finding.fqn not in self._source.row_names:
+        if self.source is None or finding.fqn not in self.source.row_names:
             return False
         self._marked = finding
-        row = self._source.row_names.index(finding.fqn)
+        row = self.source.row_names.index(finding.fqn)
         if not self.table.select_row(row):
             # A filter or a module hides it.
             self._subtree = None
@@ -219,7 +207,7 @@ class TensorsView(TableView):
 
     def entry_of(self, finding: Finding) -> str | None:
         """Raw name of the entry a finding is about: its own, or the first in its file."""
-        source = self._source
+        source = self.source
         if source is None:
             return None
         if finding.fqn is not None:
@@ -244,19 +232,19 @@ class TensorsView(TableView):
         return name, marked.offsets if marked is not None and is_element else None
 
     def _show_columns(self) -> None:
-        if self._source is not None:
-            known = self._source.written_by is not None
-            stages = self._source.has_stages
-            self._columns = entry_columns(self._source, placements_known=known, has_stages=stages)
+        if self.source is not None:
+            known = self.source.written_by is not None
+            stages = self.source.has_stages
+            self._columns = entry_columns(self.source, placements_known=known, has_stages=stages)
             self.table.set_columns(self._columns)
 
     def _fill_tree(self) -> None:
-        if self._tree is None or self._source is None:
+        if self._tree is None or self.source is None:
             return
-        if self._source.num_rows > _MANY_ROWS:
+        if self.source.num_rows > _MANY_ROWS:
             self._tree.set_trie(None)  # Until `make_tree` has one.
         else:
-            self._tree.set_trie(_trie_of(self._source))
+            self._tree.set_trie(_trie_of(self.source))
             self._show_badges()
 
     def _current_name(self) -> str | None:
@@ -268,10 +256,10 @@ class TensorsView(TableView):
 
     # Filter and subtree.
 
-    def begin_filter(self) -> None:
+    def action_filter(self) -> None:
         if self.is_zoomed:
             self._set_zoomed(False)
-        super().begin_filter()
+        super().action_filter()
 
     def narrowed(self, rows: Ints | None) -> Ints | None:
         if self._subtree is None or rows is None:
@@ -282,7 +270,7 @@ class TensorsView(TableView):
 
     def back(self) -> bool:
         if self.is_zoomed:
-            self.zoom()
+            self.action_zoom()
             return True
         if super().back():
             return True
@@ -296,9 +284,9 @@ class TensorsView(TableView):
     def on_tensor_tree_node_highlighted(self, event: TensorTree.NodeHighlighted) -> None:
         event.stop()
         # The tree speaks up when it is filled, too; only a user's move narrows the table.
-        if self._source is None or self._tree is None or not self._tree.has_focus:
+        if self.source is None or self._tree is None or not self._tree.has_focus:
             return
-        everything = len(event.indices) == self._source.num_rows
+        everything = len(event.indices) == self.source.num_rows
         self._subtree = None if everything else event.indices
         self.refilter()
 
@@ -317,10 +305,10 @@ class TensorsView(TableView):
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         if event.table is self.table:
             event.stop()
-            self.zoom()
+            self.action_zoom()
 
     def _show_row(self, row: int | None) -> None:
-        detail, source = self._detail, self._source
+        detail, source = self._detail, self.source
         if detail is None or source is None:
             return
         checkpoint = source.checkpoint
@@ -340,9 +328,9 @@ class TensorsView(TableView):
 
     def _findings_of_files(self, tensor: Tensor | None) -> Iterator[Finding]:
         """Those of the files in which a tensor has bytes."""
-        if tensor is None or not self._of_files or self._source is None:
+        if tensor is None or not self._of_files or self.source is None:
             return
-        files = self._source.checkpoint.files
+        files = self.source.checkpoint.files
         for number in dict.fromkeys(tensor.file.tolist()):
             if number >= 0:
                 yield from self._of_files.get(files[number].path, ())
@@ -355,10 +343,6 @@ class TensorsView(TableView):
         return self.has_class("-zoomed")
 
     def action_zoom(self) -> None:
-        self.zoom()
-
-    def zoom(self) -> None:
-        """Give the whole view to the detail, or take it back."""
         if self._detail is None:
             return
         self._set_zoomed(not self.is_zoomed)
@@ -379,16 +363,14 @@ class TensorsView(TableView):
         self._arrange()
 
     def action_step_axis(self) -> None:
-        """Colour the chunk map by the next axis of the mesh."""
-        if self._detail is None or self._source is None:
+        if self._detail is None or self.source is None:
             return
-        if self._detail.step_axis(self._source.written_by):
+        if self._detail.step_axis(self.source.written_by):
             self._show_row(self.table.cursor_row)
         else:
             self.notify("No mesh is known for it, so there is no axis to colour by.")
 
     def action_toggle_tree(self) -> None:
-        """Show or hide the module tree, whatever the width says."""
         if self._tree is None:
             return
         self._tree_wanted = not self._tree_shown
@@ -413,14 +395,12 @@ class TensorsView(TableView):
             self._detail.give_room(is_roomy=self.is_zoomed or self.size.height >= _ROOMY_LINES)
 
     def copy_choices(self) -> list[tuple[str, str]]:
-        row, source = self.table.cursor_row, self._source
+        row, source = self.table.cursor_row, self.source
         if source is None or row is None:
             return []
         name = printable(source.name(row))
         cells = [name]
-        for column in self._columns[1:]:
-            cell = source.cell(row, column.key)
-            cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
+        cells += [printable(source.text(row, column.key)) for column in self._columns[1:]]
         folder = printable(source.checkpoint.path)
         choices = [("name", name), ("row", "\t".join(cells)), ("checkpoint", folder)]
         tensor = source.tensor(row)

@@ -6,6 +6,7 @@ given it by `put`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -47,59 +48,37 @@ class HeatMap(PartMap):
     so, too.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "heat-map--head",
-        "heat-map--head-focused",
-        "heat-map--label",
-        "heat-map--bad",
-        "heat-map--gap",
-        "heat-map--cursor",
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"part-map--bad", "part-map--gap"}
 
     DEFAULT_CSS = """
     HeatMap {
-        height: 1fr; background: $surface; color: $foreground;
-        & > .heat-map--head { color: $text-muted; }
-        & > .heat-map--head-focused { color: $text-primary; text-style: bold; }
-        & > .heat-map--label { color: $text-muted; }
-        & > .heat-map--bad { color: white; background: $error; text-style: bold; }
-        & > .heat-map--gap { color: $foreground 50%; }
-        & > .heat-map--cursor { color: white; background: black; text-style: bold; }
+        & > .part-map--bad { color: white; background: $error; text-style: bold; }
+        & > .part-map--gap { color: $foreground 50%; }
     }
     HeatMap:ansi {
-        & > .heat-map--head, & > .heat-map--label { color: ansi_default; text-style: dim; }
-        & > .heat-map--head-focused { color: ansi_default; text-style: bold; }
-        & > .heat-map--bad { color: ansi_red; background: ansi_default; text-style: bold reverse; }
-        & > .heat-map--gap { color: ansi_default; text-style: dim; }
-        & > .heat-map--cursor {
-            color: ansi_default; background: ansi_default; text-style: reverse;
-        }
+        & > .part-map--bad { color: ansi_red; background: ansi_default; text-style: bold reverse; }
+        & > .part-map--gap { color: ansi_default; text-style: dim; }
     }
-    HeatMap:nocolor {
-        & > .heat-map--bad { text-style: bold reverse; background: $surface; color: $foreground; }
-        & > .heat-map--cursor {
-            text-style: reverse; background: $surface; color: $foreground;
-        }
+    HeatMap:nocolor > .part-map--bad {
+        text-style: bold reverse; background: $surface; color: $foreground;
     }
     """
 
+    @dataclass
     class Wanted(Message):
         """A map of at most so many parts is to be read, and given to `put`."""
 
-        def __init__(self, heat_map: HeatMap, height: int, width: int) -> None:
-            super().__init__()
-            self.heat_map = heat_map
-            self.height = height
-            self.width = width
+        heat_map: HeatMap
+        height: int
+        width: int
 
+    @dataclass
     class Chosen(Message):
         """The user went to the part of the plane that begins at a cell."""
 
-        def __init__(self, heat_map: HeatMap, row: int, column: int) -> None:
-            super().__init__()
-            self.heat_map = heat_map
-            self.row = row
-            self.column = column
+        heat_map: HeatMap
+        row: int
+        column: int
 
     def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
         super().__init__(plain=plain, id=id)
@@ -111,7 +90,8 @@ class HeatMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        self._grid: HeatGrid | None = None
+        #: What is drawn, or None.
+        self.grid: HeatGrid | None = None
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 
     # Values in.
@@ -131,7 +111,6 @@ class HeatMap(PartMap):
         self._ask()
 
     def put(self, heat: Heat) -> None:
-        """Take the map that was asked for."""
         self._heat, self._problem = heat, ""
         self._redraw()
 
@@ -144,12 +123,11 @@ class HeatMap(PartMap):
         """Show where in the plane the grid is; posts nothing."""
         if (row, column) != self._cursor:
             before, self._cursor = self._cursor, (row, column)
-            grid = self._grid
+            grid = self.grid
             if grid is not None and grid.part_of(*before) != grid.part_of(row, column):
                 self._redraw()
 
     def set_quantity(self, quantity: Quantity) -> None:
-        """Draw something else of each part."""
         self.quantity = quantity
         self._redraw()
 
@@ -158,11 +136,6 @@ class HeatMap(PartMap):
     @property
     def is_sampled(self) -> bool:
         return self._heat is not None and self._heat.is_sampled
-
-    @property
-    def grid(self) -> HeatGrid | None:
-        """What is drawn, or None."""
-        return self._grid
 
     def _room(self) -> tuple[int, int, int, int]:
         """Lines and cells for the map, lines of the ruler above, cells of the one at its left."""
@@ -183,7 +156,7 @@ class HeatMap(PartMap):
         empty = self._plane.rows * self._plane.columns == 0
         if self._tensor is None or empty or lines < 1 or cells < 1:
             return
-        height = lines if self.is_plain else 2 * lines
+        height = self._halves * lines
         wanted = (height, cells)
         if self._is_line:
             along = self._plane.rows if self._plane.columns == 1 else self._plane.columns
@@ -202,32 +175,25 @@ class HeatMap(PartMap):
 
     def _draw(self) -> list[Strip]:
         self._glyphs.clear()
-        heat, self._grid = self._heat, None
+        heat, self.grid = self._heat, None
         if self._tensor is None or self.size.height < 2:
             return []
         if heat is None:
-            faint = self._part("label")
-            text = self._problem or "map: reading ..."
-            width = max(self.size.width, 1)
-            parts = [text[at : at + width] for at in range(0, len(text), width)]
-            return [Strip([Segment(part, faint)]) for part in parts[: self.size.height]]
+            return self._said_instead(self._problem or "map: reading ...")
         per_line = self._per_line if self._is_line else 0
         grid = HeatGrid.of(heat, self._plane, self.quantity, per_line)
         if not grid.values.size:
             return []
-        self._grid = grid
+        self.grid = grid
         lines, cells, above, margin = self._room()
-        plain = self.is_plain
-        room = lines if plain else 2 * lines
-        self._placing = place(grid.height, grid.width, room, cells)
+        self._placing = place(grid.height, grid.width, self._halves * lines, cells)
         self._margin = (1 + above, margin)
         head = [Strip(self._legend(grid, heat))]
         if above:
             head.append(self._columns_ruler(grid, margin))
         side = self._rows_ruler(grid) if margin else {}
-        step = 1 if plain else 2
-        num_lines = min(-(-grid.height * self._placing.high // step), lines)
-        upper, lower = cell_codes(grid, num_lines, self._placing.high, halves=not plain)
+        num_lines = min(-(-grid.height * self._placing.high // self._halves), lines)
+        upper, lower = cell_codes(grid, num_lines, self._placing.high, halves=not self.is_plain)
         ruler = self._part("label")
         body = []
         for line, codes in enumerate(zip(upper.tolist(), lower.tolist(), strict=True)):
@@ -239,7 +205,7 @@ class HeatMap(PartMap):
         scale = self._placing
         cursor = grid.part_of(*self._cursor)
         # The cursor's mark stands in the first cell of its part.
-        marked = cursor[1] if line == cursor[0] * scale.high // (1 if self.is_plain else 2) else -1
+        marked = cursor[1] if line == cursor[0] * scale.high // self._halves else -1
         segments: list[Segment] = []
         for j, codes in enumerate(zip(upper, lower, strict=True)):
             char, style = self._glyph(grid, *codes)
@@ -275,11 +241,8 @@ class HeatMap(PartMap):
         pane = self.rich_style
         return pane + Style(color=upper or pane.bgcolor, bgcolor=lower or pane.bgcolor)
 
-    def _part(self, name: str) -> Style:
-        return self.get_component_rich_style(f"heat-map--{name}")
-
     def _legend(self, grid: HeatGrid, heat: Heat) -> list[Segment]:
-        style = self._part("head-focused" if self.has_focus else "head")
+        style = self._part("focused" if self.has_focus else "label")
         title = "value" if grid.is_single else QUANTITIES[self.quantity]
         if self._tensor is not None and self._tensor.dtype.startswith("complex"):
             title = "|value|" if grid.is_single or self.quantity == "mean" else title
@@ -319,7 +282,7 @@ class HeatMap(PartMap):
 
     def _rows_ruler(self, grid: HeatGrid) -> dict[int, str]:
         """Row numbers by line: where chunks begin, if there are not too many, and the last."""
-        high, step = self._placing.high, 1 if self.is_plain else 2
+        high, step = self._placing.high, self._halves
         last = (grid.height * high - 1) // step
         cuts = cuts_on(grid.row_starts, self._cuts(self._plane.row_dim))
         if len(cuts) > max(last // 2, 1):
@@ -347,14 +310,14 @@ class HeatMap(PartMap):
     # Keys and mouse.
 
     def action_move(self, lines: int, columns: int) -> None:
-        grid = self._grid
+        grid = self.grid
         if grid is None:
             return
         i, j = grid.part_of(*self._cursor)
         self._go(min(max(i + lines, 0), grid.height - 1), min(max(j + columns, 0), grid.width - 1))
 
     def _go(self, i: int, j: int) -> None:
-        corner = None if self._grid is None else self._grid.corner(i, j, self._plane)
+        corner = None if self.grid is None else self.grid.corner(i, j, self._plane)
         if corner is not None:
             self.set_cursor(*corner)
             self.post_message(self.Chosen(self, *corner))

@@ -40,11 +40,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 Quantity = Literal["rms", "peak", "mean"]
 
 #: What a map can show of each part, with its title.
-QUANTITIES: dict[Quantity, str] = {
-    "rms": "rms",
-    "peak": "max |v|",
-    "mean": "mean",
-}
+QUANTITIES: dict[Quantity, str] = {"rms": "rms", "peak": "max |v|", "mean": "mean"}
 SHADES = " ░▒▓█"
 # Dark to light as viridis; blue over grey to orange. Neither has red: that is a finding.
 SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")

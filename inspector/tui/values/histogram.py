@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from rich.segment import Segment
 from textual.strip import Strip
-from textual.widget import Widget
 
 from inspector.checkpoint.text import format_count, plural
 from inspector.tui.kit.cell_text import fit
+from inspector.tui.kit.part_map import Drawing
 from inspector.values.histogram import Bars
 from inspector.values.slices import value_text
 from inspector.values.stats import TensorStats
@@ -38,10 +38,8 @@ def column_lines(counts: npt.NDArray[np.float64], width: int, height: int) -> li
     ]
 
 
-class HistogramBars(Widget):
+class HistogramBars(Drawing):
     """A title, the columns, and the range below them. Give it values by `show`."""
-
-    ALLOW_SELECT = False
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"histogram--label", "histogram--bar"}
 
@@ -61,7 +59,6 @@ class HistogramBars(Widget):
         super().__init__(id=id)
         self.scale: Literal["linear", "log"] = "linear"
         self._stats: TensorStats | None = None
-        self._strips: list[Strip] | None = None
 
     def show(self, stats: TensorStats | None) -> None:
         """Draw the histogram of a tensor, or nothing."""
@@ -73,25 +70,8 @@ class HistogramBars(Widget):
         self.scale = scale
         self._redraw()
 
-    def _redraw(self) -> None:
-        self._strips = None
-        self.refresh()
-
     def on_resize(self) -> None:
         self._redraw()
-
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self._strips = None
-
-    def render_line(self, y: int) -> Strip:
-        if self._strips is None:
-            self._strips = [
-                strip.adjust_cell_length(self.size.width, self.rich_style) for strip in self._draw()
-            ]
-        if y < len(self._strips):
-            return self._strips[y]
-        return Strip.blank(self.size.width, self.rich_style)
 
     def _draw(self) -> list[Strip]:
         width, height = self.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textual.message import Message
 from textual.widgets import Input
 
@@ -17,12 +19,11 @@ class IndexLine(Input):
     IndexLine, IndexLine:focus { height: 1; border: none; padding: 0 1; background: $boost; }
     """
 
+    @dataclass
     class Given(Message):
         """Enter: the user wants to go to `text`."""
 
-        def __init__(self, text: str) -> None:
-            super().__init__()
-            self.text = text
+        text: str
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(max_length=400, id=id)

@@ -7,6 +7,7 @@ its place, and is given it by `put`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.style import Style
@@ -90,12 +91,11 @@ class NumberGrid(Widget, can_focus=True):
         Binding("shift+left,H", "page(0, -1)", "Page left", show=False, id="grid.page_left"),
     ]
 
+    @dataclass
     class Moved(Message):
         """The cursor came to rest on another element."""
 
-        def __init__(self, grid: NumberGrid) -> None:
-            super().__init__()
-            self.grid = grid
+        grid: NumberGrid
 
     class Wanted(Message):
         """A rectangle of the plane is to be read, and given to `put`."""
@@ -129,13 +129,7 @@ class NumberGrid(Widget, can_focus=True):
         dims: tuple[int, int] | None = None,
         index: Sequence[int] | None = None,
     ) -> None:
-        """Show a tensor, with the cursor on an element of it.
-
-        Args:
-            tensor: The tensor; None for none.
-            dims: The dims that are rows and columns; None for the last two.
-            index: The element; None for the first.
-        """
+        """Show a tensor, with the cursor on an element of it."""
         self.tensor = tensor
         self.plane = plane_of((0,) if tensor is None else tensor.shape, dims)
         self._tiles = Tiles(self.plane)
@@ -158,7 +152,6 @@ class NumberGrid(Widget, can_focus=True):
         self._settle()
 
     def put(self, leading: tuple[int, ...], rows: range, columns: range, cells: Cells) -> None:
-        """Take what was asked for."""
         if cells.values.shape != (len(rows), len(columns)):
             return
         self._tiles.put(leading, rows, columns, cells)
@@ -194,16 +187,6 @@ class NumberGrid(Widget, can_focus=True):
         if not self.sheet.num_elements:
             return None
         return self._tiles.get(self.leading, self.row, self.column)
-
-    @property
-    def in_view(self) -> tuple[range, range]:
-        """Rows and columns of the plane that are in view."""
-        return self.sheet.span(*self._visible())
-
-    @property
-    def num_tiles(self) -> int:
-        """Tiles of numbers that are kept."""
-        return self._tiles.num_tiles
 
     # Measures.
 
@@ -269,12 +252,6 @@ class NumberGrid(Widget, can_focus=True):
 
     def on_resize(self) -> None:
         self._settle()
-
-    def on_focus(self) -> None:
-        self.refresh()
-
-    def on_blur(self) -> None:
-        self.refresh()
 
     # Drawing.
 

@@ -197,10 +197,6 @@ class Tiles:
         for key in [k for k, tile in self._kept.items() if tile.cells.problem]:
             del self._kept[key]
 
-    @property
-    def num_tiles(self) -> int:
-        return len(self._kept)
-
 
 @dataclass(frozen=True, slots=True)
 class Look:

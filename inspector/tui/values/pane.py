@@ -157,7 +157,6 @@ class ValuesPane(Widget):
         )
 
     def element(self) -> str:
-        """The element under the cursor, in words."""
         if self._tensor is None or self._checkpoint is None:
             return ""
         numbers = self.numbers
@@ -175,7 +174,6 @@ class ValuesPane(Widget):
             self.map.ask_again()
 
     def step_slice(self, steps: int) -> None:
-        """The slice so many steps on."""
         numbers = self.numbers
         leading = slice_after(numbers.plane, numbers.leading, steps)
         self.go_to(numbers.plane.index(leading, numbers.row, numbers.column))

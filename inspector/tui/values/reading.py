@@ -115,7 +115,6 @@ class TensorReading:
         self._readers[kind].ask((self.serial, what), work)
 
     def cells(self, dims: Dims, leading: tuple[int, ...], rows: range, columns: range) -> None:
-        """Read a rectangle of numbers."""
         loaded, trials = self._loaded, self._trials
         if loaded is None or trials is None:
             return
@@ -126,7 +125,6 @@ class TensorReading:
         self._ask("cells", (dims, leading, rows, columns), work)
 
     def heat(self, dims: Dims, leading: tuple[int, ...], size: tuple[int, int]) -> None:
-        """Read the map of a plane."""
         loaded, trials = self._loaded, self._trials
         if loaded is None or trials is None:
             return
@@ -149,7 +147,6 @@ class TensorReading:
         self._ask("figures", None, lambda stop: read_stats(loaded, tensor, tell, stop))
 
     def find(self, number: float | int, title: str) -> None:
-        """Look for a number."""
         loaded, tensor = self._loaded, self._tensor
         if loaded is None or tensor is None:
             return
@@ -205,15 +202,6 @@ class ArraySaving:
         self._bytes = (0, 0)
 
     def save(self, loaded: Loaded, tensor: Tensor, choice: SaveChoice, box: SliceBox) -> None:
-        """Write what was chosen.
-
-        Args:
-            loaded: The checkpoint.
-            tensor: The tensor.
-            choice: Where to, and as what.
-            box: The slice that is shown.
-        """
-
         def tell(done: int, total: int) -> None:
             self._bytes = done, total
 
@@ -225,7 +213,6 @@ class ArraySaving:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is being written."""
         return self._background.is_busy
 
     def stop(self) -> bool:

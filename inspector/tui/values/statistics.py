@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,13 +54,7 @@ _STYLES = {"nan": "error", "inf": "error", "zero": "warning", "odd": "warning", 
 
 
 class StatsSource(TableSource):
-    """One row a tensor: NaN and infinities first, then what could not be read, then by oddness.
-
-    Args:
-        checkpoint: The checkpoint.
-        ranked: What was read, oddest first.
-        not_read: What was not, or not wholly.
-    """
+    """One row a tensor: NaN and infinities first, then what could not be read, then by oddness."""
 
     def __init__(
         self, checkpoint: Checkpoint, ranked: Sequence[Ranked], not_read: Sequence[NotRead]
@@ -141,9 +136,8 @@ def stats_columns(source: TableSource) -> tuple[Column, ...]:
     """The columns, as wide as what stands in them."""
 
     def width(key: str, least: int, most: int) -> int:
-        cells = (source.cell(row, key) for row in range(min(source.num_rows, _SAMPLE_ROWS)))
-        texts = (cell[0] if isinstance(cell, tuple) else str(cell) for cell in cells)
-        return max(least, min(most, max(map(len, texts), default=0)))
+        rows = range(min(source.num_rows, _SAMPLE_ROWS))
+        return max(least, min(most, max((len(source.text(row, key)) for row in rows), default=0)))
 
     name, note = width("name", 24, 48), width("note", 4, 80)
     return (
@@ -192,26 +186,24 @@ class StatisticsView(TableView):
     StatisticsView #stats-table { height: 1fr; }
     """
 
+    @dataclass
     class Chosen(Message):
         """Enter on a row: the user wants to see that tensor's numbers."""
 
-        def __init__(self, fqn: str, index: tuple[int, ...] | None) -> None:
-            super().__init__()
-            self.fqn = fqn
-            self.index = index
+        fqn: str
+        index: tuple[int, ...] | None
 
+    @dataclass
     class Found(Message):
         """All tensors were read, or as many as there was time for: what is wrong with values."""
 
-        def __init__(self, loaded: Loaded, findings: tuple[Finding, ...]) -> None:
-            super().__init__()
-            self.loaded = loaded
-            self.findings = findings
+        loaded: Loaded
+        findings: tuple[Finding, ...]
 
     def __init__(self, known: Known) -> None:
-        super().__init__(id="stats")
+        table = VirtualTable(stats_columns(NoRows()), id="stats-table", empty_text="...")
+        super().__init__(table, id="stats")
         self._known = known
-        self._table = VirtualTable(stats_columns(NoRows()), id="stats-table", empty_text="...")
         self._source: StatsSource | None = None
         self._run: WholeRun | None = None
         self._began_s = 0.0
@@ -225,22 +217,14 @@ class StatisticsView(TableView):
         self._runs.drop()
 
     @property
-    def table(self) -> VirtualTable:
-        return self._table
-
-    @property
-    def names(self) -> list[str]:
-        return [] if self._source is None else self._source.row_names
-
-    @property
     def is_reading(self) -> bool:
-        """Whether tensors are being read."""
         return self._runs.is_busy
 
     def show(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self._runs.drop()
         self._run = self._source = None
+        self._names = []
         self._table.set_source(NoRows())
         size = format_bytes(loaded.checkpoint.tensor_bytes)
         self._table.set_empty_text(
@@ -287,6 +271,7 @@ class StatisticsView(TableView):
         row = self._table.cursor_row
         kept = self.names[row] if row and row < len(self.names) else None
         self._source = StatsSource(self.loaded.checkpoint, run.ranked, run.not_read)
+        self._names = self._source.row_names
         self._table.set_columns(stats_columns(self._source))
         self._table.set_source(self._source)
         self._table.set_empty_text("No name matches the filter")
@@ -344,10 +329,8 @@ class StatisticsView(TableView):
         row = self._table.cursor_row
         if row is None or self._source is None:
             return []
-        cells = []
-        for column in stats_columns(self._source):
-            cell = self._source.cell(row, column.key)
-            cells.append(printable(cell[0] if isinstance(cell, tuple) else str(cell)))
+        columns = stats_columns(self._source)
+        cells = [printable(self._source.text(row, column.key)) for column in columns]
         return [("name", printable(self._source.row_names[row])), ("row", "\t".join(cells))]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual import events
@@ -20,6 +21,7 @@ from inspector.errors import Cancelled, InspectError
 from inspector.export.formats.numpy_files import is_raw
 from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
+from inspector.tui.kit.cell_text import error_line
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
 from inspector.tui.values.heat_map import HeatMap
@@ -117,17 +119,17 @@ class ValuesView(View):
         ),
     ]
 
+    @dataclass
     class Left(Message):
         """The user wants back to where the tensor was chosen."""
 
-        def __init__(self, chooser: str) -> None:
-            super().__init__()
-            self.chooser = chooser
+        chooser: str
 
     def __init__(self, known: Known) -> None:
         super().__init__(id="values")
         self._known = known
-        self._fqn: str | None = None
+        #: Raw name of the entry that is shown, or None.
+        self.fqn: str | None = None
         self._tensor: Tensor | None = None
         self._report: StatsReport | None = None
         self._reads_map = False
@@ -152,20 +154,15 @@ class ValuesView(View):
         self._pane.take_focus()
 
     @property
-    def fqn(self) -> str | None:
-        """Raw name of the entry that is shown, or None."""
-        return self._fqn
-
-    @property
     def is_reading(self) -> bool:
         """Whether figures are being worked out, or a number is looked for."""
         return self._reading.is_busy
 
     def show(self, loaded: Loaded) -> None:
-        name, index = self._fqn, self._pane.numbers.index
+        name, index = self.fqn, self._pane.numbers.index
         self.loaded = loaded
         self._known.clear()
-        self._fqn, self._tensor = None, None
+        self.fqn, self._tensor = None, None
         if name is not None and name in loaded.checkpoint.columns.fqns:
             self.open(name, index)
         else:
@@ -198,14 +195,14 @@ class ValuesView(View):
         """
         if self.loaded is None:
             return
-        if name == self._fqn and self._tensor is not None:
+        if name == self.fqn and self._tensor is not None:
             if index is not None:
                 self._pane.go_to(index)
             return
         checkpoint = self.loaded.checkpoint
         names = checkpoint.columns.fqns
         tensor = checkpoint.tensors[names.index(name)] if name in names else None
-        self._fqn, self._tensor, self._report = name, tensor, None
+        self.fqn, self._tensor, self._report = name, tensor, None
         self._reads_map = False
         if self._pause_timer is not None:
             self._pause_timer.cancel()
@@ -219,7 +216,7 @@ class ValuesView(View):
         self._pause_timer = after(self, _PAUSE_S, self._read)
 
     def _show_none(self, why: str) -> None:
-        self._pane.show_none(self._fqn, self._tensor, why)
+        self._pane.show_none(self.fqn, self._tensor, why)
 
     def show_task(self, line: TaskLine) -> bool:
         # The key is this view's own: elsewhere it means something else, or nothing.
@@ -285,7 +282,7 @@ class ValuesView(View):
         if dims != self._pane.dims:
             return
         if isinstance(answer.value, InspectError):
-            self._pane.note(_line(answer.value))
+            self._pane.note(error_line(answer.value))
         else:
             self._pane.numbers.put(leading, rows, columns, answer.value)
             self._pane.show_place()
@@ -295,14 +292,14 @@ class ValuesView(View):
         if answer.what != (pane.dims, pane.numbers.leading):
             return
         if isinstance(answer.value, InspectError):
-            pane.map.fail(f"No map: {_line(answer.value)}")
+            pane.map.fail(f"No map: {error_line(answer.value)}")
         else:
             pane.map.put(answer.value)
             pane.map.set_cursor(pane.numbers.row, pane.numbers.column)
 
     def _take_figures(self, answer: Answer) -> None:
         if isinstance(answer.value, InspectError):
-            self._pane.note(_line(answer.value))
+            self._pane.note(error_line(answer.value))
             return
         self._report = answer.value
         self._known.add(answer.value)
@@ -310,7 +307,7 @@ class ValuesView(View):
 
     def _take_found(self, answer: Answer) -> None:
         if isinstance(answer.value, InspectError):
-            self._pane.note(_line(answer.value))
+            self._pane.note(error_line(answer.value))
         elif answer.value is None:
             self.notify("It is nowhere: the files have changed since they were read.")
         else:
@@ -371,7 +368,6 @@ class ValuesView(View):
             self.notify(f"{what}: there is no other slice.")
 
     def action_values(self, what: str) -> None:
-        """Do what a command says."""
         pane = self._pane
         actions: dict[str, Callable[[], None]] = {
             "goto": pane.begin_goto,
@@ -396,11 +392,11 @@ class ValuesView(View):
         source = self._chooser
         if source is None:
             return
-        if self._is_beside and self._fqn in source.names:
-            source.table.select_row(source.names.index(self._fqn))
+        if self._is_beside and self.fqn in source.names:
+            source.table.select_row(source.names.index(self.fqn))
         source.table.move_cursor(source.table.cursor + steps)
         aim = source.aim()
-        if aim is not None and aim[0] != self._fqn:
+        if aim is not None and aim[0] != self.fqn:
             self.open(*aim)
 
     def on_index_line_given(self, event: IndexLine.Given) -> None:
@@ -479,9 +475,9 @@ class ValuesView(View):
         return True
 
     def copy_choices(self) -> list[tuple[str, str]]:
-        if self._fqn is None:
+        if self.fqn is None:
             return []
-        choices = [("name", printable(self._fqn))]
+        choices = [("name", printable(self.fqn))]
         if not self._pane.has_numbers:
             return choices
         index = format_shape(self._pane.numbers.index)
@@ -491,9 +487,3 @@ class ValuesView(View):
             rows = (" ".join(line.split()) for line in figures.splitlines())
             choices.append(("figures", "; ".join(rows)))
         return choices
-
-
-def _line(error: InspectError) -> str:
-    """An error as one printable line."""
-    hint = f" ({printable(error.hint)})" if error.hint else ""
-    return printable(error.message, 300) + hint

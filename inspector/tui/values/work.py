@@ -19,6 +19,7 @@ from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Stop
+from inspector.tui.kit.cell_text import error_line
 from inspector.tui.session import Loaded
 from inspector.tui.values.number_sheet import GAP, HELD, UNREADABLE, Cells, chunk_ids
 from inspector.values.ranking import Ranked, rank
@@ -64,18 +65,12 @@ def why_no_numbers(tensor: Tensor) -> str:
     try:
         numpy_dtype(tensor.dtype)
     except InspectError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        return printable(error.message) + hint
+        return error_line(error)
     return ""
 
 
 class Trials:
-    """Which chunks of a tensor cannot be read; each is tried once, by its first and last element.
-
-    Args:
-        loaded: The checkpoint.
-        tensor: The tensor.
-    """
+    """Which chunks of a tensor cannot be read; each is tried once, by its ends."""
 
     def __init__(self, loaded: Loaded, tensor: Tensor) -> None:
         self.tensor = tensor

@@ -17,12 +17,7 @@ from inspector.checkpoint.text import (
     plural,
     printable,
 )
-from inspector.report.verify_text import (
-    meshes_text,
-    num_wrong,
-    payloads_sentence,
-    summary_sentence,
-)
+from inspector.report.verify_text import meshes_text, num_wrong, payloads_sentence, summary_sentence
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.mesh.paint import stage_bar
 from inspector.tui.verification.figures import Totals, stages

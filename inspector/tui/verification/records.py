@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -124,12 +125,11 @@ class RecordsPane(ColumnPane):
     RecordsPane > #records-said { height: auto; padding: 1 2; color: $text-muted; }
     """
 
+    @dataclass
     class Chosen(Message):
         """Enter on a row: a record, or None for the live run."""
 
-        def __init__(self, record: RecordedRun | None) -> None:
-            super().__init__()
-            self.record = record
+        record: RecordedRun | None
 
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)

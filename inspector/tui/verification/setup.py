@@ -189,8 +189,7 @@ def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
     else:
         yield _row("scratch", "none: nothing is saved")
     yield _row(
-        "memory",
-        f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here",
+        "memory", f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here"
     )
     argv = local_argv(spec, "RUN/spec.json", "RUN/logs")
     yield _row("command", printable(shell(argv), 800))
@@ -249,20 +248,18 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     # then, which is the screen below once this one is left; and a button keeps its own enter.
     BINDINGS = [("escape", "cancel", "Cancel"), ("enter", "start", "Start")]
 
+    @dataclass
     class Surveyed(Message):
         """How many GPUs there are."""
 
-        def __init__(self, num_gpus: int) -> None:
-            super().__init__()
-            self.num_gpus = num_gpus
+        num_gpus: int
 
+    @dataclass
     class Resolved(Message):
         """What a form comes to."""
 
-        def __init__(self, wishes: Wishes, outcome: Preflight | InspectError) -> None:
-            super().__init__()
-            self.wishes = wishes
-            self.outcome = outcome
+        wishes: Wishes
+        outcome: Preflight | InspectError
 
     def __init__(
         self,

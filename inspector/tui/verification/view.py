@@ -6,6 +6,7 @@ one, and never waits for it. What is not on the screen is not drawn.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
@@ -90,29 +91,26 @@ class VerificationView(MeshView):
         ),
     ]
 
+    @dataclass
     class Began(Message):
         """A run was started, or is looked for while it runs."""
 
-        def __init__(self, run: Run) -> None:
-            super().__init__()
-            self.run = run
+        run: Run
 
+    @dataclass
     class Ended(Message):
         """The run has ended; its moment holds the result."""
 
-        def __init__(self, run: Run) -> None:
-            super().__init__()
-            self.run = run
+        run: Run
 
     def __init__(self) -> None:
-        super().__init__(id="verify")
+        empty = "No verdict has come yet"
+        table = VirtualTable(VERDICT_COLUMNS, id="verify-table", empty_text=empty)
+        super().__init__(table, id="verify")
         self.add_class("-records")
         self.run: Run | None = None
         self.is_paused = False
         self._written_by: WrittenBy | None = None
-        self._table = VirtualTable(
-            VERDICT_COLUMNS, id="verify-table", empty_text="No verdict has come yet"
-        )
         self._records = RecordsPane(id="verify-records")
         self._worded: tuple[Moment | None, tuple[str, str]] = None, ("", "")
         self._source = VerdictSource()

@@ -18,7 +18,7 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job import manifests
 from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
-from inspector.verify.job.shape import Shape
+from inspector.verify.job.manifests import Shape
 from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [
@@ -55,11 +55,7 @@ _PYTHON_IN_IMAGE = "python3"
 
 
 def local_argv(
-    spec: RankSpec,
-    spec_path: str | Path,
-    logs_dir: str | Path,
-    module: str = "",
-    meeting: str = "",
+    spec: RankSpec, spec_path: str | Path, logs_dir: str | Path, module: str = "", meeting: str = ""
 ) -> list[str]:
     """The command that runs the job on this machine.
 
@@ -340,12 +336,6 @@ def write_manifests(
     spec: RankSpec, shape: Shape, folder: Path, python: str = ""
 ) -> Iterator[tuple[str, Path]]:
     """Write what Kubernetes takes for a job; what each is, and its file.
-
-    Args:
-        spec: The job.
-        shape: Where its ranks lie.
-        folder: Where they go.
-        python: The interpreter in the container.
 
     Raises:
         OSError: They cannot be written.

@@ -18,14 +18,7 @@ from typing import Any
 
 from inspector.verify.events import EventWriter
 
-__all__ = [
-    "Reporter",
-    "die_with_parent",
-    "keep_memory",
-    "memory",
-    "register_stacks",
-    "stacks_file",
-]
+__all__ = ["Reporter", "die_with_parent", "keep_memory", "memory", "register_stacks", "stacks_file"]
 
 _HEARTBEAT_S = 1.0
 _PROGRESS_S = 0.1
@@ -117,13 +110,7 @@ def keep_memory() -> None:
 
 
 class Reporter:
-    """One rank's events: the phase it is in, how far it is, and that it lives.
-
-    Args:
-        events_dir: Folder for the events.
-        rank: This rank.
-        run: The job's id, which every event carries.
-    """
+    """One rank's events: the phase it is in, how far it is, and that it lives."""
 
     def __init__(self, events_dir: str, rank: int, run: str = "") -> None:
         self.writer = EventWriter(events_dir, rank, run)

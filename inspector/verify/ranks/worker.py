@@ -301,7 +301,7 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
     # Of a tensor that comes in blocks of rows, each block counts.
     count = len(parts) + num_entries
     raw = sum(e.byte_length for e in entries)
-    bytes_on = [raw + sum(_held(t, grid) for t in parts) for grid in job.grids]
+    bytes_on = [raw + sum(map(grid.held_bytes, parts)) for grid in job.grids]
     for phase in ("load", "compare"):
         reporter.expect(phase, bytes_on[0], count)
     for hop in range(max(len(job.grids) - 1, 1)):
@@ -347,14 +347,6 @@ def _names(job: RankJob, waves: list[Any]) -> set[str]:
     columns, entries = job.checkpoint.columns, job.checkpoint.bytes_entries
     names = {columns.fqns[i] for wave in waves for i in wave.tensors}
     return names | {entries[i].fqn for wave in waves for i in wave.entries}
-
-
-def _held(tensor: Any, grid: Any) -> int:
-    _, sizes = grid.box(tensor)
-    total = tensor.num_bytes // max(tensor.num_elements, 1)
-    for n in sizes:
-        total *= n
-    return int(total)
 
 
 def _record(error: BaseException) -> None:

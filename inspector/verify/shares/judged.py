@@ -10,10 +10,9 @@ from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_bytes, plural
-from inspector.checks.findings import Report
+from inspector.checks.findings import DeepReport, Report
 from inspector.checks.judge import check_storage
-from inspector.checks.payload.deep import DeepReport, DeepRequest, check_deep
-from inspector.checks.payload.payloads import PayloadReport
+from inspector.checks.payload.deep import DeepRequest, check_deep
 from inspector.verify.shares.merge import EndedRanks, merge_digests, merge_figures, merge_shares
 from inspector.verify.spec import ReadSpec
 
@@ -49,15 +48,11 @@ def judged(spec: ReadSpec, events: Path) -> tuple[str, int]:
 def judge_shares(spec: ReadSpec, events: Path) -> Report:
     """The report on what the ranks of a job have read by now, and on everything beside it.
 
-    Args:
-        spec: The job.
-        events: Where its ranks' files lie.
-
     Raises:
         InspectError: The checkpoint, or the job's folder, is not there.
     """
 
-    def merged(checkpoint: Checkpoint, storage: Storage) -> PayloadReport:
+    def merged(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         return merge_shares(checkpoint, storage, EndedRanks.by_now(spec, events))
 
     def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:

@@ -136,12 +136,6 @@ def add_portion(
 ) -> None:
     """Add what a portion told to a tally, all of it or nothing.
 
-    Args:
-        checkpoint: The checkpoint.
-        plan: Its payloads.
-        tally: Changed.
-        told: As `encode_portion` gives it.
-
     Raises:
         ValueError, TypeError, KeyError: It says what cannot be.
     """

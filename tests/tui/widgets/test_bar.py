@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from inspector.report.bar import bar
+from inspector.report.fitting import bar
 
 
 @pytest.mark.parametrize(

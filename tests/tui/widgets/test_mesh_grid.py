@@ -138,7 +138,7 @@ async def test_keys_and_clicks_choose_a_rank() -> None:
         grid.focus()
         for keys, rank in (("l", 0), ("l", 1), ("j", 5), ("h", 4), ("k", 0), ("h", 0)):
             await pilot.press(keys)
-            assert grid._chosen == rank
+            assert grid.chosen == rank
         x, y = grid.grid_layout(grid.size.width).origin(6)
         await pilot.click(grid, offset=(x + 2, y + grid.legend_lines + 1))
         chosen = [m.rank for m in app.posted if isinstance(m, MeshGrid.Chosen)]

@@ -84,7 +84,7 @@ async def test_what_is_drawn_is_what_the_array_holds(size: tuple[int, int]) -> N
             await pilot.press(key)
             await pilot.pause()
             lines = drawn(app.grid)
-            rows, columns = app.grid.in_view
+            rows, columns = app.grid.sheet.span(*app.grid._visible())
             assert app.grid.row in rows and app.grid.column in columns
             for row, line in zip(rows, lines[1:], strict=False):
                 numbers = line.split()
@@ -113,7 +113,7 @@ async def test_only_the_window_and_a_margin_is_read_and_only_once() -> None:
         await pilot.pause()
         assert app.asked[-1][0].stop == 100_000
         assert app.asked[-1][1].stop == 5_000
-        assert app.grid.num_tiles < 100
+        assert len(app.grid._tiles._kept) < 100
 
 
 async def test_until_numbers_come_their_places_say_so() -> None:

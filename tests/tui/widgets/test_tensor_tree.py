@@ -40,13 +40,12 @@ async def test_closed_then_opened() -> None:
         await pilot.press("j", "j", "l")
         assert titles(widget)[3] == "▸ 0..39 (40 alike) 120 120.0 KiB"
         await pilot.press("j", "space", "l")
-        assert widget.cursor_node is not None
-        assert widget.cursor_node.name == "0"
+        assert widget._lines[widget.cursor].node.name == "0"
         assert widget.num_lines == 4 + 1 + 40 + 1
         await pilot.press("h", "h")
         assert titles(widget)[3].startswith("▸ 0..39")
         await pilot.press("h")
-        assert widget.cursor_node.name == "layers"
+        assert widget._lines[widget.cursor].node.name == "layers"
 
 
 async def test_messages() -> None:

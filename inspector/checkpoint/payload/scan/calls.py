@@ -13,13 +13,7 @@ from typing import Any
 
 from inspector.checkpoint.dtypes import canonical, itemsize
 from inspector.checkpoint.payload.scan.feed import PickleError
-from inspector.checkpoint.payload.scan.values import (
-    UNHASHABLE,
-    Global,
-    Held,
-    Persistent,
-    kind_of,
-)
+from inspector.checkpoint.payload.scan.values import UNHASHABLE, Global, Held, Persistent, kind_of
 
 __all__ = ["RESULTS", "STORAGES", "UNTYPED", "check_call", "is_class", "storage_of"]
 

@@ -7,6 +7,8 @@ plain values is not shown in part, for half a value is a wrong one.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing, nullcontext
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from inspector.checkpoint.dcp import is_escape
@@ -25,7 +27,7 @@ from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.storage.base import Storage
 from inspector.errors import InspectError
 
-__all__ = ["MAX_BYTES", "Literal", "open_value", "read_literal", "read_literals"]
+__all__ = ["MAX_BYTES", "Literal", "entry_value", "open_value", "read_literal", "read_literals"]
 
 
 #: Most bytes of a payload that is looked into.
@@ -57,40 +59,42 @@ def open_value(source: Source) -> Any:
 
 
 class Literal(NamedTuple):
-    """A plain value; None is one, too."""
+    """A value; None is one, too."""
 
     value: Any
+
+
+def entry_value(
+    checkpoint: Checkpoint,
+    storage: Storage,
+    entry: BytesEntry,
+    limit: int,
+    file: DataHandle | None = None,
+) -> Literal | None:
+    """What the pickle of a bytes entry says, as `open_value`; None if that cannot be read.
+
+    `limit` is how many bytes it may unpack to; `file` is its file, if that is open already.
+    """
+    if entry.file < 0 or is_escape(checkpoint.files[entry.file].path):
+        return None
+    path = checkpoint.files[entry.file].path
+    try:
+        with closing(open_file(storage, path)) if file is None else nullcontext(file) as opened:
+            source = RangeSource(opened, entry.byte_offset, entry.byte_length)
+            source.prefetch()
+            return Literal(open_value(unpacked(source, entry.transforms, limit)))
+    except InspectError:
+        return None
 
 
 def read_literal(
     checkpoint: Checkpoint, storage: Storage, entry: BytesEntry, file: DataHandle | None = None
 ) -> Literal | None:
-    """The plain value that an entry holds; None if it holds another, or cannot be read.
-
-    Args:
-        checkpoint: Whose entry it is.
-        storage: Its folder.
-        entry: The entry.
-        file: Its file, if that is open already.
-    """
-    if entry.file < 0 or not 0 < entry.byte_length <= MAX_BYTES:
+    """The plain value that an entry holds; None if it holds another, or cannot be read."""
+    if not 0 < entry.byte_length <= MAX_BYTES:
         return None
-    path = checkpoint.files[entry.file].path
-    if is_escape(path):
-        return None
-    opened = None
-    try:
-        if file is None:
-            file = opened = open_file(storage, path)
-        ranged = RangeSource(file, entry.byte_offset, entry.byte_length)
-        ranged.prefetch()
-        root = open_value(unpacked(ranged, entry.transforms, 4 * MAX_BYTES))
-    except InspectError:
-        return None
-    finally:
-        if opened is not None:
-            opened.close()
-    return Literal(root) if _is_plain(root) else None
+    found = entry_value(checkpoint, storage, entry, 4 * MAX_BYTES, file)
+    return found if found is not None and _is_plain(found.value) else None
 
 
 def read_literals(
@@ -101,28 +105,19 @@ def read_literals(
     is_local = storage.local_path("") is not None
     limit = _MAX_ENTRIES if is_local else _MAX_REMOTE_ENTRIES
     found: dict[int, Literal] = {}
-    number, file = -1, None
-    try:
-        for index in list(chosen)[:limit]:
-            entry = checkpoint.bytes_entries[index]
-            if entry.file < 0 or is_escape(checkpoint.files[entry.file].path):
-                continue
-            if entry.file != number:
-                if file is not None:
-                    file.close()
-                file, number = None, entry.file
-                try:
-                    file = open_file(storage, checkpoint.files[entry.file].path)
-                except InspectError:
-                    pass
-            if file is None:
-                continue
-            literal = read_literal(checkpoint, storage, entry, file)
-            if literal is not None:
-                found[index] = literal
-    finally:
-        if file is not None:
-            file.close()
+    entry_of = checkpoint.bytes_entries
+    for number, indices in groupby(list(chosen)[:limit], lambda index: entry_of[index].file):
+        if number < 0 or is_escape(checkpoint.files[number].path):
+            continue
+        try:
+            file = open_file(storage, checkpoint.files[number].path)
+        except InspectError:
+            continue
+        with closing(file):
+            for index in indices:
+                literal = read_literal(checkpoint, storage, entry_of[index], file)
+                if literal is not None:
+                    found[index] = literal
     return found
 
 

@@ -28,16 +28,7 @@ from inspector.checkpoint.payload.scan.values import (
     other,
 )
 
-__all__ = [
-    "MARK",
-    "MAX_STACK",
-    "OTHER",
-    "Call",
-    "Global",
-    "Held",
-    "Machine",
-    "Persistent",
-]
+__all__ = ["MARK", "MAX_STACK", "OTHER", "Call", "Global", "Held", "Machine", "Persistent"]
 
 
 MARK = object()

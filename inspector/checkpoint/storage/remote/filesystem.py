@@ -39,10 +39,6 @@ _LOGGERS = (
 def file_system(url: str, make_options: Callable[[], dict[str, Any]]) -> tuple[Any, str]:
     """The file system of a URL, new and with its caches off, and the path in it.
 
-    Args:
-        url: Where to.
-        make_options: Gives what the file system is made with.
-
     Raises:
         StorageError: It is not installed, or the URL cannot be meant.
         Cancelled: The thread was told to stop.

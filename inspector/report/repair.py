@@ -1,15 +1,20 @@
-"""What a repair would do, or did, as text."""
+"""What a repair would do, or did, as text and as JSON."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.repair.plan import RepairStep, Unrepaired
 from inspector.repair.run import RepairReport
+from inspector.report.json import SCHEMA, dicts, dump
 
-__all__ = ["repair_text"]
+if TYPE_CHECKING:
+    from inspector.report.documents.values import RepairDocument
+
+__all__ = ["repair_json", "repair_text"]
 
 _MAX_NAMED = 40
 _LOUD = {
@@ -80,3 +85,27 @@ def _how(report: RepairReport) -> Iterator[str]:
         yield f"  .metadata was written by torch {printable(report.torch, 40)}"
     place = printable(shlex.quote(report.output or ""))
     yield f"  prove it: hsdp-inspect verify {place} --mesh fsdp:2"
+
+
+def repair_json(report: RepairReport) -> Iterator[str]:
+    """The document of `repair --json`."""
+    carried = report.carried
+    document: RepairDocument = {
+        "schema": SCHEMA,
+        "verdict": report.verdict,
+        "path": report.path,
+        "output": report.output,
+        "before": report.before.verdict,
+        "after": None if report.after is None else report.after.verdict,
+        "steps": dicts(report.plan.steps),
+        "not_repaired": dicts(report.plan.unrepaired),
+        "files": None
+        if carried is None
+        else {
+            "linked": carried.num_linked,
+            "copied": carried.num_copied,
+            "copied_bytes": carried.copied_bytes,
+        },
+        "torch": report.torch,
+    }
+    yield dump(document) + "\n"
