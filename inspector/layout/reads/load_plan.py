@@ -250,7 +250,7 @@ class Planner:
             )
 
     def plan(self, mesh: Mesh, placements: TargetPlacements | None = None) -> LoadPlan:
-        """The plan under a mesh: about 0.1 s for a million chunks on a plain one.
+        """The plan under a mesh: at most 0.1 s for a million chunks on a plain one.
 
         Args:
             mesh: The mesh.
