@@ -13,7 +13,6 @@ import json
 import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 __all__ = ["StatePaths", "decode", "encode", "num_bytes_of", "room_for", "split_columns"]
@@ -87,8 +86,10 @@ def room_for(num_bytes: int) -> memoryview:
         return memoryview(bytearray(num_bytes))
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # A system that was built without.
+        try:
             pages.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # A system that was built without.
     return memoryview(pages)
 
 
