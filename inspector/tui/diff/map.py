@@ -60,7 +60,6 @@ class DifferenceMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._per_line = 1
         self._cursor: tuple[int, int] | None = None
-        #: What is drawn, or None.
         self.grid: PartGrid | None = None
 
     # Values in.

@@ -163,7 +163,7 @@ class ValuesView(View):
             self.open(name, index)
         else:
             self._reading.begin(None, None)
-            self._show_none(_NONE_YET)
+            self._pane.show_none(None, None, _NONE_YET)
 
     def choose(
         self, chooser: View, aim: tuple[str, tuple[int, ...] | None], beside: TableView
@@ -205,14 +205,11 @@ class ValuesView(View):
         self._reading.begin(self.loaded, tensor)
         why = _BYTES if tensor is None else why_no_numbers(tensor)
         if tensor is None or why:
-            self._show_none(why)
+            self._pane.show_none(name, tensor, why)
             return
         self._pane.show(checkpoint, name, tensor, index)
         self._show_figures()
         self._pause_timer = after(self, _PAUSE_S, self._read)
-
-    def _show_none(self, why: str) -> None:
-        self._pane.show_none(self.fqn, self._tensor, why)
 
     def show_task(self, line: TaskLine) -> bool:
         # The key is this view's own: elsewhere it means something else, or nothing.
