@@ -35,8 +35,6 @@ from inspector.tui.values.heat_paint import (
 )
 from inspector.values.slices import Heat, Plane, plane_of, value_text
 
-__all__ = ["HeatMap"]
-
 _RULER_LINES, _RULER_CELLS = 9, 36
 _LEGEND_CELLS = 8
 

@@ -36,17 +36,6 @@ if TYPE_CHECKING:
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.verify.preflight import Preflight
 
-__all__ = [
-    "DEFAULT",
-    "NONE",
-    "VerifySetupScreen",
-    "Wishes",
-    "first_mesh",
-    "plan_table",
-    "presets",
-    "resolve",
-]
-
 #: Words for the second mesh.
 DEFAULT, NONE = "default", "none"
 _COMMON = ("fsdp:2", "hsdp:2x2", "fsdp:4", "hsdp:2x4", "fsdp:8")
