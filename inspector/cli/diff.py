@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from inspector.diff.model import Diff, Side
     from inspector.diff.structure import Structure
 
-__all__ = ["commands"]
-
 
 @click.command()
 @click.argument("a")

@@ -32,8 +32,6 @@ from inspector.export.pieces import ChunkPlace, PieceReader, corrupt_payload
 from inspector.layout.geometry import grid_cuts
 from inspector.values.bits import BlockPlan, ChunksByRow
 
-__all__ = ["Buffers", "TensorCopy", "WrittenBytes"]
-
 Bytes = npt.NDArray[np.uint8]
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 

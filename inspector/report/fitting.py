@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["GAP", "bar", "fit_columns"]
-
 GAP = 2
 """Blank cells between two columns."""
 

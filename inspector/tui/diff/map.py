@@ -21,8 +21,6 @@ from inspector.tui.kit.cell_text import fit
 from inspector.tui.kit.part_map import PartMap
 from inspector.tui.values.heat_paint import cuts_on, place
 
-__all__ = ["DifferenceMap"]
-
 _LEGEND = ((" same", 0), ("≤1%", 1), ("≤10%", 2), ("≤50%", 3), (">50%", 4))
 
 
@@ -60,7 +58,6 @@ class DifferenceMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._per_line = 1
         self._cursor: tuple[int, int] | None = None
-        #: What is drawn, or None.
         self.grid: PartGrid | None = None
 
     # Values in.

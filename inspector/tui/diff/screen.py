@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from inspector.tui.session import Loaded
 
-__all__ = ["DiffScreen", "compare_with", "open_pair"]
-
 _PAINT_S = 0.1
 
 

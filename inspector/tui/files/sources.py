@@ -18,9 +18,6 @@ from inspector.tui.kit.virtual_table import TableSource
 if TYPE_CHECKING:
     from inspector.layout.contents import FileContents
 
-__all__ = ["FILE_COLUMNS", "ContentSource", "FileSource", "content_columns"]
-
-
 _BAR_CELLS = 24
 
 

@@ -26,9 +26,6 @@ from inspector.tui.kit.view import TableView, View
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.session import Folder, Loaded
 
-__all__ = ["PickerScreen"]
-
-
 _LOOK_S = 0.5
 # Every so many of those the folder is listed anew: a run goes on while one looks at it.
 _LOCAL_LOOKS = 20
@@ -121,6 +118,8 @@ class PickerScreen(Screen[None]):
         self._said = ""
         self._judging = Background[Folder](self, self._judged_all, "checking a folder")
         self._looking = Background[Folder](self, self._looked, "looking for new steps")
+        #: From the thread: a checkpoint was judged.
+        self._found_out = partial(self.call_later, self._show_judged)
         self._looks = 0
         self._lost = ""
 
@@ -216,10 +215,6 @@ class PickerScreen(Screen[None]):
         self._source = FoundSource(folder.found)
         self._numbers = {found: number for number, found in enumerate(folder.found)}
         self._list.show_found(self._source)
-
-    def _found_out(self, item: Judged) -> None:
-        """From the thread: a checkpoint was judged."""
-        self.call_later(self._show_judged, item)
 
     def _judged_all(self, folder: Folder, outcome: object) -> None:
         if isinstance(outcome, InspectError) and not isinstance(outcome, Cancelled):

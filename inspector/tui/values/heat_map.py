@@ -35,8 +35,6 @@ from inspector.tui.values.heat_paint import (
 )
 from inspector.values.slices import Heat, Plane, plane_of, value_text
 
-__all__ = ["HeatMap"]
-
 _RULER_LINES, _RULER_CELLS = 9, 36
 _LEGEND_CELLS = 8
 #: What its sign stands for, the longest first; where there is no room, it stands alone.
@@ -91,7 +89,6 @@ class HeatMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        #: What is drawn, or None.
         self.grid: HeatGrid | None = None
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 

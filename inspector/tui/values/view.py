@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from inspector.tui.kit.bars import TaskLine
     from inspector.tui.session import Loaded
 
-__all__ = ["ValuesView"]
-
 # What means something only where there are more dims than the two that are shown.
 _OF_SLICES = ("slice", "slice_back", "dims")
 _SLICE_KEYS = ("right_square_bracket", "left_square_bracket", "d")
@@ -163,7 +161,7 @@ class ValuesView(View):
             self.open(name, index)
         else:
             self._reading.begin(None, None)
-            self._show_none(_NONE_YET)
+            self._pane.show_none(None, None, _NONE_YET)
 
     def choose(
         self, chooser: View, aim: tuple[str, tuple[int, ...] | None], beside: TableView
@@ -205,14 +203,11 @@ class ValuesView(View):
         self._reading.begin(self.loaded, tensor)
         why = _BYTES if tensor is None else why_no_numbers(tensor)
         if tensor is None or why:
-            self._show_none(why)
+            self._pane.show_none(name, tensor, why)
             return
         self._pane.show(checkpoint, name, tensor, index)
         self._show_figures()
         self._pause_timer = after(self, _PAUSE_S, self._read)
-
-    def _show_none(self, why: str) -> None:
-        self._pane.show_none(self.fqn, self._tensor, why)
 
     def show_task(self, line: TaskLine) -> bool:
         # The key is this view's own: elsewhere it means something else, or nothing.
