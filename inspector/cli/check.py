@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from inspector.checks.run import JudgedRun, OnJudged
     from inspector.report.html.markup import Html
 
+__all__ = ["run_check"]
+
 _NO_RANKS = RankRequest()
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from inspector.diff.model import Diff, Side
     from inspector.diff.structure import Structure
 
+__all__ = ["commands"]
+
 
 @click.command()
 @click.argument("a")

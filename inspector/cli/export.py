@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from inspector.export.outcome import ExportReport
     from inspector.export.selection import ExportRequest
 
+__all__ = ["commands", "terminable"]
+
 _LEAST_MEMORY = 100 * 10**6
 
 

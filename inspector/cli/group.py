@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 
+__all__ = ["cli", "options_with_values", "run_command"]
+
 # On a terminal a table stops here; piped, it never does.
 _MAX_TERMINAL_ROWS = 200
 

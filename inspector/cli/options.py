@@ -10,6 +10,8 @@ import click
 
 from inspector.errors import UsageError
 
+__all__ = ["RankRequest", "filter_option", "form_of", "formats", "output_option", "rank_options"]
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _MAX_TIMEOUT_S = 30 * 86400.0

@@ -24,6 +24,22 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.checkpoint.storage.base import Storage
 
+__all__ = [
+    "Destination",
+    "command_line",
+    "drop_stdout",
+    "has_screen",
+    "on_end",
+    "only_own_commands",
+    "prefetched",
+    "print_pieces",
+    "read_one",
+    "terminal_width",
+    "unreached",
+    "write_file",
+    "write_lines",
+]
+
 _ENDS = ("SIGINT", "SIGTERM", "SIGHUP")
 # The summary is shown before a table is made, which may take seconds.
 _PROMPT_PIECES = 32

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from inspector.layout.target.stages import StageKeys, StageRequest
     from inspector.report.plan.text import PlanReport
 
+__all__ = ["commands"]
+
 # On a terminal the table of ranks stops here; piped, it never does.
 _MAX_TERMINAL_ROWS = 64
 

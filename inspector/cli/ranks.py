@@ -31,6 +31,8 @@ from inspector.verify.shares.merge import (
 )
 from inspector.verify.spec import ReadSpec
 
+__all__ = ["hash_by_ranks", "print_job", "read_by_ranks", "shares_of", "spec_of", "sum_by_ranks"]
+
 
 def spec_of(
     checkpoint: Checkpoint,

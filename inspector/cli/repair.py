@@ -14,6 +14,8 @@ from inspector.errors import UsageError
 if TYPE_CHECKING:
     from inspector.repair.run import RepairReport, RepairRequest
 
+__all__ = ["commands"]
+
 
 @click.command()
 @click.argument("path")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.values.stats import NotRead
 
+__all__ = ["commands"]
+
 # On a terminal a table stops here; piped, it never does.
 _MAX_TERMINAL_ROWS = 200
 _SCALES = ("linear", "log")

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from inspector.verify.preflight import Preflight
     from inspector.verify.progress import Snapshot
 
+__all__ = ["JobLine", "commands", "interrupting", "parse_share", "parse_size", "run_to_end"]
+
 _LINE_S = 0.1
 _POLL_S = 0.05
 _MIN_MEMORY_BYTES = 1 << 20

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from inspector.watch.outputs import DamageCommand
     from inspector.watch.watcher import RunLook, Watcher
 
+__all__ = ["commands"]
+
 _STALE_S = 1800.0
 
 

@@ -26,6 +26,8 @@ from inspector.diff.model import Side
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import StorageError
 
+__all__ = ["Ahead", "Item"]
+
 #: Bytes of both sides that are fetched at a time; with what lies between them, or where a portion
 #: alone is larger, at most twice as many. Two batches are in memory, or one for each thread.
 _BATCH_BYTES = 64 << 20

@@ -28,6 +28,8 @@ from inspector.diff.numbers import (
     steps,
 )
 
+__all__ = ["Comparer", "Tally", "index_of", "mixed_sums"]
+
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]

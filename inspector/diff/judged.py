@@ -8,6 +8,8 @@ from inspector.checkpoint.text import plural, printable
 from inspector.diff.elements import Tally, index_of
 from inspector.diff.model import TensorDiff, Verdict
 
+__all__ = ["judged", "may_be_reordered", "reordered"]
+
 
 def judged(diff: TensorDiff, tally: Tally, error: str) -> TensorDiff:
     """What the metadata said of a tensor, with what its elements say."""

@@ -21,6 +21,8 @@ from inspector.diff.values import DiffProgress, plan_of
 from inspector.errors import Cancelled
 from inspector.values.bits import TensorBits
 
+__all__ = ["DifferenceCells", "difference_map"]
+
 Ints = npt.NDArray[np.int64]
 
 _STEP = 1 << 16

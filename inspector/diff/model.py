@@ -12,6 +12,19 @@ from typing import Literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 
+__all__ = [
+    "VERDICTS",
+    "BytesDiff",
+    "Damage",
+    "Diff",
+    "MeshSide",
+    "PlacementChange",
+    "Side",
+    "TensorDiff",
+    "Tolerance",
+    "Verdict",
+]
+
 Verdict = Literal["EXACT", "CLOSE", "DIFFER", "NON_FINITE", "DTYPE", "SHAPE", "NOT_COMPARED"]
 
 #: Every verdict of a tensor, the worst first.

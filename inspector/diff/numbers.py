@@ -16,6 +16,17 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.array import numpy_dtype
 from inspector.checkpoint.payload.source import PayloadError
 
+__all__ = [
+    "UINTS",
+    "FloatGaps",
+    "both_nan",
+    "distance",
+    "float_gaps",
+    "magnitude",
+    "reader_of",
+    "steps",
+]
+
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]

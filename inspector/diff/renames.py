@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from inspector.checkpoint.model import Checkpoint
 from inspector.diff.structure import Kind, Structure
 
+__all__ = ["proven_renames", "same_kind"]
+
 # Parts of a name's end that are looked at; a name may have a million.
 _MAX_PARTS = 16
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from inspector.checks.metadata.optimizer import split_state
 from inspector.diff.model import Diff
 
+__all__ = ["UNMOVED", "unmoved_weights"]
+
 UNMOVED = (
     "weights equal while their exp_avg moved: stale, or a learning rate of 0, or steps too small "
     "for the dtype"

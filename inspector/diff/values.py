@@ -27,6 +27,8 @@ from inspector.errors import InspectError
 from inspector.values.bits import BlockPlan, TensorBits
 from inspector.values.fingerprint import HashProgress, entry_fingerprint, fingerprints
 
+__all__ = ["DiffProgress", "compare_values"]
+
 #: Bytes of one side's block: both sides' and a comparison's fit into a core's cache.
 BLOCK_BYTES = 1 << 20
 _TASK_BLOCKS = 32

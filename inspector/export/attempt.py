@@ -28,6 +28,8 @@ from inspector.export.pieces import PieceReader, UnexportableError
 from inspector.export.selection import ExportSelection
 from inspector.export.target import OpenTarget, TargetFile
 
+__all__ = ["Attempt", "ExportProgress", "Tell"]
+
 _CHANGED = "a file that it lies in was written to while it was read"
 
 

@@ -32,6 +32,8 @@ from inspector.export.pieces import ChunkPlace, PieceReader, corrupt_payload
 from inspector.layout.geometry import grid_cuts
 from inspector.values.bits import BlockPlan, ChunksByRow
 
+__all__ = ["Buffers", "TensorCopy", "WrittenBytes"]
+
 Bytes = npt.NDArray[np.uint8]
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 

@@ -18,6 +18,8 @@ from inspector.checkpoint.storage.base import why
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import UsageError
 
+__all__ = ["RenameRule", "read_rules", "renamed"]
+
 _MAX_BYTES = 64 << 20
 _ARROW = " -> "
 _MAX_NAMED = 3

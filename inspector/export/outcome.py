@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+__all__ = ["ExportReport", "Kind", "Omission", "Verdict", "WrittenFile", "WrittenTensor"]
+
 Kind: TypeAlias = Literal["bytes", "damaged", "not-exportable"]
 Verdict: TypeAlias = Literal["written", "partial", "refused"]
 

@@ -38,6 +38,15 @@ from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.errors import StorageError
 from inspector.values.bits import TensorBits
 
+__all__ = [
+    "MAX_OPEN_REMOTE",
+    "ChunkPlace",
+    "PieceReader",
+    "UnexportableError",
+    "compare_entry",
+    "corrupt_payload",
+]
+
 Bytes = npt.NDArray[np.uint8]
 
 #: Remote files that a thread has open; each keeps a window of at most 8 MiB.

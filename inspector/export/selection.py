@@ -33,6 +33,8 @@ from inspector.export.outcome import Omission
 from inspector.export.pieces import compare_entry
 from inspector.layout.contents import missing_files
 
+__all__ = ["ExportRequest", "ExportSelection", "select"]
+
 # What a bytes entry of a plain value may unpack to.
 _MAX_LITERAL_BYTES = 4 * MAX_BYTES
 

@@ -23,6 +23,8 @@ from inspector.export.pieces import PieceReader
 from inspector.export.target import OpenTarget
 from inspector.values.bits import BlockPlan, ChunksByRow, TensorBits
 
+__all__ = ["write_slice"]
+
 _BLOCK_BYTES = 4 << 20
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]

@@ -26,6 +26,8 @@ from inspector.export.formats.safetensors import is_shard_name
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["OpenTarget", "TargetFile", "leftovers", "refuse_target"]
+
 _MARK = ".export-tmp"
 _PART = ".part"
 

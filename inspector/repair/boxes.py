@@ -15,6 +15,8 @@ from inspector.repair.inventory import FoundPayload
 from inspector.repair.plan import Basis, RepairStep
 from inspector.repair.slots import Slot, Slots
 
+__all__ = ["drop_duplicates", "mend_boxes"]
+
 _GEOMETRY = frozenset({"chunk-gap", "chunk-overlap", "chunk-out-of-bounds"})
 _MAX_NAMED = 6
 

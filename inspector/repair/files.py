@@ -12,6 +12,8 @@ from inspector.repair.inventory import FoundPayload
 from inspector.repair.plan import RepairStep
 from inspector.repair.slots import Slot, Slots
 
+__all__ = ["match_files"]
+
 
 def match_files(slots: Slots, *, likely: bool) -> Iterator[RepairStep]:
     """Give each name its file, and each entry that is as recorded its payload.

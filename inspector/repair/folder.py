@@ -20,6 +20,8 @@ from inspector.checkpoint.text import format_bytes, printable
 from inspector.errors import StorageError, UsageError
 from inspector.repair.plan import RepairPlan, TakenPayload
 
+__all__ = ["CarriedFiles", "NewFolder", "refuse_output"]
+
 _MARK = ".repair-tmp"
 _BLOCK_BYTES = 8 << 20
 _METADATA = ".metadata"

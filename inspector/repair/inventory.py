@@ -27,6 +27,8 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape
 from inspector.errors import StorageError
 
+__all__ = ["FoundPayload", "Inventory", "PayloadForm", "payload_at", "take_inventory"]
+
 PayloadForm: TypeAlias = Literal["tensor", "bytes", "damaged", "sealed"]
 
 _END = struct.Struct("<4s4H2IH")

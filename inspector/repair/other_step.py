@@ -31,6 +31,8 @@ from inspector.repair.plan import (
 from inspector.repair.planner import edits_of, inventory_of
 from inspector.repair.slots import Slot, Slots, slots_of
 
+__all__ = ["plan_like", "take_from"]
+
 _NAME = "taken.distcp"
 
 

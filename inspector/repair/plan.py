@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+__all__ = [
+    "Basis",
+    "BytesEdit",
+    "PlacedChunk",
+    "RepairPlan",
+    "RepairStep",
+    "StepKind",
+    "TakenPayload",
+    "TensorEdit",
+    "Unrepaired",
+]
+
 StepKind: TypeAlias = Literal[
     "metadata-name",
     "metadata-like",

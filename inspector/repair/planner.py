@@ -24,6 +24,8 @@ from inspector.repair.plan import (
 from inspector.repair.ranges import match_ranges, match_unstored
 from inspector.repair.slots import Slot, Slots, slots_of
 
+__all__ = ["edits_of", "inventory_of", "plan_repair"]
+
 _FROM = "--from OLDER_STEP takes such entries from there, with the values of that step"
 _METADATA_CODES = frozenset({"metadata-missing", "save-unfinished"})
 

@@ -11,6 +11,8 @@ from inspector.repair.inventory import FoundPayload, payload_at
 from inspector.repair.plan import RepairStep
 from inspector.repair.slots import Slot, Slots
 
+__all__ = ["match_ranges", "match_unstored"]
+
 
 def match_ranges(slots: Slots, *, likely: bool) -> Iterator[RepairStep]:
     """Find the payloads of entries whose byte range is none in the file that they name.

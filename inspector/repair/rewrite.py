@@ -14,6 +14,8 @@ from inspector.errors import InspectError, StorageError
 from inspector.repair.plan import RepairPlan
 from inspector.verify.import_path import clean_environment, empty_folder
 
+__all__ = ["RewriteRefusedError", "write_metadata"]
+
 _PROGRAM = Path(__file__).with_name("rewriter.py")
 _BASE_S = 180
 # torch makes some 100,000 chunks a second; the bound is for what never ends.

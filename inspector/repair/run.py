@@ -28,6 +28,8 @@ from inspector.repair.planner import plan_repair
 from inspector.repair.rewrite import RewriteRefusedError, write_metadata
 from inspector.verify.machine import examine
 
+__all__ = ["RepairReport", "RepairRequest", "RepairVerdict", "repair"]
+
 _UNSURE = "it is whole, but not all of it is as the files are: it may be of another save"
 
 RepairVerdict: TypeAlias = Literal[

@@ -12,6 +12,8 @@ from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.repair.inventory import FoundPayload, Inventory
 from inspector.repair.plan import Basis, RepairStep, StepKind
 
+__all__ = ["Slot", "Slots", "slots_of"]
+
 
 @dataclass(slots=True, eq=False)
 class Slot:

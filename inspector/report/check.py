@@ -26,6 +26,24 @@ if TYPE_CHECKING:
         StorageUse,
     )
 
+__all__ = [
+    "against_sentence",
+    "check_github",
+    "check_json",
+    "check_text",
+    "checked_sentence",
+    "codes_words",
+    "finding_json",
+    "finding_lines",
+    "folder_github",
+    "folder_json",
+    "folder_text",
+    "ranks_sentence",
+    "run_findings",
+    "run_sentences",
+    "verdict_sentence",
+]
+
 
 def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     """The verdict and what it rests on: `damaged: 2 errors, 1 warning`.

@@ -30,6 +30,22 @@ if TYPE_CHECKING:
         SealDocument,
     )
 
+__all__ = [
+    "TENSOR_COLUMNS",
+    "counts",
+    "diff_json",
+    "diff_text",
+    "format_difference",
+    "placement_lines",
+    "seal_json",
+    "seal_text",
+    "side_words",
+    "tensor_cells",
+    "tolerance_lines",
+    "unequal_tensors",
+    "verdict_sentence",
+]
+
 # On a terminal, a list stops here.
 _MAX_LISTED = 12
 _MAX_ROWS = 200

@@ -14,6 +14,8 @@ from inspector.report.json import SCHEMA, dicts, dump
 if TYPE_CHECKING:
     from inspector.report.documents.values import ExportDocument
 
+__all__ = ["export_json", "export_text"]
+
 _MAX_NAMED = 20
 _MAX_ENTRIES = 5
 

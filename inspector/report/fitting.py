@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+__all__ = ["GAP", "bar", "fit_columns"]
+
 GAP = 2
 """Blank cells between two columns."""
 

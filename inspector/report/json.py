@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         WriterFramework,
     )
 
+__all__ = ["SCHEMA", "checkpoints_json", "dicts", "dump", "dump_list", "show_json"]
+
 SCHEMA: Literal[1] = 1
 
 

@@ -12,6 +12,8 @@ from inspector.report.fitting import bar
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["CountLine", "PayloadLine", "ReadingLine", "TerminalLine"]
+
 _QUIET_S = 0.5
 _BAR_CELLS = 24
 

@@ -14,6 +14,8 @@ from inspector.report.json import SCHEMA, dicts, dump
 if TYPE_CHECKING:
     from inspector.report.documents.values import RepairDocument
 
+__all__ = ["repair_json", "repair_text"]
+
 _MAX_NAMED = 40
 _LOUD = {
     "likely": "LIKELY, not proven:",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from inspector.values.replicas import ReplicaDifference
     from inspector.values.stats import NotRead
 
+__all__ = ["format_number", "histogram_lines", "stats_facts", "stats_json", "stats_text"]
+
 _LABEL_CELLS = 14
 _MAX_NOT_READ = 20
 

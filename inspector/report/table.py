@@ -10,6 +10,8 @@ from typing import Literal
 from inspector.checkpoint.text import shorten
 from inspector.report.fitting import GAP, fit_columns
 
+__all__ = ["TextColumn", "render_table", "wrapped"]
+
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
 
+__all__ = ["checkpoints_text", "show_text", "summary_facts"]
+
 _LABEL_CELLS = 12
 
 

@@ -25,6 +25,25 @@ from inspector.verify.progress import Failure, RankView, Snapshot
 from inspector.verify.result import EXIT_CODES
 from inspector.verify.verdicts import Fault, TensorView
 
+__all__ = [
+    "fault_sentence",
+    "figures_sentence",
+    "memory_text",
+    "meshes_text",
+    "num_wrong",
+    "patterns_sentence",
+    "payloads_sentence",
+    "phases_sentence",
+    "plan_text",
+    "progress_line",
+    "report_json",
+    "stack_lines",
+    "summary_sentence",
+    "torch_sentence",
+    "unverified_reasons",
+    "verify_text",
+]
+
 _MAX_LISTED = 20
 _FIGURES = (
     ("payloads_checked", "payload checksums verified"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         WrittenByMesh,
     )
 
+__all__ = ["groups_words", "sure_words", "writer_words", "written_by_json"]
+
 
 def sure_words(written_by: WrittenBy, *, short: bool = False) -> str:
     """What of the mesh is certain: never what its axes are for, which no file holds."""

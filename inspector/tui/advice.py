@@ -10,6 +10,9 @@ import re
 
 from inspector.tui.commands import CHECK_BYTES, VIEW_KEYS
 
+__all__ = ["on_screen"]
+
+
 _DEEP, _PLAN = CHECK_BYTES, VIEW_KEYS["plan"]
 _WORDS = {
     "without --deep only": f"until {_DEEP} reads every byte, only",

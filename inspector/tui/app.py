@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from inspector.tui.tensors.preview import Preview
     from inspector.tui.verification.run import Verification
 
+__all__ = ["InspectApp"]
+
 _POLL_S = 0.01
 _SWITCH_S = 0.001
 #: What style sheets may name, by the theme's name.

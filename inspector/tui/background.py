@@ -21,6 +21,8 @@ from inspector.checkpoint.workers import until
 from inspector.crash import internal_error
 from inspector.errors import InspectError
 
+__all__ = ["Background", "Stop", "Work", "after"]
+
 Stop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[Stop], Any]
 Key = TypeVar("Key")

@@ -13,6 +13,18 @@ from textual.binding import Binding
 if TYPE_CHECKING:
     from textual.app import App
 
+__all__ = [
+    "CHECK_BYTES",
+    "LAST_IN_FOOTER",
+    "LIST_KEYS",
+    "LOOK_ONLY",
+    "ON_THE_SPOT",
+    "VIEW_KEYS",
+    "command",
+    "is_closed",
+    "shown_key",
+]
+
 #: Actions that write a file where the app runs, or stop it there: not for a browser elsewhere.
 ON_THE_SPOT = frozenset({"screenshot", "suspend_process", "values('save')"})
 #: With what starts jobs, too: who may only look has none of them.

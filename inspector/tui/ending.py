@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+__all__ = ["ending_in_order"]
+
 #: What a terminal sends when it is closed, and what ends a process by default.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name))
 _PATIENCE_S = 5.0

@@ -7,6 +7,8 @@ import gc
 from inspector.checkpoint.child.isolated import prefetch
 from inspector.errors import UsageError
 
+__all__ = ["run"]
+
 # A checkpoint that is read by the time Textual is imported is on the very first frame.
 _PATIENCE_S = 0.1
 # Metadata larger than this takes longer to read than it takes to import Textual.

@@ -16,6 +16,8 @@ from typing import Any
 
 from inspector.checkpoint.own_folders import private_folder, write_whole
 
+__all__ = ["Memory", "Preferences", "config_path", "remembered"]
+
 _MAX_BYTES = 1 << 16
 _MAX_CHARS = 200
 

@@ -19,6 +19,8 @@ from textual import constants
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
+__all__ = ["QuickEscape"]
+
 _IDLE_S = 0.1
 _LOOK_S = 0.005
 _GONE_S = 2.0

@@ -16,6 +16,8 @@ from textual.drivers.web_driver import WebDriver
 if TYPE_CHECKING:
     from textual.app import App
 
+__all__ = ["ServedDriver"]
+
 # Longer than the app waits for a verification that it ends.
 _PATIENCE_S = 40.0
 

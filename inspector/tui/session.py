@@ -22,6 +22,8 @@ from inspector.errors import InspectError
 if TYPE_CHECKING:
     from inspector.tui.diff.comparison import Comparison
 
+__all__ = ["Folder", "Loaded", "Loading", "Outcome"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:

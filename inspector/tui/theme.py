@@ -20,6 +20,8 @@ from textual.widgets import Static
 if TYPE_CHECKING:
     from textual.app import App
 
+__all__ = ["DARK", "LIGHT", "THEMES", "dress", "own_name", "theme_named", "theme_names"]
+
 DARK = Theme(
     name="hsdp-dark",
     primary="#4c9be8",

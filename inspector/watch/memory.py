@@ -21,6 +21,8 @@ from inspector.checkpoint.own_folders import open_own, private_folder, state_dir
 from inspector.checkpoint.storage.base import is_url
 from inspector.checks.steps import Judged
 
+__all__ = ["RunMemory"]
+
 _MAX_BYTES = 256 << 20
 
 

@@ -21,6 +21,8 @@ from inspector.errors import UsageError
 from inspector.report.check import finding_json
 from inspector.watch.watcher import RunLook
 
+__all__ = ["DamageCommand", "address", "metrics_text", "step_event", "write_latest"]
+
 _HOOK_S = 300.0
 _PREFIX = "hsdp_inspect_watch"
 

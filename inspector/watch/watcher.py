@@ -26,6 +26,8 @@ from inspector.checks.steps import Judged, Step, steps_of
 from inspector.errors import InspectError, KilledError
 from inspector.watch.memory import RunMemory
 
+__all__ = ["RunLook", "Watcher"]
+
 #: What is wrong with a step of which not all files have been copied yet.
 _COMING = frozenset({"file-missing", "file-truncated"})
 #: How long what was judged may be lost to a kill.

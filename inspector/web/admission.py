@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+__all__ = ["HEADERS", "admission"]
+
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 #: With every answer. The terminal in the page makes its own style sheets.

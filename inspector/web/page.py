@@ -11,6 +11,8 @@ from pathlib import Path
 from inspector.errors import UsageError
 from inspector.report.html.markup import stylesheet, tag
 
+__all__ = ["FILES", "SCRIPT", "package_files", "page"]
+
 #: Files of textual-serve that the page takes, by the name under which they are served.
 FILES = {
     "terminal.js": ("js/textual.js", "text/javascript"),

@@ -20,6 +20,8 @@ from inspector.web.admission import HEADERS, admission
 from inspector.web.page import FILES, SCRIPT, package_files, page
 from inspector.web.session import Session, command_of
 
+__all__ = ["WebServer", "serve"]
+
 _HOST = "127.0.0.1"
 _MAX_SESSIONS = 8
 _MAX_MESSAGE = 1 << 20

@@ -20,6 +20,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+__all__ = ["Session", "command_of"]
+
 # Bounds of what a browser may say of its size, in cells.
 _MAX_CELLS = 1_000
 # How long the app may take to leave: as long as it waits for the verification it ends.

@@ -14,6 +14,8 @@ from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import UsageError
 
+__all__ = ["HINT", "ExportItem", "Frame", "ItemRegion", "PlannedFile", "refuse_items"]
+
 #: Bytes and where they go in the file.
 Frame = Iterable[tuple[int, bytes]]
 

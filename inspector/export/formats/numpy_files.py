@@ -22,6 +22,8 @@ from inspector.export.formats.files import (
 )
 from inspector.export.formats.zips import ZipRecord, zip_file
 
+__all__ = ["is_raw", "npy_file", "npy_header", "npz_file"]
+
 _ALIGN = 64
 _KINDS = {"bool": "|b1", "uint8": "|u1", "int8": "|i1"}
 _SUFFIX = ".npy"

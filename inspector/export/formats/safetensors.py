@@ -25,6 +25,8 @@ from inspector.export.formats.files import (
     refuse_items,
 )
 
+__all__ = ["INDEX", "is_shard_name", "parse_size", "safetensors_files"]
+
 INDEX = "model.safetensors.index.json"
 _ONE = "model.safetensors"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors\Z")

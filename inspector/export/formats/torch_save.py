@@ -18,6 +18,8 @@ from inspector.errors import UsageError
 from inspector.export.formats.files import ExportItem, PlannedFile, refuse_items
 from inspector.export.formats.zips import ZipRecord, zip_file
 
+__all__ = ["nested", "torch_file"]
+
 _STORAGES = {
     "float32": "FloatStorage",
     "float64": "DoubleStorage",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from inspector.checkpoint.payload.crc import crc32, crc32_combine
 from inspector.export.formats.files import ExportItem, Frame, ItemRegion, PlannedFile
 
+__all__ = ["ZipRecord", "zip_file"]
+
 _LOCAL = struct.Struct("<4s5H3I2H")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")

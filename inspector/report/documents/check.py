@@ -11,6 +11,37 @@ from inspector.checkpoint.find.step_folders import State
 from inspector.checks.findings import Severity, Verdict
 from inspector.report.documents.show import Left, NamedLeft
 
+__all__ = [
+    "WATCH_EVENTS",
+    "CheckDocument",
+    "CheckRunDocument",
+    "CheckedParts",
+    "ComparedDigests",
+    "FindingObject",
+    "JudgedCheckpoint",
+    "PlanAgainst",
+    "PlanCommand",
+    "PlanDocument",
+    "PlanHead",
+    "PlanRank",
+    "PlanRead",
+    "PlanStage",
+    "PlanStagesDocument",
+    "PlanWriter",
+    "ReadingRank",
+    "RunCheckpoint",
+    "RunStep",
+    "StepPart",
+    "StorageUse",
+    "UnevenTensor",
+    "WatchedLoss",
+    "WatchedNewest",
+    "WatchedOutage",
+    "WatchedPart",
+    "WatchedReturn",
+    "WatchedStep",
+]
+
 
 class FindingObject(TypedDict):
     """One thing that is wrong, and what torch would do about it."""

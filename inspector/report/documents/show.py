@@ -9,6 +9,27 @@ from typing_extensions import NotRequired
 
 from inspector.checkpoint.find.step_folders import State
 
+__all__ = [
+    "AxesLayout",
+    "AxesUse",
+    "Axis",
+    "AxisCut",
+    "CutDim",
+    "Left",
+    "ListedCheckpoint",
+    "NamedLeft",
+    "ShowDocument",
+    "ShowFolderDocument",
+    "ShownBytes",
+    "ShownCheckpoint",
+    "ShownChunk",
+    "ShownFile",
+    "ShownTensor",
+    "StageLayout",
+    "WriterFramework",
+    "WrittenByMesh",
+]
+
 
 class Left(TypedDict):
     """What was left out, and why."""

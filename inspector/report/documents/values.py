@@ -16,6 +16,33 @@ from inspector.repair.plan import Basis, StepKind
 from inspector.repair.run import RepairVerdict
 from inspector.report.documents.show import NamedLeft
 
+__all__ = [
+    "CarriedCounts",
+    "ChangedGroups",
+    "ChangedPlacement",
+    "ComparedBytes",
+    "ComparedTensor",
+    "DamagedSide",
+    "DiffDocument",
+    "DiffHead",
+    "DiffSide",
+    "DiffTolerance",
+    "DifferingCopies",
+    "DoneStep",
+    "ExportChecksums",
+    "ExportDocument",
+    "ExportedFile",
+    "ExportedTensor",
+    "LeftDamage",
+    "NotReadTensor",
+    "OmittedEntry",
+    "RepairDocument",
+    "SealDocument",
+    "StatsDocument",
+    "TensorFigures",
+    "TensorHistogram",
+]
+
 
 class TensorHistogram(TypedDict):
     """How many elements lie between two edges."""

@@ -12,6 +12,8 @@ from typing_extensions import NotRequired
 
 from inspector.report.documents.show import NamedLeft
 
+__all__ = ["EVENTS", "READ_EVENTS", "VerifyReport"]
+
 _Phase = Literal["load", "compare", "replicas", "save", "reload", "recheck", "read"]
 _Kind = Literal["exception", "killed", "timeout", "out-of-memory", "launch"]
 

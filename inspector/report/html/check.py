@@ -23,6 +23,8 @@ from inspector.report.html.findings import finding_maps, findings_list
 from inspector.report.html.markup import Html, bounded, tag
 from inspector.report.html.page import Tone, facts, page, section, table
 
+__all__ = ["check_html", "folder_html", "maps_by_folder"]
+
 # Of a run folder: rows of its table, and checkpoints whose findings are written out.
 _MAX_STEPS = 500
 _MAX_JUDGED = 20

@@ -22,6 +22,8 @@ from inspector.report.html.maps import MapMark
 from inspector.report.html.markup import Html, bounded, tag
 from inspector.report.html.page import Tone, facts, left_out, page, section, table
 
+__all__ = ["diff_html"]
+
 _MAX_ROWS = 500
 _MAX_NAMES = 200
 _MAX_NAMES_BYTES = 60_000

@@ -18,6 +18,8 @@ from inspector.report.html.maps import MAX_MARKS, MapMark, MarkKind, chunk_map
 from inspector.report.html.markup import Html, bounded, join, tag
 from inspector.report.html.page import facts
 
+__all__ = ["MAX_BYTES", "MAX_FINDINGS", "MAX_MAPS", "finding_maps", "findings_list", "maps_of"]
+
 #: Findings that are written out; the rest are counted by their code.
 MAX_FINDINGS = 300
 #: Bytes that they, and pictures, may take.

@@ -21,6 +21,8 @@ from inspector.layout.geometry import Ints, box_cuts, clipped, num_touching
 from inspector.report.html.markup import Html, join, outline, tag, text
 from inspector.report.html.page import table
 
+__all__ = ["MAX_MARKS", "MapMark", "chunk_map"]
+
 #: What a marked box is: in no chunk, in several, or something else that the finding tells.
 MarkKind = Literal["gap", "overlap", "other"]
 

@@ -12,6 +12,18 @@ from collections.abc import Iterable
 
 from inspector.checkpoint.text import printable
 
+__all__ = [
+    "MAX_TEXT",
+    "Html",
+    "as_ascii",
+    "bounded",
+    "join",
+    "outline",
+    "stylesheet",
+    "tag",
+    "text",
+]
+
 #: Longest text in characters that is written out; what is longer is cut in its middle.
 MAX_TEXT = 2_000
 

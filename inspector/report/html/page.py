@@ -17,6 +17,8 @@ from inspector._version import __version__
 from inspector.checks.metadata.metadata import installed_torch
 from inspector.report.html.markup import Html, as_ascii, bounded, join, stylesheet, tag, text
 
+__all__ = ["Tone", "facts", "left_out", "page", "section", "table"]
+
 #: How a verdict looks: proven, as far as was looked, wrong, or not known.
 Tone = Literal["good", "plain", "bad", "open"]
 

@@ -12,6 +12,8 @@ from inspector.report.html.markup import Html, join, tag
 from inspector.report.html.page import facts, page, section, table
 from inspector.report.plan.text import RANK_COLUMNS, PlanReport, against_words, headline, rank_cells
 
+__all__ = ["plan_html"]
+
 _MAX_RANKS = 512
 _MAX_LEFT_OUT = 100
 

@@ -25,6 +25,8 @@ from inspector.report.verify_text import (
 from inspector.verify.progress import Failure, RankView, Snapshot
 from inspector.verify.verdicts import TensorView
 
+__all__ = ["verify_html"]
+
 _MAX_WRONG = 300
 _MAX_FAILURES = 20
 _MAX_RANKS = 512

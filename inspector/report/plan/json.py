@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from inspector.layout.reads.runs import Read
     from inspector.report.documents.check import PlanHead, PlanRank, PlanRead
 
+__all__ = ["plan_json", "stages_json"]
+
 
 def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
     """The document of `plan --json [--reads]`, in pieces."""

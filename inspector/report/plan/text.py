@@ -23,6 +23,21 @@ if TYPE_CHECKING:
     from inspector.checks.plan.expected import Expected
     from inspector.layout.target.stages import StageKeys
 
+__all__ = [
+    "RANK_COLUMNS",
+    "PlanReport",
+    "against_words",
+    "as_written",
+    "comparison",
+    "headline",
+    "mesh_sentence",
+    "place",
+    "plan_facts",
+    "plan_text",
+    "rank_cells",
+    "worst_sentence",
+]
+
 _MAX_NAMED = 3
 _MAX_NAME = 60
 

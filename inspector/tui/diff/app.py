@@ -12,6 +12,8 @@ from inspector.tui.diff.opening import OpeningPair, PairOf
 from inspector.tui.diff.screen import DiffScreen
 from inspector.tui.screens.loading import LoadingScreen
 
+__all__ = ["DiffApp"]
+
 
 class DiffApp(InspectApp):
     """Two checkpoints, side by side."""

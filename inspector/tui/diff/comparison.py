@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from inspector.diff.structure import Pair, Structure
     from inspector.layout.writer.written_by import WrittenBy
 
+__all__ = [
+    "GROUPS",
+    "Comparison",
+    "Item",
+    "Lone",
+    "Renamed",
+    "group_of",
+    "indices_of",
+    "is_difference",
+    "names_of",
+    "said_of",
+]
+
 #: What a row may be: a verdict, or a name that only one side has. The worst first.
 GROUPS: dict[str, str] = {
     **{verdict: verdict for verdict in VERDICTS},

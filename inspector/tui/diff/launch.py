@@ -7,6 +7,8 @@ import gc
 from inspector.checkpoint.child.isolated import prefetch
 from inspector.tui.diff.opening import PairOf
 
+__all__ = ["run"]
+
 
 def run(pair: PairOf, *, with_values: bool = False, allow_close: bool = False) -> int:
     """Show how two checkpoints differ until the user leaves.

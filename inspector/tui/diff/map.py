@@ -21,6 +21,8 @@ from inspector.tui.kit.cell_text import fit
 from inspector.tui.kit.part_map import PartMap
 from inspector.tui.values.heat_paint import cuts_on, place
 
+__all__ = ["DifferenceMap"]
+
 _LEGEND = ((" same", 0), ("≤1%", 1), ("≤10%", 2), ("≤50%", 3), (">50%", 4))
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from inspector.diff.structure import Structure
     from inspector.diff.values import DiffProgress
 
+__all__ = ["ComparingValues", "OpeningPair", "PairOf"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairOf:

@@ -17,6 +17,8 @@ from inspector.checkpoint.text import format_box, format_shape
 from inspector.diff.elements import index_of
 from inspector.diff.map import DifferenceCells
 
+__all__ = ["COLORS", "LEVELS", "SHADES", "PartGrid", "plane_cuts", "plane_size"]
+
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 #: Where each level of a part ends, as a share of its elements; level 0 is where nothing differs.

@@ -17,6 +17,8 @@ from inspector.tui.background import Stop
 from inspector.tui.diff.sources import Element
 from inspector.values.slices import plane_of, value_text, window
 
+__all__ = ["elements_of", "read_elements", "read_map"]
+
 # As many as tell two neighbouring float32 apart.
 _DIGITS = 9
 

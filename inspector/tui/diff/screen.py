@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from inspector.tui.session import Loaded
 
+__all__ = ["DiffScreen", "compare_with", "open_pair"]
+
 _PAINT_S = 0.1
 
 

@@ -36,6 +36,19 @@ from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
+__all__ = [
+    "COLORS",
+    "STYLES",
+    "DiffSource",
+    "Element",
+    "diff_columns",
+    "facts",
+    "figures_text",
+    "headline",
+    "row_facts",
+    "side_line",
+]
+
 #: The style of each group of rows.
 STYLES: dict[str, str] = {
     "NON_FINITE": "error",

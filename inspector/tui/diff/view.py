@@ -45,6 +45,8 @@ from inspector.tui.kit.lines import Reader
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 
+__all__ = ["DiffView"]
+
 # The cursor rests so long before anything is read.
 _PAUSE_S = 0.12
 # A map of more than this, or over a network, is read when it is asked for.

@@ -18,6 +18,9 @@ from inspector.tui.kit.virtual_table import TableSource
 if TYPE_CHECKING:
     from inspector.layout.contents import FileContents
 
+__all__ = ["FILE_COLUMNS", "ContentSource", "FileSource", "content_columns"]
+
+
 _BAR_CELLS = 24
 
 

@@ -18,6 +18,8 @@ from inspector.tui.session import Loaded
 if TYPE_CHECKING:
     from inspector.checks.findings import Finding, Report
 
+__all__ = ["FilesView"]
+
 _MAX_CHARS = 300
 
 

@@ -22,6 +22,8 @@ from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.session import Loaded
 
+__all__ = ["DeepCheck", "DeepResult", "SecondLook", "judge_loaded", "look_again", "lost"]
+
 
 def judge_loaded(loaded: Loaded, written_by: WrittenBy) -> Report:
     """What metadata and file sizes say."""

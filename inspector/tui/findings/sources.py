@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from inspector.checks.findings import Finding
 
+__all__ = ["FindingSource", "finding_columns"]
+
+
 # Rows that are looked at to choose the widths.
 _SAMPLE_ROWS = 300
 

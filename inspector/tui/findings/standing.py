@@ -16,6 +16,8 @@ from inspector.checks.findings import SEVERITIES
 if TYPE_CHECKING:
     from inspector.checks.findings import Coverage, Finding, Report
 
+__all__ = ["Badge", "Standing"]
+
 Badge = tuple[str, str]
 """What the badge says, and its style."""
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from inspector.tui.session import Loaded
 
+__all__ = ["FindingsView"]
+
 
 class FindingsView(TableView):
     """The report: findings above, the one under the cursor in full below."""

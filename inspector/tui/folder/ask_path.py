@@ -28,6 +28,8 @@ from inspector.tui.folder.completion import (
     matching_siblings,
 )
 
+__all__ = ["AskPathScreen"]
+
 _STYLES = {"checkpoint": "ok", "folder": "", "file": "dim"}
 
 

@@ -11,6 +11,16 @@ from dataclasses import dataclass
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import is_printable, natural_keys
 
+__all__ = [
+    "Sibling",
+    "SiblingListing",
+    "completed",
+    "expanded",
+    "folder_of_typed",
+    "list_folder",
+    "matching_siblings",
+]
+
 #: As many are listed, and looked into.
 _MAX_NAMES = 2000
 #: What makes a folder a checkpoint, as far as a look at so many of its names tells.

@@ -26,6 +26,9 @@ from inspector.tui.kit.view import TableView, View
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.session import Folder, Loaded
 
+__all__ = ["PickerScreen"]
+
+
 _LOOK_S = 0.5
 # Every so many of those the folder is listed anew: a run goes on while one looks at it.
 _LOCAL_LOOKS = 20

@@ -11,6 +11,9 @@ from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 
+__all__ = ["FOUND_COLUMNS", "FoundSource"]
+
+
 FOUND_COLUMNS = (
     Column("path", "Checkpoint", min_width=16, flex=1, cut="middle"),
     Column("step", "Step", min_width=6, max_width=12, align="right", descending_first=True),

@@ -18,6 +18,9 @@ from inspector.report.fitting import bar
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import clip
 
+__all__ = ["TaskLine", "VerdictBar", "ViewBar"]
+
+
 _MANY = 10_000
 
 

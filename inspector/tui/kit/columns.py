@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from inspector.tui.kit.cell_text import Align, Cut
 
+__all__ = ["Column"]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

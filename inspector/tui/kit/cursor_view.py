@@ -18,6 +18,8 @@ from textual.strip import Strip
 
 from inspector.tui.kit.cell_text import STYLE_NAMES
 
+__all__ = ["CursorView"]
+
 
 class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
     """Base of the line widgets: cursor, keys, mouse, scrolling and the cache of drawn lines.

@@ -21,6 +21,8 @@ from inspector.tui.commands import LAST_IN_FOOTER, shown_key
 if TYPE_CHECKING:
     from textual.screen import Screen
 
+__all__ = ["KeyBar"]
+
 _MORE = " …"
 
 

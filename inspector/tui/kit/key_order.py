@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from textual.app import App
     from textual.widget import Widget
 
+__all__ = ["KeyDone", "KeyOrder"]
+
 #: Keys that are held down in a list; they leave the focus where it is.
 _MOVES = frozenset(
     ["j", "k", "h", "l", "H", "L", "down", "up", "left", "right", "pagedown", "pageup"]

@@ -20,6 +20,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
+__all__ = ["ChoiceLine", "FactSheet", "FilterLine", "Reader", "Section"]
+
 #: A title, which may be empty, and rows of cells, of which the last may be long.
 Section = tuple[str, Sequence[tuple[str, ...]]]
 

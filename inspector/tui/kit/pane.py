@@ -10,6 +10,8 @@ from textual.geometry import Size
 from textual.reactive import Reactive
 from textual.widget import Widget
 
+__all__ = ["ColumnPane", "Pane", "RowPane"]
+
 
 class Pane(Widget):
     """A widget without scrollbars of its own, whose content does not tell its size."""

@@ -17,6 +17,8 @@ from textual.widget import Widget
 
 from inspector.tui.values.heat_paint import Placing
 
+__all__ = ["Drawing", "PartMap"]
+
 
 class _Grid(Protocol):
     """The parts that are drawn."""

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["Ints", "SortKeys", "ordered", "sort_order"]
+
 Ints: TypeAlias = npt.NDArray[np.int64]
 SortKeys: TypeAlias = "npt.NDArray[Any] | Sequence[Any]"
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from inspector.tui.kit.lines import FilterLine
     from inspector.tui.session import Loaded
 
+__all__ = ["TableView", "View"]
+
 # From this many names on, a filter waits for a pause in the typing: it would take longer to look
 # at all of them than a key may wait.
 _MANY_NAMES = 300_000

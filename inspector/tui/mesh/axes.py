@@ -15,6 +15,8 @@ from functools import cached_property
 
 from inspector.layout.mesh import Mesh, kind_of
 
+__all__ = ["FoldedMesh", "GridAxis", "coordinate_words", "grid_axes", "legend_parts", "letters_of"]
+
 _LETTERS = {"replicate": "R", "shard": "S", "tensor": "T", "expert": "E", "stage": "P"}
 _USES = {
     "replicate": "copies",

@@ -16,6 +16,8 @@ from inspector.layout.writer.axes import AxisRoles
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.mesh.axes import letters_of
 
+__all__ = ["AxisPlaces", "axis_places"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AxisPlaces:

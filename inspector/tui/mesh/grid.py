@@ -15,6 +15,8 @@ from inspector.tui.mesh.paint import Run, cell_lines, merged
 from inspector.tui.mesh.rank_grid import RankGrid
 from inspector.tui.verification.figures import RankProgress
 
+__all__ = ["MeshGrid"]
+
 _STATES = ("waiting", "running", "done", "wrong", "failed", "stopped")
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+__all__ = ["MeshLayout", "mesh_layout"]
+
 # Height, least and largest width of a cell, the best first; each says less than the one before.
 _SIZES = ((4, 19, 40), (3, 17, 40), (2, 15, 40), (1, 11, 26), (1, 5, 10), (1, 2, 2), (1, 1, 1))
 #: Blank columns between groups of cells, where there is room; 1 between single characters.

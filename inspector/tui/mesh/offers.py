@@ -17,6 +17,16 @@ from inspector.layout.reads.items import TensorRows
 from inspector.layout.target.placement import why_not
 from inspector.layout.writer.written_by import WrittenBy
 
+__all__ = [
+    "EvenSizes",
+    "even_sizes",
+    "first_mesh",
+    "other_kind",
+    "presets",
+    "with_step",
+    "writer_mesh",
+]
+
 _LIMIT = 4096
 _LARGE_SHARE = 0.99
 _DEFAULT_SHARDS = 8

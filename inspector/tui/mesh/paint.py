@@ -14,6 +14,8 @@ from inspector.checkpoint.text import format_bytes
 from inspector.tui.kit.cell_text import fit, shown
 from inspector.tui.verification.figures import RankProgress
 
+__all__ = ["GLYPHS", "Run", "cell_lines", "ends", "merged", "number_words", "stage_bar", "word"]
+
 Run: TypeAlias = "tuple[str, str]"
 """Text, and the name of its style: empty for the cell's own, or `mark`, `bar`, `rest`, `dim`."""
 

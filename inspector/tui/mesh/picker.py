@@ -21,6 +21,8 @@ from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.mesh.axes import letters_of
 from inspector.tui.mesh.offers import EvenSizes, other_kind, presets, with_step
 
+__all__ = ["MeshPicker", "MeshStepper"]
+
 
 class MeshStepper(Static, can_focus=True):
     """Left and right choose a part, up and down change it; a click on a sign changes it, too.

@@ -29,6 +29,8 @@ from inspector.tui.kit.cell_text import fit
 from inspector.tui.mesh.axes import FoldedMesh, GridAxis, legend_parts
 from inspector.tui.mesh.layout import MeshLayout, mesh_layout
 
+__all__ = ["RankGrid"]
+
 _NO_RANKS = Mesh("fsdp", (1,))
 #: With fewer lines for the cells than this the axes are not named.
 _LEAST_LINES = 2

@@ -6,6 +6,8 @@ from inspector.tui.commands import command
 from inspector.tui.kit.view import TableView
 from inspector.tui.mesh.rank_grid import RankGrid
 
+__all__ = ["MeshView"]
+
 
 class MeshView(TableView):
     """Gives its grid of ranks the keys while an axis is chosen there."""

@@ -22,6 +22,8 @@ from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.plan.text import as_written
 
+__all__ = ["Order", "PlanDesk", "Planned"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:

@@ -21,6 +21,8 @@ from inspector.tui.mesh.layout import MeshLayout
 from inspector.tui.mesh.paint import ends, number_words
 from inspector.tui.mesh.rank_grid import RankGrid
 
+__all__ = ["PlanGrid"]
+
 _STEPS = "▁▂▃▄▅▆▇█"
 _NOTHING = "·"
 _WORST = "▲"

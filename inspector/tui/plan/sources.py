@@ -18,6 +18,15 @@ from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import TableSource
 from inspector.tui.mesh.axes import coordinate_words
 
+__all__ = [
+    "EMPTY_COLUMNS",
+    "READ_COLUMNS",
+    "EmptySource",
+    "PlanRankSource",
+    "ReadSource",
+    "rank_columns",
+]
+
 _BAR_CELLS = 16
 
 _RANK_COLUMNS = (

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.session import Loaded
 
+__all__ = ["LoadPlanView"]
+
 _WIDE_CELLS = 120
 _ROOMY_LINES = 34
 #: Lines of the view that are not the grid's, on a small screen and on a large one.

@@ -16,6 +16,8 @@ from inspector.report.plan.text import comparison, headline, plan_facts
 from inspector.tui.advice import on_screen
 from inspector.tui.plan.desk import Planned
 
+__all__ = ["answer", "error_text", "facts_text", "short_text", "with_faults"]
+
 _LABEL_CELLS = 12
 _MAX_CHARS = 400
 

@@ -9,6 +9,8 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+__all__ = ["CopyScreen"]
+
 _LABEL_CELLS = 12
 
 

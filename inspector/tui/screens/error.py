@@ -24,6 +24,8 @@ from inspector.tui.kit.lines import Reader
 if TYPE_CHECKING:
     from inspector.checks.findings import Finding, Report
 
+__all__ = ["ErrorScreen", "folder_above"]
+
 _TMP = METADATA + ".tmp"
 
 

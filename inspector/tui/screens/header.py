@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from inspector.layout.writer.written_by import WrittenBy
     from inspector.tui.findings.standing import Standing
 
+__all__ = ["CheckpointHeader", "header_lines"]
+
+
 # What the format says already.
 _UNSAID = frozenset({"torch.distributed.checkpoint", "safetensors"})
 

@@ -15,6 +15,8 @@ from inspector.tui.commands import LIST_KEYS
 from inspector.tui.kit.lines import FactSheet, FilterLine, Reader, Section
 from inspector.tui.kit.view import View
 
+__all__ = ["HelpScreen", "commands_of"]
+
 #: Keys, title and sentence of a command.
 Row = tuple[str, str, str]
 

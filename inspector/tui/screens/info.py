@@ -11,6 +11,8 @@ from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.text import summary_facts
 from inspector.tui.kit.lines import FactSheet, Reader
 
+__all__ = ["InfoScreen"]
+
 
 class InfoScreen(ModalScreen[None]):
     """What the checkpoint is, and how that is known."""

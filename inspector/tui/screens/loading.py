@@ -17,6 +17,8 @@ from inspector.tui.background import after
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.session import Loading, Outcome
 
+__all__ = ["LoadingScreen"]
+
 _POLL_S = 0.01
 _POLLS_A_PAINT = 8
 # The screen is there, and this process waits for another; between two modules a key has its turn.

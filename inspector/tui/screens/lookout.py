@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from inspector.tui.session import Loaded
     from inspector.tui.verification.view import VerificationView
 
+__all__ = ["Lookout", "OpenScreen"]
+
 
 class OpenScreen(Screen[None]):
     """A screen with a checkpoint open, as far as looking at it again goes."""

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from inspector.tui.verification.run import Run
     from inspector.tui.verification.view import VerificationView
 
+__all__ = ["MainScreen"]
+
 _OF_FINDINGS = frozenset({"step_finding(1)"})
 _OF_STATISTICS = frozenset({"statistics"})
 _PAINT_S = 0.1

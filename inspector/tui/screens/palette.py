@@ -5,6 +5,8 @@ from __future__ import annotations
 from textual.command import Hit, Hits
 from textual.system_commands import SystemCommandsProvider
 
+__all__ = ["CommandsProvider"]
+
 #: Less than any title that matches scores, and more than what is not shown at all.
 _OF_HELP = 0.01
 

@@ -11,6 +11,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Input, Static
 
+__all__ = ["SaveArrayScreen", "SaveChoice", "file_name"]
+
 _MAX_NAME = 120
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from inspector.tui.findings.view import FindingsView
     from inspector.tui.screens.lookout import OpenScreen
 
+__all__ = ["Trail"]
+
 
 class Trail:
     """Which finding the cursor was led to, and from which view."""

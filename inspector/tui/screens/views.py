@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from inspector.tui.kit.view import View
     from inspector.tui.preferences import Memory
 
+__all__ = ["VIEWS", "VIEW_COMMANDS", "first_view", "other_views"]
+
 # Id, title and title in full of each, in the order of their keys; and what it shows.
 _VIEWS = (
     ("tensors", "Tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),

@@ -10,6 +10,8 @@ from inspector.checkpoint.text import format_count, format_shape, plural
 from inspector.tui.tensors.chunk_layout import DrawnAxis
 from inspector.tui.tensors.chunk_paint import NUM_HUES, ChunkBoxes, Painting
 
+__all__ = ["captions", "left_ruler", "top_ruler"]
+
 
 def left_ruler(shape: Sequence[int], width: int) -> int:
     """Cells for the ruler at the left, its blank included; 0 if they would be too many."""

@@ -20,6 +20,21 @@ import numpy.typing as npt
 
 from inspector.layout.geometry import Ints, box_cuts, clipped, num_touching
 
+__all__ = [
+    "GAP",
+    "LABEL_CELLS",
+    "OUTSIDE",
+    "POINT",
+    "UNIT",
+    "Cells",
+    "ChunkGrid",
+    "DrawnAxis",
+    "Mark",
+    "layout",
+    "place_cuts",
+    "wrap_cuts",
+]
+
 LABEL_CELLS = 6
 """Cells a chunk would like along a line, so that its rank can stand in it."""
 

@@ -19,6 +19,23 @@ import numpy.typing as npt
 from inspector.layout.geometry import Ints
 from inspector.tui.tensors.chunk_layout import GAP, OUTSIDE, Cells, ChunkGrid, Mark, layout
 
+__all__ = [
+    "BOLD",
+    "CLASH",
+    "EDGE",
+    "HOLE",
+    "NUM_HUES",
+    "PANE",
+    "SWAPPED",
+    "TEXT",
+    "UNKNOWN",
+    "Chars",
+    "ChunkBoxes",
+    "Painting",
+    "code",
+    "paint",
+]
+
 Chars: TypeAlias = npt.NDArray[np.str_]
 
 NUM_HUES = 16

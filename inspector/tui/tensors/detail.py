@@ -32,6 +32,8 @@ from inspector.tui.mesh.axis_places import axis_places
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
 from inspector.tui.tensors.sources import ChunkSource, chunk_columns
 
+__all__ = ["TensorDetail"]
+
 _MAX_VALUE = 2000
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.virtual_table import TableSource
 
+__all__ = ["entry_columns"]
+
 # Rows that are looked at to choose the widths.
 _SAMPLE_ROWS = 300
 # `[Replicate(), Shard(0)]`: what most placements take, until they are known.

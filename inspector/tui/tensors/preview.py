@@ -16,6 +16,8 @@ from inspector.checkpoint.text import format_bytes, format_count, format_shape, 
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.virtual_table import TableSource
 
+__all__ = ["Preview"]
+
 # Beyond this a preview would take longer to make than it saves.
 _MAX_ROWS = 2_000
 

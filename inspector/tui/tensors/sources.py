@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from inspector.layout.writer.written_by import WrittenBy
 
+__all__ = ["ChunkSource", "EntrySource", "chunk_columns"]
+
 _NAMES_AT_ONCE = 8192
 _MOST_SHOWN_RANKS = 500
 

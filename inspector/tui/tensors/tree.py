@@ -25,6 +25,8 @@ from inspector.tui.kit.cell_text import BADGES, fit, shown
 from inspector.tui.kit.cursor_view import CursorView
 from inspector.tui.tensors.trie import Ints, ModuleTrie, TrieNode
 
+__all__ = ["TensorTree"]
+
 _StyleOn: TypeAlias = Callable[[Style, str], Style]
 
 _SEVERITIES = list(BADGES)

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["ModuleTrie", "TrieNode"]
+
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from inspector.tui.tensors.tree import TensorTree
     from inspector.tui.tensors.trie import ModuleTrie
 
+__all__ = ["TensorsView", "sort_ahead", "trie_ahead"]
+
 _WIDE_CELLS = 110
 _ROOMY_LINES = 34
 

@@ -18,6 +18,8 @@ from inspector.values.ranking import Ranked
 from inspector.values.slices import Plane, value_text
 from inspector.values.stats import TensorStats
 
+__all__ = ["ValueFigures", "element_text", "figures_text", "head_text", "place_line", "slice_text"]
+
 _LABEL = 6
 _STYLES = {"nan": "error", "inf": "error", "zero": "warning", "odd": "warning", "": ""}
 

@@ -35,6 +35,8 @@ from inspector.tui.values.heat_paint import (
 )
 from inspector.values.slices import Heat, Plane, plane_of, value_text
 
+__all__ = ["HeatMap"]
+
 _RULER_LINES, _RULER_CELLS = 9, 36
 _LEGEND_CELLS = 8
 #: What its sign stands for, the longest first; where there is no room, it stands alone.

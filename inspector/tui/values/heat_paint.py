@@ -16,6 +16,24 @@ import numpy.typing as npt
 
 from inspector.values.slices import Heat, Plane
 
+__all__ = [
+    "BAD",
+    "BLANK",
+    "DIVERGING",
+    "GAP",
+    "QUANTITIES",
+    "SEQUENTIAL",
+    "SHADES",
+    "STEPS",
+    "HeatGrid",
+    "Placing",
+    "Quantity",
+    "cell_codes",
+    "cuts_on",
+    "place",
+    "ramp_color",
+]
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]

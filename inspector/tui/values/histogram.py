@@ -16,6 +16,8 @@ from inspector.values.histogram import Bars
 from inspector.values.slices import value_text
 from inspector.values.stats import TensorStats
 
+__all__ = ["HistogramBars", "column_lines"]
+
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from textual.geometry import Region
     from typing_extensions import Self
 
+__all__ = ["NumberGrid"]
+
 _WIDTHS = {"bool": 5, "int8": 4, "uint8": 4, "qint8": 4, "quint8": 4, "int16": 6, "uint16": 6}
 _FLOAT_CELLS, _COMPLEX_CELLS, _INT_CELLS = 10, 21, 6
 _WHEEL_LINES = 3

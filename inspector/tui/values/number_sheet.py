@@ -22,6 +22,22 @@ from inspector.checkpoint.model import Tensor
 from inspector.tui.kit.cell_text import fit
 from inspector.values.slices import Plane, value_text
 
+__all__ = [
+    "GAP",
+    "GAP_CELLS",
+    "HELD",
+    "UNREADABLE",
+    "Cells",
+    "Look",
+    "NumberLines",
+    "Sheet",
+    "Tiles",
+    "chunk_ids",
+    "dims_after",
+    "look_of",
+    "slice_after",
+]
+
 Array: TypeAlias = npt.NDArray[Any]
 Ints: TypeAlias = npt.NDArray[np.int64]
 

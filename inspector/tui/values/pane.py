@@ -27,6 +27,8 @@ from inspector.tui.values.number_sheet import dims_after, slice_after
 from inspector.values.ranking import Ranked
 from inspector.values.stats import TensorStats
 
+__all__ = ["IndexLine", "ValuesPane", "parse_index"]
+
 _NARROW_CELLS, _WIDE_CELLS = 60, 120
 _FACTS_CELLS, _WIDE_FACTS_CELLS = 28, 40
 _LEAST_LINES, _MOST_LINES = 5, 21

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from inspector.tui.session import Loaded
     from inspector.tui.values.work import SliceBox
 
+__all__ = ["Answer", "ArraySaving", "Dims", "TensorReading"]
+
 Dims = tuple[int, int] | None
 Kind = Literal["cells", "heat", "figures", "found"]
 

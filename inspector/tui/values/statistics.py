@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from inspector.tui.kit.bars import TaskLine
     from inspector.tui.session import Loaded
 
+__all__ = ["StatisticsView", "StatsSource", "stats_columns"]
+
 _NUMBERS = (
     Column("shape", "Shape", min_width=8, max_width=20, cut="middle", priority=8),
     Column("dtype", "Dtype", min_width=5, max_width=9, priority=9),

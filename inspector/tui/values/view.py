@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from inspector.tui.kit.bars import TaskLine
     from inspector.tui.session import Loaded
 
+__all__ = ["ValuesView"]
+
 # What means something only where there are more dims than the two that are shown.
 _OF_SLICES = ("slice", "slice_back", "dims")
 _SLICE_KEYS = ("right_square_bracket", "left_square_bracket", "d")

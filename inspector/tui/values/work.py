@@ -29,6 +29,20 @@ from inspector.values.stats import NotRead, StatsReport, TensorStats, collect_st
 if TYPE_CHECKING:
     from inspector.tui.screens.save_array import SaveChoice
 
+__all__ = [
+    "Known",
+    "SliceBox",
+    "Trials",
+    "WholeRun",
+    "is_remote",
+    "read_cells",
+    "read_heat",
+    "read_stats",
+    "save_array",
+    "slice_box",
+    "why_no_numbers",
+]
+
 # A large checkpoint is read in so many parts, so that what was found shows early.
 _PART_BYTES, _PARTS = 1 << 30, 32
 # Beyond this the order is worked out once, at the end.

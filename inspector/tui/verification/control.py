@@ -34,6 +34,21 @@ if TYPE_CHECKING:
     from inspector.tui.session import Loaded
     from inspector.verify.preflight import Preflight
 
+__all__ = [
+    "AskScreen",
+    "Host",
+    "ask_to_cancel",
+    "ask_to_leave",
+    "begin",
+    "close",
+    "copies_of",
+    "findings_of",
+    "glyph_of",
+    "path_of",
+    "proof_of",
+    "standing_of",
+]
+
 
 class Host(Protocol):
     """The app, as far as its views need it."""

@@ -14,6 +14,17 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.events import READ
 from inspector.verify.progress import RankView, Snapshot
 
+__all__ = [
+    "RankProgress",
+    "Rates",
+    "Totals",
+    "mesh_of",
+    "rank_figures",
+    "stages",
+    "totals",
+    "where",
+]
+
 _WINDOW_S = 3.0
 #: Before so much is done, what is left is anybody's guess.
 _LEAST_SHARE = 0.03

@@ -24,6 +24,8 @@ from inspector.tui.verification.figures import Totals, stages
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import Fault, TensorView, severity
 
+__all__ = ["VerifyHead", "head_text", "seconds", "sentence_of", "verdict_text", "without_verdict"]
+
 _BADGES = {
     "starting": "badge.running",
     "running": "badge.running",

@@ -9,6 +9,8 @@ from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.replay import ReplayScreen
 from inspector.tui.verification.run import Following, Run
 
+__all__ = ["ReplayApp", "run"]
+
 _CLOSE_S = 1.0
 
 

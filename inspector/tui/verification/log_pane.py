@@ -17,6 +17,8 @@ from textual.strip import Strip
 
 from inspector.tui.kit.cell_text import fit, shown
 
+__all__ = ["LogPane"]
+
 _MAX_WIDTH = 400
 _MAX_DRAWN = 500
 

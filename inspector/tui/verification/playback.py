@@ -20,6 +20,8 @@ from inspector.verify.progress import JobState
 from inspector.verify.recording import read_events
 from inspector.verify.result import confirmed
 
+__all__ = ["SPEEDS", "Playback", "read_recording"]
+
 Event = dict[str, Any]
 
 #: Seconds of the recording in a second.

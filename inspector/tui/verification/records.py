@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.errors import InspectError
 
+__all__ = ["CLOSED", "RECORD_COLUMNS", "RecordSource", "RecordsPane", "saved_s"]
+
 _NONE = (
     "v  loads this checkpoint with torchrun under a mesh you choose, compares every bit with what "
     "is stored, saves it, loads it again under a second mesh, and compares again."

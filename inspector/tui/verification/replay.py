@@ -21,6 +21,8 @@ from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.run import Run
 from inspector.tui.verification.view import VerificationView
 
+__all__ = ["ReplayScreen", "replay"]
+
 _PAINT_S = 0.1
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.verify.preflight import Preflight
 
+__all__ = ["ALL", "Following", "Moment", "Run", "Verification"]
+
 #: As the rank to watch: everybody.
 ALL = "all"
 _MAX_LINES = 500

@@ -35,6 +35,17 @@ if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.layout.writer.written_by import WrittenBy
 
+__all__ = [
+    "DEFAULT",
+    "NONE",
+    "VerifySetupScreen",
+    "Wishes",
+    "first_mesh",
+    "plan_table",
+    "presets",
+    "resolve",
+]
+
 #: Words for the second mesh.
 DEFAULT, NONE = "default", "none"
 _COMMON = ("fsdp:2", "hsdp:2x2", "fsdp:4", "hsdp:2x4", "fsdp:8")

@@ -22,6 +22,15 @@ from inspector.verify.verdicts import Fault, TensorView, severity
 if TYPE_CHECKING:
     from inspector.tui.kit.row_order import Ints
 
+__all__ = [
+    "RANK_COLUMNS",
+    "VERDICT_COLUMNS",
+    "RankSource",
+    "VerdictSource",
+    "log_lines",
+    "state_style",
+]
+
 VERDICT_COLUMNS = (
     Column("verdict", "Verdict", width=13),
     Column("name", "Name", min_width=20, flex=1, cut="middle"),

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from inspector.tui.verification.control import Host
     from inspector.verify.preflight import Preflight
 
+__all__ = ["VerificationView"]
+
 _PAINT_S = 0.1
 _WIDE_CELLS = 120
 _ROOMY_LINES = 34
