@@ -54,9 +54,7 @@ class _Traces:
     @cached_property
     def heads(self) -> frozenset[str]:
         """What stands before the first dot of the entries' names."""
-        entries = (entry.fqn for entry in self.checkpoint.bytes_entries)
-        fqns = (*self.checkpoint.columns.fqns, *entries)
-        return frozenset(fqn.partition(".")[0] for fqn in fqns)
+        return frozenset(fqn.partition(".")[0] for fqn in self.checkpoint.fqns)
 
     @cached_property
     def beside(self) -> dict[str, Entry]:

@@ -411,6 +411,11 @@ class Checkpoint:
         """Bytes entry indices in that order."""
         return self.order[self.order >= self.num_tensors].astype(np.int64) - self.num_tensors
 
+    @cached_property
+    def fqns(self) -> Sequence[str]:
+        """Raw names of all tensors, then of all bytes entries: numbered as in `order`."""
+        return (*self.columns.fqns, *(entry.fqn for entry in self.bytes_entries))
+
     @property
     def num_tensors(self) -> int:
         return self.columns.num_tensors

@@ -172,7 +172,7 @@ def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
     from inspector.checkpoint.text import printable
     from inspector.values.stats import NotRead
 
-    known = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    known = set(checkpoint.fqns)
     entries = {item.fqn: item for item in checkpoint.malformed if item.fqn not in known}
     names = list(entries)
     return tuple(

@@ -127,8 +127,7 @@ def _fate(what: str) -> str:
 
 
 def _names(checkpoint: Checkpoint) -> Iterator[Finding]:
-    fqns = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
-    for fqn in dict.fromkeys(fqns):
+    for fqn in dict.fromkeys(checkpoint.fqns):
         if not is_printable(fqn):
             yield _unprintable("entry", fqn, fqn=fqn)
     for file in checkpoint.files:

@@ -90,8 +90,7 @@ def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
     these are more; or if it has no state at all while most of its siblings (the same name but for
     the numbers, three or more of them) have.
     """
-    fqns = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
-    groups = _groups(fqns)
+    groups = _groups(checkpoint.fqns)
     findings = []
     for prefix, group in groups.items():
         findings += [

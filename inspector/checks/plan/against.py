@@ -489,5 +489,5 @@ def fit_of(checkpoint: Checkpoint, expected: Expected) -> ModelFit:
 
 def num_matching(checkpoint: Checkpoint, expected: Expected) -> int:
     """How many of the expected keys a checkpoint has, whatever they hold."""
-    names = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    names = set(checkpoint.fqns)
     return sum(key.fqn in names for key in expected.wanted)

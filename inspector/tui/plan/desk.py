@@ -77,8 +77,7 @@ class PlanDesk:
     @cached_property
     def names(self) -> list[str]:
         """Raw names of the tensors, then of the bytes entries."""
-        checkpoint = self.checkpoint
-        return [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+        return list(self.checkpoint.fqns)
 
     def make(self, order: Order) -> Planned:
         """The plan that was asked for; for a thread.

@@ -50,7 +50,7 @@ class EntrySource(TableSource):
         self.entries = np.concatenate(
             [checkpoint.tensor_order, checkpoint.bytes_order + checkpoint.num_tensors]
         )
-        names = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+        names = checkpoint.fqns
         #: Raw name of each row.
         self.row_names: list[str] = [names[entry] for entry in self.entries.tolist()]
         #: By entry, the pipeline stages that the files put it in; None where they show none.

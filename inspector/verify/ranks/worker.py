@@ -325,8 +325,8 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
         "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
     )
     if job.rank == 0:
-        names = [*columns.fqns, *(e.fqn for e in job.checkpoint.bytes_entries)]
-        positions = {fqn: i for i, fqn in enumerate(names) if len(fqn) > LONG_NAME}
+        told = enumerate(job.checkpoint.fqns)
+        positions = {fqn: i for i, fqn in told if len(fqn) > LONG_NAME}
         for group in left_out:
             for fqn in group.fqns[:_MAX_NAMED]:
                 more = {"entry": positions[fqn]} if fqn in positions else {}
