@@ -59,8 +59,11 @@ def run_cli(*args: str | Path, env: dict[str, str] | None = None) -> Ran:
         patch.setattr(sys, "stdin", nothing)
         patch.setattr(sys, "stdout", _text_into(out, "strict"))
         patch.setattr(sys, "stderr", _text_into(err, "backslashreplace"))
+        reader = Server.current()
         with pytest.raises(SystemExit) as ended:
             main(words)
+        if reader is not None:
+            reader.__enter__()  # A command that had one of its own left none.
         for stream in (sys.stdout, sys.stderr):
             stream.close()
         return Ran(int(ended.value.code or 0), _text_of(out), _text_of(err))

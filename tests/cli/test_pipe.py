@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SAMPLES, run_process, some_fast
+from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
 
 BROKEN = SAMPLES / "broken"
 SIGPIPE = 141
@@ -55,7 +55,7 @@ VERDICTS: dict[str, tuple[tuple[str | Path, ...], int]] = {
 @pytest.mark.parametrize("what", some_fast(VERDICTS, list(VERDICTS)[::2]))
 def test_a_closed_pipe_keeps_the_verdict(what: str, lines: int) -> None:
     args, code = VERDICTS[what]
-    whole = run_process(*args)
+    whole = run_cli(*args)
     assert whole.code == code
     assert cut_short(*args, lines=lines) in {code, SIGPIPE}
 
@@ -64,7 +64,7 @@ def test_output_larger_than_a_pipe(tmp_path: Path) -> None:
     names = [f"model.layers.{i}.weight" for i in range(2000)]
     (tmp_path / "expected.json").write_text(json.dumps(names))
     args = ("plan", SAMPLES / "fsdp_4", "--mesh", "fsdp:2", "--against", tmp_path / "expected.json")
-    whole = run_process(*args)
+    whole = run_cli(*args)
     assert whole.code == 1
     assert len(whole.out) > 2 * PIPE_BYTES
     assert cut_short(*args, lines=1) in {1, SIGPIPE}
@@ -88,7 +88,7 @@ def test_replay(verdict: str, as_json: bool, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     args = ("replay", path, *(["--json"] if as_json else []))
-    whole = run_process(*args)
+    whole = run_cli(*args)
     assert whole.code == RESULTS[verdict], whole.err
     if as_json:
         assert len(whole.out) > PIPE_BYTES
