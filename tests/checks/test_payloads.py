@@ -297,6 +297,21 @@ def test_a_damaged_pickle_is_corrupt_and_the_rest_is_checked(folder: Path) -> No
     assert "data.pkl" in finding.message
 
 
+@pytest.mark.parametrize("shape", [(2,), (0, 2)])
+def test_what_a_damaged_pickle_names_is_not_told(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Its class is nobody's, and its bytes do not agree with their checksums."""
+    folder = save(tmp_path / "ck", {"x": torch.ones(shape)})
+    path, offset, _ = place(folder, "x")
+    good = path.read_bytes()
+    at = good.index(b"ctorch._utils", offset) + 2
+    path.write_bytes(good[:at] + b"n" + good[at + 1 :])
+    report = deep(folder)
+    (finding,) = report.findings
+    assert finding.code == "payload-corrupt"
+    assert ("never reads it" in finding.torch_does) == (0 in shape)
+    assert report.checked.not_checked == ()
+
+
 def test_an_unknown_class_is_a_note(folder: Path) -> None:
     module = types.ModuleType("their_package")
     kind = type("Config", (), {"__module__": "their_package"})

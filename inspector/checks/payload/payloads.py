@@ -420,8 +420,8 @@ class _Conclusion:
         which = fqn if len(places) == 1 else f"{fqn} is the first"
         return NotChecked(
             f"{what} ({which})",
-            f"a tensor class of {package}: its bytes agree with their checksums, what they mean "
-            f"only {package} knows",
+            f"a tensor class of {package}: its bytes were held against what checksums they have; "
+            f"what they mean only {package} knows",
         )
 
 
