@@ -22,7 +22,7 @@ from inspector.checkpoint.pickle.frames import NotSplicedError
 from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import Chunks, StoredRecords
 
-__all__ = ["NotSplicedError", "OpcodeWalk", "RecordRun", "Window", "op_end"]
+__all__ = ["FileWindow", "NotSplicedError", "OpcodeWalk", "RecordRun", "op_end"]
 
 
 class RecordRun:
@@ -113,7 +113,7 @@ def _refuse() -> NoReturn:
 
 
 @dataclass(slots=True)
-class Window:
+class FileWindow:
     """A part of a pickle, and the records in it; places are counted from its begin.
 
     Attributes:
@@ -182,7 +182,7 @@ class OpcodeWalk:
         self._below: list[tuple[int, int]] = []
         self._single: tuple[int, int, bytes] | None = None
 
-    def go(self, window: Window, refs: dict[str, bytes]) -> int:
+    def go(self, window: FileWindow, refs: dict[str, bytes]) -> int:
         """Go through a window; where it was left.
 
         Args:
