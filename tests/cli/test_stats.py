@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from tests.checks.test_payloads import edit, save
 from tests.cli.test_check import large, reads
 from tests.cli.test_show import on_terminal
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli, some_fast
+from tests.conftest import ROOT, SAMPLES, Ran, run_cli, run_process, some_fast
 from tests.values.torch_stats import expected, load
 
 BROKEN = SAMPLES / "broken"
@@ -81,7 +81,7 @@ def test_one_tensor_is_drawn() -> None:
     assert len([line for line in lines if line.startswith("   ")]) >= 20
     log = stats(SAMPLES / "hsdp_2x4", "--filter", "net1 weight", "--histogram", "log").out
     assert "|value|" in log
-    plain = run_cli(
+    plain = run_process(
         "stats", SAMPLES / "hsdp_2x4", "--filter", "net1 weight", env={"PYTHONIOENCODING": "ascii"}
     )
     assert plain.out.isascii()
@@ -150,6 +150,15 @@ def test_what_is_no_tensor_is_said(tmp_path: Path) -> None:
     assert ran.code == 1
     assert "c.x" in ran.out.split("NOT READ")[1]
     assert stats(folder, "--filter", "a").code == 0
+
+
+@pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="torch 2.8 and later")
+def test_a_dtype_without_numbers_is_no_fault(tmp_path: Path) -> None:
+    packed = torch.arange(8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    ran = stats(save(tmp_path / "c", {"f4": packed, "w": torch.ones(2)}), "--json")
+    (left,) = ran.json()["not_read"]
+    assert (ran.code, left["fqn"]) == (2, "f4")
+    assert "numpy has no such type" in left["why"]
 
 
 @pytest.mark.slow

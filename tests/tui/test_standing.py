@@ -19,7 +19,7 @@ from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES, run_cli
-from tests.tui.app_driver import opened, quiet, screen_text, until, words
+from tests.tui.app_driver import opened, press, quiet, screen_text, until, words
 
 BROKEN = SAMPLES / "broken"
 SOUND = Report("x", (), Coverage(tensors=1, chunks=1, files=1))
@@ -128,8 +128,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         app.app_focus = True
         await until(pilot, lambda: "CHANGED SINCE IT WAS OPENED" in screen_text(app))
         await until(pilot, lambda: "__1_0.distcp is changed" in words(app))
-        await pilot.press("r")
-        await until(pilot, lambda: "it changed since it was opened" in words(app))
+        await press(pilot, "r", shows="it changed since it was opened")
         await until(pilot, lambda: "CHANGED" not in screen_text(app))
         # A verification is of what is there now.
         loaded = app.screen.loaded  # type: ignore[attr-defined]
@@ -138,8 +137,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         main = app.screen_stack[-2]
         assert isinstance(main, MainScreen)
         await until(pilot, lambda: main.loaded is not loaded)
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         shutil.rmtree(folder)
         app.app_focus = False
         app.app_focus = True

@@ -78,7 +78,6 @@ class HeatMap(PartMap):
     class Chosen(Message):
         """The user went to the part of the plane that begins at a cell."""
 
-        heat_map: HeatMap
         row: int
         column: int
 
@@ -92,7 +91,6 @@ class HeatMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        #: What is drawn, or None.
         self.grid: HeatGrid | None = None
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 
@@ -134,10 +132,6 @@ class HeatMap(PartMap):
         self._redraw()
 
     # Measures.
-
-    @property
-    def is_sampled(self) -> bool:
-        return self._heat is not None and self._heat.is_sampled
 
     def _room(self) -> tuple[int, int, int, int]:
         """Lines and cells for the map, lines of the ruler above, cells of the one at its left."""
@@ -321,4 +315,4 @@ class HeatMap(PartMap):
         corner = None if self.grid is None else self.grid.corner(i, j, self._plane)
         if corner is not None:
             self.set_cursor(*corner)
-            self.post_message(self.Chosen(self, *corner))
+            self.post_message(self.Chosen(*corner))
