@@ -1,12 +1,11 @@
 """The element types that torch can store: name, size, and how numpy reads them.
 
-Source: torch/csrc/api and `torch.dtype.itemsize` of torch 2.13; `float8_e8m0fnu` and
-`float4_e2m1fn_x2` are there from torch 2.7 and 2.8 on.
+Source: torch/csrc/api and `torch.dtype.itemsize` of torch 2.6 to 2.15.
 """
 
 from __future__ import annotations
 
-__all__ = ["ITEMSIZE", "itemsize", "short_name"]
+__all__ = ["ITEMSIZE", "SINCE", "itemsize", "short_name"]
 
 #: Bytes per element by dtype name (without `torch.`). `float4_e2m1fn_x2` packs two values in
 #: one element of one byte; `quint4x2` likewise. The sub-byte integers take a byte each.
@@ -25,6 +24,7 @@ ITEMSIZE: dict[str, int] = {
     "float32": 4,
     "float64": 8,
     "complex32": 4,
+    "bcomplex32": 4,
     "complex64": 8,
     "complex128": 16,
     "float8_e4m3fn": 1,
@@ -43,6 +43,10 @@ ITEMSIZE: dict[str, int] = {
     **{f"uint{n}": 1 for n in range(1, 8)},
     **{f"int{n}": 1 for n in range(1, 8)},
 }
+
+#: The first torch that has them; the others are there from 2.3 on. Older ones cannot read metadata
+#: that names them.
+SINCE = {"float8_e8m0fnu": (2, 7), "float4_e2m1fn_x2": (2, 8), "bcomplex32": (2, 14)}
 
 _ALIASES = {
     "half": "float16",

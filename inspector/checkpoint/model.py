@@ -411,6 +411,11 @@ class Checkpoint:
         """Bytes entry indices in that order."""
         return self.order[self.order >= self.num_tensors].astype(np.int64) - self.num_tensors
 
+    @cached_property
+    def fqns(self) -> Sequence[str]:
+        """Raw names of all tensors, then of all bytes entries: numbered as in `order`."""
+        return (*self.columns.fqns, *(entry.fqn for entry in self.bytes_entries))
+
     @property
     def num_tensors(self) -> int:
         return self.columns.num_tensors
@@ -442,8 +447,7 @@ class Checkpoint:
     def chunk_ranks(self, file: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Writer's rank per chunk, -1 where it is not known; `file` as in `Tensor.file`."""
         ranks = np.append(self.file_ranks, np.int32(-1))
-        result: npt.NDArray[np.int32] = ranks[file]
-        return result
+        return ranks[file]
 
     @cached_property
     def world_size(self) -> int | None:

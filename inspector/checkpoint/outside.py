@@ -163,8 +163,7 @@ def refuse_inside(option: str, place: str, folders: Iterable[str]) -> None:
             is_inside = lies_inside(place, folder) or lies_inside(parent, folder)
             is_inside = is_inside or _is_linked(place, folder)
         except (OSError, ValueError) as error:
-            reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-            raise UsageError(f"{option} {shown} cannot be written to: {reason}") from error
+            raise UsageError(f"{option} {shown} cannot be written to: {why(error)}") from error
         if is_inside:
             raise UsageError(
                 f"{option} {shown} lies in the checkpoint folder, and nothing is written there",

@@ -52,6 +52,11 @@ class Judged:
     written_s: float | None = None
 
     @property
+    def word(self) -> str:
+        """The verdict, or `empty` where there was nothing to check."""
+        return "empty" if self.report.is_empty else self.report.verdict
+
+    @property
     def is_sound(self) -> bool:
         """True if it can be read and nothing is wrong with it."""
         return self.report.verdict == "sound" and all(
@@ -164,9 +169,7 @@ def _last(path: str) -> str:
 
 
 def _state(part: Judged) -> str:
-    if part.found.state == "unfinished":
-        return "unfinished"
-    return "empty" if part.report.is_empty else part.report.verdict
+    return "unfinished" if part.found.state == "unfinished" else part.word
 
 
 def _lacking(lacks: Sequence[str], have: frozenset[str]) -> str:

@@ -56,7 +56,8 @@ def stats(path: str, filter_text: str, as_json: bool, histograms: str | None, **
     of the same parameter in other layers. All figures but the counts are of the finite elements;
     of complex ones, of absolute values. NaN and infinities are told, and are no error (exit code
     0), as with `check --values`; 1 means that some elements could not be read, 2 that a storage
-    did not answer for some, or that some are of a class that only its package can read.
+    did not answer for some, or that some are of a class that only its package can read or of a
+    dtype that numpy has not (float4).
     """
     request = RankRequest(**ranks)
     request.check()
@@ -171,7 +172,7 @@ def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
     from inspector.checkpoint.text import printable
     from inspector.values.stats import NotRead
 
-    known = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    known = set(checkpoint.fqns)
     entries = {item.fqn: item for item in checkpoint.malformed if item.fqn not in known}
     names = list(entries)
     return tuple(

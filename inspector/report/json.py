@@ -183,9 +183,7 @@ def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     """The document of a folder with several checkpoints."""
     # lazy: one checkpoint is shown without a search
     from inspector.checkpoint.find.search import RunListing, newest
-
-    # lazy: as above
-    from inspector.checkpoint.find.step_folders import step_folders
+    from inspector.checkpoint.find.step_folders import step_folders  # lazy: as above
 
     latest = newest(found)
     run = found if isinstance(found, RunListing) else None

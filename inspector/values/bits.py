@@ -39,8 +39,8 @@ _MAX_WASTE = 4
 _SMALL_SPAN_BYTES = 64 << 10
 
 # Halves of a complex number are swapped and signed one by one.
-_PARTS = {"complex32": 2, "complex64": 2, "complex128": 2}
-_SIGNED = ("float", "bfloat", "complex")
+_PARTS = {"complex32": 2, "bcomplex32": 2, "complex64": 2, "complex128": 2}
+_SIGNED = ("float", "bfloat", "complex", "bcomplex")
 # Quantised tensors: what their integers mean stands in the pickle, as calls that are not made.
 _QUANTIZED = ("qint", "quint")
 
@@ -273,9 +273,7 @@ def _checked(
     """Where a payload's elements are, if it is what the metadata says."""
     found, record = payload.tensor, payload.data
     if payload.packed is not None and not payload.problem:
-        kind, package = payload.packed.kind, payload.packed.package
-        what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)} knows"
-        raise PackedPayloadError(what, kind)
+        raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
     if payload.problem or found is None:
         raise PayloadError(
             payload.problem or f"it holds no tensor but {payload.kind[:80]}",

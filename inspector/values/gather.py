@@ -44,7 +44,8 @@ class Gathered:
     Attributes:
         summaries: By tensor; none for a tensor of which nothing was read.
         problems: Why elements of a tensor were not read, where that is known.
-        foreign: Those tensors that were not read for their classes alone, which are no fault.
+        foreign: Those tensors that were not read for their classes or dtypes alone, which are no
+            fault.
         payload_bytes: Bytes read.
         is_cancelled: True if it was stopped before the end.
     """
@@ -125,6 +126,7 @@ class _Job:
             numpy_dtype(tensor.dtype)
         except InspectError as error:
             self._reasons[tensor.index] = {error.message: 1}
+            self._classes[tensor.index] = {error.message}
             return
         for number in unique(why[why > 0]).tolist():
             self._note(tensor.index, self._meanings[number], int((why == number).sum()))
@@ -275,9 +277,7 @@ def _must_fit(payload: Payload, tensor: Tensor, sizes: tuple[int, ...]) -> None:
     stored = payload.tensor
     if stored is None:
         if payload.packed is not None and not payload.problem:
-            kind, package = payload.packed.kind, payload.packed.package
-            what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)}"
-            raise PackedPayloadError(f"{what} knows", kind)
+            raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
         held = f"no tensor but {printable(payload.kind, 80)}" if payload.kind else "no tensor"
         raise PayloadError(payload.problem or f"its payload holds {held}")
     if stored.shape != sizes:

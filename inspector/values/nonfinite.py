@@ -130,6 +130,7 @@ _IEEE = {
 _FORMATS: dict[str, _Format] = {
     **_IEEE,
     "complex32": replace(_IEEE["float16"], parts=2),
+    "bcomplex32": replace(_IEEE["bfloat16"], parts=2),
     "complex64": replace(_IEEE["float32"], parts=2),
     "complex128": replace(_IEEE["float64"], parts=2),
     "float8_e5m2": _Format("u1", 0x7F, 0x7D, 0x7C),

@@ -123,7 +123,8 @@ class NotRead:
         num_elements: Elements that are not in its statistics; all of them if it has none, 0 if
             nobody knows.
         why: A plain phrase, printable.
-        is_foreign: Of a class that only its package can read, which is no fault.
+        is_foreign: Of a class that only its package can read, or of a dtype without numbers
+            (float4), which is no fault.
     """
 
     index: int

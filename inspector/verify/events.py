@@ -169,7 +169,6 @@ class EventWriter:
         return None
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 

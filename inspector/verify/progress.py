@@ -248,7 +248,6 @@ class JobState:
         return max(self._ranks, default=-1) + 1
 
     def apply(self, event: Event) -> None:
-        """Take one event."""
         name = event.get("event")
         taker = self._takers.get(name) if isinstance(name, str) else None
         if taker is None:

@@ -74,7 +74,6 @@ class LineFollower:
         return lines
 
     def close(self) -> None:
-        """Close the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -115,7 +114,6 @@ class EventFollower:
         return events
 
     def close(self) -> None:
-        """Close every file."""
         for file in self._files.values():
             file.close()
 
@@ -155,7 +153,6 @@ class LogFollower:
                 self._files[str(path)] = (int(path.parent.name), path.stem, follower)
 
     def close(self) -> None:
-        """Close every file."""
         for _, _, file in self._files.values():
             file.close()
 
@@ -290,7 +287,6 @@ class _Silence:
         return bool(self._nodes) and all(self._nodes.values())
 
     def feed(self, event: Event) -> None:
-        """Take one event."""
         rank = event.get("rank")
         if "node" in event and rank is None:
             node = str(event["node"]), str(event.get("pid"))

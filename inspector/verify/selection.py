@@ -169,8 +169,7 @@ def select(
         spec: The job.
         refuses: Why an entry cannot be verified by this Python and its torch, or nothing.
     """
-    columns, num_tensors = checkpoint.columns, checkpoint.num_tensors
-    names = [*columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+    names, num_tensors = checkpoint.fqns, checkpoint.num_tensors
     order = checkpoint.order.tolist()
     wanted = set(matching(names, spec.filter)) if spec.filter else set(range(len(names)))
     filtered = [i for i in order if i not in wanted]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pathlib
 import pickle
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Provenance
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
-from inspector.checks.metadata.metadata import reading_notes
+from inspector.checks.metadata.metadata import installed_torch, reading_notes
 from tests.checks.editing import Edit, chunk, codes, copy_of, edited, found, key, only, stored
 from tests.conftest import GOLDEN, SAMPLES
 
@@ -142,6 +144,28 @@ def test_paths_of_another_python_or_system(tmp_path: Path) -> None:
     assert not notes(("json.Thing",))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "before", "since"),
+    [("bcomplex32", "2.13.0", "2.14.1"), ("float8_e8m0fnu", "2.6.0", "2.7.1")],
+)
+def test_a_dtype_of_a_later_torch(tmp_path: Path, dtype: str, before: str, since: str) -> None:
+    """Measured: 2.6.0 raises AttributeError of float4 and float8_e8m0fnu, 2.13.0 of bcomplex32."""
+    w = torch.ones(4, dtype=torch.float32 if dtype == "bcomplex32" else torch.uint8)
+    dcp.save({"w": w}, checkpoint_id=tmp_path, no_dist=True)
+    path = tmp_path / ".metadata"
+    data = pickle.dumps(pickle.loads(path.read_bytes()), protocol=3)
+    stored = str(w.dtype).removeprefix("torch.")
+    assert data.count(f"ctorch\n{stored}\n".encode()) == 1
+    path.write_bytes(data.replace(f"ctorch\n{stored}\n".encode(), f"ctorch\n{dtype}\n".encode()))
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert checkpoint.tensors[0].dtype == dtype
+    storage = open_storage(str(tmp_path))
+    (told,) = judge(checkpoint, storage, torch_version=before).findings
+    assert (told.code, told.severity) == ("metadata-version", "note")
+    assert f"a tensor is of {dtype}, which torch {since[:-2]} and later have" in told.message
+    assert not judge(checkpoint, storage, torch_version=since).findings
+
+
 def test_pathlib_of_python_3_13_in_a_pickle(tmp_path: Path) -> None:
     folder = copy_of(tmp_path)
     path = folder / ".metadata"
@@ -229,3 +253,21 @@ def test_a_class_that_the_installed_torch_has(tmp_path: Path) -> None:
     folder = edited(copy_of(tmp_path), edit)
     assert not found(check(str(folder)), "metadata-unknown-class")
     assert pickle.loads((folder / ".metadata").read_bytes())
+
+
+def test_the_installed_torch_is_found_as_importlib_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert installed_torch.__wrapped__() == version("torch")
+    (tmp_path / "torch-1.99.0+cu999.dist-info").mkdir()
+    (tmp_path / "torch_geometric-3.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", ["/nowhere", __file__, str(tmp_path), *sys.path])
+    assert installed_torch.__wrapped__() == "1.99.0+cu999"
+    (tmp_path / "torch-1.99.0+cu999.dist-info").rmdir()
+    # As a build in place leaves it.
+    (tmp_path / "torch.egg-info").mkdir()
+    (tmp_path / "torch.egg-info" / "PKG-INFO").write_text("Name: torch\nVersion: 1.98.0a0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert installed_torch.__wrapped__() == "1.98.0a0"
+    monkeypatch.setattr(sys, "path", ["/nowhere"])
+    assert installed_torch.__wrapped__() is None

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import folder_of
@@ -296,6 +297,21 @@ def test_a_damaged_pickle_is_corrupt_and_the_rest_is_checked(folder: Path) -> No
     assert "data.pkl" in finding.message
 
 
+@pytest.mark.parametrize("shape", [(2,), (0, 2)])
+def test_what_a_damaged_pickle_names_is_not_told(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Its class is nobody's, and its bytes do not agree with their checksums."""
+    folder = save(tmp_path / "ck", {"x": torch.ones(shape)})
+    path, offset, _ = place(folder, "x")
+    good = path.read_bytes()
+    at = good.index(b"ctorch._utils", offset) + 2
+    path.write_bytes(good[:at] + b"n" + good[at + 1 :])
+    report = deep(folder)
+    (finding,) = report.findings
+    assert finding.code == "payload-corrupt"
+    assert ("never reads it" in finding.torch_does) == (0 in shape)
+    assert report.checked.not_checked == ()
+
+
 def test_an_unknown_class_is_a_note(folder: Path) -> None:
     module = types.ModuleType("their_package")
     kind = type("Config", (), {"__module__": "their_package"})
@@ -308,6 +324,27 @@ def test_an_unknown_class_is_a_note(folder: Path) -> None:
     (finding,) = deep(folder).findings
     assert (finding.code, finding.severity) == ("payload-foreign-class", "note")
     assert "their_package.Config" in finding.message
+
+
+class Named(torch.Tensor):
+    """A plain subclass, as libraries tag tensors with."""
+
+
+def test_a_tensor_class_of_a_script_is_told_as_torch_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "Named", Named, raising=False)
+    monkeypatch.setattr(Named, "__module__", "__main__")
+    folder = save(tmp_path / "ck", {"x": torch.ones(2).as_subclass(Named)})
+    (finding,) = [f for f in deep(folder).findings if f.code == "payload-foreign-class"]
+    assert "raises UnpicklingError, also in the script that saved it" in finding.torch_does
+    target = {"x": torch.zeros(2).as_subclass(Named)}
+    with pytest.raises(dcp.api.CheckpointException, match="Weights only load failed"):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    with torch.serialization.safe_globals([Named]):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
 
 
 def test_no_checksum_is_one_note(tmp_path: Path) -> None:
@@ -587,3 +624,23 @@ def test_of_a_chunk_without_elements_torch_reads_nothing(tmp_path: Path) -> None
     (finding,) = deep(tmp_path).findings
     assert finding.code == "payload-unreadable"
     assert finding.torch_does == "never reads it: the chunk holds no element"
+
+
+@pytest.mark.parametrize(("num_bytes", "is_whole"), [(12, True), (13, False)])
+def test_a_view_of_a_buffer_that_ends_in_part_of_an_element(
+    tmp_path: Path, num_bytes: int, is_whole: bool
+) -> None:
+    view = torch.arange(num_bytes, dtype=torch.uint8)[:12].view(torch.float32)
+    folder = save(tmp_path / "ck", {"pair": (view, 1)})
+    found = deep(folder).findings
+    state = {"pair": (torch.zeros(3), 0)}
+    if is_whole:
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+        assert torch.equal(state["pair"][0], view) and not found
+        return
+    with pytest.raises(CheckpointException, match="record size"):
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+    (finding,) = found
+    assert finding.code == "payload-unreadable" and finding.fqn == "pair"
+    assert "has 13 bytes, 12 by its pickle, as torch.save writes a view" in finding.message
+    assert "clone() the tensor before it is saved" in finding.message

@@ -6,6 +6,7 @@ one process (`ranks.py`).
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -547,3 +548,36 @@ SEVERAL: dict[str, tuple[int, Callable[[int], StateDict]]] = {
 def test_nothing_is_said_of_several_ranks(tmp_path: Path, name: str) -> None:
     told = judged(save_as_ranks(tmp_path, *SEVERAL[name]))
     assert not told, told
+
+
+def views(rank: int) -> StateDict:
+    """What a rank holds of five parameters, as FSDP1 names it in a LOCAL_STATE_DICT."""
+    names = {"emb.weight": 20, "l.weight": 16, "l.bias": 4, "n.weight": 4, "n.bias": 4}
+    ends = itertools.accumulate(names.values())
+    ranges = [(n, range(end - names[n], end)) for n, end in zip(names, ends, strict=True)]
+    return {n: full(sum(i // 16 == rank for i in r)) for n, r in ranges}
+
+
+def test_views_of_a_flat_parameter_are_told(tmp_path: Path) -> None:
+    def make(rank: int) -> StateDict:
+        flat = sharded(full(48), mesh_of(3), Shard(0))
+        return {"m": {**views(rank), "bn.mean": full(8), "_flat_param": flat}}
+
+    path = save_as_ranks(tmp_path, 3, make)
+    message = only(path, "local-state").message
+    assert "beside m._flat_param, which holds them in 3 shards" in message
+    # torch is the judge: no rank can load its own names, and the flat parameter alone loads.
+    for rank in range(3):
+        with pytest.raises(dcp.api.CheckpointException, match="Size mismatch"):
+            dcp.load({"m": views(rank)}, checkpoint_id=path, no_dist=True)
+    flat = {"m": {"_flat_param": torch.zeros(48)}}
+    dcp.load(flat, checkpoint_id=path, no_dist=True)
+    assert torch.equal(flat["m"]["_flat_param"], full(48))
+
+
+def test_flat_parameters_alone_are_not_told(tmp_path: Path) -> None:
+    def make(rank: int) -> StateDict:
+        flat = {f"{p}_flat_param": sharded(full(32), mesh_of(2), Shard(0)) for p in ("", "l.")}
+        return {"m": {**flat, "bn.mean": full(8), "l.bn.mean": full(8)}, "empty": torch.zeros(0)}
+
+    assert not judged(save_as_ranks(tmp_path, 2, make))

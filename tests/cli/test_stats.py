@@ -152,6 +152,15 @@ def test_what_is_no_tensor_is_said(tmp_path: Path) -> None:
     assert stats(folder, "--filter", "a").code == 0
 
 
+@pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="torch 2.8 and later")
+def test_a_dtype_without_numbers_is_no_fault(tmp_path: Path) -> None:
+    packed = torch.arange(8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    ran = stats(save(tmp_path / "c", {"f4": packed, "w": torch.ones(2)}), "--json")
+    (left,) = ran.json()["not_read"]
+    assert (ran.code, left["fqn"]) == (2, "f4")
+    assert "numpy has no such type" in left["why"]
+
+
 @pytest.mark.slow
 def test_every_sample_is_read_whole() -> None:
     for path in sorted(SAMPLES.glob("*/.metadata")):

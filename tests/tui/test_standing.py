@@ -11,7 +11,9 @@ import pytest
 from inspector.checks.findings import Coverage, Finding, Report
 from inspector.tui.findings.standing import Standing
 from inspector.tui.findings.view import FindingsView
+from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES, run_cli
@@ -206,3 +208,20 @@ async def test_what_is_wrong_with_a_file_stands_below_the_list_of_files() -> Non
         await until(pilot, lambda: said in words(app))
         await pilot.press("k")
         await until(pilot, lambda: said not in words(app))
+
+
+@pytest.mark.parametrize("key", ["c", "u"])
+async def test_the_line_of_a_task_goes_when_it_ends(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it found, and not with the next of the timer's looks at it."""
+    monkeypatch.setattr(main, "_PAINT_S", 1e6)
+    async with opened(SAMPLES / "broken/values_nan", size=(120, 30)) as (app, pilot):
+        screen = app.screen
+        assert isinstance(screen, MainScreen)
+        line = screen.query_one(TaskLine)
+        line.show("reading", 1, 2, 1.0, "stops")
+        assert line.has_class("-running")
+        await pilot.press(key)
+        await until(pilot, lambda: screen.standing.is_deep or bool(screen.standing.valued))
+        assert not line.has_class("-running")

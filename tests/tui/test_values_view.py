@@ -14,6 +14,7 @@ import torch
 from textual.pilot import Pilot
 
 from inspector.tui.app import InspectApp
+from inspector.tui.background import Background
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.values import reading as tensor_reading
@@ -431,7 +432,8 @@ async def test_keys_are_answered_while_a_large_tensor_is_read(
 async def test_no_share_is_told_of_a_reading_whose_size_is_not_known() -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=(80, 24)) as (app, _):
         line = app.screen.query_one(TaskLine)
-        line.show("reading", 0, 0, 1.0, "x stops")
+        background = Background[None](line, lambda key, answer: None)
+        line.show("reading", 0, 0, background, "x stops")
         assert str(line.content) == "reading ...  x stops"
 
 

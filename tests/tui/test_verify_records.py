@@ -157,7 +157,7 @@ async def test_a_job_is_seen_from_every_view_and_from_the_picker(
         bar = screen.query_one(ViewBar)
         for key in "1235674":
             await pilot.press(key)
-            await until(pilot, lambda: bool(re.search(r"4 Verify \d+%", str(bar.content))))
+            await until(pilot, lambda: bool(re.search(r"4 Verify \d+%", str(bar.render()))))
         # One level up is the list of runs, with this one in it; and back.
         await press(pilot, "escape", shows="enter shows it")
         await until(pilot, lambda: " now " in words(app))

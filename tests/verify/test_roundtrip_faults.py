@@ -18,6 +18,7 @@ from inspector.verify.job.launcher import run
 from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
 from tests.checks.editing import edited, key, stored
+from tests.checks.ranks import save_per_rank
 from tests.conftest import ROOT, SAMPLES
 from tests.helpers import planted_worker
 from tests.helpers.planted_kinds import data_start, place_of
@@ -384,3 +385,18 @@ def test_a_rank_that_is_slow_is_not_dead(
     kinds = {failure["kind"] for failure in result["failures"]}
     assert kinds == (set() if fault == "slow" else {"timeout"})
     assert fault == "hang" or result["elapsed_s"] > 30
+
+
+def test_a_bit_that_is_wrong_in_both_copies_is_one_element(tmp_path: Path) -> None:
+    """Two payloads hold it, each with a wrong checksum; the tensor has one such element."""
+    path = save_per_rank(tmp_path / "ckpt", 2, lambda _: {"w": torch.arange(12.0).reshape(6, 2)})
+    checkpoint = open_checkpoint(str(path))
+    (tensor,) = checkpoint.tensors
+    assert tensor.num_chunks == 2
+    for file, at, length in zip(tensor.file, tensor.byte_offset, tensor.byte_length, strict=True):
+        data = path / checkpoint.files[int(file)].path
+        _change(data, _data_start(data, int(at), int(length)) + 4 * 7 + 1, lambda b: b ^ 4)
+    outcome = run_job(make_spec(tmp_path, path, "fsdp:2"))
+    events = [e for e in outcome.of("tensor") if e["phase"] == "compare"]
+    assert sum(e["num_different"] for e in events) == 1
+    assert [e["first_index"] for e in events if e["verdict"] == "DIFFER"] == [[3, 1]]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import Checkpoint
-    from inspector.checkpoint.storage.base import Storage
 
 __all__ = [
     "folder_of",

@@ -101,8 +101,8 @@ _WRITERS = frozenset(
 )
 
 DTYPES = re.compile(
-    r"(bool|half|float|double|short|int|long|chalf|cfloat|cdouble|bfloat16|complex(32|64|128)"
-    r"|u?int[1-9]\d?|float(16|32|64)|float8_\w+|float4_\w+|q?u?int(8|32|4x2|2x4)|bits\w+)\Z"
+    r"(bool|half|float|double|short|int|long|chalf|cfloat|cdouble|bfloat16|b?complex32"
+    r"|complex(64|128)|u?int[1-9]\d?|float(16|32|64)|float8_\w+|float4_\w+|q?u?int(8|32|4x2|2x4)|bits\w+)\Z"
 )
 
 CALLABLES: dict[tuple[str, str], Any] = {

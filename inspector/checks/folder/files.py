@@ -34,6 +34,7 @@ _FROM_ANOTHER = "copy the file from the original, or load an earlier checkpoint"
 _MAX_NAMED = 8
 _MAX_MISSING = 1000
 
+_FATE_OF_NOTHING = "never reads them: the chunks hold no element"
 _LEFTOVER = re.compile(
     r"\.tmp\Z|\.tmp[.-]|\.part(ial)?\Z|\.incomplete\Z|\.crdownload\Z|\.swp\Z|~\Z"
     r"|\A\.nfs[0-9a-f]{8,}\Z|\A\..+\.(distcp|metadata|safetensors)\.[A-Za-z0-9]{6}\Z"
@@ -125,7 +126,7 @@ def _look(
                 code,
                 "error",
                 f"{printable(path, 120)}: {what}; {_holds(entries, rows)} in it",
-                torch_does,
+                _FATE_OF_NOTHING if _holds_nothing(entries, rows) else torch_does,
                 _instead(path, known)
                 if code == "file-missing"
                 else "make it a file that may be read",
@@ -227,6 +228,13 @@ def _holds(entries: Entries, rows: Ints) -> str:
     return plural(len(rows), "payload") + elements
 
 
+def _holds_nothing(entries: Entries, rows: Ints) -> bool:
+    """Whether all are chunks without elements, of which torch's planner makes no read."""
+    if entries.checkpoint.format != "dcp" or not len(rows):
+        return False
+    return bool((rows < entries.num_chunks).all()) and not entries.volume[rows].any()
+
+
 def _truncated(
     entries: Entries, found: list[Entry | None], findings: list[Finding]
 ) -> Iterator[int]:
@@ -246,18 +254,27 @@ def _truncated(
                 "error",
                 f"{printable(path, 120)}: {num_bytes:,} bytes, but {_what(entries)} needs {end:,}; "
                 f"{_holds(entries, members)} past its end",
-                "raises SafetensorError: incomplete metadata, file not fully covered"
-                if entries.checkpoint.format != "dcp"
-                else "raises EOFError"
-                if num_bytes == 0
-                else "raises RuntimeError: PytorchStreamReader failed reading zip archive"
-                + entries.or_packed,
+                _cut_fate(entries, members, num_bytes),
                 "the write or the copy was cut short: " + _FROM_ANOTHER,
                 file=path,
                 num_elements=total(entries.volume[members]),
             )
         )
         yield number
+
+
+def _cut_fate(entries: Entries, rows: Ints, num_bytes: int) -> str:
+    """What torch does about entries that reach past the end of their file."""
+    if entries.checkpoint.format != "dcp":
+        return "raises SafetensorError: incomplete metadata, file not fully covered"
+    if _holds_nothing(entries, rows):
+        return _FATE_OF_NOTHING
+    fates = []
+    if (entries.start[rows] < num_bytes).any():
+        fates.append("RuntimeError: PytorchStreamReader failed reading zip archive")
+    if (entries.start[rows] >= num_bytes).any():
+        fates.append("EOFError")
+    return f"raises {' or '.join(fates)}{entries.or_packed}"
 
 
 def _what(entries: Entries) -> str:

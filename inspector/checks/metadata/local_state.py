@@ -11,7 +11,9 @@ one whole chunk of exactly the shape of one of its parameter's chunks. A low-ran
 alone, so vectors or two lengths along the cut are asked for. Or siblings: such a projection is
 made of the same matrix of every layer, so one piece among layers that have the whole is none.
 
-The same becomes of an average of the model that is made of local tensors.
+The same becomes of an average of the model that is made of local tensors, and of the parameters
+that FSDP1 names beside its flat ones (`use_orig_params=True` with LOCAL_STATE_DICT): told where
+one of them is empty, which no parameter is.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ __all__ = ["check_local_state", "local_pieces"]
 
 #: State that has its parameter's shape by definition: all that is known but single numbers.
 _SHAPED = (SLOTS - {"step", "mu_product", "eta", "mu"}) | COPIES
+_FLAT = "_flat_param"
 _MAX_NAMED = 3
 _MIN_WHOLE = 2
 _MAX_NAME = 120
@@ -71,6 +74,7 @@ def check_local_state(checkpoint: Checkpoint) -> list[Finding]:
             _finding(checkpoint, head, members, is_copy=True)
             for head, members in _copies(checkpoint)
         ),
+        *_views_of_flat(checkpoint),
     ]
 
 
@@ -182,6 +186,59 @@ def _copies(checkpoint: Checkpoint) -> Iterator[tuple[str, list[_Piece]]]:
         has_matrix = any(len(piece.shape) > 1 for piece in pieces)
         if head != other and (head, other) not in others and has_matrix and len(pieces) > 1:
             yield head, pieces
+
+
+def _views_of_flat(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Parameters that are one rank's views of a flat one: without dims, and some without elements.
+
+    FSDP1's `_local_post_state_dict_hook` adds the flat parameter, and leaves the names of the
+    parameters, each the part of it that the rank holds.
+    """
+    columns = checkpoint.columns
+    if _FLAT not in "\n".join(columns.fqns) or checkpoint.per_rank_metadata:
+        return
+    flat = {fqn[: -len(_FLAT)]: i for i, fqn in enumerate(columns.fqns) if _is_flat(fqn)}
+    owners = {owner for owner, i in flat.items() if columns.num_chunks_of[i] > 1}
+    views = [
+        index
+        for index in np.flatnonzero(np.diff(columns.dim_start) == 1).tolist()
+        if columns.num_chunks_of[index] == 1
+        and not is_optimizer_state(columns.fqns[index])
+        and any(owner in owners for owner in _owners(columns.fqns[index]))
+    ]
+    empty = [index for index in views if columns.shape(index) == (0,)]
+    if not empty:
+        return
+    names = ", ".join(printable(columns.fqns[i], _MAX_NAME) for i in empty[:_MAX_NAMED])
+    owner = next(o for o in _owners(columns.fqns[empty[0]]) if o in owners)
+    whole = columns.tensor(flat[owner])
+    yield Finding(
+        "local-state",
+        "warning",
+        f"{plural(len(empty), 'parameter')} without an element ({names}"
+        f"{' ...' if len(empty) > _MAX_NAMED else ''}) beside "
+        f"{printable(whole.fqn, _MAX_NAME)}, which holds them in {whole.num_chunks:,} shards: "
+        "they are one rank's parts of it, as FSDP1 with use_orig_params=True names them in a "
+        "LOCAL_STATE_DICT; of each name one rank's part is kept",
+        "raises ValueError: Size mismatch, also into the model and the ranks that saved it, since "
+        "each rank's parts have lengths of their own",
+        "the flat parameters hold them all: wrap the model as it was on as many ranks, and give "
+        f"dcp.load the entries of its LOCAL_STATE_DICT that end in {_FLAT}, which are filled in "
+        "place; save with SHARDED_STATE_DICT",
+        fqn=columns.fqns[empty[0]],
+    )
+
+
+def _is_flat(fqn: str) -> bool:
+    return fqn == _FLAT or fqn.endswith("." + _FLAT)
+
+
+def _owners(fqn: str) -> Iterator[str]:
+    """The prefixes of the modules that hold an entry, the innermost first."""
+    end = len(fqn)
+    while (end := fqn.rfind(".", 0, end)) >= 0:
+        yield fqn[: end + 1]
+    yield ""
 
 
 def _is_piece(shape: Shape, param: Tensor) -> bool:

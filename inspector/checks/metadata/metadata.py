@@ -1,18 +1,21 @@
 """What the metadata itself tells: its entries, names, classes, version, and who can read it.
 
-The rule this module keeps: torch is never imported. Which torch is installed is read from its
-package's metadata, and what that torch does with an old or a new pickle was measured.
+The rule this module keeps: torch is never imported. Which torch is installed is told by its
+package, and what that torch does with an old or a new pickle was measured.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from inspector.checkpoint.dtypes import SINCE
 from inspector.checkpoint.model import Checkpoint, Provenance
 from inspector.checkpoint.text import is_printable, plural, printable
 from inspector.checks.findings import Finding
@@ -28,6 +31,8 @@ __all__ = [
 _KNOWN_VERSION = (1, 0, 0)
 _MAX_SHOWN = 3
 _MAX_NAME = 120
+# By the specification of installed projects (PEP 376, PEP 427): no version has a hyphen in it.
+_TORCH_WHEEL = re.compile(r"torch-([^-]+)\.dist-info")
 # Part of a torch installation, or of Python.
 _AT_HOME = frozenset({"torch", "builtins", "__builtin__", "pathlib", "collections", "_codecs"})
 
@@ -35,9 +40,14 @@ _AT_HOME = frozenset({"torch", "builtins", "__builtin__", "pathlib", "collection
 @cache
 def installed_torch() -> str | None:
     """The version of the torch package in this environment, or None; torch is not imported."""
-    # Imported here: it takes 10 ms, and few checkpoints need to know. Asked once: a run has
-    # hundreds of checkpoints, and each time a package's metadata would be found and parsed.
-    from importlib.metadata import PackageNotFoundError, version  # lazy: `check` begins without
+    # A wheel's folder is named by its version. Asked once: a run has hundreds of checkpoints.
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder or "."):
+                if (found := _TORCH_WHEEL.fullmatch(name)) is not None:
+                    return found[1]
+    # lazy: with the parser of mail that it imports, it takes 40 ms
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("torch")
@@ -117,8 +127,7 @@ def _fate(what: str) -> str:
 
 
 def _names(checkpoint: Checkpoint) -> Iterator[Finding]:
-    fqns = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
-    for fqn in dict.fromkeys(fqns):
+    for fqn in dict.fromkeys(checkpoint.fqns):
         if not is_printable(fqn):
             yield _unprintable("entry", fqn, fqn=fqn)
     for file in checkpoint.files:
@@ -289,6 +298,7 @@ def _version(provenance: Provenance) -> Iterator[Finding]:
 
 def reading_notes(
     provenance: Provenance,
+    dtypes: Iterable[str] = (),
     *,
     torch_version: str | None = None,
     python_version: tuple[int, int] | None = None,
@@ -298,6 +308,7 @@ def reading_notes(
 
     Args:
         provenance: What the metadata tells of its writer.
+        dtypes: Of its tensors.
         torch_version: The torch that would read; by default the installed one.
         python_version: The Python it runs in; by default this one.
         platform: As `sys.platform`; by default this one.
@@ -305,7 +316,7 @@ def reading_notes(
     python_version = python_version or sys.version_info[:2]
     on_windows = (platform or sys.platform) == "win32"
     found = [
-        _torch_note(provenance, torch_version),
+        _torch_note(provenance, torch_version) or _dtype_note(dtypes, torch_version),
         _path_note(provenance, python_version, on_windows=on_windows),
         _packages_note(provenance),
     ]
@@ -320,11 +331,9 @@ def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | 
     band = provenance.torch_band or ""
     if not band.startswith(("1.13", "2.15")):
         return None
-    torch_version = torch_version or installed_torch()
-    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", torch_version or "")
-    if numbers is None or torch_version is None:
+    torch_version, release = _release(torch_version)
+    if release is None:
         return None
-    release = (int(numbers[1]), int(numbers[2]))
     if band.startswith("2.15") and release < (2, 15):
         return _note(
             f"torch {torch_version} is installed and cannot read this checkpoint, though it is "
@@ -341,6 +350,30 @@ def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | 
             "load it with torch 1.13, and save it again with a later one",
         )
     return None
+
+
+def _release(torch_version: str | None) -> tuple[str, tuple[int, int] | None]:
+    """A torch's version, by default the installed one's, and its major and minor number."""
+    version = torch_version or installed_torch() or ""
+    numbers = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    return version, (int(numbers[1]), int(numbers[2])) if numbers else None
+
+
+def _dtype_note(dtypes: Iterable[str], torch_version: str | None) -> Finding | None:
+    """Element types that the torch does not have."""
+    torch_version, release = _release(torch_version)
+    if release is None:
+        return None
+    lacking = sorted((SINCE[dtype], dtype) for dtype in set(dtypes) if dtype in SINCE)
+    if not lacking or release >= lacking[-1][0]:
+        return None
+    (major, minor), dtype = lacking[-1]
+    return _note(
+        f"torch {torch_version} is installed and cannot read this checkpoint: a tensor is of "
+        f"{dtype}, which torch {major}.{minor} and later have",
+        f"raises AttributeError: Can't get attribute {dtype!r} on <module 'torch'>",
+        f"load it with torch {major}.{minor} or later",
+    )
 
 
 def _path_note(

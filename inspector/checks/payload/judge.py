@@ -129,9 +129,16 @@ def _judge_payload(
         if subject.is_tensor and not payload.problem:
             _judge_header(result, number, subject, payload, inner)
     damaged = _read_records(result, inner, payload, subjects, values, has_checksums=True)
-    # A record whose bytes are damaged has been told of.
-    if payload.problem and damaged.isdisjoint(_HEADERS):
+    # A record whose bytes are damaged has been told of; what it names now, nobody wrote.
+    if not damaged.isdisjoint(_HEADERS):
+        result.packed, result.quantizer = None, ""
+        result.notes = [note for note in result.notes if note.code not in _OF_NAMES]
+    elif payload.problem:
         raise PayloadError(payload.problem)
+
+
+#: Notes on what a payload's pickle names.
+_OF_NAMES = frozenset({"payload-foreign-class", "payload-unproven"})
 
 
 #: Records that torch reads before a tensor's elements.
@@ -205,7 +212,13 @@ def _foreign(payload: Payload, *, is_tensor: bool) -> list[Note]:
         what = f"its pickle names {', '.join(printable(n, 120) for n in names[:3])}"
         if len(names) > 3:
             what += f" and {len(names) - 3} more of {shown}"
-        if package in ("__main__", "__mp_main__"):
+        if package in ("__main__", "__mp_main__") and is_tensor:
+            fate = (
+                "raises UnpicklingError, also in the script that saved it, unless that registers "
+                "the class (torch.serialization.add_safe_globals)"
+            )
+            hint = "register the class in the script that loads, or save plain tensors"
+        elif package in ("__main__", "__mp_main__"):
             fate = "raises AttributeError unless the script that loads defines it as well"
             hint = "load it from the script that saved it, or save plain values"
         elif is_tensor:
@@ -381,4 +394,6 @@ def _corrupt(result: Judgement, subject: Subject, record: Record, crc: int, is_d
         fate = "loads wrong values silently"
         if not is_data:
             fate = "loads it silently, perhaps with other values, or raises an error"
+    if 0 in (subject.sizes or ()):
+        fate = _FATE_OF_NOTHING
     result.error("payload-corrupt", subject, what, fate, _COPY_AGAIN)

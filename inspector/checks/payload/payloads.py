@@ -371,10 +371,7 @@ class _Conclusion:
 
     def _owners_read(self) -> npt.NDArray[np.int64]:
         plan = self.plan
-        owners: npt.NDArray[np.int64] = plan.owner[
-            np.repeat(self.tally.read, np.diff(plan.owner_start))
-        ]
-        return owners
+        return plan.owner[np.repeat(self.tally.read, np.diff(plan.owner_start))]
 
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns
@@ -423,8 +420,8 @@ class _Conclusion:
         which = fqn if len(places) == 1 else f"{fqn} is the first"
         return NotChecked(
             f"{what} ({which})",
-            f"a tensor class of {package}: its bytes agree with their checksums, what they mean "
-            f"only {package} knows",
+            f"a tensor class of {package}: its bytes were held against what checksums they have; "
+            f"what they mean only {package} knows",
         )
 
 

@@ -64,7 +64,12 @@ _INTS = {
     **{f"uint{n}": (n, False) for n in (8, 16, 32, 64)},
     **{f"int{n}": (n - 1, True) for n in (8, 16, 32, 64)},
 }
-_PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+_PARTS = {
+    "complex32": "float16",
+    "bcomplex32": "bfloat16",
+    "complex64": "float32",
+    "complex128": "float64",
+}
 
 
 def holds(wide: str, narrow: str) -> bool:
@@ -484,5 +489,5 @@ def fit_of(checkpoint: Checkpoint, expected: Expected) -> ModelFit:
 
 def num_matching(checkpoint: Checkpoint, expected: Expected) -> int:
     """How many of the expected keys a checkpoint has, whatever they hold."""
-    names = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    names = set(checkpoint.fqns)
     return sum(key.fqn in names for key in expected.wanted)

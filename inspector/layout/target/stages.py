@@ -129,7 +129,7 @@ def stage_keys(
     Raises:
         UsageError: Nothing tells which entries a stage holds, or the lines are of other stages.
     """
-    names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+    names = checkpoint.fqns
     told_by: Literal["placements", "checkpoint"] = "placements" if lines else "checkpoint"
     if lines:
         held = _by_lines(names, request, lines)
@@ -213,8 +213,7 @@ def stages_by_files(checkpoint: Checkpoint, written_by: WrittenBy) -> list[_Stag
     """
     if written_by.partition is None:
         return None
-    names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
-    return _by_files(checkpoint, names, written_by.partition)
+    return _by_files(checkpoint, checkpoint.fqns, written_by.partition)
 
 
 def _by_files(checkpoint: Checkpoint, names: Sequence[str], groups: StageGroups) -> list[_Stages]:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["POISON", "Local", "Region", "RegionTally", "bits_of"]
+__all__ = ["DIFFERENT", "POISON", "Local", "Region", "RegionTally", "bits_of"]
 
 #: What every byte of a target is filled with before it is loaded.
 POISON = 0xA5
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
-_COMPARED, _DIFFERENT = 1, 2
+_COMPARED, DIFFERENT = 1, 2
 _PIECE_BYTES = 1 << 20
 
 
@@ -34,8 +34,7 @@ def _find_memcmp() -> Callable[[int, int, int], int] | None:
         return None
     found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     found.restype = ctypes.c_int
-    result: Callable[[int, int, int], int] = found
-    return result
+    return found
 
 
 _memcmp = _find_memcmp()
@@ -254,7 +253,7 @@ class Region:
             return
         fresh = where
         if self._tally.marks is not None:
-            fresh = self._newly(_DIFFERENT, at // size + where) - at // size
+            fresh = self._newly(DIFFERENT, at // size + where) - at // size
         self._tally.num_different += len(fresh)
         rows = mine.reshape(-1, size)[fresh]
         self._tally.num_unwritten += int((rows == POISON).all(axis=1).sum())

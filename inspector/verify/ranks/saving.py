@@ -128,7 +128,7 @@ def _check(
         if rows is not None and finding.offsets:
             tally.first_index = (rows.first + finding.offsets[0], *finding.offsets[1:])
         tell(reporter, "save", targets, tally, targets.via.get(finding.fqn, ""), hop=hop)
-    saved = {*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)}
+    saved = set(checkpoint.fqns)
     for fqn in sorted(names - saved):
         tally = RegionTally(fqn, 0)
         tally.problem("MISSING", "the saved folder does not have it")

@@ -156,7 +156,6 @@ class LoadPlanner(DefaultLoadPlanner):
         self._edit_plan = edit_plan
 
     def create_local_plan(self) -> LoadPlan:
-        """The stock plan."""
         plan = super().create_local_plan()
         return plan if self._edit_plan is None else self._edit_plan(plan)
 
@@ -319,7 +318,6 @@ class SavePlanner(DefaultSavePlanner):
         self._edit_plan = edit_plan
 
     def create_global_plan(self, all_plans: Any) -> Any:
-        """The stock plan."""
         plans, metadata = super().create_global_plan(all_plans)
         if self._edit_plan is not None:
             plans, metadata = self._edit_plan(plans, metadata)

@@ -133,7 +133,6 @@ class Reporter:
         self._stop.set()
 
     def send(self, event: str, **fields: Any) -> None:
-        """Send one event."""
         self.writer.send(event, **fields)
 
     def expect(self, phase: str, num_bytes: int, num_tensors: int, hop: int = 0) -> None:
@@ -141,7 +140,6 @@ class Reporter:
         self._phases[phase, hop] = [0, num_bytes, 0, num_tensors]
 
     def phase(self, name: str, *, hop: int = 0, **fields: Any) -> None:
-        """Enter a phase."""
         self.progress(force=True)
         self.name, self._hop = name, hop
         self._phases.setdefault((name, hop), [0, 0, 0, 0])

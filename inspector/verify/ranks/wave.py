@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.layout.rows import RowBlock
-from inspector.verify.ranks.bits import Bytes, Local, Region, RegionTally
+from inspector.verify.ranks.bits import DIFFERENT, Bytes, Local, Region, RegionTally
 from inspector.verify.ranks.corrupt import Corrupt
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.tasks import (
@@ -215,8 +217,23 @@ class WaveComparison:
                 tally.is_partial = True
                 tally.file = tally.file or found.file
             else:
-                tally.num_different += 1
+                tally.num_different += self._is_fresh(found.fqn, found.index)
                 tally.differ(found.index, found.expected, found.found, found.file)
+
+    def _is_fresh(self, fqn: str, index: tuple[int, ...]) -> bool:
+        """Whether an element was not counted as different yet; from now on it is.
+
+        It can have been only where chunks overlap: there several payloads hold it.
+        """
+        marks = self.tallies[fqn].marks
+        if marks is None:
+            return True
+        local = self.locals[fqn]
+        inside = [i - first for i, first in zip(index, local.offsets, strict=True)]
+        place = np.ravel_multi_index(inside, local.sizes) if inside else 0
+        is_fresh = not marks[place] & DIFFERENT
+        marks[place] |= DIFFERENT
+        return is_fresh
 
     def _holds(self, found: Corrupt) -> bool:
         tensor = self._tensors.get(found.fqn)

@@ -70,8 +70,7 @@ def unit_firsts(plan: PayloadPlan) -> Ints:
     is_first = np.ones(plan.num_places, np.bool_)
     same_file = plan.file[1:] == plan.file[:-1]
     is_first[1:] = ~(same_file & is_tangled[plan.file[1:]])
-    found: Ints = np.flatnonzero(is_first)
-    return found
+    return np.flatnonzero(is_first)
 
 
 def state_of(checkpoint: Checkpoint, plan: PayloadPlan) -> str:

@@ -67,7 +67,6 @@ class PortionFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 
@@ -200,8 +199,7 @@ def add_portion(
 
 def _chunks(checkpoint: Checkpoint, plan: PayloadPlan, places: range) -> Ints:
     owners = plan.owner[plan.owner_start[places.start] : plan.owner_start[places.stop]]
-    chunks: Ints = owners[owners < checkpoint.num_chunks]
-    return chunks
+    return owners[owners < checkpoint.num_chunks]
 
 
 # What each field may be.

@@ -44,7 +44,6 @@ class Host(App[None]):
         self.posted.append(event)
 
     on_virtual_table_selected = on_virtual_table_highlighted
-    on_virtual_table_sorted = on_virtual_table_highlighted
     on_tensor_tree_node_highlighted = on_virtual_table_highlighted
     on_tensor_tree_tensor_selected = on_virtual_table_highlighted
     on_chunk_map_chunk_selected = on_virtual_table_highlighted

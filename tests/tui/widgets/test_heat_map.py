@@ -128,6 +128,19 @@ async def test_numbers_of_both_signs_have_a_scale_with_0_in_the_middle() -> None
     assert ramp_color(DIVERGING, 0.5) == DIVERGING[2]
 
 
+async def test_the_words_of_the_legend_are_whole_or_not_there() -> None:
+    array = np.array([[0.25, math.nan, -4.125]])
+    app = MapApp(array)
+    seen = set()
+    async with app.run_test(size=(60, 12)) as pilot:
+        for width in range(60, 18, -1):
+            await pilot.resize_terminal(width, 12)
+            await pilot.pause()
+            _, _, said = drawn(app.map)[0].partition("✗")
+            seen.add(said.strip())
+    assert {"NaN or Inf", "NaN/Inf"} <= seen <= {"NaN or Inf", "NaN/Inf", ""}
+
+
 @pytest.mark.parametrize("plain", [False, True])
 async def test_nan_gaps_and_the_cursor_look_like_nothing_else(plain: bool) -> None:
     array = np.ma.array(np.ones((64, 40)), mask=np.zeros((64, 40), bool))
