@@ -26,7 +26,7 @@ SAMPLE, GAP = SAMPLES / "hsdp_2x2", SAMPLES / "broken" / "chunk_gap"
         (0, ["repair", SAMPLE]),
         (2, ["export", SAMPLE]),
     ],
-    ids=lambda value: str(value[0]) if isinstance(value, list) else None,
+    ids=lambda value: Path(value[0]).name if isinstance(value, list) else None,
 )
 def test_a_process_says_the_same(code: int, args: list[str | Path]) -> None:
     ran = run_process(*args)
