@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
 import pytest
+
+from inspector.__main__ import main
+from inspector.checkpoint.child.process import Server
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_ckpts"
@@ -35,18 +40,70 @@ class Ran:
         return json.loads(self.out)
 
 
-def run_cli(*args: str | Path, env: dict[str, str] | None = None, timeout_s: float = 600) -> Ran:
+def run_cli(*args: str | Path, env: dict[str, str] | None = None) -> Ran:
+    """`hsdp-inspect ARGS...` in this process: its streams are files, and no interpreter starts.
+
+    `run_process` is for what only a process of its own shows.
+    """
+    words = [str(arg) for arg in args]
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        open(os.devnull) as nothing,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.chdir(ROOT)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["hsdp-inspect", *words])
+        patch.setattr(sys, "stdin", nothing)
+        patch.setattr(sys, "stdout", _text_into(out, "strict"))
+        patch.setattr(sys, "stderr", _text_into(err, "backslashreplace"))
+        reader = Server.current()
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        if reader is not None:
+            reader.__enter__()  # A command that had one of its own left none.
+        for stream in (sys.stdout, sys.stderr):
+            stream.close()
+        return Ran(int(ended.value.code or 0), _text_of(out), _text_of(err))
+
+
+def _text_into(file: IO[bytes], errors: str) -> TextIO:
+    return open(file.fileno(), "w", encoding="utf-8", errors=errors, closefd=False)
+
+
+def _text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape").read()
+
+
+def run_process(
+    *args: str | Path, env: dict[str, str] | None = None, timeout_s: float = 600
+) -> Ran:
     """`hsdp-inspect ARGS...` in a process of its own."""
+    return run_python("-m", "inspector", *args, env=env, timeout_s=timeout_s)
+
+
+def run_python(
+    *args: str | Path,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 600,
+    cwd: Path = ROOT,
+    check: bool = False,
+) -> Ran:
+    """`python ARGS...` in a process of its own, which must succeed if it is to be checked."""
     done = subprocess.run(
-        [sys.executable, "-m", "inspector", *map(str, args)],
+        [sys.executable, *map(str, args)],
         capture_output=True,
         text=True,
         errors="surrogateescape",
         timeout=timeout_s,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
-        cwd=ROOT,
+        cwd=cwd,
     )
+    assert not check or done.returncode == 0, done.stderr
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
@@ -121,3 +178,21 @@ def _private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own state, cache or configuration."""
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+@pytest.fixture(scope="session")
+def _reader() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _one_reader(request: pytest.FixtureRequest, _reader: Server) -> None:
+    """Metadata is read in forks of one process, as `check RUN` does: it starts no interpreter.
+
+    `own_readers` marks the tests of that process, and of what one for each file may take.
+    """
+    if request.node.get_closest_marker("own_readers") is None:
+        _reader.__enter__()
+    else:
+        _reader.__exit__()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.house import (
     MAX_FILES,
+    ROOT,
     Module,
     circles,
     files_of_rooms,
@@ -29,6 +31,13 @@ def known() -> dict[str, Module]:
 
 def test_a_room_holds_at_most_twelve_files(known: dict[str, Module]) -> None:
     assert {r: n for r, n in files_of_rooms(known).items() if n > MAX_FILES} == {}
+
+
+def test_the_architecture_names_every_room(known: dict[str, Module]) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {room.removeprefix("inspector.") for room in files_of_rooms(known)} - {"inspector"}
+    named = set(re.findall(r"`([a-z/]+?)/?`", page))
+    assert {r for r in rooms if not {r.replace(".", "/"), r.rpartition(".")[2]} & named} == set()
 
 
 def test_no_module_is_too_long(known: dict[str, Module]) -> None:

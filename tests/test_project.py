@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import click
 import pytest
@@ -13,17 +11,12 @@ from inspector.__main__ import COMMANDS
 from inspector.checks.findings import CODES
 from inspector.checks.plan.against import PLAN_CODES
 from inspector.cli.group import cli
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 
 
 def test_the_import_contracts_hold() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_python("-c", "from importlinter.cli import lint_imports_command as c; c()")
+    assert done.code == 0, done.out + done.err
 
 
 @pytest.mark.parametrize("module", ["checkpoint", "layout", "checks", "report", "errors"])
@@ -36,7 +29,7 @@ def test_what_opens_a_checkpoint_imports_neither_torch_nor_textual(module: str) 
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'textual', 'fsspec'}\n"
         "assert not bad, bad\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+    run_python("-c", script, check=True)
 
 
 def test_the_child_process_needs_the_standard_library_alone() -> None:
@@ -45,7 +38,7 @@ def test_the_child_process_needs_the_standard_library_alone() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import inspector.checkpoint.pickle.extract, inspector.checkpoint.pickle.gate\n"
     )
-    subprocess.run([sys.executable, "-I", "-S", "-c", script, str(package.parents[1])], check=True)
+    run_python("-I", "-S", "-c", script, str(package.parents[1]), check=True)
 
 
 def test_the_fast_way_to_the_screen_knows_every_command() -> None:

@@ -54,40 +54,26 @@ class _Traces:
     @cached_property
     def heads(self) -> frozenset[str]:
         """What stands before the first dot of the entries' names."""
-        entries = (entry.fqn for entry in self.checkpoint.bytes_entries)
-        fqns = (*self.checkpoint.columns.fqns, *entries)
-        return frozenset(fqn.partition(".")[0] for fqn in fqns)
+        return frozenset(fqn.partition(".")[0] for fqn in self.checkpoint.fqns)
 
     @cached_property
     def beside(self) -> dict[str, Entry]:
         """What lies beside the folder, by name."""
-        if self._path is None:
-            return {}
-        try:
-            return {e.name: e for e in LocalStorage(os.path.dirname(self._path)).list()}
-        except StorageError:
-            return {}
+        return {} if self._path is None else _listed(LocalStorage(os.path.dirname(self._path)))
 
     @cached_property
     def above(self) -> dict[str, Entry]:
         """What lies beside the folder that the folder lies in, by name."""
         if self._path is None:
             return {}
-        try:
-            parent = os.path.dirname(self._path)
-            return {e.name: e for e in LocalStorage(os.path.dirname(parent)).list()}
-        except StorageError:
-            return {}
+        parent = os.path.dirname(self._path)
+        return _listed(LocalStorage(os.path.dirname(parent)))
 
     @cached_property
     def folders(self) -> frozenset[str]:
         """The folders in it, by name."""
-        if self._path is None:
-            return frozenset()
-        try:
-            return frozenset(e.name for e in self._storage.list() if e.kind == "folder")
-        except StorageError:
-            return frozenset()
+        entries = _listed(self._storage).values() if self.is_local else ()
+        return frozenset(e.name for e in entries if e.kind == "folder")
 
     @property
     def parent(self) -> str:
@@ -103,11 +89,8 @@ class _Traces:
         entry = self.beside.get(name)
         if self._path is None or entry is None or (entry.num_bytes or 0) > _MAX_SMALL_FILE:
             return b""
-        try:
-            beside = LocalStorage(os.path.dirname(self._path))
-            return beside.read(name, 0, _MAX_SMALL_FILE) if entry.kind == "file" else b""
-        except StorageError:
-            return b""
+        beside = LocalStorage(os.path.dirname(self._path))
+        return _small_file(beside, name) if entry.kind == "file" else b""
 
     def class_of(self, package: str) -> str:
         """A class of a package in the pickle, or an empty string."""
@@ -119,10 +102,7 @@ class _Traces:
         size = self.checkpoint.folder_files.get(name)
         if not self.is_local or size is None or size > _MAX_SMALL_FILE:
             return b""
-        try:
-            return self._storage.read(name, 0, _MAX_SMALL_FILE)
-        except StorageError:
-            return b""
+        return _small_file(self._storage, name)
 
     def json(self, name: str) -> dict[str, Any]:
         """A small JSON object of the folder; an empty one if it is none."""
@@ -137,6 +117,22 @@ class _Traces:
         return ""
 
 
+def _listed(storage: Storage) -> dict[str, Entry]:
+    """What a folder holds, by name; nothing if it cannot be listed."""
+    try:
+        return {entry.name: entry for entry in storage.list()}
+    except StorageError:
+        return {}
+
+
+def _small_file(storage: Storage, name: str) -> bytes:
+    """What a small file holds; nothing if it cannot be read."""
+    try:
+        return storage.read(name, 0, _MAX_SMALL_FILE)
+    except StorageError:
+        return b""
+
+
 def _object(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content.decode() or "{}")
@@ -146,12 +142,7 @@ def _object(content: bytes) -> dict[str, Any]:
 
 
 def recognise(checkpoint: Checkpoint, storage: Storage) -> Framework:
-    """Who wrote a checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-        storage: Its folder.
-    """
+    """Who wrote a checkpoint."""
     traces = _Traces(checkpoint, storage)
     rules = _SAFETENSORS if checkpoint.format == "safetensors" else _DCP
     for rule in rules:

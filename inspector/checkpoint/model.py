@@ -207,6 +207,15 @@ class Tensor:
         """Bytes of the elements: `num_elements` times the dtype's size."""
         return self.num_elements * (itemsize(self.dtype) or 0)
 
+    def box(self, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Lower corner and extent of a chunk."""
+        return tuple(self.offsets[chunk].tolist()), tuple(self.sizes[chunk].tolist())
+
+    def chunks(self) -> Iterator[tuple[list[int], list[int], int, int, int]]:
+        """Lower corner, extent, file, byte offset and byte length of every chunk."""
+        columns = (self.offsets, self.sizes, self.file, self.byte_offset, self.byte_length)
+        return zip(*(column.tolist() for column in columns), strict=True)
+
     @property
     def path(self) -> tuple[str, ...]:
         """The dotted name cut at its dots; what a module tree shows."""
@@ -402,6 +411,11 @@ class Checkpoint:
         """Bytes entry indices in that order."""
         return self.order[self.order >= self.num_tensors].astype(np.int64) - self.num_tensors
 
+    @cached_property
+    def fqns(self) -> Sequence[str]:
+        """Raw names of all tensors, then of all bytes entries: numbered as in `order`."""
+        return (*self.columns.fqns, *(entry.fqn for entry in self.bytes_entries))
+
     @property
     def num_tensors(self) -> int:
         return self.columns.num_tensors
@@ -433,8 +447,7 @@ class Checkpoint:
     def chunk_ranks(self, file: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Writer's rank per chunk, -1 where it is not known; `file` as in `Tensor.file`."""
         ranks = np.append(self.file_ranks, np.int32(-1))
-        result: npt.NDArray[np.int32] = ranks[file]
-        return result
+        return ranks[file]
 
     @cached_property
     def world_size(self) -> int | None:

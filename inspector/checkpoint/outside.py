@@ -105,12 +105,7 @@ def _is_below(there: tuple[str, str], here: tuple[str, str]) -> bool:
 
 
 def on_disk(path: str, table: list[tuple[str, str, str]]) -> tuple[str, str] | None:
-    """The device of an absolute path without links, and the path on it; None if nobody says.
-
-    Args:
-        path: The path.
-        table: As of `mounts`.
-    """
+    """The device of an absolute path without links, and the path on it; None if nobody says."""
     best: tuple[str, str, str] | None = None
     for mount in table:
         # Of two mounts at one point the later one is seen. Plain text on both sides, as there may
@@ -168,8 +163,7 @@ def refuse_inside(option: str, place: str, folders: Iterable[str]) -> None:
             is_inside = lies_inside(place, folder) or lies_inside(parent, folder)
             is_inside = is_inside or _is_linked(place, folder)
         except (OSError, ValueError) as error:
-            reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-            raise UsageError(f"{option} {shown} cannot be written to: {reason}") from error
+            raise UsageError(f"{option} {shown} cannot be written to: {why(error)}") from error
         if is_inside:
             raise UsageError(
                 f"{option} {shown} lies in the checkpoint folder, and nothing is written there",

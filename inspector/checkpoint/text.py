@@ -13,14 +13,16 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "HIDDEN",
     "Cut",
+    "Number",
     "format_box",
     "format_bytes",
     "format_count",
+    "format_literal",
     "format_placements",
     "format_ranks",
     "format_seconds",
@@ -28,6 +30,8 @@ __all__ = [
     "format_short_placements",
     "format_time",
     "is_printable",
+    "json_literal",
+    "json_number",
     "natural_keys",
     "number_runs",
     "parse_bytes",
@@ -329,3 +333,32 @@ def natural_keys(names: Sequence[str]) -> list[str]:
         # One substitution over everything is half the cost of one per name.
         return _DIGITS.sub(key, joined).split("\n") if names else []
     return [_DIGITS.sub(key, name) for name in names]
+
+
+#: A number, or the contract's word for one that JSON has not.
+Number = float | int | Literal["nan", "inf", "-inf"]
+
+
+def json_number(number: float | int) -> Number:
+    """A number as JSON takes it: NaN and infinities as the contract has them."""
+    if isinstance(number, int) or math.isfinite(number):
+        return number
+    return "nan" if number != number else "inf" if number > 0 else "-inf"
+
+
+def json_literal(value: Any) -> Any:
+    """A plain value as JSON takes it: keys as text, NaN and infinities as the contract has them."""
+    if type(value) is float:
+        return json_number(value)
+    if type(value) in (list, tuple):
+        return [json_literal(item) for item in value]
+    if type(value) is dict:
+        return {
+            k if type(k) is str else str(json_literal(k)): json_literal(v) for k, v in value.items()
+        }
+    return value
+
+
+def format_literal(value: Any, max_chars: int = 200) -> str:
+    """A plain value as Python writes it, printable and cut."""
+    return printable(repr(value), max_chars)

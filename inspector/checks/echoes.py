@@ -1,7 +1,9 @@
-"""Findings that only repeat what another check found, folded into that one.
+"""Many findings of one fault told as one: what another check found, what all of a file have.
 
 An entry that cannot be read cannot be compared with its seal either; that is one fault with one
-way out, however many checks run into it.
+way out, however many checks run into it. A file of zeros is one fault, too: ten thousand times the
+same sentence hides what else there is, and the file is what is to be copied again. Which entries
+it concerns is still told: `Finding.entries`.
 """
 
 from __future__ import annotations

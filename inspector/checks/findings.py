@@ -13,6 +13,7 @@ from typing import Literal
 __all__ = [
     "CODES",
     "INTEGRITY",
+    "SEVERITIES",
     "Against",
     "Coverage",
     "DeepReport",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 Severity = Literal["error", "warning", "note"]
+#: The worst first.
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 Verdict = Literal["sound", "damaged", "suspicious", "unreadable"]
 
 #: Megatron's digests of the files.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child, Limits, Progress
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
@@ -18,7 +17,15 @@ from inspector.checkpoint.safetensors.sets import shard_rank
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
 from inspector.checks.echoes import without_echoes
-from inspector.checks.findings import CODES, Coverage, DeepReport, Finding, NotChecked, Report
+from inspector.checks.findings import (
+    CODES,
+    SEVERITIES,
+    Coverage,
+    DeepReport,
+    Finding,
+    NotChecked,
+    Report,
+)
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
 from inspector.checks.metadata.aliases import check_aliases
@@ -39,12 +46,8 @@ from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
 
-if TYPE_CHECKING:
-    from inspector.layout.writer.written_by import WrittenBy
-
 __all__ = ["Deep", "check", "check_all", "check_storage", "judge", "merge"]
 
-_SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 _ORDER = {code: i for i, code in enumerate(CODES)}
 
 
@@ -218,7 +221,7 @@ def merge(report: Report, findings: Iterable[Finding], checked: Coverage) -> Rep
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """By severity, then as the codes are listed, then as they were found."""
-    return tuple(sorted(findings, key=lambda f: (_SEVERITIES[f.severity], _ORDER[f.code])))
+    return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), _ORDER[f.code])))
 
 
 def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
@@ -243,28 +246,14 @@ def _left_out(checkpoint: Checkpoint) -> list[NotChecked]:
 # With these the metadata lists other items than were saved, so that replaying the writer on them
 # would put innocent ones elsewhere.
 _OTHER_ITEMS = frozenset(
-    {
-        "entry-malformed",
-        "chunk-gap",
-        "chunk-overlap",
-        "chunk-duplicate",
-        "chunk-out-of-bounds",
-        "storage-orphan",
-    }
+    "entry-malformed chunk-gap chunk-overlap chunk-duplicate chunk-out-of-bounds "
+    "storage-orphan".split()
 )
 
 # What these say rests on every entry of the checkpoint being known.
 _OF_ALL_ENTRIES = frozenset(
-    {
-        "alias-shape",
-        "bytes-unreferenced",
-        "family-hole",
-        "file-unreferenced",
-        "local-state",
-        "optimizer-incomplete",
-        "rank-missing",
-        "storage-orphan",
-    }
+    "alias-shape bytes-unreferenced family-hole file-unreferenced local-state "
+    "optimizer-incomplete rank-missing storage-orphan".split()
 )
 
 

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from inspector.checkpoint.child.isolated import Progress
 from inspector.checkpoint.child.process import Server
 from inspector.checkpoint.dcp import METADATA
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import open_found
 from inspector.checkpoint.find.search import PART_DEPTH, RunListing, Search, discover
-from inspector.checkpoint.find.step_folders import StepFolder, is_export, part_name, step_number
+from inspector.checkpoint.find.step_folders import (
+    Found,
+    StepFolder,
+    is_export,
+    part_name,
+    step_number,
+)
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report

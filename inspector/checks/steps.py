@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.search import RunListing
-from inspector.checkpoint.find.step_folders import StepFolder, is_export, split_step
+from inspector.checkpoint.find.step_folders import Found, StepFolder, is_export, split_step
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict
@@ -51,6 +50,11 @@ class Judged:
     report: Report
     kinds: frozenset[str] | None = None
     written_s: float | None = None
+
+    @property
+    def word(self) -> str:
+        """The verdict, or `empty` where there was nothing to check."""
+        return "empty" if self.report.is_empty else self.report.verdict
 
     @property
     def is_sound(self) -> bool:
@@ -165,9 +169,7 @@ def _last(path: str) -> str:
 
 
 def _state(part: Judged) -> str:
-    if part.found.state == "unfinished":
-        return "unfinished"
-    return "empty" if part.report.is_empty else part.report.verdict
+    return "unfinished" if part.found.state == "unfinished" else part.word
 
 
 def _lacking(lacks: Sequence[str], have: frozenset[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import KeptListings
 from inspector.checkpoint.text import printable
-from inspector.checks.findings import NotChecked
+from inspector.checks.findings import DeepReport, NotChecked, Report
 from inspector.checks.judge import check_storage
 from inspector.cli.options import RankRequest
 from inspector.cli.output import Destination, command_line, read_one, unreached
@@ -24,10 +25,7 @@ from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from inspector.checkpoint.find.found import Found
-    from inspector.checks.findings import DeepReport, Report
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checks.plan.against import ModelFit
     from inspector.checks.plan.expected import Expected
     from inspector.checks.run import JudgedRun, OnJudged

@@ -21,7 +21,7 @@ from inspector.values.fingerprint import Fingerprints
 from inspector.values.stats import StatsReport
 from inspector.verify.job.commands import print_lines
 from inspector.verify.job.launcher import Job
-from inspector.verify.job.shape import Shape
+from inspector.verify.job.manifests import Shape
 from inspector.verify.shares.merge import (
     EndedRanks,
     find_job,

@@ -159,7 +159,7 @@ def _unseen(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
 
     Nobody knows the names in such a file, so a filter does not leave it out.
     """
-    from inspector.layout.incomplete import missing_files
+    from inspector.layout.contents import missing_files
     from inspector.values.stats import NotRead
 
     files = tuple(NotRead(-1, path, 0, why) for path, why in missing_files(checkpoint))
@@ -172,7 +172,7 @@ def _malformed(checkpoint: Checkpoint, filter_text: str) -> tuple[NotRead, ...]:
     from inspector.checkpoint.text import printable
     from inspector.values.stats import NotRead
 
-    known = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    known = set(checkpoint.fqns)
     entries = {item.fqn: item for item in checkpoint.malformed if item.fqn not in known}
     names = list(entries)
     return tuple(

@@ -260,7 +260,7 @@ def verify(
     world_size = _check_mesh(mesh, then, stage)
     shape = None
     if print_command:
-        from inspector.verify.job.shape import Shape
+        from inspector.verify.job.manifests import Shape
 
         shape = Shape.of(world_size, nnodes, nproc_per_node, port)
     elif nnodes or nproc_per_node or port:

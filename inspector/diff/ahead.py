@@ -68,7 +68,8 @@ class Ahead:
             for number, side in enumerate((structure.a, structure.b))
             if (storage := _remote(side)) is not None
         ]
-        self._batches: list[list[Item]] = []
+        #: What each batch is of.
+        self.batches: list[list[Item]] = []
         self._lock = threading.Lock()
         self._users: dict[int, int] = {}
         self._entered = -1
@@ -85,14 +86,10 @@ class Ahead:
             How many batches there are.
         """
         if self.is_useful:
-            self._batches = list(self._cut(sorted(items, key=self._sides[0].place_of)))
+            self.batches = list(self._cut(sorted(items, key=self._sides[0].place_of)))
         else:
-            self._batches = [list(items)]
-        return len(self._batches)
-
-    def items(self, batch: int) -> list[Item]:
-        """What a batch is of."""
-        return self._batches[batch]
+            self.batches = [list(items)]
+        return len(self.batches)
 
     def opener(self, side: int) -> Callable[[str], DataHandle] | None:
         """What opens the files of a side (0 or 1); None if that is local."""
@@ -118,18 +115,18 @@ class Ahead:
     def close(self) -> None:
         """Cancel what is on its way, and let go of everything."""
         with self._lock:
-            self._entered = len(self._batches)
+            self._entered = len(self.batches)
             for side in self._sides:
                 side.close()
 
     def _fetch_next(self) -> None:
         following = self._entered + 1
         held = {batch for side in self._sides for batch in side.held}
-        if following < len(self._batches) and len(held) < _MAX_HELD:
+        if following < len(self.batches) and len(held) < _MAX_HELD:
             self._fetch(following)
 
     def _fetch(self, batch: int) -> None:
-        items = self._batches[batch]
+        items = self.batches[batch]
         for side in self._sides:
             if batch not in side.held:
                 fits = len(items) > 1 or self._size_of(items[0]) <= 2 * _BATCH_BYTES
@@ -268,7 +265,7 @@ class _Side:
         for held in self.held.values():
             for segments in held.values():
                 for segment in segments:
-                    segment.cancel()
+                    segment.future.cancel()
         self.held = {}
 
     def open(self, path: str) -> DataHandle:
@@ -305,7 +302,7 @@ class _Fetched:
         self._lock = threading.Lock()
         self._data: bytes | None = None
         self._error: StorageError | None = None
-        self._future: Future[bytes] = storage.start_read(
+        self.future: Future[bytes] = storage.start_read(
             segment.path, segment.start, segment.end - segment.start
         )
 
@@ -321,15 +318,11 @@ class _Fetched:
                 raise self._error
             if self._data is None:
                 try:
-                    self._data = self._storage.result(self._path, self._future)
+                    self._data = self._storage.result(self._path, self.future)
                 except StorageError as error:
                     self._error = error
                     raise
             return self._data
-
-    def cancel(self) -> None:
-        """Do not wait for it any more."""
-        self._future.cancel()
 
 
 class _File:

@@ -78,10 +78,7 @@ def difference_map(
     height = math.prod(shape[:-1])
     plan = plan_of(structure, pair)
     run = _Run(structure, pair, _cuts(height, rows), _cuts(width, columns), width, Stop(), [])
-    total = sum(
-        side.checkpoint.columns.num_bytes[index]
-        for side, index in ((structure.a, pair.index_a), (structure.b, pair.index_b))
-    )
+    total = structure.num_bytes(pair)
 
     def poll() -> bool:
         done = min(sum(worker.bytes_done for worker in run.workers), total)

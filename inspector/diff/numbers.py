@@ -98,6 +98,8 @@ _PLAIN_FLOATS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 _LEAST, _MOST = 1e-280, 1e280
 # What divides and multiplies may round by this much; closer to the tolerance, it is worked out.
 _ROUNDED = 1e-9
+# The same of float32, whose unit is 6e-8, with room for a bound that is rounded to it.
+_NARROW = 1e-6
 
 
 def float_gaps(
@@ -122,6 +124,12 @@ def float_gaps(
     steps = np.bitwise_xor(p, q)
     if int(steps.min()) < 0:
         return None
+    np.subtract(p, q, out=steps)
+    np.abs(steps, out=steps)
+    if size < 8 and not atol:
+        found = _narrow_gaps(_narrow(a, dtype), _narrow(b, dtype), steps, rtol, neighbours)
+        if found is not None:
+            return found
     read = reader_of(dtype)
     x, y = read(a), read(b)
     gap = np.subtract(x, y)
@@ -134,8 +142,6 @@ def float_gaps(
     # NaN is in no order, so that one of either makes this false.
     if not (scale.min() > _LEAST and scale.max() < _MOST and max_abs < _MOST):
         return None
-    np.subtract(p, q, out=steps)
-    np.abs(steps, out=steps)
     rel = np.divide(gap, scale, out=y)
     least, most = float(rel.min()), float(rel.max())
     num_close = None
@@ -151,6 +157,60 @@ def float_gaps(
             close |= steps <= 1
         num_close = int(np.count_nonzero(close))
     return FloatGaps(max_abs, at, most, int(steps.max()), num_close)
+
+
+def _narrow(data: Bytes, dtype: str) -> Array:
+    """Elements of at most 32 bits as float32, which holds them."""
+    if dtype == "bfloat16":
+        return _float32_of(data)
+    if dtype == "float16":
+        return data.view("<f2").astype("<f4")
+    return data.view("<f4")
+
+
+def _narrow_gaps(
+    x: Array, y: Array, steps: Array, rtol: float, neighbours: bool
+) -> FloatGaps | None:
+    """As `float_gaps`, in float32, of pairs of which neither is half the other or less.
+
+    The difference of two such is exact (Sterbenz's lemma: "Floating-Point Computation", 1974). A
+    quotient is rounded once, so that it tells which few are to be divided again in float64.
+
+    Args:
+        x: The ones.
+        y: The others, of the same signs.
+        steps: The steps between them.
+        rtol: As of `float_gaps`; pairs are close by it alone.
+        neighbours: Likewise.
+    """
+    gap = np.subtract(x, y)
+    np.abs(gap, out=gap)
+    scale, rel = np.abs(x), np.abs(y)
+    np.maximum(scale, rel, out=scale)
+    np.divide(gap, scale, out=rel)
+    rough = float(rel.max())
+    # NaN is in no order; it is in the quotient, too, where a number is infinite.
+    if not (rough < 0.5 and np.isfinite(scale.max())):
+        return None
+
+    def in_float64(chosen: Array) -> Array:
+        result: Array = gap[chosen].astype(np.float64) / scale[chosen].astype(np.float64)
+        return result
+
+    most = float(in_float64(np.flatnonzero(rel >= rough * (1 - _NARROW))).max())
+    at = int(gap.argmax())
+    if most < rtol * (1 - _ROUNDED):
+        num_close = len(gap)
+    elif rel.min() > rtol * (1 + _NARROW) and not (neighbours and steps.min() <= 1):
+        num_close = 0
+    else:
+        close = rel < rtol * (1 + _NARROW)
+        unsure = np.flatnonzero(close & (rel > rtol * (1 - _NARROW)))
+        close[unsure] = gap[unsure].astype(np.float64) <= scale[unsure].astype(np.float64) * rtol
+        if neighbours:
+            close |= steps <= 1
+        num_close = int(np.count_nonzero(close))
+    return FloatGaps(float(gap[at]), at, most, int(steps.max()), num_close)
 
 
 def distance(x: Array, y: Array) -> Array:

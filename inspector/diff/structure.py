@@ -2,7 +2,9 @@
 
 The rule this module keeps: how a tensor is cut and where it lies is no difference of content; it
 is told beside it. A name is looked for on the other side as it is, byte for byte; what names
-alone suggest is in `likely_renamed` and believed by nobody.
+alone suggest is in `likely_renamed` and believed by nobody. Shapes and dtypes that agree say
+nothing of elements that no chunk holds, or that lie in no file: what `check` finds wrong with
+those is told beside the structure.
 """
 
 from __future__ import annotations
@@ -10,14 +12,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from inspector.checkpoint.find.locate import matching
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_shape, printable
-from inspector.diff.damage import damage_of
+from inspector.checks.findings import Finding
+from inspector.checks.folder.files import check_files
+from inspector.checks.folder.stored import check_stored
+from inspector.checks.metadata.entries import entries_of
+from inspector.checks.metadata.metadata import check_metadata
+from inspector.checks.metadata.structure import check_structure
+from inspector.checks.payload.packed import without_packed
 from inspector.diff.model import Damage, Diff, MeshSide, PlacementChange, Side, TensorDiff
+from inspector.errors import StorageError
 from inspector.layout.aliases import likely_renames
-from inspector.layout.incomplete import missing_parts
+from inspector.layout.contents import missing_parts
 from inspector.layout.writer.written_by import infer
 
 __all__ = ["Pair", "Structure", "compare_structure", "likely_renames"]
@@ -28,6 +38,8 @@ Kind = tuple[tuple[int, ...], str]
 # torch's state dicts keep the names of its parameters in every group.
 _GROUP = re.compile(r"(?:\A|(?<=\.))param_groups\.(\d{1,6})\.params(?:\.|\Z)")
 _NOT_COMPARED = "values were not compared"
+# Metadata that names code holds its tensors all the same.
+_NO_DAMAGE = frozenset({"metadata-unsafe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,14 @@ class Structure:
     sides: tuple[MeshSide, MeshSide]
     damage: tuple[Damage, ...] = ()
     param_groups: tuple[tuple[str, int, int], ...] = ()
+
+    def both(self, pair: Pair) -> tuple[tuple[Side, int], tuple[Side, int]]:
+        """Either side, and the index of an entry there."""
+        return (self.a, pair.index_a), (self.b, pair.index_b)
+
+    def num_bytes(self, pair: Pair) -> int:
+        """Bytes of a tensor's elements on both sides together."""
+        return sum(side.checkpoint.columns.num_bytes[index] for side, index in self.both(pair))
 
     def diff(self) -> Diff:
         """The comparison, as far as the metadata goes."""
@@ -145,7 +165,7 @@ def compare_structure(a: Side, b: Side, filter_text: str = "") -> Structure:
         placements,
         unreadable,
         sides,
-        (*damage_of("A", a, filter_text), *damage_of("B", b, filter_text)),
+        (*_damage_of("A", a, filter_text), *_damage_of("B", b, filter_text)),
         _other_numbers(_num_groups(names_a), _num_groups(names_b)),
     )
 
@@ -247,6 +267,37 @@ def _placed(
         for checkpoint, by in ((a, by_a), (b, by_b))
     ]
     return (sides[0], sides[1]), tuple(changes)
+
+
+# -- what is damaged ---------------------------------------------------------------------------
+
+
+def _damage_of(name: Literal["A", "B"], side: Side, filter_text: str = "") -> list[Damage]:
+    """What a side lacks, or holds twice: errors by its metadata and the sizes of its files.
+
+    Args:
+        name: `A` or `B`.
+        side: The checkpoint.
+        filter_text: Only of names that it selects; what concerns a file is told whatever it is.
+    """
+    checkpoint = side.checkpoint
+    entries = entries_of(checkpoint)
+    found = [
+        *check_metadata(checkpoint),
+        *without_packed(checkpoint, side.storage, entries, check_structure(checkpoint, entries)),
+        *check_stored(checkpoint, entries),
+    ]
+    try:
+        found += check_files(checkpoint, side.storage, entries)[0]
+    except StorageError as error:
+        found.append(Finding("file-unreadable", "error", printable(error.message, 300)))
+    errors = [f for f in found if f.severity == "error" and f.code not in _NO_DAMAGE]
+    kept = set(matching([finding.fqn or "" for finding in errors], filter_text))
+    return [
+        Damage(name, f.code, f.message, f.fqn)
+        for i, f in enumerate(errors)
+        if i in kept or f.fqn is None
+    ]
 
 
 # -- names ---------------------------------------------------------------------------------------

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.payload.scan.literals import read_literal
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import format_literal, printable
 from inspector.checkpoint.workers import Stop, run_workers
 from inspector.diff.ahead import Ahead, Item
 from inspector.diff.elements import Comparer, Tally, mixed_sums
@@ -152,25 +151,25 @@ class _Run:
         self._diffs = {diff.fqn: diff for diff in structure.diffs}
         self._entries: dict[str, BytesDiff] = {}
         self._tallies: dict[str, Tally] = {}
-        self._errors: dict[str, str] = {}
+        #: Why a tensor cannot be read, by name.
+        self.errors: dict[str, str] = {}
         self._reordered: set[str] = set()
         self._left: dict[str, int] = {}
         self._num_done = 0
-        self._workers: list[_Comparing] = []
+        self.workers: list[_Comparing] = []
         self._lock = threading.Lock()
         self._pairs = [p for p in structure.pairs if self._diffs[p.fqn].num_elements]
         for pair in self._pairs:
             plan = plan_of(structure, pair)
             self._left[pair.fqn] = -(-plan.num_blocks // _TASK_BLOCKS)
-            for side, index in ((structure.a, pair.index_a), (structure.b, pair.index_b)):
-                self.bytes_total += side.checkpoint.columns.num_bytes[index]
+            self.bytes_total += structure.num_bytes(pair)
         self.ahead = Ahead(structure)
 
     def tasks(self) -> Iterator[_Task]:
         """Portions of tensors, and bytes entries. Each is to `leave` its batch when it is done."""
         for batch in range(self.ahead.plan(self._items())):
             self.ahead.enter(batch)
-            for item in self.ahead.items(batch):
+            for item in self.ahead.batches[batch]:
                 for task in self._portions(item, batch):
                     self.ahead.enter(batch)
                     yield task
@@ -196,17 +195,10 @@ class _Run:
         if item.first < 0:
             yield _Task(item.pair, -1, -1, batch)
         for first in range(item.first, item.last, _TASK_BLOCKS):
-            if item.pair.fqn in self._errors:
+            if item.pair.fqn in self.errors:
                 # One fault is enough to say why; a tensor may claim to be without end.
                 break
             yield _Task(item.pair, first, min(first + _TASK_BLOCKS, item.last), batch)
-
-    def add(self, worker: _Comparing) -> None:
-        self._workers.append(worker)
-
-    def is_given_up(self, pair: Pair) -> bool:
-        """Whether a tensor was found to be unreadable."""
-        return pair.fqn in self._errors
 
     def keep(self, task: _Task, tally: Tally, error: str) -> None:
         """What came out of a portion."""
@@ -214,9 +206,9 @@ class _Run:
         with self._lock:
             self._tallies[fqn] = self._tallies.get(fqn, Tally()) + tally
             self._left[fqn] -= 1
-            was_given_up = fqn in self._errors
+            was_given_up = fqn in self.errors
             if error:
-                self._errors.setdefault(fqn, error)
+                self.errors.setdefault(fqn, error)
             is_done = (bool(error) or not self._left[fqn]) and not was_given_up
             self._num_done += is_done
             found = self._judged(fqn) if is_done else None
@@ -229,7 +221,7 @@ class _Run:
             self._entries[entry.fqn] = entry
 
     def progress(self) -> DiffProgress:
-        done = sum(w.bytes_done for w in self._workers) + self.bytes_hashed
+        done = sum(w.bytes_done for w in self.workers) + self.bytes_hashed
         total = len(self._pairs)
         done = min(done, self.bytes_total)
         return DiffProgress(done, self.bytes_total, self._num_done, total)
@@ -239,7 +231,7 @@ class _Run:
         return [
             pair
             for pair in self._pairs
-            if pair.fqn not in self._errors
+            if pair.fqn not in self.errors
             and may_be_reordered(self._diffs[pair.fqn], self._tallies.get(pair.fqn, Tally()))
         ]
 
@@ -249,11 +241,9 @@ class _Run:
             self._reordered.add(pair.fqn)
 
     def _judged(self, fqn: str) -> TensorDiff:
-        found = self._judged_in_place(fqn)
+        tally, error = self._tallies.get(fqn, Tally()), self.errors.get(fqn, "")
+        found = judged(self._diffs[fqn], tally, error)
         return reordered(found) if fqn in self._reordered else found
-
-    def _judged_in_place(self, fqn: str) -> TensorDiff:
-        return judged(self._diffs[fqn], self._tallies.get(fqn, Tally()), self._errors.get(fqn, ""))
 
     def diff(self, renamed: list[tuple[str, str]]) -> Diff:
         """The comparison, as far as it went."""
@@ -280,7 +270,7 @@ class _Run:
             tolerance=self.tolerance,
             values_compared=True,
             is_cancelled=self.stop.is_set,
-            bytes_read=sum(w.bytes_done for w in self._workers) + self.bytes_hashed,
+            bytes_read=sum(w.bytes_done for w in self.workers) + self.bytes_hashed,
         )
 
 
@@ -311,9 +301,8 @@ class _Recounting:
             self._run.stop.check()
 
     def _sums(self, number: int, pair: Pair) -> tuple[int, int]:
-        structure = self._run.structure
-        side, index = ((structure.a, pair.index_a), (structure.b, pair.index_b))[number]
-        files = self._files[number]
+        structure, files = self._run.structure, self._files[number]
+        side, index = structure.both(pair)[number]
         files.forget()
         bits = TensorBits(side.checkpoint, side.checkpoint.columns.tensor(index), files)
         plan = plan_of(structure, pair)
@@ -339,7 +328,7 @@ class _Comparing:
         self._at: str | None = None
         self._bits: tuple[TensorBits, TensorBits]
         self._comparer: Comparer
-        run.add(self)
+        run.workers.append(self)
 
     def close(self) -> None:
         for files in self._files:
@@ -357,7 +346,7 @@ class _Comparing:
             return
         tally, error = Tally(), ""
         try:
-            if not self._run.is_given_up(task.pair):
+            if task.pair.fqn not in self._run.errors:
                 self._open(task.pair)
                 plan = plan_of(self._run.structure, task.pair)
                 for number in range(task.first, task.last):
@@ -372,12 +361,9 @@ class _Comparing:
         if self._at == pair.fqn:
             return
         self._at = None
-        structure = self._run.structure
         readers = []
-        for name, side, index, files in (
-            ("A", structure.a, pair.index_a, self._files[0]),
-            ("B", structure.b, pair.index_b, self._files[1]),
-        ):
+        both = self._run.structure.both(pair)
+        for name, (side, index), files in zip("AB", both, self._files, strict=True):
             files.forget()
             try:
                 readers.append(
@@ -411,17 +397,12 @@ class _Comparing:
         One value may be pickled in several ways: an object that stands in it twice is written once,
         two equal ones are written twice. Plain values are compared themselves.
         """
-        structure = self._run.structure
         found = []
-        for name, side, index, files in (
-            ("A", structure.a, pair.index_a, self._files[0]),
-            ("B", structure.b, pair.index_b, self._files[1]),
-        ):
+        both = self._run.structure.both(pair)
+        for name, (side, index), files in zip("AB", both, self._files, strict=True):
             try:
                 entry = side.checkpoint.bytes_entries[index]
-                found.append(
-                    entry_fingerprint(side.checkpoint, entry, files, tick=lambda _: self._check())
-                )
+                found.append(entry_fingerprint(side.checkpoint, entry, files, tick=self._tick))
             except InspectError as error:
                 self._run.stop.check()
                 detail = f"in {name}: {printable(error.message, 300)}"
@@ -436,10 +417,9 @@ class _Comparing:
 
     def _literals(self, pair: Pair) -> tuple[bool, str]:
         """Whether two pickles hold the same plain value, and how they differ."""
-        structure = self._run.structure
         values = [
             read_literal(side.checkpoint, side.storage, side.checkpoint.bytes_entries[index])
-            for side, index in ((structure.a, pair.index_a), (structure.b, pair.index_b))
+            for side, index in self._run.structure.both(pair)
         ]
         if values[0] is None or values[1] is None:
             return False, "the pickles differ; equal objects may be pickled to different bytes"
@@ -449,5 +429,5 @@ class _Comparing:
             return True, f"the same value, pickled otherwise: {a}"
         return False, f"{a} in A, {b} in B"
 
-    def _check(self) -> None:
+    def _tick(self, num_bytes: int) -> None:
         self._run.stop.check()

@@ -267,9 +267,7 @@ def _checked(payload: Payload, dtype: str, sizes: tuple[int, ...]) -> tuple[Stor
     if payload.problem:
         raise PayloadError(payload.problem)
     if payload.packed is not None:
-        kind, package = payload.packed.kind, payload.packed.package
-        what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)} knows"
-        raise PackedPayloadError(what, kind)
+        raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
     if stored is None:
         raise UnexportableError(f"it holds no strided tensor but {printable(payload.kind, 80)}")
     if stored.quantizer:

@@ -31,7 +31,7 @@ from inspector.export.formats.torch_save import nested, torch_file
 from inspector.export.names import RenameRule, renamed
 from inspector.export.outcome import Omission
 from inspector.export.pieces import compare_entry
-from inspector.layout.incomplete import missing_files
+from inspector.layout.contents import missing_files
 
 __all__ = ["ExportRequest", "ExportSelection", "select"]
 

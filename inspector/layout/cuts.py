@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import TensorColumns
 from inspector.layout.geometry import Ints, grid_cuts, unique, volumes
+from inspector.layout.tilings import tilings_of
 
 __all__ = [
     "Cut",
@@ -32,6 +33,8 @@ __all__ = [
 _FACTORS = np.arange(1, 128, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 # Numbers of boxes that are looked at together; they stay in the processor's cache.
 _BLOCK = 1 << 16
+# Past so many classes the tensors are looked at no further.
+_MAX_CLASSES = 2_000
 _MAX_SIZE = 1 << 61  # keeps ceil(size / shards) * shards within 64 bits
 
 
@@ -200,7 +203,7 @@ def _problem(offsets: Ints, sizes: Ints, shape: tuple[int, ...]) -> str:
 
 
 def cut_classes(
-    columns: TensorColumns, tensors: Ints, *, repeated: bool = False, max_classes: int = 2_000
+    columns: TensorColumns, tensors: Ints, *, repeated: bool = False
 ) -> tuple[list[CutClass], int]:
     """Groups tensors by cut.
 
@@ -208,15 +211,15 @@ def cut_classes(
         columns: The checkpoint's columns.
         tensors: Indices of the tensors to look at, in the order that matters.
         repeated: As in `analyse`.
-        max_classes: Stop at the tensor that would open one class more.
 
     Returns:
         The classes, and how many of `tensors` were looked at.
     """
-    key = _box_hashes(columns)[tensors]
+    tilings = tilings_of(columns)
+    key = _box_hashes(tilings.columns)[tilings.of[tensors]]
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    if len(first) > max_classes:
-        num_seen = int(np.sort(first)[max_classes])
+    if len(first) > _MAX_CLASSES:
+        num_seen = int(np.sort(first)[_MAX_CLASSES])
         tensors, inverse = tensors[:num_seen], inverse[:num_seen]
     by_class = np.argsort(inverse, kind="stable")
     borders = np.flatnonzero(np.diff(inverse[by_class])) + 1
@@ -291,8 +294,7 @@ def _sums_of_boxes(columns: TensorColumns, tensors: Ints, ndim: int) -> npt.NDAr
     boxes = (
         numbers[rows + dim] for numbers in (columns.offsets, columns.sizes) for dim in range(ndim)
     )
-    sums: npt.NDArray[np.uint64] = np.add.reduceat(_mix(boxes, len(rows), 5), begin)
-    return sums
+    return np.add.reduceat(_mix(boxes, len(rows), 5), begin)
 
 
 def _mix(columns: Iterable[Ints], num_rows: int, seed: int) -> npt.NDArray[np.uint64]:

@@ -15,12 +15,15 @@ import numpy.typing as npt
 
 __all__ = [
     "Ints",
+    "box_cuts",
+    "clipped",
     "distinct",
     "grid_cuts",
     "intersect",
     "maxima",
     "nested_chunk_bounds",
     "num_pieces",
+    "num_touching",
     "shares",
     "sums",
     "torch_chunk_bounds",
@@ -72,6 +75,30 @@ def intersect(
     upper = np.minimum(offsets_a + sizes_a, offsets_b + sizes_b)
     sizes = np.maximum(upper - lower, 0)
     return lower, sizes, (sizes > 0).all(axis=-1)
+
+
+def clipped(extent: Ints, offsets: Ints, sizes: Ints) -> tuple[Ints, Ints]:
+    """Lower and upper corners of boxes, cut to a tensor of shape `extent`; no sum overflows."""
+    low = np.clip(offsets, 0, extent)
+    return low, low + np.clip(sizes, 0, extent - low)
+
+
+def box_cuts(extent: Ints, *corners: Ints) -> list[Ints]:
+    """By dim, the sorted indices at which a corner lies, those of the tensor itself included."""
+    ends = np.stack([np.zeros_like(extent), extent])
+    at = np.concatenate([*corners, ends])
+    return [np.unique(at[:, dim]) for dim in range(len(extent))]
+
+
+def num_touching(
+    top: Ints, left: Ints, bottom: Ints, right: Ints, num_rows: int, num_cols: int
+) -> Ints:
+    """How many boxes touch each cell: +1 and -1 at a box's corners, then sums along both axes."""
+    steps = np.zeros((num_rows + 1, num_cols + 1), np.int64)
+    for ys, xs, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(steps, (ys, xs), sign)
+    count: Ints = steps.cumsum(axis=0).cumsum(axis=1)[:num_rows, :num_cols]
+    return count
 
 
 def torch_chunk_bounds(size: int, num_shards: int) -> tuple[Ints, Ints]:

@@ -44,17 +44,7 @@ MAX_WORLD_SIZE = 65_536
 #: and is folded into FSDP's axis, as torchtitan does; `dp` is FSDP's, as in torch's tutorials.
 _KINDS = {
     "replicate": ("replicate", "dp_replicate", "ddp", "hsdp_replicate"),
-    "shard": (
-        "shard",
-        "dp_shard",
-        "fsdp",
-        "dp",
-        "cp",
-        "dp_cp",
-        "dp_shard_cp",
-        "dp_shard_mod_ep",
-        "efsdp",
-    ),
+    "shard": "shard dp_shard fsdp dp cp dp_cp dp_shard_cp dp_shard_mod_ep efsdp".split(),
     "tensor": ("tensor", "tp", "etp"),
     "expert": ("expert", "ep", "dp_shard_in_ep"),
     "stage": ("stage", "pp"),

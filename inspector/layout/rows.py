@@ -53,5 +53,4 @@ class RowBlock:
     def owns(self, tensor: Tensor) -> npt.NDArray[np.bool_]:
         """Which chunks are this block's: each is exactly one's, shape (num_chunks,)."""
         row = np.clip(tensor.offsets[:, 0], 0, tensor.shape[0] - 1)
-        owned: npt.NDArray[np.bool_] = (row >= self.first) & (row < self.last)
-        return owned
+        return (row >= self.first) & (row < self.last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -238,14 +239,12 @@ def _filled(
     name = slots.name_of(payload.file)
     slot = Slot(first.fqn, first.tensor, first.dtype, *box, name, payload.offset, payload.length)
     slots.all.append(slot)
-    slots.claim(slot, payload)
-    after = f"bytes {payload.offset:,} to {payload.end:,} of {printable(name)}"
     why = (
         f"it is the only payload of the folder that is {payload.words} and that no entry names; "
         "nothing proves that it is this one"
     )
-    before = f"{format_box(*box)} in no chunk"
-    return RepairStep("storage-entry", "likely", first.fqn, name, before, after, why)
+    step = slots.step(slot, payload, why, "likely")
+    return replace(step, kind="storage-entry", before=f"{format_box(*box)} in no chunk")
 
 
 def _hole_in(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.text import plural, printable
+from inspector.repair.inventory import FoundPayload
 from inspector.repair.plan import RepairStep
 from inspector.repair.slots import Slot, Slots
 
@@ -82,7 +83,7 @@ def _why_exchanged(num_entries: int, is_exchange: bool) -> str:
 
 def _is_all_of(slots: Slots, entries: list[Slot], file: str) -> bool:
     """Whether all entries are in a file as they are recorded."""
-    return all(_recorded(slots, slot, file) for slot in entries)
+    return all(_recorded(slots, slot, file) is not None for slot in entries)
 
 
 def _is_whole_of(slots: Slots, entries: list[Slot], file: str) -> bool:
@@ -90,9 +91,11 @@ def _is_whole_of(slots: Slots, entries: list[Slot], file: str) -> bool:
     return len(slots.inventory.of(file)) == len(entries) and _is_all_of(slots, entries, file)
 
 
-def _recorded(slots: Slots, slot: Slot, file: str) -> bool:
+def _recorded(slots: Slots, slot: Slot, file: str) -> FoundPayload | None:
+    """The payload that a file has where the entry says, of its length, dtype and shape."""
     payload = slots.inventory.beginning(file, slot.offset)
-    return payload is not None and slot.lies_at(payload) and slot.fits(payload)
+    is_it = payload is not None and slot.lies_at(payload) and slot.fits(payload)
+    return payload if is_it else None
 
 
 def _tell_rivals(entries: list[Slot], name: str, found: list[str], rivals: list[str]) -> None:
@@ -148,9 +151,8 @@ def _bring_back(
                 "the folder holds, nothing tells"
             )
             continue
-        payload = slots.inventory.beginning(file, slot.offset)
-        is_it = payload is not None and slot.lies_at(payload) and slot.fits(payload)
-        if payload is None or not is_it or slots.owner(payload) is not None:
+        payload = _recorded(slots, slot, file)
+        if payload is None or slots.owner(payload) is not None:
             slot.trouble = slot.trouble or (
                 f"it should lie in {printable(name, 120)}, outside of the folder, and no file of "
                 f"the folder is called {printable(file, 60)} and has its payload there"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.repair.inventory import FoundPayload, payload_at
-from inspector.repair.plan import Basis, RepairStep
+from inspector.repair.plan import RepairStep
 from inspector.repair.slots import Slot, Slots
 
 __all__ = ["match_ranges", "match_unstored"]
@@ -78,7 +78,7 @@ def _in_file(
         if found is None or sought[found[0].offset] > 1:
             rest.append(slot)
         else:
-            yield _moved(slots, slot, name, *found)
+            yield slots.step(slot, *found)
     if not rest:
         return
     shift = _shift(slots, entries, file) if len(rest) == len(entries) else None
@@ -89,7 +89,7 @@ def _in_file(
                 f"{payload.offset - slot.offset:+,} bytes from their payloads, of which each has "
                 "the recorded dtype, shape and length; the file holds no other"
             )
-            yield _moved(slots, slot, name, payload, why)
+            yield slots.step(slot, payload, why)
         return
     is_known = _is_whole(slots, entries, file)
     free: dict[object, list[FoundPayload]] = defaultdict(list)
@@ -105,14 +105,14 @@ def _in_file(
                 f"it is the only payload of {printable(name)} that is {payloads[0].words} and that "
                 "no other entry names; the file is whole, and has one payload for each entry"
             )
-            yield _moved(slots, group[0], name, payloads[0], why)
+            yield slots.step(group[0], payloads[0], why)
         elif len(group) == len(payloads) and likely and _is_ordered(group):
             why = (
                 f"the {plural(len(group), 'entry', 'entries')} of {payloads[0].words} are taken in "
                 "the order in which they are recorded; nothing proves it"
             )
             for slot, payload in zip(_ordered(group), payloads, strict=True):
-                yield _moved(slots, slot, name, payload, why, "likely")
+                yield slots.step(slot, payload, why, "likely")
         else:
             _tell(slots, name, group, payloads, is_known)
 
@@ -185,15 +185,6 @@ def _is_ordered(entries: list[Slot]) -> bool:
     return len({slot.offset for slot in entries}) == len(entries)
 
 
-def _moved(
-    slots: Slots, slot: Slot, name: str, payload: FoundPayload, why: str, basis: Basis = "proven"
-) -> RepairStep:
-    before = slot.range_words
-    slots.claim(slot, payload)
-    after = f"bytes {payload.offset:,} to {payload.end:,} of {printable(name)}"
-    return RepairStep("byte-range", basis, slot.fqn, name, before, after, why)
-
-
 def _tell(
     slots: Slots, name: str, group: list[Slot], payloads: list[FoundPayload], is_known: bool
 ) -> None:
@@ -239,14 +230,11 @@ def match_unstored(slots: Slots, checkpoint: Checkpoint, *, likely: bool) -> Ite
             orphan = orphans[0]
             kept = slots.inventory.beginning(orphan.file, orphan.byte_offset)
             if kept is not None and slot.fits(kept) and slots.owner(kept) is None:
-                yield _stored(
-                    slots,
-                    slot,
-                    kept,
+                why = (
                     "the metadata has one storage entry of this name that belongs to no chunk, and "
-                    f"its payload is {kept.words}",
-                    "proven",
+                    f"its payload is {kept.words}"
                 )
+                yield slots.step(slot, kept, why)
                 continue
         same = [other for other in lost if other.what == slot.what]
         found = free[slot.what]
@@ -255,7 +243,7 @@ def match_unstored(slots: Slots, checkpoint: Checkpoint, *, likely: bool) -> Ite
                 f"it is the only payload of the folder that is {found[0].words} and that no entry "
                 "names; nothing proves that it is this one"
             )
-            yield _stored(slots, slot, found[0], why, "likely")
+            yield slots.step(slot, found[0], why, "likely")
         elif len(found) == len(same) == 1:
             slot.trouble = (
                 f"one payload that no entry names is {found[0].words}, in "
@@ -267,10 +255,3 @@ def match_unstored(slots: Slots, checkpoint: Checkpoint, *, likely: bool) -> Ite
                 f"the metadata stores it nowhere, and {plural(len(found), 'payload')} that no "
                 f"entry names could be it, {plural(len(same), 'entry', 'entries')} considered"
             )
-
-
-def _stored(slots: Slots, slot: Slot, payload: FoundPayload, why: str, basis: Basis) -> RepairStep:
-    slots.claim(slot, payload)
-    name = slots.name_of(payload.file)
-    after = f"bytes {payload.offset:,} to {payload.end:,} of {printable(name)}"
-    return RepairStep("storage-entry", basis, slot.fqn, name, "stored nowhere", after, why)

@@ -71,9 +71,7 @@ def _limit(cpu_s: int) -> None:
 
 def _edit(metadata: Any, edits: list[Mapping[str, Any]]) -> None:
     import torch  # lazy: the path of modules is put right first
-
-    # lazy: as above
-    from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.filesystem import _StorageInfo  # lazy: as above
 
     # lazy: as above
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
@@ -119,9 +117,7 @@ def main() -> None:
     answer: dict[str, Any]
     try:
         import torch  # lazy: the path of modules is put right first
-
-        # lazy: as above
-        from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+        from torch.distributed.checkpoint.metadata import Metadata, StorageMeta  # lazy: as above
 
         with open(request["source"], "rb") as file:
             metadata = _Unpickler(file).load()

@@ -10,6 +10,7 @@ from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_box, format_shape, printable
 from inspector.repair.inventory import FoundPayload, Inventory
+from inspector.repair.plan import Basis, RepairStep, StepKind
 
 __all__ = ["Slot", "Slots", "slots_of"]
 
@@ -113,6 +114,17 @@ class Slots:
         slot.is_as_recorded = as_recorded
         slot.trouble = ""
         self._claims[payload.file, payload.offset] = slot
+
+    def step(
+        self, slot: Slot, payload: FoundPayload, why: str, basis: Basis = "proven"
+    ) -> RepairStep:
+        """Say that an entry means a payload, which its metadata does not; and tell of it."""
+        before = slot.range_words
+        self.claim(slot, payload)
+        name = self.name_of(payload.file) if slot.file is None else slot.file
+        after = f"bytes {payload.offset:,} to {payload.end:,} of {printable(name)}"
+        kind: StepKind = "storage-entry" if slot.file is None else "byte-range"
+        return RepairStep(kind, basis, slot.fqn, name, before, after, why)
 
     def release(self, slot: Slot) -> None:
         """Take that back."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, cast
 
 from inspector.checkpoint.storage.base import Used
 from inspector.checkpoint.text import format_bytes, plural, printable, redact
-from inspector.checks.findings import Against, Coverage, Finding, RankShare, Report, Severity
+from inspector.checks.findings import SEVERITIES, Against, Coverage, Finding, RankShare, Report
 from inspector.report.json import SCHEMA, dicts, dump
 from inspector.report.table import TextColumn, render_table, wrapped
 
 if TYPE_CHECKING:
     from inspector.checks.plan.against import ModelFit
-    from inspector.checks.run import Judged, JudgedRun
+    from inspector.checks.run import JudgedRun
     from inspector.checks.steps import Step
     from inspector.report.documents.check import (
         CheckDocument,
@@ -44,8 +44,6 @@ __all__ = [
     "verdict_sentence",
 ]
 
-_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
 
 def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     """The verdict and what it rests on: `damaged: 2 errors, 1 warning`.
@@ -54,7 +52,7 @@ def verdict_sentence(report: Report, *, is_stopped: bool = False) -> str:
     """
     if report.is_empty:
         return "nothing to check: the checkpoint is empty"
-    counts = [plural(n, severity) for severity in _SEVERITIES if (n := report.count(severity))]
+    counts = [plural(n, severity) for severity in SEVERITIES if (n := report.count(severity))]
     said = ", ".join(counts) if counts else "nothing is wrong"
     if is_stopped:
         return f"stopped before every byte was read; so far {report.verdict}, {said}"
@@ -180,7 +178,7 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
             printable(item.found.path or "."),
             "" if item.found.step is None else str(item.found.step),
             item.found.state,
-            _verdict(item),
+            item.word,
             codes_words(item.report),
         )
         for item in judged
@@ -238,10 +236,6 @@ def _sound_line(run: JudgedRun) -> str:
         return "No checkpoint here is sound."
     how = f" ({run.newest_by})" if run.newest_by else ""
     return f"Newest sound checkpoint: {printable(sound.path or '.')}{how}"
-
-
-def _verdict(item: Judged) -> str:
-    return "empty" if item.report.is_empty else item.report.verdict
 
 
 def codes_words(report: Report) -> str:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.checkpoint.literals import Number, json_number
 from inspector.checkpoint.text import (
+    Number,
     format_bytes,
     format_count,
     format_placements,
     format_shape,
+    json_number,
     plural,
     printable,
 )
@@ -126,8 +127,8 @@ def _said(diff: Diff) -> str:
 
 def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
     """The lines of `diff`, for a terminal `width` cells wide; all of them if there is none."""
-    yield _side("A", diff.a)
-    yield _side("B", diff.b)
+    yield f"A  {side_words(diff.a)}"
+    yield f"B  {side_words(diff.b)}"
     yield verdict_sentence(diff)
     yield from _names("not whole, so nothing is called the same", diff.missing_parts, width)
     yield from _damage(diff, width)
@@ -141,7 +142,8 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
     )
     yield from _pairs("renamed, the content is the same", diff.renamed, width)
     yield from _pairs("likely renamed, by name, shape and dtype", diff.likely_renamed, width)
-    yield from _placements(diff, width)
+    placed = f"placed otherwise ({len(diff.placements):,}), which is no difference of content"
+    yield from _listed(placed, placement_lines(diff), width)
     yield from _tensors(diff, width)
     yield from _exact(diff, width)
     yield from _names(UNMOVED, unmoved_weights(diff), width)
@@ -154,10 +156,6 @@ def diff_text(diff: Diff, width: int | None = None) -> Iterator[str]:
         ]
         yield from render_table(_ENTRY_COLUMNS, rows, width)
         yield from _more(len(listed), len(rows))
-
-
-def _side(name: str, side: MeshSide) -> str:
-    return f"{name}  {side_words(side)}"
 
 
 def side_words(side: MeshSide) -> str:
@@ -177,30 +175,20 @@ def _more(total: int, shown: int) -> Iterator[str]:
 
 
 def _names(title: str, names: Sequence[str], width: int | None) -> Iterator[str]:
-    if not names:
-        return
-    yield ""
-    yield f"{title} ({len(names):,})"
-    shown = _cut(names, width)
-    for name in shown:
-        yield f"  {printable(name)}"
-    yield from _more(len(names), len(shown))
+    yield from _listed(f"{title} ({len(names):,})", names, width)
+
+
+def _listed(head: str, items: Sequence[str], width: int | None) -> Iterator[str]:
+    if items:
+        yield ""
+        yield head
+        shown = _cut(items, width)
+        yield from (f"  {printable(item)}" for item in shown)
+        yield from _more(len(items), len(shown))
 
 
 def _pairs(title: str, pairs: Sequence[tuple[str, str]], width: int | None) -> Iterator[str]:
     yield from _names(title, [f"{printable(a)} -> {printable(b)}" for a, b in pairs], width)
-
-
-def _placements(diff: Diff, width: int | None) -> Iterator[str]:
-    found = placement_lines(diff)
-    if not found:
-        return
-    yield ""
-    yield f"placed otherwise ({len(diff.placements):,}), which is no difference of content"
-    shown = _cut(found, width)
-    for line in shown:
-        yield f"  {line}"
-    yield from _more(len(found), len(shown))
 
 
 def placement_lines(diff: Diff) -> list[str]:

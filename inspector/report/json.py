@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from inspector.checkpoint.literals import json_literal
 from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.text import redact
+from inspector.checkpoint.text import json_literal, redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import DataFile
     from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
     from inspector.report.documents.show import (
@@ -184,9 +183,7 @@ def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
     """The document of a folder with several checkpoints."""
     # lazy: one checkpoint is shown without a search
     from inspector.checkpoint.find.search import RunListing, newest
-
-    # lazy: as above
-    from inspector.checkpoint.find.step_folders import step_folders
+    from inspector.checkpoint.find.step_folders import step_folders  # lazy: as above
 
     latest = newest(found)
     run = found if isinstance(found, RunListing) else None

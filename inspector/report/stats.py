@@ -7,8 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dtypes import short_name
-from inspector.checkpoint.literals import Number, json_number
-from inspector.checkpoint.text import format_bytes, format_shape, plural, printable
+from inspector.checkpoint.text import (
+    Number,
+    format_bytes,
+    format_shape,
+    json_number,
+    plural,
+    printable,
+)
 from inspector.report.fitting import bar
 from inspector.report.json import SCHEMA, dump, dump_list
 from inspector.report.table import TextColumn, render_table, wrapped

@@ -68,8 +68,7 @@ def _cells(text: str) -> int:
     """The cells that printable text takes."""
     if text.replace("…", ".").isascii():
         return len(text)
-    # lazy: most names are ASCII
-    from rich.cells import cell_len
+    from rich.cells import cell_len  # lazy: most names are ASCII
 
     return cell_len(text)
 
@@ -77,8 +76,7 @@ def _cells(text: str) -> int:
 def _shortened(text: str, width: int) -> str:
     if text.isascii():
         return shorten(text, width)
-    # lazy: as above
-    from rich.cells import get_character_cell_size
+    from rich.cells import get_character_cell_size  # lazy: as above
 
     return shorten(text, width, "middle", get_character_cell_size)
 

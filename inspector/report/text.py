@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
     format_count,
+    format_literal,
     format_placements,
     format_ranks,
     format_shape,
@@ -26,12 +26,10 @@ from inspector.report.table import TextColumn, render_table
 from inspector.report.writer import writer_words
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
+    from inspector.checkpoint.find.step_folders import Found
+    from inspector.checkpoint.payload.scan.literals import Literal
     from inspector.checkpoint.safetensors.facts import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.payload.scan.literals import Literal
 
 __all__ = ["checkpoints_text", "show_text", "summary_facts"]
 
@@ -300,9 +298,7 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
     """The lines for a folder with several checkpoints."""
     # lazy: one checkpoint is shown without a search
     from inspector.checkpoint.find.search import RunListing, newest
-
-    # lazy: as above
-    from inspector.checkpoint.find.step_folders import step_folders
+    from inspector.checkpoint.find.step_folders import step_folders  # lazy: as above
 
     yield f"{printable(path)}: {plural(len(found), 'checkpoint')}"
     rows = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -63,6 +64,8 @@ class Background(Generic[Key]):
         self._next: tuple[Key, Work] | None = None
         self._stop: threading.Event | None = None
         self._is_dropped = False
+        #: When the last work was asked for, by the monotonic clock.
+        self.asked_s = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -82,7 +85,7 @@ class Background(Generic[Key]):
             work: Runs in a thread. Asks its argument now and then whether to stop, and then raises
                 `Cancelled` or returns what it has.
         """
-        self._next = key, work
+        self._next, self.asked_s = (key, work), time.monotonic()
         if self._stop is None:
             self._begin()
         else:

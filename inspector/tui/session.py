@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from inspector.checkpoint.child.isolated import Child
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
 from inspector.checkpoint.find.search import RunListing
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.workers import until

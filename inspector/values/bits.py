@@ -88,11 +88,6 @@ class ChunksByRow:
 class TensorBits:
     """The bits of one tensor of a checkpoint.
 
-    Args:
-        checkpoint: The checkpoint.
-        tensor: The tensor.
-        files: Its open files; of one thread.
-
     Raises:
         PayloadError: Its elements have no known size, or their bits alone do not tell their
             value (quantised types).
@@ -278,9 +273,7 @@ def _checked(
     """Where a payload's elements are, if it is what the metadata says."""
     found, record = payload.tensor, payload.data
     if payload.packed is not None and not payload.problem:
-        kind, package = payload.packed.kind, payload.packed.package
-        what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)} knows"
-        raise PackedPayloadError(what, kind)
+        raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
     if payload.problem or found is None:
         raise PayloadError(
             payload.problem or f"it holds no tensor but {payload.kind[:80]}",

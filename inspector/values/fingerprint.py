@@ -93,12 +93,6 @@ def tensor_fingerprint(
 ) -> Fingerprint:
     """The fingerprint of one tensor.
 
-    Args:
-        checkpoint: The checkpoint.
-        tensor: The tensor.
-        files: Its open files.
-        tick: Told the bytes of every block; may raise `Cancelled`.
-
     Raises:
         PayloadError, MissingPackageError, StorageError: An element cannot be read; see
             `TensorBits.read`.

@@ -277,9 +277,7 @@ def _must_fit(payload: Payload, tensor: Tensor, sizes: tuple[int, ...]) -> None:
     stored = payload.tensor
     if stored is None:
         if payload.packed is not None and not payload.problem:
-            kind, package = payload.packed.kind, payload.packed.package
-            what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)}"
-            raise PackedPayloadError(f"{what} knows", kind)
+            raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
         held = f"no tensor but {printable(payload.kind, 80)}" if payload.kind else "no tensor"
         raise PayloadError(payload.problem or f"its payload holds {held}")
     if stored.shape != sizes:

@@ -88,11 +88,9 @@ def as_numbers(values: npt.NDArray[Any]) -> Floats:
     `nonfinite` for what counts as NaN.
     """
     if values.dtype.kind == "c":
-        result: Floats = np.hypot(
+        return np.hypot(
             values.real.astype(np.float64, copy=False), values.imag.astype(np.float64, copy=False)
         )
-        return result
     if values.dtype == np.float64:
         return values
-    converted: Floats = values.astype(np.float64)
-    return converted
+    return values.astype(np.float64)

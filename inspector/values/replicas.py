@@ -17,6 +17,7 @@ from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.payload.array import read_chunk
 from inspector.checkpoint.storage.base import Storage
 from inspector.errors import InspectError
+from inspector.values.nonfinite import boxes_in_order
 
 __all__ = ["ReplicaDifference", "copies_of", "replica_differences"]
 
@@ -134,17 +135,11 @@ def _tensor(
 
 def _blocks(tensor: Tensor, chunk: int) -> Iterator[tuple[tuple[slice, ...], tuple[int, ...]]]:
     """Boxes of a chunk, a few MiB each, and where each begins in the tensor."""
-    sizes = tuple(tensor.sizes[chunk].tolist())
-    origin = tuple(tensor.offsets[chunk].tolist())
-    if not sizes:
-        yield (), ()
-        return
-    row = max(int(np.prod(sizes[1:], dtype=np.float64)) * (itemsize(tensor.dtype) or 8), 1)
-    step = max(_BLOCK_BYTES // row, 1)
-    rest = tuple(slice(0, n) for n in sizes[1:])
-    for start in range(0, sizes[0], step):
-        stop = min(start + step, sizes[0])
-        yield (slice(start, stop), *rest), (origin[0] + start, *origin[1:])
+    origin = tensor.offsets[chunk].tolist()
+    most = _BLOCK_BYTES // (itemsize(tensor.dtype) or 8)
+    for low, sizes in boxes_in_order(tensor.sizes[chunk].tolist(), most):
+        box = tuple(slice(a, a + n) for a, n in zip(low, sizes, strict=True))
+        yield box, tuple(a + o for a, o in zip(low, origin, strict=True))
 
 
 def _read(

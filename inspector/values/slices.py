@@ -164,8 +164,7 @@ class Heat:
     @property
     def peak(self) -> Floats:
         """Largest absolute value of each cell."""
-        result: Floats = np.maximum(np.abs(self.low), np.abs(self.high))
-        return result
+        return np.maximum(np.abs(self.low), np.abs(self.high))
 
 
 def window(
@@ -378,8 +377,7 @@ class _Cells:
         count = np.where(empty, 1, self._finite)
 
         def shown(array: Floats) -> Floats:
-            result: Floats = np.where(empty, math.nan, array)
-            return result
+            return np.where(empty, math.nan, array)
 
         return Heat(
             self._row_starts,

@@ -159,10 +159,6 @@ class StatsReport:
         """True if some was not read, and nothing of it is a fault: another package reads it."""
         return bool(self.not_read) and all(item.is_foreign for item in self.not_read)
 
-    @property
-    def has_non_finite(self) -> bool:
-        return any(t.num_non_finite for t in self.tensors)
-
 
 def wanted_tensors(checkpoint: Checkpoint, filter_text: str) -> list[int]:
     """The tensors that a filter selects, in the checkpoint's order."""

@@ -276,8 +276,7 @@ def _absolute(pairs: Array) -> Floats:
     """Absolute values of complex numbers, from their parts, shape (n, 2)."""
     if pairs.dtype == np.float64:
         # Squares would leave float64's range. As in C99, hypot(inf, nan) is inf: not finite anyhow.
-        result: Floats = np.hypot(pairs[:, 0], pairs[:, 1])
-        return result
+        return np.hypot(pairs[:, 0], pairs[:, 1])
     wide = pairs.astype(np.float64)
     np.multiply(wide, wide, out=wide)
     squares: Floats = wide[:, 0] + wide[:, 1]

@@ -117,6 +117,12 @@ def decode(line: bytes | str) -> dict[str, Any] | None:
     return event if isinstance(name, str) and name in EVENTS else None
 
 
+def event_head(event: str, rank: int | None, run: str, t: float | None = None) -> dict[str, Any]:
+    """What every event has; `t` is the time if it is not now, in seconds since the epoch."""
+    told = {"schema": SCHEMA, "event": event, "run": run, "rank": rank}
+    return {**told, "t": time.time() if t is None else t}
+
+
 class EventWriter:
     """Appends one writer's events to its file.
 
@@ -138,8 +144,7 @@ class EventWriter:
         Raises:
             OSError: It has been full for so long that more cannot be kept.
         """
-        head = {"schema": SCHEMA, "event": event, "run": self.run, "rank": self.rank}
-        line = {**head, "t": time.time(), **fields}
+        line = {**event_head(event, self.rank, self.run), **fields}
         with self._lock:
             if event in _PASSING and self._unsent:
                 self._flush()
@@ -164,7 +169,6 @@ class EventWriter:
         return None
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 

@@ -50,12 +50,7 @@ def clean_path(path: str, inspected: str = "", here: str = "") -> str:
 
 
 def clean_environment(base: Mapping[str, str] | None = None, inspected: str = "") -> dict[str, str]:
-    """An environment for another interpreter, which then imports nothing from where it stands.
-
-    Args:
-        base: What to start from (default: this process's).
-        inspected: As for `clean_path`.
-    """
+    """An environment for another interpreter, which then imports nothing from where it stands."""
     env = dict(os.environ if base is None else base)
     path = clean_path(env.pop(_VARIABLE, ""), inspected)
     if path:
@@ -68,12 +63,7 @@ def clean_environment(base: Mapping[str, str] | None = None, inspected: str = ""
 
 
 def find_program(name: str, inspected: str = "") -> str | None:
-    """Where a program is, from the root; one that merely lies where one stands is not found.
-
-    Args:
-        name: Its name, or a path to it.
-        inspected: As for `clean_path`.
-    """
+    """Where a program is, from the root; one that merely lies where one stands is not found."""
     places = clean_path(os.environ.get("PATH", os.defpath), inspected)
     found = shutil.which(name, path=places)
     # Not resolved: the interpreter of a virtual environment is a link, and has to stay one.

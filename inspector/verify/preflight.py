@@ -392,8 +392,7 @@ def _expect(checkpoint: Checkpoint, spec: JobSpec) -> tuple[ExpectedEntries, lis
     groups = [*selection.left_out, *too_large]
     left_out = tuple((item.why, item.fqns) for item in groups)
     asked = frozenset(item.why for item in groups if item.is_asked)
-    told = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
-    long_names = {i: fqn for i, fqn in enumerate(told) if len(fqn) > LONG_NAME}
+    long_names = {i: fqn for i, fqn in enumerate(checkpoint.fqns) if len(fqn) > LONG_NAME}
     return ExpectedEntries(tuple(names), left_out, asked, long_names), tensors, waves
 
 
@@ -419,12 +418,7 @@ def _problems(
 
 
 def too_many_ranks(world_size: int, free: int | None = None) -> str:
-    """Why so many ranks cannot run on this machine, or nothing.
-
-    Args:
-        world_size: How many.
-        free: Memory that is free (default: look).
-    """
+    """Why so many ranks cannot run on this machine, or nothing."""
     free = machine.free_memory() if free is None else free
     base = world_size * RANK_BASE_BYTES
     if base <= free:

@@ -19,7 +19,7 @@ from typing import Any
 from inspector.verify.events import MAX_RANKS, PHASES, checked
 from inspector.verify.verdicts import TensorMerge, TensorView, severity
 
-__all__ = ["PHASES", "Failure", "JobState", "LogLine", "PhaseTime", "RankView", "Snapshot", "apply"]
+__all__ = ["PHASES", "Failure", "JobState", "LogLine", "PhaseTime", "RankView", "Snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,6 @@ class JobState:
         return max(self._ranks, default=-1) + 1
 
     def apply(self, event: Event) -> None:
-        """Take one event."""
         name = event.get("event")
         taker = self._takers.get(name) if isinstance(name, str) else None
         if taker is None:
@@ -469,12 +468,6 @@ class JobState:
 
     def _result(self, event: Event, rank: _Rank | None, t: float) -> None:
         self.result = event
-
-
-def apply(state: JobState, event: Event) -> JobState:
-    """`state` after one more event (the same object: it is mutable inside)."""
-    state.apply(event)
-    return state
 
 
 _COUNTS = ("bytes_done", "bytes_total", "tensors_done", "tensors_total")

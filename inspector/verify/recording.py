@@ -15,8 +15,8 @@ from typing import Any
 
 from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
-from inspector.verify.events import SCHEMA, decode, moment
-from inspector.verify.progress import JobState
+from inspector.verify.events import SCHEMA, decode, event_head, moment
+from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.result import result_event
 from inspector.verify.spec import RankSpec, ReadSpec, read_spec
 
@@ -74,7 +74,6 @@ class LineFollower:
         return lines
 
     def close(self) -> None:
-        """Close the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -115,7 +114,6 @@ class EventFollower:
         return events
 
     def close(self) -> None:
-        """Close every file."""
         for file in self._files.values():
             file.close()
 
@@ -155,7 +153,6 @@ class LogFollower:
                 self._files[str(path)] = (int(path.parent.name), path.stem, follower)
 
     def close(self) -> None:
-        """Close every file."""
         for _, _, file in self._files.values():
             file.close()
 
@@ -201,6 +198,15 @@ def read_events(path: str, *, follow: bool = False) -> Iterator[Event | None]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StorageError(f"cannot read {printable(path)}: {reason}") from error
+
+
+def snapshot_of(events: Path) -> Snapshot:
+    """How a job stands by what its ranks, and its nodes, have told."""
+    state = JobState()
+    for event in read_events(str(events)):
+        if event is not None and event["event"] != "result":
+            state.apply(event)
+    return state.snapshot()
 
 
 def _recorded(path: Path, follow: bool) -> Iterator[Event | None]:
@@ -281,7 +287,6 @@ class _Silence:
         return bool(self._nodes) and all(self._nodes.values())
 
     def feed(self, event: Event) -> None:
-        """Take one event."""
         rank = event.get("rank")
         if "node" in event and rank is None:
             node = str(event["node"]), str(event.get("pid"))
@@ -313,9 +318,8 @@ class _Silence:
                 f"{silent[rank.rank]} s, not even that it lives: it was killed, or its node or the "
                 "folder of the events is gone"
             )
-            head = {"schema": SCHEMA, "event": "failed", "run": snapshot.spec.get("run", "")}
-            more = {"kind": "killed", "message": what, "stack": "", "root": True}
-            found.append({**head, "rank": rank.rank, "t": time.time(), **more})
+            head = event_head("failed", rank.rank, snapshot.spec.get("run", ""))
+            found.append({**head, "kind": "killed", "message": what, "stack": "", "root": True})
         return found
 
 
@@ -336,7 +340,7 @@ def _spec(folder: Path) -> RankSpec | None:
 
 def spec_event(spec: RankSpec, t: float, **more: Any) -> Event:
     """The first event of a job."""
-    head = {"schema": SCHEMA, "event": "spec", "rank": None, "t": t, "run": spec.run}
+    head = event_head("spec", None, spec.run, t)
     if isinstance(spec, ReadSpec):
         asked = {"values": spec.values, "filter": spec.filter}
         told = {"task": spec.task, "world_size": spec.world_size, **asked}

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inspector.verify.events import SCHEMA
+from inspector.verify.events import event_head
 from inspector.verify.progress import Snapshot
 from inspector.verify.spec import JobSpec, RankSpec, ReadSpec
 from inspector.verify.verdicts import TensorView, severity
@@ -95,11 +95,7 @@ def result_event(
         why = f"{_NOTHING}: {next(iter(left_out.values()))}"
     missing = [*unverified, *left_out.items()]
     return {
-        "schema": SCHEMA,
-        "event": "result",
-        "run": spec.run,
-        "rank": None,
-        "t": snapshot.last_t,
+        **event_head("result", None, spec.run, snapshot.last_t),
         "verdict": verdict,
         "why": why,
         "path": spec.path,
@@ -114,9 +110,7 @@ def result_event(
         "bytes_read": _bytes_read(snapshot),
         "torch_reads": _torch_reads(snapshot),
         "phases": [{"phase": p.phase, "elapsed_s": round(p.elapsed_s, 3)} for p in snapshot.phases],
-        "failures": [
-            {"rank": f.rank, "kind": f.kind, "message": f.message} for f in snapshot.failures[:100]
-        ],
+        "failures": _failures(snapshot),
         "tensors": {
             "total": len(exact) + len(different) + len(missing) + num_unnamed,
             "verified": len(exact) + len(different),
@@ -137,11 +131,7 @@ def _read_result(
     """The `result` of ranks that only read: whether each came to its end."""
     verdict, why = _verdict(snapshot, cancelled, [], 0)
     return {
-        "schema": SCHEMA,
-        "event": "result",
-        "run": spec.run,
-        "rank": None,
-        "t": snapshot.last_t,
+        **event_head("result", None, spec.run, snapshot.last_t),
         "verdict": "read" if verdict == "exact" else verdict,
         "why": why,
         "path": spec.path,
@@ -151,10 +141,13 @@ def _read_result(
         "bytes_read": _sum(snapshot, "bytes_read"),
         "payloads_read": _sum(snapshot, "payloads_read"),
         "num_wrong": sum(rank.num_bad for rank in snapshot.ranks),
-        "failures": [
-            {"rank": f.rank, "kind": f.kind, "message": f.message} for f in snapshot.failures[:100]
-        ],
+        "failures": _failures(snapshot),
     }
+
+
+def _failures(snapshot: Snapshot) -> list[dict[str, Any]]:
+    first = snapshot.failures[:100]
+    return [{"rank": f.rank, "kind": f.kind, "message": f.message} for f in first]
 
 
 def _sort(snapshot: Snapshot, spec: JobSpec) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -362,8 +355,7 @@ def _bytes_read(snapshot: Snapshot) -> int:
         for phase, (done, _) in rank.done.items()
         if phase in ("load", "reload")
     )
-    compared = [rank.extra.get("bytes_read") for rank in snapshot.ranks]
-    return loaded + sum(n for n in compared if isinstance(n, int))
+    return loaded + _sum(snapshot, "bytes_read")
 
 
 def exit_code(result: Mapping[str, Any]) -> int:

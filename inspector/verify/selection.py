@@ -169,8 +169,7 @@ def select(
         spec: The job.
         refuses: Why an entry cannot be verified by this Python and its torch, or nothing.
     """
-    columns, num_tensors = checkpoint.columns, checkpoint.num_tensors
-    names = [*columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+    names, num_tensors = checkpoint.fqns, checkpoint.num_tensors
     order = checkpoint.order.tolist()
     wanted = set(matching(names, spec.filter)) if spec.filter else set(range(len(names)))
     filtered = [i for i in order if i not in wanted]
@@ -234,12 +233,9 @@ def _torn(tensor: Tensor, rules: Sequence[TargetPlacements]) -> str:
         lies, _ = rule.of(tensor.fqn, tensor.shape, tensor.index)
         for dim in lies.cut_dims:
             if lies.is_torn(dim, tensor.shape[dim]):
-                axes = " and ".join(
-                    f"{lies.mesh.axes[a]}:{lies.mesh.sizes[a]}" for a in lies.axes_of(dim)
-                )
                 return (
-                    f"dim {dim} does not divide over {axes}: FSDP over tensor parallelism holds "
-                    "there what its placements do not say"
+                    f"dim {dim} does not divide over {lies.axes_words(dim)}: FSDP over tensor "
+                    "parallelism holds there what its placements do not say"
                 )
     return ""
 

@@ -195,7 +195,6 @@ class JobSpec:
 
     @classmethod
     def read(cls, path: str | Path) -> JobSpec:
-        """Read a spec from a file."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from inspector._version import __version__
-from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.outside import lies_inside
 from inspector.checkpoint.own_folders import open_own, private_folder, state_dir, write_whole
 from inspector.checkpoint.storage.base import is_url

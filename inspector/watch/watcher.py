@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.find.search import RunListing, discover
-from inspector.checkpoint.find.step_folders import StepFolder
+from inspector.checkpoint.find.step_folders import Found, StepFolder
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checks.judge import Deep
 from inspector.checks.run import JudgedRun, check_folder, judge_run

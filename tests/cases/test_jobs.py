@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import run_cli
+from tests.conftest import run_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
 
@@ -42,7 +42,7 @@ def test_an_optimizer_of_local_tensors_does_not_resume(tmp_path: Path) -> None:
     folder = tmp_path / "ckpt"
     same, total = written("local_adam.py", 4, folder)
     assert same < total
-    answer = run_cli("check", folder, "--json").json()
+    answer = run_process("check", folder, "--json").json()
     assert [f["code"] for f in answer["findings"]] == ["local-state"]
     assert "in 4 shards" in answer["findings"][0]["message"]
 
@@ -51,20 +51,20 @@ def test_an_optimizer_of_local_tensors_does_not_resume(tmp_path: Path) -> None:
 def test_states_of_eight_bits_are_sound(tmp_path: Path) -> None:
     folder = tmp_path / "ckpt"
     assert written("low_bit_adam.py", 2, folder) == [0]
-    quick = run_cli("check", folder, "--json")
+    quick = run_process("check", folder, "--json")
     assert (quick.code, quick.json()["verdict"]) == (0, "sound")
     assert {f["code"] for f in quick.json()["findings"]} == {"packed-tensor"}
-    deep = run_cli("check", folder, "--deep", "--json").json()
+    deep = run_process("check", folder, "--deep", "--json").json()
     assert (deep["verdict"], {f["severity"] for f in deep["findings"]}) == ("sound", {"note"})
     assert "OptimState8bit" in json.dumps(deep["checked"]["not_checked"])
-    assert run_cli("plan", folder, "--mesh", "fsdp:4").code == 0
+    assert run_process("plan", folder, "--mesh", "fsdp:4").code == 0
     line = ["verify", folder, "--mesh", "fsdp:2", "--json"]
-    alone = last(run_cli(*line).out)
+    alone = last(run_process(*line).out)
     assert alone["tensors"]["different"] == []
     unseen = alone["tensors"]["not_verified"]
     assert len(unseen) == 4
     assert all("--import torchao" in entry["why"] for entry in unseen)
-    compared = run_cli(*line, "--import", "torchao")
+    compared = run_process(*line, "--import", "torchao")
     assert (compared.code, last(compared.out)["verdict"]) == (0, "exact")
 
 

@@ -9,6 +9,7 @@ import pickletools
 import random
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.pickle.bulk import read_bulk
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.gate import GateError, load
-from inspector.checkpoint.pickle.splice import NotSplicedError
+from inspector.checkpoint.pickle.splice import WINDOW_BYTES, NotSplicedError
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, of_few_versions
 from tests.helpers.make_metadata import Wanted, make, stream, tensors_of
@@ -35,6 +36,8 @@ TENSORS: list[Wanted] = [
     ("model.été.weight", (24, 2), torch.float32),
 ]
 WORLD = 24
+# Bytes that are held at a time: all of these files, some of their runs, or a few records.
+WINDOWS = (WINDOW_BYTES, 9000, 700)
 
 
 def one_by_one(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,12 +51,16 @@ def one_by_one(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, extraction.arrays()
 
 
-def in_bulk(data: bytes, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def in_bulk(
+    data: bytes, folder: Path, window_bytes: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the fast way makes of a pickle; in windows of some size, of each pickle the same."""
+    window_bytes = window_bytes or WINDOWS[zlib.crc32(data) % len(WINDOWS)]
     path = folder / "pickle"
     path.write_bytes(data)
     fd = os.open(path, os.O_RDONLY)
     try:
-        header, columns = read_bulk(fd, len(data), lambda done: None)
+        header, columns = read_bulk(fd, len(data), lambda done: None, None, window_bytes)
     finally:
         os.close(fd)
     header.pop("digest")
@@ -108,8 +115,11 @@ def data(made: Path) -> bytes:
     return (made / ".metadata").read_bytes()
 
 
-def test_it_is_read_in_bulk_and_gives_the_same(data: bytes, tmp_path: Path) -> None:
-    found = in_bulk(data, tmp_path)
+@pytest.mark.parametrize("window_bytes", WINDOWS)
+def test_it_is_read_in_bulk_and_gives_the_same(
+    window_bytes: int, data: bytes, tmp_path: Path
+) -> None:
+    found = in_bulk(data, tmp_path, window_bytes)
     assert found[0]["tensors"] == [name for name, _, _ in TENSORS]
     assert len(found[1]["file"]) == WORLD * len(TENSORS)
     assert_equal(found, one_by_one(data))
@@ -216,15 +226,16 @@ def large_numbers(metadata: dcp.Metadata) -> None:
         info.length = sizes[number // 3 % len(sizes)]
 
 
+@pytest.mark.parametrize("window_bytes", WINDOWS)
 @pytest.mark.parametrize(
     "change",
     [share_names, name_first_in_storage, own_paths, tensor_by_tensor, bytes_between, large_numbers],
 )
 def test_other_ways_of_writing_are_read_in_bulk_as_well(
-    change: Callable[[dcp.Metadata], None], made: Path, tmp_path: Path
+    change: Callable[[dcp.Metadata], None], window_bytes: int, made: Path, tmp_path: Path
 ) -> None:
     data = saved(tmp_path, change, made)
-    assert_equal(in_bulk(data, tmp_path), one_by_one(data))
+    assert_equal(in_bulk(data, tmp_path, window_bytes), one_by_one(data))
 
 
 def chunk_unstored(metadata: dcp.Metadata) -> None:
@@ -282,6 +293,7 @@ def an_offset_elsewhere(metadata: dcp.Metadata) -> None:
     metadata.extra = [metadata.state_dict_metadata["model.conv.weight"].chunks[-2].offsets]
 
 
+@pytest.mark.parametrize("window_bytes", WINDOWS)
 @pytest.mark.parametrize(
     "change",
     [
@@ -301,12 +313,12 @@ def an_offset_elsewhere(metadata: dcp.Metadata) -> None:
     ],
 )
 def test_what_is_odd_is_left_to_the_slow_way(
-    change: Callable[[dcp.Metadata], None], made: Path, tmp_path: Path
+    change: Callable[[dcp.Metadata], None], window_bytes: int, made: Path, tmp_path: Path
 ) -> None:
     data = saved(tmp_path, change, made)
     one_by_one(data)
     with pytest.raises(NotSplicedError):
-        in_bulk(data, tmp_path)
+        in_bulk(data, tmp_path, window_bytes)
 
 
 def test_what_is_referred_to_must_have_been_there(data: bytes, tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ from inspector.errors import Cancelled, MetadataError
 from tests.checkpoint.hostile import BOMBS
 from tests.conftest import SAMPLES, folders_with_metadata
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [
+    pytest.mark.own_readers,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 SAMPLE = SAMPLES / "hsdp_2x4"
 

@@ -146,6 +146,7 @@ def test_files_that_lie_do_no_harm(tmp_path: Path) -> None:
     assert open_checkpoint(str(folder)).framework is not None
 
 
+@pytest.mark.own_readers  # They stand where this process stands.
 def test_a_relative_path_knows_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(SAMPLES / "accelerate_fsdp/optimizer_0")
     framework = open_checkpoint(".").framework

@@ -8,7 +8,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,10 +22,12 @@ from inspector.checkpoint.safetensors.header import HeaderError, bounded_json
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import KilledError, MetadataError
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import SAMPLES, run_python
 
 SAMPLE = SAMPLES / "hsdp_2x2"
 METADATA = SAMPLE / ".metadata"
+
+pytestmark = pytest.mark.own_readers
 
 
 # -- JSON ---------------------------------------------------------------------------------------
@@ -89,17 +90,10 @@ def test_memory_of_a_dense_text(name: str, unit: bytes, tmp_path: Path) -> None:
             argv += ["--manifest", str(tmp_path / "seal.json")]
         else:
             argv += ["--deep"]
-    ran = subprocess.run(
-        [sys.executable, "-c", _MEASURED, "check", *argv],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in ran.stderr and "internal error" not in ran.stderr
-    assert ran.returncode in (0, 1, 2)
-    assert int(ran.stderr.split()[-1]) < 400, ran.stderr
+    ran = run_python("-c", _MEASURED, "check", *argv, timeout_s=60)
+    assert "Traceback" not in ran.err and "internal error" not in ran.err
+    assert ran.code in (0, 1, 2)
+    assert int(ran.err.split()[-1]) < 400, ran.err
 
 
 # -- the child ----------------------------------------------------------------------------------

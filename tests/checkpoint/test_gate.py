@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import pickletools
 import shutil
-import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -18,7 +16,7 @@ import pytest
 from inspector.checkpoint import open_checkpoint
 from inspector.errors import MetadataError
 from tests.checkpoint.hostile import BOMBS, Runs
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_cli, run_python
 
 
 @pytest.fixture
@@ -193,20 +191,19 @@ def test_a_bomb_ends_in_one_line_soon_and_with_bounded_memory(name: str, tmp_pat
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
         "sys.exit(code)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ran = run_python(
+        "-c",
+        script,
+        str(tmp_path),
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout_s=300,
     )
-    assert ran.returncode == 2, ran.stderr
-    lines = ran.stderr.strip().splitlines()
-    assert len(lines) <= 2, ran.stderr
+    assert ran.code == 2, ran.err
+    lines = ran.err.strip().splitlines()
+    assert len(lines) <= 2, ran.err
     assert lines[0].startswith("hsdp-inspect: ")
     assert ".metadata" in lines[0]
-    assert int(ran.stdout.split()[-1]) < 1_000_000, "kilobytes of the largest process"
+    assert int(ran.out.split()[-1]) < 1_000_000, "kilobytes of the largest process"
 
 
 def test_numbers_that_cannot_be_meant_are_left_out_and_named(copy: Path) -> None:

@@ -31,7 +31,7 @@ from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import Cancelled, MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import infer
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_cli, run_process
 
 TRUTHS: dict[str, Any] = {
     path: truth
@@ -359,7 +359,7 @@ HOSTILE: dict[str, bytes] = {
 def test_a_hostile_header_is_a_verdict_and_never_a_traceback(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(HOSTILE[name])
     for command in ("show", "check"):
-        ran = run_cli(command, tmp_path, timeout_s=60)
+        ran = run_process(command, tmp_path, timeout_s=60)
         assert "Traceback" not in ran.err and "internal error" not in ran.err
         # Where one entry alone is bad, the rest can be shown.
         assert ran.code in ((1, 2) if command == "check" else (0, 2))

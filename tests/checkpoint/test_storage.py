@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -24,7 +22,7 @@ from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.checkpoint.text import printable, redact
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled, StorageError
-from tests.conftest import ROOT
+from tests.conftest import run_python
 
 
 @pytest.mark.parametrize(
@@ -105,11 +103,11 @@ def test_a_package_that_is_not_there(url: str, module: str, extra: str) -> None:
         f"import sys; sys.modules['{module}'] = None\n"
         f"from inspector.__main__ import main; main(['show', '{url}'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = run_python("-c", code)
     scheme = url.partition("://")[0]
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.splitlines() == [
         f"hsdp-inspect: {scheme}:// needs a package that is not installed",
         f"  hint: pip install 'hsdp-inspect[{extra}]'",
     ]

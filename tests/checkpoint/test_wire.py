@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from array import array
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
+from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, room_for, split_columns
 
 NAMES = {
     "none": [],
@@ -62,3 +65,19 @@ def test_names_are_sent_once_where_the_nested_dict_has_the_same() -> None:
     header = {"tensors": names, "state_paths": {name: tuple(name.split(".")) for name in names}}
     data = b"".join(bytes(piece) for piece in encode(header, {}))
     assert data.count(b"layers.77.weight") == 1
+
+
+def test_room_is_zeroed_and_takes_memory_only_where_it_is_written() -> None:
+    """What would be written first is written while no key of a user has its turn."""
+    empty = room_for(0)
+    assert empty.nbytes == 0 and not empty.readonly
+    before = _resident_bytes()
+    room = room_for(1 << 30)
+    assert _resident_bytes() - before < 1 << 28
+    assert room.nbytes == 1 << 30 and room[:3] == bytes(3) and not room.readonly
+    room[-8:] = b"12345678"
+    assert room[-8:].cast("q").tolist() == [int.from_bytes(b"12345678", sys.byteorder)]
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

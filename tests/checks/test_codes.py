@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -25,11 +23,11 @@ from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import (
     GOLDEN,
-    ROOT,
     SAMPLES,
     folders_with_metadata,
     of_few_versions,
     run_cli,
+    run_python,
     some_fast,
 )
 
@@ -281,14 +279,9 @@ def test_a_file_that_may_not_be_read(option: str) -> None:
         folder.chmod(0o755)
         for path in folder.iterdir():
             path.chmod(0o600 if path.name == "__1_0.distcp" else 0o644)
-        done = subprocess.run(
-            [sys.executable, "-c", NOBODY, str(folder), *filter(None, [option])],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
+        done = run_python("-c", NOBODY, str(folder), *filter(None, [option]))
         expected = ["file-unreadable", *(["payload-unreadable"] if option else [])]
-        assert done.stdout in (f"[] {expected}\n", "[] ['file-unreadable']\n"), done.stderr
+        assert done.out in (f"[] {expected}\n", "[] ['file-unreadable']\n"), done.err
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import pickle
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.model import Provenance
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
-from inspector.checks.metadata.metadata import reading_notes
+from inspector.checks.metadata.metadata import installed_torch, reading_notes
 from tests.checks.editing import Edit, chunk, codes, copy_of, edited, found, key, only, stored
 from tests.conftest import GOLDEN, SAMPLES
 
@@ -252,3 +253,21 @@ def test_a_class_that_the_installed_torch_has(tmp_path: Path) -> None:
     folder = edited(copy_of(tmp_path), edit)
     assert not found(check(str(folder)), "metadata-unknown-class")
     assert pickle.loads((folder / ".metadata").read_bytes())
+
+
+def test_the_installed_torch_is_found_as_importlib_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert installed_torch.__wrapped__() == version("torch")
+    (tmp_path / "torch-1.99.0+cu999.dist-info").mkdir()
+    (tmp_path / "torch_geometric-3.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", ["/nowhere", __file__, str(tmp_path), *sys.path])
+    assert installed_torch.__wrapped__() == "1.99.0+cu999"
+    (tmp_path / "torch-1.99.0+cu999.dist-info").rmdir()
+    # As a build in place leaves it.
+    (tmp_path / "torch.egg-info").mkdir()
+    (tmp_path / "torch.egg-info" / "PKG-INFO").write_text("Name: torch\nVersion: 1.98.0a0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert installed_torch.__wrapped__() == "1.98.0a0"
+    monkeypatch.setattr(sys, "path", ["/nowhere"])
+    assert installed_torch.__wrapped__() is None

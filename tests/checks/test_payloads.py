@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import folder_of
@@ -623,3 +624,23 @@ def test_of_a_chunk_without_elements_torch_reads_nothing(tmp_path: Path) -> None
     (finding,) = deep(tmp_path).findings
     assert finding.code == "payload-unreadable"
     assert finding.torch_does == "never reads it: the chunk holds no element"
+
+
+@pytest.mark.parametrize(("num_bytes", "is_whole"), [(12, True), (13, False)])
+def test_a_view_of_a_buffer_that_ends_in_part_of_an_element(
+    tmp_path: Path, num_bytes: int, is_whole: bool
+) -> None:
+    view = torch.arange(num_bytes, dtype=torch.uint8)[:12].view(torch.float32)
+    folder = save(tmp_path / "ck", {"pair": (view, 1)})
+    found = deep(folder).findings
+    state = {"pair": (torch.zeros(3), 0)}
+    if is_whole:
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+        assert torch.equal(state["pair"][0], view) and not found
+        return
+    with pytest.raises(CheckpointException, match="record size"):
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+    (finding,) = found
+    assert finding.code == "payload-unreadable" and finding.fqn == "pair"
+    assert "has 13 bytes, 12 by its pickle, as torch.save writes a view" in finding.message
+    assert "clone() the tensor before it is saved" in finding.message

@@ -16,7 +16,7 @@ from inspector.tui.app import InspectApp
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import run_cli
-from tests.tui.app_driver import opened, until, words
+from tests.tui.app_driver import opened, press, until
 
 
 @pytest.fixture
@@ -87,13 +87,11 @@ async def test_the_screen_marks_the_entries_and_goes_to_the_file(folder: Path) -
     async with opened(folder) as (app, pilot):
         assert isinstance(app, InspectApp) and isinstance(app.screen, MainScreen)
         screen = app.screen
-        await pilot.press("c")
-        await until(pilot, lambda: "DAMAGED: 1 error" in words(app))
+        await press(pilot, "c", shows="DAMAGED: 1 error")
         source = screen.query_one(TensorsView).source
         assert source is not None
         await until(pilot, lambda: len(source.badges) == 60)
-        await pilot.press("3")
-        await until(pilot, lambda: "60 of 60 payloads" in words(app))
+        await press(pilot, "3", shows="60 of 60 payloads")
         await pilot.press("enter")
         await until(pilot, lambda: screen.view.id == "files")
         await pilot.press("escape")

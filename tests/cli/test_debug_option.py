@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from inspector.__main__ import _without_debug
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_process
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_where_it_is_the_option(given: str, kept: str, is_asked: bool) -> None:
 
 
 def test_a_filter_of_that_name_filters() -> None:
-    ran = run_cli("show", SAMPLES / "hsdp_2x2", "--filter", "--debug")
+    ran = run_process("show", SAMPLES / "hsdp_2x2", "--filter", "--debug")
     assert "no name matches the filter" in ran.err
-    ran = run_cli("show", SAMPLES / "hsdp_2x2", "--filter", "nothing-has-this", "--debug")
+    ran = run_process("show", SAMPLES / "hsdp_2x2", "--filter", "nothing-has-this", "--debug")
     assert "no name matches the filter" in ran.err
-    assert run_cli("show", SAMPLES / "none", "--debug").err.startswith("Traceback")
+    assert run_process("show", SAMPLES / "none", "--debug").err.startswith("Traceback")

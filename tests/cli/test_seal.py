@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import SAMPLES, Ran, run_cli, several_fast, some_fast
+from tests.conftest import SAMPLES, Ran, run_cli, run_python, several_fast, some_fast
 from tests.diff.making import place_of, sample, shards, tiling, write
 
 
@@ -453,7 +451,7 @@ def test_what_cannot_be_digested_is_left_out_and_said(tmp_path: Path) -> None:
     """A tensor of a class of its own: only that class can tell its elements."""
     folder, output = tmp_path / "c", tmp_path / "c.seal.json"
     script = Path(__file__).parent / "foreign_tensor.py"
-    subprocess.run([sys.executable, "-W", "ignore", script, folder], check=True)
+    run_python("-W", "ignore", script, folder, check=True)
     ran = seal(folder, "--output", output, code=2)
     assert "left out 1 entry" in ran.out and "w" in ran.out
     document = json.loads(output.read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GOLDEN, ROOT, SAMPLES, run_cli
+from tests.conftest import GOLDEN, ROOT, SAMPLES, run_cli, run_python
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\ufeff]")
 
@@ -176,12 +176,7 @@ def test_neither_torch_nor_textual_is_imported_by_show(name: str) -> None:
     for more in ([], ["--json", "--chunks"]):
         if name == "open" and more:
             continue
-        subprocess.run(
-            [sys.executable, "-c", script, *args, str(SAMPLES / "hsdp_2x4"), *more],
-            check=True,
-            capture_output=True,
-            cwd=ROOT,
-        )
+        run_python("-c", script, *args, str(SAMPLES / "hsdp_2x4"), *more, check=True)
 
 
 def test_a_url_is_read_through_fsspec(tmp_path: Path) -> None:
@@ -192,13 +187,7 @@ def test_a_url_is_read_through_fsspec(tmp_path: Path) -> None:
         "    fs.pipe('/bucket/ckpt/' + path.name, path.read_bytes())\n"
         "inspector.__main__.main(['show', 'memory://bucket/ckpt', '--json'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(SAMPLES / "hsdp_2x4")],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    document = json.loads(done.stdout)
+    done = run_python("-c", script, str(SAMPLES / "hsdp_2x4"), check=True)
+    document = json.loads(done.out)
     assert document["checkpoint"]["written_by"]["mesh"] == "hsdp:2x4"
     assert all(file["num_bytes"] for file in document["files"])

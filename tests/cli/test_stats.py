@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from tests.checks.test_payloads import edit, save
 from tests.cli.test_check import large, reads
 from tests.cli.test_show import on_terminal
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli, some_fast
+from tests.conftest import ROOT, SAMPLES, Ran, run_cli, run_process, some_fast
 from tests.values.torch_stats import expected, load
 
 BROKEN = SAMPLES / "broken"
@@ -81,7 +81,7 @@ def test_one_tensor_is_drawn() -> None:
     assert len([line for line in lines if line.startswith("   ")]) >= 20
     log = stats(SAMPLES / "hsdp_2x4", "--filter", "net1 weight", "--histogram", "log").out
     assert "|value|" in log
-    plain = run_cli(
+    plain = run_process(
         "stats", SAMPLES / "hsdp_2x4", "--filter", "net1 weight", env={"PYTHONIOENCODING": "ascii"}
     )
     assert plain.out.isascii()

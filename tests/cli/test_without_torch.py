@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inspector.__main__ import COMMANDS
-from tests.conftest import ROOT, SAMPLES, run_cli
+from tests.conftest import ROOT, SAMPLES, run_process
 
 SAMPLE = SAMPLES / "hsdp_2x2"
 RECORDING = ROOT / "tests" / "data" / "runs" / "hsdp_2x4" / "events.jsonl"
@@ -59,14 +59,14 @@ def test_what_only_looks_works(command: str, without: dict[str, str], tmp_path: 
     args, said = LOOKS[command]
     seal = tmp_path / "a.seal.json"
     places = {"SEAL": seal, "OUT": tmp_path / "out.pt"}
-    ran = run_cli(command, *(places.get(str(arg), arg) for arg in args), env=without)
+    ran = run_process(command, *(places.get(str(arg), arg) for arg in args), env=without)
     assert ran.code == 0, ran
     assert said in ran.out
     assert seal.exists() == (command == "seal")
 
 
 def test_verify_says_what_to_install(without: dict[str, str]) -> None:
-    ran = run_cli("verify", SAMPLE, "--mesh", "fsdp:2", env=without)
+    ran = run_process("verify", SAMPLE, "--mesh", "fsdp:2", env=without)
     assert ran.code == 2
     assert "pip install" in ran.out + ran.err and "--python" in ran.out + ran.err
     assert "has no torch" in ran.err or "this torch cannot be imported" in ran.out

@@ -280,12 +280,20 @@ def test_few_passes_give_what_many_do(
     unsigned = np.dtype(f"<u{size}")
     num_quick = 0
     for changed in ("all", "some"):
-        for what in ("steps", "near", "any", "one odd"):
+        for what in ("steps", "near", "any", "one odd", "edge", "half", "tiny"):
             a = rng.standard_normal(4097).astype(numpy_dtype(dtype)).view(unsigned)
             if what == "any":
                 a = rng.integers(0, 1 << (8 * size - 1), 4097, dtype=np.uint64).astype(unsigned)
-            most = {"steps": 3, "near": 1 << (2 * size), "any": 1 << (8 * size - 2), "one odd": 9}
-            step = rng.integers(1, most[what], len(a)).astype(unsigned)
+            if what == "tiny":
+                a = rng.integers(0, 99, 4097).astype(unsigned)
+            most = {"near": 1 << (2 * size), "any": 1 << (8 * size - 2), "one odd": 9, "tiny": 99}
+            step = rng.integers(1, most.get(what, 3), len(a)).astype(unsigned)
+            if what in ("edge", "half"):
+                # As far apart as the tolerance allows, or a step more or less; exactly half.
+                times = 1 - (tolerance.rtol_of(dtype) if what == "edge" else 0.5)
+                x = a.view(numpy_dtype(dtype)).astype(np.float64) * times
+                edge = x.astype(numpy_dtype(dtype)).view(unsigned)
+                step = a ^ (edge if what == "half" else edge + step - 2)
             step[(rng.random(len(a)) < 0.5) & (changed == "some")] = 0
             b = a ^ step
             if what == "one odd":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from inspector.diff.model import Tolerance
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import BLOCK_BYTES, DiffProgress, compare_values
 from inspector.values.bits import BlockPlan, TensorBits
-from tests.conftest import FEW_VERSIONS, GOLDEN, SAMPLES, some_fast
+from tests.conftest import FEW_VERSIONS, GOLDEN, SAMPLES, run_python, some_fast
 from tests.diff.making import (
     DTYPES,
     diff_of,
@@ -183,11 +182,8 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
         a = write(tmp_path / f"a{rows}", {"t": x}, {"t": shards(shape, 0, 4)})
         x[-1, -1] = 1
         b = write(tmp_path / f"b{rows}", {"t": x}, {"t": shards(shape, 1, 4)})
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(a), str(b)],
-            capture_output=True, text=True, check=True, cwd=SAMPLES.parent,
-        )  # fmt: skip
-        peaks.append(int(done.stdout) << 10)
+        done = run_python("-c", script, str(a), str(b), check=True)
+        peaks.append(int(done.out) << 10)
     assert peaks[1] - peaks[0] < 16 << 20
 
 

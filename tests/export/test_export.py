@@ -26,7 +26,7 @@ from inspector.export.formats.files import PlannedFile
 from inspector.export.pieces import PieceReader
 from inspector.export.run import ExportProgress
 from inspector.export.target import OpenTarget
-from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
+from tests.conftest import ROOT, SAMPLES, run_cli, run_python, some_fast
 from tests.diff.making import edit, place_of, raw_bits, sample, shards, side, tiling, whole, write
 from tests.export.helping import bits, exported
 
@@ -587,9 +587,6 @@ def test_memory_stays_what_was_asked_for(dim: int, tmp_path: Path) -> None:
     del tensor
     # In a process of its own, which is not the child of a large one: that would count.
     outer = "import subprocess as s, sys; sys.exit(s.call([sys.executable, '-c', *sys.argv[1:]]))"
-    ran = subprocess.run(
-        [sys.executable, "-c", outer, MEASURED, str(folder), str(tmp_path / "out"), "torch"],
-        capture_output=True, text=True, timeout=600, cwd=ROOT,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) < 300 * 10**6
+    ran = run_python("-c", outer, MEASURED, str(folder), str(tmp_path / "out"), "torch")
+    assert ran.code == 0, ran.err
+    assert int(ran.out) < 300 * 10**6

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -32,7 +29,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner, Read, load_plan
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import SAMPLES, run_python
 from tests.layout import synthetic
 
 MESHES = ("fsdp:1", "fsdp:3", "fsdp:4", "fsdp:8", "hsdp:2x2", "hsdp:2x4", "hsdp:4x2")
@@ -67,13 +64,8 @@ def torch_plans(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str
     """torch's plans of all samples, from one process."""
     out = tmp_path_factory.mktemp("plans") / "plans.pickle"
     paths = [str(SAMPLES / name) for name in samples()]
-    subprocess.run(
-        [sys.executable, "-m", "tests.layout.torch_plans", str(out), ",".join(MESHES), *paths],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+    command = ["-m", "tests.layout.torch_plans", str(out), ",".join(MESHES), *paths]
+    run_python(*command, env={"OMP_NUM_THREADS": "1"}, timeout_s=300, check=True)
     found: dict[tuple[str, str], Any] = pickle.loads(out.read_bytes())
     return found
 

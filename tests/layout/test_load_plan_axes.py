@@ -6,8 +6,6 @@ import glob
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from inspector.layout.target.file import PlacementLine, parse_placement_file
 from inspector.layout.target.placement import TargetPlacement
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.writer.written_by import infer
-from tests.conftest import GOLDEN, ROOT, SAMPLES, folders_with_metadata
+from tests.conftest import GOLDEN, ROOT, SAMPLES, folders_with_metadata, run_python
 from tests.layout.test_load_plan import as_torch, stored
 from tests.layout.torch_nd_plans import placement as torchs
 
@@ -114,13 +112,9 @@ def told_to_torch(path: Path, plan: LoadPlan) -> dict[str, Any]:
 def reads_of_torch(jobs: list[dict[str, Any]], folder: Path) -> list[Any]:
     """What torch's planner plans for each rank of each job, in a process of its own."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    subprocess.run(
-        [sys.executable, "-m", "tests.layout.torch_nd_plans", "jobs.json", "out.pickle"],
-        check=True,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        timeout=3600,
-    )
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = ["-m", "tests.layout.torch_nd_plans", "jobs.json", "out.pickle"]
+    run_python(*command, cwd=folder, env=env, timeout_s=3600, check=True)
     found: list[Any] = pickle.loads((folder / "out.pickle").read_bytes())
     return found
 

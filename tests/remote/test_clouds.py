@@ -19,7 +19,7 @@ from inspector.checkpoint.find.locate import folder_of, locate
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled
-from tests.conftest import SAMPLES, run_cli, some_fast
+from tests.conftest import SAMPLES, run_cli, run_process, some_fast
 from tests.remote.clouds import AZURE_KEY, AZURITE, Azure, Cloud, azure, google
 from tests.remote.s3_server import S3Server
 from tests.remote.said import plain
@@ -276,7 +276,7 @@ def test_it_never_answers(cloud: Cloud, sample: str) -> None:
             "FSSPEC_GS": '{"requests_timeout": 1}',
             "FSSPEC_AZ": '{"read_timeout": 1}',
         }
-        err = plain(run_cli("show", sample, env=env, timeout_s=60))
+        err = plain(run_process("show", sample, env=env, timeout_s=60))
     assert f"{address} does not answer" in err
 
 
@@ -326,7 +326,7 @@ async def test_the_screen_opens_it_and_checks_its_bytes(cloud: Cloud, sample: st
 @pytest.mark.torchrun
 def test_two_ranks_load_it_from_there(cloud: Cloud) -> None:
     url = cloud.put_folder(SAMPLES / "hsdp_2x2", "verified")
-    ran = run_cli("verify", url, "--mesh", "fsdp:2", "--json")
+    ran = run_process("verify", url, "--mesh", "fsdp:2", "--json")
     assert ran.code == 0, ran.err
     result = json.loads(ran.out.splitlines()[-1])
     assert result["verdict"] == "exact" and result["world_size"] == 2
@@ -352,7 +352,7 @@ def test_azurite_is_what_answers() -> None:
 )
 def test_what_is_not_installed_is_named(url: str, package: str, extra: str, tmp_path: Path) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise ImportError('no {package}')")
-    err = plain(run_cli("show", url, env={"PYTHONPATH": str(tmp_path)}))
+    err = plain(run_process("show", url, env={"PYTHONPATH": str(tmp_path)}))
     assert "needs a package that is not installed" in err
     assert f"pip install 'hsdp-inspect[{extra}]'" in err
 

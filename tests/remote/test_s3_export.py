@@ -27,7 +27,7 @@ def test_it_is_what_the_disk_gives(s3: S3Server, tmp_path: Path) -> None:
     url = s3.put_folder(folder, "exported")
     near = run_cli("export", folder, tmp_path / "near", "--json")
     s3.forget()
-    far = run_cli("export", url, tmp_path / "far", "--json", timeout_s=300)
+    far = run_cli("export", url, tmp_path / "far", "--json")
     assert (near.code, far.code) == (0, 0), far.err
     assert (tmp_path / "near").read_bytes() == (tmp_path / "far").read_bytes()
     assert near.json()["checksums"] == far.json()["checksums"]

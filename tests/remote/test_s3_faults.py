@@ -20,7 +20,7 @@ from inspector.checkpoint.workers import until
 from inspector.checks.payload.payloads import check_payloads
 from inspector.errors import Cancelled, UnreachableError
 from inspector.tui.session import Loading
-from tests.conftest import ROOT, SAMPLES, run_cli
+from tests.conftest import ROOT, SAMPLES, run_cli, run_process
 from tests.remote.s3_server import BUCKET, S3Server
 from tests.remote.said import plain
 from tests.remote.watched import Asked, Watched, closed_port, relay, silent_server, times
@@ -166,7 +166,7 @@ def test_it_never_answers(s3: S3Server, sample: str) -> None:
     patience = '{"config_kwargs": {"read_timeout": 1}}'
     with silent_server() as endpoint:
         env = {"AWS_ENDPOINT_URL": endpoint, "FSSPEC_S3": patience}
-        ran = run_cli("show", sample, env=env, timeout_s=60)
+        ran = run_process("show", sample, env=env, timeout_s=60)
     assert f"{endpoint} does not answer" in plain(ran)
 
 

@@ -26,7 +26,7 @@ from inspector.checkpoint.storage.opening import fetch_files, open_storage
 from inspector.checkpoint.storage.remote.calls import MAX_IN_FLIGHT
 from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.checks.payload.payloads import check_payloads
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_cli, run_process
 from tests.remote.s3_server import BUCKET, S3Server
 from tests.remote.watched import together
 
@@ -60,13 +60,13 @@ def named(checkpoint: Checkpoint, name: str) -> Tensor:
 
 
 def test_debug_tells_requests_and_bytes(s3: S3Server, sample: str) -> None:
-    ran = run_cli("show", sample, "--debug")
+    ran = run_process("show", sample, "--debug")
     assert f"2 requests, {s3.object_bytes:,} bytes fetched" in ran.err
 
 
 def test_a_local_checkpoint_has_no_requests(s3: S3Server) -> None:
     assert "storage" not in run_cli("check", "--json", SAMPLE).json()["checked"]
-    assert "requests" not in run_cli("show", SAMPLE, "--debug").err
+    assert "requests" not in run_process("show", SAMPLE, "--debug").err
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import threading
 from inspector.tui.app import InspectApp
 from tests.conftest import SAMPLES
 from tests.remote.s3_server import S3Server
-from tests.tui.app_driver import opened, screen_text, until, words
+from tests.tui.app_driver import opened, press, screen_text, until, words
 
 
 async def test_it_opens_and_its_bytes_are_checked(s3: S3Server) -> None:
@@ -15,8 +15,7 @@ async def test_it_opens_and_its_bytes_are_checked(s3: S3Server) -> None:
     async with opened(url) as (app, pilot):
         assert url in screen_text(app)
         assert len(s3.asked) == 2, s3.asked
-        await pilot.press("c")
-        await until(pilot, lambda: "every byte read" in words(app))
+        await press(pilot, "c", shows="every byte read")
         # What lies there now is looked at, not what was read when it was opened.
         assert len(s3.asked) == 2 + 2 + 8
 
@@ -47,8 +46,7 @@ async def test_a_run_folder_is_listed_and_read_anew(s3: S3Server) -> None:
     async with opened(url) as (app, pilot):
         await until(pilot, lambda: "newest sound: step-200" in words(app))
         s3.put_folder(SAMPLES / "run" / "step-200", "anew/step-400")
-        await pilot.press("r")
-        await until(pilot, lambda: "newest sound: step-400" in words(app))
+        await press(pilot, "r", shows="newest sound: step-400")
 
 
 async def test_a_server_that_is_not_there_is_said(s3: S3Server, monkeypatch: object) -> None:

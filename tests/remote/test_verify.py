@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tests.checks.test_stale_dtype import recorded, saved
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_process
 from tests.remote.s3_server import S3Server
 
 
 @pytest.mark.torchrun
 def test_two_ranks_load_it_from_there(s3: S3Server) -> None:
     url = s3.put_folder(SAMPLES / "hsdp_2x2", "verified")
-    ran = run_cli("verify", url, "--mesh", "fsdp:2", "--json")
+    ran = run_process("verify", url, "--mesh", "fsdp:2", "--json")
     assert ran.code == 0, ran.err
     events = [json.loads(line) for line in ran.out.splitlines()]
     assert events[0]["event"] == "spec" and events[0]["path"] == url
@@ -35,6 +35,6 @@ def test_a_dtype_that_plan_caching_kept_is_exact_there_too(s3: S3Server, tmp_pat
     if recorded(folder, "w.kept") == torch.bfloat16:
         pytest.skip("this torch does not keep it")
     url = s3.put_folder(folder, "kept")
-    ran = run_cli("verify", url, "--mesh", "fsdp:2", "--json")
+    ran = run_process("verify", url, "--mesh", "fsdp:2", "--json")
     result = json.loads(ran.out.splitlines()[-1])
     assert (ran.code, result["verdict"]) == (0, "exact"), ran.out[-2000:]

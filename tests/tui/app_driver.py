@@ -25,7 +25,7 @@ def screen_text(app: App[Any]) -> str:
     return "\n".join("".join(segment.text for segment in line) for line in lines[:height])
 
 
-def words(app: InspectApp) -> str:
+def words(app: App[Any]) -> str:
     """What the screen says, whatever the line breaks and frames."""
     return " ".join(re.sub(r"[│╭╮╰╯─▕▏▁▔▎▊]", " ", screen_text(app)).split())
 
@@ -69,6 +69,15 @@ async def quiet(pilot: Pilot[Any], at_least_s: float = 0.0) -> None:
         if num_still == 2:
             return
     raise AssertionError(f"still under way, {_under_way(pilot.app)}: {screen_text(pilot.app)}")
+
+
+async def press(pilot: Pilot[Any], *keys: str, shows: str = "", at_least_s: float = 0.0) -> None:
+    """Press keys, and wait until the screen shows some text; without one, until all is quiet."""
+    await pilot.press(*keys)
+    if shows:
+        await until(pilot, lambda: shows in screen_text(pilot.app) or shows in words(pilot.app))
+    else:
+        await quiet(pilot, at_least_s)
 
 
 def _under_way(app: App[Any]) -> list[str]:

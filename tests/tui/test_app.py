@@ -17,7 +17,7 @@ from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import GOLDEN, SAMPLES, some_fast
-from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, settle, until, words
+from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -108,14 +108,12 @@ async def test_the_tree_narrows_the_table_to_a_module() -> None:
         table = app.screen.query_one("#entries", VirtualTable)
         everything = table.num_lines
         tree.focus()
-        await pilot.press("j")
-        await quiet(pilot, 0.1)
+        await press(pilot, "j", at_least_s=0.1)
         narrowed = table.num_lines
         assert 0 < narrowed < everything
         names = {str(table.source.cell(int(row), "name")).split(".")[0] for row in table.rows}
         assert len(names) == 1
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         assert table.num_lines == everything
 
 
@@ -126,8 +124,7 @@ async def test_zoom_gives_the_screen_to_one_tensor_and_chunks_are_stepped_throug
         chunks = app.screen.query_one("#detail-chunks", VirtualTable)
         assert chunks.has_focus
         assert chunks.num_lines == 4
-        await pilot.press("j", "j")
-        await quiet(pilot, 0.1)
+        await press(pilot, "j", "j", at_least_s=0.1)
         chunk_map = app.screen.query_one(ChunkMap)
         assert chunk_map.highlight == 2
         assert "[4:6, 0:5]" in screen_text(app)
@@ -146,8 +143,7 @@ async def test_files_show_their_size_and_what_lies_in_them() -> None:
         ]
         assert offsets == sorted(offsets) and offsets[0] == 0
         first = str(contents.source.cell(0, "name"))
-        await pilot.press("j")
-        await quiet(pilot, 0.1)
+        await press(pilot, "j", at_least_s=0.1)
         other = [str(contents.source.cell(row, "name")) for row in range(contents.num_lines)]
         assert other and other != [first]
 
@@ -187,15 +183,13 @@ async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() ->
         await settle(app, pilot)
         assert isinstance(app.screen, MainScreen)
         assert "step-200" in screen_text(app)
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         assert isinstance(app.screen, PickerScreen)
         await pilot.press("j", "o")
         await settle(app, pilot)
         assert isinstance(app.screen, ErrorScreen)
         assert "never finished" in screen_text(app)
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         assert isinstance(app.screen, PickerScreen)
 
 
@@ -254,8 +248,7 @@ async def test_hostile_names_are_shown_and_never_obeyed() -> None:
                 text = screen_text(app)
                 assert not CONTROL.search(text.replace("\n", ""))
                 await pilot.press("j")
-            await pilot.press("g", "2")
-            await quiet(pilot, 0.1)
+            await press(pilot, "g", "2", at_least_s=0.1)
             assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -341,18 +334,15 @@ async def test_findings_are_listed_and_lead_to_where_they_are(damaged: Path) -> 
         for row in range(table.num_lines):
             if table.source.cell(row, "code") == "chunk-gap":
                 table.select_row(row)
-        await pilot.press("enter")
-        await quiet(pilot, 0.1)
+        await press(pilot, "enter", at_least_s=0.1)
         entries = app.screen.query_one("#entries", VirtualTable)
         assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
         assert entries.source.marker(entries.cursor_row or 0) == "error"
         assert "╳" in screen_text(app)
-        await pilot.press("n")
-        await quiet(pilot, 0.1)
+        await press(pilot, "n", at_least_s=0.1)
         files = app.screen.query_one("#files-table", VirtualTable)
         assert files.source.cell(files.cursor_row or 0, "path") == "__3_0.distcp"
-        await pilot.press("N")
-        await quiet(pilot, 0.1)
+        await press(pilot, "N", at_least_s=0.1)
         assert entries.source.cell(entries.cursor_row or 0, "name") == "model.net1.weight"
 
 
@@ -412,8 +402,7 @@ async def test_a_notice_lies_over_no_figures() -> None:
     for size in ((80, 24), (160, 50)):
         async with opened(SAMPLES / "hsdp_2x4", "6", size=size) as (app, pilot):
             await until(pilot, lambda: "-0.413315" in screen_text(app))
-            await pilot.press("f")
-            await until(pilot, lambda: "No NaN and no Inf in it." in screen_text(app))
+            await press(pilot, "f", shows="No NaN and no Inf in it.")
             toast = app.screen.query_one("Toast").region
             screen = app.screen
             assert isinstance(screen, MainScreen)
@@ -427,10 +416,8 @@ async def test_a_notice_lies_over_no_figures() -> None:
 async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged: Path) -> None:
     async with opened(damaged) as (app, pilot):
         await until(pilot, lambda: "DAMAGED" in screen_text(app))
-        await pilot.press("c")
-        await until(pilot, lambda: "which is not every byte" in words(app))
-        await pilot.press("3")
-        await quiet(pilot, 0.1)
+        await press(pilot, "c", shows="which is not every byte")
+        await press(pilot, "3", at_least_s=0.1)
         assert "payload-corrupt" in screen_text(app)
         assert "model.net3.weight" in screen_text(app)
 
@@ -438,13 +425,10 @@ async def test_every_byte_is_checked_on_a_key_and_the_flipped_bit_found(damaged:
 async def test_a_sound_checkpoint_says_so_and_what_was_read() -> None:
     async with opened(SAMPLES / "hsdp_2x4") as (app, pilot):
         await until(pilot, lambda: "metadata sound, bytes unread" in screen_text(app))
-        await pilot.press("c")
-        await until(pilot, lambda: " sound, every byte read" in screen_text(app))
-        await pilot.press("3")
-        await quiet(pilot, 0.1)
+        await press(pilot, "c", shows=" sound, every byte read")
+        await press(pilot, "3", at_least_s=0.1)
         assert "every byte of 24 payloads" in screen_text(app)
-        await pilot.press("n")
-        await quiet(pilot, 0.1)
+        await press(pilot, "n", at_least_s=0.1)
         assert "There is no finding" in screen_text(app)
 
 

@@ -24,7 +24,7 @@ from inspector.tui.folder.completion import (
 from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, until, words
+from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, until, words
 
 STEPS = tuple(Sibling(f"step-{n}", "checkpoint") for n in (9, 10, 100))
 
@@ -79,8 +79,7 @@ async def test_without_a_path_the_screen_asks_for_one(
         await until(pilot, lambda: "step-100/ checkpoint" in words(app))
         assert "1 name more" in words(app)
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
-        await pilot.press(*"nowhere", "enter")
-        await until(pilot, lambda: "nothing is there" in words(app))
+        await press(pilot, *"nowhere", "enter", shows="nothing is there")
         assert field.value == f"{run}/nowhere"
         # A second slash begins anew.
         await pilot.press("slash", "slash")
@@ -131,8 +130,7 @@ async def test_what_is_not_there_stays_said_when_the_list_comes_later(
         field = app.screen.query_one(Input)
         field.value = "/no-such/path"
         await until(pilot, lambda: "/no-such/path" in words(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "nothing is there: /no-such/path" in words(app))
+        await press(pilot, "enter", shows="nothing is there: /no-such/path")
         lists.set()
         await quiet(pilot, 0.2)
         assert "nothing is there: /no-such/path" in words(app)

@@ -31,7 +31,7 @@ from inspector.tui.values.view import ValuesView
 from inspector.tui.verification.replay import ReplayScreen
 from inspector.tui.verification.view import VerificationView
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, quiet, screen_text, until
+from tests.tui.app_driver import opened, press, screen_text, until
 
 VIEWS: dict[str, type[View]] = {
     "1": TensorsView,
@@ -162,8 +162,7 @@ async def test_the_help_begins_with_the_open_view_and_can_be_searched() -> None:
         assert "Check bytes" in screen_text(app) and "Reload" not in screen_text(app)
         await pilot.press("q")  # is a letter there
         await until(pilot, lambda: "No key is told of in these words" in screen_text(app))
-        await pilot.press("escape")
-        await until(pilot, lambda: "In this view, Plan" in screen_text(app))
+        await press(pilot, "escape", shows="In this view, Plan")
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, MainScreen))
 
@@ -188,8 +187,7 @@ async def test_sorting_means_nothing_where_there_is_no_table() -> None:
 async def test_reading_all_is_offered_where_it_is_what_one_came_for() -> None:
     async with opened(SAMPLES / "hsdp_2x2", size=(80, 24)) as (app, pilot):
         for key in VIEWS:
-            await pilot.press(key)
-            await quiet(pilot)
+            await press(pilot, key)
             assert ("u Read all" in screen_text(app).splitlines()[-1]) == (key == "7"), key
 
 
@@ -201,5 +199,4 @@ async def test_the_footer_tells_no_key_that_would_be_typed() -> None:
         await until(pilot, lambda: " f1 Help " in screen_text(app).splitlines()[-1])
         footer = screen_text(app).splitlines()[-1]
         assert not any(f" {key} " in footer for key in "?qznbc/")
-        await pilot.press("f1")
-        await until(pilot, lambda: "In this view, Tensors" in screen_text(app))
+        await press(pilot, "f1", shows="In this view, Tensors")

@@ -45,7 +45,7 @@ from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
 from tests.diff.making import edit, flipped, shards, side, write
-from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, settle, until, words
+from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -314,11 +314,9 @@ async def test_verdicts_filter_by_key_by_click_and_with_names(tmp_path: Path) ->
         await pilot.click(VerdictBar, offset=(start + 2, line))
         await quiet(pilot, 0.1)
         assert set(shown(app, "verdict")) == {"DIFFER"} and group == "DIFFER"
-        await pilot.press("slash", *"cube", "enter")
-        await quiet(pilot, 0.1)
+        await press(pilot, "slash", *"cube", "enter", at_least_s=0.1)
         assert shown(app, "name") == ["cube"] and " 1 of 14 rows" in words(app)
-        await pilot.press("escape", "escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", "escape", at_least_s=0.1)
         assert table_of(app).num_lines == len(VERDICTS)
 
 
@@ -359,8 +357,7 @@ async def test_one_tensor_alone(tmp_path: Path) -> None:
         assert (known.renamed, known.only_in_a, known.only_in_b, set(known.entries)) == (
             whole.renamed, whole.only_in_a, whole.only_in_b, set(whole.entries),
         )  # fmt: skip
-        await pilot.press("c")
-        await quiet(pilot, 0.1)
+        await press(pilot, "c", at_least_s=0.1)
         assert "Nothing is left to compare" in words(app)
 
 
@@ -390,8 +387,7 @@ async def test_it_can_be_stopped_and_goes_on(
         before = table_of(app).cursor
         await pilot.press("j")
         assert table_of(app).cursor == before + 1
-        await pilot.press("c")
-        await until(pilot, lambda: "stopping" in words(app))
+        await press(pilot, "c", shows="stopping")
         gate.set()
         await until(pilot, lambda: not screen.is_comparing)
         await until(pilot, lambda: "stopped before everything was compared" in words(app))
@@ -464,8 +460,7 @@ async def test_hostile_names_are_shown_and_never_obeyed(
         await quiet(pilot, 0.5)
         for _, text in screen_of(app).view.copy_choices():
             assert not CONTROL.search(text)
-        await pilot.press("y")
-        await quiet(pilot, 0.1)
+        await press(pilot, "y", at_least_s=0.1)
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -474,8 +469,7 @@ async def test_a_damaged_side_says_why_and_the_rest_is_compared(tmp_path: Path) 
     async with comparing(a, SAMPLES / "broken" / "file_missing") as (app, pilot):
         assert "unknown: not everything could be compared" in words(app)
         assert set(shown(app, "verdict")) == {"EXACT", "NOT_COMPARED"}
-        await pilot.press("5")
-        await quiet(pilot, 0.2)
+        await press(pilot, "5", at_least_s=0.2)
         assert "in B: cannot read" in words(app)
         assert "It could not be compared." in words(app)
 
@@ -548,24 +542,19 @@ async def test_the_picker_filters_and_compares_two_of_its_checkpoints(tmp_path: 
     async with opened(tmp_path) as (app, pilot):
         assert isinstance(app.screen, PickerScreen)
         table = app.screen.query_one(VirtualTable)
-        await pilot.press("slash", *"step-3", "enter")
-        await quiet(pilot, 0.2)
+        await press(pilot, "slash", *"step-3", "enter", at_least_s=0.2)
         assert table.num_lines == 1 and "1 of 3 checkpoints" in words(app)
-        await pilot.press("escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "escape", at_least_s=0.2)
         assert table.num_lines == 3
         table.select_row([item.path for item in app.screen._folder.found].index("step-1"))
-        await pilot.press("d")
-        await quiet(pilot, 0.1)
+        await press(pilot, "d", at_least_s=0.1)
         assert "[A] step-1" in screen_text(app)
-        await pilot.press("d")
-        await quiet(pilot, 0.1)
+        await press(pilot, "d", at_least_s=0.1)
         assert isinstance(app.screen, PickerScreen) and "This is the marked one" in words(app)
         await pilot.press("m")  # takes the mark away
         await quiet(pilot, 0.1)
         assert "[A]" not in screen_text(app)
-        await pilot.press("m", "slash", *"step-2", "enter")
-        await quiet(pilot, 0.2)
+        await press(pilot, "m", "slash", *"step-2", "enter", at_least_s=0.2)
         await pilot.press("d")
         await settle(app, pilot)
         assert [s.path.rpartition("/")[2] for s in screen_of(app).comparison.structure.sides] == [
@@ -574,11 +563,9 @@ async def test_the_picker_filters_and_compares_two_of_its_checkpoints(tmp_path: 
         await pilot.press("c")
         await compared(app, pilot)
         assert "1 DIFFER" in words(app)
-        await pilot.press("escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "escape", at_least_s=0.2)
         assert isinstance(app.screen, PickerScreen)
-        await pilot.press("escape", "escape", "escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "escape", "escape", "escape", at_least_s=0.2)
         assert isinstance(app.screen, PickerScreen) and "[A]" not in screen_text(app)
         await pilot.press("q")
     assert app.return_value == 0
@@ -592,8 +579,7 @@ async def test_the_main_screen_asks_for_the_other_side() -> None:
         assert field.value == f"{SAMPLES}/"
         # What was typed stays, whether nothing is there or what is there cannot be opened.
         field.value = "/no/such/place"
-        await pilot.press("enter")
-        await until(pilot, lambda: "nothing is there: /no/such/place" in words(app))
+        await press(pilot, "enter", shows="nothing is there: /no/such/place")
         assert field.value == "/no/such/place"
         empty = f"{SAMPLES}/broken/metadata_cut"
         field.value = empty
@@ -608,8 +594,7 @@ async def test_the_main_screen_asks_for_the_other_side() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, DiffScreen))
         await until(pilot, lambda: "fsdp:4" in words(app) and "hsdp:2x2" in words(app))
-        await pilot.press("escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "escape", at_least_s=0.2)
         assert isinstance(app.screen, MainScreen)
         await pilot.press("q")
     assert app.return_value == 0

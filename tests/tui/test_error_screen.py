@@ -13,7 +13,7 @@ from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.screens.error import ErrorScreen, folder_above
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, quiet, screen_text, settle, until, words
+from tests.tui.app_driver import opened, press, quiet, screen_text, settle, until, words
 
 BROKEN = SAMPLES / "broken"
 
@@ -41,8 +41,7 @@ async def test_the_command_that_repairs_is_copied_and_does(tmp_path: Path) -> No
     (folder / ".metadata").rename(folder / ".metadata.tmp")
     async with opened(folder) as (app, pilot):
         await until(pilot, lambda: "mv -n --" in words(app))
-        await pilot.press("y", "enter")
-        await quiet(pilot, 0.1)
+        await press(pilot, "y", "enter", at_least_s=0.1)
         command = shlex.split(app.clipboard)
         assert command[:3] == ["mv", "-n", "--"]
         subprocess.run(command, check=True)
@@ -56,8 +55,7 @@ async def test_its_keys_are_in_the_help_and_it_leads_to_the_folder_above(tmp_pat
     async with opened(run / "step-300") as (app, pilot):
         await until(pilot, lambda: "newest sound: step-200; u opens that folder" in words(app))
         assert "u Folder above" in screen_text(app).splitlines()[-1]
-        await pilot.press("question_mark")
-        await until(pilot, lambda: "Open the folder in which it lies" in words(app))
+        await press(pilot, "question_mark", shows="Open the folder in which it lies")
         await pilot.press("escape", "u")
         await until(pilot, lambda: isinstance(app.screen, PickerScreen))
         assert app.exit_code == 0

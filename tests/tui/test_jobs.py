@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, quiet, until, words
+from tests.tui.app_driver import opened, press, until, words
 
 #: A checkpoint or a run, the keys, and what is to be said after them.
 JOBS = {
@@ -69,6 +69,5 @@ async def test_a_job_takes_few_keys(job: str) -> None:
     path, keys, said = JOBS[job]
     async with opened(SAMPLES / path, size=(80, 24)) as (app, pilot):
         for key in keys:
-            await pilot.press(key)
-            await quiet(pilot)
+            await press(pilot, key)
         await until(pilot, lambda: bool(re.search(said, words(app))), 60)

@@ -10,7 +10,7 @@ import pytest
 from inspector.tui.folder import picker
 from inspector.tui.folder.picker import PickerScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, until
+from tests.tui.app_driver import opened, press, screen_text, until
 
 GOOD = SAMPLES / "run" / "step-100"
 
@@ -48,8 +48,7 @@ async def test_new_steps_appear_and_old_ones_go(run: Path) -> None:
         # The cursor and the mark are where they were.
         assert cursor.cursor_row == 0
         assert "A is step-100" in screen_text(app)
-        await pilot.press("escape")
-        await until(pilot, lambda: "newest sound: step-300" in screen_text(app))
+        await press(pilot, "escape", shows="newest sound: step-300")
         shutil.rmtree(run / "step-300")
         await until(pilot, lambda: "step-300" not in rows(screen_text(app)))
         await until(pilot, lambda: "newest sound: step-200" in screen_text(app))

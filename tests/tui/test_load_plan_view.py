@@ -33,7 +33,7 @@ from inspector.tui.screens.copy import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES, several_fast, some_fast
-from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, until, words
+from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, until, words
 
 # A screen for each: long by nature.
 pytestmark = pytest.mark.slow
@@ -205,12 +205,10 @@ async def test_a_bad_mesh_is_told_while_the_last_good_one_stays(typed: str, said
         field = view_of(app).query_one("#plan-mesh", Input)
         await pilot.press("m")
         field.value = typed
-        await pilot.press("enter")
-        await quiet(pilot, 0.1)
+        await press(pilot, "enter", at_least_s=0.1)
         assert said in words(app) and "Below is fsdp:3" in words(app)
         assert shown(app) == "fsdp:3" and field.has_focus
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         assert said not in words(app) and field.value == "fsdp:3"
         assert view_of(app).table.has_focus
 
@@ -304,8 +302,7 @@ async def test_tensors_that_leave_ranks_empty(size: tuple[int, int]) -> None:
         await pilot.press("e")
         assert "No tensor leaves a rank" in words(app)
         await type_mesh(app, pilot, "fsdp:16")
-        await pilot.press("e")
-        await quiet(pilot, 0.1)
+        await press(pilot, "e", at_least_s=0.1)
         empty = table(app, "empty")
         assert empty.has_focus and isinstance(empty.source, EmptySource)
         plan = load_plan(open_checkpoint(str(SAMPLE)), Mesh.parse("fsdp:16"))
@@ -326,8 +323,7 @@ async def test_a_filter_plans_only_what_it_leaves() -> None:
         planned = view_of(app).planned
         assert planned is not None and planned.plan.bytes_read == plan.bytes_read
         assert f"8 ranks, {len(chosen)} of 69 entries" in screen_text(app)
-        await pilot.press("slash", *" nothing like it")
-        await until(pilot, lambda: "no name matches the filter" in words(app))
+        await press(pilot, "slash", *" nothing like it", shows="no name matches the filter")
         await pilot.press("escape")
         await settled(app, pilot)
         assert "8 ranks" in screen_text(app) and "of 69" not in screen_text(app)
@@ -340,19 +336,16 @@ async def test_too_many_ranks_for_this_machine_give_the_lines_to_run_elsewhere(
     monkeypatch.setattr("inspector.verify.machine.free_memory", lambda: 8 << 30)
     async with planning(size=size) as (app, pilot):
         await type_mesh(app, pilot, "hsdp:8x64")
-        await pilot.press("v")
-        await quiet(pilot, 0.2)
+        await press(pilot, "v", at_least_s=0.2)
         assert isinstance(app.screen, CopyScreen)
         said = words(app)
         assert "hsdp:8x64 does not run on this machine: 512 ranks need about" in said
         assert "cd SHARED_DIR/import && python node.py --nnodes" in said
-        await pilot.press("j", "y")
-        await quiet(pilot, 0.2)
+        await press(pilot, "j", "y", at_least_s=0.2)
         line = "cd SHARED_DIR/import && python node.py --nnodes=64"
         assert app.clipboard.startswith(line)
         assert "--nproc-per-node=8" in app.clipboard and "OSC 52" in words(app)
-        await pilot.press("j", "y")
-        await quiet(pilot, 0.2)
+        await press(pilot, "j", "y", at_least_s=0.2)
         assert "srun --nodes=64" in app.clipboard
         await pilot.press("escape")
         assert shown(app) == "hsdp:8x64"
@@ -365,25 +358,21 @@ async def test_what_the_machine_can_run_is_asked_with_this_mesh_and_filter(
     async with planning() as (app, pilot):
         await pilot.press("slash", *"norm", "enter")
         await type_mesh(app, pilot, "fsdp:3")
-        await pilot.press("v")
-        await until(pilot, lambda: "3 ranks on" in words(app))
+        await press(pilot, "v", shows="3 ranks on")
         screen = app.screen
         assert isinstance(screen, VerifySetupScreen)
         assert (screen.wishes.mesh, screen.wishes.filter_text) == ("fsdp:3", "norm")
         await pilot.press("escape")
-        await pilot.press("1", "v")
-        await quiet(pilot, 0.3)
+        await press(pilot, "1", "v", at_least_s=0.3)
         assert isinstance(app.screen, VerifySetupScreen)
         assert app.screen.wishes.filter_text == ""
 
 
 async def test_the_sentence_and_the_lines_can_be_copied_at_any_time() -> None:
     async with planning() as (app, pilot):
-        await pilot.press("y")
-        await quiet(pilot, 0.1)
+        await press(pilot, "y", at_least_s=0.1)
         assert "python node.py --standalone" in words(app)
-        await pilot.press("j", "y")
-        await quiet(pilot, 0.1)
+        await press(pilot, "j", "y", at_least_s=0.1)
         plan = load_plan(open_checkpoint(str(SAMPLE)), Mesh.parse("hsdp:2x4"))
         assert app.clipboard == headline(plan)
 
@@ -437,8 +426,7 @@ async def test_names_are_shown_and_never_obeyed() -> None:
         async with planning(SAMPLES / "names_hostile_1", size) as (app, pilot):
             await type_mesh(app, pilot, "fsdp:64")
             for keys in (("enter", "G"), ("escape", "e", "G"), ("y",)):
-                await pilot.press(*keys)
-                await quiet(pilot, 0.1)
+                await press(pilot, *keys, at_least_s=0.1)
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -461,8 +449,7 @@ async def test_an_empty_checkpoint_has_no_plan(tmp_path: Path) -> None:
 
     async with opened(remade(tmp_path, empty), "5", size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: "there is nothing to load" in words(app))
-        await pilot.press("plus", "w", "e", "v", "escape", "y")
-        await quiet(pilot, 0.2)
+        await press(pilot, "plus", "w", "e", "v", "escape", "y", at_least_s=0.2)
         assert "There is nothing under the cursor" in words(app)
 
 
@@ -480,8 +467,9 @@ async def test_sizes_that_no_memory_holds_are_refused_in_words(tmp_path: Path) -
         await until(pilot, lambda: "claims more than four exbibytes" in words(app))
         assert view_of(app).planned is None
         # A part of it may be planned.
-        await pilot.press("slash", *"net1.bias", "space", *"!.1", "space", *"!.2", "enter")
-        await quiet(pilot, 0.2)
+        await press(
+            pilot, "slash", *"net1.bias", "space", *"!.1", "space", *"!.2", "enter", at_least_s=0.2
+        )
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 

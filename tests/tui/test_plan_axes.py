@@ -14,7 +14,7 @@ from inspector.tui.mesh.picker import MeshPicker
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.view import LoadPlanView
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, quiet, screen_text, until, words
+from tests.tui.app_driver import opened, press, quiet, screen_text, until, words
 from tests.tui.widgets.hosting import Host
 
 SAMPLE = SAMPLES / "hsdp_tp_2x2x2"
@@ -48,8 +48,7 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         assert "S1 T0" in said and "R0 S1 T0" in said and field.value == OWN and OWN in said
         # The axes are chosen with a, folded with enter, and left with esc.
         assert grid.mesh.folded == frozenset()
-        await pilot.press("a", "a", "enter")
-        await quiet(pilot)
+        await press(pilot, "a", "a", "enter")
         said = words(app)
         assert "[S dp_shard:2 folded]" in said and "cell = most of 2 ranks" in said
         assert "tp 0" in said and "▲ 0 +1" in said
@@ -58,8 +57,7 @@ async def test_the_mesh_that_wrote_it_is_planned_folded_and_stepped() -> None:
         said = words(app)
         assert "S dp_shard:2 folded, FSDP" in said and "a Fold axis" in said
         assert "enter opens it" in said and "3 tensors as the checkpoint cuts them" in said
-        await pilot.press("enter", "escape")
-        await quiet(pilot)
+        await press(pilot, "enter", "escape")
         assert grid.axis is None and not grid.mesh.folded and view.table.has_focus
         assert "R dp_replicate:2 stride 4, copies" in words(app)
         # Sizes by key: of the shards, of the replicas; by step and mouse of any axis.

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES, some_fast
-from tests.tui.app_driver import CONTROL, opened, screen_text, until, words
+from tests.tui.app_driver import CONTROL, opened, press, screen_text, until, words
 
 SIZES = [(80, 24), (160, 50)]
 PATHS = ("hf_dcp_sharded_4", "hf_dcp_consolidated_2", "safetensors_1", "transformers_1")
@@ -25,8 +25,7 @@ async def test_a_safetensors_checkpoint_opens_and_is_checked_to_its_last_byte(
     async with opened(SAMPLES / name, size=size) as (app, pilot):
         assert isinstance(app.screen, MainScreen)
         assert "safetensors" in screen_text(app)
-        await pilot.press("c")
-        await until(pilot, lambda: "every byte read" in screen_text(app))
+        await press(pilot, "c", shows="every byte read")
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 

@@ -11,11 +11,13 @@ import pytest
 from inspector.checks.findings import Coverage, Finding, Report
 from inspector.tui.findings.standing import Standing
 from inspector.tui.findings.view import FindingsView
+from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES, run_cli
-from tests.tui.app_driver import opened, quiet, screen_text, until, words
+from tests.tui.app_driver import opened, press, quiet, screen_text, until, words
 
 BROKEN = SAMPLES / "broken"
 SOUND = Report("x", (), Coverage(tensors=1, chunks=1, files=1))
@@ -124,8 +126,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         app.app_focus = True
         await until(pilot, lambda: "CHANGED SINCE IT WAS OPENED" in screen_text(app))
         await until(pilot, lambda: "__1_0.distcp is changed" in words(app))
-        await pilot.press("r")
-        await until(pilot, lambda: "it changed since it was opened" in words(app))
+        await press(pilot, "r", shows="it changed since it was opened")
         await until(pilot, lambda: "CHANGED" not in screen_text(app))
         # A verification is of what is there now.
         loaded = app.screen.loaded  # type: ignore[attr-defined]
@@ -134,8 +135,7 @@ async def test_a_change_below_is_seen_when_the_terminal_has_the_focus_again(tmp_
         main = app.screen_stack[-2]
         assert isinstance(main, MainScreen)
         await until(pilot, lambda: main.loaded is not loaded)
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         shutil.rmtree(folder)
         app.app_focus = False
         app.app_focus = True
@@ -208,3 +208,20 @@ async def test_what_is_wrong_with_a_file_stands_below_the_list_of_files() -> Non
         await until(pilot, lambda: said in words(app))
         await pilot.press("k")
         await until(pilot, lambda: said not in words(app))
+
+
+@pytest.mark.parametrize("key", ["c", "u"])
+async def test_the_line_of_a_task_goes_when_it_ends(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it found, and not with the next of the timer's looks at it."""
+    monkeypatch.setattr(main, "_PAINT_S", 1e6)
+    async with opened(SAMPLES / "broken/values_nan", size=(120, 30)) as (app, pilot):
+        screen = app.screen
+        assert isinstance(screen, MainScreen)
+        line = screen.query_one(TaskLine)
+        line.show("reading", 1, 2, 1.0, "stops")
+        assert line.has_class("-running")
+        await pilot.press(key)
+        await until(pilot, lambda: screen.standing.is_deep or bool(screen.standing.valued))
+        assert not line.has_class("-running")

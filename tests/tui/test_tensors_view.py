@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from inspector.tui.kit.lines import FilterLine
 from inspector.tui.mesh.axis_places import axis_places
 from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors import sources
 from inspector.tui.tensors import view as tensors
 from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.detail import TensorDetail
@@ -284,3 +288,46 @@ async def test_a_key_that_comes_before_the_views_is_not_lost(
         assert isinstance(screen, MainScreen) and not screen.is_complete
         await pilot.press(key)
         await until(pilot, lambda: shows in screen_text(app))
+
+
+async def test_a_key_is_answered_while_the_screen_is_being_completed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes by way of the screen's own messages, which are not to wait for what is added."""
+    goes_on, complete = asyncio.Event(), TensorsView.complete
+
+    async def held(view: TensorsView) -> None:
+        await goes_on.wait()
+        await complete(view)
+
+    monkeypatch.setattr(TensorsView, "complete", held)
+    app = InspectApp(str(SAMPLE))
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: bool(app.screen.query(FilterLine)))
+        screen = app.screen
+        assert isinstance(screen, MainScreen)
+        try:
+            await pilot.press("j")
+            await until(pilot, lambda: screen.query_one(TensorsView).table.cursor_row == 1, 20)
+            assert not screen.is_complete and not screen.query(TensorDetail)
+        finally:
+            goes_on.set()
+        await until(pilot, lambda: screen.is_complete)
+        assert screen.query_one(TensorDetail).display
+
+
+@pytest.mark.parametrize("num_names", [0, 1, 5, 100, 161])
+def test_names_are_ranked_in_short_calls(num_names: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call from a thread that holds the interpreter goes through many unsorted names."""
+    monkeypatch.setattr(sources, "_NAMES_AT_ONCE", 20)
+    names = [f"layers.{number * 7919 % 1000}.weight" for number in range(num_names)]
+    runs: list[int] = []
+
+    def sorted_(texts: Iterable[str]) -> list[str]:
+        kept = list(texts)
+        runs.append(1 + sum(b < a for a, b in pairwise(kept)))
+        return sorted(kept)
+
+    monkeypatch.setattr(sources, "sorted", sorted_, raising=False)
+    assert sources._ranks(names).tolist() == [sorted(names).index(name) for name in names]
+    assert all(num <= 20 for num in runs)

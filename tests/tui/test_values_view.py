@@ -14,6 +14,7 @@ import torch
 from textual.pilot import Pilot
 
 from inspector.tui.app import InspectApp
+from inspector.tui.background import Background
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.values import reading as tensor_reading
@@ -25,7 +26,7 @@ from inspector.tui.values.view import ValuesView
 from inspector.values import tally
 from tests.conftest import SAMPLES, some_fast
 from tests.diff.making import edit, place_of, shards, tiling, write
-from tests.tui.app_driver import CONTROL, opened, quiet, screen_text, settle, until, words
+from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 from tests.tui.widgets.hosting import HOSTILE
 from tests.tui.widgets.test_histogram_bars import stats_of
 
@@ -135,8 +136,7 @@ async def test_a_nan_that_the_deep_check_finds_is_gone_to(
         assert "NaN   3 first [17, 5]" in text
         assert "Inf   1 first [2, 29]" in text
         assert "✗" in text
-        await pilot.press("f")
-        await quiet(pilot, 0.1)
+        await press(pilot, "f", at_least_s=0.1)
         assert grid(app).index == (2, 29)
         assert "= -inf" in screen_text(app)
         await pilot.press("f")
@@ -163,8 +163,9 @@ async def test_least_largest_and_any_index_are_gone_to(folder: Path) -> None:
             keys = {",": "comma", " ": "space", "[": "left_square_bracket"}
             keys |= {"]": "right_square_bracket", "-": "minus"}
             # In one burst: none of the digits may open another view.
-            await pilot.press("slash", *(keys.get(char, char) for char in typed), "enter")
-            await quiet(pilot, 0.1)
+            await press(
+                pilot, "slash", *(keys.get(char, char) for char in typed), "enter", at_least_s=0.1
+            )
             assert grid(app).index == wanted
             assert grid(app).has_focus
         for typed, said in (
@@ -209,8 +210,7 @@ async def test_the_map_and_the_numbers_go_together(folder: Path) -> None:
         await open_values(app, pilot, "layers.1.up")
         heat_map = app.screen.query_one(HeatMap)
         heat_map.focus()
-        await pilot.press("j", "j", "l", "l", "l")
-        await quiet(pilot, 0.1)
+        await press(pilot, "j", "j", "l", "l", "l", at_least_s=0.1)
         assert heat_map.grid is not None
         assert grid(app).index == heat_map.grid.corner(2, 3, grid(app).plane)
         titles = []
@@ -218,19 +218,15 @@ async def test_the_map_and_the_numbers_go_together(folder: Path) -> None:
             titles.append(heat_map.render_line(0).text.split("  ")[0])
             await pilot.press("m")
         assert titles == ["rms", "max |v|", "mean"]
-        await pilot.press("z")
-        await quiet(pilot, 0.1)
+        await press(pilot, "z", at_least_s=0.1)
         assert heat_map.size.height > 40
         assert not grid(app).display
-        await pilot.press("escape")
-        await quiet(pilot, 0.1)
+        await press(pilot, "escape", at_least_s=0.1)
         assert grid(app).display
         grid(app).focus()
-        await pilot.press("z")
-        await quiet(pilot, 0.1)
+        await press(pilot, "z", at_least_s=0.1)
         assert grid(app).size.height > 40
-        await pilot.press("z", "a")
-        await quiet(pilot, 0.1)
+        await press(pilot, "z", "a", at_least_s=0.1)
         assert "|value|, log" in screen_text(app)
 
 
@@ -252,8 +248,7 @@ async def test_where_there_are_no_slices_the_keys_say_so(tmp_path: Path) -> None
                 await until(pilot, lambda said=words_of_it: said in words(app))
         # In the line for an index they are characters.
         app.clear_notifications()
-        await pilot.press("slash", "d", "left_square_bracket")
-        await quiet(pilot, 0.2)
+        await press(pilot, "slash", "d", "left_square_bracket", at_least_s=0.2)
         assert "no other slice" not in words(app)
 
 
@@ -423,25 +418,22 @@ async def test_keys_are_answered_while_a_large_tensor_is_read(
         assert re.search(r"reading .* \d+% of 200.1 MiB  .*/s  .* left  x stops", screen_text(app))
         assert len(shown_numbers(app)) >= 7
         # Elsewhere x is another key, or none.
-        await pilot.press("4")
-        await until(pilot, lambda: "left  x in 6 stops" in screen_text(app))
-        await pilot.press("6")
-        await until(pilot, lambda: "left  x stops" in screen_text(app))
-        await pilot.press("x")
-        await until(pilot, lambda: "stopping" in screen_text(app))
+        await press(pilot, "4", shows="left  x in 6 stops")
+        await press(pilot, "6", shows="left  x stops")
+        await press(pilot, "x", shows="stopping")
         gate.open.set()
         await until(pilot, lambda: not values(app).is_reading)
         await until(pilot, lambda: "Stopped: these are figures of what was read" in words(app))
         await until(pilot, lambda: bool(re.search(r"count [\d,]+ \(\d", screen_text(app))))
-        await pilot.press("x")
-        await until(pilot, lambda: "NaN   1 first [5000, 77]" in screen_text(app))
+        await press(pilot, "x", shows="NaN   1 first [5000, 77]")
         assert "Stopped" not in screen_text(app)
 
 
 async def test_no_share_is_told_of_a_reading_whose_size_is_not_known() -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=(80, 24)) as (app, _):
         line = app.screen.query_one(TaskLine)
-        line.show("reading", 0, 0, 1.0, "x stops")
+        background = Background[None](line, lambda key, answer: None)
+        line.show("reading", 0, 0, background, "x stops")
         assert str(line.content) == "reading ...  x stops"
 
 
@@ -470,8 +462,7 @@ async def test_what_is_large_is_read_only_when_it_is_asked_for(
         await until(pilot, lambda: "x reads all of it" in words(app))
         await until(pilot, lambda: grid(app).current is not None)
         assert "mean" not in screen_text(app)
-        await pilot.press("x")
-        await until(pilot, lambda: "mean" in screen_text(app))
+        await press(pilot, "x", shows="mean")
         await read(app, pilot)
         assert "x reads" not in screen_text(app)
 
@@ -515,8 +506,7 @@ async def test_statistics_show_how_far_they_are_and_stop(big: Path, gate: Gate) 
         await until(pilot, lambda: "reading all " in screen_text(app))
         assert gate.reached.wait(300)
         # From anywhere.
-        await pilot.press("1", "j")
-        await until(pilot, lambda: "u stops" in screen_text(app))
+        await press(pilot, "1", "j", shows="u stops")
         await pilot.press("u")
         assert app.screen.view.id == "stats"  # type: ignore[attr-defined]
         await until(pilot, lambda: "stopping" in screen_text(app))
@@ -524,8 +514,7 @@ async def test_statistics_show_how_far_they_are_and_stop(big: Path, gate: Gate) 
         view = app.screen.query_one(StatisticsView)
         await until(pilot, lambda: not view.is_reading)
         await until(pilot, lambda: "Stopped: not every byte was read" in screen_text(app))
-        await pilot.press("u")
-        await until(pilot, lambda: "2 tensors, 52,428,850 elements; 1 with NaN" in words(app))
+        await press(pilot, "u", shows="2 tensors, 52,428,850 elements; 1 with NaN")
 
 
 async def test_statistics_name_what_could_not_be_read(tmp_path: Path) -> None:
@@ -558,8 +547,7 @@ async def test_hostile_names_are_only_shown(tmp_path: Path, size: tuple[int, int
             assert not CONTROL.search(screen_text(app).replace("\n", ""))
             assert "float32 [4, 5]" in screen_text(app)
             await pilot.press("full_stop")
-        await pilot.press("y")
-        await quiet(pilot, 0.1)
+        await press(pilot, "y", at_least_s=0.1)
         assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -572,8 +560,7 @@ async def test_no_colour_and_few_colours_leave_everything_legible(
         text = screen_text(app)
         assert "▀" not in text
         assert {"░", "▒", "▓", "█", "✗"} <= set(text)
-        await pilot.press("f")
-        await quiet(pilot, 0.1)
+        await press(pilot, "f", at_least_s=0.1)
         assert "nan" in screen_text(app)
         app.theme = "ansi-dark"
         await quiet(pilot, 0.1)
@@ -587,8 +574,7 @@ async def test_the_figures_agree_with_the_command_line(folder: Path, tmp_path: P
         text = screen_text(app)
         assert f"L2    {wanted.l2:.6g}  rms {wanted.rms:.4g}" in text
         assert f"count {wanted.num_elements:,}" in text
-        await pilot.press("y")
-        await quiet(pilot, 0.2)
+        await press(pilot, "y", at_least_s=0.2)
         assert "figures" in screen_text(app)
 
 

@@ -26,7 +26,7 @@ from inspector.tui.verification.setup import VerifySetupScreen, Wishes, first_me
 from inspector.verify.preflight import Preflight
 from inspector.verify.spec import VIAS, JobSpec, default_then
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, quiet, screen_text, until, words
+from tests.tui.app_driver import opened, press, quiet, screen_text, until, words
 from tests.tui.verify_driver import Event, StubJob, job_events
 
 SAMPLE = SAMPLES / "hsdp_2x4"
@@ -265,8 +265,7 @@ async def test_v_says_what_will_run_before_it_runs(size: tuple[int, int]) -> Non
         assert "KiB of tensors and about 250.0 MiB" in said
         assert "torch.distributed.run" in said
         assert "Start" in said and "Cancel" in said
-        await pilot.press("escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "escape", at_least_s=0.2)
         assert isinstance(app.screen, MainScreen)
         assert app.verification is None
 
@@ -277,8 +276,7 @@ async def test_a_mesh_that_is_none_is_said_where_it_was_typed() -> None:
         setup_screen(app).query_one("#setup-mesh", Input).value = "hsdp:2by2"
         await until(pilot, lambda: "'hsdp:2by2' is not a mesh" in words(app))
         assert not is_ready(app)
-        await pilot.press("enter")
-        await quiet(pilot, 0.4)
+        await press(pilot, "enter", at_least_s=0.4)
         assert isinstance(app.screen, VerifySetupScreen)
         assert app.verification is None
 
@@ -310,8 +308,7 @@ async def test_a_mesh_that_was_emptied_is_asked_for(stub: StubJob) -> None:
         await until(pilot, lambda: is_ready(app))
         setup_screen(app).query_one("#setup-mesh", Input).value = ""
         await until(pilot, lambda: "Which mesh? Type one, or choose one." in words(app))
-        await pilot.press("enter")
-        await quiet(pilot, 0.2)
+        await press(pilot, "enter", at_least_s=0.2)
         assert isinstance(app.screen, VerifySetupScreen) and app.verification is None
 
 
@@ -369,15 +366,13 @@ async def test_a_job_from_start_to_end_and_what_it_leaves(stub: StubJob, tmp_pat
         await until(pilot, lambda: any(entries.source.marker(row) for row in range(6)))
         # One list, one verdict: it is in the badge, in Findings and in the table.
         assert "DAMAGED: 1 error" in screen_text(app) and "3 Findings 1" in screen_text(app)
-        await pilot.press("3")
-        await until(pilot, lambda: "ERROR verify DIFFER in compare on rank 1" in words(app))
+        await press(pilot, "3", shows="ERROR verify DIFFER in compare on rank 1")
         await pilot.press("1")
         bad = [row for row in range(6) if entries.source.marker(row) == "error"]
         assert [entries.source.cell(row, "name") for row in bad] == ["model.net2.bias"]
         entries.select_row(bad[0])
         await until(pilot, lambda: "DIFFER in compare on rank 1" in words(app))
-        await pilot.press("4")
-        await quiet(pilot, 0.3)
+        await press(pilot, "4", at_least_s=0.3)
         said = words(app)
         assert "DIFFERS 1 entry of 6" in said
         assert "recorded in" in said
@@ -392,8 +387,7 @@ async def test_space_holds_the_display_and_x_asks_and_stops(stub: StubJob) -> No
     async with opened(SAMPLE, "v") as (app, pilot):
         run = await started(app, pilot)
         stub.let(10)
-        await pilot.press("space")
-        await until(pilot, lambda: "PAUSED" in screen_text(app))
+        await press(pilot, "space", shows="PAUSED")
         await pilot.press("space")
         await until(pilot, lambda: "PAUSED" not in screen_text(app))
         await pilot.press("x")
@@ -412,8 +406,7 @@ async def test_a_second_v_goes_to_the_job_that_runs(stub: StubJob) -> None:
     async with opened(SAMPLE, "v") as (app, pilot):
         run = await started(app, pilot)
         stub.let(10)
-        await pilot.press("1", "v")
-        await quiet(pilot, 0.2)
+        await press(pilot, "1", "v", at_least_s=0.2)
         assert isinstance(app.screen, MainScreen) and app.screen.view.id == "verify"
         assert app.verification is run
         stub.let()
@@ -424,10 +417,8 @@ async def test_leaving_the_app_asks_and_stops_the_job(stub: StubJob) -> None:
     async with opened(SAMPLE, "v") as (app, pilot):
         run = await started(app, pilot)
         stub.let(10)
-        await pilot.press("q")
-        await until(pilot, lambda: "Leaving ends it" in words(app))
-        await pilot.press("escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "q", shows="Leaving ends it")
+        await press(pilot, "escape", at_least_s=0.2)
         assert not stub.was_stopped and app.is_running
         await pilot.press("q")
         await until(pilot, lambda: isinstance(app.screen, AskScreen))

@@ -22,7 +22,7 @@ from inspector.verify.job.records import records_of
 from inspector.verify.preflight import Preflight
 from inspector.verify.spec import JobSpec
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, until, words
+from tests.tui.app_driver import opened, press, until, words
 from tests.tui.verify_driver import Event, StubJob, job_events
 
 NAMES = [f"model.net{i}.{part}" for i in (1, 2, 3) for part in ("weight", "bias")]
@@ -157,13 +157,11 @@ async def test_a_job_is_seen_from_every_view_and_from_the_picker(
         bar = screen.query_one(ViewBar)
         for key in "1235674":
             await pilot.press(key)
-            await until(pilot, lambda: bool(re.search(r"4 Verify \d+%", str(bar.content))))
+            await until(pilot, lambda: bool(re.search(r"4 Verify \d+%", str(bar.render()))))
         # One level up is the list of runs, with this one in it; and back.
-        await pilot.press("escape")
-        await until(pilot, lambda: "enter shows it" in words(app))
+        await press(pilot, "escape", shows="enter shows it")
         await until(pilot, lambda: " now " in words(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "RUNNING" in words(app))
+        await press(pilot, "enter", shows="RUNNING")
         await pilot.press("1", "escape")
         await until(pilot, lambda: bool(re.search(r"verifying step-100: \d+%", words(app))))
         stub.let()

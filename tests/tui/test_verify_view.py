@@ -15,7 +15,7 @@ from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.replay import ReplayScreen
 from inspector.tui.verification.view import VerificationView
 from tests.conftest import some_fast
-from tests.tui.app_driver import CONTROL, quiet, screen_text, until, words
+from tests.tui.app_driver import CONTROL, press, quiet, screen_text, until, words
 from tests.tui.verify_driver import NAMES, RECORDING, event, job_events, replayed
 from tests.tui.widgets.hosting import HOSTILE
 
@@ -143,8 +143,7 @@ async def test_nothing_hostile_reaches_the_screen() -> None:
         for size in SIZES:
             async with replayed(events, at_s, "enter", "o", size=size) as (app, pilot):
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
-                await pilot.press("j")
-                await quiet(pilot, 0.2)
+                await press(pilot, "j", at_least_s=0.2)
                 assert not CONTROL.search(screen_text(app).replace("\n", ""))
 
 
@@ -196,8 +195,7 @@ async def test_the_filter_narrows_and_keeps_the_bad_ones_first() -> None:
         names = [table.source.cell(int(row), "name") for row in table.rows]
         assert names[0] == "model.layers.4.mlp.weight"
         assert len(names) == 6 and all("mlp" in str(name) for name in names)
-        await pilot.press("escape")
-        await quiet(pilot, 0.2)
+        await press(pilot, "escape", at_least_s=0.2)
         assert table.num_lines == 12
 
 
@@ -214,8 +212,7 @@ async def test_the_ranks_and_what_each_printed() -> None:
     logs = [(3, "from rank three"), (0, "from rank zero"), (None, "torchrun itself")]
     async with replayed(job_events(logs=logs), 1e9, size=(80, 24)) as (app, pilot):
         assert "from rank three" not in screen_text(app)
-        await pilot.press("o")
-        await quiet(pilot, 0.3)
+        await press(pilot, "o", at_least_s=0.3)
         text = screen_text(app)
         assert "r3  from rank three" in text and "torchrun  torchrun itself" in text
         for _ in range(4):
@@ -226,8 +223,7 @@ async def test_the_ranks_and_what_each_printed() -> None:
         assert "from rank three" in text and "from rank zero" not in text
         await pilot.press("enter")
         assert app.screen.query_one(LogPane).has_focus
-        await pilot.press("o")
-        await quiet(pilot, 0.2)
+        await press(pilot, "o", at_least_s=0.2)
         assert app.screen.query_one("#verify-table", VirtualTable).has_focus
 
 

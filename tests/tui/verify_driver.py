@@ -15,7 +15,7 @@ from inspector.tui.verification.launch import ReplayApp
 from inspector.tui.verification.playback import Playback
 from inspector.verify.progress import JobState, LogLine, Snapshot
 from tests.conftest import ROOT
-from tests.tui.app_driver import quiet
+from tests.tui.app_driver import press, quiet
 
 RECORDING = ROOT / "tests" / "data" / "runs" / "hsdp_2x4" / "events.jsonl"
 NAMES = [f"model.layers.{i}.{part}.weight" for i in range(6) for part in ("attn", "mlp")]
@@ -94,8 +94,7 @@ async def replayed(
     async with app.run_test(size=size, notifications=True) as pilot:
         await quiet(pilot, 0.3)
         for key in keys:
-            await pilot.press(key)
-            await quiet(pilot, 0.15)
+            await press(pilot, key, at_least_s=0.15)
         await quiet(pilot, 0.25)
         yield app, pilot
 

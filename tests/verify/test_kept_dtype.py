@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.checks.test_stale_dtype import recorded, saved
-from tests.conftest import run_cli
+from tests.conftest import run_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
 
@@ -25,7 +25,7 @@ def test_it_is_loaded_as_it_is_stored_and_that_is_said(
     if recorded(folder, f"w.{name}") == then:
         pytest.skip("this torch does not keep it")
     report = tmp_path / "report.json"
-    ran = run_cli(
+    ran = run_process(
         *("verify", folder, "--mesh", "fsdp:2", "--device", "cpu", "--memory", "64MiB"),
         *("--report", report),
         env={"OMP_NUM_THREADS": "1"},

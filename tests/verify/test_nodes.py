@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from inspector.verify.job.peers import SILENT_BEATS
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_process
 from tests.verify.hosts import Host, two_hosts, why_not
 from tests.verify.jobs import wait_for
 
@@ -37,7 +37,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
 def _print(folder: Path, mesh: str, *options: object) -> list[str]:
     """The lines of a job; the folder of its events is `folder`/job."""
     args = ("--device", "cpu", "--print-command", "--events", folder / "job", *options)
-    ran = run_cli("verify", SAMPLE, "--mesh", mesh, *map(str, args))
+    ran = run_process("verify", SAMPLE, "--mesh", mesh, *map(str, args))
     assert ran.code == 0, ran.err
     return [line for line in ran.out.splitlines() if not line.startswith("#")]
 
@@ -89,7 +89,7 @@ def test_two_hosts_end_with_the_verdict(tmp_path: Path, hosts: tuple[Host, Host]
         assert f"{host.name} means 127.0.1.1 here" in said
         assert "GLOO_SOCKET_IFNAME=eth0" in said
     _nothing_is_left(tmp_path)
-    replay = run_cli("replay", tmp_path / "job")
+    replay = run_process("replay", tmp_path / "job")
     assert (replay.code, replay.out[:6]) == (0, "EXACT:")
     # The same folder again would mix two jobs.
     code, last = _ended(_start(alpha, line, alpha.address))
@@ -186,7 +186,7 @@ def test_where_the_launcher_is_process_1(tmp_path: Path, word: str) -> None:
         timeout=PATIENCE_S,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    replay = run_cli("replay", tmp_path / "job")
+    replay = run_process("replay", tmp_path / "job")
     assert (replay.code, replay.out[:6]) == (0, "EXACT:")
     _nothing_is_left(tmp_path)
 

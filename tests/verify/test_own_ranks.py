@@ -16,7 +16,7 @@ import pytest
 from inspector.verify.events import EventWriter
 from inspector.verify.job.peers import OwnRanks
 from inspector.verify.spec import JobSpec
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import SAMPLES, run_process
 from tests.verify.jobs import wait_for
 
 pytestmark = pytest.mark.skipif(
@@ -67,7 +67,7 @@ def test_a_rank_that_is_stopped_is_told_from_one_that_is_slow(
 def test_a_printed_job_ends_with_the_rank_that_hangs(tmp_path: Path, how: str) -> None:
     folder = tmp_path / "job"
     args = ("--device", "cpu", "--print-command", "--events", str(folder), "--timeout", "30")
-    printed = run_cli("verify", str(SAMPLES / "fsdp_4"), "--mesh", "fsdp:2", *args)
+    printed = run_process("verify", str(SAMPLES / "fsdp_4"), "--mesh", "fsdp:2", *args)
     assert printed.code == 0, printed.err
     line = next(line for line in printed.out.splitlines() if "node.py --standalone" in line)
     seams = folder / "import/inspector/verify/seams.py"

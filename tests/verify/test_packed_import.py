@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.conftest import run_cli
+from tests.conftest import run_process
 
 _MODULE = '''\
 import torch
@@ -73,7 +73,7 @@ def test_a_class_that_is_imported_is_compared(
     assert torch.equal(loaded["w"], pattern.float() * 0.5)
 
     def verify(code: int, *options: str) -> dict[str, Any]:
-        ran = run_cli(
+        ran = run_process(
             *("verify", folder, "--mesh", "fsdp:2", "--then", "none", "--device", "cpu"),
             *("--memory", "64MiB", "--json", *options),
             env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(modules)},

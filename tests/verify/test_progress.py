@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.report.verify_text import progress_line, report_json, verify_text
-from inspector.verify.progress import JobState, Snapshot, apply
+from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.result import ExpectedEntries, confirmed, exit_code, result_event
 from inspector.verify.spec import JobSpec
 from tests.verify.fake_worker import CANARIES, READS
@@ -60,7 +60,7 @@ def _rank(rank: int, verdicts: dict[tuple[str, str], str] | None = None) -> list
 def _fold(events: list[Event]) -> Snapshot:
     state = JobState()
     for event in events:
-        assert apply(state, event) is state
+        state.apply(event)
     return state.snapshot()
 
 

@@ -27,7 +27,7 @@ from inspector.verify.job.run_folder import recorded_runs
 from inspector.verify.shares.judged import _quiet
 from inspector.verify.shares.portion import share_file
 from inspector.verify.spec import ReadSpec
-from tests.conftest import ROOT, SAMPLES, run_cli
+from tests.conftest import ROOT, SAMPLES, run_process
 from tests.verify.hosts import two_hosts, why_not
 from tests.verify.jobs import mark_of, wait_for
 
@@ -58,36 +58,36 @@ def check(folder: Path, request: RankRequest | None = None) -> Report:
 @pytest.mark.parametrize("name", ["hsdp_2x4", "broken/bit_flip"])
 def test_two_ranks_find_what_one_process_finds(name: str) -> None:
     folder = SAMPLES / name
-    alone = run_cli("check", folder, "--deep", "--json")
-    ran = run_cli("check", folder, "--deep", "--json", "--nproc-per-node", "2")
+    alone = run_process("check", folder, "--deep", "--json")
+    ran = run_process("check", folder, "--deep", "--json", "--nproc-per-node", "2")
     assert (ran.code, ran.err) == (alone.code, "")
     document = ran.json()
     ranks = document["checked"].pop("ranks")
     assert document == alone.json()
     assert [rank["rank"] for rank in ranks] == [0, 1]
     (run,) = recorded_runs()
-    replay = run_cli("replay", run)
+    replay = run_process("replay", run)
     assert replay.code == 2
     assert "EXACT" not in replay.out
     assert replay.out.startswith("READ: ")
-    again = run_cli("check", folder, "--deep", "--json", "--shares", run)
+    again = run_process("check", folder, "--deep", "--json", "--shares", run)
     assert (again.code, again.json()["verdict"]) == (alone.code, alone.json()["verdict"])
     assert job_pids(mark_of(run)) == []
 
 
 def test_two_ranks_seal_what_one_process_seals(tmp_path: Path) -> None:
     one, other = tmp_path / "one.json", tmp_path / "other.json"
-    assert run_cli("seal", SAMPLE, "--output", one).code == 0
-    ran = run_cli("seal", SAMPLE, "--output", other, "--nproc-per-node", "2")
+    assert run_process("seal", SAMPLE, "--output", one).code == 0
+    ran = run_process("seal", SAMPLE, "--output", other, "--nproc-per-node", "2")
     assert (ran.code, ran.err) == (0, "")
     assert read_seal(str(other)).content_sha256 == read_seal(str(one)).content_sha256
     # The seal is held against the checkpoint by its own road.
-    assert run_cli("check", SAMPLE, "--manifest", other).code == 0
+    assert run_process("check", SAMPLE, "--manifest", other).code == 0
 
 
 def test_two_ranks_sum_up_what_one_process_sums_up() -> None:
-    alone = run_cli("stats", SAMPLE, "--json", "--histogram", "log")
-    ran = run_cli("stats", SAMPLE, "--json", "--histogram", "log", "--nproc-per-node", "2")
+    alone = run_process("stats", SAMPLE, "--json", "--histogram", "log")
+    ran = run_process("stats", SAMPLE, "--json", "--histogram", "log", "--nproc-per-node", "2")
     assert (ran.code, ran.err, ran.json()) == (0, "", alone.json())
 
 
@@ -167,7 +167,7 @@ def test_an_interpreter_without_torch(tmp_path: Path) -> None:
 
 def _print(folder: Path, sample: Path, *options: str) -> list[str]:
     args = ("--print-command", "--events", str(folder / "job"), *options)
-    ran = run_cli("check", sample, "--deep", *args)
+    ran = run_process("check", sample, "--deep", *args)
     assert ran.code == 0, ran.err
     return [line for line in ran.out.splitlines() if not line.startswith("#")]
 
@@ -193,7 +193,7 @@ def test_two_hosts(tmp_path: Path, is_whole: bool) -> None:
         ]
         said = [node.communicate(timeout=PATIENCE_S)[0] for node in nodes]
     last = [text.rstrip().splitlines()[-1].removeprefix("hsdp-inspect: ") for text in said]
-    where = run_cli("check", SAMPLE, "--deep", "--json", "--shares", tmp_path / "job")
+    where = run_process("check", SAMPLE, "--deep", "--json", "--shares", tmp_path / "job")
     ranks = where.json()["checked"]["ranks"]
     if is_whole:
         assert [node.returncode for node in nodes] == [0, 0], said

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from inspector.verify.job.records import records_of
 from inspector.verify.progress import JobState
 from inspector.verify.ranks.vitals import Reporter
 from inspector.verify.recording import read_events
-from inspector.verify.shares.division import divide, portions, state_of
+from inspector.verify.shares import division
+from inspector.verify.shares.division import state_of
 from inspector.verify.shares.judged import judge_shares, judged, shares_sentence
 from inspector.verify.shares.merge import EndedRanks, find_job, merge_shares
 from inspector.verify.shares.portion import share_file
@@ -208,6 +209,14 @@ def test_json_is_one_processes_and_says_who_read(tmp_path: Path, answer: Answer)
 
 
 # Shares.
+
+
+def divide(plan: PayloadPlan, num_ranks: int) -> list[range]:
+    return division.cut(plan.length, num_ranks, division.unit_firsts(plan))
+
+
+def portions(plan: PayloadPlan, places: range, num_bytes: int) -> Iterator[range]:
+    return division.parts(plan.length, places, num_bytes, division.unit_firsts(plan))
 
 
 def test_shares_are_alike_in_bytes_and_leave_nothing_out() -> None:

@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from inspector.checkpoint.pickle.gate import may_import
 from inspector.layout.mesh import Mesh
 from inspector.verify.ranks.witness.plain import read_plainly
 from inspector.verify.ranks.witness.reading import Reading, torch_reads
-from tests.conftest import GOLDEN, ROOT, SAMPLES
+from tests.conftest import GOLDEN, SAMPLES, run_python
 
 SAMPLE = SAMPLES / "fsdp2_adamw_4"
 ONE = Mesh.parse("fsdp:1")
@@ -39,15 +37,14 @@ def _stock_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_says_of_every_sample_what_plain_dcp_load_does() -> None:
     folders = [*sorted(GOLDEN.glob("*/*"))]
     folders += sorted(p.parent for p in SAMPLES.rglob(".metadata") if "broken" not in p.parts)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.verify.reads_table", *map(str, folders)],
-        capture_output=True,
-        text=True,
+    done = run_python(
+        "-m",
+        "tests.verify.reads_table",
+        *map(str, folders),
+        env={"OMP_NUM_THREADS": "1"},
         check=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in done.out.splitlines()]
     assert len(rows) == len(folders) > 50
     for row in rows:
         assert row["ok"] == (not row["raised"]), row

@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.verify.ranks.torch_dcp import unpickle
 from inspector.verify.result import exit_code
-from tests.conftest import run_cli
+from tests.conftest import run_process
 
 _MODULE = """\
 class Config:
@@ -89,7 +89,7 @@ def test_a_job_that_unpickles(state: dict[str, Any], tmp_path: Path) -> None:
     dcp.save(state, checkpoint_id=folder, no_dist=True)
 
     def verify(*options: str, path: str = "") -> dict[str, Any]:
-        ran = run_cli(
+        ran = run_process(
             *("verify", folder, "--mesh", "fsdp:1", "--device", "cpu", "--memory", "64MiB"),
             *("--json", *options),
             env={"OMP_NUM_THREADS": "1", "PYTHONPATH": path},

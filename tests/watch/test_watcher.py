@@ -18,7 +18,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.remote.storage import RemoteStorage
 from inspector.checks.findings import DeepReport
-from inspector.checks.judge import Checked, Deep
+from inspector.checks.judge import Deep
 from inspector.checks.payload.deep import check_deep, read_wanted
 from inspector.errors import Cancelled, KilledError
 from inspector.watch.memory import RunMemory
@@ -278,7 +278,7 @@ def bucket() -> Iterator[str]:
 def test_what_a_storage_does_not_answer_is_no_verdict(bucket: str) -> None:
     is_away = True
 
-    def deep(checkpoint: Checkpoint, storage: Storage) -> Checked:
+    def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         assert isinstance(storage, RemoteStorage)
         if is_away:
             storage.calls.failed()

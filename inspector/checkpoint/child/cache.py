@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector._version import __version__
-from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, split_columns
+from inspector.checkpoint.child.wire import decode, encode, num_bytes_of, room_for, split_columns
 from inspector.checkpoint.outside import is_inspected
 from inspector.checkpoint.own_folders import open_own, private_folder, write_whole
 from inspector.errors import Cancelled
@@ -198,7 +198,7 @@ def _load(path: Path, digest: str) -> Found | None:
         if not _START.size <= info.st_size <= MAX_TOTAL_BYTES:
             return None
         # Read, not mapped: a file that somebody cuts short must not take this process with it.
-        data = memoryview(bytearray(info.st_size))
+        data = room_for(info.st_size)
         done = 0
         while done < len(data) and (count := file.readinto(data[done:])):
             done += count

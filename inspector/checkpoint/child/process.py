@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from inspector.checkpoint.child.wire import decode, num_bytes_of, split_columns
+from inspector.checkpoint.child.wire import decode, num_bytes_of, room_for, split_columns
 from inspector.errors import Cancelled, KilledError, MetadataError
 
 __all__ = ["PACKAGE", "ChildProcess", "Found", "Server", "close", "kill", "start"]
@@ -322,7 +322,7 @@ class _Output:
             return
         self._header, at = found
         rest = self._start[at:]
-        self._body = memoryview(bytearray(max(num_bytes_of(self._header), len(rest))))
+        self._body = room_for(max(num_bytes_of(self._header), len(rest)))
         self._body[: len(rest)] = rest
         self._num_read = len(rest)
         self._start = bytearray()

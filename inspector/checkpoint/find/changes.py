@@ -34,10 +34,6 @@ def _seen(checkpoint: Checkpoint) -> tuple[object, ...]:
 def changes(checkpoint: Checkpoint, storage: Storage) -> str:
     """What is not as it was read, in words: `.metadata, 2 data files are gone`; empty if nothing.
 
-    Args:
-        checkpoint: As it was read.
-        storage: Its folder.
-
     Raises:
         StorageError: The folder cannot be listed (any more).
     """

@@ -6,20 +6,14 @@ every step of a long run would take minutes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
-from inspector.checkpoint.find.found import Found, State
-from inspector.checkpoint.find.step_folders import split_step
+from inspector.checkpoint.find.step_folders import Found, State, split_step
 from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, main_set, set_of
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import InspectError, StorageError
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["TRACKERS", "identify", "open_found", "step_of"]
 
@@ -27,17 +21,8 @@ __all__ = ["TRACKERS", "identify", "open_found", "step_of"]
 _SMALL_BYTES = 1 << 16
 #: Files that name a step of the folder they lie in.
 TRACKERS = frozenset(
-    {
-        "latest",
-        "LATEST",
-        "LATEST.txt",
-        "latest.txt",
-        "last",
-        "latest_checkpointed_iteration.txt",
-        "latest_train_state.pt",
-        "trainer_state.json",
-        "last_checkpoint_info.json",
-    }
+    "latest LATEST LATEST.txt latest.txt last latest_checkpointed_iteration.txt "
+    "latest_train_state.pt trainer_state.json last_checkpoint_info.json".split()
 )
 
 
@@ -51,7 +36,8 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
         return [found]
     files = [entry for entry in listing if entry.kind == "file"]
     if is_torch_checkpointing(storage, listing):
-        return [_not_read(files, path)]
+        what = torch_checkpointing.WHAT
+        return [_found(path, "torch_checkpointing", "unreadable", files, what)]
     sets = file_sets(entry.name for entry in files)
     chosen = main_set(sets)
     if chosen is not None:
@@ -62,35 +48,29 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
     ]
 
 
-def _not_read(files: list[Entry], path: str) -> Found:
+def _found(
+    path: str, format_: str, state: State, files: list[Entry], detail: str, *, is_file: bool = False
+) -> Found:
+    times = [entry.modified_s for entry in files if entry.modified_s is not None]
     return Found(
         path=path,
-        format="torch_checkpointing",
-        state="unreadable",
-        step=step_of(path),
+        format=format_,
+        state=state,
+        step=step_of(path.rpartition("/")[0] if is_file else path),
         num_bytes=sum(entry.num_bytes or 0 for entry in files),
         num_files=len(files),
-        modified_s=max((e.modified_s for e in files if e.modified_s is not None), default=None),
-        detail=torch_checkpointing.WHAT,
+        modified_s=max(times, default=None),
+        detail=detail,
+        is_file=is_file,
     )
 
 
 def _found_set(found: FileSet, files: list[Entry], path: str, *, is_file: bool = False) -> Found:
     mine = [entry for entry in files if entry.name in found.names]
-    times = [entry.modified_s for entry in mine if entry.modified_s is not None]
     num_all = len(found.files) + len(found.missing)
     detail = f"{len(found.missing)} of its {num_all} files are missing" if found.missing else ""
-    return Found(
-        path=path,
-        format="safetensors",
-        state="unfinished" if found.missing else "complete",
-        step=step_of(path.rpartition("/")[0] if is_file else path),
-        num_bytes=sum(entry.num_bytes or 0 for entry in mine),
-        num_files=len(mine),
-        modified_s=max(times, default=None),
-        detail=detail,
-        is_file=is_file,
-    )
+    state: State = "unfinished" if found.missing else "complete"
+    return _found(path, "safetensors", state, mine, detail, is_file=is_file)
 
 
 def open_found(storage: Storage, found: Found) -> Storage:
@@ -124,17 +104,7 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
         state, detail = "unfinished", "data files without .metadata"
     else:
         return None
-    times = [entry.modified_s for entry in files if entry.modified_s is not None]
-    return Found(
-        path=path,
-        format="dcp",
-        state=state,
-        step=step_of(path),
-        num_bytes=sum(entry.num_bytes or 0 for entry in files),
-        num_files=len(files),
-        modified_s=max(times, default=None),
-        detail=detail,
-    )
+    return _found(path, "dcp", state, files, detail)
 
 
 def step_of(path: str) -> int | None:

@@ -20,10 +20,9 @@ from inspector.errors import NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child, Limits, Progress
-    from inspector.checkpoint.find.found import Found
     from inspector.checkpoint.find.search import RunListing
+    from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import Checkpoint
-    from inspector.checkpoint.storage.base import Storage
 
 __all__ = [
     "folder_of",

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.identify import TRACKERS, identify, step_of
-from inspector.checkpoint.find.step_folders import StepFolder, split_step, step_folders
+from inspector.checkpoint.find.step_folders import Found, StepFolder, split_step, step_folders
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural, printable
 from inspector.checkpoint.workers import is_stopped
 from inspector.errors import Cancelled, StorageError
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["MAX_DEPTH", "PART_DEPTH", "RunListing", "Search", "discover", "newest"]
 
@@ -77,17 +73,9 @@ class RunListing(list[Found]):
 
     def only(self, found: Iterable[Found]) -> RunListing:
         """The same with some of the checkpoints."""
-        kept = set(found)
-        return RunListing(
-            self.storage,
-            [item for item in self if item in kept],
-            trackers=self.trackers,
-            beside=self.beside,
-            folders=self.folders,
-            not_looked_at=self.not_looked_at,
-            cut_steps=self.cut_steps,
-            listings=self.listings,
-        )
+        kept, same = set(found), copy.copy(self)
+        same[:] = [item for item in self if item in kept]
+        return same
 
     @property
     def is_partial(self) -> bool:

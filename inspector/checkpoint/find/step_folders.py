@@ -1,4 +1,4 @@
-"""Paths of checkpoints -> the folders of the training steps that they are parts of.
+"""`Found`: a checkpoint that a folder holds; and the folders of the steps that they are parts of.
 
 The rule this module keeps: from names alone. Frameworks save a step as one folder or as several
 below one (model, optimizer, data loader; two levels deep at times), and the number of the step is
@@ -10,12 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-if TYPE_CHECKING:
-    from inspector.checkpoint.find.found import Found
-
-__all__ = ["StepFolder", "is_export", "part_name", "split_step", "step_folders", "step_number"]
+__all__ = [
+    "Found",
+    "State",
+    "StepFolder",
+    "is_export",
+    "part_name",
+    "split_step",
+    "step_folders",
+    "step_number",
+]
 
 # `step-100`, `iter_0000100`, `global_step5`, `seen_steps_900`, `epoch=1-step=50`, `ep1-ba20`;
 # where one of them is, `checkpoint-7` and `epoch_3` say less.
@@ -39,6 +45,37 @@ _PART = re.compile(
 )
 # A copy of the model for others to read; no training resumes from it.
 _EXPORT = re.compile(r"hf|hf_.*|.*_hf|huggingface|consolidated|merged|exports?|safetensors", re.I)
+
+
+State = Literal["complete", "unfinished", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that a folder holds.
+
+    Attributes:
+        path: Relative to the folder that was searched; empty for that folder itself. A file, if
+            the folder holds several safetensors checkpoints side by side.
+        format: `dcp` or `safetensors`; or `torch_checkpointing`, which is told and not read.
+        state: `complete`, `unfinished` or `unreadable`.
+        step: Training step, as the path tells it, or None.
+        num_bytes: Size of the files in it (not below it).
+        num_files: How many.
+        modified_s: Newest modification time in it, seconds since the epoch, or None.
+        detail: Why it is not complete; empty if it is.
+        is_file: `path` is a file: the set of safetensors files that it belongs to.
+    """
+
+    path: str
+    format: str
+    state: State
+    step: int | None
+    num_bytes: int
+    num_files: int
+    modified_s: float | None
+    detail: str = ""
+    is_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)

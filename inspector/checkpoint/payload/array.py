@@ -7,6 +7,8 @@ comes as complex64, and packed ones (float4, quint4x2) are refused by name.
 
 from __future__ import annotations
 
+import math
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +35,6 @@ from inspector.checkpoint.payload.source import (
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.text import printable
 from inspector.errors import StorageError
 
 __all__ = ["numpy_dtype", "payload_array", "raw_payload", "read_box", "read_chunk", "unpack_limit"]
@@ -45,14 +46,9 @@ _NUMPY = frozenset(
     {"bool", "float16", "float32", "float64", "complex64", "complex128"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
-_ML_DTYPES = {
-    "bfloat16": "bfloat16",
-    "float8_e4m3fn": "float8_e4m3fn",
-    "float8_e5m2": "float8_e5m2",
-    "float8_e4m3fnuz": "float8_e4m3fnuz",
-    "float8_e5m2fnuz": "float8_e5m2fnuz",
-    "float8_e8m0fnu": "float8_e8m0fnu",
-}
+_ML_DTYPES = frozenset(
+    "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu".split()
+)
 _QUANTIZED = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
 _SPAN_BYTES = 64 << 20
 
@@ -77,7 +73,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
             raise MissingPackageError(
                 f"values of {dtype} need the ml_dtypes package", "pip install ml-dtypes"
             ) from error
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype))
         return found
     why = f"values of {dtype} cannot be shown: numpy has no such type"
     raise PayloadError(why, is_foreign=True)
@@ -85,10 +81,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 
 def unpack_limit(dtype: str, sizes: tuple[int, ...]) -> int:
     """Most bytes that a payload of such a chunk may unpack to: its elements, and a header."""
-    elements = 1
-    for n in sizes:
-        elements *= n
-    return elements * (itemsize(dtype) or 16) + (1 << 20)
+    return math.prod(sizes) * (itemsize(dtype) or 16) + (1 << 20)
 
 
 def raw_payload(dtype: str, sizes: tuple[int, ...], num_bytes: int) -> Payload:
@@ -104,11 +97,6 @@ def raw_payload(dtype: str, sizes: tuple[int, ...], num_bytes: int) -> Payload:
 
 def payload_array(source: Source, payload: Payload, box: Box | None = None) -> Array:
     """The elements of a payload, or of a box of it, as a new array.
-
-    Args:
-        source: The payload's bytes, unpacked.
-        payload: Its header.
-        box: One slice per dim, steps of one; None for all.
 
     Raises:
         PayloadError: It holds no tensor, or not the bytes for it.
@@ -219,8 +207,7 @@ def read_chunk(
         raise StorageError("its file lies outside the checkpoint folder, and was not opened")
     sizes = tuple(tensor.sizes[chunk].tolist())
     length = int(tensor.byte_length[chunk])
-    file = open_file(storage, path)
-    try:
+    with closing(open_file(storage, path)) as file:
         if box is None or all(range(n)[s] == range(n) for s, n in zip(box, sizes, strict=True)):
             file.announce([(int(tensor.byte_offset[chunk]), length)])
         ranged = RangeSource(file, int(tensor.byte_offset[chunk]), length)
@@ -236,17 +223,13 @@ def read_chunk(
         source = unpacked(ranged, tensor.transforms, unpack_limit(tensor.dtype, sizes))
         payload = open_payload(source, is_tensor=True)
         if payload.packed is not None and not payload.problem:
-            kind, package = payload.packed.kind, payload.packed.package
-            what = f"it is a {printable(kind, 120)}, whose values only {printable(package, 60)}"
-            raise PackedPayloadError(f"{what} knows", kind)
+            raise PackedPayloadError(payload.packed.why_unread, payload.packed.kind)
         tensor_differs = payload.tensor is None or payload.tensor.shape != sizes
         if tensor_differs and not payload.problem:
             raise PayloadError(
                 "it holds another tensor than the metadata says", code="payload-mismatch"
             )
         return payload_array(source, payload, box)
-    finally:
-        file.close()
 
 
 def read_box(

@@ -80,12 +80,6 @@ class Mold:
 def mold_of(payload: Payload, data: Record, head: bytes, tail: bytes) -> Mold | None:
     """What other payloads may have in common with one that was parsed and is intact.
 
-    Args:
-        payload: Its header; a zip's, of which nothing is deflated.
-        data: The record of its elements.
-        head: Its bytes before them.
-        tail: Its bytes after them.
-
     Returns:
         None if it is not as torch.save writes it.
     """

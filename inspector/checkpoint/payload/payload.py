@@ -229,14 +229,22 @@ def _missing_storage(found: Scan, records: dict[str, Record], tensor: StoredTens
         if record is None:
             return f"its pickle names a storage whose record data/{shown} is missing"
         if record.num_bytes != num_bytes:
+            # torch.save writes the whole buffer under a view, and notes whole elements of it.
+            is_view = 0 < record.num_bytes - num_bytes < _MAX_ELEMENT_BYTES
             return (
                 f"its record data/{shown} has {record.num_bytes:,} bytes, {num_bytes:,} by its "
-                "pickle"
+                f"pickle{_AS_A_VIEW if is_view else ''}"
             )
     return ""
 
 
 _PARTS_OF_ID = 5
+_MAX_ELEMENT_BYTES = 16
+#: torch 2.13: torch/serialization.py, `_save` (`persistent_id`) and `_load` (`load_tensor`).
+_AS_A_VIEW = (
+    ", as torch.save writes a view of a buffer that ends in part of an element (clone() the "
+    "tensor before it is saved)"
+)
 _VERSION = re.compile(rb"[ \t\n\v\f\r]*\+?0*(\d{1,9})(?!\d)")
 #: Of archives that torch reads, by its caffe2/serialize/versions.h.
 _VERSIONS = range(1, 11)
@@ -328,14 +336,6 @@ def in_blob(
     file: DataHandle, offset: int, length: int, fqn: str, dtype: str, sizes: tuple[int, ...]
 ) -> RangeSource | None:
     """Where the elements of a chunk lie, if its entry points at a safetensors blob; else None.
-
-    Args:
-        file: The data file.
-        offset: Where the payload begins, by the metadata.
-        length: Its bytes, by the metadata.
-        fqn: Raw name of the tensor.
-        dtype: The tensor's.
-        sizes: The chunk's.
 
     Raises:
         PayloadError: The blob is damaged, or holds another tensor of this name or none.

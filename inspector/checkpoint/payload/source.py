@@ -115,8 +115,7 @@ class _LocalFile:
         try:
             self._file = io.FileIO(path, opener=_open)
         except (OSError, ValueError) as error:  # A lone surrogate, or NUL, is in no path.
-            reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-            raise StorageError(f"cannot read {shown}: {reason}") from error
+            raise StorageError(f"cannot read {shown}: {why(error)}") from error
 
     def announce(self, ranges: Iterable[tuple[int, int]]) -> None:
         pass

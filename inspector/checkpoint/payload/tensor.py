@@ -16,6 +16,7 @@ from typing import Any
 from inspector.checkpoint.dtypes import canonical, itemsize
 from inspector.checkpoint.payload.scan.calls import STORAGES, UNTYPED
 from inspector.checkpoint.payload.scan.values import Call, Global, Persistent
+from inspector.checkpoint.text import printable
 
 __all__ = ["NoTensorError", "PackedTensor", "StoredTensor", "describe", "kind_of", "packed"]
 
@@ -150,6 +151,12 @@ class PackedTensor:
     def package(self) -> str:
         """What has to be imported for it to load."""
         return self.kind.partition(".")[0]
+
+    @property
+    def why_unread(self) -> str:
+        """Why its values cannot be told."""
+        kind, package = printable(self.kind, 120), printable(self.package, 60)
+        return f"it is a {kind}, whose values only {package} knows"
 
 
 def packed(root: Any) -> PackedTensor | None:

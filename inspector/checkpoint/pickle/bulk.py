@@ -20,16 +20,20 @@ import numpy.typing as npt
 from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
 from inspector.checkpoint.pickle.extract import Extraction
-from inspector.checkpoint.pickle.fields import Ints, Texts, starts_of
+from inspector.checkpoint.pickle.fields import Ints, starts_of
 from inspector.checkpoint.pickle.joining import (
     EveryTensor,
-    Names,
-    distinct_texts,
     join,
     refuse_duplicates,
     same_texts,
 )
-from inspector.checkpoint.pickle.splice import NotSplicedError, RecordRun, Spliced, read_spliced
+from inspector.checkpoint.pickle.splice import (
+    WINDOW_BYTES,
+    NotSplicedError,
+    RecordRun,
+    Spliced,
+    read_spliced,
+)
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
 
 __all__ = ["read_bulk"]
@@ -41,7 +45,11 @@ _BLOCK = 1 << 14
 
 
 def read_bulk(
-    fd: int, num_bytes: int, tell: Callable[[int], None], digest: Any = None
+    fd: int,
+    num_bytes: int,
+    tell: Callable[[int], None],
+    digest: Any = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -50,6 +58,7 @@ def read_bulk(
         num_bytes: Its size.
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
+        window_bytes: How much of the file is held at a time.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -57,7 +66,7 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell, digest)
+    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
@@ -96,12 +105,10 @@ class _Bulk(Extraction):
         self._ids: dict[str, int] = {}
         #: What the planner recorded, if much of it was in runs.
         self.planned: StatePaths | None = None
-        stored = spliced.stored
-        num_stored = len(stored.start) if stored is not None else 0
-        self._row_file = np.full(num_stored, -1, np.int32)
-        self._row_used = np.zeros(num_stored, bool)
-        chunks = spliced.chunks
-        self._ndim = np.append(chunks.ndim, 0) if chunks is not None else np.zeros(1, np.int8)
+        self._stored = spliced.columns["stored"]
+        self._row_used = np.zeros(len(self._stored["ndim"]), bool)
+        #: The tensor whose name a string is.
+        self._tensor_of = np.full(len(spliced.strings) + 1, -1, np.int64)
 
     # -- what must not be ---------------------------------------------------------------------
 
@@ -151,49 +158,31 @@ class _Bulk(Extraction):
 
     def _take_stored(self, run: RecordRun, refs: Any, places: dict[str, Any]) -> None:
         """A run of stored places, met where the records stood."""
-        stored = self._spliced.stored
+        stored, strings = self._stored, self._spliced.strings
         rows = self._take(run, "stored", refs)
-        if stored is None:
-            raise NotSplicedError
-        at, length = self._spliced.walk.located(stored.text("path", rows))
-        changes = np.ones(len(at), bool)
-        changes[1:] = (at[1:] != at[:-1]) | (length[1:] != length[:-1])
-        firsts = np.flatnonzero(changes)
-        at, length = at[firsts], length[firsts]
-        of_first, number = distinct_texts(self._spliced.scan.words, at, length)
+        paths = stored["path"][rows]
+        heads = np.ones(len(paths), bool)
+        heads[1:] = paths[1:] != paths[:-1]
         # Files are numbered as they are first mentioned.
-        files = []
-        for place in zip(at[of_first].tolist(), length[of_first].tolist(), strict=True):
-            if not place[1]:
+        found, first, which = np.unique(paths[heads], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        files = np.empty(len(found), np.int32)
+        for place, name in zip(order.tolist(), strings.texts(found[order]), strict=True):
+            if not name:
                 raise NotSplicedError
-            files.append(self.files.setdefault(self._text(*place), len(self.files)))
-        in_runs = np.diff(firsts, append=run.last - run.first)
-        self._row_file[rows] = np.repeat(np.asarray(files, np.int32)[number], in_runs)
+            files[place] = self.files.setdefault(name, len(self.files))
+        stored["path"][rows] = files[which[np.cumsum(heads) - 1]]
         self._row_used[rows] = True
-        bare = np.flatnonzero(stored.ndim[rows] < 0) + run.first
+        bare = np.flatnonzero(stored["ndim"][rows] < 0) + run.first
         if not len(bare):
             return
         self._row_used[bare] = False
-        names = stored.text("name", rows)
-        mine = bare - run.first
-        at, length = self._spliced.walk.located(names.of(mine))
-        for row, place in zip(
-            bare.tolist(), zip(at.tolist(), length.tolist(), strict=True), strict=True
+        for name, *place in zip(
+            strings.texts(stored["name"][bare]),
+            *(stored[of][bare].tolist() for of in ("path", "byte_offset", "byte_length")),
+            strict=True,
         ):
-            offset, size = int(stored.byte_offset[row]), int(stored.byte_length[row])
-            _add_place(places, self._text(*place), (int(self._row_file[row]), offset, size, ()))
-
-    def _text(self, at: int, length: int) -> str:
-        return str(self._spliced.scan.data.data[at : at + length], "utf-8", "surrogatepass")
-
-    def _all_text(self, texts: Texts) -> list[str]:
-        """Many strings."""
-        at, length = self._spliced.walk.located(texts)
-        data = self._spliced.scan.data.data
-        return [
-            str(data[first:last], "utf-8", "surrogatepass")
-            for first, last in zip(at.tolist(), (at + length).tolist(), strict=True)
-        ]
+            _add_place(places, name, (*place, ()))
 
     # -- tensors ------------------------------------------------------------------------------
 
@@ -221,6 +210,7 @@ class _Bulk(Extraction):
         self.property_ids.extend([known[state] for state in every.states[rows]])
         index = len(self.tensor_fqns)
         self._name(names, index, places)
+        self._tensor_of[every.strings[rows]] = np.arange(index, index + len(names))
         ids.update(zip(names, range(index, index + len(names)), strict=True))
         self.tensor_fqns += names
         self.shapes.extend(every.shapes[every.box[run.first] : every.box[run.last]])
@@ -237,10 +227,7 @@ class _Bulk(Extraction):
 
     @cached_property
     def _every_tensor(self) -> EveryTensor:
-        tensors = self._spliced.tensors
-        if tensors is None:
-            raise NotSplicedError
-        return EveryTensor(tensors, self._all_text(tensors.name))
+        return EveryTensor(self._spliced.columns["tensors"], self._spliced.strings)
 
     def _property(self, fqn: str, state: Any) -> int:
         found = self._properties(fqn, state)
@@ -269,13 +256,15 @@ class _Bulk(Extraction):
             if type(run) is not RecordRun:
                 raise NotSplicedError
             rows = self._take(run, "chunks", item[1:])
-            if (self._ndim[rows] != ndim).any():
+            if (self._spliced.columns["chunks"]["ndim"][rows] != ndim).any():
                 raise NotSplicedError
             self._add_piece(True, run.first, run.last)
             count += run.last - run.first
         count += self._add_slow(fqn, slow, ndim)
         index = len(self.tensor_fqns)
         self._name([fqn], index, {})
+        string = self._spliced.strings.number_of(fqn.encode("utf-8", "surrogatepass"), is_new=False)
+        self._tensor_of[string] = index
         self.tensor_fqns.append(fqn)
         self.property_ids.append(self.properties.setdefault(props, len(self.properties)))
         self.shapes.extend(shape)
@@ -312,15 +301,20 @@ class _Bulk(Extraction):
         ):
             super()._order(planner_data, ids)
             return
-        walked: dict[str, int] = {}
+        # All names are different, as is looked at below.
+        walked: list[int] = []
         names: list[str] = []
         paths: list[Any] = []
         for key, path in planner_data.items():
             if type(key) is RecordRun:
-                run_names, run_paths = self._take_paths(key, path)
-                names += run_names
-                paths += run_paths
-                walked.update({name: ids[name] for name in run_names if name in ids})
+                rows = self._take(key, "paths", path)
+                every_name, every_cut = self._every_path
+                names += every_name[rows]
+                paths += every_cut[rows]
+                entries = self._tensor_of[self._spliced.columns["paths"]["name"][rows]].tolist()
+                if -1 in entries:
+                    entries = [ids[name] for name in every_name[rows] if name in ids]
+                walked += entries
                 continue
             if type(key) is not str or type(path) is not tuple:
                 raise NotSplicedError
@@ -329,41 +323,40 @@ class _Bulk(Extraction):
                 names.append(key)
                 paths.append(path)
             if key in ids:
-                walked[key] = ids[key]
+                walked.append(ids[key])
         self.planned = StatePaths(names, paths)
         if len({*names}) != len(names):
             raise NotSplicedError
-        self.order.extend({**walked, **ids}.values())
-
-    def _take_paths(self, run: RecordRun, refs: Any) -> tuple[list[str], list[Any]]:
-        """A run of the planner's paths, met where they stood: names, and what they are cut into."""
-        rows = self._take(run, "paths", refs)
-        names, cuts = self._every_path
-        return names[rows], cuts[rows]
+        self.order.extend(walked)
+        if len(walked) < len(ids):
+            known = {*walked}
+            self.order.extend([entry for entry in ids.values() if entry not in known])
 
     @cached_property
     def _every_path(self) -> tuple[list[str], list[Any]]:
         """The names of all runs of paths; and where each is cut, or into which two."""
-        paths = self._spliced.paths
-        if paths is None:
-            raise NotSplicedError
-        walk, scan = self._spliced.walk, self._spliced.scan
-        words = scan.words
-        at, length = walk.located(paths.name)
-        first, first_length = walk.located(paths.first)
-        second, second_length = walk.located(paths.second)
+        paths, strings = self._spliced.columns["paths"], self._spliced.strings
+        scan = strings.scan
+        at, length = strings.places(paths["name"])
+        first, first_length = strings.places(paths["first"])
+        second, second_length = strings.places(paths["second"])
         cut = at + first_length
         is_cut = length == first_length + 1 + second_length
-        is_cut &= same_texts(words, at, first_length, words, first, first_length)
-        is_cut &= scan.data[cut] == ord(".")
-        is_cut &= same_texts(words, cut + 1, second_length, words, second, second_length)
-        names = self._all_text(paths.name)
+        is_cut &= same_texts(scan, at, first_length, scan, first, first_length)
+        is_cut &= scan.data[np.where(is_cut, cut, 0)] == ord(".")
+        rows = np.flatnonzero(is_cut)
+        is_cut[rows] = same_texts(
+            *(scan, cut[rows] + 1, second_length[rows]),
+            *(scan, second[rows], second_length[rows]),
+        )
+        names = strings.texts(paths["name"])
         cuts: list[Any] = first_length.tolist()
         # Characters are counted, not bytes: of ASCII they are the same.
         is_cut &= np.fromiter(map(str.isascii, names), bool, len(names))
-        for row in np.flatnonzero(~is_cut).tolist():
-            ends = zip((first, second), (first_length, second_length), strict=True)
-            cuts[row] = tuple(self._text(int(at[row]), int(size[row])) for at, size in ends)
+        others = np.flatnonzero(~is_cut)
+        ends = (strings.texts(paths[part][others]) for part in ("first", "second"))
+        for row, *both in zip(others.tolist(), *ends, strict=True):
+            cuts[row] = tuple(both)
         return names, cuts
 
     def header(self) -> dict[str, Any]:
@@ -418,29 +411,30 @@ class _Bulk(Extraction):
 
     def _let_go(self) -> None:
         """What is in the columns now need not be kept twice."""
-        chunks = self._spliced.chunks
-        if chunks is not None:
-            chunks.start = chunks.box = chunks.offsets = chunks.sizes = np.zeros(0, np.int64)
-        self._spliced.chunks = self._spliced.tensors = self._spliced.paths = None
+        self._spliced.boxes.clear()
+        for kind in ("chunks", "tensors", "paths"):
+            self._spliced.columns[kind].clear()
         self.offsets = self.sizes = array("q")
 
-    def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
-        chunks = self._spliced.chunks
-        offsets, sizes = [], []
-        for in_batch, first, last in self._pieces:
-            if in_batch and chunks is not None:
-                numbers = slice(int(chunks.box[first]), int(chunks.box[last]))
-                offsets.append(chunks.offsets[numbers])
-                sizes.append(chunks.sizes[numbers])
-            else:
-                numbers = slice(self._slow_box[first], self._slow_box[last])
-                offsets.append(columns["offsets"][numbers])
-                sizes.append(columns["sizes"][numbers])
-        if not offsets:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if len(offsets) == 1:
-            return offsets[0], sizes[0]
-        return np.concatenate(offsets), np.concatenate(sizes)
+    def _boxes_of_all(self, columns: dict[str, npt.NDArray[Any]]) -> list[Ints]:
+        """Offsets and sizes of all chunks, in the order of their tensors."""
+        ndim, pieces = self._spliced.columns["chunks"]["ndim"], self._pieces
+        box: tuple[Any, Any] = (self._slow_box, starts_of(ndim))
+        slices = [
+            (in_batch, slice(int(box[in_batch][first]), int(box[in_batch][last])))
+            for in_batch, first, last in pieces
+        ]
+        # The first record is never in a batch; mostly all others are.
+        is_one = len(pieces) == 2 and not pieces[0][0] and pieces[1] == (True, 0, len(ndim))
+        found: list[Ints] = []
+        for name in ("offsets", "sizes"):
+            batch, slow = self._spliced.boxes[name], columns[name]
+            if is_one:
+                found.append(batch.behind(slow[slices[0][1]]))
+                continue
+            parts = [(slow, batch.filled())[in_batch][numbers] for in_batch, numbers in slices]
+            found.append(np.concatenate([np.zeros(0, np.int64), *parts]))
+        return found
 
     def _join_rows(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         rows = self._rows
@@ -459,26 +453,29 @@ class _Bulk(Extraction):
         )
 
     def _join_batches(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        stored = self._spliced.stored
-        if stored is None:
-            return
-        words = self._spliced.scan.words
-        table = Names(self.tensor_fqns)
-        used = np.flatnonzero(self._row_used)
-        name_at, name_length = self._spliced.walk.located(stored.text("name", slice(None)))
-        for first in range(0, len(used), _BLOCK):
-            rows: Any = used[first : first + _BLOCK]
-            names = table.find(words, name_at[rows], name_length[rows])
+        stored = self._stored
+        begin = 0
+        for first in range(0, len(self._row_used), _BLOCK):
+            rows: Any = slice(first, first + _BLOCK)
+            ndim = stored["ndim"][rows]
+            dims = np.maximum(ndim, 0)
+            box = np.cumsum(dims, dtype=np.int64) - dims
+            box += begin
+            begin += int(dims.sum(dtype=np.int64))
+            used = self._row_used[rows]
+            if not used.all():
+                rows = np.flatnonzero(used) + first
+                ndim, box = ndim[used], box[used]
             join(
                 columns,
-                names,
-                stored.index[rows],
-                stored.ndim[rows],
-                stored.box[rows],
-                stored.offsets,
-                self._row_file[rows],
-                stored.byte_offset[rows],
-                stored.byte_length[rows],
+                self._tensor_of[stored["name"][rows]],
+                stored["index"][rows],
+                ndim,
+                box,
+                stored["offsets"],
+                stored["path"][rows],
+                stored["byte_offset"][rows],
+                stored["byte_length"][rows],
             )
 
 

@@ -40,8 +40,8 @@ _TENSOR = re.compile(
 _STATES = re.compile(_STATE, re.DOTALL)
 _STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % GET, re.DOTALL)
 _MAX_STATES = 32
-_LEARN_BYTES = 8 << 20
 _INLINE = 0x8C
+_TEXT_BLOCK = 512
 
 
 @dataclass(slots=True)
@@ -85,9 +85,9 @@ class TensorForm:
     chunks: bytes
 
     @classmethod
-    def learn(cls, pickle: memoryview, begin: int) -> TensorForm | None:
-        """The form of the first entry after `begin`, or None if there is none soon."""
-        match = _TENSOR.search(pickle, begin, begin + _LEARN_BYTES)
+    def learn(cls, pickle: memoryview, begin: int, end: int) -> TensorForm | None:
+        """The form of the first entry between two places, or None if there is none."""
+        match = _TENSOR.search(pickle, begin, end)
         return match and cls(**match.groupdict())
 
     @property
@@ -212,33 +212,37 @@ def _same_ndim(
 def _names_before(
     scan: PickleBytes, calls: Ints, end: Ints
 ) -> tuple[Ints, npt.NDArray[np.bool_], Texts]:
-    """Where the name before each begins, or -1; whether that is right behind the one before."""
+    """Where the name before each begins, or -1; whether that is right behind the one before.
+
+    The first may stand at the begin of what is looked at.
+    """
     data = scan.data
-    start = np.full(len(calls), -1, np.int64)
-    behind = end[:-1].copy()
+    start = np.zeros(len(calls), np.int64)
+    start[1:] = end[:-1]
     # A dict is filled by a thousand at a time.
-    behind += 2 * ((data[behind] == ord("u")) & (data[behind + 1] == ord("(")))
-    start[1:] = behind
-    ok, after, _ = scan.texts(np.maximum(start, 0))
-    linked = ok & (after == calls) & (start >= 0)
-    rows = np.flatnonzero(~linked)
-    start[rows] = _inline_before(scan, calls[rows])
-    _, _, name = scan.texts(np.maximum(start, 0))
-    return start, linked, name
+    start += 2 * ((data[start] == ord("u")) & (data[start + 1] == ord("(")))
+    ok, after, name = scan.texts(start)
+    named = ok & (after == calls)
+    rows = np.flatnonzero(~named)
+    if len(rows):
+        start[rows] = _inline_before(scan, calls[rows])
+        _, _, name = scan.texts(np.maximum(start, 0))
+    named[:1] = False
+    return start, named, name
 
 
 def _inline_before(scan: PickleBytes, at: Ints) -> Ints:
     """Where the one string begins that can end before each place; -1 if there is no such one."""
-    data = scan.data
-    found, num_found = np.full(len(at), -1, np.int64), np.zeros(len(at), np.int64)
-    for length in range(1, 256):
-        begin = at - 3 - length
+    data, lengths = scan.data, np.arange(1, 256)
+    found = np.full(len(at), -1, np.int64)
+    for first in range(0, len(at), _TEXT_BLOCK):
+        rows = slice(first, first + _TEXT_BLOCK)
+        begin = at[rows, None] - 3 - lengths
         here = np.maximum(begin, 0)
-        fits = (begin >= 0) & (data[here] == _INLINE) & (data[here + 1] == length)
-        found[fits] = begin[fits]
-        num_found += fits
-    alone = (num_found == 1) & (data[np.maximum(at - 1, 0)] == 0x94)
-    return np.where(alone, found, -1)
+        fits = (begin >= 0) & (data[here] == _INLINE) & (data[here + 1] == lengths)
+        alone = (fits.sum(1) == 1) & (data[np.maximum(at[rows] - 1, 0)] == 0x94)
+        found[rows] = np.where(alone, at[rows] - 3 - lengths[fits.argmax(1)], -1)
+    return found
 
 
 @dataclass(slots=True)
@@ -263,18 +267,22 @@ class Paths:
 
 
 def read_paths(scan: PickleBytes, begin: int, end: int) -> Paths | None:
-    """Read the items of the form between two places; None if there is none."""
+    """Read the items of the form between two places; the first may stand at the first of them.
+
+    None if there is none.
+    """
     data = scan.data
     # TUPLE2 MEMOIZE: where an item ends, and the next one begins.
-    marks = np.flatnonzero((data[begin:end] == 0x86) & (data[begin + 1 : end + 1] == 0x94)) + begin
-    if len(marks) < 2:
+    ends = np.flatnonzero((data[begin : end - 1] == 0x86) & (data[begin + 1 : end] == 0x94)) + begin
+    if not len(ends):
         return None
-    start = marks[:-1] + 2
-    start = start + 2 * ((data[start] == ord("u")) & (data[start + 1] == ord("(")))
+    ends += 2
+    start = np.concatenate([np.asarray([begin]), ends[:-1]])
+    start += 2 * ((data[start] == ord("u")) & (data[start + 1] == ord("(")))
     ok, at, name = scan.texts(start)
     is_first, at, first = scan.texts(at)
     is_second, at, second = scan.texts(at)
-    ok &= is_first & is_second & (at == marks[1:])
+    ok &= is_first & is_second & (at + 2 == ends)
     linked = np.concatenate([np.zeros(1, bool), ok[:-1]])
     num_memo: Ints = np.ones(len(start), np.int64)
     for text in (name, first, second):
@@ -283,7 +291,7 @@ def read_paths(scan: PickleBytes, begin: int, end: int) -> Paths | None:
         return None
     return Paths(
         start[ok],
-        marks[1:][ok] + 2,
+        ends[ok],
         linked[ok],
         name.of(ok),
         first.of(ok),

@@ -35,7 +35,6 @@ __all__ = [
     "Words",
     "flat_dims",
     "starts_of",
-    "words_of",
 ]
 
 Ints = npt.NDArray[np.int64]
@@ -85,12 +84,6 @@ _DIM_KIND = _table(
 _SIZE = np.asarray([0, 2, 3, 5, *range(3, 11), 1, 1, 0, 0], np.int64)
 
 
-def words_of(data: Bytes) -> Words:
-    """The eight bytes from every position on, as one little-endian number; a view."""
-    view: Words = np.ndarray((len(data) - 7,), np.dtype("<u8"), data.data, 0, (1,))
-    return view
-
-
 def starts_of(counts: npt.NDArray[Any]) -> Ints:
     """Where each begins if they lie one after another; and where the last ends."""
     starts = np.zeros(len(counts) + 1, np.int64)
@@ -107,8 +100,7 @@ def flat_dims(values: Ints, ndim: npt.NDArray[Any]) -> Ints:
     """
     if len(ndim) and (ndim == ndim[0]).all():
         return values[:, : max(int(ndim[0]), 0)].ravel()
-    flat: Ints = values[np.arange(values.shape[1]) < ndim[:, None]]
-    return flat
+    return values[np.arange(values.shape[1]) < ndim[:, None]]
 
 
 class Texts(NamedTuple):
@@ -148,7 +140,6 @@ class _Layout:
     num_bytes: int
     words: list[tuple[np.uint64, np.uint64]]
     numbers: list[tuple[int, int]]
-    num_ints: int
 
 
 class PickleBytes:
@@ -156,7 +147,6 @@ class PickleBytes:
 
     def __init__(self, data: Bytes) -> None:
         self.data = data
-        self.words = words_of(data)
         self._pieces: dict[int, npt.NDArray[np.void]] = {}
 
     def pieces(self, at: Ints, num_bytes: int) -> Words:
@@ -171,6 +161,10 @@ class PickleBytes:
             self._pieces[num_words] = np.ndarray(shape, kind, self.data.data, 0, (1,))
         found: Words = self._pieces[num_words][at].view(np.dtype("<u8"))
         return found.reshape(len(at), num_words)
+
+    def words(self, at: Ints) -> Words:
+        """Eight bytes from each place on, as one little-endian number."""
+        return self.pieces(at, 8)[:, 0]
 
     def begin_so(self, at: Ints, constant: bytes) -> npt.NDArray[np.bool_]:
         """At which places these bytes stand."""
@@ -189,7 +183,7 @@ class PickleBytes:
             end += 2
             return self.data[end] == _MEMO, end + 1, Texts(at + 2, length, np.full(len(at), -1))
         inline, short, long = opcode == _TEXT8, opcode == ord("h"), opcode == ord("j")
-        memo = self.words[at] >> np.uint64(8)
+        memo = self.words(at) >> np.uint64(8)
         ref = np.where(short, memo & np.uint64(0xFF), memo & np.uint64(0xFFFFFFFF)).astype(np.int64)
         ref[inline] = -1
         length[~inline] = 0
@@ -208,34 +202,76 @@ class RecordPart:
     def __init__(self, *parts: bytes | str) -> None:
         self._parts = parts
         self._layouts: dict[tuple[int, int], _Layout | None] = {}
+        self._num_ints = sum(part in (INT, INT_OR_NONE) for part in parts)
+        # Those that most records had last time, which are tried before any is walked.
+        self._usual: list[_Layout] = []
 
     def read(self, scan: PickleBytes, at: Ints) -> Fields:
         """Read the records that begin at these places."""
-        code, steps, over = self._walk(scan.data, at)
-        num_ints = sum(part in (INT, INT_OR_NONE) for part in self._parts)
+        taken: list[_Taken] = []
+        rows: Ints | None = None
+        for layout in self._usual:
+            rows = self._take(scan, at, rows, layout, taken)
+            if 8 * len(rows) <= len(at):
+                break
+        if rows is None or len(rows):
+            self._take_walked(scan, at, rows, taken)
+        self._usual = [
+            layout
+            for layout, _, begin, _ in sorted(taken, key=lambda one: -len(one[2]))
+            if 8 * len(begin) >= len(at)
+        ]
+        return self._fields(at, taken)
+
+    def _fields(self, at: Ints, taken: list[_Taken]) -> Fields:
+        """What was taken, put together."""
+        first = self._num_ints
+        width = max((len(numbers) - first for *_, numbers in taken), default=0)
         count = len(at)
-        ok = np.zeros(count, bool)
-        end = at.copy()
-        ints = [np.zeros(count, np.int64) for _ in range(num_ints)]
-        ndim = np.zeros(count, np.int8)
-        dims = np.zeros((count, min(max(steps - 1, 0), MAX_DIMS)), np.int64)
-        rows = np.flatnonzero(~over) if over is not None else None
-        for key, members in _groups(code, rows):
+        ints = [np.zeros(count, np.int64) for _ in range(first)]
+        dims = np.zeros((count, width), np.int64)
+        ok, ndim, end = np.zeros(count, bool), np.zeros(count, np.int8), at.copy()
+        for layout, rows, begin, numbers in taken:
+            where = slice(None) if rows is None else rows
+            ok[where] = True
+            end[where] = begin + layout.num_bytes
+            ndim[where] = len(numbers) - first
+            for number, values in enumerate(numbers):
+                if number < first:
+                    ints[number][where] = values
+                else:
+                    dims[where, number - first] = values
+        return Fields(ok, end, ints, ndim, dims)
+
+    @staticmethod
+    def _take(
+        scan: PickleBytes, at: Ints, rows: Ints | None, layout: _Layout, taken: list[_Taken]
+    ) -> Ints:
+        """Take the records that are laid out so, of some or all; which are not."""
+        begin = at if rows is None else at[rows]
+        pieces = scan.pieces(begin, layout.num_bytes)
+        same = _are_so(pieces, layout)
+        if same.all():
+            taken.append((layout, rows, begin, _numbers(pieces, layout)))
+            return _NO_ROWS
+        mine, others = np.flatnonzero(same), np.flatnonzero(~same)
+        if len(mine):
+            found = mine if rows is None else rows[mine]
+            taken.append((layout, found, begin[mine], _numbers(pieces[mine], layout)))
+        return others if rows is None else rows[others]
+
+    def _take_walked(
+        self, scan: PickleBytes, at: Ints, rows: Ints | None, taken: list[_Taken]
+    ) -> None:
+        """Take records, some or all, by what their opcodes say that they are."""
+        code, steps, over = self._walk(scan.data, at if rows is None else at[rows])
+        for key, members in _groups(code, None if over is None else np.flatnonzero(~over)):
             layout = self._layout(key, steps)
             if layout is None:
                 continue
-            begin = at if members is None else at[members]
-            matches, numbers = _numbers(scan.pieces(begin, layout.num_bytes), layout)
-            where = slice(None) if members is None else members
-            ok[where] = matches
-            end[where] = begin + layout.num_bytes
-            for number, values in enumerate(numbers):
-                if number < layout.num_ints:
-                    ints[number][where] = values
-                else:
-                    dims[where, number - layout.num_ints] = values
-            ndim[where] = len(numbers) - layout.num_ints
-        return Fields(ok, end, ints, ndim, dims)
+            if rows is not None:
+                members = rows if members is None else rows[members]
+            self._take(scan, at, members, layout, taken)
 
     def _walk(self, data: Bytes, at: Ints) -> tuple[Words, int, npt.NDArray[np.bool_] | None]:
         """The kinds of each record's opcodes, as one number, and how many of them are a list's.
@@ -280,6 +316,9 @@ class RecordPart:
         return kind
 
     def _layout(self, code: int, steps: int) -> _Layout | None:
+        # Lists that end before the longest of those walked with them say so again and again.
+        while steps > 1 and code & 0xFF == _END << 4 | _END:
+            code, steps = code >> 4, steps - 1
         if (code, steps) not in self._layouts:
             self._layouts[code, steps] = self._made(code, steps)
         return self._layouts[code, steps]
@@ -335,7 +374,7 @@ class RecordPart:
                     fixed((b")", b"\x85\x94", b"\x86\x94", b"\x87\x94")[len(kinds)])
                 else:
                     return None
-        return _Layout(len(constant), _words(bytes(constant), bytes(mask)), numbers, len(before))
+        return _Layout(len(constant), _words(bytes(constant), bytes(mask)), numbers)
 
 
 def _words(constant: bytes, mask: bytes) -> list[tuple[np.uint64, np.uint64]]:
@@ -365,11 +404,16 @@ def _groups(code: Words, rows: Ints | None) -> Sequence[tuple[int, Ints | None]]
     return found
 
 
-def _numbers(pieces: Words, layout: _Layout) -> tuple[npt.NDArray[np.bool_], list[Ints]]:
-    """Which records are laid out so, and their numbers."""
+def _are_so(pieces: Words, layout: _Layout) -> npt.NDArray[np.bool_]:
+    """Which records are laid out so."""
     ok = np.ones(len(pieces), bool)
     for place, (mask, value) in enumerate(layout.words):
         ok &= (pieces[:, place] & mask) == value
+    return ok
+
+
+def _numbers(pieces: Words, layout: _Layout) -> list[Ints]:
+    """The numbers of records that are laid out so."""
     found: list[Ints] = []
     for begin, width in layout.numbers:
         if not width:
@@ -382,4 +426,9 @@ def _numbers(pieces: Words, layout: _Layout) -> tuple[npt.NDArray[np.bool_], lis
         if width < 8:
             number &= np.uint64((1 << 8 * width) - 1)
         found.append(number.view(np.int64))
-    return ok, found
+    return found
+
+
+_NO_ROWS = np.zeros(0, np.int64)
+# A layout, the records that have it (None: all), where those begin, and their numbers.
+_Taken = tuple[_Layout, Ints | None, Ints, list[Ints]]

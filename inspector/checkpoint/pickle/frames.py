@@ -8,9 +8,10 @@ What such a file says is not one thing, and no pickler writes it.
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from typing import Any, Protocol
 
-__all__ = ["STRADDLED", "Framed", "StraddledError"]
+__all__ = ["STRADDLED", "Framed", "NotSplicedError", "Opcodes", "StraddledError"]
 
 STRADDLED = (
     "an opcode goes on behind the end of its frame, and not every reader of pickles makes the same "
@@ -18,10 +19,15 @@ STRADDLED = (
 )
 _FRAME = b"\x95"
 _LENGTH_BYTES = 8
+_MAX_REST = 4096
 
 
 class StraddledError(ValueError):
     """An opcode goes on behind the end of its frame."""
+
+
+class NotSplicedError(Exception):
+    """The file is not one that can be read in bulk, for whatever reason."""
 
 
 class _Readable(Protocol):
@@ -75,3 +81,80 @@ class Framed:
         if self._is_after_frame and not is_opcode:
             raise StraddledError(STRADDLED)
         self._is_after_frame = False
+
+
+class Opcodes:
+    """A file's opcodes without the FRAMEs, which say only how much to read ahead.
+
+    Args:
+        fd: The open file, at its start.
+        num_bytes: Its size.
+        digest: Of `hashlib`: what is read goes into it as well.
+
+    Attributes:
+        protocol: Of the pickle.
+        at: How many bytes of them were read.
+        cuts: Where frames began, of those not taken.
+        num_unframed: Bytes behind the last frame, once all is read.
+        is_over: Whether all is read.
+    """
+
+    def __init__(self, fd: int, num_bytes: int, digest: Any) -> None:
+        start = os.read(fd, 2)
+        if len(start) < 2 or start[:1] != b"\x80" or start[1] not in (4, 5):
+            raise NotSplicedError
+        self.protocol = start[1]
+        self.at = self.num_unframed = 0
+        self.cuts: list[int] = []
+        self.is_over = False
+        self._fd, self._num_bytes, self._digest = fd, num_bytes, digest
+        self._left = 0
+        self._rest: memoryview | None = None
+        if digest is not None:
+            digest.update(start)
+
+    def read_into(self, view: memoryview) -> int:
+        """Read as much as there is room for, or all that is left; how much that was.
+
+        Raises:
+            NotSplicedError: It has no frames, or not what it should have in one.
+        """
+        done = 0
+        while done < len(view) and not self.is_over:
+            if self._rest is not None:
+                count = min(len(self._rest), len(view) - done)
+                view[done : done + count] = self._rest[:count]
+                self._rest = self._rest[count:]
+                self.is_over = not self._rest
+            elif self._left:
+                part = view[done : done + self._left]
+                count = os.readv(self._fd, [part])
+                if not count:
+                    raise NotSplicedError
+                if self._digest is not None:
+                    self._digest.update(part[:count])
+                self._left -= count
+            else:
+                count = 0
+                self._begin_frame()
+            done += count
+            self.at += count
+        return done
+
+    def _begin_frame(self) -> None:
+        header = os.read(self._fd, 9)
+        if len(header) == 9 and header[:1] == b"\x95":
+            self.cuts.append(self.at)
+            self._left = int.from_bytes(header[1:], "little")
+            if self.at + self._left > self._num_bytes:
+                raise NotSplicedError
+        else:
+            # A few last bytes may stand without a frame; then what follows the pickle, if anything.
+            header += os.read(self._fd, _MAX_REST)
+            if len(header) >= _MAX_REST:
+                raise NotSplicedError
+            self.num_unframed = len(header)
+            self._rest = memoryview(header)
+            self.is_over = not header
+        if self._digest is not None:
+            self._digest.update(header)

@@ -1,7 +1,7 @@
-"""Runs of records put together to columns.
+"""What the records of a pickle have in common: its strings, and the chunks that places belong to.
 
-Tensors as lists, of which each run takes its part; stored places joined to the chunks that they
-belong to: by name, position and offset.
+A string is kept once, however often the pickle says it; stored places are joined to the chunks
+that they belong to by name, position and offset.
 """
 
 from __future__ import annotations
@@ -12,11 +12,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import Tensors
-from inspector.checkpoint.pickle.fields import PAD, Ints, Words, flat_dims, starts_of, words_of
-from inspector.checkpoint.pickle.walk import NotSplicedError
+from inspector.checkpoint.pickle.fields import (
+    PAD,
+    Bytes,
+    Ints,
+    PickleBytes,
+    Words,
+    starts_of,
+)
+from inspector.checkpoint.pickle.frames import NotSplicedError
+from inspector.checkpoint.pickle.records import GrowingColumn
 
-__all__ = ["EveryTensor", "Names", "distinct_texts", "join", "refuse_duplicates", "same_texts"]
+__all__ = ["EveryTensor", "Strings", "join", "refuse_duplicates", "same_texts"]
+
+# Bytes of strings that there is room for at first.
+_ROOM = 1 << 16
+# Chunks that are looked at together.
+_BLOCK = 1 << 14
+_MAX_TRIES, _PROBE = 4, 256
 
 # The lowest bytes of a word: none, one, up to all eight.
 _FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
@@ -72,24 +85,29 @@ def refuse_duplicates(columns: dict[str, npt.NDArray[Any]]) -> None:
     counts = np.diff(columns["chunk_start"])
     offsets = columns["offsets"]
     ndim = np.repeat(dims.astype(np.int8), counts)
-    box = np.cumsum(ndim, dtype=np.int64) - ndim
     if len(ndim) < 2:
         return
     # Mostly each lies behind the one before; of a tensor that is so, no two are the same.
-    behind = np.zeros(len(ndim) - 1, bool)
-    is_first = np.zeros(len(ndim) + 1, bool)
-    is_first[columns["chunk_start"]] = True
-    behind |= is_first[1:-1]
-    equal = ~behind
-    for dim in range(int(dims.max(initial=0))):
-        rows = np.flatnonzero(equal & (ndim[1:] > dim))
-        if not len(rows):
-            break
-        step = offsets[box[rows + 1] + dim] - offsets[box[rows] + dim]
-        behind[rows[step > 0]] = True
-        equal[rows[step != 0]] = False
+    behind = np.zeros(len(ndim) + 1, bool)
+    behind[columns["chunk_start"]] = True
+    behind = behind[1:-1]
+    begin = 0
+    for first in range(0, len(behind), _BLOCK):
+        mine = behind[first : first + _BLOCK]
+        of_both = ndim[first : first + len(mine) + 1]
+        box = np.cumsum(of_both, dtype=np.int64) - of_both + begin
+        begin = int(box[-1])
+        equal = ~mine
+        for dim in range(int(of_both.max())):
+            rows = np.flatnonzero(equal & (of_both[1:] > dim))
+            if not len(rows):
+                break
+            step = offsets[box[rows + 1] + dim] - offsets[box[rows] + dim]
+            mine[rows[step > 0]] = True
+            equal[rows[step != 0]] = False
     if behind.all():
         return
+    box = np.cumsum(ndim, dtype=np.int64) - ndim
     tensor = np.repeat(np.arange(len(dims)), counts)
     odd = np.zeros(len(dims), bool)
     odd[tensor[1:][~behind]] = True
@@ -112,115 +130,272 @@ def _mix(state: Words | np.uint64, value: Words) -> Words:
     return mixed
 
 
-class Names:
-    """Finds many strings, given as bytes in the file, in a list of names."""
+class Strings:
+    """Every string of the records once, by number, and which of them the memo has where."""
 
-    def __init__(self, names: list[str]) -> None:
-        texts = [name.encode("utf-8", "surrogatepass") for name in names]
-        self._lengths = np.asarray([len(text) for text in texts], np.int64)
-        starts = np.cumsum(self._lengths) - self._lengths
-        data = np.frombuffer(b"".join(texts) + bytes(PAD), np.uint8)
-        self._words, self._starts = words_of(data), starts
-        sums = _sums(self._words, starts, self._lengths)
-        self._order = np.argsort(sums)
-        self._sorted = sums[self._order]
+    def __init__(self) -> None:
+        self._data: Bytes = np.zeros(_ROOM + PAD, np.uint8)
+        self._scan = PickleBytes(self._data)
+        self._end = 0
+        self._at, self._length = GrowingColumn(np.int64), GrowingColumn(np.int64)
+        self._sorted, self._order = np.zeros(0, np.uint64), np.zeros(0, np.int32)
+        self._memo, self._strings = GrowingColumn(np.int32), GrowingColumn(np.int32)
+        # Strings that came before in this order, and the place of each of them there, or -1.
+        self._cycle, self._place = GrowingColumn(np.int32), GrowingColumn(np.int32)
         self._next = 0
+        self._known: list[str] = []
+        self._is_known = GrowingColumn(np.bool_)
 
-    def find(self, words: Words, at: Ints, length: Ints) -> Ints:
-        """Index of each string among the names.
+    def __len__(self) -> int:
+        return len(self._at.filled())
+
+    # -- by what they say ---------------------------------------------------------------------
+
+    def numbers(
+        self, scan: PickleBytes, at: Ints, length: Ints, *, is_cyclic: bool = False
+    ) -> npt.NDArray[np.int32]:
+        """The number of each string, which is given one if it is new.
+
+        Args:
+            scan: The bytes that they lie in.
+            at: Where each begins.
+            length: How many bytes each takes.
+            is_cyclic: They mostly are the names of tensors, in their order.
 
         Raises:
-            NotSplicedError: One is not among them.
+            NotSplicedError: Two strings are not to be told apart by their sums.
         """
-        count = len(self._order)
-        if not len(at):
-            return np.zeros(0, np.int64)
-        if not count:
-            raise NotSplicedError
-        # A rank names the tensors mostly in the order in which the metadata does.
-        found: Ints = (self._next + np.arange(len(at))) % count
-        others = np.flatnonzero(~self._are(found, words, at, length))
-        if len(others):
-            at, length = at[others], length[others]
+        found = np.full(len(at), -1, np.int32)
+        left = np.arange(len(at))
+        if is_cyclic:
+            left = self._predicted(found, scan, at, length)
+        if len(left):
+            at, length = at[left], length[left]
             # Or all chunks of a tensor, one behind the other.
-            again = np.zeros(len(others), bool)
-            again[1:] = same_texts(words, at[1:], length[1:], words, at[:-1], length[:-1])
+            again = np.zeros(len(left), bool)
+            again[1:] = same_texts(scan, at[1:], length[1:], scan, at[:-1], length[:-1])
             heads = np.flatnonzero(~again)
-            at, length = at[heads], length[heads]
-            place = np.searchsorted(self._sorted, _sums(words, at, length))
-            names = self._order[np.minimum(place, count - 1)]
-            if not self._are(names, words, at, length).all():
-                raise NotSplicedError
-            found[others] = names[np.cumsum(~again) - 1]
-        self._next = int(found[-1]) + 1
+            found[left] = self._looked_up(scan, at[heads], length[heads])[np.cumsum(~again) - 1]
+        if is_cyclic and len(found):
+            self.follow(found[left])
+            self._next = int(self._place.filled()[found[-1]]) + 1
         return found
 
-    def _are(self, names: Ints, words: Words, at: Ints, length: Ints) -> npt.NDArray[np.bool_]:
-        """Whether strings are these names, byte by byte."""
-        starts, lengths = self._starts[names], self._lengths[names]
-        return same_texts(words, at, length, self._words, starts, lengths)
+    def follow(self, numbers: npt.NDArray[np.int32]) -> None:
+        """Expect strings in this order; those that are expected already stay where they are."""
+        self._place.add(np.full(len(self) - len(self._place.filled()), -1, np.int32))
+        place, count = self._place.filled(), len(self._cycle.filled())
+        new, first = np.unique(numbers[place[numbers] < 0], return_index=True)
+        new = new[np.argsort(first)]
+        place[new] = np.arange(count, count + len(new))
+        self._cycle.add(new)
+
+    def _predicted(
+        self, found: npt.NDArray[np.int32], scan: PickleBytes, at: Ints, length: Ints
+    ) -> Ints:
+        """Fill in the strings that come in the order expected; which others there are."""
+        begin = 0
+        for _ in range(_MAX_TRIES if len(self._cycle.filled()) else 0):
+            count = len(at) - begin
+            wrong = self._expect(found, scan, at, length, slice(begin, begin + _PROBE))
+            if 2 * len(wrong) <= min(count, _PROBE):
+                wrong = self._expect(found, scan, at, length, slice(begin, None))
+                if 4 * len(wrong) <= count:
+                    break
+            # Go on behind the first that was not expected: it is elsewhere in the order, or new.
+            first = begin + int(wrong[0])
+            one = slice(first, first + 1)
+            found[one] = self._looked_up(scan, at[one], length[one])
+            self.follow(found[one])
+            self._next = int(self._place.filled()[found[first]]) + 1
+            begin = first + 1
+        return np.flatnonzero(found < 0)
+
+    def _expect(
+        self,
+        found: npt.NDArray[np.int32],
+        scan: PickleBytes,
+        at: Ints,
+        length: Ints,
+        rows: slice,
+    ) -> Ints:
+        """Fill in those of some strings that come in the order expected; which of them do not."""
+        cycle = self._cycle.filled()
+        at, length = at[rows], length[rows]
+        expected = cycle[(self._next + np.arange(len(at))) % len(cycle)]
+        same = self._are(expected, scan, at, length)
+        found[rows] = np.where(same, expected, -1)
+        return np.flatnonzero(~same)
+
+    def number_of(self, text: bytes, *, is_new: bool = True) -> int:
+        """The number of one string; it is given one if it may be new, or else -1."""
+        scan = PickleBytes(np.frombuffer(text + bytes(PAD), np.uint8))
+        at, length = np.zeros(1, np.int64), np.asarray([len(text)])
+        if not is_new and _sums(scan, at, length)[0] not in self._sorted:
+            return -1
+        return int(self._looked_up(scan, at, length)[0])
+
+    def _looked_up(self, scan: PickleBytes, at: Ints, length: Ints) -> npt.NDArray[np.int32]:
+        sums = _sums(scan, at, length)
+        place = np.searchsorted(self._sorted, sums)
+        known = np.flatnonzero(place < len(self._sorted))
+        known = known[self._sorted[place[known]] == sums[known]]
+        found = np.full(len(at), -1, np.int32)
+        found[known] = self._order[place[known]]
+        new = np.flatnonzero(found < 0)
+        if len(new):
+            found[new] = self._add(scan, at[new], length[new], sums[new])
+        if not self._are(found, scan, at, length).all():
+            raise NotSplicedError
+        return found
+
+    def _add(self, scan: PickleBytes, at: Ints, length: Ints, sums: Words) -> npt.NDArray[np.int32]:
+        """Strings that are new, numbered in the order in which each stands first."""
+        found, first, which = np.unique(sums, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        number = np.empty(len(order), np.int32)
+        number[order] = np.arange(len(self), len(self) + len(order), dtype=np.int32)
+        firsts = first[order]
+        at, length = at[firsts], length[firsts]
+        data = scan.data.data
+        text = b"".join(
+            [data[b:e] for b, e in zip(at.tolist(), (at + length).tolist(), strict=True)]
+        )
+        begins = self._end + np.cumsum(length) - length
+        self._make_room(len(text))
+        self._data[self._end : self._end + len(text)] = np.frombuffer(text, np.uint8)
+        self._end += len(text)
+        self._at.add(begins)
+        self._length.add(length)
+        place = np.searchsorted(self._sorted, found)
+        self._sorted = np.insert(self._sorted, place, found)
+        self._order = np.insert(self._order, place, number)
+        return number[which]
+
+    def _make_room(self, num_bytes: int) -> None:
+        if self._end + num_bytes + PAD > len(self._data):
+            more = np.zeros(2 * (self._end + num_bytes) + PAD, np.uint8)
+            more[: self._end] = self._data[: self._end]
+            self._data, self._scan = more, PickleBytes(more)
+
+    def _are(
+        self, numbers: npt.NDArray[np.int32], scan: PickleBytes, at: Ints, length: Ints
+    ) -> npt.NDArray[np.bool_]:
+        """Whether strings are those of these numbers, byte by byte."""
+        mine, my_length = self.places(numbers)
+        return same_texts(scan, at, length, self._scan, mine, my_length)
+
+    # -- by their number ----------------------------------------------------------------------
+
+    def places(self, numbers: npt.NDArray[Any]) -> tuple[Ints, Ints]:
+        """Where strings lie in `scan`, and their bytes."""
+        return self._at.filled()[numbers], self._length.filled()[numbers]
+
+    @property
+    def scan(self) -> PickleBytes:
+        """All of them."""
+        return self._scan
+
+    def bytes_of(self, number: int) -> bytes:
+        """What one says."""
+        at, length = int(self._at.filled()[number]), int(self._length.filled()[number])
+        return self._data[at : at + length].tobytes()
+
+    def texts(self, numbers: npt.NDArray[Any]) -> list[str]:
+        """What they say; of each one object, however often it is asked for."""
+        known, wanted = self._known, numbers.tolist()
+        known += [""] * (len(self) - len(known))
+        self._is_known.add(np.zeros(len(self) - len(self._is_known.filled()), bool))
+        new = numbers[~self._is_known.filled()[numbers]]
+        self._is_known.filled()[new] = True
+        at, length = self.places(new)
+        data = self._data.data
+        for number, first, last in zip(
+            new.tolist(), at.tolist(), (at + length).tolist(), strict=True
+        ):
+            known[number] = str(data[first:last], "utf-8", "surrogatepass")
+        return [known[number] for number in wanted]
+
+    # -- by their place in the memo -----------------------------------------------------------
+
+    def memorize(self, memo: Ints, numbers: npt.NDArray[np.int32]) -> None:
+        """Which strings the memo has at some places, which all are behind those known so far."""
+        order = np.argsort(memo, kind="stable")
+        self._memo.add(memo[order])
+        self._strings.add(numbers[order])
+
+    def at_memo(self, memo: Ints) -> npt.NDArray[np.int32]:
+        """The strings at places of the memo; -1 where there is none of the records."""
+        known = self._memo.filled()
+        found = np.full(len(memo), -1, np.int32)
+        if len(known):
+            wanted = memo.astype(np.int32)
+            place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+            same = known[place] == wanted
+            found[same] = self._strings.filled()[place[same]]
+        return found
 
 
-def distinct_texts(words: Words, at: Ints, length: Ints) -> tuple[Ints, Ints]:
-    """Where each of some strings stands first, in that order, and which of those each one is.
-
-    Raises:
-        NotSplicedError: Two have one sum by chance, and are not the same.
-    """
-    _, first, which = np.unique(_sums(words, at, length), return_index=True, return_inverse=True)
-    there = first[which]
-    if not same_texts(words, at, length, words, at[there], length[there]).all():
-        raise NotSplicedError
-    order = np.argsort(first)
-    number = np.empty_like(order)
-    number[order] = np.arange(len(order))
-    return first[order], number[which]
-
-
-def _sums(words: Words, at: Ints, length: Ints) -> Words:
+def _sums(scan: PickleBytes, at: Ints, length: Ints) -> Words:
     """A 64-bit sum of each string's bytes."""
     state = _mix(np.uint64(1), length.astype(np.uint64))
-    for word in range(-(-int(length.max(initial=0)) // 8)):
-        mixed = _mix(state, _word(words, at, length, word))
+    most = max(int(length.max(initial=0)), 1)
+    pieces = scan.pieces(at, most)
+    for word in range(-(-most // 8)):
+        mixed = _mix(state, pieces[:, word] & _mask(length, word))
         state = np.where(length > 8 * word, mixed, state)
     return state
 
 
+def _mask(length: Ints, word: int) -> Words:
+    """Which bits of a word of strings of some lengths are theirs."""
+    mask: Words = _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
+    return mask
+
+
 def same_texts(
-    words: Words, at: Ints, length: Ints, others: Words, other_at: Ints, other_length: Ints
+    scan: PickleBytes, at: Ints, length: Ints, others: PickleBytes, other_at: Ints, other: Ints
 ) -> npt.NDArray[np.bool_]:
-    """Whether strings are the same as others, byte by byte."""
-    same: npt.NDArray[np.bool_] = length == other_length
+    """Whether strings are the same as others, byte by byte.
+
+    Args:
+        scan: What the strings lie in.
+        at: Where each begins.
+        length: The bytes of each.
+        others: What the others lie in.
+        other_at: Where each of those begins.
+        other: The bytes of each of those.
+    """
+    same: npt.NDArray[np.bool_] = length == other
     if not same.any():
         return same
-    least = int(length.min())
-    for word in range(-(-int(length.max()) // 8)):
-        mine, theirs = words[at + 8 * word], others[other_at + 8 * word]
-        mine ^= theirs
+    least, most = int(length.min()), max(int(length.max()), 1)
+    mine, theirs = scan.pieces(at, most), others.pieces(other_at, most)
+    for word in range(-(-most // 8)):
+        differing = mine[:, word] ^ theirs[:, word]
         if least < 8 * word + 8:
-            mine &= _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
-        same &= mine == 0
+            differing &= _mask(length, word)
+        same &= differing == 0
     return same
 
 
-def _word(words: Words, at: Ints, length: Ints, word: int) -> Words:
-    """Bytes `8 * word` to `8 * word + 8` of strings, zeros after their ends."""
-    value: Words = words[at + 8 * word] & _FIRST_BYTES[np.clip(length - 8 * word, 0, 8)]
-    return value
-
-
 class EveryTensor:
-    """What the runs of tensors are put together from: lists, of which each takes its part."""
+    """What the runs of tensors are put together from: lists, of which each takes its part.
 
-    def __init__(self, tensors: Tensors, names: list[str]) -> None:
-        ndim = tensors.ndim.astype(np.int64)
-        counts = tensors.last - tensors.first
-        self.names = names
-        self.states: list[int] = tensors.state.tolist()
-        self.shapes = array("q", flat_dims(tensors.sizes, ndim).tobytes())
-        self.box: list[int] = starts_of(ndim).tolist()
-        self.dims = array("q", ndim.tobytes())
+    Args:
+        columns: Of the tensors, as `splice.py` has them.
+        strings: Those that their names are numbers of.
+    """
+
+    def __init__(self, columns: dict[str, npt.NDArray[Any]], strings: Strings) -> None:
+        counts = columns["last"] - columns["first"]
+        self.strings = columns["name"]
+        self.names = strings.texts(self.strings)
+        self.states: list[int] = columns["state"].tolist()
+        self.shapes = array("q", columns["sizes"].tobytes())
+        self.box: list[int] = starts_of(columns["ndim"]).tolist()
+        self.dims = array("q", columns["ndim"].astype(np.int64).tobytes())
         self.counts = array("q", counts.tobytes())
         self.before: list[int] = starts_of(counts).tolist()
-        self.first: list[int] = tensors.first.tolist()
-        self.last: list[int] = tensors.last.tolist()
+        self.first: list[int] = columns["first"].tolist()
+        self.last: list[int] = columns["last"].tolist()

@@ -12,8 +12,9 @@ Nothing is decided here: whether a record really is one, and not the inside of a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,27 +29,26 @@ from inspector.checkpoint.pickle.fields import (
     NEW,
     SIZE,
     SIZED,
-    Bytes,
     Ints,
     PickleBytes,
     RecordPart,
     Texts,
     flat_dims,
-    starts_of,
-    words_of,
 )
 
 __all__ = [
+    "NO_CHUNKS",
     "ChunkForm",
     "Chunks",
+    "GrowingColumn",
     "StoredForm",
     "StoredRecords",
     "objects",
 ]
 
-# Records read together: enough to be quick, few enough that what they need stays in the cache.
-_BLOCK = 1 << 15
 _SCAN_BYTES = 1 << 18
+# Numbers that a column has room for before its first.
+_FRONT = 1 << 10
 
 _BUILT = b"ub"  # SETITEMS BUILD
 _TEXT = rb"(?:%b|\x8c.{1,300}?\x94)" % GET
@@ -70,36 +70,32 @@ _STORED = re.compile(
 )
 
 
-def objects(
-    data: Bytes, end: int, kinds: Sequence[tuple[bytes, int, int]], tell: Callable[[int], None]
-) -> list[Ints]:
-    """Where objects of some kinds may begin in `data[:end]`: a GET, and `NEW`.
+def objects(scan: PickleBytes, end: int, kinds: Sequence[tuple[bytes, int, int]]) -> list[Ints]:
+    """Where objects of some kinds may begin before a place: a GET, and `NEW`.
 
     All are looked for in one pass over the bytes, while those are in the cache.
 
     Args:
-        data: With `PAD` bytes after the end.
+        scan: The pickle without frames, or a part of it.
         end: Where to stop.
         kinds: GET of each kind's class; and from where to where its objects are of interest.
-        tell: Told the bytes that were looked through.
     """
-    words = words_of(data)
+    data = scan.data
     wanted, mask = _word_of(NEW[1:])
-    found = [GrowingColumn(np.int64) for _ in kinds]
+    found: list[list[Ints]] = [[] for _ in kinds]
     for first in range(0, end, _SCAN_BYTES):
         last = min(first + _SCAN_BYTES, end)
         at = np.flatnonzero(data[first:last] == NEW[1]) + first
-        at = at[(words[at] & mask) == wanted]
-        for (new, low, high), column in zip(kinds, found, strict=True):
+        at = at[(scan.words(at) & mask) == wanted]
+        for (new, low, high), pieces in zip(kinds, found, strict=True):
             if last <= low or first >= high or not new:
                 continue
             starts = at - (len(new) + 1)
             if first < low + len(new) + 1 or last > high:
                 starts = starts[(starts >= max(low, 0)) & (starts < high)]
             value, bits = _word_of(new + NEW[:1])
-            column.add(starts[(words[starts] & bits) == value])
-        tell(first)
-    return [column.filled() for column in found]
+            pieces.append(starts[(scan.words(starts) & bits) == value])
+    return [np.concatenate(pieces) if pieces else np.zeros(0, np.int64) for pieces in found]
 
 
 def _word_of(text: bytes) -> tuple[np.uint64, np.uint64]:
@@ -108,16 +104,16 @@ def _word_of(text: bytes) -> tuple[np.uint64, np.uint64]:
 
 
 class GrowingColumn:
-    """A column that is filled block by block; memory is taken as it is filled.
+    """A column that is filled piece by piece; memory is taken as it is filled.
 
     Args:
         kind: Of its numbers.
-        count: How many are expected.
+        count: How many there is room for at first; more may come.
     """
 
     def __init__(self, kind: Any, count: int = 1 << 16) -> None:
-        self._data = np.empty(max(count, 1), kind)
-        self._end = 0
+        self._data = np.empty(max(count, 1) + _FRONT, kind)
+        self._end = _FRONT
 
     def add(self, values: npt.NDArray[Any]) -> None:
         """Some more, as numbers of the column's kind."""
@@ -131,32 +127,28 @@ class GrowingColumn:
 
     def filled(self) -> npt.NDArray[Any]:
         """What was added."""
-        return self._data[: self._end]
+        return self._data[_FRONT : self._end]
+
+    def behind(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Some numbers, and what was added behind them; not copied if they are few."""
+        if len(values) > _FRONT:
+            return np.concatenate([values, self.filled()])
+        begin = _FRONT - len(values)
+        self._data[begin:_FRONT] = values
+        return self._data[begin : self._end]
 
 
-def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
-    """Memo entries that a `torch.Size` of so many dims makes (none for -1, no size at all)."""
-    return np.where(ndim > 0, 3, np.where(ndim == 0, 2, 0))
+# Memo entries that a `torch.Size` of so many dims makes; none for -1, no size at all.
+_MEMO_OF_DIMS = np.asarray([2] + [3] * 8 + [0], np.int8)
+
+
+def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Memo entries that a `torch.Size` of so many dims makes."""
+    return _MEMO_OF_DIMS[ndim]
 
 
 def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     return values if ok.all() else values[ok]
-
-
-def _filled(
-    starts: Ints,
-    kinds: Sequence[Any],
-    read: Callable[[Ints], Sequence[npt.NDArray[Any]]],
-    tell: Callable[[int], None],
-) -> list[Any]:
-    """The columns that a function makes of places, a block after the other."""
-    columns = [GrowingColumn(kind, len(starts)) for kind in kinds]
-    for first in range(0, len(starts), _BLOCK):
-        block = starts[first : first + _BLOCK]
-        for column, values in zip(columns, read(block), strict=True):
-            column.add(values)
-        tell(int(block[-1]))
-    return [column.filled() for column in columns]
 
 
 @dataclass(slots=True)
@@ -167,19 +159,38 @@ class Chunks:
         start, length: Where each lies, and its bytes.
         num_memo: Memo entries that each makes.
         ndim: Dims of its box.
-        box: Place of each record's dims in `offsets` and `sizes`, with one more at the end.
+        offsets, sizes: The dims of all, one record after the other.
     """
 
     start: Ints
-    length: npt.NDArray[np.int16]
+    length: Ints
     num_memo: npt.NDArray[np.int8]
     ndim: npt.NDArray[np.int8]
-    box: Ints
     offsets: Ints
     sizes: Ints
 
+    def before(self, end: int) -> Chunks:
+        """Those that begin before a place."""
+        count = int(np.searchsorted(self.start, end))
+        if count == len(self.start):
+            return self
+        num_dims = int(self.ndim[:count].sum(dtype=np.int64))
+        rows, dims = slice(count), slice(num_dims)
+        return Chunks(
+            self.start[rows],
+            self.length[rows],
+            self.num_memo[rows],
+            self.ndim[rows],
+            self.offsets[dims],
+            self.sizes[dims],
+        )
 
-@dataclass(frozen=True, slots=True)
+
+_NONE, _NO_DIMS = np.zeros(0, np.int64), np.zeros(0, np.int8)
+NO_CHUNKS = Chunks(_NONE, _NONE, _NO_DIMS, _NO_DIMS, _NONE, _NONE)
+
+
+@dataclass(frozen=True)
 class ChunkForm:
     """How a `ChunkStorageMetadata` is written: the memo references (GET opcodes) in it."""
 
@@ -189,9 +200,9 @@ class ChunkForm:
     size: bytes
 
     @classmethod
-    def learn(cls, pickle: memoryview, begin: int) -> ChunkForm | None:
-        """The form of the first record after `begin`, or None if there is none soon."""
-        match = _CHUNK.search(pickle, begin, begin + (1 << 20))
+    def learn(cls, pickle: memoryview, begin: int, end: int) -> ChunkForm | None:
+        """The form of the first record between two places, or None if there is none."""
+        match = _CHUNK.search(pickle, begin, end)
         return match and cls(**match.groupdict())
 
     @property
@@ -199,35 +210,32 @@ class ChunkForm:
         """GETs of the class, the two keys and `torch.Size`."""
         return self.new + self.offsets + self.sizes + self.size
 
-    def read(self, scan: PickleBytes, starts: Ints, tell: Callable[[int], None]) -> Chunks:
+    @cached_property
+    def _parts(self) -> tuple[RecordPart, RecordPart]:
+        begin = self.new + NEW + self.offsets + self.size
+        first = RecordPart(begin, DIMS, SIZED + self.sizes + self.size)
+        return first, RecordPart(DIMS, SIZED + _BUILT)
+
+    def read(self, scan: PickleBytes, starts: Ints) -> Chunks:
         """Read the records that follow the form.
 
         Args:
-            scan: The pickle without frames.
+            scan: The pickle without frames, or a part of it.
             starts: Where such a record may begin, from `objects`.
-            tell: Told the bytes that were looked through.
         """
-        begin = self.new + NEW + self.offsets + self.size
-        first = RecordPart(begin, DIMS, SIZED + self.sizes + self.size)
-        second = RecordPart(DIMS, SIZED + _BUILT)
-
-        def read(block: Ints) -> tuple[npt.NDArray[Any], ...]:
-            offset = first.read(scan, block)
-            size = second.read(scan, offset.end)
-            ok = offset.ok & size.ok & (offset.ndim == size.ndim)
-            dims = _kept(offset.ndim, ok)
-            return (
-                _kept(block, ok),
-                _kept(size.end - block, ok),
-                2 + 2 * _num_memo(dims),
-                dims,
-                flat_dims(_kept(offset.dims, ok), dims),
-                flat_dims(_kept(size.dims, ok), dims),
-            )
-
-        kinds = (np.int64, np.int16, np.int8, np.int8, np.int64, np.int64)
-        start, length, num_memo, ndim, offsets, sizes = _filled(starts, kinds, read, tell)
-        return Chunks(start, length, num_memo, ndim, starts_of(np.maximum(ndim, 0)), offsets, sizes)
+        first, second = self._parts
+        offset = first.read(scan, starts)
+        size = second.read(scan, offset.end)
+        ok = offset.ok & size.ok & (offset.ndim == size.ndim)
+        dims = _kept(offset.ndim, ok)
+        return Chunks(
+            _kept(starts, ok),
+            _kept(size.end - starts, ok),
+            2 + 2 * _num_memo(dims),
+            dims,
+            flat_dims(_kept(offset.dims, ok), dims),
+            flat_dims(_kept(size.dims, ok), dims),
+        )
 
 
 @dataclass(slots=True)
@@ -238,49 +246,25 @@ class StoredRecords:
         start, length: Where each lies, and its bytes.
         num_memo: Memo entries that each makes: the name is the third, if it is given here, and
             the path the last.
-        name_length, name_ref: Bytes of the fqn, or else its memo number (not -1).
-        path_at, path_length, path_ref: The data file's path, likewise, and its place after `start`.
+        name, path: The fqn, and the data file's path.
         index: Hint of the chunk's position in its tensor's list, or -1.
         ndim: Dims of the chunk offset; -1 if there is none (a bytes entry).
-        box: Place of each record's dims in `offsets`, with one more at the end.
-        name_at: Place of the fqn after `start`.
+        offsets: The dims of all, one record after the other.
     """
 
     start: Ints
-    length: npt.NDArray[np.int16]
+    length: Ints
     num_memo: npt.NDArray[np.int8]
-    name_length: npt.NDArray[np.int16]
-    name_ref: npt.NDArray[np.int32]
-    path_at: npt.NDArray[np.int16]
-    path_length: npt.NDArray[np.int16]
-    path_ref: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int32]
+    name: Texts
+    path: Texts
+    index: Ints
     ndim: npt.NDArray[np.int8]
     byte_offset: Ints
     byte_length: Ints
     offsets: Ints
-    box: Ints
-    name_at: int
-
-    def text(self, which: str, rows: slice) -> Texts:
-        """The `name` or the `path` of some records."""
-        if which == "name":
-            at = self.start[rows] + self.name_at
-            length, ref = self.name_length[rows], self.name_ref[rows]
-        else:
-            at = self.start[rows] + self.path_at[rows]
-            length, ref = self.path_length[rows], self.path_ref[rows]
-        return Texts(at, length.astype(np.int64), ref.astype(np.int64))
 
 
-#: Of the first columns of `StoredRecords`, up to its offsets.
-_STORED_KINDS = (
-    *(np.int64, np.int16, np.int8, np.int16, np.int32, np.int16),
-    *(np.int16, np.int32, np.int32, np.int8, np.int64, np.int64, np.int64),
-)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoredForm:
     """How a `MetadataIndex` and its `_StorageInfo` are written: the memo references in them."""
 
@@ -295,9 +279,9 @@ class StoredForm:
     length: bytes
 
     @classmethod
-    def learn(cls, pickle: memoryview, begin: int) -> StoredForm | None:
-        """The form of the first record after `begin`, or None if there is none soon."""
-        match = _STORED.search(pickle, begin, begin + (1 << 20))
+    def learn(cls, pickle: memoryview, begin: int, end: int) -> StoredForm | None:
+        """The form of the first record between two places, or None if there is none."""
+        match = _STORED.search(pickle, begin, end)
         return match and cls(**match.groupdict())
 
     @property
@@ -307,32 +291,12 @@ class StoredForm:
             self.new + self.fqn + self.index + self.offset + self.size + self.info + self.path
         ) + (self.start + self.length)
 
-    def read(self, scan: PickleBytes, starts: Ints, tell: Callable[[int], None]) -> StoredRecords:
+    def read(self, scan: PickleBytes, starts: Ints) -> StoredRecords:
         """Read the records that follow the form; arguments as for chunks."""
-        segments = self._segments()
+        segments = self._segments
         begin = self.new + NEW + self.fqn
-        columns = _filled(starts, _STORED_KINDS, lambda at: self._rows(scan, segments, at), tell)
-        columns += [starts_of(np.maximum(columns[9], 0)), len(begin) + 2]
-        return StoredRecords(*columns)
-
-    def _segments(self) -> tuple[RecordPart, ...]:
-        """Index; offset, where there is one; byte offset and length."""
-        return (
-            RecordPart(self.index, INT_OR_NONE),
-            RecordPart(self.offset + self.size, DIMS, SIZED + self._middle),
-            RecordPart(self.start, INT, self.length, INT, _BUILT),
-        )
-
-    @property
-    def _middle(self) -> bytes:
-        return _BUILT + self.info + NEW + self.path
-
-    def _rows(
-        self, scan: PickleBytes, segments: tuple[RecordPart, ...], start: Ints
-    ) -> tuple[Any, ...]:
-        begin = self.new + NEW + self.fqn
-        ok = scan.begin_so(start, begin)
-        is_text, at, name = scan.texts(start + len(begin))
+        ok = scan.begin_so(starts, begin)
+        is_text, at, name = scan.texts(starts + len(begin))
         index = segments[0].read(scan, at)
         offset = segments[1].read(scan, index.end)
         at, ndim = offset.end, offset.ndim
@@ -346,7 +310,29 @@ class StoredForm:
         numbers = segments[2].read(scan, at)
         ok &= is_text & index.ok & is_path & numbers.ok & (index.ints[0] < 1 << 31)
         num_memo = 4 + _num_memo(ndim) + (name.ref < 0) + (path.ref < 0)
-        columns: list[Any] = [start, numbers.end - start, num_memo, name.length, name.ref]
-        columns += [path.at - start, path.length, path.ref, index.ints[0], ndim, *numbers.ints]
-        kept = (_kept(column, ok) for column in columns)
-        return (*kept, flat_dims(_kept(offset.dims, ok), _kept(ndim, ok)))
+        rows = slice(None) if ok.all() else ok
+        return StoredRecords(
+            starts[rows],
+            numbers.end[rows] - starts[rows],
+            num_memo[rows],
+            name.of(rows),
+            path.of(rows),
+            index.ints[0][rows],
+            ndim[rows],
+            numbers.ints[0][rows],
+            numbers.ints[1][rows],
+            flat_dims(offset.dims[rows], ndim[rows]),
+        )
+
+    @cached_property
+    def _segments(self) -> tuple[RecordPart, ...]:
+        """Index; offset, where there is one; byte offset and length."""
+        return (
+            RecordPart(self.index, INT_OR_NONE),
+            RecordPart(self.offset + self.size, DIMS, SIZED + self._middle),
+            RecordPart(self.start, INT, self.length, INT, _BUILT),
+        )
+
+    @property
+    def _middle(self) -> bytes:
+        return _BUILT + self.info + NEW + self.path

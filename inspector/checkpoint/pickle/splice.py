@@ -18,22 +18,31 @@ In every other case `NotSplicedError` is raised, and the file is read the slow w
 from __future__ import annotations
 
 import io
-import os
 import re
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import Paths, TensorForm, Tensors, read_paths
-from inspector.checkpoint.pickle.fields import PAD, Ints, PickleBytes, starts_of
+from inspector.checkpoint.pickle.fields import (
+    PAD,
+    Ints,
+    PickleBytes,
+    flat_dims,
+    starts_of,
+)
+from inspector.checkpoint.pickle.frames import NotSplicedError, Opcodes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
+from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import (
+    NO_CHUNKS,
     ChunkForm,
     Chunks,
+    GrowingColumn,
     StoredForm,
     StoredRecords,
     objects,
@@ -41,16 +50,26 @@ from inspector.checkpoint.pickle.records import (
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
 from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
-from inspector.checkpoint.pickle.walk import NotSplicedError, OpcodeWalk, RecordRun, op_end
+from inspector.checkpoint.pickle.walk import FileWindow, OpcodeWalk, RecordRun, op_end
 
-__all__ = ["NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
+__all__ = ["WINDOW_BYTES", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
 
-_MAX_REST = 4096
+#: How much of a file is held at a time: little enough to stay in the processor's cache.
+WINDOW_BYTES = 4 << 20
 # Bytes that are walked in any case. Beyond a third of the file the slow way is as quick.
 _MAX_WALK = 4 << 20
 # Python writes fewer bytes than this without a frame (Lib/pickle.py, _FRAME_SIZE_MIN). Of a pickle
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
+_PLANNER = re.compile(rb"planner_data")
+# The class whose first mention a form is looked for behind, and in how many bytes.
+_LEARNED = {
+    "tensors": (re.compile(rb"TensorStorageMetadata"), 8 << 20),
+    "chunks": (re.compile(rb"ChunkStorageMetadata"), 1 << 20),
+    "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
+}
+# Kinds of which there may be one in a few dozen bytes of the file.
+_MANY = ("chunks", "stored")
 
 
 @dataclass(slots=True)
@@ -58,41 +77,45 @@ class Spliced:
     """A metadata pickle with its runs of records apart.
 
     Attributes:
-        scan: The pickle without frames, and `PAD` zero bytes.
         pickled: The rest, through the gate. A run of chunks is a tuple in the list, the run first,
             then `refs`; another is a dict's key, with a tuple of `refs` as its value, which for
             tensors has the properties of each state behind them.
+        boxes: Offsets and sizes of chunks, one chunk's after the other's.
+        columns: Of all records of each kind: see `_COLUMNS`. Names and paths are `strings` by
+            number, a tensor's state is one of those that its run has.
+        strings: Those of the records.
         runs: All of them, in the order of the file.
         refs: What the forms' GETs must have given, by kind of run.
         trailing_bytes: Bytes after the pickle's end.
     """
 
-    scan: PickleBytes
     protocol: int
     pickled: Pickled
-    chunks: Chunks | None
-    stored: StoredRecords | None
-    tensors: Tensors | None
-    paths: Paths | None
+    boxes: dict[str, GrowingColumn]
+    columns: dict[str, dict[str, npt.NDArray[Any]]]
+    strings: Strings
     runs: list[RecordRun]
-    walk: OpcodeWalk
     refs: dict[str, tuple[Any, ...]]
     trailing_bytes: int
 
 
-@dataclass(slots=True)
-class Unframed:
-    """A pickle's opcodes without frames; `cuts` are where those began."""
-
-    data: npt.NDArray[np.uint8]
-    end: int
-    protocol: int
-    cuts: list[int] = field(default_factory=list)
-    num_unframed: int = 0
+#: What is kept of the records of each kind; dims and sizes lie one record's after the other's.
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "chunks": {"ndim": np.int8, "offsets": np.int64, "sizes": np.int64},
+    "tensors": {"name": np.int32, "state": np.int8, "ndim": np.int8, "sizes": np.int64}
+    | {"first": np.int64, "last": np.int64},
+    "paths": {"name": np.int32, "first": np.int32, "second": np.int32},
+    "stored": {"name": np.int32, "path": np.int32, "index": np.int32, "ndim": np.int8}
+    | {"byte_offset": np.int64, "byte_length": np.int64, "offsets": np.int64},
+}
 
 
 def read_spliced(
-    fd: int, num_bytes: int, tell: Callable[[int], None], digest: Any = None
+    fd: int,
+    num_bytes: int,
+    tell: Callable[[int], None],
+    digest: Any = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> Spliced:
     """Read one metadata pickle.
 
@@ -101,146 +124,232 @@ def read_spliced(
         num_bytes: Its size.
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
+        window_bytes: How much of it is held at a time; more where an opcode takes more.
 
     Raises:
         NotSplicedError: It has to be read as any other pickle; nothing is said of what it holds.
     """
-    raw = _unframed(fd, num_bytes, digest)
-    end = raw.end
-    scan = PickleBytes(raw.data)
-    pickle = raw.data.data[:end]
-    tensor_form, chunk_form, stored_form, behind = _forms(pickle)
-    if chunk_form is None:
-        raise NotSplicedError
-    # Entries come before places: each is looked for on its own side only.
-    kinds = [
-        (b"" if form is None else form.new, *side)
-        for form, side in (
-            (chunk_form, (0, behind or end)),
-            (tensor_form, (0, behind or end)),
-            (stored_form, (behind, end)),
+    splicing = _Splicing(Opcodes(fd, num_bytes, digest), num_bytes, window_bytes)
+    splicing.read(tell)
+    return splicing.result()
+
+
+class _Splicing:
+    """The reading of one pickle, a window after the other."""
+
+    def __init__(self, opcodes: Opcodes, num_bytes: int, window_bytes: int) -> None:
+        self._opcodes = opcodes
+        self._num_bytes = num_bytes
+        self._scan = PickleBytes(np.zeros(window_bytes + PAD, np.uint8))
+        self._strings = Strings()
+        self._walk = OpcodeWalk(opcodes.protocol, self._strings)
+        self._forms: dict[str, Any] = {}
+        self._seen: dict[str, int] = {}
+        self._is_behind = False
+        self._runs: list[RecordRun] = []
+        self._bases = dict.fromkeys(_COLUMNS, 0)
+        # Room that is not used takes no memory.
+        self._columns = {
+            kind: {
+                name: GrowingColumn(of, num_bytes // (32 if kind in _MANY else 1 << 9))
+                for name, of in names.items()
+            }
+            for kind, names in _COLUMNS.items()
+        }
+        self._trailing_bytes = 0
+
+    def read(self, tell: Callable[[int], None]) -> None:
+        """Go through all of it.
+
+        Args:
+            tell: Told how far it is.
+        """
+        opcodes, walk = self._opcodes, self._walk
+        begin = held = 0  # Where the window begins, and how much of it is there.
+        while not walk.is_over:
+            data = self._scan.data
+            held += opcodes.read_into(data.data[held : len(data) - PAD])
+            data[held : held + PAD] = 0
+            cuts = [cut - begin for cut in opcodes.cuts]
+            window = self._window(held, cuts, begin)
+            self._check_walked(window, begin)
+            done = walk.go(window, self._refs())
+            self._keep(window)
+            if walk.is_over:
+                self._trailing_bytes = held - done
+            elif not done:
+                data = np.zeros(2 * len(data), np.uint8)
+                data[:held] = self._scan.data[:held]
+                self._scan = PickleBytes(data)
+            data[: held - done] = data[done:held].copy()
+            held, begin = held - done, begin + done
+            opcodes.cuts = [cut for cut in opcodes.cuts if cut >= begin]
+            tell(begin * 9 // 10)
+        if opcodes.num_unframed - self._trailing_bytes >= _MIN_FRAME:
+            raise NotSplicedError
+        if not self._runs or "chunks" not in self._forms:
+            raise NotSplicedError
+
+    def _check_walked(self, window: FileWindow, begin: int) -> None:
+        """Refuse what is mostly no records: the slow way is as quick."""
+        rest = window.end - sum(run.end - run.start for run in window.runs)
+        if not window.is_last and window.stop is not None:
+            rest -= window.end - window.stop
+        walked = self._walk.num_walked + rest
+        seen = begin + window.end
+        if walked > max(_MAX_WALK, min(self._num_bytes // 3, seen * 2 // 3)):
+            raise NotSplicedError
+
+    def _window(self, end: int, cuts: list[int], begin: int) -> FileWindow:
+        """What is read of a window, and where it ends."""
+        scan = self._scan
+        pickle = scan.data.data[:end]
+        is_last = self._opcodes.is_over
+        behind = 0
+        if not self._is_behind:
+            planner = _PLANNER.search(pickle)
+            self._is_behind = planner is not None
+            behind = planner.end() if planner else end
+        self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
+        self._learn("chunks", ChunkForm, pickle, begin)
+        if self._is_behind:
+            self._learn("stored", StoredForm, pickle[behind:], begin + behind)
+        # Entries come before places: each is looked for on its own side only.
+        tensor_form, chunk_form, stored_form = map(self._forms.get, ("tensors", "chunks", "stored"))
+        of_chunks, of_tensors, of_places = objects(
+            scan,
+            end,
+            [
+                (chunk_form.new if chunk_form else b"", 0, behind),
+                (tensor_form.new if tensor_form else b"", 0, behind),
+                (stored_form.new if stored_form else b"", behind, end),
+            ],
         )
-    ]
-    of_chunks, of_tensors, of_places = objects(raw.data, end, kinds, lambda n: tell(n // 5))
-    chunks: Chunks = chunk_form.read(scan, of_chunks, lambda n: tell((end + 2 * n) // 5))
-    del of_chunks
-    stored = stored_form and stored_form.read(scan, of_places, lambda n: tell((3 * end + n) // 5))
-    del of_places
-    tensors = tensor_form and tensor_form.read(scan, of_tensors, chunks)
-    storage = stored.start[0] if stored and len(stored.start) else end
-    paths = read_paths(scan, behind, int(storage)) if behind < storage else None
-    runs = [*_chunk_runs(chunks, tensors)]
-    refs = {"chunks": chunk_form.refs}
-    if stored is not None:
-        runs += _stored_runs(scan, stored)
-        refs["stored"] = stored_form.refs
-    if tensors is not None:
-        runs += _linked_runs("tensors", tensors)
-        refs["tensors"] = tensor_form.refs + chunk_form.refs
-    if paths is not None:
-        runs += _linked_runs("paths", paths)
-        refs["paths"] = b""
-    rest = end - sum(run.end - run.start for run in runs)
-    if not runs or rest > max(_MAX_WALK, end // 3):
-        raise NotSplicedError
-    runs.sort(key=lambda run: run.start)
-    _check_borders(raw, chunks, stored, tensors, paths)
-    walk = OpcodeWalk(scan, raw.end, raw.cuts, runs, refs, (chunks, stored, tensors, paths))
-    text = walk.text(raw.protocol)
-    gate = _SplicedGate(io.BufferedReader(io.BytesIO(text)), walk.token, runs)
-    pickled = load(gate.file, gate)
-    trailing = raw.end - walk.stop
-    if raw.num_unframed - trailing >= _MIN_FRAME or gate.num_taken != len(runs):
-        raise NotSplicedError
-    walk.check_order()
-    size = gate.find_class("torch", "Size")
-    of_chunk = (ChunkRecord, "offsets", "sizes", size)
-    tell(num_bytes * 9 // 10)
-    return Spliced(
-        scan,
-        raw.protocol,
-        pickled,
-        chunks,
-        stored,
-        tensors,
-        paths,
-        runs,
-        walk,
-        {
+        chunks = chunk_form.read(scan, of_chunks) if chunk_form else NO_CHUNKS
+        stored = stored_form.read(scan, of_places) if stored_form else None
+        tensors = None
+        if tensor_form and chunk_form:
+            tensors = tensor_form.read(scan, of_tensors, chunks)
+        paths = None
+        if self._is_behind and not self._bases["stored"]:
+            storage = int(stored.start[0]) if stored and len(stored.start) else end
+            paths = read_paths(scan, behind, storage)
+        ends = [int(r.end[-1]) for r in (tensors, paths) if r and len(r.start)]
+        ends += [int(r.start[-1] + r.length[-1]) for r in (stored,) if r and len(r.start)]
+        if not ends and len(chunks.start):
+            ends = [int(chunks.start[-1] + chunks.length[-1])]
+        stop = None if is_last or not ends else max(ends)
+        if stop is not None:
+            # A tensor of which not all is there is read with the next window.
+            chunks = chunks.before(stop)
+        window = FileWindow(
+            scan, end, stop, is_last, cuts, {**self._bases}, chunks, stored, tensors, paths, []
+        )
+        window.runs = sorted(_runs(window), key=lambda run: run.start)
+        _check_borders(window)
+        return window
+
+    def _refs(self) -> dict[str, bytes]:
+        """GETs of what every record of a kind refers to."""
+        refs = {kind: form.refs for kind, form in self._forms.items()}
+        if "tensors" in refs:
+            refs["tensors"] += refs.get("chunks", b"")
+        return {**refs, "paths": b""}
+
+    def _learn(self, kind: str, form: Any, pickle: memoryview | bytes, begin: int) -> None:
+        """Learn the form of a kind of record from the first that has it, if there is one soon."""
+        if kind in self._forms:
+            return
+        name, num_bytes = _LEARNED[kind]
+        at = 0
+        if kind not in self._seen:
+            found = name.search(pickle)
+            if found is None:
+                return
+            at = found.start()
+            self._seen[kind] = begin + at
+        last = self._seen[kind] + num_bytes - begin
+        if last > at:
+            found = form.learn(pickle, at, last)
+            if found is not None:
+                self._forms[kind] = found
+
+    def _keep(self, window: FileWindow) -> None:
+        """Take what will be needed of a window's records."""
+        for kind, columns in self._columns.items():
+            records: Any = getattr(window, kind)
+            if records is None or not len(records.start):
+                continue
+            for name, column in columns.items():
+                values: Any = window.strings.get((kind, name))
+                if values is None:
+                    values = getattr(records, name)
+                if kind == "tensors" and name in ("first", "last"):
+                    values = values + self._bases["chunks"]
+                elif kind == "tensors" and name == "sizes":
+                    values = flat_dims(values, records.ndim)
+                column.add(values)
+        for kind in self._bases:
+            records = getattr(window, kind)
+            self._bases[kind] += 0 if records is None else len(records.start)
+        self._runs += window.runs
+
+    def result(self) -> Spliced:
+        """What was read, once all is."""
+        walk, runs = self._walk, self._runs
+        gate = _SplicedGate(io.BufferedReader(io.BytesIO(walk.out)), walk.token, runs)
+        pickled = load(gate.file, gate)
+        if gate.num_taken != len(runs):
+            raise NotSplicedError
+        size = gate.find_class("torch", "Size")
+        of_chunk = (ChunkRecord, "offsets", "sizes", size)
+        boxes = {name: self._columns["chunks"].pop(name) for name in ("offsets", "sizes")}
+        columns = {
+            kind: {name: column.filled() for name, column in of_kind.items()}
+            for kind, of_kind in self._columns.items()
+        }
+        refs = {
             "chunks": of_chunk,
             "stored": (Index, "fqn", "index", "offset", size, Info)
             + ("relative_path", "offset", "length"),
             "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks", *of_chunk),
             "paths": (),
-        },
-        trailing,
-    )
+        }
+        return Spliced(
+            self._opcodes.protocol,
+            pickled,
+            boxes,
+            columns,
+            self._strings,
+            runs,
+            refs,
+            self._trailing_bytes,
+        )
 
 
-def _forms(pickle: memoryview) -> tuple[Any, Any, Any, int]:
-    """The forms of tensors, chunks and stored places, and where the first two are over."""
-    tensor_form: Any = _learn(TensorForm, pickle, b"TensorStorageMetadata", 0)
-    chunk_form: Any = _learn(ChunkForm, pickle, b"ChunkStorageMetadata", 0)
-    planner = re.compile(b"planner_data").search(pickle)
-    behind = planner.end() if planner else 0
-    stored_form: Any = _learn(StoredForm, pickle, b"MetadataIndex", behind)
-    return tensor_form, chunk_form, stored_form, behind
+def _runs(window: FileWindow) -> Iterator[RecordRun]:
+    """Records that stand one behind the other."""
+    yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
+    if window.stored is not None:
+        yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
+    if window.tensors is not None:
+        yield from _linked_runs("tensors", window.tensors, window.bases["tensors"])
+    if window.paths is not None:
+        yield from _linked_runs("paths", window.paths, window.bases["paths"])
 
 
-def _learn(form: Any, pickle: memoryview, name: bytes, begin: int) -> Any:
-    found = re.compile(name).search(pickle, begin)
-    return found and form.learn(pickle, found.start())
-
-
-def _unframed(fd: int, num_bytes: int, digest: Any) -> Unframed:
-    """The pickle without the FRAME opcodes, which say only how much to read ahead."""
-    data = np.empty(num_bytes + PAD, np.uint8)
-    view = data.data
-    start = os.read(fd, 2)
-    if len(start) < 2 or start[:1] != b"\x80" or start[1] not in (4, 5):
-        raise NotSplicedError
-    raw = Unframed(data, 0, start[1])
-    if digest is not None:
-        digest.update(start)
-    header = os.read(fd, 9)
-    while len(header) == 9 and header[:1] == b"\x95":
-        raw.cuts.append(raw.end)
-        first, last = raw.end, raw.end + int.from_bytes(header[1:], "little")
-        if last > num_bytes:
-            raise NotSplicedError
-        while raw.end < last:
-            taken = os.readv(fd, [view[raw.end : last]])
-            if not taken:
-                raise NotSplicedError
-            raw.end += taken
-        if digest is not None:
-            digest.update(header)
-            digest.update(view[first:last])
-        header = os.read(fd, 9)
-    # A few last bytes may stand without a frame; then what follows the pickle, if anything does.
-    rest = header + os.read(fd, _MAX_REST)
-    if len(rest) >= _MAX_REST:
-        raise NotSplicedError
-    if digest is not None:
-        digest.update(rest)
-    raw.num_unframed = len(rest)
-    view[raw.end : raw.end + len(rest)] = rest
-    raw.end += len(rest)
-    raw.data = data[: raw.end + PAD]
-    raw.data[raw.end :] = 0
-    return raw
-
-
-def _chunk_runs(chunks: Chunks, tensors: Tensors | None) -> Iterator[RecordRun]:
+def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
     """Chunks that stand one behind the other and are of no tensor's entry that was read."""
     count = len(chunks.start)
     if not count:
         return
-    within = np.zeros(count + 1, np.int32)
+    alone = np.ones(count, bool)
     if tensors is not None:
-        np.add.at(within, tensors.first, 1)
-        np.add.at(within, tensors.last, -1)
-    alone = np.cumsum(within)[:-1] == 0
+        within = np.bincount(tensors.first, minlength=count + 1)
+        within -= np.bincount(tensors.last, minlength=count + 1)
+        alone = np.cumsum(within)[:-1] == 0
+        if not alone.any():
+            return
     stop = chunks.start + chunks.length
     begins = np.ones(count, bool)
     begins[1:] = chunks.start[1:] != stop[:-1]
@@ -250,10 +359,11 @@ def _chunk_runs(chunks: Chunks, tensors: Tensors | None) -> Iterator[RecordRun]:
     memo = starts_of(chunks.num_memo)
     for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
         start, end = int(chunks.start[first]), int(stop[last - 1])
-        yield RecordRun("chunks", first, last, start, end, int(memo[last] - memo[first]))
+        num_memo = int(memo[last] - memo[first])
+        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
 
 
-def _stored_runs(scan: PickleBytes, stored: StoredRecords) -> Iterator[RecordRun]:
+def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
     """Stored places that stand one behind the other, or in the next thousand of the dict."""
     count = len(stored.start)
     if not count:
@@ -266,42 +376,36 @@ def _stored_runs(scan: PickleBytes, stored: StoredRecords) -> Iterator[RecordRun
     memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
     lasts = np.append(firsts[1:], count)
     for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        yield RecordRun(
-            "stored", first, last, int(stored.start[first]), int(stop[last - 1]), num_memo
-        )
+        start, end = int(stored.start[first]), int(stop[last - 1])
+        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
 
 
-def _linked_runs(kind: str, records: Tensors | Paths) -> Iterator[RecordRun]:
+def _linked_runs(kind: str, records: Tensors | Paths, base: int) -> Iterator[RecordRun]:
     firsts = np.flatnonzero(~records.linked)
     memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
     lasts = np.append(firsts[1:], len(records.start))
     for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
         start, end = int(records.start[first]), int(records.end[last - 1])
-        yield RecordRun(kind, first, last, start, end, num_memo)
+        yield RecordRun(kind, base + first, base + last, start, end, num_memo)
 
 
-def _check_borders(
-    raw: Unframed,
-    chunks: Chunks,
-    stored: StoredRecords | None,
-    tensors: Tensors | None,
-    paths: Paths | None,
-) -> None:
+def _check_borders(window: FileWindow) -> None:
     """Refuse frames that begin within a record's opcode.
 
     Between the chunks of an entry stand opcodes of one byte.
     """
-    cuts = np.asarray(raw.cuts, np.int64)
+    cuts = np.asarray(window.cuts, np.int64)
+    chunks, tensors = window.chunks, window.tensors
     spans: list[tuple[Ints, Ints]] = [(chunks.start, chunks.start + chunks.length)]
-    if stored is not None:
-        spans.append((stored.start, stored.start + stored.length))
+    if window.stored is not None:
+        spans.append((window.stored.start, window.stored.start + window.stored.length))
     if tensors is not None:
         ends = tensors.end.copy()
         full = tensors.last > tensors.first
         ends[full] = chunks.start[tensors.first[full]]
         spans.append((tensors.start, ends))
-    if paths is not None:
-        spans.append((paths.start, paths.end))
+    if window.paths is not None:
+        spans.append((window.paths.start, window.paths.end))
     for starts, ends in spans:
         if not len(starts):
             continue
@@ -309,7 +413,7 @@ def _check_borders(
         inside = (rows >= 0) & (cuts < ends[rows])
         for cut, at in zip(cuts[inside].tolist(), starts[rows[inside]].tolist(), strict=True):
             while at < cut:
-                at = op_end(raw.data.data, at)
+                at = op_end(window.scan.data.data, at)
             if at != cut:
                 raise NotSplicedError
 

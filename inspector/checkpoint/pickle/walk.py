@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,13 +18,11 @@ import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import Paths, Tensors, state_parts
 from inspector.checkpoint.pickle.fields import Ints, PickleBytes, Texts
+from inspector.checkpoint.pickle.frames import NotSplicedError
+from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import Chunks, StoredRecords
 
-__all__ = ["NotSplicedError", "OpcodeWalk", "RecordRun", "op_end"]
-
-
-class NotSplicedError(Exception):
-    """The file is not one that can be read so, for whatever reason."""
+__all__ = ["FileWindow", "NotSplicedError", "OpcodeWalk", "RecordRun", "op_end"]
 
 
 class RecordRun:
@@ -32,7 +30,7 @@ class RecordRun:
 
     Attributes:
         kind: `chunks`, `stored`, `tensors` or `paths`.
-        start, end: Where they lie.
+        start, end: Where they lie in their window.
         num_memo: Memo entries that they would have made.
         memo: The number of the first of those.
         used: Set once it was found where it belongs.
@@ -78,9 +76,15 @@ _SIZED |= {0x8A: 1, 0x8B: 4}
 _TEXTS = (0x8C, ord("X"), 0x8D)
 _MEMO, _MARK, _STOP, _DUP = 0x94, ord("("), ord("."), ord("2")
 _SHORT_GET, _LONG_GET = ord("h"), ord("j")
-# The strings in records, by kind, in the order in which they are looked through.
-_PARTS = ("name", "first", "second")
-_STRINGS = {"stored": ("path", "name"), "tensors": ("name",), "paths": _PARTS}
+# The strings in records, by kind, in the order in which they are numbered.
+_STRINGS = {
+    "tensors": ("name",),
+    "paths": ("name", "first", "second"),
+    "stored": ("name", "path"),
+}
+# Bytes that no opcode without a length takes.
+_MARGIN = 64
+_MAX_MEMO = 1 << 31
 
 
 def op_end(data: memoryview, at: int) -> int:
@@ -108,100 +112,126 @@ def _refuse() -> NoReturn:
     raise NotSplicedError
 
 
-class OpcodeWalk:
-    """The way through one pickle.
+@dataclass(slots=True)
+class FileWindow:
+    """A part of a pickle, and the records in it; places are counted from its begin.
 
-    Args:
+    Attributes:
         scan: It, without frames.
         end: Where it ends.
-        cuts: Where frames began, which opcodes must not reach over.
-        runs: What is cut out, in order; each is told its place in the memo.
-        refs: GETs of what every record of a kind refers to.
-        records: Chunks, stored places, tensors and paths.
+        stop: Where the next one is to begin; None if an opcode's end is to be found for that.
+        is_last: Whether the pickle ends in it.
+        cuts: Where frames begin, which opcodes must not reach over.
+        bases: How many records of each kind were in earlier ones.
+        chunks, stored, tensors, paths: What was read of it.
+        runs: What is cut out of it, in order; each is told its place in the memo.
+        strings: By kind of record and name of a field, the number of each record's string; filled
+            in by the walk.
+    """
+
+    scan: PickleBytes
+    end: int
+    stop: int | None
+    is_last: bool
+    cuts: list[int]
+    bases: dict[str, int]
+    chunks: Chunks
+    stored: StoredRecords | None
+    tensors: Tensors | None
+    paths: Paths | None
+    runs: list[RecordRun]
+    strings: dict[tuple[str, str], npt.NDArray[np.int32]] = field(default_factory=dict)
+
+    def rows(self, run: RecordRun) -> slice:
+        """Which of the window's records a run has."""
+        base = self.bases[run.kind]
+        return slice(run.first - base, run.last - base)
+
+
+class OpcodeWalk:
+    """The way through one pickle, window by window.
+
+    Args:
+        protocol: Of the pickle.
+        strings: The strings of records, which are added to it.
 
     Attributes:
         token: The name of a module that the opcodes put in say, which no file can know.
-        stop: Where the pickle ended.
+        out: The pickle with runs in place of records.
+        num_walked: Bytes that were gone through.
+        is_over: Whether the pickle's end was met.
     """
 
-    def __init__(
-        self,
-        scan: PickleBytes,
-        end: int,
-        cuts: Sequence[int],
-        runs: list[RecordRun],
-        refs: dict[str, bytes],
-        records: tuple[Chunks, StoredRecords | None, Tensors | None, Paths | None],
-    ) -> None:
+    def __init__(self, protocol: int, strings: Strings) -> None:
         self.token = os.urandom(16).hex()
-        self.stop = 0
-        self._data = scan.data.data
-        self._end = end
-        self._cuts = [*cuts, end + 1]
-        self._runs = runs
-        self._refs = refs
-        _, self._stored, self._tensors, self._paths = records
-        self._strings: dict[int, tuple[int, int]] = {}
+        self.out = bytearray(b"\x80%c" % protocol)
+        self.num_walked = 0
+        self.is_over = False
+        self._all = strings
+        self._strings: dict[int, bytes] = {}
+        # All runs so far: where each begins in the memo, how many entries it takes, and how many
+        # all take up to there.
         self._begins: list[int] = []
+        self._counts: list[int] = []
         self._removed: list[int] = [0]
-        self._texts: dict[tuple[int, str], tuple[Ints, Ints, Ints]] = {}
         self._memo = 0
-        self._out = bytearray()
         self._call = f"c{self.token}\nrun\n".encode()
         self._same: dict[bytes, bytes] = {}
-        self._states = self._tensors.state.tolist() if self._tensors is not None else []
+        # On the stack since the last MARK; how many of them must stay; those of MARKs before.
+        self._depth = self._floor = 0
+        self._below: list[tuple[int, int]] = []
+        self._single: tuple[int, int, bytes] | None = None
 
-    def text(self, protocol: int) -> bytes:
-        """The pickle with runs in place of records.
+    def go(self, window: FileWindow, refs: dict[str, bytes]) -> int:
+        """Go through a window; where it was left.
+
+        Args:
+            window: It begins where the last one was left.
+            refs: GETs of what every record of a kind refers to.
 
         Raises:
             NotSplicedError: It does not go on as it should, somewhere.
         """
-        self._out = bytearray(b"\x80%c" % protocol)
-        # On the stack since the last MARK; how many of them must stay; those of MARKs before.
-        depth = floor = at = cut = 0
-        below: list[tuple[int, int]] = []
-        single: tuple[int, int, bytes] | None = None
-        for run in [*self._runs, None]:
-            until = run.start if run is not None else self._end
-            at, cut, depth, floor, single = self._rest(
-                at, until, cut, depth, floor, below, single, is_last=run is None
-            )
-            if run is None:
-                break
+        self._window, self._refs = window, refs
+        self._data, self._end = window.scan.data.data, window.end
+        self._cuts, self._cut = [*window.cuts, window.end + 1], 0
+        self._texts: dict[tuple[int, str], tuple[Ints, Ints, Ints]] = {}
+        self._first_run = len(self._begins)
+        at = 0
+        for run in window.runs:
+            at = self._rest(at, run.start)
             run.memo = self._memo
             self._put(run)
             self._begins.append(self._memo)
+            self._counts.append(run.num_memo)
             self._memo += run.num_memo
             self._removed.append(self._removed[-1] + run.num_memo)
-            depth += 1 if run.kind == "chunks" else 2
+            self._depth += 1 if run.kind == "chunks" else 2
             alone = run.last - run.first == 1
             closing = b"a" if run.kind == "chunks" else b"s"
-            single = (depth, floor, closing) if alone else None
-            floor = depth
+            self._single = (self._depth, self._floor, closing) if alone else None
+            self._floor = self._depth
             at = run.end
-            while self._cuts[cut] < at:
-                cut += 1
-        return bytes(self._out)
+            while self._cuts[self._cut] < at:
+                self._cut += 1
+        if window.is_last:
+            at = self._rest(at, window.end, is_last=True)
+        elif window.stop is not None:
+            at = self._rest(at, window.stop)
+        else:
+            at = self._rest(at, max(window.end - _MARGIN, 0), is_soft=True)
+        self._note_strings()
+        return at
 
-    def _rest(
-        self,
-        at: int,
-        until: int,
-        cut: int,
-        depth: int,
-        floor: int,
-        below: list[tuple[int, int]],
-        single: tuple[int, int, bytes] | None,
-        *,
-        is_last: bool,
-    ) -> tuple[int, int, int, int, tuple[int, int, bytes] | None]:
-        """Go from one run to the next, or to the end."""
-        data, out, cuts = self._data, self._out, self._cuts
+    def _rest(self, at: int, until: int, *, is_last: bool = False, is_soft: bool = False) -> int:
+        """Go from one run to the next, or to the end; or to an opcode that is far enough."""
+        data, out, cuts, cut = self._data, self.out, self._cuts, self._cut
+        depth, floor, below, single = self._depth, self._floor, self._below, self._single
         ops, sized, collecting = _OPS, _SIZED, _COLLECTING
-        memo, copied = self._memo, at
+        memo, copied, begun = self._memo, at, at
         string: tuple[int, int] | None = None
-        while at < until:
+        # What numbers a string is gone through with it.
+        while at < until or (is_soft and string is not None):
             if at >= cuts[cut]:
                 if at > cuts[cut]:
                     _refuse()
@@ -227,13 +257,15 @@ class OpcodeWalk:
                 if depth <= floor:
                     _refuse()
                 if string is not None:
-                    self._strings[memo] = string
+                    self._strings[memo] = data[string[0] : string[0] + string[1]].tobytes()
                 memo += 1
                 at += 1
             elif opcode in sized:
                 width = sized[opcode]
                 length = int.from_bytes(data[at + 1 : at + 1 + width], "little")
                 begin = at + 1 + width
+                if is_soft and begin + length > self._end - _MARGIN:
+                    break
                 at = begin + length
                 string = (begin, length) if opcode in _TEXTS else None
                 depth += 1
@@ -271,34 +303,49 @@ class OpcodeWalk:
                 depth += 1
                 at += 1
                 string = None
+            elif opcode == _STOP and is_soft:
+                break
             elif opcode == _STOP and is_last:
                 if depth <= floor or below:
                     _refuse()
                 at += 1
-                self.stop = at
+                self.is_over = True
                 if cuts[cut] <= self._end:
                     _refuse()
                 break
             else:
                 _refuse()
-        if at != until and not self.stop:
+        if is_last != self.is_over or not (is_last or is_soft or at == until):
             _refuse()
-        if is_last and not self.stop:
+        if cuts[cut] < at:
             _refuse()
         out += data[copied:at]
-        self._memo = memo
-        return at, cut, depth, floor, single
+        self.num_walked += at - begun
+        self._memo, self._cut = memo, cut
+        self._depth, self._floor, self._single = depth, floor, single
+        return at
 
     def _reference(self, number: int) -> bytes:
         """Opcodes that give what the memo has under this number."""
         place = bisect.bisect_right(self._begins, number) - 1
-        if place >= 0 and number < self._begins[place] + self._runs[place].num_memo:
-            at, length = self._string_of(self._runs[place], np.asarray([number]))
-            first, count = int(at[0]), int(length[0])
-            text = self._data[first : first + count].tobytes()
-            return b"X%b%b" % (count.to_bytes(4, "little"), text)
+        if place >= 0 and number < self._begins[place] + self._counts[place]:
+            if place >= self._first_run:
+                text = self._string_in(self._window.runs[place - self._first_run], number)
+            else:
+                text = self._all.bytes_of(self._known(np.asarray([number]))[0])
+            return b"X%b%b" % (len(text).to_bytes(4, "little"), text)
         number -= self._removed[place + 1]
         return b"h%c" % number if number < 256 else b"j" + number.to_bytes(4, "little")
+
+    def _known(self, numbers: Ints) -> npt.NDArray[np.int32]:
+        """The strings that the memo has under numbers."""
+        found = self._all.at_memo(numbers)
+        for row in np.flatnonzero(found < 0).tolist():
+            text = self._strings.get(int(numbers[row]))
+            if text is None:
+                _refuse()
+            found[row] = self._all.number_of(text)
+        return found
 
     def _references(self, gets: bytes) -> bytes:
         """GETs one after another, written anew."""
@@ -326,18 +373,19 @@ class OpcodeWalk:
         refs = self._references(self._refs[run.kind])
         call = self._call
         if run.kind == "chunks":
-            self._out += b"(%b%bt" % (call, refs)
+            self.out += b"(%b%bt" % (call, refs)
             return
         values = b""
-        if run.kind == "tensors" and self._tensors is not None:
+        tensors = self._window.tensors
+        if run.kind == "tensors" and tensors is not None:
             kind = self._references(self._kind_of_properties(self._refs["tensors"]))
-            used = {*self._states[run.first : run.last]}
-            for number, state in enumerate(self._tensors.states):
+            used = {*tensors.state[self._window.rows(run)].tolist()}
+            for number, state in enumerate(tensors.states):
                 if number in used:
                     values += kind + b")\x81" + self._state(state) + b"b"
                 else:
                     values += b"N"
-        self._out += b"%b(%b%bt" % (call, refs, values)
+        self.out += b"%b(%b%bt" % (call, refs, values)
 
     @staticmethod
     def _kind_of_properties(refs: bytes) -> bytes:
@@ -359,104 +407,92 @@ class OpcodeWalk:
 
     # -- strings ------------------------------------------------------------------------------
 
-    def check_order(self) -> None:
-        """Refuse records that refer to what the memo did not have when they were read."""
-        if self._stored is not None:
-            memo = self._memo_before("stored", self._stored.num_memo)
-            for which in _STRINGS["stored"]:
-                if (self._stored.text(which, slice(None)).ref >= memo).any():
-                    _refuse()
-        if self._tensors is not None:
-            memo = self._memo_before("tensors", self._tensors.num_memo)
-            if (self._tensors.name.ref >= memo).any():
-                _refuse()
-        if self._paths is not None:
-            memo = self._memo_before("paths", self._paths.num_memo)
-            for part in _PARTS:
-                text: Texts = getattr(self._paths, part)
+    def _note_strings(self) -> None:
+        """Number the strings of the window's records, which are left with those numbers.
+
+        Raises:
+            NotSplicedError: A record refers to what the memo did not have when it was read.
+        """
+        window, found = self._window, []
+        if self._memo >= _MAX_MEMO:
+            _refuse()
+        for kind, names in _STRINGS.items():
+            records: Any = getattr(window, kind)
+            if records is None or not len(records.start):
+                continue
+            memo = self._memo_of(kind, records.num_memo)
+            for name in names:
+                text: Texts = getattr(records, name)
                 if (text.ref >= memo).any():
                     _refuse()
-                memo = memo + (text.ref < 0)
+                at = memo
+                if kind == "stored":
+                    at = memo + 2 if name == "name" else memo + records.num_memo - 1
+                found.append((kind, name, text, at))
+                if kind == "paths":
+                    memo = memo + (text.ref < 0)
+        self._number(found)
 
-    def _memo_before(self, kind: str, num_memo: npt.NDArray[Any]) -> Ints:
+    def _number(self, found: list[tuple[str, str, Texts, Ints]]) -> None:
+        """Number strings of records; those that are referred to once all others are known."""
+        window, memos, numbers = self._window, [], []
+        for kind, name, text, memo in found:
+            strings = window.strings[kind, name] = np.full(len(memo), -1, np.int32)
+            inline = text.ref < 0
+            rows: Any = slice(None) if inline.all() else np.flatnonzero(inline)
+            is_cyclic = (kind, name) == ("stored", "name")
+            strings[rows] = self._all.numbers(
+                window.scan, text.at[rows], text.length[rows], is_cyclic=is_cyclic
+            )
+            memos.append(memo[rows])
+            numbers.append(strings[rows])
+            if kind == "tensors":
+                # A rank mostly gives the names in the order in which the metadata does.
+                self._all.follow(strings)
+        if memos:
+            self._all.memorize(np.concatenate(memos), np.concatenate(numbers))
+        for kind, name, text, _ in found:
+            rows = np.flatnonzero(text.ref >= 0)
+            if len(rows):
+                refs = text.ref[rows]
+                heads = np.ones(len(rows), bool)
+                heads[1:] = refs[1:] != refs[:-1]
+                distinct, which = np.unique(refs[heads], return_inverse=True)
+                window.strings[kind, name][rows] = self._known(distinct)[
+                    which[np.cumsum(heads) - 1]
+                ]
+
+    def _memo_of(self, kind: str, num_memo: npt.NDArray[Any]) -> Ints:
         """How many entries the memo had before each record of a kind."""
-        runs = [run for run in self._runs if run.kind == kind]
-        firsts = np.asarray([run.first for run in runs], np.int64)
-        counts = np.asarray([run.last - run.first for run in runs], np.int64)
+        runs = [run for run in self._window.runs if run.kind == kind]
+        rows = [self._window.rows(run) for run in runs]
+        firsts = np.asarray([row.start for row in rows], np.int64)
+        counts = np.asarray([row.stop - row.start for row in rows], np.int64)
         before = np.cumsum(num_memo, dtype=np.int64) - num_memo
         memo = np.asarray([run.memo for run in runs], np.int64)
         found: Ints = before + np.repeat(memo - before[firsts], counts)
         return found
 
-    def located(self, text: Texts) -> tuple[Ints, Ints]:
-        """Where strings lie, and their bytes; those of the memo too, once the walk is done."""
-        refs = text.ref
-        if not (refs >= 0).any():
-            return text.at, text.length.astype(np.int64)
-        changes = np.ones(len(refs), bool)
-        changes[1:] = refs[1:] != refs[:-1]
-        numbers, inverse = np.unique(refs[changes], return_inverse=True)
-        at, length = self._locate(numbers)
-        which = inverse[np.cumsum(changes) - 1]
-        inline = refs < 0
-        return (
-            np.where(inline, text.at, at[which]),
-            np.where(inline, text.length, length[which]),
-        )
-
-    def _locate(self, numbers: npt.NDArray[Any]) -> tuple[Ints, Ints]:
-        at, length = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
-        begins = np.asarray(self._begins, np.int64)
-        ends = begins + np.asarray([run.num_memo for run in self._runs], np.int64)
-        run_of = np.searchsorted(begins, numbers, "right") - 1
-        in_run = (run_of >= 0) & (numbers < ends[np.maximum(run_of, 0)])
-        for place in np.unique(run_of[in_run]).tolist():
-            rows = np.flatnonzero(in_run & (run_of == place))
-            at[rows], length[rows] = self._string_of(self._runs[place], numbers[rows])
-        for row in np.flatnonzero(~in_run & (numbers >= 0)).tolist():
-            found = self._strings.get(int(numbers[row]))
-            if found is None:
-                _refuse()
-            at[row], length[row] = found
-        return at, length
-
-    def _string_of(self, run: RecordRun, numbers: npt.NDArray[Any]) -> tuple[Ints, Ints]:
-        """Where the strings lie that a run's records put in the memo under these numbers."""
-        at, length = np.full(len(numbers), -1, np.int64), np.zeros(len(numbers), np.int64)
-        for which in _STRINGS.get(run.kind, ()):
-            left = np.flatnonzero(at < 0)
-            if not len(left):
-                break
-            memo, places, lengths = self._strings_in(run, which)
-            if not len(memo):
-                continue
-            row = np.minimum(np.searchsorted(memo, numbers[left]), len(memo) - 1)
-            same = memo[row] == numbers[left]
-            at[left[same]], length[left[same]] = places[row[same]], lengths[row[same]]
-        if (at < 0).any():
+    def _string_in(self, run: RecordRun, number: int) -> bytes:
+        """The string that one of the window's records put in the memo under this number."""
+        records: Any = getattr(self._window, run.kind)
+        rows = self._window.rows(run)
+        memo = np.cumsum(records.num_memo[rows], dtype=np.int64) + run.memo
+        row = int(np.searchsorted(memo, number, "right")) + rows.start
+        if run.kind not in _STRINGS:
             _refuse()
-        return at, length
-
-    def _strings_in(self, run: RecordRun, which: str) -> tuple[Ints, Ints, Ints]:
-        """The memo numbers, places and bytes of the strings of a run's records."""
-        key = (run.start, which)
-        if key in self._texts:
-            return self._texts[key]
-        rows = slice(run.first, run.last)
-        if run.kind == "stored" and self._stored is not None:
-            text, counts = self._stored.text(which, rows), self._stored.num_memo[rows]
-        else:
-            records: Any = self._tensors if run.kind == "tensors" else self._paths
-            whole: Texts = getattr(records, which)
-            text = whole.of(rows)
-            counts = records.num_memo[rows]
-        after = np.cumsum(counts, dtype=np.int64) + run.memo
-        # The path is the last; a stored place's name the third; another's the first.
-        before = 2 if run.kind == "stored" else 0
-        memo = after - 1 if which == "path" else after - counts + before
-        for earlier in _PARTS[: _PARTS.index(which)] if run.kind == "paths" else ():
-            memo = memo + (getattr(self._paths, earlier).ref[rows] < 0)
-        inline = text.ref < 0
-        found = memo[inline], text.at[inline], text.length[inline].astype(np.int64)
-        self._texts[key] = found
-        return found
+        # A stored place's name is the third, and its path the last; of others they come in order.
+        at = number - int(memo[row - rows.start] - records.num_memo[row])
+        for name in _STRINGS[run.kind]:
+            text: Texts = getattr(records, name)
+            if text.ref[row] >= 0:
+                continue
+            if run.kind == "stored":
+                is_it = at == (2 if name == "name" else int(records.num_memo[row]) - 1)
+            else:
+                is_it = at == 0
+                at -= 1
+            if is_it:
+                first = int(text.at[row])
+                return bytes(self._data[first : first + int(text.length[row])])
+        _refuse()

@@ -117,8 +117,10 @@ def address_of(shown: str) -> str:
     return _addresses.get(shown.rstrip("/"), shown)
 
 
-def why(error: OSError) -> str:
-    """An operating system error in plain words."""
+def why(error: OSError | ValueError) -> str:
+    """An operating system error in plain words; a ValueError is raised of what is no path."""
+    if not isinstance(error, OSError):
+        return "it is no valid path"
     reasons = {
         errno.ENOENT: "there is no such file or folder",
         errno.EACCES: "permission denied",

@@ -171,8 +171,7 @@ def _read_range(fd: int, offset: int, length: int) -> Iterator[bytes]:
 
 
 def _unreadable(path: str, error: OSError | ValueError) -> StorageError:
-    reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-    return StorageError(f"cannot read {printable(path)}: {reason}")
+    return StorageError(f"cannot read {printable(path)}: {why(error)}")
 
 
 def _listed_entry(entry: os.DirEntry[str]) -> Entry:

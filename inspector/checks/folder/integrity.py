@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from inspector.checkpoint.dcp import is_escape
 from inspector.checkpoint.json_bounds import over_bounds
@@ -25,9 +24,6 @@ from inspector.checkpoint.workers import Stop, run_workers
 from inspector.checks.findings import INTEGRITY, Against, Coverage, DeepReport, Finding, NotChecked
 from inspector.errors import InspectError
 from inspector.values.fingerprint import HashProgress
-
-if TYPE_CHECKING:
-    from inspector.values.fingerprint import HashProgress
 
 __all__ = ["check_integrity"]
 

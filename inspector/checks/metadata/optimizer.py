@@ -22,31 +22,9 @@ __all__ = ["COPIES", "SLOTS", "StateName", "check_optimizer", "is_optimizer_stat
 
 #: State that torch's own optimizers and the common others keep for every parameter.
 SLOTS = frozenset(
-    {
-        "step",
-        "exp_avg",
-        "exp_avg_sq",
-        "max_exp_avg_sq",
-        "momentum_buffer",
-        "square_avg",
-        "grad_avg",
-        "acc_delta",
-        "sum",
-        "exp_inf",
-        "mu_product",
-        "ax",
-        "eta",
-        "mu",
-        "prev",
-        "step_size",
-        "exp_avg_diff",
-        "neg_grad_or_diff",
-        "z",
-        "momentum",
-        "exp_avg_fast",
-        "exp_avg_slow",
-        "hessian",
-    }
+    "step exp_avg exp_avg_sq max_exp_avg_sq momentum_buffer square_avg grad_avg acc_delta sum "
+    "exp_inf mu_product ax eta mu prev step_size exp_avg_diff neg_grad_or_diff z momentum "
+    "exp_avg_fast exp_avg_slow hessian".split()
 )
 #: Copies in full precision, which parameters that have it themselves do not need.
 COPIES = frozenset({"master_param", "master_weight", "fp32_param"})
@@ -112,8 +90,7 @@ def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
     these are more; or if it has no state at all while most of its siblings (the same name but for
     the numbers, three or more of them) have.
     """
-    fqns = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
-    groups = _groups(fqns)
+    groups = _groups(checkpoint.fqns)
     findings = []
     for prefix, group in groups.items():
         findings += [

@@ -98,7 +98,7 @@ def _with_state(checkpoint: Checkpoint, prefix: str, params: list[str]) -> set[s
     """Those of the parameters that have any state below a prefix."""
     names = set(params)
     found = set()
-    for fqn in (*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)):
+    for fqn in checkpoint.fqns:
         if not fqn.startswith(prefix):
             continue
         param = fqn[len(prefix) :]

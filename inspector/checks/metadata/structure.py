@@ -120,7 +120,8 @@ def _cover_findings(
     if cover.duplicates:
         chunk = cover.duplicates[0]
         num = total(volumes[list(cover.duplicates)])
-        box = format_box(tensor.offsets[chunk], tensor.sizes[chunk])
+        offsets, sizes = tensor.box(chunk)
+        box = format_box(offsets, sizes)
         yield Finding(
             "chunk-duplicate",
             "error",
@@ -130,13 +131,14 @@ def _cover_findings(
             "the values can be right, but the metadata was not written by one undisturbed save: "
             "compare the tensor with another checkpoint",
             fqn=tensor.fqn,
-            offsets=tuple(tensor.offsets[chunk].tolist()),
-            sizes=tuple(tensor.sizes[chunk].tolist()),
+            offsets=offsets,
+            sizes=sizes,
             num_elements=num,
         )
     if cover.outside:
         chunk = cover.outside[0]
-        box = format_box(tensor.offsets[chunk], tensor.sizes[chunk])
+        offsets, sizes = tensor.box(chunk)
+        box = format_box(offsets, sizes)
         yield Finding(
             "chunk-out-of-bounds",
             "error",
@@ -145,8 +147,8 @@ def _cover_findings(
             "loads silently, with values in the wrong place or left uninitialised",
             "the tensor's size or the chunk's offset is wrong: " + _FROM_ANOTHER,
             fqn=tensor.fqn,
-            offsets=tuple(tensor.offsets[chunk].tolist()),
-            sizes=tuple(tensor.sizes[chunk].tolist()),
+            offsets=offsets,
+            sizes=sizes,
             num_elements=cover.num_outside,
         )
     if not (cover.complete or cover.num_gap or cover.num_overlap):

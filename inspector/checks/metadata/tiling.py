@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import TensorColumns
 from inspector.layout.geometry import unique
+from inspector.layout.tilings import tilings_of
 
 __all__ = ["chunk_volumes", "unproven"]
 
@@ -88,24 +89,24 @@ def _groups_of(columns: TensorColumns, first: int, last: int) -> Iterator[_Group
 
 def chunk_volumes(columns: TensorColumns) -> Ints:
     """Elements of each chunk, shape (num_chunks,); 2**62 where it is that or more."""
-    volumes = np.zeros(columns.num_chunks, dtype=np.int64)
-    for group in _groups(columns):
+    tilings = tilings_of(columns)
+    volumes = np.zeros(tilings.columns.num_chunks, dtype=np.int64)
+    for group in _groups(tilings.columns):
         volumes[group.chunks] = _volumes(group.sizes)
-    return volumes
+    return tilings.spread(volumes, columns.num_chunks_of)
 
 
 def _volumes(sizes: Ints) -> Ints:
     exact = np.prod(sizes, axis=1, dtype=np.int64)
     rough = np.prod(sizes, axis=1, dtype=np.float64)
-    result: Ints = np.where(rough < _SAFE, exact, _SAFE)
-    return result
+    return np.where(rough < _SAFE, exact, _SAFE)
 
 
 def unproven(columns: TensorColumns, *, by_file: bool = False) -> Ints:
     """The tensors that are not proven to be tiled exactly by their chunks, by index.
 
-    Empty chunks are passed over. Takes about a third of a second for a million chunks, once: it is
-    kept as long as the columns are.
+    Empty chunks are passed over. Takes about 0.15 s for a million chunks of tensors of which
+    no two are tiled alike, once: it is kept as long as the columns are.
 
     Args:
         columns: All tensors and chunks.
@@ -113,11 +114,18 @@ def unproven(columns: TensorColumns, *, by_file: bool = False) -> Ints:
     """
     known = _known.setdefault(columns, {})
     if by_file not in known:
-        known[by_file] = _all_unproven(columns, by_file=by_file)
+        known[by_file] = _all_unproven(columns, by_file=True) if by_file else _of_tilings(columns)
     return known[by_file]
 
 
 _known: WeakKeyDictionary[TensorColumns, dict[bool, Ints]] = WeakKeyDictionary()
+
+
+def _of_tilings(columns: TensorColumns) -> Ints:
+    tilings = tilings_of(columns)
+    is_bad = np.zeros(len(tilings.first), dtype=bool)
+    is_bad[_all_unproven(tilings.columns, by_file=False)] = True
+    return np.flatnonzero(is_bad[tilings.of])
 
 
 def _all_unproven(columns: TensorColumns, *, by_file: bool) -> Ints:

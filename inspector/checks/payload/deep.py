@@ -13,7 +13,6 @@ from inspector.checkpoint.text import plural
 from inspector.checks.findings import INTEGRITY, Coverage, DeepReport, Finding, NotChecked
 
 if TYPE_CHECKING:
-    from inspector.checks.findings import DeepReport
     from inspector.checks.seal.manifest import Manifest
 
 __all__ = ["DeepRequest", "check_deep", "read_wanted"]

@@ -11,6 +11,7 @@ that was looked at are told with it, and no other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -189,23 +190,19 @@ def _peek(
     if number < 0 or is_escape(checkpoint.files[number].path):
         return None
     sizes = tuple(tensor.sizes[chunk].tolist())
+    begin, length = int(tensor.byte_offset[chunk]), int(tensor.byte_length[chunk])
     try:
-        file = open_file(storage, checkpoint.files[number].path)
+        with closing(open_file(storage, checkpoint.files[number].path)) as file:
+            source = RangeSource(file, begin, length)
+            payload = open_payload(source, is_tensor=True)
+            found, data = payload.tensor, payload.data
+            if found is not None and not (payload.unsafe or payload.problem):
+                is_whole = data is not None and data.num_bytes == found.storage_bytes
+                is_whole &= found.needed_bytes <= found.storage_bytes
+                is_stale = is_stale_dtype(tensor.dtype, sizes, found, source)
+                return found.dtype if is_whole and is_stale else None
     except InspectError:
         return None
-    try:
-        source = RangeSource(file, int(tensor.byte_offset[chunk]), int(tensor.byte_length[chunk]))
-        payload = open_payload(source, is_tensor=True)
-        found = payload.tensor
-        if found is not None and not (payload.unsafe or payload.problem):
-            is_whole = payload.data is not None and payload.data.num_bytes == found.storage_bytes
-            is_whole &= found.needed_bytes <= found.storage_bytes
-            is_stale = is_stale_dtype(tensor.dtype, sizes, found, source)
-            return found.dtype if is_whole and is_stale else None
-    except InspectError:
-        return None
-    finally:
-        file.close()
     packed = payload.packed
     if packed is None or payload.unsafe or payload.problem:
         return None

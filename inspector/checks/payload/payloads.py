@@ -371,10 +371,7 @@ class _Conclusion:
 
     def _owners_read(self) -> npt.NDArray[np.int64]:
         plan = self.plan
-        owners: npt.NDArray[np.int64] = plan.owner[
-            np.repeat(self.tally.read, np.diff(plan.owner_start))
-        ]
-        return owners
+        return plan.owner[np.repeat(self.tally.read, np.diff(plan.owner_start))]
 
     def _coverage(self) -> Coverage:
         plan, columns = self.plan, self._checkpoint.columns

@@ -67,6 +67,7 @@ def stale_dtype(
     """
     tensor = checkpoint.columns.tensor(index)
     first = chunks[0]
+    offsets, sizes = tensor.box(first)
     path = checkpoint.files[int(tensor.file[first])].path
     where = f"{printable(path, 120)} at byte {int(tensor.byte_offset[first]):,}"
     if len(chunks) > 1:
@@ -85,8 +86,8 @@ def stale_dtype(
         f"the first save; load into {stored}, and save once without the cache",
         fqn=tensor.fqn,
         file=path,
-        offsets=tuple(tensor.offsets[first].tolist()),
-        sizes=tuple(tensor.sizes[first].tolist()),
+        offsets=offsets,
+        sizes=sizes,
         num_elements=tensor.num_elements if len(chunks) == tensor.num_chunks else None,
     )
 
@@ -131,6 +132,7 @@ def _mixed(
 ) -> Finding:
     tensor = checkpoint.columns.tensor(index)
     first = chunks[0]
+    offsets, sizes = tensor.box(first)
     path = checkpoint.files[int(tensor.file[first])].path
     return Finding(
         "payload-mismatch",
@@ -144,6 +146,6 @@ def _mixed(
         "checkpoint",
         fqn=tensor.fqn,
         file=path,
-        offsets=tuple(tensor.offsets[first].tolist()),
-        sizes=tuple(tensor.sizes[first].tolist()),
+        offsets=offsets,
+        sizes=sizes,
     )

@@ -15,7 +15,6 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding, Severity
 from inspector.checks.plan.expected import Expected, ExpectedEntry
-from inspector.checks.plan.families import families, family_of, numbers_text
 from inspector.checks.plan.flattening import (
     OldFlattening,
     is_old_listing,
@@ -23,7 +22,7 @@ from inspector.checks.plan.flattening import (
     owner_of,
     taken_apart,
 )
-from inspector.checks.plan.roles import Role, role_of
+from inspector.checks.plan.roles import Role, families, family_of, numbers_text, role_of
 from inspector.checks.plan.shape_hints import shape_hint
 from inspector.layout.aliases import bare_name, likely_renames
 
@@ -490,5 +489,5 @@ def fit_of(checkpoint: Checkpoint, expected: Expected) -> ModelFit:
 
 def num_matching(checkpoint: Checkpoint, expected: Expected) -> int:
     """How many of the expected keys a checkpoint has, whatever they hold."""
-    names = {*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)}
+    names = set(checkpoint.fqns)
     return sum(key.fqn in names for key in expected.wanted)

@@ -159,16 +159,13 @@ def _torn(plan: LoadPlan) -> Iterator[Finding]:
         shape = columns.shape(index)
         torn = [dim for dim in lies.cut_dims if lies.is_torn(dim, shape[dim])]
         for dim in torn[:1]:
-            axes = " and ".join(
-                f"{lies.mesh.axes[a]}:{lies.mesh.sizes[a]}" for a in lies.axes_of(dim)
-            )
             fqn = columns.fqns[index]
             yield Finding(
                 "strided-uneven",
                 "warning",
                 f"{printable(fqn, _MAX_NAME)}: {plural(shape[dim], 'element')} along dim {dim} do "
-                f"not divide over {axes}: what fully_shard over tensor parallelism holds there is "
-                "not what its placements say",
+                f"not divide over {lies.axes_words(dim)}: what fully_shard over tensor parallelism "
+                "holds there is not what its placements say",
                 "reads for some ranks what others hold: raises there, or leaves elements "
                 "uninitialised",
                 "take sizes of axes that divide it, or leave it whole along one of them",
@@ -219,6 +216,8 @@ def _own_metadata(plan: LoadPlan) -> Iterator[Finding]:
 def _unstored(plan: LoadPlan) -> Iterator[Finding]:
     """Chunks and bytes entries that the metadata stores nowhere."""
     items, columns = plan.items, plan.checkpoint.columns
+    if not (items.groups.file < 0).any():
+        return
     lost = np.flatnonzero(items.file < 0)
     for owner, rows in grouped(items.owner, lost):
         if owner < 0:
@@ -250,6 +249,8 @@ def _files(plan: LoadPlan) -> Iterator[Finding]:
     unknown = np.iinfo(np.int64).max
     sizes = [unknown if is_escape(f.path) else f.num_bytes for f in files]
     ends = np.asarray([-1 if size is None else size for size in sizes] + [unknown], np.int64)
+    if not (items.groups.end > ends[items.groups.file]).any():
+        return
     lost = np.flatnonzero(items.end > ends[items.file])
     for number, rows in grouped(items.file, lost):
         size, ranks = sizes[number], plan.readers(rows)
@@ -326,7 +327,7 @@ def of_stage(plan: LoadPlan, stage: StageKeys | None, findings: Iterable[Finding
         return list(findings)
     left_out = set(stage.left_out)
     files = plan.checkpoint.files
-    read = {files[i].path for i in set(plan.items.file.tolist()) if i >= 0}
+    read = {files[i].path for i in set(plan.items.groups.file.tolist()) if i >= 0}
     others = {file.path for file in files if file.num_payloads} - read
     return [
         f

@@ -1,4 +1,4 @@
-"""`Role`: what an entry of a state dict is for, told by its name.
+"""`Role`: what an entry of a state dict is for, told by its name; and numbered families of names.
 
 The rule this module keeps: what is not plainly something else is a weight, of which no advice says
 that a load may do without it.
@@ -6,9 +6,12 @@ that a load may do without it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-__all__ = ["Role", "role_of"]
+from inspector.checkpoint.text import number_runs
+
+__all__ = ["Role", "families", "family_of", "numbers_text", "role_of"]
 
 Role = Literal["weight", "optimizer", "extra"]
 
@@ -65,3 +68,31 @@ def _is_optimizers(parts: list[str]) -> bool:
     if parts[0] == "param_groups":
         return True
     return parts[0] == "state" and (parts[-1] in _SLOTS or parts[1:2][0:1] == ["exp_avg"])
+
+
+_MAX_RANGES = 4
+
+
+def family_of(fqn: str) -> tuple[str, int]:
+    """A name with its last number taken out, and that number; -1 if it has none."""
+    parts = fqn.split(".")
+    for i in range(len(parts) - 1, -1, -1):
+        if parts[i].isdecimal() and parts[i].isascii() and len(parts[i]) < 10:
+            return ".".join((*parts[:i], "*", *parts[i + 1 :])), int(parts[i])
+    return fqn, -1
+
+
+def families(fqns: Iterable[str]) -> dict[str, set[int]]:
+    """The numbers of every family among names."""
+    found: dict[str, set[int]] = {}
+    for fqn in fqns:
+        family, number = family_of(fqn)
+        if number >= 0:
+            found.setdefault(family, set()).add(number)
+    return found
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """`0 to 3, 5`; numbers in rising order."""
+    runs = number_runs(numbers, " to ")
+    return ", ".join(runs[:_MAX_RANGES]) + (" ..." if len(runs) > _MAX_RANGES else "")

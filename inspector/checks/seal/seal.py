@@ -23,7 +23,7 @@ from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
-from inspector.layout.incomplete import missing_parts
+from inspector.layout.contents import missing_parts
 from inspector.values.fingerprint import Fingerprints, HashProgress, fingerprints, reason
 
 __all__ = ["default_output", "read_seal", "refuse_output", "seal", "write_seal"]
@@ -73,8 +73,7 @@ def refuse_output(storage: Storage, output: str, path: str = "") -> None:
         if local is not None:
             refuse_inside("--output", output, [local])
     except (OSError, ValueError) as error:
-        reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-        raise UsageError(f"cannot write {shown}: {reason}") from error
+        raise UsageError(f"cannot write {shown}: {why(error)}") from error
 
 
 def seal(
@@ -165,8 +164,7 @@ def read_seal(path: str) -> Manifest:
         with os.fdopen(fd, "rb") as file:
             text = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = why(error) if isinstance(error, OSError) else "it is no valid path"
-        raise UsageError(f"cannot read the seal {printable(path)}: {reason}") from error
+        raise UsageError(f"cannot read the seal {printable(path)}: {why(error)}") from error
     if len(text) > _MAX_BYTES:
         raise UsageError(f"{printable(path)} is no seal: it is larger than one can be")
     return parse_manifest(text, path)

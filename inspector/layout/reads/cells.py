@@ -20,7 +20,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.layout.geometry import Ints, unique
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.items import ReadItems
-from inspector.layout.reads.runs import Box, RankFigures, Read, reads_of_rows
+from inspector.layout.reads.runs import Box, RankFigures, Read, put_boxes, reads_of_rows
 from inspector.layout.target.placement import TargetPlacement
 
 __all__ = ["CellRuns"]
@@ -169,12 +169,7 @@ class CellRuns:
     # --- pairs of an item and a cell
 
     def _pairs(self, group: _Group, keep: npt.NDArray[np.bool_] | None = None) -> Iterator[_Pairs]:
-        """(items, cells, bytes that the one brings to the other), in blocks.
-
-        Args:
-            group: The group.
-            keep: Which of its items to look at (default: all).
-        """
+        """(items, cells, bytes that the one brings to the other), in blocks."""
         place = np.arange(len(group.rows)) if keep is None else np.flatnonzero(keep)
         if self._own:
             yield from self._own_pairs(group, place)
@@ -304,7 +299,6 @@ class CellRuns:
             sums.num_empty += (volume == 0) * len(group.members)
 
     def figures(self) -> RankFigures:
-        """The figures of every rank."""
         sums = self._sums()
         needed = self._per_rank([s.needed for s in sums])
         largest = np.zeros(self.mesh.world_size, dtype=np.int64)
@@ -438,11 +432,7 @@ class CellRuns:
             hit[group.rows] = self._meets(group, place, ranks)
         if self._own:
             hit &= items.writer == rank
-        rows = np.flatnonzero(hit)
-        is_entry = items.owner[rows] < 0
-        chunks = rows[~is_entry]
-        chunks = chunks[np.lexsort((items.number[chunks], items.owner[chunks]))]
-        return np.concatenate([chunks, rows[is_entry]])
+        return items.in_plan_order(hit)
 
     def reads(self, rank: int, rows: Ints | None = None) -> Iterator[Read]:
         """The reads of a rank; of all `read_rows`, or of a part of them."""
@@ -464,14 +454,7 @@ class CellRuns:
             low, size = map(np.asarray, self._all[group.lies].box(rank, group.shape))
             begin = np.maximum(offsets, low)
             length = np.minimum(offsets + extent, low + size) - begin
-            found = zip(
-                map(tuple, (begin - offsets).tolist()),
-                map(tuple, (begin - low).tolist()),
-                map(tuple, length.tolist()),
-                strict=True,
-            )
-            for row, box in zip(here.tolist(), found, strict=True):
-                result[row] = box
+            put_boxes(result, here, begin - offsets, begin - low, length)
         return result
 
 

@@ -8,7 +8,9 @@ all that decides who reads it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +18,16 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.geometry import Ints, unique
+from inspector.layout.tilings import tilings_of
 
-__all__ = ["NotPlanned", "ReadItems", "TensorRows", "read_items"]
+__all__ = ["ItemGroups", "NotPlanned", "ReadItems", "TensorRows", "read_items"]
 
 # A pebibyte: no tensor and no payload comes near it.
 _MAX_BYTES = 1 << 50
 _MAX_OFFSET = 1 << 62
-_COLUMNS = (
-    "owner",
-    "number",
-    "start",
-    "stop",
-    "row_bytes",
-    "file",
-    "num_bytes",
-    "end",
-    "in_flight",
-    "writer",
-)
+# Sets of files in which tensors of one tiling may lie.
+_MAX_RIVALS = 4
+_COLUMNS = "owner number start stop row_bytes file num_bytes end in_flight writer".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +62,120 @@ class TensorRows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadItems:
-    """What can be read, as columns of shape (num_items,).
+class ItemGroups:
+    """Items that the same ranks read under every mesh, as one; columns of shape (num_groups,).
 
-    Chunks that hold no element of their tensor are no items: torch's planner makes no read of them.
+    They are the chunks of one number of tensors that are tiled alike, take the same bytes an
+    element and lie in the same files, chunk by chunk; and each other item by itself.
 
     Attributes:
-        tensors: The tensors that are planned.
-        owner: Position in `tensors`; -1 for a bytes entry.
-        number: The chunk's number in its tensor, or the index of the bytes entry.
-        start, stop: The rows of the tensor that the chunk holds; 0 and 1 for a bytes entry.
-        row_bytes: Bytes of the elements that the chunk has of one row; 0 for a bytes entry.
-        file: Index into `Checkpoint.files`; -1 if the metadata stores it nowhere.
-        num_bytes: Length of the payload in its file; 0 if stored nowhere.
-        end: Where the payload ends in its file; 0 if stored nowhere.
-        in_flight: Host memory in bytes that reading the payload takes.
-        writer: The one rank whose metadata names the item, where every rank wrote metadata of its
-            own; -1 where all ranks read the same.
-        left_out: Entries that cannot be planned.
+        owner: Position of one of the tensors; -1 for a bytes entry.
+        start, stop, row_bytes, file, writer: As of `ReadItems`; the same for all of a group.
+        count: How many items.
+        num_bytes: The lengths of their payloads, together.
+        end: Where the last of the payloads ends in the file.
+        in_flight: The most host memory in bytes that reading one of them takes.
     """
 
-    tensors: TensorRows
     owner: Ints
-    number: Ints
     start: Ints
     stop: Ints
     row_bytes: Ints
     file: Ints
+    writer: Ints
+    count: Ints
     num_bytes: Ints
     end: Ints
     in_flight: Ints
-    writer: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class ReadItems:
+    """What can be read, as columns of shape (num_items,).
+
+    Chunks that hold no element of their tensor are no items: torch's planner makes no read of them.
+    The columns are made when one of them is asked for: figures of whole plans rest on `groups`.
+
+    Attributes:
+        tensors: The tensors that are planned.
+        left_out: Entries that cannot be planned.
+    """
+
+    tensors: TensorRows
     left_out: tuple[NotPlanned, ...]
+    _checkpoint: Checkpoint = field(repr=False)
+    _entries: dict[str, Ints] = field(repr=False)
+
+    @cached_property
+    def _columns(self) -> dict[str, Ints]:
+        whole = np.arange(len(self.tensors.tensor))
+        return _joined([_chunk_columns(self._checkpoint, self.tensors, whole), self._entries])
+
+    @property
+    def owner(self) -> Ints:
+        """Position in `tensors`; -1 for a bytes entry."""
+        return self._columns["owner"]
+
+    @property
+    def number(self) -> Ints:
+        """The chunk's number in its tensor, or the index of the bytes entry."""
+        return self._columns["number"]
+
+    @property
+    def start(self) -> Ints:
+        """The first row of the tensor that the chunk holds; 0 for a bytes entry."""
+        return self._columns["start"]
+
+    @property
+    def stop(self) -> Ints:
+        """The row after its last; 1 for a bytes entry."""
+        return self._columns["stop"]
+
+    @property
+    def row_bytes(self) -> Ints:
+        """Bytes of the elements that the chunk has of one row; 0 for a bytes entry."""
+        return self._columns["row_bytes"]
+
+    @property
+    def file(self) -> Ints:
+        """Index into `Checkpoint.files`; -1 if the metadata stores it nowhere."""
+        return self._columns["file"]
+
+    @property
+    def num_bytes(self) -> Ints:
+        """Length of the payload in its file; 0 if stored nowhere."""
+        return self._columns["num_bytes"]
+
+    @property
+    def end(self) -> Ints:
+        """Where the payload ends in its file; 0 if stored nowhere."""
+        return self._columns["end"]
+
+    @property
+    def in_flight(self) -> Ints:
+        """Host memory in bytes that reading the payload takes."""
+        return self._columns["in_flight"]
+
+    @property
+    def writer(self) -> Ints:
+        """The one rank whose metadata names the item, where every rank wrote metadata of its own.
+
+        -1 where all ranks read the same.
+        """
+        return self._columns["writer"]
+
+    @cached_property
+    def groups(self) -> ItemGroups:
+        """The same in as few rows as there are different items."""
+        return _groups(self._checkpoint, self.tensors, self._entries)
+
+    def in_plan_order(self, is_wanted: npt.NDArray[np.bool_]) -> Ints:
+        """Rows of the wanted items: tensors in the order of the plan, then bytes entries."""
+        rows = np.flatnonzero(is_wanted)
+        is_entry = self.owner[rows] < 0
+        chunks = rows[~is_entry]
+        chunks = chunks[np.lexsort((self.number[chunks], self.owner[chunks]))]
+        return np.concatenate([chunks, rows[is_entry]])
 
 
 def read_items(
@@ -123,13 +199,8 @@ def read_items(
     if entries is None:
         entries = checkpoint.bytes_order.tolist()
     rows, too_large = _tensor_rows(checkpoint, tensors)
-    chunks = _chunk_columns(checkpoint, rows)
     extra, too_long = _entry_columns(checkpoint, entries)
-    return ReadItems(
-        tensors=rows,
-        left_out=(*left_out, *too_large, *too_long),
-        **{name: np.concatenate([chunks[name], extra[name]]) for name in _COLUMNS},
-    )
+    return ReadItems(rows, (*left_out, *too_large, *too_long), checkpoint, extra)
 
 
 def _too_large(num_bytes: int) -> str:
@@ -183,23 +254,47 @@ def _entry_columns(
     return dict(zip(_COLUMNS, table.T, strict=True)), left_out
 
 
-def _chunk_columns(checkpoint: Checkpoint, rows: TensorRows) -> dict[str, Ints]:
-    """The items of all chunks that hold elements of their tensor."""
+def _joined(parts: Sequence[dict[str, Ints]]) -> dict[str, Ints]:
+    """Columns of some items, then of others."""
+    filled = [part for part in parts if len(part["owner"])]
+    if len(filled) == 1:
+        return filled[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _item_bytes(checkpoint: Checkpoint, tensors: Ints) -> Ints:
+    """Bytes of an element of each tensor; 0 where its dtype is not known."""
     columns = checkpoint.columns
-    ndims = np.diff(columns.dim_start)[rows.tensor]
     sizes = [itemsize(dtype) or 0 for dtype, *_ in columns.properties]
-    item_bytes = np.asarray(sizes, dtype=np.int64)[columns.property_id[rows.tensor]]
-    # A transformed stream is held unpacked beside the tensor that is made of it.
-    is_packed = [index in columns.transforms for index in rows.tensor.tolist()]
-    copies = 1 + np.asarray(is_packed, dtype=np.int64)
-    parts: list[tuple[Ints, ...]] = []
+    return np.asarray(sizes, dtype=np.int64)[columns.property_id[tensors]]
+
+
+def _copies(checkpoint: Checkpoint, tensors: Ints) -> Ints:
+    """A transformed stream is held unpacked beside the tensor that is made of it: then two."""
+    packed = checkpoint.columns.transforms
+    return np.asarray([1 + (index in packed) for index in tensors.tolist()], dtype=np.int64)
+
+
+def _chunk_columns(checkpoint: Checkpoint, rows: TensorRows, places: Ints) -> dict[str, Ints]:
+    """The items of all chunks that hold elements of their tensor.
+
+    Args:
+        checkpoint: The checkpoint.
+        rows: The tensors of the plan.
+        places: Which of them, in rising order.
+    """
+    columns = checkpoint.columns
+    tensors = rows.tensor[places]
+    ndims = np.diff(columns.dim_start)[tensors]
+    item_bytes, copies = _item_bytes(checkpoint, tensors), _copies(checkpoint, tensors)
+    parts: list[dict[str, Ints]] = []
     for ndim in unique(ndims).tolist():
         members = np.flatnonzero(ndims == ndim)
-        num = columns.num_chunks_of[rows.tensor[members]]
-        owner = np.repeat(members, num)
-        number = np.arange(len(owner)) - np.repeat(np.cumsum(num) - num, num)
-        tensor = rows.tensor[owner]
-        start = np.zeros(len(owner), dtype=np.int64)
+        num = columns.num_chunks_of[tensors[members]]
+        of = np.repeat(members, num)
+        number = np.arange(len(of)) - np.repeat(np.cumsum(num) - num, num)
+        tensor = tensors[of]
+        start = np.zeros(len(of), dtype=np.int64)
         stop = in_row = start + 1
         if ndim:
             index = (columns.box_start[tensor] + number * ndim)[:, None] + np.arange(ndim)
@@ -209,7 +304,7 @@ def _chunk_columns(checkpoint: Checkpoint, rows: TensorRows) -> dict[str, Ints]:
             extent = np.minimum(columns.sizes[index], np.maximum(shape - offsets, 0))
             live = (extent > 0).all(axis=1)
             if not live.all():
-                owner, number, tensor = owner[live], number[live], tensor[live]
+                of, number, tensor = of[live], number[live], tensor[live]
                 offsets, extent = offsets[live], extent[live]
             start = offsets[:, 0]
             stop = start + extent[:, 0]
@@ -217,15 +312,95 @@ def _chunk_columns(checkpoint: Checkpoint, rows: TensorRows) -> dict[str, Ints]:
         chunk = columns.chunk_start[tensor] + number
         file = columns.file[chunk]
         length = np.maximum(columns.byte_length[chunk], 0)
-        row_bytes = in_row * item_bytes[owner]
-        in_flight = np.maximum(length, (stop - start) * row_bytes) * copies[owner]
-        end = np.clip(columns.byte_offset[chunk], 0, _MAX_OFFSET) + length
+        row_bytes = in_row * item_bytes[of]
         sees = np.full(len(file), -1, dtype=np.int64)
         if checkpoint.per_rank_metadata:
             sees = checkpoint.chunk_ranks(file).astype(np.int64)
-        place = (file.astype(np.int64), length, end, in_flight, sees)
-        parts.append((owner, number, start, stop, row_bytes, *place))
+        parts.append(
+            {
+                "owner": places[of],
+                "number": number,
+                "start": start,
+                "stop": stop,
+                "row_bytes": row_bytes,
+                "file": file.astype(np.int64),
+                "num_bytes": length,
+                "end": np.clip(columns.byte_offset[chunk], 0, _MAX_OFFSET) + length,
+                "in_flight": np.maximum(length, (stop - start) * row_bytes) * copies[of],
+                "writer": sees,
+            }
+        )
     if not parts:
         return {name: np.zeros(0, dtype=np.int64) for name in _COLUMNS}
-    joined = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return dict(zip(_COLUMNS, joined, strict=True))
+    return _joined(parts)
+
+
+@dataclass(slots=True)
+class _Leader:
+    """A tensor whose items stand for those of others, and the sums over all of them by chunk."""
+
+    place: int
+    file: npt.NDArray[np.int32]
+    num_bytes: Ints
+    longest: Ints
+    end: Ints
+    count: int = 1
+
+    def add(self, length: Ints, end: Ints) -> None:
+        self.count += 1
+        self.num_bytes += length
+        np.maximum(self.longest, length, out=self.longest)
+        np.maximum(self.end, end, out=self.end)
+
+
+def _groups(checkpoint: Checkpoint, rows: TensorRows, entries: dict[str, Ints]) -> ItemGroups:
+    """The items of a plan, of tensors that are read alike those of one."""
+    columns, tilings = checkpoint.columns, tilings_of(checkpoint.columns)
+    tiling = tilings.of[rows.tensor]
+    # Those that share their tiling with another.
+    shared = np.flatnonzero(np.bincount(tiling, minlength=len(tilings.first))[tiling] > 1)
+    of_shared = rows.tensor[shared]
+    kinds = zip(
+        tiling[shared].tolist(),
+        _item_bytes(checkpoint, of_shared).tolist(),
+        _copies(checkpoint, of_shared).tolist(),
+        strict=True,
+    )
+    first = columns.chunk_start[of_shared].tolist()
+    last = columns.chunk_start[of_shared + 1].tolist()
+    leaders: dict[tuple[int, int, int], list[_Leader]] = {}
+    is_led = np.zeros(len(rows.tensor), dtype=bool)
+    for place, kind, begin, end in zip(shared.tolist(), kinds, first, last, strict=True):
+        file = columns.file[begin:end]
+        length = np.maximum(columns.byte_length[begin:end], 0)
+        ends = np.clip(columns.byte_offset[begin:end], 0, _MAX_OFFSET) + length
+        rivals = leaders.setdefault(kind, [])
+        for leader in rivals:
+            if (file == leader.file).all():
+                leader.add(length, ends)
+                is_led[place] = True
+                break
+        else:
+            if len(rivals) < _MAX_RIVALS:
+                rivals.append(_Leader(place, file, length, length.copy(), ends))
+    table = _chunk_columns(checkpoint, rows, np.flatnonzero(~is_led))
+    table["count"] = np.ones(len(table["owner"]), dtype=np.int64)
+    # The rows of a tensor lie together.
+    owner = table["owner"]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    spans = pairwise([*starts.tolist(), len(owner)])
+    where = {place: slice(*span) for place, span in zip(owner[starts].tolist(), spans, strict=True)}
+    for leader in (one for rivals in leaders.values() for one in rivals if one.count > 1):
+        mine = where.get(leader.place)
+        if mine is None:
+            continue  # None of its chunks holds an element.
+        number = table["number"][mine]
+        copies = int(_copies(checkpoint, rows.tensor[leader.place : leader.place + 1])[0])
+        table["count"][mine] = leader.count
+        table["num_bytes"][mine] = leader.num_bytes[number]
+        table["end"][mine] = leader.end[number]
+        longest = leader.longest[number] * copies
+        table["in_flight"][mine] = np.maximum(table["in_flight"][mine], longest)
+    extra = {**entries, "count": np.ones(len(entries["owner"]), dtype=np.int64)}
+    found = _joined([table, extra])
+    return ItemGroups(**{name: found[name] for name in ItemGroups.__dataclass_fields__})

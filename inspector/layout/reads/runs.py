@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.geometry import Ints, distinct, maxima, shares, sums, unique
 from inspector.layout.mesh import Mesh
-from inspector.layout.reads.items import ReadItems
+from inspector.layout.reads.items import ItemGroups, ReadItems
 
 __all__ = ["Box", "RankFigures", "Read", "Runs", "reads_of_rows"]
 
@@ -73,7 +75,7 @@ class RankFigures:
     largest_read: Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """The items of a checkpoint under a mesh.
 
@@ -81,45 +83,57 @@ class Runs:
         checkpoint: The checkpoint.
         mesh: `fsdp:S` or `hsdp:RxS`.
         items: What can be read.
-        full: Rows of a whole shard, per tensor of `items.tensors`.
-        first, last: The lanes that read each item; `last` is `first - 1` where none does.
-        num_lanes: Shards, or ranks where every rank wrote metadata of its own.
+        full: Rows of a whole shard, per tensor of `items.tensors`: torch's rule, ceil(height / S)
+            rows while they last.
     """
 
     checkpoint: Checkpoint
     mesh: Mesh
     items: ReadItems
     full: Ints
-    first: Ints
-    last: Ints
-    num_lanes: int
 
     @classmethod
     def make(cls, checkpoint: Checkpoint, items: ReadItems, mesh: Mesh) -> Runs:
-        """Cuts every tensor by torch's rule: shards of ceil(height / S) rows while they last."""
-        num_shards = mesh.num_shards
-        full = np.maximum(-(-items.tensors.height // num_shards), 1)
-        is_chunk = items.owner >= 0
-        is_cut = is_chunk & np.append(items.tensors.is_cut, False)[items.owner]
-        step = np.append(full, 1)[items.owner]
+        """Cuts every tensor."""
+        full = np.maximum(-(-items.tensors.height // mesh.num_shards), 1)
+        return cls(checkpoint, mesh, items, full)
+
+    @property
+    def num_lanes(self) -> int:
+        """Shards, or ranks where every rank wrote metadata of its own."""
+        return self.mesh.world_size if self.checkpoint.per_rank_metadata else self.mesh.num_shards
+
+    @cached_property
+    def _lanes_of_items(self) -> tuple[Ints, Ints]:
+        return self._lanes(self.items)
+
+    def _lanes(self, items: ReadItems | ItemGroups) -> tuple[Ints, Ints]:
+        """First and last of the lanes that read each item; `first - 1` where none does."""
+        num_shards = self.mesh.num_shards
+        is_cut = self._is_cut(items)
+        step = self._rows_of_shard(items)
         first = np.where(is_cut, items.start // step, 0)
         last = np.where(is_cut, (items.stop - 1) // step, num_shards - 1)
-        if not checkpoint.per_rank_metadata:
-            return cls(checkpoint, mesh, items, full, first, last, num_shards)
-        lane = np.clip(items.writer, 0, mesh.world_size - 1)
+        if not self.checkpoint.per_rank_metadata:
+            return first, last
+        lane = np.clip(items.writer, 0, self.mesh.world_size - 1)
         shard = lane % num_shards
         seen = (lane == items.writer) & (first <= shard) & (shard <= last)
-        return cls(
-            checkpoint, mesh, items, full, lane, np.where(seen, lane, lane - 1), mesh.world_size
-        )
+        return lane, np.where(seen, lane, lane - 1)
+
+    def _is_cut(self, items: ReadItems | ItemGroups) -> npt.NDArray[np.bool_]:
+        return np.append(self.items.tensors.is_cut, False)[items.owner]
+
+    def _rows_of_shard(self, items: ReadItems | ItemGroups) -> Ints:
+        return np.append(self.full, 1)[items.owner]
 
     def figures(self) -> RankFigures:
-        """The figures of every rank."""
-        items, lanes = self.items, self.num_lanes
+        groups, lanes = self.items.groups, self.num_lanes
+        first, last = self._lanes(groups)
         # All of them, but for items that no rank's own metadata names.
-        seen = self.first <= self.last if self.checkpoint.per_rank_metadata else slice(None)
-        first, last, owner = self.first[seen], self.last[seen], items.owner[seen]
-        num_bytes, file = items.num_bytes[seen], items.file[seen]
+        seen = np.flatnonzero(first <= last)
+        first, last, owner = first[seen], last[seen], groups.owner[seen]
+        num_bytes, file, count = groups.num_bytes[seen], groups.file[seen], groups.count[seen]
         tensors_needed, num_empty = self._shards()
         is_entry = owner < 0
         entries_needed = sums(first[is_entry], last[is_entry], num_bytes[is_entry], lanes)
@@ -127,50 +141,48 @@ class Runs:
         is_stored = file >= 0
         num_files = distinct(first[is_stored], last[is_stored], file[is_stored], lanes)
         if self.checkpoint.format == "safetensors":
-            read, in_flight = self._slices()
+            read, in_flight = self._slices(groups)
         else:
-            read, in_flight = sums(first, last, num_bytes, lanes), items.in_flight[seen]
+            read, in_flight = sums(first, last, num_bytes, lanes), groups.in_flight[seen]
         largest = self._per_rank(maxima(first, last, in_flight, lanes))
         return RankFigures(
             bytes_needed=needed,
             bytes_read=self._per_rank(read),
-            num_reads=self._per_rank(sums(first, last, 1, lanes)),
+            num_reads=self._per_rank(sums(first, last, count, lanes)),
             num_files=self._per_rank(num_files),
             num_empty_tensors=self._per_rank(num_empty),
             peak_bytes=needed + largest,
             largest_read=largest,
         )
 
-    def _slices(self) -> tuple[Ints, Ints]:
+    def _slices(self, groups: ItemGroups) -> tuple[Ints, Ints]:
         """Bytes read per lane, and memory in flight per item, of a reader that takes slices.
 
         `HuggingFaceStorageReader` does (torch/distributed/checkpoint/hf_storage.py). There are no
         bytes entries in safetensors, and no metadata of every rank.
         """
-        items = self.items
-        rows = np.minimum(items.stop - items.start, np.append(self.full, 1)[items.owner])
-        return self._covered(), rows * items.row_bytes
+        rows = np.minimum(groups.stop - groups.start, self._rows_of_shard(groups))
+        return self._covered(), rows * groups.row_bytes
 
     def _covered(self) -> Ints:
         """Bytes of the elements that the reads bring, per lane; twice where chunks overlap."""
-        items, num_shards = self.items, self.mesh.num_shards
-        is_cut = np.append(items.tensors.is_cut, False)[items.owner]
-        full = np.append(self.full, 1)[items.owner]
+        groups, num_shards = self.items.groups, self.mesh.num_shards
+        first, last = self._lanes(groups)
+        is_cut, full = self._is_cut(groups), self._rows_of_shard(groups)
+        row_bytes = groups.row_bytes * groups.count
         rows = np.flatnonzero(is_cut)
         if self.checkpoint.per_rank_metadata:
-            rows = rows[self.first[rows] <= self.last[rows]]
-            top = self.first[rows] % num_shards * full[rows]
-            stop = np.minimum(items.stop[rows], top + full[rows])
-            own = (stop - np.maximum(items.start[rows], top)) * items.row_bytes[rows]
-            brought = sums(self.first[rows], self.last[rows], own, self.num_lanes)
+            rows = rows[first[rows] <= last[rows]]
+            top = first[rows] % num_shards * full[rows]
+            stop = np.minimum(groups.stop[rows], top + full[rows])
+            own = (stop - np.maximum(groups.start[rows], top)) * row_bytes[rows]
+            brought = sums(first[rows], last[rows], own, self.num_lanes)
         else:
             brought = shares(
-                items.start[rows], items.stop[rows], full[rows], items.row_bytes[rows], num_shards
+                groups.start[rows], groups.stop[rows], full[rows], row_bytes[rows], num_shards
             )
         rest = np.flatnonzero(~is_cut)
-        return brought + sums(
-            self.first[rest], self.last[rest], items.row_bytes[rest], self.num_lanes
-        )
+        return brought + sums(first[rest], last[rest], row_bytes[rest], self.num_lanes)
 
     def bytes_covered(self) -> Ints:
         """Bytes of elements that the reads of each rank bring."""
@@ -182,7 +194,8 @@ class Runs:
 
     def readers(self, rows: Ints) -> Ints:
         """The ranks that read any of these items, in rising order."""
-        lanes = sums(self.first[rows], self.last[rows], 1, self.num_lanes)
+        first, last = self._lanes_of_items
+        lanes = sums(first[rows], last[rows], 1, self.num_lanes)
         return np.flatnonzero(self._per_rank(lanes)).astype(np.int64)
 
     def _per_rank(self, by_lane: Ints) -> Ints:
@@ -223,11 +236,8 @@ class Runs:
         """The items that a rank reads: tensors in the order of the plan, then bytes entries."""
         items = self.items
         lane = rank % self.num_lanes
-        rows = np.flatnonzero((self.first <= lane) & (lane <= self.last))
-        is_entry = items.owner[rows] < 0
-        chunks = rows[~is_entry]
-        chunks = chunks[np.lexsort((items.number[chunks], items.owner[chunks]))]
-        return np.concatenate([chunks, rows[is_entry]])
+        first, last = self._lanes_of_items
+        return items.in_plan_order((first <= lane) & (lane <= last))
 
     def reads(self, rank: int, rows: Ints | None = None) -> Iterator[Read]:
         """The reads of a rank; of all `read_rows`, or of a part of them."""
@@ -260,15 +270,15 @@ class Runs:
             length[:, 0] = np.minimum(items.stop[member], top + full) - begin
             storage[:, 0] = begin - items.start[member]
             dest[:, 0] = begin - top
-            found = zip(
-                map(tuple, storage.tolist()),
-                map(tuple, dest.tolist()),
-                map(tuple, length.tolist()),
-                strict=True,
-            )
-            for row, box in zip(here.tolist(), found, strict=True):
-                result[row] = box
+            put_boxes(result, here, storage, dest, length)
         return result
+
+
+def put_boxes(boxes: list[Box], at: Ints, storage: Ints, dest: Ints, length: Ints) -> None:
+    """Write boxes, given as columns of shape (len(at), ndim), to their places in a list."""
+    found = (map(tuple, column.tolist()) for column in (storage, dest, length))
+    for row, *box in zip(at.tolist(), *found, strict=True):
+        boxes[row] = tuple(box)
 
 
 def reads_of_rows(

@@ -44,6 +44,10 @@ class TargetPlacement:
         kinds = self.mesh.kinds
         return tuple(sorted(axes, key=lambda axis: kinds[axis] == "shard"))
 
+    def axes_words(self, dim: int) -> str:
+        """The same in words: `dp_shard:4 and tp:3`."""
+        return " and ".join(f"{self.mesh.axes[a]}:{self.mesh.sizes[a]}" for a in self.axes_of(dim))
+
     def split_factor(self, axis: int) -> int:
         """Into how many pieces axes that come later in the mesh have cut the dim before."""
         dim = self.dims[axis]
@@ -237,9 +241,6 @@ def why_not_fsdp2(mesh: Mesh) -> str:
 
 class TargetMeshes:
     """The mesh of most tensors and that of the experts, with FSDP's axes folded.
-
-    Args:
-        mesh: As it was asked for.
 
     Raises:
         UsageError: As of `why_not`.

@@ -96,11 +96,6 @@ class TargetPlacements:
     def of(self, fqn: str, shape: Sequence[int], index: int) -> tuple[TargetPlacement, str]:
         """How a tensor lies, and who says so (a key of `SOURCES`).
 
-        Args:
-            fqn: Its raw name.
-            shape: Its global shape.
-            index: Its index in the checkpoint.
-
         Raises:
             UsageError: The file cuts a dim that the tensor does not have.
         """
@@ -226,13 +221,7 @@ class TargetPlacements:
 def placed_words(
     mesh: Mesh, placements: Sequence[TargetPlacement], sources: Mapping[str, int]
 ) -> str:
-    """Who says how tensors lie, and which axes cut none: nobody may take that for an answer.
-
-    Args:
-        mesh: The mesh that was asked for.
-        placements: Of every tensor.
-        sources: How many of them lie as whom says.
-    """
+    """Who says how tensors lie, and which axes cut none: nobody may take that for an answer."""
     told = [f"{plural(sources[s], 'tensor')} {SOURCES[s]}" for s in SOURCES if s in sources]
     cut = {
         axis

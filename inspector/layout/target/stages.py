@@ -129,7 +129,7 @@ def stage_keys(
     Raises:
         UsageError: Nothing tells which entries a stage holds, or the lines are of other stages.
     """
-    names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+    names = checkpoint.fqns
     told_by: Literal["placements", "checkpoint"] = "placements" if lines else "checkpoint"
     if lines:
         held = _by_lines(names, request, lines)
@@ -207,18 +207,13 @@ def _by_lines(
 def stages_by_files(checkpoint: Checkpoint, written_by: WrittenBy) -> list[_Stages] | None:
     """The stages of each entry, numbered as in `Checkpoint.order`, by what the files show.
 
-    Args:
-        checkpoint: The checkpoint.
-        written_by: Who wrote it.
-
     Returns:
         The same as `stage_keys` takes them for; of an entry None where nothing assigns it to one.
         None where there are no ranks that share no tensor with the others.
     """
     if written_by.partition is None:
         return None
-    names = [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
-    return _by_files(checkpoint, names, written_by.partition)
+    return _by_files(checkpoint, checkpoint.fqns, written_by.partition)
 
 
 def _by_files(checkpoint: Checkpoint, names: Sequence[str], groups: StageGroups) -> list[_Stages]:

@@ -457,10 +457,7 @@ class _Columns:
 
 def _branch(checkpoint: Checkpoint, entry: int) -> str:
     """First part of an entry's name: the branch of the state dict that it hangs on."""
-    num = checkpoint.num_tensors
-    of_tensor = entry < num
-    fqn = checkpoint.columns.fqns[entry] if of_tensor else checkpoint.bytes_entries[entry - num].fqn
-    return fqn.partition(".")[0]
+    return checkpoint.fqns[entry].partition(".")[0]
 
 
 def _layer_words(found: list[tuple[str, int]]) -> str:

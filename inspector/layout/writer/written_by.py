@@ -120,10 +120,6 @@ def infer(checkpoint: Checkpoint, *, max_items: int = 100_000) -> WrittenBy:
 
     Every mesh whose size is the number of ranks is tried that could have made these chunks:
     FSDP, HSDP in both orders of axes, FSDP over tensor parallelism, and that replicated.
-
-    Args:
-        checkpoint: The checkpoint.
-        max_items: Items that one replay walks at most; beyond it the answer is sampled.
     """
     world_size = checkpoint.world_size
     if world_size is None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 from typing_extensions import NotRequired
 
-from inspector.checkpoint.find.found import State
+from inspector.checkpoint.find.step_folders import State
 
 __all__ = [
     "AxesLayout",

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 from typing_extensions import NotRequired
 
-from inspector.checkpoint.literals import Number
+from inspector.checkpoint.text import Number
 from inspector.checks.findings import Verdict as CheckVerdict
 from inspector.diff.model import Verdict
 from inspector.export.outcome import Kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Coverage, Report
@@ -20,8 +20,8 @@ from inspector.report.check import (
     verdict_sentence,
 )
 from inspector.report.html.findings import finding_maps, findings_list
-from inspector.report.html.markup import Html, bounded, join, tag
-from inspector.report.html.page import Tone, facts, left_out, page, section, table
+from inspector.report.html.markup import Html, bounded, tag
+from inspector.report.html.page import Tone, facts, page, section, table
 
 __all__ = ["check_html", "folder_html", "maps_by_folder"]
 
@@ -155,11 +155,14 @@ def _steps(judged: Iterable[Judged]) -> Html:
         for item in items[:_MAX_STEPS]
     ]
     bad = frozenset(i for i, item in enumerate(items[:_MAX_STEPS]) if item.report.exit_code)
-    heads = ("checkpoint", "step", "state", "verdict", "findings")
-    shown = table(
-        heads, rows, numbers=frozenset({"step"}), names=frozenset({"checkpoint"}), bad=bad
+    return table(
+        ("checkpoint", "step", "state", "verdict", "findings"),
+        rows,
+        numbers=frozenset({"step"}),
+        names=frozenset({"checkpoint"}),
+        bad=bad,
+        num_more=len(items) - len(rows),
     )
-    return join((shown, left_out(len(items) - len(rows))))
 
 
 def _part(item: Judged, maps: Html) -> Html:

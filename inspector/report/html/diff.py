@@ -19,7 +19,7 @@ from inspector.report.diff import (
 )
 from inspector.report.html.findings import maps_of
 from inspector.report.html.maps import MapMark
-from inspector.report.html.markup import Html, bounded, join, tag
+from inspector.report.html.markup import Html, bounded, tag
 from inspector.report.html.page import Tone, facts, left_out, page, section, table
 
 __all__ = ["diff_html"]
@@ -84,23 +84,23 @@ def _damage(diff: Diff) -> Html:
 
 
 def _tensors(tensors: Sequence[TensorDiff]) -> Html:
-    shown = table(
+    return table(
         tuple(column.title.lower() for column in TENSOR_COLUMNS),
         [tensor_cells(tensor) for tensor in tensors[:_MAX_ROWS]],
         numbers=frozenset(c.title.lower() for c in TENSOR_COLUMNS if c.align == "right"),
         names=frozenset({"tensor"}),
+        num_more=len(tensors) - _MAX_ROWS,
     )
-    return join((shown, left_out(len(tensors) - _MAX_ROWS)))
 
 
 def _entries(diff: Diff) -> Html:
     listed = [entry for entry in diff.entries if entry.verdict != "EXACT"]
-    shown = table(
+    return table(
         ("bytes entry", "verdict", "detail"),
         [(entry.fqn, entry.verdict, entry.detail) for entry in listed[:_MAX_ROWS]],
         names=frozenset({"bytes entry"}),
+        num_more=len(listed) - _MAX_ROWS,
     )
-    return join((shown, left_out(len(listed) - _MAX_ROWS)))
 
 
 def _names(title: str, names: Sequence[str]) -> Html:

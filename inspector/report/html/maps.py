@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_box, format_bytes, format_shape, plural
+from inspector.layout.geometry import Ints, box_cuts, clipped, num_touching
 from inspector.report.html.markup import Html, join, outline, tag, text
 from inspector.report.html.page import table
 
 __all__ = ["MAX_MARKS", "MapMark", "chunk_map"]
-
-Ints = npt.NDArray[np.int64]
 
 #: What a marked box is: in no chunk, in several, or something else that the finding tells.
 MarkKind = Literal["gap", "overlap", "other"]
@@ -99,18 +98,14 @@ def _picture(
     """The drawing, and what is to be said of it."""
     ndim = len(tensor.shape)
     extent = np.asarray(tensor.shape, np.int64)
-    low, high = _clipped(extent, tensor.offsets, tensor.sizes)
-    mark_low, mark_high = _clipped(
+    low, high = clipped(extent, tensor.offsets, tensor.sizes)
+    mark_low, mark_high = clipped(
         extent,
         np.asarray([m.offsets for m in marks], np.int64).reshape(len(marks), ndim),
         np.asarray([m.sizes for m in marks], np.int64).reshape(len(marks), ndim),
     )
     alive = np.flatnonzero((low < high).all(axis=1))
-    cuts = [
-        np.unique(np.concatenate([low[alive, d], high[alive, d], mark_low[:, d], mark_high[:, d],
-                                  np.array([0, extent[d]])]))
-        for d in range(ndim)
-    ]  # fmt: skip
+    cuts = box_cuts(extent, low[alive], high[alive], mark_low, mark_high)
     rows, cols = _lines(tensor.shape, cuts)
     notes = []
     folded = [d for d in range(ndim) if d not in (rows.dim, cols.dim) and len(cuts[d]) > 2]
@@ -123,10 +118,8 @@ def _picture(
     high_px, wide_px = int(rows.at[-1]), int(cols.at[-1])
     if len(alive) <= _MAX_BOXES:
         drawn = [_box(box, int(ranks[i])) for box, i in zip(boxes.tolist(), alive, strict=True)]
-        ground = _hole(0, 0, high_px, wide_px)
     else:
         drawn, most = _cells(boxes, ranks[alive], high_px, wide_px)
-        ground = _hole(0, 0, high_px, wide_px)
         notes.append(f"too many to draw one by one: a cell stands for up to {most:,} chunks")
     empty = tensor.num_chunks - len(alive)
     if empty:
@@ -137,8 +130,8 @@ def _picture(
     ]
     frame = tag("rect", class_="frame", x=0, y=0, width=wide_px, height=high_px)
     body = tag(
-        "g", ground, *drawn, *marked, frame, *_scale(tensor.shape, rows, cols),
-        transform=f"translate({_LEFT},{_TOP})",
+        "g", _hole(0, 0, high_px, wide_px), *drawn, *marked, frame,
+        *_scale(tensor.shape, rows, cols), transform=f"translate({_LEFT},{_TOP})",
     )  # fmt: skip
     size = (_LEFT + wide_px + 8, _TOP + high_px + 8)
     return tag(
@@ -146,12 +139,6 @@ def _picture(
         viewBox=f"0 0 {size[0]} {size[1]}", width=size[0], height=size[1], role="img",
         shape_rendering="crispEdges",
     ), notes  # fmt: skip
-
-
-def _clipped(extent: Ints, offsets: Ints, sizes: Ints) -> tuple[Ints, Ints]:
-    """Boxes cut to the tensor; no sum here can overflow."""
-    low = np.clip(offsets, 0, extent)
-    return low, low + np.clip(sizes, 0, extent - low)
 
 
 def _lines(shape: Sequence[int], cuts: Sequence[Ints]) -> tuple[_Line, _Line]:
@@ -207,15 +194,7 @@ def _cells(
     num_rows, num_cols = -(-high_px // _CELL), -(-wide_px // _CELL)
     tops, lefts = boxes[:, 0] // _CELL, boxes[:, 1] // _CELL
     bottoms, rights = -(-boxes[:, 2] // _CELL), -(-boxes[:, 3] // _CELL)
-    steps = np.zeros((num_rows + 1, num_cols + 1), np.int64)
-    for ys, xs, sign in (
-        (tops, lefts, 1),
-        (tops, rights, -1),
-        (bottoms, lefts, -1),
-        (bottoms, rights, 1),
-    ):
-        np.add.at(steps, (ys, xs), sign)
-    count = steps.cumsum(axis=0).cumsum(axis=1)[:num_rows, :num_cols]
+    count = num_touching(tops, lefts, bottoms, rights, num_rows, num_cols)
     owner = np.full((num_rows, num_cols), -1, np.int64)
     single = (bottoms - tops == 1) & (rights - lefts == 1)
     for i in np.flatnonzero(~single)[:_MAX_PAINTED][::-1].tolist():
@@ -323,11 +302,11 @@ def _listed(
 def _touched(tensor: Tensor, marks: Sequence[MapMark]) -> list[int]:
     """Chunks that hold an element of a marked box, in their order."""
     extent = np.asarray(tensor.shape, np.int64)
-    low, high = _clipped(extent, tensor.offsets, tensor.sizes)
+    low, high = clipped(extent, tensor.offsets, tensor.sizes)
     touched = np.zeros(len(low), np.bool_)
     for mark in marks:
         box = np.asarray([mark.offsets], np.int64), np.asarray([mark.sizes], np.int64)
-        mark_low, mark_high = _clipped(extent, *box)
+        mark_low, mark_high = clipped(extent, *box)
         touched |= ((low < mark_high) & (high > mark_low)).all(axis=1)
     found: list[int] = np.flatnonzero(touched).tolist()
     return found

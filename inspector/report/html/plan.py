@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from inspector.checkpoint.text import plural, printable
+from inspector.checks.findings import SEVERITIES
 from inspector.report.html.findings import finding_maps, findings_list
 from inspector.report.html.markup import Html, join, tag
-from inspector.report.html.page import facts, left_out, page, section, table
+from inspector.report.html.page import facts, page, section, table
 from inspector.report.plan.text import RANK_COLUMNS, PlanReport, against_words, headline, rank_cells
 
 __all__ = ["plan_html"]
@@ -43,36 +44,29 @@ def plan_html(planned: PlanReport, command: str) -> Iterator[str]:
 def _verdict(planned: PlanReport) -> str:
     """What the plan comes to; it is made from the metadata alone and proves no load."""
     counts = Counter(finding.severity for finding in planned.problems)
-    told = [plural(counts[s], s) for s in ("error", "warning", "note") if counts[s]]
+    told = [plural(counts[s], s) for s in SEVERITIES if counts[s]]
     found = ", ".join(told) or "nothing that would go wrong"
     return f"{found}, by the metadata alone (nothing was loaded): {headline(planned.plan)}"
 
 
 def _left_out(planned: PlanReport) -> Html:
     left = planned.plan.not_planned
-    shown = table(
+    return table(
         ("entry", "why"),
         [(item.fqn, item.why) for item in left[:_MAX_LEFT_OUT]],
         names=frozenset({"entry"}),
-    )
-    more = len(left) - _MAX_LEFT_OUT
-    return (
-        join((shown, tag("p", f"{plural(more, 'more entry', 'more entries')}.")))
-        if more > 0
-        else shown
+        num_more=len(left) - _MAX_LEFT_OUT,
     )
 
 
 def _ranks(planned: PlanReport) -> Html:
     plan = planned.plan
-    heads = tuple(column.title.lower() for column in RANK_COLUMNS)
-    shown = min(plan.world_size, _MAX_RANKS)
-    made = table(
-        heads,
-        [rank_cells(plan, rank) for rank in range(shown)],
+    return table(
+        tuple(column.title.lower() for column in RANK_COLUMNS),
+        [rank_cells(plan, rank) for rank in range(min(plan.world_size, _MAX_RANKS))],
         numbers=frozenset(c.title.lower() for c in RANK_COLUMNS if c.align == "right"),
+        num_more=plan.world_size - _MAX_RANKS,
     )
-    return join((made, left_out(plan.world_size - shown)))
 
 
 def _commands(planned: PlanReport) -> Html:

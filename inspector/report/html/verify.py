@@ -145,13 +145,13 @@ def _ranks(ranks: Sequence[RankView]) -> Html:
     order = sorted(ranks, key=lambda r: (r.status != "failed", not r.num_bad, r.rank))
     shown = sorted(order[:_MAX_RANKS], key=lambda r: r.rank)
     bad = frozenset(i for i, r in enumerate(shown) if r.status == "failed" or r.num_bad)
-    made = table(
+    return table(
         ("rank", "status", "last phase", "loaded", "wrong", "memory", "device", "host"),
         [_rank(rank) for rank in shown],
         numbers=frozenset({"rank", "loaded", "wrong", "memory"}),
         bad=bad,
+        num_more=len(ranks) - len(shown),
     )
-    return join((made, left_out(len(ranks) - len(shown))))
 
 
 def _rank(rank: RankView) -> tuple[str, ...]:

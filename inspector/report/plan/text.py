@@ -100,8 +100,7 @@ class PlanReport:
         """How many of the expected keys the checkpoint has, whatever they hold."""
         if self.expected is None:
             return 0
-        # lazy: only with --against
-        from inspector.checks.plan.against import num_matching
+        from inspector.checks.plan.against import num_matching  # lazy: only with --against
 
         return num_matching(self.plan.checkpoint, self.expected)
 
@@ -326,8 +325,7 @@ def _labelled(label: str, text: str, width: int | None) -> list[str]:
 
 def against_words(planned: PlanReport, expected: Expected) -> str:
     """What was expected and how much of it is there, in a sentence."""
-    # lazy: only with --against
-    from inspector.checks.plan.against import ModelFit
+    from inspector.checks.plan.against import ModelFit  # lazy: only with --against
 
     return ModelFit(expected, planned.num_matching, planned.problems).words
 

@@ -7,34 +7,23 @@ given it by `put`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.message import Message
 from textual.strip import Strip
 
-from inspector.tui.diff.paint import COLORS, SHADES, PartGrid, plane_cuts, plane_size
+from inspector.checkpoint.model import Tensor
+from inspector.diff.map import DifferenceCells as Found
+from inspector.tui.diff.paint import COLORS, SHADES, Ints, PartGrid, plane_cuts, plane_size
 from inspector.tui.kit.cell_text import fit
 from inspector.tui.kit.part_map import PartMap
 from inspector.tui.values.heat_paint import cuts_on, place
 
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Tensor
-    from inspector.diff.map import DifferenceCells as Found
-    from inspector.tui.diff.paint import Ints
-
 __all__ = ["DifferenceMap"]
 
 _LEGEND = ((" same", 0), ("≤1%", 1), ("≤10%", 2), ("≤50%", 3), (">50%", 4))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cuts:
-    """Rows and columns of the plane at which a side's chunks begin."""
-
-    rows: Ints
-    columns: Ints
 
 
 class DifferenceMap(PartMap):
@@ -64,13 +53,13 @@ class DifferenceMap(PartMap):
         super().__init__(plain=plain, id=id)
         self._margin = (3, 1)
         self._shape: tuple[int, ...] | None = None
-        self._cuts: tuple[_Cuts, _Cuts] | None = None
+        #: Of A and of B: rows and columns of the plane at which chunks begin.
+        self._cuts: list[tuple[Ints, Ints]] = []
         self._found: Found | None = None
         self._said = ""
         self._asked: tuple[int, int] | None = None
         self._per_line = 1
         self._cursor: tuple[int, int] | None = None
-        #: What is drawn, or None.
         self.grid: PartGrid | None = None
 
     # Values in.
@@ -78,9 +67,7 @@ class DifferenceMap(PartMap):
     def show(self, a: Tensor, b: Tensor, said: str = "") -> None:
         """Show a tensor that both sides have; `said`, printable, stands there until a map comes."""
         self._shape = a.shape
-        cuts = (plane_cuts(tensor.shape, tensor.offsets) for tensor in (a, b))
-        first, second = (_Cuts(*of) for of in cuts)
-        self._cuts = (first, second)
+        self._cuts = [plane_cuts(tensor.shape, tensor.offsets) for tensor in (a, b)]
         self._found, self._said, self._asked, self._cursor = None, said, None, None
         self.ask()
 
@@ -91,7 +78,7 @@ class DifferenceMap(PartMap):
 
     def show_nothing(self, said: str) -> None:
         """There can be no map: say why, printable."""
-        self._shape = self._cuts = None
+        self._shape, self._cuts = None, []
         self.say(said)
 
     def put(self, found: Found) -> None:
@@ -157,16 +144,16 @@ class DifferenceMap(PartMap):
         step = self._halves
         above, below = ["─"] * (grid.width * wide), ["─"] * (grid.width * wide)
         left, right = ["│"] * num_lines, ["│"] * num_lines
-        if self._cuts is not None and self._found is not None and not grid.is_wrapped:
-            found = self._found
-            for cuts, ends, mark, edge, tick in (
+        if self._cuts and not grid.is_wrapped:
+            found = grid.found
+            for (rows, columns), ends, mark, edge, tick in (
                 (self._cuts[0], above, "┬", left, "├"),
                 (self._cuts[1], below, "┴", right, "┤"),
             ):
-                for part, cut in cuts_on(found.column_cuts, cuts.columns.tolist()).items():
+                for part, cut in cuts_on(found.column_cuts, columns.tolist()).items():
                     if cut and part * wide < len(ends):
                         ends[part * wide] = mark
-                for part, cut in cuts_on(found.row_cuts, cuts.rows.tolist()).items():
+                for part, cut in cuts_on(found.row_cuts, rows.tolist()).items():
                     if cut and part * high // step < num_lines:
                         edge[part * high // step] = tick
         return f"┌{''.join(above)}┐", f"└{''.join(below)}┘", left, right

@@ -5,7 +5,6 @@ It imports nothing of Textual, so that it can start while Textual is still being
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +113,6 @@ class ComparingValues:
     def __init__(self, structure: Structure, tolerance: Tolerance, *, is_all: bool) -> None:
         self.is_all = is_all
         self.progress: DiffProgress | None = None
-        self.began_s = time.monotonic()
         self._structure = structure
         self._tolerance = tolerance
         self._found: deque[TensorDiff] = deque()

@@ -17,18 +17,10 @@ from inspector.tui.background import Stop
 from inspector.tui.diff.sources import Element
 from inspector.values.slices import plane_of, value_text, window
 
-__all__ = ["elements_of", "num_bytes_of", "read_elements", "read_map"]
+__all__ = ["elements_of", "read_elements", "read_map"]
 
 # As many as tell two neighbouring float32 apart.
 _DIGITS = 9
-
-
-def num_bytes_of(structure: Structure, pair: Pair) -> int:
-    """Bytes of elements on both sides together."""
-    return (
-        structure.a.checkpoint.columns.num_bytes[pair.index_a]
-        + structure.b.checkpoint.columns.num_bytes[pair.index_b]
-    )
 
 
 def elements_of(item: TensorDiff) -> tuple[Element, ...]:
@@ -53,8 +45,7 @@ def read_elements(
     for element in elements:
         if stop():
             raise Cancelled("it was stopped")
-        a = _value(structure.a, pair.index_a, element.index)
-        b = _value(structure.b, pair.index_b, element.index)
+        a, b = (_value(side, index, element.index) for side, index in structure.both(pair))
         found.append(replace(element, a=a, b=b))
     return tuple(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -141,9 +140,6 @@ class DiffScreen(Screen[None]):
         if self._with_values:
             self.call_after_refresh(self.action_compare)
 
-    def on_unmount(self) -> None:
-        self._comparing.drop()
-
     @property
     def view(self) -> DiffView:
         return self.query_one(DiffView)
@@ -251,8 +247,8 @@ class DiffScreen(Screen[None]):
             "comparing values",
             0 if done is None else done.bytes_done,
             0 if done is None else done.bytes_total,
-            time.monotonic() - run.began_s,
-            "stopping" if self._comparing.is_stopping else "c stops",
+            self._comparing,
+            "c stops",
         )
         self._show_head()
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.widget import Widget
+from textual.widgets import Static
 
 from inspector.checkpoint.model import Ints
 from inspector.checkpoint.text import format_bytes
@@ -16,21 +19,29 @@ from inspector.diff.model import TensorDiff
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
-from inspector.tui.diff.comparison import GROUPS, Comparison, Item, group_of, is_difference
-from inspector.tui.diff.detail import DiffDetail
+from inspector.tui.diff.comparison import (
+    GROUPS,
+    Comparison,
+    Item,
+    group_of,
+    indices_of,
+    is_difference,
+)
 from inspector.tui.diff.map import DifferenceMap
-from inspector.tui.diff.reading import elements_of, num_bytes_of, read_elements, read_map
+from inspector.tui.diff.reading import elements_of, read_elements, read_map
 from inspector.tui.diff.sources import (
     COLORS,
     STYLES,
     DiffSource,
     Element,
     diff_columns,
+    facts,
     row_facts,
     side_line,
 )
 from inspector.tui.kit.bars import VerdictBar
 from inspector.tui.kit.cell_text import error_line
+from inspector.tui.kit.lines import Reader
 from inspector.tui.kit.view import TableView
 from inspector.tui.kit.virtual_table import VirtualTable
 
@@ -43,6 +54,58 @@ _MAX_UNASKED_BYTES = 256 << 20
 # Beyond so many rows, those of a group are looked for anew only now and then.
 _MANY_ROWS, _SELDOM_S = 20_000, 1.0
 _ASK = "c compares all, m this tensor alone"
+
+
+class DiffDetail(Widget):
+    """Words at the left, the map at the right."""
+
+    DEFAULT_CSS = """
+    DiffDetail { height: 1fr; }
+    DiffDetail > Horizontal { height: 1fr; }
+    DiffDetail #diff-facts {
+        width: 1fr; min-width: 30; padding: 0 1; scrollbar-size-vertical: 1;
+    }
+    DiffDetail #diff-facts:focus { background: $boost; }
+    DiffDetail #diff-facts Static { width: 1fr; height: auto; }
+    DiffDetail DifferenceMap { width: 1fr; padding: 0 1; border-left: vkey $panel; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._shown: tuple[Comparison, Item] | None = None
+
+    def compose(self) -> ComposeResult:
+        with Horizontal():
+            with Reader(id="diff-facts"):
+                yield Static("", markup=False, id="diff-text")
+            yield DifferenceMap()
+
+    @property
+    def map(self) -> DifferenceMap:
+        return self.query_one(DifferenceMap)
+
+    def show(
+        self, comparison: Comparison, item: Item, elements: Sequence[Element], problem: str = ""
+    ) -> None:
+        """Show a row in words; see `facts`."""
+        is_other = self._shown is None or self._shown[1].fqn != item.fqn
+        self._shown = comparison, item
+        self.query_one("#diff-text", Static).update(facts(comparison, item, elements, problem))
+        if is_other:
+            self.query_one("#diff-facts", Reader).scroll_home(animate=False)
+
+    def show_map(self, comparison: Comparison, item: Item, said: str) -> None:
+        """Ask for the map of a row that both sides have; `said` stands there until it comes."""
+        structure = comparison.structure
+        a, b = indices_of(item)
+        self.map.show(
+            structure.a.checkpoint.columns.tensor(a), structure.b.checkpoint.columns.tensor(b), said
+        )
+
+    def show_nothing(self) -> None:
+        self._shown = None
+        self.query_one("#diff-text", Static).update("")
+        self.map.show_nothing("")
 
 
 class DiffView(TableView):
@@ -109,10 +172,6 @@ class DiffView(TableView):
     async def on_mount(self) -> None:
         await self.prepare_filter()
         self.show_comparison(self.comparison)
-
-    def on_unmount(self) -> None:
-        self._maps.drop()
-        self._values.drop()
 
     @property
     def detail(self) -> DiffDetail:
@@ -301,7 +360,7 @@ class DiffView(TableView):
         self._values.ask(
             ("values", item.fqn), lambda stop: read_elements(structure, pair, elements, stop)
         )
-        num_bytes = num_bytes_of(structure, pair)
+        num_bytes = structure.num_bytes(pair)
         sides = (structure.a.storage, structure.b.storage)
         is_cheap = num_bytes <= _MAX_UNASKED_BYTES and all(s.local_path("") for s in sides)
         if is_cheap or item.fqn in self._maps_asked:

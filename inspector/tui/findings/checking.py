@@ -7,25 +7,20 @@ screen opened; and a folder that cannot be read is judged too, never left at its
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from inspector.checkpoint.find.changes import changes, is_same_save
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Coverage, DeepReport, Finding, NotChecked, Report
 from inspector.checks.judge import check_storage, judge
-from inspector.checks.payload.deep import DeepRequest, check_deep
+from inspector.checks.payload.deep import BytesProgress, DeepRequest, check_deep
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
+from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.session import Loaded
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
-    from inspector.checkpoint.storage.base import Storage
-    from inspector.checks.payload.deep import BytesProgress
-    from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["DeepCheck", "DeepResult", "SecondLook", "judge_loaded", "look_again", "lost"]
 
@@ -114,7 +109,6 @@ class DeepCheck:
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self.progress: BytesProgress | None = None
-        self.started_s = time.monotonic()
         self._was_stopped = False
         self._fresh: Checkpoint | None = None
 
@@ -130,13 +124,9 @@ class DeepCheck:
             self._was_stopped = self._was_stopped or stop()
             return self._was_stopped
 
-        @contextmanager
-        def line() -> Iterator[Callable[[BytesProgress], bool]]:
-            yield take
-
         def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
             wanted, unread = _request(storage)
-            report = check_deep(checkpoint, storage, wanted, line)
+            report = check_deep(checkpoint, storage, wanted, lambda: nullcontext(take))
             checked = replace(report.checked, not_checked=(*report.checked.not_checked, *unread))
             return replace(report, checked=checked)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import format_count, natural_keys, printable
+from inspector.checks.findings import SEVERITIES
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
@@ -58,9 +59,6 @@ def _message(finding: Finding) -> str:
     return finding.message.removeprefix(f"{subject}: ") if subject else finding.message
 
 
-_SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
-
-
 class FindingSource(TableSource):
     """Findings, as a report has them: by severity, then by code."""
 
@@ -90,7 +88,7 @@ class FindingSource(TableSource):
     def sort_key(self, column_key: str) -> SortKeys | None:
         findings = self.findings
         if column_key == "severity":
-            return [_SEVERITY_ORDER[f.severity] for f in findings]
+            return [SEVERITIES.index(f.severity) for f in findings]
         if column_key == "code":
             return [f.code for f in findings]
         if column_key == "subject":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import plural
+from inspector.checks.findings import SEVERITIES
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Coverage, Finding, Report
@@ -21,7 +22,6 @@ Badge = tuple[str, str]
 """What the badge says, and its style."""
 
 _BAD, _ODD, _GOOD, _PLAIN = ("badge.error", "badge.warning", "badge.ok", "badge.plain")
-_SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Standing:
         known = {(finding.code, finding.fqn) for finding in self.checked.findings}
         valued = [f for f in self.valued if (f.code, f.fqn) not in known]
         findings = [*self.verified, *self.checked.findings, *valued]
-        findings.sort(key=lambda finding: _SEVERITIES[finding.severity])
+        findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
         return replace(self.checked, findings=tuple(findings))
 
     @property

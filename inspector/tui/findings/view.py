@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -144,8 +143,8 @@ class FindingsView(TableView):
             "checking every byte",
             0 if done is None else done.bytes_done,
             0 if done is None else done.bytes_total,
-            time.monotonic() - deep.started_s,
-            "stopping" if self._reading.is_stopping else f"{CHECK_BYTES} stops",
+            self._reading,
+            f"{CHECK_BYTES} stops",
             num_wrong=0 if done is None else getattr(done, "num_wrong", 0),
         )
         return True

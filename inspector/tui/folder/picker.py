@@ -10,9 +10,9 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
-from inspector.checkpoint.find.found import Found
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.find.search import discover, newest
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.run import check_folder
@@ -81,10 +81,6 @@ def _judge(
         tell(item)
 
 
-def _verdict_of(item: Judged) -> str:
-    return "empty" if item.report.is_empty else item.report.verdict
-
-
 class PickerScreen(Screen[None]):
     """Step, state, size and time of every checkpoint under a folder."""
 
@@ -125,6 +121,8 @@ class PickerScreen(Screen[None]):
         self._said = ""
         self._judging = Background[Folder](self, self._judged_all, "checking a folder")
         self._looking = Background[Folder](self, self._looked, "looking for new steps")
+        #: From the thread: a checkpoint was judged.
+        self._found_out = partial(self.call_later, self._show_judged)
         self._looks = 0
         self._lost = ""
 
@@ -183,7 +181,7 @@ class PickerScreen(Screen[None]):
         there = set(folder.found)
         self._judged = [item for item in self._judged if item.found in there]
         for item in self._judged:
-            self._source.verdicts[self._numbers[item.found]] = _verdict_of(item)
+            self._source.verdicts[self._numbers[item.found]] = item.word
         if here in rows:
             table.select_row(rows[here])
         self._draw_head()
@@ -221,10 +219,6 @@ class PickerScreen(Screen[None]):
         self._numbers = {found: number for number, found in enumerate(folder.found)}
         self._list.show_found(self._source)
 
-    def _found_out(self, item: Judged) -> None:
-        """From the thread: a checkpoint was judged."""
-        self.call_later(self._show_judged, item)
-
     def _judged_all(self, folder: Folder, outcome: object) -> None:
         if isinstance(outcome, InspectError) and not isinstance(outcome, Cancelled):
             self.notify(
@@ -236,7 +230,7 @@ class PickerScreen(Screen[None]):
         if number is None or number in self._source.verdicts:
             return  # Of a folder that was read anew meanwhile, or told by both readings of it.
         self._judged.append(item)
-        self._source.verdicts[number] = _verdict_of(item)
+        self._source.verdicts[number] = item.word
         self.query_one(VirtualTable).refresh_rows()
         if len(self._judged) == len(self._folder.found):
             self._say_steps()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inspector.checkpoint.find.found import Found
+from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.text import format_bytes, format_time
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.columns import Column

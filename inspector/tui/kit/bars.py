@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rich.text import Text
 from textual import events
@@ -13,6 +15,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
 from inspector.report.fitting import bar
+from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import clip
 
 __all__ = ["TaskLine", "VerdictBar", "ViewBar"]
@@ -53,18 +56,9 @@ class ViewBar(Static):
         """Show how something in a view stands, beside its title; empty for nothing."""
         if self._counts.get(view, ("", "")) != (word, style):
             self._counts[view] = word, style
-            self._draw()
+            self.refresh()
 
-    def watch_current(self) -> None:
-        self._draw()
-
-    def watch_note(self) -> None:
-        self._draw()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
+    def render(self) -> Text:
         text = Text()
         self._spans = []
         counts = {view: f" {word}" for view, (word, _) in self._counts.items() if word}
@@ -97,8 +91,7 @@ class ViewBar(Static):
             if room >= 1:
                 text.append(" " * room + note)
                 break
-        # Of one line always: the rest of the screen need not be laid out anew.
-        self.update(text, layout=False)
+        return text
 
     def _notes(self) -> Iterator[str]:
         """What may stand at the end, the longest first."""
@@ -132,15 +125,12 @@ class TaskLine(Static):
     TaskLine.-running { display: block; }
     """
 
-    def __init__(self) -> None:
-        super().__init__("", markup=False)
-
     def show(
         self,
         title: str,
         num_done: int,
         num_bytes: int,
-        elapsed_s: float,
+        background: Background[Any],
         hint: str,
         *,
         num_wrong: int = 0,
@@ -151,10 +141,12 @@ class TaskLine(Static):
             title: What it does.
             num_done: Bytes that were read.
             num_bytes: All that are to be; 0 while that is not known.
-            elapsed_s: Since when.
+            background: Where it runs.
             hint: How to stop it.
             num_wrong: Payloads with something wrong.
         """
+        elapsed_s = time.monotonic() - background.asked_s
+        hint = "stopping" if background.is_stopping else hint
         share = num_done / num_bytes if num_bytes else 0.0
         rate = num_done / elapsed_s if elapsed_s > 0 else 0.0
         left = format_seconds((num_bytes - num_done) / rate) if rate > 0 else "?"

@@ -84,21 +84,15 @@ class ChoiceLine(Static, can_focus=True):
         self.value = value
         self._spans: list[tuple[int, int, str]] = []
 
-    def on_mount(self) -> None:
-        self._draw()
-
     def set_words(self, words: Sequence[str]) -> None:
         self.words = tuple(words)
-        self._draw()
+        self.refresh()
 
     def choose(self, value: str) -> None:
         """Mark a word, and say nothing; none, if it is not among them."""
         if value != self.value:
             self.value = value
-            self._draw()
-
-    def on_resize(self) -> None:
-        self._draw()
+            self.refresh()
 
     def _fitting(self) -> tuple[str, ...]:
         """The words that there is room for, the chosen one among them: none is cut."""
@@ -120,7 +114,7 @@ class ChoiceLine(Static, can_focus=True):
             room -= len(words[first]) + 2
         return words[first:last]
 
-    def _draw(self) -> None:
+    def render(self) -> Text:
         text = Text(no_wrap=True)
         self._spans = []
         words = self._fitting()
@@ -135,7 +129,7 @@ class ChoiceLine(Static, can_focus=True):
             self._spans.append((start, text.cell_len, word))
         if words[-1:] != self.words[-1:]:
             text.append(_MORE)
-        self.update(text)
+        return text
 
     def action_step(self, steps: int) -> None:
         if not self.words:

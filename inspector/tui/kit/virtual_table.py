@@ -127,14 +127,6 @@ class VirtualTable(CursorView):
     class Selected(_RowMessage):
         """Enter or a double click on `row` of the source."""
 
-    @dataclass
-    class Sorted(Message):
-        """The table was sorted by `column_key` (None: the source's own order)."""
-
-        table: VirtualTable
-        column_key: str | None
-        reverse: bool
-
     def __init__(
         self,
         columns: Sequence[Column],
@@ -194,7 +186,6 @@ class VirtualTable(CursorView):
         self.sorted_by = None if column_key is None else (column_key, reverse)
         self._arrange()
         self._go_back_to(row)
-        self.post_message(self.Sorted(self, column_key, reverse))
         return True
 
     def select_row(self, row: int) -> bool:

@@ -69,9 +69,13 @@ def grid_axes(mesh: Mesh) -> tuple[GridAxis, ...]:
 
 
 def coordinate_words(mesh: Mesh, rank: int) -> str:
-    """Where a rank stands: `R1 S63`, as the grid names its rows and columns."""
+    """Where a rank stands: `R1 S63`, as the grid names its rows and columns.
+
+    Then where it stands on the experts' mesh, if there is one: `S3 + R0 E3`.
+    """
     pairs = zip(letters_of(mesh.axes), mesh.coordinate(rank), strict=True)
-    return " ".join(f"{letter}{place}" for letter, place in pairs)
+    words = " ".join(f"{letter}{place}" for letter, place in pairs)
+    return words if mesh.experts is None else f"{words} + {coordinate_words(mesh.experts, rank)}"
 
 
 @dataclass(frozen=True)

@@ -61,16 +61,9 @@ class MeshStepper(Static, can_focus=True):
     def show(self, mesh: Mesh) -> None:
         if mesh != self._mesh:
             self._mesh = mesh
-            self._draw()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def on_focus(self) -> None:
-        self._draw()
-
-    def on_blur(self) -> None:
-        self._draw()
+            if self._part not in self._parts:
+                self._part = self._parts[-1]
+            self.refresh()
 
     @property
     def _parts(self) -> tuple[str, ...]:
@@ -80,14 +73,11 @@ class MeshStepper(Static, can_focus=True):
             return ("kind", "replicate", "shard")
         return mesh.axes
 
-    def _draw(self) -> None:
-        mesh = self._mesh
-        if mesh is None:
-            return
-        if self._part not in self._parts:
-            self._part = self._parts[-1]
-        text = Text(no_wrap=True)
+    def render(self) -> Text:
+        text, mesh = Text(no_wrap=True), self._mesh
         self._spans = []
+        if mesh is None:
+            return text
         if mesh.is_plain:
             self._draw_kind(text, mesh)
             self._draw_size(text, "replicas", "replicate", mesh.num_replicas, "<>")
@@ -97,7 +87,7 @@ class MeshStepper(Static, can_focus=True):
         ranks = f"  {plural(mesh.world_size, 'rank')}"
         if text.cell_len + len(ranks) <= self.size.width:
             text.append(ranks, "bold")
-        self.update(text)
+        return text
 
     def _draw_axes(self, text: Text, mesh: Mesh) -> None:
         """Every axis by its name, or by its letter where there is no room for names."""
@@ -137,7 +127,7 @@ class MeshStepper(Static, can_focus=True):
         parts = self._parts
         index = parts.index(self._part) + steps
         self._part = parts[max(0, min(index, len(parts) - 1))]
-        self._draw()
+        self.refresh()
 
     def action_change(self, steps: int) -> None:
         self.post_message(self.Stepped(self._part, steps))
@@ -147,7 +137,7 @@ class MeshStepper(Static, can_focus=True):
         for start, end, part, steps in self._spans:
             if offset is not None and start <= offset.x < end:
                 self._part = part
-                self._draw()
+                self.refresh()
                 self.post_message(self.Stepped(part, steps))
 
 

@@ -65,7 +65,6 @@ class RankGrid(Widget, can_focus=True):
     class Chosen(Message):
         """The cursor went to a rank."""
 
-        grid: RankGrid
         rank: int
 
     def __init__(self, *, max_lines: int = 14, id: str | None = None) -> None:  # noqa: A002
@@ -299,7 +298,7 @@ class RankGrid(Widget, can_focus=True):
 
     def _go(self, rank: int) -> None:
         self.choose(rank)
-        self.post_message(self.Chosen(self, rank))
+        self.post_message(self.Chosen(rank))
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

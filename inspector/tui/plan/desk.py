@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.find.locate import matching
-from inspector.checks.plan.problems import find_gaps, plan_problems
+from inspector.checkpoint.model import Checkpoint
+from inspector.checks.findings import Finding
+from inspector.checks.plan.problems import Gap, find_gaps, plan_problems
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.layout.reads.load_plan import Planner
+from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.target.rules import TargetPlacements
+from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.plan.text import as_written
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
-    from inspector.checks.findings import Finding
-    from inspector.checks.plan.problems import Gap
-    from inspector.layout.reads.load_plan import LoadPlan, Planner
-    from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["Order", "PlanDesk", "Planned"]
 
@@ -82,8 +77,7 @@ class PlanDesk:
     @cached_property
     def names(self) -> list[str]:
         """Raw names of the tensors, then of the bytes entries."""
-        checkpoint = self.checkpoint
-        return [*checkpoint.columns.fqns, *(entry.fqn for entry in checkpoint.bytes_entries)]
+        return list(self.checkpoint.fqns)
 
     def make(self, order: Order) -> Planned:
         """The plan that was asked for; for a thread.

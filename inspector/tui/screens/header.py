@@ -88,12 +88,12 @@ class CheckpointHeader(Static):
         """Say what is known before the checkpoint is loaded; `path` is printable."""
         self._path = path
         self._facts = ([], ["...", *facts])
-        self._draw()
+        self.refresh()
 
     def show_writer(self, written_by: WrittenBy) -> None:
         if self._checkpoint is not None:
             self._facts = header_lines(self._checkpoint, written_by)
-            self._draw()
+            self.refresh()
 
     def show(self, checkpoint: Checkpoint) -> None:
         """Show another checkpoint, of which it is not known yet who wrote it."""
@@ -108,14 +108,14 @@ class CheckpointHeader(Static):
             self._badge = (f"{len(checkpoint.malformed)} {kind}", "badge.warning")
         else:
             self._badge = ("", "")
-        self._draw()
+        self.refresh()
 
     def show_standing(self, standing: Standing) -> None:
         """Show the verdict, and what it rests on, at the right end of the first line."""
         badge = standing.badge
         if badge[0]:
             self._badge = badge
-            self._draw()
+            self.refresh()
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
@@ -125,13 +125,10 @@ class CheckpointHeader(Static):
         if text and offset is not None and offset.y == 0 and offset.x >= start:
             self.post_message(self.BadgeClicked())
 
-    def on_resize(self) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
+    def render(self) -> Text:
         width = self.size.width - 2
         if width <= 0 or not self._path:
-            return
+            return Text()
         badge, badge_style = self._badge
         room = width - (len(badge) + 3 if badge else 0)
         facts = _fitting(self._facts[0], max(0, room - min(len(self._path), room // 2) - 2))
@@ -151,8 +148,7 @@ class CheckpointHeader(Static):
         if not facts and wanted:
             facts = [fit(wanted[0], width).rstrip()]
         second = Text(" · ".join(facts))
-        # Of two lines always: the rest of the screen need not be laid out anew.
-        self.update(Text("\n").join([first, second]), layout=False)
+        return Text("\n").join([first, second])
 
 
 def _fitting(facts: list[str], room: int, gap: int = 2) -> list[str]:

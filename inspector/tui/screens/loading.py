@@ -21,8 +21,8 @@ __all__ = ["LoadingScreen"]
 
 _POLL_S = 0.01
 _POLLS_A_PAINT = 8
-# After so long it is a large checkpoint; between two modules a key has its turn.
-_AHEAD_S = 0.5
+# The screen is there, and this process waits for another; between two modules a key has its turn.
+_AHEAD_S = 0.1
 _AHEAD_PAUSE_S = 0.03
 # What is shown next, and what a key may ask for meanwhile; what takes long in pieces.
 _NEXT = (

@@ -6,7 +6,7 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.screen import Screen
 
@@ -57,10 +57,6 @@ class OpenScreen(Screen[None]):
         """Take what is known now of how the checkpoint stands."""
         raise NotImplementedError
 
-    def action_reload(self) -> None:
-        """Read the checkpoint anew."""
-        raise NotImplementedError
-
 
 class Lookout:
     """Looks again when it is told to, and tells the screen what there is."""
@@ -96,11 +92,35 @@ class Lookout:
             screen.verification.replace(outcome.loaded)
             self._tell_changed(outcome.changes)
         elif standing.is_lost:
-            screen.action_reload()  # It is there again.
+            self.read_anew()  # It is there again.
         elif outcome.changes != standing.changes:
             if outcome.changes:
                 self._tell_changed(outcome.changes)
             screen.stand(changes=outcome.changes)
+
+    def read_anew(self) -> None:
+        """Read the checkpoint anew, with a screen of its own meanwhile."""
+        from inspector.tui.screens.loading import LoadingScreen
+
+        loaded = self._screen.loaded
+        if loaded is not None:
+            reading = LoadingScreen.of(loaded.checkpoint.path, whole_folder=False)
+            self._screen.app.push_screen(reading, self._was_read)
+
+    def _was_read(self, outcome: object) -> None:
+        loaded = self._screen.loaded
+        if loaded is None or isinstance(outcome, Cancelled) or outcome is None:
+            return
+        if isinstance(outcome, InspectError):
+            self.tell_lost(outcome)
+            self.lose(outcome)
+            return
+        from inspector.checkpoint.find.changes import is_same_save
+
+        fresh = cast("Loaded", outcome)
+        changed = "nothing" if is_same_save(fresh.checkpoint, loaded.checkpoint) else "it"
+        self._screen.show(fresh)
+        self._screen.notify(f"Read anew: {changed} changed since it was opened.")
 
     def lose(self, error: InspectError) -> None:
         """What is shown cannot be read any more: let the verdict say so."""

@@ -7,6 +7,8 @@ which a thread works out.
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -17,8 +19,8 @@ from textual.widget import MountError
 from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
-from inspector.errors import Cancelled, InspectError, StorageError
-from inspector.tui.background import Background, Stop, after
+from inspector.errors import InspectError, StorageError
+from inspector.tui.background import Background, Stop
 from inspector.tui.commands import CHECK_BYTES, command, is_closed
 from inspector.tui.findings.standing import Standing
 from inspector.tui.kit.bars import TaskLine, ViewBar
@@ -32,7 +34,7 @@ from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from textual.widget import Widget
 
@@ -55,6 +57,8 @@ _OF_FINDINGS = frozenset({"step_finding(1)"})
 _OF_STATISTICS = frozenset({"statistics"})
 _PAINT_S = 0.1
 _TURN_S = 0.001
+#: The keys that came while the first frame was drawn are on the screen before it goes on.
+_FIRST_TURN_S = 0.02
 
 
 class MainScreen(OpenScreen):
@@ -114,7 +118,6 @@ class MainScreen(OpenScreen):
         #: What was asked for before all is there that it needs.
         self._asked: Callable[[], object] | None = None
         self.standing = Standing()
-        self._missing: Iterator[View] = iter(())
         #: Those that are there already. Ten times a second is too often to search the DOM for them.
         self._views: list[View] = []
         self._wanted = ""
@@ -140,7 +143,7 @@ class MainScreen(OpenScreen):
         self._wanted = first_view(cast("Host", self.app).memory)
         self.watch(self, "focused", self._keep_focus, init=False)
         self.watch(self.app, "app_focus", self._look_when_back, init=False)
-        self.call_after_refresh(self._complete)
+        self.call_after_refresh(self._begin)
 
     def _keep_focus(self, focused: Widget | None) -> None:
         """The keys of a view are its own: something of it must have the focus."""
@@ -151,36 +154,20 @@ class MainScreen(OpenScreen):
         if self.focused is None and self.is_current:
             self.view.take_focus()
 
+    def _begin(self) -> None:
+        # A task of its own: keys go by way of this screen's messages, and are not to wait for it.
+        self.run_worker(self._complete(), name="opening")
+
     async def _complete(self) -> None:
-        from inspector.tui.kit.key_bar import KeyBar
-
-        view = self.query_one(TensorsView)
+        """Add all that the first frame did without; after each piece, keys have their turn."""
         try:
-            with self.app.batch_update():  # One repaint, and not one for each widget.
-                await self.mount(KeyBar())
-                await view.complete()
-                await view.prepare_filter()
-        except MountError:
+            await asyncio.sleep(_FIRST_TURN_S)
+            await self._complete_tensors()
+            for view in other_views():
+                await asyncio.sleep(_TURN_S)
+                await self._add_view(view)
+        except (MountError, NoMatches):
             return  # The screen is being left already.
-        self._missing = other_views()
-        after(self, _TURN_S, self._add_view)
-
-    async def _add_view(self) -> None:
-        """Add the next of the other views; after each, keys have their turn."""
-        view = next(self._missing, None)
-        if view is not None:
-            view.display = False
-            try:
-                await self.query_one(ContentSwitcher).mount(view)
-                if isinstance(view, TableView):
-                    await view.prepare_filter()
-            except (MountError, NoMatches):
-                return  # The screen is being left already.
-            self._views.append(view)
-            if self.loaded is not None:
-                view.show(self.loaded)
-            after(self, _TURN_S, self._add_view)
-            return
         self._completed = True
         if self.loaded is not None:
             self._show_verification()
@@ -191,8 +178,26 @@ class MainScreen(OpenScreen):
         self._do_asked()
         self.post_message(ScreenComplete())
 
+    async def _complete_tensors(self) -> None:
+        from inspector.tui.kit.key_bar import KeyBar
+
+        view = self.query_one(TensorsView)
+        await self.mount(KeyBar())
+        await view.prepare_filter()
+        await view.complete()
+
+    async def _add_view(self, view: View) -> None:
+        view.display = False
+        await self.query_one(ContentSwitcher).mount(view)
+        if isinstance(view, TableView):
+            await view.prepare_filter()
+        self._views.append(view)
+        if self.loaded is not None:
+            view.show(self.loaded)
+
     def show(self, loaded: Loaded) -> None:
         """Show a checkpoint; where the cursor's entry is in it too, the cursor stays on it."""
+        gc.freeze()  # What was read lives on: not to be looked through while keys wait.
         self.loaded = loaded
         self.written_by = None
         self.standing = Standing()
@@ -248,6 +253,7 @@ class MainScreen(OpenScreen):
         elif loaded is self.loaded and not self.standing.is_deep:
             self.stand(checked=outcome)
             self._trail.lead_to_damage()
+            gc.freeze()  # So does what was worked out.
 
     # What is known of it.
 
@@ -277,6 +283,7 @@ class MainScreen(OpenScreen):
 
     def on_findings_view_deepened(self, event: FindingsView.Deepened) -> None:
         event.stop()
+        self._paint_task()  # It has ended: its line goes with the word of what was found.
         result = event.result
         if event.loaded is not self.loaded:
             return
@@ -292,16 +299,12 @@ class MainScreen(OpenScreen):
 
     def on_statistics_view_found(self, event: StatisticsView.Found) -> None:
         event.stop()
+        self._paint_task()
         if event.loaded is self.loaded:
             self.stand(valued=event.findings)
 
     def on_checkpoint_header_badge_clicked(self) -> None:
         self.action_show_view("findings")
-
-    def _look_when_back(self, has_focus: bool) -> None:
-        """The terminal has the focus again: much may have happened meanwhile."""
-        if has_focus and self.is_attached:
-            self._lookout.look(reads=False)
 
     # Views.
 
@@ -474,27 +477,12 @@ class MainScreen(OpenScreen):
         if self._is_ready(partial(self.action_step_finding, steps)):
             self._trail.step(steps)
 
-    # Reading anew.
+    # What lies under the screen.
+
+    def _look_when_back(self, has_focus: bool) -> None:
+        """The terminal has the focus again: much may have happened meanwhile."""
+        if has_focus and self.is_attached:
+            self._lookout.look(reads=False)
 
     def action_reload(self) -> None:
-        from inspector.tui.screens.loading import LoadingScreen
-
-        if self.loaded is None:
-            return
-        path = self.loaded.checkpoint.path
-        self.app.push_screen(LoadingScreen.of(path, whole_folder=False), self._reloaded)
-
-    def _reloaded(self, outcome: object) -> None:
-        loaded = self.loaded
-        if loaded is None or isinstance(outcome, Cancelled) or outcome is None:
-            return
-        if isinstance(outcome, InspectError):
-            self._lookout.tell_lost(outcome)
-            self._lookout.lose(outcome)
-            return
-        from inspector.checkpoint.find.changes import is_same_save
-
-        fresh = cast("Loaded", outcome)
-        is_same = is_same_save(fresh.checkpoint, loaded.checkpoint)
-        self.show(fresh)
-        self.notify(f"Read anew: {'nothing' if is_same else 'it'} changed since it was opened.")
+        self._lookout.read_anew()

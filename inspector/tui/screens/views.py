@@ -14,52 +14,50 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWS", "VIEW_COMMANDS", "first_view", "other_views"]
 
-#: (id, key, title) of each, in the order of their keys.
-VIEWS = tuple(
-    (view, VIEW_KEYS[view], title)
-    for view, title in (
-        ("tensors", "Tensors"),
-        ("files", "Files"),
-        ("findings", "Findings"),
-        ("verify", "Verify"),
-        ("plan", "Load plan"),
-        ("values", "Values"),
-        ("stats", "Stats"),
-    )
+# Id, title and title in full of each, in the order of their keys; and what it shows.
+_VIEWS = (
+    ("tensors", "Tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),
+    ("files", "Files", "Files", "Every data file: its size, and what lies in it."),
+    (
+        "findings",
+        "Findings",
+        "Findings",
+        "Everything that is wrong, and what torch would do about it.",
+    ),
+    (
+        "verify",
+        "Verify",
+        "Verification",
+        "The verification: each rank and each tensor as it happens.",
+    ),
+    (
+        "plan",
+        "Load plan",
+        "Load plan",
+        "What every rank of a mesh would read, and how much memory that takes.",
+    ),
+    (
+        "values",
+        "Values",
+        "Values",
+        "The numbers of the tensor under the cursor: figures, histogram, map.",
+    ),
+    (
+        "stats",
+        "Stats",
+        "Statistics",
+        "All tensors that were read: those with NaN first, then odd norms.",
+    ),
 )
+
+#: (id, key, title) of each.
+VIEWS = tuple((view, VIEW_KEYS[view], title) for view, title, _, _ in _VIEWS)
 
 #: The key of each: `show_view(id)` of the screen.
 VIEW_COMMANDS = [
-    *(
-        command(VIEW_KEYS[view], f"show_view('{view}')", title, about)
-        for view, title, about in (
-            ("tensors", "Tensors", "Every tensor: how it is cut up, where its chunks lie."),
-            ("files", "Files", "Every data file: its size, and what lies in it."),
-            ("findings", "Findings", "Everything that is wrong, and what torch would do about it."),
-            (
-                "verify",
-                "Verification",
-                "The verification: each rank and each tensor as it happens.",
-            ),
-            (
-                "plan",
-                "Load plan",
-                "What every rank of a mesh would read, and how much memory that takes.",
-            ),
-            (
-                "values",
-                "Values",
-                "The numbers of the tensor under the cursor: figures, histogram, map.",
-            ),
-            (
-                "stats",
-                "Statistics",
-                "All tensors that were read: those with NaN first, then odd norms.",
-            ),
-        )
-    )
+    command(VIEW_KEYS[view], f"show_view('{view}')", title, about)
+    for view, _, title, about in _VIEWS
 ]
-
 
 #: Those that a screen may open with: they say something at once, and read no bytes for it.
 _TO_BEGIN_WITH = frozenset({"files", "findings", "plan"})

@@ -18,6 +18,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from inspector.layout.geometry import Ints, box_cuts, clipped, num_touching
+
 __all__ = [
     "GAP",
     "LABEL_CELLS",
@@ -27,14 +29,11 @@ __all__ = [
     "Cells",
     "ChunkGrid",
     "DrawnAxis",
-    "Ints",
     "Mark",
     "layout",
     "place_cuts",
     "wrap_cuts",
 ]
-
-Ints: TypeAlias = npt.NDArray[np.int64]
 
 LABEL_CELLS = 6
 """Cells a chunk would like along a line, so that its rank can stand in it."""
@@ -247,20 +246,16 @@ def layout(
     offsets, sizes = _matrix(offsets, ndim), _matrix(sizes, ndim)
     num_chunks = len(offsets)
     empty = np.flatnonzero((sizes <= 0).any(axis=1))
-    low, high, beyond = _clip(extent, offsets, sizes)
-    outside = np.flatnonzero(beyond)
-    mark_low, mark_high, _ = _clip(
+    low, high = clipped(extent, offsets, sizes)
+    outside = np.flatnonzero(((offsets != low) | (sizes > extent - low)).any(axis=1))
+    mark_low, mark_high = clipped(
         extent, _matrix([m.offsets for m in marks], ndim), _matrix([m.sizes for m in marks], ndim)
     )
     alive: npt.NDArray[np.bool_] = np.asarray((low < high).all(axis=1))
     if (extent <= 0).any():
         return _nothing(num_chunks, empty, outside, len(marks))
 
-    cuts = [
-        np.unique(np.concatenate([low[alive, d], high[alive, d], mark_low[:, d], mark_high[:, d],
-                                  np.array([0, extent[d]])]))
-        for d in range(ndim)
-    ]  # fmt: skip
+    cuts = box_cuts(extent, low[alive], high[alive], mark_low, mark_high)
     pieces = [len(c) - 1 for c in cuts]
     wrap = 0
     if ndim >= 2:
@@ -290,11 +285,8 @@ def layout(
     boxes = _boxes(rows, cols, low, high, alive, num_chunks)
     owner, other, count = _paint(boxes, rows.num_cells, cols.num_cells)
     if wrap:
-        owner, other, count = (
-            _wrapped(owner, wrap, OUTSIDE),
-            _wrapped(other, wrap, OUTSIDE),
-            _wrapped(count, wrap, 0),
-        )
+        owner, other = _wrapped(owner, wrap, OUTSIDE), _wrapped(other, wrap, OUTSIDE)
+        count = _wrapped(count, wrap, 0)
     return ChunkGrid(
         kind="band" if wrap else "plane",
         rows=rows,
@@ -315,15 +307,6 @@ def layout(
 def _matrix(boxes: Ints | Sequence[tuple[int, ...]], ndim: int) -> Ints:
     """One row per box; a plain reshape cannot tell how many boxes of a scalar there are."""
     return np.asarray(boxes, dtype=np.int64).reshape(len(boxes), ndim)
-
-
-def _clip(extent: Ints, offsets: Ints, sizes: Ints) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
-    """Boxes cut to the tensor, and which of them were cut. No sum here can overflow."""
-    low = np.clip(offsets, 0, extent)
-    room = extent - low
-    high = low + np.clip(sizes, 0, room)
-    beyond: npt.NDArray[np.bool_] = np.asarray(((offsets != low) | (sizes > room)).any(axis=1))
-    return low, high, beyond
 
 
 def _nothing(num_chunks: int, empty: Ints, outside: Ints, num_marks: int) -> ChunkGrid:
@@ -375,11 +358,7 @@ def _paint(boxes: Ints, num_rows: int, num_cols: int) -> tuple[Cells, Cells, Cel
     other = np.full((num_rows, num_cols), GAP, np.int32)
     index = np.flatnonzero(boxes[:, 0] >= 0)
     top, left, bottom, right = boxes[index].T
-    # How many: +1 at a box's corners, then sums along both axes.
-    steps = np.zeros((num_rows + 1, num_cols + 1), np.int64)
-    for ys, xs, sign in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
-        np.add.at(steps, (ys, xs), sign)
-    count = steps.cumsum(axis=0).cumsum(axis=1)[:num_rows, :num_cols].astype(np.int32)
+    count = num_touching(top, left, bottom, right, num_rows, num_cols).astype(np.int32)
     single = (bottom - top == 1) & (right - left == 1)
     large = np.flatnonzero(~single)[:_MAX_PAINTED]
     for i in large[::-1].tolist():

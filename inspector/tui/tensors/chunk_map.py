@@ -122,7 +122,6 @@ class ChunkMap(Pane, can_focus=True):
     class ChunkSelected(Message):
         """A click or a step went to chunk `index`."""
 
-        chunk_map: ChunkMap
         index: int
 
     def __init__(
@@ -336,7 +335,7 @@ class ChunkMap(Pane, can_focus=True):
 
     def _pick(self, index: int) -> None:
         self.set_highlight(index)
-        self.post_message(self.ChunkSelected(self, index))
+        self.post_message(self.ChunkSelected(index))
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

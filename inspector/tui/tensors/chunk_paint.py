@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from inspector.tui.tensors.chunk_layout import GAP, OUTSIDE, Cells, ChunkGrid, Ints, Mark, layout
+from inspector.layout.geometry import Ints
+from inspector.tui.tensors.chunk_layout import GAP, OUTSIDE, Cells, ChunkGrid, Mark, layout
 
 __all__ = [
     "BOLD",

@@ -10,13 +10,13 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from inspector.checkpoint.find.locate import folder_of
-from inspector.checkpoint.literals import format_literal
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
 from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literal
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
     format_count,
+    format_literal,
     format_placements,
     format_shape,
     plural,

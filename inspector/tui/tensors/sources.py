@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,11 +50,11 @@ class EntrySource(TableSource):
         self.entries = np.concatenate(
             [checkpoint.tensor_order, checkpoint.bytes_order + checkpoint.num_tensors]
         )
-        names = [*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)]
+        names = checkpoint.fqns
         #: Raw name of each row.
         self.row_names: list[str] = [names[entry] for entry in self.entries.tolist()]
         #: By entry, the pipeline stages that the files put it in; None where they show none.
-        self._stages: list[frozenset[int] | None] | None = None
+        self.stages: list[frozenset[int] | None] | None = None
         self._num_stages = 0
         #: Worst severity by row.
         self.badges: dict[int, str] = {}
@@ -63,9 +64,6 @@ class EntrySource(TableSource):
     @property
     def num_rows(self) -> int:
         return len(self.entries)
-
-    def name(self, row: int) -> str:
-        return self.row_names[row]
 
     @cached_property
     def row_bytes(self) -> list[int]:
@@ -109,21 +107,16 @@ class EntrySource(TableSource):
 
         if written_by.partition is not None:
             self._num_stages = written_by.num_stages
-            self._stages = stages_by_files(self.checkpoint, written_by)
-
-    @property
-    def has_stages(self) -> bool:
-        """Whether its files look like those of pipeline stages."""
-        return self._stages is not None
+            self.stages = stages_by_files(self.checkpoint, written_by)
 
     def stage_text(self, row: int) -> str:
         """The pipeline stage of a row, numbered as for `plan --stage`; empty where none is told."""
-        stages = None if self._stages is None else self._stages[int(self.entries[row])]
+        stages = None if self.stages is None else self.stages[int(self.entries[row])]
         return "" if stages is None else ",".join(map(str, sorted(stages)))
 
     def stage_words(self, row: int) -> str:
         """The same for the pane below, with what it rests on; empty where there are no stages."""
-        if self._stages is None:
+        if self.stages is None:
             return ""
         stage = self.stage_text(row)
         if not stage:
@@ -132,7 +125,7 @@ class EntrySource(TableSource):
 
     def cell(self, row: int, column_key: str) -> Cell:
         if column_key == "name":
-            return self.name(row)
+            return self.row_names[row]
         if column_key == "stage":
             return self.stage_text(row)
         tensor = self.tensor(row)
@@ -176,7 +169,7 @@ class EntrySource(TableSource):
         if column_key == "name":
             return self.name_ranks
         if column_key == "stage":
-            stages = self._stages or [None] * (columns.num_tensors + len(bytes_entries))
+            stages = self.stages or [None] * (columns.num_tensors + len(bytes_entries))
             first: Ints = np.array([min(of) if of else 0 for of in stages], np.int64)
             return np.asarray(first[entries])
         if column_key == "chunks":
@@ -225,8 +218,17 @@ class EntrySource(TableSource):
 
 def _ranks(texts: list[str]) -> Ints:
     """A number for each text, in their order."""
-    rank = {text: number for number, text in enumerate(sorted(set(texts)))}
+    rank = {text: number for number, text in enumerate(_sorted(list(set(texts))))}
     return np.fromiter((rank[text] for text in texts), np.int64, len(texts))
+
+
+def _sorted(texts: list[str]) -> list[str]:
+    """As `sorted`, in parts: a call that takes long keeps the screen waiting, from any thread."""
+    runs = [sorted(texts[at : at + _NAMES_AT_ONCE]) for at in range(0, len(texts), _NAMES_AT_ONCE)]
+    while len(runs) > 1:
+        # Of two runs it makes one in a single pass.
+        runs = [sorted(chain.from_iterable(runs[at : at + 2])) for at in range(0, len(runs), 2)]
+    return runs[0] if runs else []
 
 
 # Rows that are looked at to choose the widths.

@@ -76,7 +76,6 @@ class TensorTree(CursorView):
         below it, in the checkpoint's order.
         """
 
-        tree_widget: TensorTree
         prefix: tuple[str, ...]
         indices: Ints
 
@@ -84,7 +83,6 @@ class TensorTree(CursorView):
     class TensorSelected(Message):
         """Enter or a double click on a tensor."""
 
-        tree_widget: TensorTree
         index: int
 
     def __init__(
@@ -216,12 +214,12 @@ class TensorTree(CursorView):
     def cursor_moved(self) -> None:
         if self._lines:
             node = self._lines[self.cursor].node
-            self.post_message(self.NodeHighlighted(self, node.prefix, node.indices))
+            self.post_message(self.NodeHighlighted(node.prefix, node.indices))
 
     def line_chosen(self, line: int) -> None:
         node = self._lines[line].node
         if node.kind == "tensor" and not self._lines[line].hidden:
-            self.post_message(self.TensorSelected(self, int(node.indices[0])))
+            self.post_message(self.TensorSelected(int(node.indices[0])))
         else:
             self._turn(line)
 

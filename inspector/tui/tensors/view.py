@@ -107,11 +107,12 @@ class TensorsView(TableView):
 
         side = self.query_one("#entries-side", ColumnPane)
         tree, detail = TensorTree(id="tree"), TensorDetail(id="detail")
-        # Until it is known whether there is room for it: nothing should jump.
-        tree.display = False
+        # Until both are there, and it is known whether there is room: nothing should jump.
+        tree.display = detail.display = False
         await self.query_one(RowPane).mount(tree, before=side)
         await side.mount(detail)
         self._tree, self._detail = tree, detail
+        detail.display = True
         self._arrange()
         self._fill_tree()
         self._show_row(self.table.cursor_row)
@@ -234,7 +235,7 @@ class TensorsView(TableView):
     def _show_columns(self) -> None:
         if self.source is not None:
             known = self.source.written_by is not None
-            stages = self.source.has_stages
+            stages = self.source.stages is not None
             self._columns = entry_columns(self.source, placements_known=known, has_stages=stages)
             self.table.set_columns(self._columns)
 
@@ -242,7 +243,7 @@ class TensorsView(TableView):
         if self._tree is None or self.source is None:
             return
         if self.source.num_rows > _MANY_ROWS:
-            self._tree.set_trie(None)  # Until `make_tree` has one.
+            self._tree.set_trie(None)  # Until `trie_ahead` has one.
         else:
             self._tree.set_trie(_trie_of(self.source))
             self._show_badges()
@@ -316,7 +317,7 @@ class TensorsView(TableView):
             detail.show_nothing()
             return
         tensor = source.tensor(row)
-        name = source.name(row)
+        name = source.row_names[row]
         findings = [*self._findings.get(name, []), *self._findings_of_files(tensor)]
         if tensor is not None:
             marked = self._marked if self._marked and self._marked.fqn == name else None
@@ -398,7 +399,7 @@ class TensorsView(TableView):
         row, source = self.table.cursor_row, self.source
         if source is None or row is None:
             return []
-        name = printable(source.name(row))
+        name = printable(source.row_names[row])
         cells = [name]
         cells += [printable(source.text(row, column.key)) for column in self._columns[1:]]
         folder = printable(source.checkpoint.path)

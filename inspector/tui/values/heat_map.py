@@ -39,6 +39,8 @@ __all__ = ["HeatMap"]
 
 _RULER_LINES, _RULER_CELLS = 9, 36
 _LEGEND_CELLS = 8
+#: What its sign stands for, the longest first; where there is no room, it stands alone.
+_BAD_WORDS = (" NaN or Inf", " NaN/Inf")
 
 
 class HeatMap(PartMap):
@@ -76,7 +78,6 @@ class HeatMap(PartMap):
     class Chosen(Message):
         """The user went to the part of the plane that begins at a cell."""
 
-        heat_map: HeatMap
         row: int
         column: int
 
@@ -90,7 +91,6 @@ class HeatMap(PartMap):
         self._asked: tuple[int, int] | None = None
         self._problem = ""
         self._cursor = (0, 0)
-        #: What is drawn, or None.
         self.grid: HeatGrid | None = None
         self._glyphs: dict[tuple[int, int], tuple[str, Style]] = {}
 
@@ -132,10 +132,6 @@ class HeatMap(PartMap):
         self._redraw()
 
     # Measures.
-
-    @property
-    def is_sampled(self) -> bool:
-        return self._heat is not None and self._heat.is_sampled
 
     def _room(self) -> tuple[int, int, int, int]:
         """Lines and cells for the map, lines of the ruler above, cells of the one at its left."""
@@ -259,11 +255,10 @@ class HeatMap(PartMap):
             segments = [Segment(f"{title}  {ends[0]} ", style), *self._ramp(grid)]
             segments.append(Segment(f" {ends[1]}", style))
         if grid.bad.any():
-            segments += [
-                Segment("  ", style),
-                Segment("✗", self._part("bad")),
-                Segment(" NaN or Inf", style),
-            ]
+            segments += [Segment("  ", style), Segment("✗", self._part("bad"))]
+            room = self.size.width - sum(segment.cell_length for segment in segments)
+            said = (words for words in _BAD_WORDS if len(words) <= room)
+            segments.append(Segment(next(said, ""), style))
         return segments
 
     def _ramp(self, grid: HeatGrid) -> list[Segment]:
@@ -320,4 +315,4 @@ class HeatMap(PartMap):
         corner = None if self.grid is None else self.grid.corner(i, j, self._plane)
         if corner is not None:
             self.set_cursor(*corner)
-            self.post_message(self.Chosen(self, *corner))
+            self.post_message(self.Chosen(*corner))

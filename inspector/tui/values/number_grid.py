@@ -7,7 +7,6 @@ its place, and is given it by `put`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.style import Style
@@ -91,11 +90,8 @@ class NumberGrid(Widget, can_focus=True):
         Binding("shift+left,H", "page(0, -1)", "Page left", show=False, id="grid.page_left"),
     ]
 
-    @dataclass
     class Moved(Message):
         """The cursor came to rest on another element."""
-
-        grid: NumberGrid
 
     class Wanted(Message):
         """A rectangle of the plane is to be read, and given to `put`."""
@@ -230,7 +226,7 @@ class NumberGrid(Widget, can_focus=True):
 
     def _tell(self) -> None:
         self._told = True
-        self.post_message(self.Moved(self))
+        self.post_message(self.Moved())
 
     def _ask(self) -> None:
         if self.tensor is None or not self.size.height or not self.sheet.num_elements:

@@ -341,8 +341,8 @@ class NumberLines:
         if rule:
             style += rule
         if cell == self.cursor:
-            cursor = self.styles["cursor"]
-            style += Style(bgcolor=cursor.bgcolor, bold=cursor.bold, reverse=cursor.reverse)
+            # In its own colour: the red of a NaN, a faint zero cannot be read upon that of the bar.
+            style += self.styles["cursor"]
         return Segment(fit(look.text, self.cell_width, "right"), style)
 
     # Where chunks meet.

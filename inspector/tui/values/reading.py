@@ -78,7 +78,6 @@ class TensorReading:
         self._trials: Trials | None = None
         self._readers = {kind: self._reader(kind) for kind in ("cells", "heat", "figures", "found")}
         self._title = ""
-        self._began_s = 0.0
         self._bytes = (0, 0)
 
     def _reader(self, kind: Any) -> Background[tuple[int, Any]]:
@@ -164,7 +163,7 @@ class TensorReading:
     # How far it is.
 
     def _start(self, title: str) -> None:
-        self._title, self._began_s, self._bytes = title, time.monotonic(), (0, 0)
+        self._title, self._bytes = title, (0, 0)
 
     @property
     def is_busy(self) -> bool:
@@ -180,12 +179,9 @@ class TensorReading:
 
     def show_task(self, line: TaskLine, hint: str) -> bool:
         """Show how far it is, and how to stop it; False if there is nothing to show."""
-        elapsed = time.monotonic() - self._began_s
-        if not self.is_busy or elapsed < _QUIET_S:
-            return False
-        is_stopping = any(self._readers[kind].is_stopping for kind in ("figures", "found"))
-        line.show(self._title, *self._bytes, elapsed, "stopping" if is_stopping else hint)
-        return True
+        figures, found = self._readers["figures"], self._readers["found"]
+        reader = found if found.is_busy else figures
+        return _show_task(line, self._title, self._bytes, reader, hint)
 
 
 class ArraySaving:
@@ -198,7 +194,6 @@ class ArraySaving:
 
     def __init__(self, owner: Widget, answered: Callable[[str, Any], object]) -> None:
         self._background: Background[str] = Background(owner, answered, "saving")
-        self._began_s = 0.0
         self._bytes = (0, 0)
 
     def save(self, loaded: Loaded, tensor: Tensor, choice: SaveChoice, box: SliceBox) -> None:
@@ -208,7 +203,7 @@ class ArraySaving:
         def work(stop: Stop) -> str:
             return save_array(loaded, tensor, choice, box, tell, stop)
 
-        self._began_s, self._bytes = time.monotonic(), (0, 0)
+        self._bytes = (0, 0)
         self._background.ask(choice.path, work)
 
     @property
@@ -223,9 +218,14 @@ class ArraySaving:
 
     def show_task(self, line: TaskLine, hint: str) -> bool:
         """Show how far it is, and how to stop it; False if there is nothing to show."""
-        elapsed = time.monotonic() - self._began_s
-        if not self.is_busy or elapsed < _QUIET_S:
-            return False
-        hint = "stopping" if self._background.is_stopping else hint
-        line.show("writing", *self._bytes, elapsed, hint)
-        return True
+        return _show_task(line, "writing", self._bytes, self._background, hint)
+
+
+def _show_task(
+    line: TaskLine, title: str, done: tuple[int, int], background: Background[Any], hint: str
+) -> bool:
+    """Show how far it is, unless it has only just begun."""
+    if not background.is_busy or time.monotonic() - background.asked_s < _QUIET_S:
+        return False
+    line.show(title, *done, background, hint)
+    return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -206,15 +205,11 @@ class StatisticsView(TableView):
         self._known = known
         self._source: StatsSource | None = None
         self._run: WholeRun | None = None
-        self._began_s = 0.0
         self._runs = Background[Hashable](self, self._arrived, "statistics")
 
     def compose(self) -> ComposeResult:
         yield Static("", markup=False, id="stats-summary")
         yield self._table
-
-    def on_unmount(self) -> None:
-        self._runs.drop()
 
     @property
     def is_reading(self) -> bool:
@@ -247,7 +242,6 @@ class StatisticsView(TableView):
         run = self._run = WholeRun(
             loaded, lambda run: self.call_later(self._arrived, run.loaded, run)
         )
-        self._began_s = time.monotonic()
         self._table.set_empty_text("Reading ...")
         self._runs.ask(loaded, run.read)
 
@@ -300,13 +294,7 @@ class StatisticsView(TableView):
         run = self._run
         if run is None or not self._runs.is_busy:
             return False
-        line.show(
-            "reading all",
-            run.bytes_done,
-            run.bytes_total,
-            time.monotonic() - self._began_s,
-            "stopping" if self._runs.is_stopping else "u stops",
-        )
+        line.show("reading all", run.bytes_done, run.bytes_total, self._runs, "u stops")
         return True
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
@@ -338,9 +326,7 @@ def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
     # lazy: when something is found
     from inspector.checks.payload.values import file_at, value_findings
-
-    # lazy: as above
-    from inspector.values.nonfinite import NonFinite
+    from inspector.values.nonfinite import NonFinite  # lazy: as above
 
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}

@@ -25,9 +25,8 @@ from inspector.tui.kit.cell_text import error_line
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.values.facts import figures_text
 from inspector.tui.values.heat_map import HeatMap
-from inspector.tui.values.index_line import IndexLine, parse_index
 from inspector.tui.values.number_grid import NumberGrid
-from inspector.tui.values.pane import ValuesPane
+from inspector.tui.values.pane import IndexLine, ValuesPane, parse_index
 from inspector.tui.values.reading import Answer, ArraySaving, TensorReading
 from inspector.tui.values.work import Known, slice_box, why_no_numbers
 from inspector.values.stats import StatsReport, TensorStats
@@ -145,9 +144,6 @@ class ValuesView(View):
     def compose(self) -> ComposeResult:
         yield self._pane
 
-    def on_unmount(self) -> None:
-        self._reading.begin(None, None)
-
     # What the screen asks.
 
     def take_focus(self) -> None:
@@ -167,7 +163,7 @@ class ValuesView(View):
             self.open(name, index)
         else:
             self._reading.begin(None, None)
-            self._show_none(_NONE_YET)
+            self._pane.show_none(None, None, _NONE_YET)
 
     def choose(
         self, chooser: View, aim: tuple[str, tuple[int, ...] | None], beside: TableView
@@ -209,14 +205,11 @@ class ValuesView(View):
         self._reading.begin(self.loaded, tensor)
         why = _BYTES if tensor is None else why_no_numbers(tensor)
         if tensor is None or why:
-            self._show_none(why)
+            self._pane.show_none(name, tensor, why)
             return
         self._pane.show(checkpoint, name, tensor, index)
         self._show_figures()
         self._pause_timer = after(self, _PAUSE_S, self._read)
-
-    def _show_none(self, why: str) -> None:
-        self._pane.show_none(self.fqn, self._tensor, why)
 
     def show_task(self, line: TaskLine) -> bool:
         # The key is this view's own: elsewhere it means something else, or nothing.

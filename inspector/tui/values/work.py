@@ -218,8 +218,7 @@ def save_array(
     stop: Stop,
 ) -> str:
     """Write a tensor, or the slice of it that is shown, as `.npy`; what was done, in words."""
-    # lazy: the first frame does without
-    from inspector.export.run import export
+    from inspector.export.run import export  # lazy: the first frame does without
     from inspector.export.selection import ExportRequest, select  # lazy: as above
     from inspector.export.slices import write_slice  # lazy: as above
     from inspector.export.target import refuse_target  # lazy: as above

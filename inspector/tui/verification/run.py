@@ -23,7 +23,6 @@ from inspector.verify.recording import read_events
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
-    from inspector.verify.job.launcher import Job
     from inspector.verify.preflight import Preflight
 
 __all__ = ["ALL", "Following", "Moment", "Run", "Verification"]

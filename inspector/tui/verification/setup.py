@@ -34,7 +34,6 @@ from inspector.verify.spec import DEVICES, VIAS, default_then, why_not_via
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
     from inspector.layout.writer.written_by import WrittenBy
-    from inspector.verify.preflight import Preflight
 
 __all__ = [
     "DEFAULT",

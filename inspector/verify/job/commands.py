@@ -18,7 +18,7 @@ from inspector.layout.mesh import Mesh
 from inspector.verify.import_path import clean_environment
 from inspector.verify.job import manifests
 from inspector.verify.job.guard import MARK, SCRATCH_PREFIX
-from inspector.verify.job.shape import Shape
+from inspector.verify.job.manifests import Shape
 from inspector.verify.spec import MEETING, JobSpec, RankSpec, ReadSpec
 
 __all__ = [
@@ -336,12 +336,6 @@ def write_manifests(
     spec: RankSpec, shape: Shape, folder: Path, python: str = ""
 ) -> Iterator[tuple[str, Path]]:
     """Write what Kubernetes takes for a job; what each is, and its file.
-
-    Args:
-        spec: The job.
-        shape: Where its ranks lie.
-        folder: Where they go.
-        python: The interpreter in the container.
 
     Raises:
         OSError: They cannot be written.

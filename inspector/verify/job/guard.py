@@ -33,7 +33,7 @@ MARK = "HSDP_INSPECT_JOB"
 #: Only a folder with such a name is ever removed.
 SCRATCH_PREFIX = "hsdp-inspect-scratch-"
 
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.05
 _LAST_GASP_S = 5.0
@@ -116,8 +116,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _prctl() -> Callable[[int, int], None]:
-    """Linux's prctl(option, number), or nothing elsewhere."""
+def prctl() -> Callable[[int, int], None]:
+    """What calls Linux's `prctl` with an option and a number, and does nothing elsewhere."""
     if not sys.platform.startswith("linux"):
         return lambda option, number: None
     libc = ctypes.CDLL(None)
@@ -139,9 +139,9 @@ class _Guard:
         self._why = ""
 
     def run(self) -> None:
-        prctl = _prctl()
+        call_prctl = prctl()
         # Ranks whose torchrun was killed become children of this process, and end with it.
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        call_prctl(_PR_SET_CHILD_SUBREAPER, 1)
         wake, waker = os.pipe()
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -159,7 +159,7 @@ class _Guard:
                     cwd=self._job["cwd"],
                     start_new_session=True,
                     # SIGTERM, so that torchrun still ends its ranks when this process is killed.
-                    preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+                    preexec_fn=lambda: call_prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
                 )
             except OSError as error:
                 self._tell(state="ended", torchrun=None, error=str(error))

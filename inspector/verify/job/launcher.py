@@ -29,7 +29,7 @@ from typing import Any
 
 from inspector.checkpoint.own_folders import start_of, system_id
 from inspector.errors import StorageError
-from inspector.verify.events import SCHEMA
+from inspector.verify.events import event_head
 from inspector.verify.job import commands, post_mortem, watchdog
 from inspector.verify.job.guard import hello_pids, job_pids, kill_all, remove_scratch
 from inspector.verify.job.run_folder import (
@@ -131,9 +131,6 @@ class Job:
 
     def _begin(self, **more: Any) -> None:
         """Start the guard on a scratch folder, a recording and an id of its own.
-
-        Args:
-            more: For the `spec` event.
 
         Raises:
             StorageError: They cannot be made.
@@ -388,7 +385,7 @@ class Job:
             exit_code=status.get("exit") if status.get("state") == "ended" else None,
             start_error=str(status.get("error") or ""),
             stderr=post_mortem.tail_of(self.folder.torchrun_err),
-            rank_stderr=self._rank_stderr(),
+            rank_stderr=post_mortem.rank_stderr(self.folder.logs),
             was_oom=post_mortem.num_oom_kills() > self._oom_kills,
         )
         return [{**self._event("failed", None), **fields} for fields in found]
@@ -407,7 +404,7 @@ class Job:
             self.snapshot(),
             exit_code=status.get("exit"),
             stderr=post_mortem.tail_of(self.folder.torchrun_err),
-            rank_stderr=self._rank_stderr(),
+            rank_stderr=post_mortem.rank_stderr(self.folder.logs),
         )
 
     def _start_again(self, why: str) -> bool:
@@ -454,17 +451,8 @@ class Job:
             return {}
         return status if isinstance(status, dict) else {}
 
-    def _rank_stderr(self) -> dict[int, str]:
-        paths = self.folder.logs.glob("*/attempt_0/*/stderr.log")
-        return {
-            int(path.parent.name): post_mortem.tail_of(path)
-            for path in sorted(paths)
-            if path.parent.name.isdigit()
-        }
-
     def _event(self, name: str, rank: int | None) -> Event:
-        head = {"schema": SCHEMA, "event": name, "run": self.spec.run, "rank": rank}
-        return {**head, "t": time.time()}
+        return event_head(name, rank, self.spec.run)
 
     def _finish(self) -> Event:
         elapsed_s = time.monotonic() - self._started
@@ -483,13 +471,7 @@ class Job:
 
 
 def run(spec: RankSpec, on_event: Callable[[Event], None] | None = None, **options: Any) -> Event:
-    """Run a job to its end; its `result` event.
-
-    Args:
-        spec: The job.
-        on_event: Called with every event, the result among them.
-        options: As for `Job`.
-    """
+    """Run a job to its end; its `result` event."""
     with Job(spec, **options).start() as job:
         for event in job.events():
             if on_event is not None:

@@ -1,4 +1,4 @@
-"""A printed job for Kubernetes: Kubeflow's PyTorchJob (v1) and TrainJob (v2), as JSON.
+"""How a printed job lies on nodes; and Kubeflow's PyTorchJob (v1) and TrainJob (v2) of it, as JSON.
 
 IMAGE and CLAIM stand for what only its user knows: an image with torch, and a volume in which the
 job and the checkpoint lie under the very paths that they have here.
@@ -8,16 +8,57 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from inspector.checkpoint.storage.base import is_url
-from inspector.verify.job.shape import Shape
+from inspector.errors import UsageError
 from inspector.verify.spec import RankSpec
 
-__all__ = ["CLAIM", "IMAGE", "pytorch_job", "train_job"]
+__all__ = ["CLAIM", "IMAGE", "Shape", "pytorch_job", "train_job"]
 
 IMAGE = "IMAGE"
 CLAIM = "CLAIM"
+
+_GPUS_PER_NODE = 8
+_PORT = 29500
+_MAX_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the ranks of a printed job lie on nodes.
+
+    Attributes:
+        nodes: How many nodes.
+        per_node: Ranks on each.
+        port: Where the first of them listens.
+    """
+
+    nodes: int
+    per_node: int
+    port: int = 29500
+
+    @classmethod
+    def of(cls, world_size: int, nodes: int = 0, per_node: int = 0, port: int = 0) -> Shape:
+        """The shape for so many ranks; what is 0 is chosen.
+
+        Raises:
+            UsageError: They do not come out even, or the port is none.
+        """
+        if not per_node and not nodes:
+            per_node = max(n for n in range(1, _GPUS_PER_NODE + 1) if world_size % n == 0)
+        per_node = per_node or max(world_size // max(nodes, 1), 1)
+        nodes = nodes or max(world_size // max(per_node, 1), 1)
+        if per_node < 1 or nodes < 1 or nodes * per_node != world_size:
+            raise UsageError(
+                f"{nodes} nodes of {per_node} ranks do not make the {world_size} ranks of the mesh",
+                "--nnodes times --nproc-per-node is the number of ranks",
+            )
+        if port and not 1 <= port <= _MAX_PORT:
+            raise UsageError(f"--port {port}: a port is 1 to {_MAX_PORT}")
+        return cls(nodes, per_node, port or _PORT)
+
 
 #: The line of one pod, for the number of its node and the endpoint as its environment has them.
 Line = Callable[[str, str], str]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import os
 import signal
@@ -23,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,11 +30,10 @@ from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.verify.job import network, post_mortem
 from inspector.verify.job.commands import environment, findings_line, local_argv
-from inspector.verify.job.guard import kill_all, remove_scratch
+from inspector.verify.job.guard import PR_SET_PDEATHSIG, kill_all, prctl, remove_scratch
 from inspector.verify.job.peers import SILENT_BEATS, NodeStop, OwnRanks, Peers
 from inspector.verify.job.run_folder import meeting_folder
-from inspector.verify.progress import JobState, Snapshot
-from inspector.verify.recording import read_events
+from inspector.verify.recording import read_events, snapshot_of
 from inspector.verify.result import exit_code
 from inspector.verify.shares.judged import judged
 from inspector.verify.spec import JobSpec, RankSpec, ReadSpec, read_spec
@@ -53,7 +51,6 @@ _LAST_WORDS_S = 30.0
 #: torchrun waits longer for the nodes than this module, which says who did not come.
 _RDZV_MARGIN_S = 300
 _TAIL_LINES = 15
-_PR_SET_PDEATHSIG = 1
 
 
 class _Node:
@@ -150,6 +147,7 @@ class _Node:
             num_ranks=self._args.nproc_per_node,
             interface=interface,
         )
+        call_prctl = prctl()
         with open(self._logs / "torchrun.out", "ab") as out, open(self._stderr, "ab") as err:
             try:
                 self._torchrun = subprocess.Popen(  # noqa: S603 - the argv that was just shown
@@ -160,7 +158,7 @@ class _Node:
                     cwd=imports,
                     env=env,
                     start_new_session=True,
-                    preexec_fn=_end_with_parent,
+                    preexec_fn=lambda: call_prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
                 )
             except OSError as error:
                 raise NodeStop(f"torchrun could not be started: {error}") from error
@@ -252,7 +250,8 @@ class _Node:
             f"{len(came)} of {self._args.nnodes} nodes came within "
             f"{self._args.join_timeout:.0f} s: {named}"
         )
-        wanted = set(_slurm_nodes()) - {host.partition(".")[0] for host in (self._host, *here)}
+        listed = network.hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
+        wanted = set(listed) - {host.partition(".")[0] for host in (self._host, *here)}
         if wanted:
             said += f"; nothing was heard of {', '.join(sorted(wanted)[:8])}"
         return said
@@ -281,7 +280,7 @@ class _Node:
         """
         assert self._torchrun is not None  # noqa: S101 - _start made it
         code = self._torchrun.returncode
-        snapshot = _snapshot(self._events)
+        snapshot = snapshot_of(self._events)
         if code == 0:
             return
         found = post_mortem.diagnose(
@@ -289,7 +288,8 @@ class _Node:
             exit_code=code,
             start_error="",
             stderr=post_mortem.tail_of(self._stderr),
-            rank_stderr=dict(self._rank_stderr()),
+            # torchrun names the folders by local rank; that it is why, not which, matters here.
+            rank_stderr=post_mortem.rank_stderr(self._logs),
             was_oom=False,
         )
         if self._args.nnodes > 1:
@@ -309,12 +309,6 @@ class _Node:
             if self._peers.are_over:
                 return
             time.sleep(_POLL_S)
-
-    def _rank_stderr(self) -> Iterator[tuple[int, str]]:
-        # torchrun names the folders by local rank; that it is why, not which, matters here.
-        for path in sorted(self._logs.glob("*/attempt_0/*/stderr.log")):
-            if path.parent.name.isdigit():
-                yield int(path.parent.name), post_mortem.tail_of(path)
 
     def _end(self) -> None:
         """End torchrun and its ranks, if they still run, and remove the scratch folder."""
@@ -354,15 +348,6 @@ class _Node:
 _NO_WORD = (None, "exception")
 
 
-def _snapshot(events: Path) -> Snapshot:
-    """All that the ranks and nodes have told so far."""
-    state = JobState()
-    for event in read_events(str(events)):
-        if event is not None and event["event"] != "result":
-            state.apply(event)
-    return state.snapshot()
-
-
 def _result(events: Path) -> dict[str, Any]:
     """The verdict on what the folder holds now."""
     result: dict[str, Any] = {}
@@ -396,16 +381,6 @@ def _sentence(result: dict[str, Any], spec: JobSpec) -> str:
     under = f"under {spec.mesh} ({spec.world_size} ranks, {spec.device}, {spec.backend})"
     more = f"hsdp-inspect replay {printable(spec.events_dir, 300)}"
     return f"{verdict.upper()}: {why}{'; ' if why else ''}{counts} {under}; {more}"
-
-
-def _slurm_nodes() -> list[str]:
-    """The hosts of a Slurm allocation, where its list is plain; else nothing."""
-    return network.hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
-
-
-def _end_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _print(line: str) -> None:

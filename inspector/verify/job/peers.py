@@ -19,7 +19,7 @@ from typing import Any
 
 from inspector.checkpoint.own_folders import start_of, system_id
 from inspector.checkpoint.text import printable
-from inspector.verify.events import SCHEMA, encode
+from inspector.verify.events import encode, event_head
 from inspector.verify.job import watchdog
 from inspector.verify.ranks.vitals import stacks_file
 from inspector.verify.recording import EventFollower
@@ -106,13 +106,7 @@ class Peer:
 
 
 class Peers:
-    """This node's own file, and those of the others.
-
-    Args:
-        folder: Where they lie.
-        host: This node's name.
-        run: The job's id.
-    """
+    """This node's own file, and those of the others."""
 
     def __init__(self, folder: Path, host: str, run: str) -> None:
         self._folder = folder
@@ -213,11 +207,7 @@ class Peers:
     def tell(self, event: str, **fields: Any) -> bool:
         """Append an event to this node's file; whether that could be done."""
         line = {
-            "schema": SCHEMA,
-            "event": event,
-            "run": self._run,
-            "rank": fields.pop("rank", None),
-            "t": time.time(),
+            **event_head(event, fields.pop("rank", None), self._run),
             "node": self._host,
             "is_head": self.is_head,
             "pid": os.getpid(),
@@ -247,10 +237,6 @@ class OwnRanks:
     A rank that tells nothing any more, not even that it lives, and computes nothing either, is told
     after some beats: it was stopped, or waits for something that does not come. Where all of them
     live and nothing moves for the job's `timeout_s`, each is told with what its stack says.
-
-    Args:
-        spec: The job.
-        host: This node's name.
     """
 
     def __init__(self, spec: RankSpec, host: str) -> None:

@@ -84,6 +84,12 @@ def tail_of(path: str | Path) -> str:
         return ""
 
 
+def rank_stderr(logs: Path) -> dict[int, str]:
+    """What each rank wrote last, by the number that torchrun's folder for it has."""
+    paths = sorted(logs.glob("*/attempt_0/*/stderr.log"))
+    return {int(p.parent.name): tail_of(p) for p in paths if p.parent.name.isdigit()}
+
+
 def diagnose(
     snapshot: Snapshot,
     *,
@@ -136,12 +142,6 @@ def launchers_own(
 
     Its port was taken meanwhile, or its store did not come up: nothing of the checkpoint, of the
     interpreter or of the job has been tried then.
-
-    Args:
-        snapshot: What the ranks told.
-        exit_code: torchrun's, negative for a signal.
-        stderr: What torchrun wrote last.
-        rank_stderr: What each rank wrote last.
     """
     if any(rank.pid for rank in snapshot.ranks) or not isinstance(exit_code, int):
         return ""

@@ -80,6 +80,16 @@ def scratch_dir() -> Path:
     return state_dir() / "scratch"
 
 
+class _Below:
+    """A path below that of a run's folder."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __get__(self, run: RunFolder, owner: object) -> Path:
+        return run.path.joinpath(*self._names)
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder of one run."""
@@ -133,41 +143,15 @@ class RunFolder:
         """Whether it lies with the other runs; else it is a temporary one."""
         return self.path.parent == runs_dir()
 
-    @property
-    def spec(self) -> Path:
-        return self.path / "spec.json"
-
-    @property
-    def recording(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def imports(self) -> Path:
-        return self.path / "import"
-
-    @property
-    def torchrun_out(self) -> Path:
-        return self.logs / "torchrun.out"
-
-    @property
-    def torchrun_err(self) -> Path:
-        return self.logs / "torchrun.err"
-
-    @property
-    def guard_job(self) -> Path:
-        return self.path / "guard.json"
-
-    @property
-    def guard_status(self) -> Path:
-        return self.path / "guard.status.json"
+    spec = _Below("spec.json")
+    recording = _Below("events.jsonl")
+    events = _Below("events")
+    logs = _Below("logs")
+    imports = _Below("import")
+    torchrun_out = _Below("logs", "torchrun.out")
+    torchrun_err = _Below("logs", "torchrun.err")
+    guard_job = _Below("guard.json")
+    guard_status = _Below("guard.status.json")
 
     def put_aside(self) -> None:
         """Rename what a first attempt left, so that a second one can have its place.
@@ -374,12 +358,7 @@ def remove_leftovers() -> None:
 
 
 def _is_guarded(run: RunFolder, job: dict[str, Any]) -> bool:
-    """Whether a process of that run may still live (unsure: yes).
-
-    Args:
-        run: The run.
-        job: What its guard was told.
-    """
+    """Whether a process of that run may still live (unsure: yes)."""
     # The home may be shared by many nodes, and be a container's as well: what runs there is not
     # seen from here. While it runs its ranks' heartbeats are recorded, every second.
     if job.get("system") != system_id() and _last_change(run) > time.time() - _KEPT_S:

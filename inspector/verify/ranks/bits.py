@@ -34,8 +34,7 @@ def _find_memcmp() -> Callable[[int, int, int], int] | None:
         return None
     found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     found.restype = ctypes.c_int
-    result: Callable[[int, int, int], int] = found
-    return result
+    return found
 
 
 _memcmp = _find_memcmp()
@@ -52,6 +51,12 @@ def bits_of(element: bytes, byteorder: str = "little") -> str:
     if byteorder == "little":
         element = element[::-1]
     return "0x" + element.hex()
+
+
+def index_in(number: int, sizes: Sequence[int], offsets: Sequence[int]) -> tuple[int, ...]:
+    """The index in a tensor of an element of a box, by its place in C order there."""
+    inside = np.unravel_index(number, tuple(sizes)) if sizes else ()
+    return tuple(int(i) + o for i, o in zip(inside, offsets, strict=True))
 
 
 @dataclass(slots=True)
@@ -253,8 +258,7 @@ class Region:
         rows = mine.reshape(-1, size)[fresh]
         self._tally.num_unwritten += int((rows == POISON).all(axis=1).sum())
         first = int(where[0])
-        inside = np.unravel_index(at // size + first, self.sizes) if self.sizes else ()
-        index = tuple(int(i) + o for i, o in zip(inside, self.offsets, strict=True))
+        index = index_in(at // size + first, self.sizes, self.offsets)
         begin = first * size
         self._tally.differ(
             index,

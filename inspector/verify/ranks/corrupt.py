@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.payload.payload import Payload
 from inspector.checkpoint.payload.source import Source
 from inspector.checkpoint.payload.zip import Record
 from inspector.checkpoint.text import printable
-from inspector.verify.ranks.bits import bits_of
+from inspector.verify.ranks.bits import bits_of, index_in
 
 __all__ = ["MAX_BYTES", "Corrupt", "explain", "flipped_bit"]
 
@@ -131,8 +129,7 @@ def explain(
     written = bytearray(stored)
     written[byte % size] ^= 1 << bit
     order = payload.byteorder
-    inside = np.unravel_index(flat, tensor.shape) if tensor.shape else ()
-    index = tuple(int(i) + o for i, o in zip(inside, offsets, strict=True))
+    index = index_in(flat, tensor.shape, offsets)
     text += f"; one flipped bit explains it: bit {bit} of byte {byte:,} of {name}"
     return Corrupt(
         fqn,

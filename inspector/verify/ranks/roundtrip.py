@@ -32,7 +32,7 @@ from inspector.verify.ranks.bits import RegionTally
 from inspector.verify.ranks.group import disagreeing
 from inspector.verify.ranks.saving import save
 from inspector.verify.ranks.stored import StoredReader
-from inspector.verify.ranks.targets import Grid, Targets
+from inspector.verify.ranks.targets import GhostTargets, Grid, Targets
 from inspector.verify.ranks.tasks import entry_of
 from inspector.verify.ranks.torch_dcp import (
     HfFolder,
@@ -173,9 +173,8 @@ class _Wave:
     def _leave_packed(self, targets: Targets, failures: dict[str, str]) -> None:
         """What did not load for want of its class is not compared: that is no difference."""
         job = self._job
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, {f: w for f, w in failures.items() if f in self._tensors})
-        failed = {fqn: why for told in everyone for fqn, why in told.items()}
+        mine = {f: w for f, w in failures.items() if f in self._tensors}
+        failed = {fqn: why for told in _everyones(mine) for fqn, why in told.items()}
         if not failed:
             return
         left: list[Any] = [{}]
@@ -216,8 +215,7 @@ class _Wave:
                 failures.setdefault(fqn, why)
             elif why:
                 unread[fqn] = why
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, unread)
+        everyone = _everyones(unread)
         if job.rank == 0:
             for fqn, why in {f: w for told in everyone for f, w in told.items()}.items():
                 self._not_verified("load", fqn, why)
@@ -240,12 +238,7 @@ class _Wave:
 
     def _targets(self, grid: Grid, names: set[str] | None = None) -> Targets:
         via = self._job.spec.via
-        if via == "dtensor":
-            targets = Targets(grid)
-        else:
-            from inspector.verify.ranks.targets import GhostTargets
-
-            targets = GhostTargets(grid, via)
+        targets = Targets(grid) if via == "dtensor" else GhostTargets(grid, via)
         for fqn, tensor in self._parts.items():
             if names is None or fqn in names:
                 targets.add(tensor)
@@ -347,9 +340,7 @@ class _Wave:
         if check_crc:
             job.canaries["checksums"] += try_checksums(job.reader)
         job.reader.close()
-        found: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(found, job.reader.corrupt)
-        corrupt = [c for of_rank in found for c in of_rank]
+        corrupt = [c for of_rank in _everyones(job.reader.corrupt) for c in of_rank]
         comparison.attribute([*corrupt, *self._ledger.corrupt], job.reader.corrupt)
         if self._rows is not None:
             self._ledger.corrupt += corrupt
@@ -365,9 +356,7 @@ class _Wave:
         for fqn, local in comparison.locals.items():
             job.seams.compared(phase, fqn, local)
         torn, deviating = self._replicas(comparison, targets, fields)
-        mine = (bad, torn, deviating)
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
+        everyone = _everyones((bad, torn, deviating))
         torn = set().union(*(t for _, t, _ in everyone))
         unexplained = torn - set().union(*(d for _, _, d in everyone))
         if job.rank == 0:
@@ -401,6 +390,13 @@ class _Wave:
         job.reporter.advance(0, len(targets.state))
         job.reporter.progress(force=True)
         return torn, deviating
+
+
+def _everyones(mine: Any) -> list[Any]:
+    """What each rank has here, by rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
 
 
 def _want_of(packed: PackedTensor, why: str, imports: tuple[str, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,7 @@ def save(
 def _held(targets: Targets, fqn: str, tensor: Tensor | None) -> int:
     if tensor is None:
         return len(targets.local_bytes(fqn) or b"")
-    _, sizes = targets.grid.box(tensor)
-    return math.prod(sizes) * (tensor.num_bytes // max(tensor.num_elements, 1))
+    return targets.grid.held_bytes(tensor)
 
 
 def _lack_of_space(targets: Targets, folder: Path, tensors: dict[str, Tensor]) -> str:
@@ -130,7 +128,7 @@ def _check(
         if rows is not None and finding.offsets:
             tally.first_index = (rows.first + finding.offsets[0], *finding.offsets[1:])
         tell(reporter, "save", targets, tally, targets.via.get(finding.fqn, ""), hop=hop)
-    saved = {*checkpoint.columns.fqns, *(e.fqn for e in checkpoint.bytes_entries)}
+    saved = set(checkpoint.fqns)
     for fqn in sorted(names - saved):
         tally = RegionTally(fqn, 0)
         tally.problem("MISSING", "the saved folder does not have it")

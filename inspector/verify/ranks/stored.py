@@ -174,7 +174,7 @@ class StoredReader:
             is_checker: True if this rank checks the payload's CRC.
         """
         file = int(tensor.file[chunk])
-        offsets, sizes = _box(tensor, chunk)
+        offsets, sizes = tensor.box(chunk)
         path = self._checkpoint.files[file].path
         before = self.bytes_read
         try:
@@ -334,10 +334,6 @@ class _Counted:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _box(tensor: Tensor, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(tensor.offsets[chunk].tolist()), tuple(tensor.sizes[chunk].tolist())
 
 
 def _mismatch(tensor: Tensor, sizes: tuple[int, ...], payload: Payload) -> tuple[str, str] | None:

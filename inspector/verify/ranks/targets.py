@@ -117,6 +117,11 @@ class Grid:
         zeros = (0,) * (len(shape) - 1)
         return (int(starts[self.shard]), *zeros), (int(lengths[self.shard]), *shape[1:])
 
+    def held_bytes(self, tensor: Tensor) -> int:
+        """Bytes of this rank's part of a tensor."""
+        _, sizes = self.box(tensor)
+        return math.prod(sizes) * (tensor.num_bytes // max(tensor.num_elements, 1))
+
     def devices_of(self, tensor: Tensor) -> DeviceMesh:
         """The mesh that a tensor lies on."""
         return self.devices if self.rules is None else self.more[self.lies(tensor).mesh]

@@ -99,14 +99,7 @@ def torch_metadata(
     storage: dict[MetadataIndex, _StorageInfo] = {}
     for tensor in tensors:
         chunks = []
-        columns = (
-            tensor.offsets.tolist(),
-            tensor.sizes.tolist(),
-            tensor.file.tolist(),
-            tensor.byte_offset.tolist(),
-            tensor.byte_length.tolist(),
-        )
-        for offsets, sizes, file, begin, length in zip(*columns, strict=True):
+        for offsets, sizes, file, begin, length in tensor.chunks():
             index = MetadataIndex(tensor.fqn, torch.Size(offsets))
             if index in storage:
                 continue  # Per-rank metadata: each replica wrote the same box.
@@ -163,7 +156,6 @@ class LoadPlanner(DefaultLoadPlanner):
         self._edit_plan = edit_plan
 
     def create_local_plan(self) -> LoadPlan:
-        """The stock plan."""
         plan = super().create_local_plan()
         return plan if self._edit_plan is None else self._edit_plan(plan)
 
@@ -243,13 +235,7 @@ class _UrlFiles:
 
 
 def make_reader(path: str, metadata: Metadata | None, storage: Storage) -> Any:
-    """DCP's reader of a folder or a URL.
-
-    Args:
-        path: The checkpoint.
-        metadata: What it hands to DCP; None leaves that to torch, for what the job itself saved.
-        storage: The folder at `path`; of use for a URL alone.
-    """
+    """DCP's reader of a folder or a URL."""
     reader: Any = _Reader(path)
     if is_url(path):
         reader.fs = _UrlFiles(storage)
@@ -332,7 +318,6 @@ class SavePlanner(DefaultSavePlanner):
         self._edit_plan = edit_plan
 
     def create_global_plan(self, all_plans: Any) -> Any:
-        """The stock plan."""
         plans, metadata = super().create_global_plan(all_plans)
         if self._edit_plan is not None:
             plans, metadata = self._edit_plan(plans, metadata)

@@ -110,13 +110,7 @@ def keep_memory() -> None:
 
 
 class Reporter:
-    """One rank's events: the phase it is in, how far it is, and that it lives.
-
-    Args:
-        events_dir: Folder for the events.
-        rank: This rank.
-        run: The job's id, which every event carries.
-    """
+    """One rank's events: the phase it is in, how far it is, and that it lives."""
 
     def __init__(self, events_dir: str, rank: int, run: str = "") -> None:
         self.writer = EventWriter(events_dir, rank, run)
@@ -139,7 +133,6 @@ class Reporter:
         self._stop.set()
 
     def send(self, event: str, **fields: Any) -> None:
-        """Send one event."""
         self.writer.send(event, **fields)
 
     def expect(self, phase: str, num_bytes: int, num_tensors: int, hop: int = 0) -> None:
@@ -147,7 +140,6 @@ class Reporter:
         self._phases[phase, hop] = [0, num_bytes, 0, num_tensors]
 
     def phase(self, name: str, *, hop: int = 0, **fields: Any) -> None:
-        """Enter a phase."""
         self.progress(force=True)
         self.name, self._hop = name, hop
         self._phases.setdefault((name, hop), [0, 0, 0, 0])

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.verify.events import LONG_NAME
-from inspector.verify.failures import describe_failure
+from inspector.verify.failures import describe_failure, reason
 from inspector.verify.ranks.vitals import (
     Reporter,
     die_with_parent,
@@ -271,7 +271,6 @@ def _hf_folder(checkpoint: Checkpoint, storage: Storage) -> tuple[HfFolder | Non
     """
     import torch.distributed as dist
 
-    from inspector.verify.failures import reason
     from inspector.verify.ranks.torch_dcp import HfFolder
 
     folder = storage.local_path("")
@@ -301,7 +300,7 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
     # Of a tensor that comes in blocks of rows, each block counts.
     count = len(parts) + num_entries
     raw = sum(e.byte_length for e in entries)
-    bytes_on = [raw + sum(_held(t, grid) for t in parts) for grid in job.grids]
+    bytes_on = [raw + sum(map(grid.held_bytes, parts)) for grid in job.grids]
     for phase in ("load", "compare"):
         reporter.expect(phase, bytes_on[0], count)
     for hop in range(max(len(job.grids) - 1, 1)):
@@ -326,8 +325,8 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
         "plan", tensors=len(tensors), entries=num_entries, waves=len(waves), bytes=bytes_on, **more
     )
     if job.rank == 0:
-        names = [*columns.fqns, *(e.fqn for e in job.checkpoint.bytes_entries)]
-        positions = {fqn: i for i, fqn in enumerate(names) if len(fqn) > LONG_NAME}
+        told = enumerate(job.checkpoint.fqns)
+        positions = {fqn: i for i, fqn in told if len(fqn) > LONG_NAME}
         for group in left_out:
             for fqn in group.fqns[:_MAX_NAMED]:
                 more = {"entry": positions[fqn]} if fqn in positions else {}
@@ -343,18 +342,9 @@ def _plan(job: Any, waves: list[Any], left_out: list[Any], stored_dtypes: dict[s
 
 
 def _names(job: RankJob, waves: list[Any]) -> set[str]:
-    """What is verified."""
     columns, entries = job.checkpoint.columns, job.checkpoint.bytes_entries
     names = {columns.fqns[i] for wave in waves for i in wave.tensors}
     return names | {entries[i].fqn for wave in waves for i in wave.entries}
-
-
-def _held(tensor: Any, grid: Any) -> int:
-    _, sizes = grid.box(tensor)
-    total = tensor.num_bytes // max(tensor.num_elements, 1)
-    for n in sizes:
-        total *= n
-    return int(total)
 
 
 def _record(error: BaseException) -> None:

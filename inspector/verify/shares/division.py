@@ -15,34 +15,18 @@ import numpy as np
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import PayloadPlan
 
-__all__ = ["cut", "divide", "parts", "portions", "state_of"]
+__all__ = ["cut", "parts", "state_of", "unit_firsts"]
 
 
-def divide(plan: PayloadPlan, num_ranks: int) -> list[range]:
-    """The places of each rank, in the order of the files, so that each has about as many bytes.
-
-    A file is cut between two payloads, unless some of its payloads overlap: then one rank reads all
-    of it, as one process does, which reads shared bytes only so often.
-
-    Args:
-        plan: The payloads.
-        num_ranks: How many ranks.
-    """
-    return _cut(plan.length, np.append(_unit_firsts(plan), plan.num_places), num_ranks)
-
-
-def cut(sizes: Ints, num_ranks: int) -> list[range]:
+def cut(sizes: Ints, num_ranks: int, firsts: Ints | None = None) -> list[range]:
     """The items of each rank, in order, so that each has about as many bytes.
 
     Args:
         sizes: Bytes of each item, shape (num_items,).
         num_ranks: How many ranks.
+        firsts: The first item of each unit that one rank has whole (default: every item is one).
     """
-    return _cut(sizes, np.arange(len(sizes) + 1), num_ranks)
-
-
-def _cut(sizes: Ints, firsts: Ints, num_ranks: int) -> list[range]:
-    """As `cut`, between units alone; `firsts` are the first item of each, and the end."""
+    firsts = np.append(np.arange(len(sizes)) if firsts is None else firsts, len(sizes))
     # As float64, since hostile lengths may sum up to anything.
     before = np.concatenate([[0.0], np.cumsum(sizes.astype(np.float64))])[firsts]
     # Each border goes where fewest bytes are on the wrong side of it.
@@ -53,30 +37,16 @@ def _cut(sizes: Ints, firsts: Ints, num_ranks: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges.tolist())]
 
 
-def portions(plan: PayloadPlan, places: range, num_bytes: int) -> Iterator[range]:
-    """The places of a share in parts of about so many bytes.
-
-    Args:
-        plan: The payloads.
-        places: The share.
-        num_bytes: A part ends once it has as many.
-    """
-    return _parts(plan.length, _unit_firsts(plan), places, num_bytes)
-
-
-def parts(sizes: Ints, items: range, num_bytes: int) -> Iterator[range]:
+def parts(sizes: Ints, items: range, num_bytes: int, firsts: Ints | None = None) -> Iterator[range]:
     """The items of a share in parts of about so many bytes.
 
     Args:
         sizes: Bytes of each item, shape (num_items,).
         items: The share.
         num_bytes: A part ends once it has as many.
+        firsts: As of `cut`.
     """
-    return _parts(sizes, np.arange(len(sizes)), items, num_bytes)
-
-
-def _parts(sizes: Ints, firsts: Ints, items: range, num_bytes: int) -> Iterator[range]:
-    """As `parts`, between units alone; `firsts` are the first item of each."""
+    firsts = np.arange(len(sizes)) if firsts is None else firsts
     firsts = firsts[(firsts >= items.start) & (firsts < items.stop)]
     ends = np.cumsum(sizes[items.start : items.stop].astype(np.float64))
     first, before = items.start, 0.0
@@ -89,15 +59,18 @@ def _parts(sizes: Ints, firsts: Ints, items: range, num_bytes: int) -> Iterator[
         yield range(first, items.stop)
 
 
-def _unit_firsts(plan: PayloadPlan) -> Ints:
-    """The first place of each unit that one rank reads whole."""
+def unit_firsts(plan: PayloadPlan) -> Ints:
+    """The first place of each unit of a plan that one rank reads whole.
+
+    A file is cut between two payloads, unless some of its payloads overlap: then one rank reads all
+    of it, as one process does, which reads shared bytes only so often.
+    """
     is_tangled = np.zeros(int(plan.file.max(initial=-1)) + 1, np.bool_)
     is_tangled[plan.file[plan.overlaps]] = True
     is_first = np.ones(plan.num_places, np.bool_)
     same_file = plan.file[1:] == plan.file[:-1]
     is_first[1:] = ~(same_file & is_tangled[plan.file[1:]])
-    found: Ints = np.flatnonzero(is_first)
-    return found
+    return np.flatnonzero(is_first)
 
 
 def state_of(checkpoint: Checkpoint, plan: PayloadPlan) -> str:

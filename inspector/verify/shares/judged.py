@@ -48,10 +48,6 @@ def judged(spec: ReadSpec, events: Path) -> tuple[str, int]:
 def judge_shares(spec: ReadSpec, events: Path) -> Report:
     """The report on what the ranks of a job have read by now, and on everything beside it.
 
-    Args:
-        spec: The job.
-        events: Where its ranks' files lie.
-
     Raises:
         InspectError: The checkpoint, or the job's folder, is not there.
     """

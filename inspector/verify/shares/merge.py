@@ -25,11 +25,16 @@ from inspector.checks.payload.payloads import Untold, conclude
 from inspector.errors import InspectError, UsageError
 from inspector.values.fingerprint import Fingerprints
 from inspector.values.stats import STOPPED, NotRead, StatsReport, wanted_tensors
-from inspector.verify.progress import JobState, RankView, Snapshot
-from inspector.verify.recording import read_events
-from inspector.verify.shares.digests import add_digests, sealed_items, tensor_sizes
-from inspector.verify.shares.division import cut, divide, state_of
-from inspector.verify.shares.figures import Figures, add_figures
+from inspector.verify.progress import RankView, Snapshot
+from inspector.verify.recording import snapshot_of
+from inspector.verify.shares.digests import (
+    Figures,
+    add_digests,
+    add_figures,
+    sealed_items,
+    tensor_sizes,
+)
+from inspector.verify.shares.division import cut, state_of, unit_firsts
 from inspector.verify.shares.portion import add_portion, read_portions, share_file
 from inspector.verify.spec import ReadSpec, read_spec
 
@@ -80,15 +85,6 @@ def find_job(folder: str, task: str) -> tuple[ReadSpec, Path]:
     )
 
 
-def _told_by(events: Path) -> Snapshot:
-    """How a job stands by what its ranks, and its nodes, have told."""
-    state = JobState()
-    for event in read_events(str(events)):
-        if event is not None and event["event"] != "result":
-            state.apply(event)
-    return state.snapshot()
-
-
 @dataclass(frozen=True, slots=True)
 class EndedRanks:
     """Ranks that have read, or were ended before.
@@ -108,7 +104,7 @@ class EndedRanks:
     @classmethod
     def by_now(cls, spec: ReadSpec, events: Path) -> EndedRanks:
         """As they stand by what they have told."""
-        return cls(spec, events, _told_by(events))
+        return cls(spec, events, snapshot_of(events))
 
     def view(self, rank: int) -> RankView:
         """How a rank ended; one that was never heard of, too."""
@@ -150,19 +146,13 @@ class EndedRanks:
 
 
 def merge_shares(checkpoint: Checkpoint, storage: Storage, ended: EndedRanks) -> DeepReport:
-    """The report of all ranks together.
-
-    Args:
-        checkpoint: The checkpoint, as it is now.
-        storage: Its folder.
-        ended: The ranks.
-    """
+    """The report of all ranks together."""
     plan = plan_payloads(checkpoint)
     tally = PayloadTally.of(checkpoint, plan)
     add = partial(add_portion, checkpoint, plan, tally)
     untold: list[Untold] = []
     ranks: list[RankShare] = []
-    shares = divide(plan, ended.spec.world_size)
+    shares = cut(plan.length, ended.spec.world_size, unit_firsts(plan))
     for rank, share, why in ended.added(shares, state_of(checkpoint, plan), add):
         left = np.flatnonzero(~tally.tried[share.start : share.stop]) + share.start
         why_not = ""
@@ -177,10 +167,6 @@ def merge_shares(checkpoint: Checkpoint, storage: Storage, ended: EndedRanks) ->
 
 def merge_digests(checkpoint: Checkpoint, ended: EndedRanks) -> Fingerprints:
     """The digests of all ranks together.
-
-    Args:
-        checkpoint: The checkpoint, as it is now.
-        ended: The ranks.
 
     Raises:
         InspectError: A rank did not hash its share.
@@ -214,10 +200,6 @@ def merge_digests(checkpoint: Checkpoint, ended: EndedRanks) -> Fingerprints:
 
 def merge_figures(checkpoint: Checkpoint, ended: EndedRanks) -> StatsReport:
     """The statistics of all ranks together.
-
-    Args:
-        checkpoint: The checkpoint, as it is now.
-        ended: The ranks.
 
     Returns:
         Tensors of a rank that did not read them are in `not_read`, and `lost` says why.

@@ -67,7 +67,6 @@ class PortionFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 
@@ -136,12 +135,6 @@ def add_portion(
 ) -> None:
     """Add what a portion told to a tally, all of it or nothing.
 
-    Args:
-        checkpoint: The checkpoint.
-        plan: Its payloads.
-        tally: Changed.
-        told: As `encode_portion` gives it.
-
     Raises:
         ValueError, TypeError, KeyError: It says what cannot be.
     """
@@ -206,8 +199,7 @@ def add_portion(
 
 def _chunks(checkpoint: Checkpoint, plan: PayloadPlan, places: range) -> Ints:
     owners = plan.owner[plan.owner_start[places.start] : plan.owner_start[places.stop]]
-    chunks: Ints = owners[owners < checkpoint.num_chunks]
-    return chunks
+    return owners[owners < checkpoint.num_chunks]
 
 
 # What each field may be.

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Finding
+from inspector.checks.payload.deep import BytesProgress
 from inspector.checks.payload.payloads import read_places
 from inspector.values.fingerprint import fingerprints
 from inspector.values.stats import collect_stats, wanted_tensors
-from inspector.verify.shares.digests import encode_digests, sealed_items, tensor_sizes
-from inspector.verify.shares.division import cut, divide, parts, portions, state_of
-from inspector.verify.shares.figures import encode_figures
+from inspector.verify.shares.digests import (
+    encode_digests,
+    encode_figures,
+    sealed_items,
+    tensor_sizes,
+)
+from inspector.verify.shares.division import cut, parts, state_of, unit_firsts
 from inspector.verify.shares.portion import encode_portion
 from inspector.verify.spec import ReadSpec
 
-__all__ = ["BytesDone", "Portion", "ShareTask", "task_of"]
-
-
-class BytesDone(Protocol):
-    """How far the reading of a portion is."""
-
-    @property
-    def bytes_done(self) -> int: ...
+__all__ = ["Portion", "ShareTask", "task_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +48,40 @@ class Portion:
     findings: tuple[Finding, ...] = ()
 
 
-class ShareTask(Protocol):
-    """One of the tasks.
+class ShareTask:
+    """One of the tasks: items with a size, of which one rank has each whole.
 
     Attributes:
         state: Of the checkpoint (`division.state_of`).
     """
 
-    state: str
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        storage: Storage,
+        spec: ReadSpec,
+        sizes: Ints,
+        firsts: Ints | None = None,
+    ) -> None:
+        self._checkpoint, self._storage, self._spec = checkpoint, storage, spec
+        self._sizes, self._firsts = sizes, firsts
+        self.state = state_of(checkpoint, plan_payloads(checkpoint))
 
     def share(self, rank: int) -> range:
         """The items of a rank."""
-        ...
+        return cut(self._sizes, self._spec.world_size, self._firsts)[rank]
 
     def num_bytes(self, items: range) -> int:
         """How many bytes they take."""
-        ...
+        return int(self._sizes[items.start : items.stop].sum())
 
     def portions(self, items: range) -> Iterator[range]:
         """They, in parts of about `ReadSpec.portion_bytes`."""
-        ...
+        return parts(self._sizes, items, self._spec.portion_bytes, self._firsts)
 
-    def read(self, items: range, progress: Callable[[BytesDone], bool]) -> Portion:
+    def read(self, items: range, progress: Callable[[BytesProgress], bool]) -> Portion:
         """Read some; True of `progress` ends it, and what was read is told."""
-        ...
+        raise NotImplementedError
 
 
 def task_of(checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> ShareTask:
@@ -85,24 +93,14 @@ def task_of(checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> ShareTa
     return _Check(checkpoint, storage, spec)
 
 
-class _Check:
+class _Check(ShareTask):
     """Every payload against its checksum."""
 
     def __init__(self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> None:
-        self._checkpoint, self._storage, self._spec = checkpoint, storage, spec
         self._plan = plan_payloads(checkpoint)
-        self.state = state_of(checkpoint, self._plan)
+        super().__init__(checkpoint, storage, spec, self._plan.length, unit_firsts(self._plan))
 
-    def share(self, rank: int) -> range:
-        return divide(self._plan, self._spec.world_size)[rank]
-
-    def num_bytes(self, items: range) -> int:
-        return int(self._plan.length[items.start : items.stop].sum())
-
-    def portions(self, items: range) -> Iterator[range]:
-        return portions(self._plan, items, self._spec.portion_bytes)
-
-    def read(self, items: range, progress: Callable[[BytesDone], bool]) -> Portion:
+    def read(self, items: range, progress: Callable[[BytesProgress], bool]) -> Portion:
         tally = read_places(
             self._checkpoint,
             self._storage,
@@ -121,34 +119,14 @@ class _Check:
         )
 
 
-class _Items:
-    """Items with a size, of which one rank has each whole."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec, sizes: Ints
-    ) -> None:
-        self._checkpoint, self._storage, self._spec = checkpoint, storage, spec
-        self._sizes = sizes
-        self.state = state_of(checkpoint, plan_payloads(checkpoint))
-
-    def share(self, rank: int) -> range:
-        return cut(self._sizes, self._spec.world_size)[rank]
-
-    def num_bytes(self, items: range) -> int:
-        return int(self._sizes[items.start : items.stop].sum())
-
-    def portions(self, items: range) -> Iterator[range]:
-        return parts(self._sizes, items, self._spec.portion_bytes)
-
-
-class _Seal(_Items):
+class _Seal(ShareTask):
     """A digest of every tensor and bytes entry."""
 
     def __init__(self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> None:
         self._items, sizes = sealed_items(checkpoint)
         super().__init__(checkpoint, storage, spec, sizes)
 
-    def read(self, items: range, progress: Callable[[BytesDone], bool]) -> Portion:
+    def read(self, items: range, progress: Callable[[BytesProgress], bool]) -> Portion:
         mine = self._items[items.start : items.stop]
         found = fingerprints(
             self._checkpoint,
@@ -162,14 +140,14 @@ class _Seal(_Items):
         return Portion(encode_digests(items, found), num_bytes, len(digests))
 
 
-class _Stats(_Items):
+class _Stats(ShareTask):
     """The statistics of every tensor that is asked for."""
 
     def __init__(self, checkpoint: Checkpoint, storage: Storage, spec: ReadSpec) -> None:
         self._tensors = wanted_tensors(checkpoint, spec.filter)
         super().__init__(checkpoint, storage, spec, tensor_sizes(checkpoint, self._tensors))
 
-    def read(self, items: range, progress: Callable[[BytesDone], bool]) -> Portion:
+    def read(self, items: range, progress: Callable[[BytesProgress], bool]) -> Portion:
         mine = self._tensors[items.start : items.stop]
         report = collect_stats(self._checkpoint, self._storage, mine, progress=progress)
         told = encode_figures(items, report)

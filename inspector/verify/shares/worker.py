@@ -30,12 +30,13 @@ from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import Finding
+from inspector.checks.payload.deep import BytesProgress
 from inspector.errors import InspectError, UsageError
 from inspector.verify.events import READ
 from inspector.verify.failures import describe_failure
 from inspector.verify.ranks.vitals import Reporter, die_with_parent, register_stacks
 from inspector.verify.shares.portion import PortionFile
-from inspector.verify.shares.tasks import BytesDone, task_of
+from inspector.verify.shares.tasks import task_of
 from inspector.verify.spec import ReadSpec, read_spec
 
 __all__ = ["main", "read_share", "read_share_of"]
@@ -156,7 +157,7 @@ class _Progress:
         self.num_bytes = 0
         self._reporter, self._stop = reporter, stop
 
-    def __call__(self, now: BytesDone) -> bool:
+    def __call__(self, now: BytesProgress) -> bool:
         self._reporter.advance(now.bytes_done - self.num_bytes)
         self.num_bytes = now.bytes_done
         return self._stop.is_set()

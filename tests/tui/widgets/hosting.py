@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from textual.app import App, ComposeResult
 from textual.message import Message
+from textual.pilot import Pilot
 from textual.widget import Widget
 
 HOSTILE = [
@@ -41,10 +44,18 @@ class Host(App[None]):
         self.posted.append(event)
 
     on_virtual_table_selected = on_virtual_table_highlighted
-    on_virtual_table_sorted = on_virtual_table_highlighted
     on_tensor_tree_node_highlighted = on_virtual_table_highlighted
     on_tensor_tree_tensor_selected = on_virtual_table_highlighted
     on_chunk_map_chunk_selected = on_virtual_table_highlighted
+
+
+@asynccontextmanager
+async def hosted(shown: Widget | App[None], size: tuple[int, int]) -> AsyncIterator[Pilot[None]]:
+    """A widget in an app of its own, or such an app, once it has drawn itself."""
+    app = Host(shown) if isinstance(shown, Widget) else shown
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        yield pilot
 
 
 def drawn(widget: Widget) -> list[str]:

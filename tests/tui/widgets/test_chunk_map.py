@@ -11,7 +11,7 @@ from textual.color import Color
 from textual.widget import Widget
 
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
-from tests.tui.widgets.hosting import Host, drawn
+from tests.tui.widgets.hosting import Host, drawn, hosted
 
 
 def boxes(
@@ -66,8 +66,7 @@ async def test_every_case_draws_in_every_pane(size: tuple[int, int], colour: boo
 
 async def lines_of(value: ChunkBoxes, **kwargs: Any) -> list[str]:
     widget = ChunkMap(value, **kwargs)
-    async with Host(widget).run_test(size=(60, 16)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 16)):
         return [line.rstrip() for line in drawn(widget)]
 
 
@@ -117,8 +116,7 @@ async def test_holes_and_overlaps_have_patterns() -> None:
 async def test_keys_and_clicks_pick_a_chunk() -> None:
     widget = ChunkMap(CASES["stripes"])
     app = Host(widget)
-    async with app.run_test(size=(60, 16)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 16)) as pilot:
         await pilot.press("l", "l", "right", "h")
         assert widget.highlight == 1
         assert [m.index for m in app.posted] == [0, 1, 2, 1]
@@ -133,8 +131,7 @@ async def test_keys_and_clicks_pick_a_chunk() -> None:
 
 async def test_hues_of_neighbouring_ranks_differ() -> None:
     widget = ChunkMap(boxes((320,), [((i * 10,), (10,)) for i in range(32)]))
-    async with Host(widget).run_test(size=(200, 12)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (200, 12)):
         styles = {
             segment.text: segment.style
             for y in range(widget.size.height)
@@ -194,8 +191,7 @@ async def test_what_was_drawn_before_is_drawn_again_only_where_it_is_the_same() 
 
 async def test_steps_through_very_many_chunks_keep_no_drawing_of_each() -> None:
     widget = ChunkMap(stripes(20_000, 20_000, 4), highlight=0)
-    async with Host(widget).run_test(size=(60, 16)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 16)):
         strips(widget)
         tracemalloc.start()
         try:

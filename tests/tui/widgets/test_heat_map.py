@@ -21,7 +21,7 @@ from inspector.tui.values.heat_paint import (
 )
 from inspector.values.slices import Heat, plane_of
 from tests.conftest import some_fast
-from tests.tui.widgets.hosting import drawn
+from tests.tui.widgets.hosting import drawn, hosted
 from tests.tui.widgets.test_number_grid import tensor_of
 
 SHAPES: list[tuple[int, ...]] = [(500, 300), (4, 5), (1, 1), (9000, 3), (777,), (), (50, 1)]
@@ -94,8 +94,7 @@ async def test_nothing_sticks_out_at_any_size(
 ) -> None:
     array = np.random.default_rng(1).normal(size=shape)
     app = MapApp(array, plain=plain)
-    async with app.run_test(size=size) as pilot:
-        await pilot.pause()
+    async with hosted(app, size) as pilot:
         drawn(app.map)
         for height, width in app.asked:
             assert height * width <= 2 * size[0] * size[1]
@@ -107,8 +106,7 @@ async def test_nothing_sticks_out_at_any_size(
 async def test_colours_rise_with_the_numbers() -> None:
     array = np.repeat(np.arange(1.0, 41.0)[None], 60, axis=0)
     app = MapApp(array, plain=False)
-    async with app.run_test(size=(40, 12)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (40, 12)):
         heat_map = app.map
         grid = heat_map.grid
         assert grid is not None
@@ -130,14 +128,26 @@ async def test_numbers_of_both_signs_have_a_scale_with_0_in_the_middle() -> None
     assert ramp_color(DIVERGING, 0.5) == DIVERGING[2]
 
 
+async def test_the_words_of_the_legend_are_whole_or_not_there() -> None:
+    array = np.array([[0.25, math.nan, -4.125]])
+    app = MapApp(array)
+    seen = set()
+    async with app.run_test(size=(60, 12)) as pilot:
+        for width in range(60, 18, -1):
+            await pilot.resize_terminal(width, 12)
+            await pilot.pause()
+            _, _, said = drawn(app.map)[0].partition("✗")
+            seen.add(said.strip())
+    assert {"NaN or Inf", "NaN/Inf"} <= seen <= {"NaN or Inf", "NaN/Inf", ""}
+
+
 @pytest.mark.parametrize("plain", [False, True])
 async def test_nan_gaps_and_the_cursor_look_like_nothing_else(plain: bool) -> None:
     array = np.ma.array(np.ones((64, 40)), mask=np.zeros((64, 40), bool))
     array[50, 7] = np.nan
     array[20:30] = np.ma.masked
     app = MapApp(array, plain=plain)
-    async with app.run_test(size=(60, 40)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 40)) as pilot:
         lines = drawn(app.map)
         body = "".join(lines[2:])
         assert body.count("✗") == 1
@@ -157,8 +167,7 @@ async def test_nan_gaps_and_the_cursor_look_like_nothing_else(plain: bool) -> No
 async def test_without_colour_the_app_draws_shades(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     app = MapApp(np.arange(60.0).reshape(6, 10))
-    async with app.run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 20)):
         assert app.map.is_plain
         body = "".join(drawn(app.map)[1:])
         assert "▀" not in body
@@ -168,8 +177,7 @@ async def test_without_colour_the_app_draws_shades(monkeypatch: pytest.MonkeyPat
 async def test_going_over_the_map_goes_over_the_tensor() -> None:
     array = np.arange(1000.0 * 800).reshape(1000, 800)
     app = MapApp(array, plain=False)
-    async with app.run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 20)) as pilot:
         grid = app.map.grid
         assert grid is not None
         await pilot.press("j", "l", "l")
@@ -184,8 +192,7 @@ async def test_going_over_the_map_goes_over_the_tensor() -> None:
 
 async def test_a_line_of_numbers_is_wrapped_over_the_map() -> None:
     app = MapApp(np.arange(5000.0), plain=True)
-    async with app.run_test(size=(40, 11)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (40, 11)) as pilot:
         assert app.asked == [(1, 400)]
         assert app.map.grid is not None
         assert (app.map.grid.height, app.map.grid.width) == (10, 40)
@@ -198,8 +205,7 @@ async def test_a_line_of_numbers_is_wrapped_over_the_map() -> None:
 
 async def test_why_there_is_no_map_stands_in_its_place() -> None:
     app = MapApp(np.ones((5, 5)))
-    async with app.run_test(size=(40, 11)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (40, 11)) as pilot:
         app.map.fail("No map: cannot read a\\x1bb: there is no such file " + "x" * 500)
         await pilot.pause()
         assert "No map: cannot read a\\x1bb" in drawn(app.map)[0]

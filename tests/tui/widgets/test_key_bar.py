@@ -5,7 +5,7 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from inspector.tui.kit.key_bar import KeyBar
-from tests.tui.widgets.hosting import drawn
+from tests.tui.widgets.hosting import drawn, hosted
 
 
 class Keys(Screen[None]):
@@ -57,8 +57,7 @@ class Keyed(App[None]):
 
 async def test_it_shows_the_keys_that_mean_something() -> None:
     app = Keyed()
-    async with app.run_test(size=(60, 5)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 5)) as pilot:
         assert app.keys.line == " s Sort  / Filter  x Stop  q Quit"
         app.keys.state = False
         app.keys.refresh_bindings()
@@ -83,8 +82,7 @@ async def test_a_key_that_means_nothing_now_is_dim_and_does_nothing() -> None:
 
 async def test_a_click_presses_the_key_under_it() -> None:
     app = Keyed()
-    async with app.run_test(size=(60, 5)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 5)) as pilot:
         for word in ("Sort", "Filter"):
             await pilot.click(KeyBar, offset=(app.keys.line.index(word), 0))
         await pilot.click(KeyBar, offset=(50, 0))
@@ -94,8 +92,7 @@ async def test_a_click_presses_the_key_under_it() -> None:
 
 async def test_the_key_under_the_mouse_tells_what_it_does() -> None:
     app = Keyed()
-    async with app.run_test(size=(60, 5)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 5)) as pilot:
         await pilot.hover(KeyBar, offset=(app.keys.line.index("Filter"), 0))
         await pilot.pause()
         assert app.keys.bar.tooltip == "Narrow it"

@@ -194,6 +194,8 @@ def test_axes_have_letters_of_their_own() -> None:
     assert letters_of(("dp_shard", "shard2", "sss", "s", "_")) == ("S", "H", "A", "B", "C")
     assert coordinate_words(Mesh.parse("dp_replicate:2,dp_shard:4,tp:2"), 13) == "R1 S2 T1"
     assert coordinate_words(Mesh.parse("fsdp:8"), 7) == "S7"
+    # Experts lie on another mesh of the same ranks; the table tells both.
+    assert coordinate_words(Mesh.parse("fsdp:8+dp_shard:2,ep:4"), 6) == "S6 + S1 E2"
 
 
 def test_the_axes_are_told_as_far_as_there_is_room_and_no_word_is_cut() -> None:

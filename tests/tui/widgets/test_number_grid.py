@@ -25,7 +25,7 @@ from inspector.tui.values.number_sheet import (
     slice_after,
 )
 from inspector.values.slices import plane_of
-from tests.tui.widgets.hosting import drawn
+from tests.tui.widgets.hosting import drawn, hosted
 
 Array = Any
 KEYS = ("pagedown", "j", "shift+right", "l", "G", "end", "k", "h", "ctrl+u", "home", "g")
@@ -97,8 +97,7 @@ async def test_what_is_drawn_is_what_the_array_holds(size: tuple[int, int]) -> N
 async def test_only_the_window_and_a_margin_is_read_and_only_once() -> None:
     array = np.zeros((100_000, 5_000), np.float32)
     app = GridApp(array, tensor_of(array.shape))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (80, 24)) as pilot:
         for _ in range(15):
             await pilot.press("j")
         asked = len(app.asked)
@@ -119,8 +118,7 @@ async def test_only_the_window_and_a_margin_is_read_and_only_once() -> None:
 async def test_until_numbers_come_their_places_say_so() -> None:
     app = GridApp(np.ones((9, 9)), tensor_of((9, 9)))
     app.answers = False
-    async with app.run_test(size=(80, 12)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (80, 12)) as pilot:
         assert drawn(app.grid)[1].split()[1:] == ["…"] * 6
         await pilot.press("j", "l")
         assert len(app.asked) == 1  # The same is not asked for twice.
@@ -140,8 +138,7 @@ async def test_until_numbers_come_their_places_say_so() -> None:
 async def test_a_line_of_numbers_is_wrapped(shape: tuple[int, ...]) -> None:
     array = np.arange(int(np.prod(shape, dtype=int)), dtype=np.int32).reshape(shape)
     app = GridApp(array, tensor_of(shape, "int32"))
-    async with app.run_test(size=(60, 10)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 10)) as pilot:
         lines = drawn(app.grid)
         per_line = len(lines[0].split())
         plane = plane_of(shape)
@@ -168,8 +165,7 @@ async def test_it_fits_any_room(size: tuple[int, int]) -> None:
 async def test_chunks_are_told_apart_by_rules() -> None:
     boxes = [((0, 0), (2, 3)), ((0, 3), (2, 3)), ((2, 0), (4, 6))]
     app = GridApp(np.ones((6, 6)), tensor_of((6, 6), boxes=boxes))
-    async with app.run_test(size=(80, 12)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (80, 12)):
         lines = drawn(app.grid)
         assert [line.count("│") for line in lines[1:7]] == [1, 1, 0, 0, 0, 0]
         ruled = [
@@ -182,8 +178,7 @@ async def test_chunks_are_told_apart_by_rules() -> None:
 async def test_a_click_and_the_wheel_move_the_cursor() -> None:
     array = np.arange(100 * 50, dtype=np.int64).reshape(100, 50)
     app = GridApp(array, tensor_of(array.shape, "int64"))
-    async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (80, 24)) as pilot:
         line = drawn(app.grid)[3]
         await pilot.click(NumberGrid, offset=(line.index("103"), 3))
         assert app.grid.index == (2, 3)

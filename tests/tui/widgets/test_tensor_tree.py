@@ -6,7 +6,7 @@ import pytest
 
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.trie import ModuleTrie
-from tests.tui.widgets.hosting import HOSTILE, Host, drawn
+from tests.tui.widgets.hosting import HOSTILE, Host, drawn, hosted
 
 NAMES = [
     "model.embed.weight",
@@ -27,8 +27,7 @@ def titles(widget: TensorTree) -> list[str]:
 async def test_closed_then_opened() -> None:
     widget = tree()
     app = Host(widget)
-    async with app.run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 20)) as pilot:
         assert titles(widget)[:3] == ["▸ model 122 122.0 KiB", "optim.step 1.0 KiB", ""]
         await pilot.press("l")
         assert titles(widget)[:4] == [
@@ -51,8 +50,7 @@ async def test_closed_then_opened() -> None:
 async def test_messages() -> None:
     widget = tree()
     app = Host(widget)
-    async with app.run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 20)) as pilot:
         await pilot.press("l", "j", "j")
         await pilot.pause()
         last = app.posted[-1]
@@ -71,15 +69,13 @@ async def test_messages() -> None:
 
 async def test_a_lone_module_is_open_from_the_start() -> None:
     widget = tree([f"model.layers.{i}.w.{k}" for i in range(3) for k in "ab"])
-    async with Host(widget).run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 20)):
         assert [t.split()[1] for t in titles(widget)[:5]] == ["model", "layers", "0", "1", "2"]
 
 
 async def test_badges_rise_to_the_modules() -> None:
     widget = tree(badges={5: "warning", 6: "error", 10**9: "error"})
-    async with Host(widget).run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 20)):
         assert drawn(widget)[0][1] == "✗"
         assert drawn(widget)[1][1] == " "
         widget.set_badges({121: "note"})
@@ -89,8 +85,7 @@ async def test_badges_rise_to_the_modules() -> None:
 async def test_many_children_come_in_parts() -> None:
     widget = tree([f"p{i}" for i in range(5000)])
     app = Host(widget)
-    async with app.run_test(size=(60, 20)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 20)) as pilot:
         await pilot.press("G")
         assert "… 3,000 more" in drawn(widget)[-1]
         await pilot.press("enter")
@@ -102,8 +97,7 @@ async def test_many_children_come_in_parts() -> None:
 @pytest.mark.parametrize("width", [1, 4, 10, 20, 31, 60, 120])
 async def test_hostile_names(width: int) -> None:
     widget = tree([*HOSTILE, *(f"a.{name}.{name}" for name in HOSTILE)])
-    async with Host(widget).run_test(size=(width, 30)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (width, 30)):
         for _ in range(40):
             widget.action_open()
             widget.action_cursor_move(1)
@@ -112,8 +106,7 @@ async def test_hostile_names(width: int) -> None:
 
 async def test_no_tensors() -> None:
     widget = TensorTree(empty_text="None here")
-    async with Host(widget).run_test(size=(40, 5)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (40, 5)) as pilot:
         assert "None here" in drawn(widget)[1]
         await pilot.press("j", "l", "h", "enter", "space", "G")
         widget.set_trie(ModuleTrie(["a.b", "a.c"], [1, 2]))

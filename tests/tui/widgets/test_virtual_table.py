@@ -10,7 +10,7 @@ from textual.strip import Strip
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
-from tests.tui.widgets.hosting import HOSTILE, Host, drawn
+from tests.tui.widgets.hosting import HOSTILE, Host, drawn, hosted
 
 COLUMNS = [
     Column("name", "Name", min_width=12, flex=1, cut="middle"),
@@ -55,8 +55,7 @@ def rows_of(app: Host, kind: type) -> list[int]:
 
 async def test_first_lines() -> None:
     widget = table()
-    async with Host(widget).run_test(size=(60, 10)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 10)):
         lines = drawn(widget)
         assert lines[0].split() == ["Name", "Note", "Size"]
         assert lines[1].startswith("▌  layers.0.weight")
@@ -69,8 +68,7 @@ async def test_first_lines() -> None:
 async def test_keys_move_the_cursor_and_report_once() -> None:
     widget = table()
     app = Host(widget)
-    async with app.run_test(size=(60, 11)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 11)) as pilot:
         assert rows_of(app, VirtualTable.Highlighted) == [0]
         await pilot.press("j", "j", "down", "k")
         assert widget.cursor_row == 2
@@ -95,8 +93,7 @@ async def test_keys_move_the_cursor_and_report_once() -> None:
 async def test_sorting_by_key_and_by_click() -> None:
     widget = table()
     app = Host(widget)
-    async with app.run_test(size=(60, 11)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 11)) as pilot:
         await pilot.press("s")
         assert widget.sorted_by == ("name", False)
         assert "Name ▲" in drawn(widget)[0]
@@ -119,8 +116,7 @@ async def test_sorting_by_key_and_by_click() -> None:
 
 async def test_the_cursor_stays_on_its_row() -> None:
     widget = table()
-    async with Host(widget).run_test(size=(60, 11)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 11)) as pilot:
         widget.select_row(77)
         widget.sort("size")
         assert widget.cursor_row == 77
@@ -144,8 +140,7 @@ async def test_the_cursor_stays_on_its_row() -> None:
 async def test_mouse() -> None:
     widget = table()
     app = Host(widget)
-    async with app.run_test(size=(60, 11)) as pilot:
-        await pilot.pause()
+    async with hosted(app, (60, 11)) as pilot:
         await pilot.click(VirtualTable, offset=(5, 4))
         assert widget.cursor_row == 3
         await pilot.click(VirtualTable, offset=(5, 6), times=2)
@@ -158,8 +153,7 @@ async def test_mouse() -> None:
 
 async def test_narrow_panes_hide_columns_then_scroll() -> None:
     widget = table()
-    async with Host(widget).run_test(size=(30, 10)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (30, 10)) as pilot:
         assert drawn(widget)[0].split() == ["Name", "Size"]
         await pilot.resize_terminal(18, 10)
         await pilot.pause()
@@ -176,8 +170,7 @@ async def test_narrow_panes_hide_columns_then_scroll() -> None:
 @pytest.mark.parametrize("width", [1, 2, 5, 13, 24, 40, 80, 200])
 async def test_hostile_names(width: int) -> None:
     widget = VirtualTable(COLUMNS, Rows(HOSTILE))
-    async with Host(widget).run_test(size=(width, 14)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (width, 14)):
         drawn(widget)
         if width >= 80:
             text = "\n".join(drawn(widget))
@@ -191,15 +184,13 @@ async def test_styled_text_keeps_its_characters() -> None:
             return Text.assemble("a", ("b\x1b[2J", "bold"), ("c", "error"), ("d", "no such style"))
 
     widget = VirtualTable(COLUMNS, Styled(["x"]))
-    async with Host(widget).run_test(size=(60, 5)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 5)):
         assert "ab\\x1b[2Jcd" in drawn(widget)[1]
 
 
 async def test_nothing_to_show() -> None:
     widget = VirtualTable(COLUMNS, empty_text="No rows\x1b[2J match")
-    async with Host(widget).run_test(size=(60, 6)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 6)):
         assert any("No rows\\x1b[2J match" in line for line in drawn(widget))
         widget.set_empty_text("Other")
         assert any("Other" in line for line in drawn(widget))
@@ -233,15 +224,13 @@ async def test_the_cursor_is_seen_in_every_theme(theme: str) -> None:
 async def test_without_colour_the_cursor_is_reversed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     widget = table()
-    async with Host(widget).run_test(size=(60, 6)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 6)):
         assert all(s.style is not None and s.style.reverse for s in widget.render_line(1))
 
 
 async def test_100_000_rows_cost_what_is_seen() -> None:
     widget = table(100_000)
-    async with Host(widget).run_test(size=(160, 50)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (160, 50)):
         start = time.process_time()
         widget.move_cursor(90_000)
         drawn(widget)
@@ -262,8 +251,7 @@ async def test_a_table_that_comes_back_unchanged_is_not_drawn_anew(
         return draw(self, line, width, is_cursor)
 
     monkeypatch.setattr(VirtualTable, "draw_line", counted)
-    async with Host(widget).run_test(size=(60, 12)) as pilot:
-        await pilot.pause()
+    async with hosted(widget, (60, 12)) as pilot:
 
         async def hide() -> None:
             widget.display = False

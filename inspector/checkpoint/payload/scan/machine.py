@@ -55,15 +55,8 @@ _HOLDERS = frozenset({Global, Held, tuple, list, dict, Call})
 
 # What torch's reader for tensors makes objects of.
 _MADE_OF_TENSORS = frozenset(
-    {
-        "collections.OrderedDict",
-        "collections.Counter",
-        "torch.Size",
-        "torch.nn.parameter.Parameter",
-        "builtins.set",
-        "builtins.bytearray",
-        "builtins.complex",
-    }
+    "collections.OrderedDict collections.Counter torch.Size torch.nn.parameter.Parameter "
+    "builtins.set builtins.bytearray builtins.complex".split()
 )
 _MAX_STORAGES = 1 << 17
 

@@ -36,29 +36,16 @@ class Use(IntEnum):
 
 #: Known callables that call what they are given; so that counts as called, too.
 CALLS_ITS_ARGUMENTS = frozenset(
-    {
-        "torch._tensor._rebuild_from_type_v2",
-        "numpy.random._pickle.__randomstate_ctor",
-        "numpy.random._pickle.__generator_ctor",
-        "numpy.random._pickle.__bit_generator_ctor",
-        "numpy.ma.core._mareconstruct",
-        "builtins.iter",
-        "__builtin__.iter",
-        "itertools.chain",
-        "itertools.cycle",
-        "itertools.islice",
-    }
+    "torch._tensor._rebuild_from_type_v2 numpy.random._pickle.__randomstate_ctor "
+    "numpy.random._pickle.__generator_ctor numpy.random._pickle.__bit_generator_ctor "
+    "numpy.ma.core._mareconstruct builtins.iter __builtin__.iter itertools.chain itertools.cycle "
+    "itertools.islice".split()
 )
 
 #: Known callables that give something that can be called, and call nothing themselves.
 MAKES_A_CALLABLE = frozenset(
-    {
-        "functools.partial",
-        "operator.attrgetter",
-        "operator.itemgetter",
-        "_operator.attrgetter",
-        "_operator.itemgetter",
-    }
+    "functools.partial operator.attrgetter operator.itemgetter _operator.attrgetter "
+    "_operator.itemgetter".split()
 )
 
 # Values of Python itself, beside `PAYLOAD_NAMES`. Protocol 2 writes int as `__builtin__.long`.

@@ -19,7 +19,6 @@ from inspector.checkpoint.storage.remote.bounds import (
     Listing,
     Tags,
 )
-from inspector.checkpoint.storage.remote.errors import is_past_end
 from inspector.checkpoint.storage.remote.filesystem import FsspecFiles
 from inspector.checkpoint.storage.remote.session import session_options
 
@@ -98,12 +97,7 @@ class AzureFiles(FsspecFiles):
         container, name = _split(path)
         client = self._client().get_blob_client(container, name)
         length = None if end is None else end - start
-        try:
-            stream = await client.download_blob(start, length, max_concurrency=1, **self._each)
-        except Exception as error:
-            if is_past_end(error):
-                return b""
-            raise
+        stream = await client.download_blob(start, length, max_concurrency=1, **self._each)
         self._tags.check(path, stream.properties.etag)
         if stream.size > (MAX_UNSIZED_BYTES if length is None else length):
             raise BadAnswerError(f"it claims {stream.size:,} bytes of a file")

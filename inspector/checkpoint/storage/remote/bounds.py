@@ -76,10 +76,6 @@ class Meter:
     Args:
         limit: Bytes that were asked for.
         what: Whose body it is, for the message.
-
-    Attributes:
-        limit: The same.
-        num_bytes: How many have come.
     """
 
     def __init__(self, limit: int, what: str = "an answer") -> None:
@@ -191,11 +187,7 @@ class Tags:
 
 
 class Listing:
-    """The pages of one listing, bounded.
-
-    Attributes:
-        infos: What they held.
-    """
+    """The pages of one listing, bounded."""
 
     def __init__(self) -> None:
         self.infos: list[dict[str, Any]] = []

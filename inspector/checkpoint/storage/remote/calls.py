@@ -60,9 +60,6 @@ class Calls:
         loop: The event loop of an asynchronous file system, or None: then requests run in the
             thread that asks, one at a time.
         counts: False if something nearer to the wire counts the requests.
-
-    Attributes:
-        used: Requests and bytes so far.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, *, counts: bool = True) -> None:
@@ -191,9 +188,6 @@ class Calls:
     def _check_rest(self, last: Exception | None) -> None:
         """Whether another request may be begun.
 
-        Args:
-            last: What the last attempt of this request raised.
-
         Raises:
             Exception: It may not: that one, or `SlowAnswerError`.
         """
@@ -232,9 +226,6 @@ def most_lost_s(most_s: float) -> float:
 
     Those given up before the last one took less than `_LOST_S`; that one takes its tries, and an
     attempt that was under way beside it is waited for.
-
-    Args:
-        most_s: The longest that one answer may take.
     """
     silent_s = _SILENT_ATTEMPTS * READ_TIMEOUT_S
     unreached_s = _ATTEMPTS * CONNECT_TIMEOUT_S

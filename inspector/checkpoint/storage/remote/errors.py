@@ -168,13 +168,7 @@ def is_past_end(error: BaseException) -> bool:
 
 
 def in_words(error: BaseException, scheme: str, endpoint: str) -> tuple[str, str]:
-    """An exception as a reason and a hint (which may be empty), neither made printable yet.
-
-    Args:
-        error: What was raised.
-        scheme: Of the URL (`s3`).
-        endpoint: The server that was asked, if that is known.
-    """
+    """An exception as a reason and a hint (which may be empty), neither made printable yet."""
     server = endpoint or "the server"
     bad = bad_answer(error)
     if bad is not None:

@@ -39,10 +39,6 @@ _LOGGERS = (
 def file_system(url: str, make_options: Callable[[], dict[str, Any]]) -> tuple[Any, str]:
     """The file system of a URL, new and with its caches off, and the path in it.
 
-    Args:
-        url: Where to.
-        make_options: Gives what the file system is made with.
-
     Raises:
         StorageError: It is not installed, or the URL cannot be meant.
         Cancelled: The thread was told to stop.
@@ -147,7 +143,7 @@ class FsspecFiles:
         """A range; empty if it begins past the end."""
         end = None if length is None else start + length
         if self._is_async:
-            return self._read(path, start, end)
+            return self._read_in(path, start, end)
         return self._fs.cat_file(path, start=start, end=end)
 
     async def _list(self, path: str) -> Any:
@@ -156,13 +152,17 @@ class FsspecFiles:
         except FileNotFoundError:
             return []
 
-    async def _read(self, path: str, start: int, end: int | None) -> bytes:
+    async def _read_in(self, path: str, start: int, end: int | None) -> bytes:
         try:
-            data: bytes = await self._fs._cat_file(path, start=start, end=end)
+            return await self._read(path, start, end)
         except Exception as error:
             if is_past_end(error):
                 return b""
             raise
+
+    async def _read(self, path: str, start: int, end: int | None) -> bytes:
+        """A range; raises what the library does if it begins past the end."""
+        data: bytes = await self._fs._cat_file(path, start=start, end=end)
         return data
 
     def entry(self, info: dict[str, Any], base: str) -> Entry:

@@ -18,7 +18,7 @@ from inspector.checkpoint.storage.remote.bounds import (
     Listing,
     Tags,
 )
-from inspector.checkpoint.storage.remote.errors import NoBucketError, is_past_end
+from inspector.checkpoint.storage.remote.errors import NoBucketError
 from inspector.checkpoint.storage.remote.filesystem import FsspecFiles, users_setting
 from inspector.checkpoint.storage.remote.session import session_options
 
@@ -98,14 +98,7 @@ class GcsFiles(FsspecFiles):
 
     async def _read(self, path: str, start: int, end: int | None) -> bytes:
         asked = f"bytes={start}-{'' if end is None else end - 1}"
-        try:
-            headers, data = await self._fs._call(
-                "GET", self._fs.url(path), headers={"Range": asked}
-            )
-        except Exception as error:
-            if is_past_end(error):
-                return b""
-            raise
+        headers, data = await self._fs._call("GET", self._fs.url(path), headers={"Range": asked})
         self._generations.check(path, headers.get("X-Goog-Generation"))
         self._tags.check(path, headers.get("ETag"))
         answer: bytes = data

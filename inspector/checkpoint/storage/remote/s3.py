@@ -19,7 +19,6 @@ from inspector.checkpoint.storage.remote.bounds import (
     read_body,
     within,
 )
-from inspector.checkpoint.storage.remote.errors import is_past_end
 from inspector.checkpoint.storage.remote.filesystem import FsspecFiles, users_setting
 
 __all__ = ["S3Files"]
@@ -92,12 +91,7 @@ class S3Files(FsspecFiles):
         asked = {}
         if start or end is not None:
             asked["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        try:
-            answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **asked)
-        except Exception as error:
-            if is_past_end(error):
-                return b""
-            raise
+        answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **asked)
         body = answer["Body"]
         try:
             self._tags.check(path, answer.get("ETag"))

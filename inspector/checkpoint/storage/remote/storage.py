@@ -283,29 +283,26 @@ class RemoteStorage:
 
     def stat_all(self, paths: Iterable[str]) -> Sequence[Entry | None]:
         with self._seen.lock:
+            paths = list(paths)
             if not self._files.has_listing:
-                return self._look_here(paths)
+                self._look(self._full(path) for path in paths if path)
             return [self._stat(path) for path in paths]
 
     def _stat(self, path: str) -> Entry | None:
         if not path:
             # A folder is there if something lies in it.
             return Entry("", "folder") if self.list() else self._file_itself()
-        folder, _, name = path.rpartition("/")
-        self.list(folder)
-        found = self._seen.folders.get(self._full(folder), {}).get(name)
+        if self._files.has_listing:
+            self.list(path.rpartition("/")[0])
+        found = self._entry_seen(self._full(path))
         return None if found is None else replace(found, name=path)
 
-    def _look_here(self, paths: Iterable[str]) -> Sequence[Entry | None]:
-        full = {path: self._full(path) for path in paths}
-        self._look(at for path, at in full.items() if path)
-        return [self._look_at(path, at) for path, at in full.items()]
-
-    def _look_at(self, path: str, full: str) -> Entry | None:
-        if not path:
-            return Entry("", "folder") if self.list() else self._file_itself()
-        entry = self._seen.entries[full]
-        return None if entry is None else replace(entry, name=path)
+    def _entry_seen(self, full: str) -> Entry | None:
+        """What is known of a file without asking."""
+        if not self._files.has_listing:
+            return self._seen.entries.get(full)
+        folder, _, name = full.rpartition("/")
+        return self._seen.folders.get(folder, {}).get(name)
 
     def _file_itself(self) -> Entry | None:
         """The path taken for a file, since nothing lies in it as a folder."""
@@ -407,12 +404,7 @@ class RemoteStorage:
 
     def _size(self, full: str) -> int | None:
         """Size of a file, if it is known without asking."""
-        seen = self._seen
-        if not self._files.has_listing:
-            entry = seen.entries.get(full)
-        else:
-            folder, _, name = full.rpartition("/")
-            entry = seen.folders.get(folder, {}).get(name)
+        entry = self._entry_seen(full)
         return None if entry is None else entry.num_bytes
 
     # --- asking

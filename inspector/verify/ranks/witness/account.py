@@ -63,12 +63,7 @@ class Ours:
         return {*self._tensors, *self._entries} - self.malformed
 
     def entry(self, fqn: str, rank: int | None = None) -> EntryAccount | None:
-        """What the metadata says of a name; None if nothing.
-
-        Args:
-            fqn: The name.
-            rank: Of several ranks' bytes entries, whose.
-        """
+        """What the metadata says of a name; None if nothing."""
         index = self._tensors.get(fqn)
         if index is not None:
             return self._tensor(index)
@@ -86,20 +81,13 @@ class Ours:
 
     def _tensor(self, index: int) -> EntryAccount:
         tensor = self._checkpoint.columns.tensor(index)
-        columns = (
-            tensor.offsets.tolist(),
-            tensor.sizes.tolist(),
-            tensor.file.tolist(),
-            tensor.byte_offset.tolist(),
-            tensor.byte_length.tolist(),
-        )
         chunks = tuple(
             (
                 tuple(offsets),
                 tuple(sizes),
                 self._place(file, begin, length, tensor.transforms) if file >= 0 else None,
             )
-            for offsets, sizes, file, begin, length in zip(*columns, strict=True)
+            for offsets, sizes, file, begin, length in tensor.chunks()
         )
         if self._checkpoint.format == "safetensors":
             # The order of the files is the file system's, not the checkpoint's.

@@ -19,7 +19,7 @@ import torch
 
 from inspector.checkpoint.model import Tensor
 from inspector.errors import InspectError
-from inspector.verify.ranks.bits import POISON, Bytes, Local, Region, RegionTally
+from inspector.verify.ranks.bits import POISON, Bytes, Local, Region, RegionTally, index_in
 from inspector.verify.ranks.stored import StoredReader
 from inspector.verify.ranks.targets import Grid, Targets
 from inspector.verify.ranks.torch_dcp import RawBytes
@@ -92,8 +92,7 @@ def _index(local: Local | None, at: int) -> tuple[int, ...]:
     """The index in its entry of the element whose byte stands at `at`."""
     if local is None:
         return (at,)
-    inside = np.unravel_index(at // local.itemsize, local.sizes) if local.sizes else ()
-    return tuple(int(i) + o for i, o in zip(inside, local.offsets, strict=True))
+    return index_in(at // local.itemsize, local.sizes, local.offsets)
 
 
 def _try_region(phase: str) -> None:

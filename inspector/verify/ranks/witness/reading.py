@@ -74,13 +74,7 @@ class _Difference(Exception):
 
 
 class Reading:
-    """The process that reads. It is started before there are threads, and told later what to read.
-
-    Args:
-        path: The checkpoint.
-        mesh: The mesh that it is loaded under.
-        imports: Packages that the user lets in.
-    """
+    """The process that reads: started before there are threads, and told later what to read."""
 
     def __init__(self, path: str, mesh: str, imports: tuple[str, ...]) -> None:
         kind = "fork" if hasattr(os, "fork") else "spawn"
@@ -198,12 +192,6 @@ def torch_reads(
     checkpoint: Checkpoint, path: str, mesh: Mesh, imports: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Whether this torch reads a DCP checkpoint's metadata, and as we do.
-
-    Args:
-        checkpoint: The checkpoint as we read it.
-        path: Where it is.
-        mesh: The mesh that it is to be loaded under.
-        imports: Packages that the user lets in.
 
     Returns:
         `ok`; `tried`, which is false if torch did not come to a word of its own; `error`, the
