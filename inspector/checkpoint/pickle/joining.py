@@ -30,6 +30,8 @@ _ROOM = 1 << 16
 # Chunks that are looked at together.
 _BLOCK = 1 << 14
 _MAX_TRIES, _PROBE = 4, 256
+# Bytes of strings that are compared many at a time.
+_MAX_TOGETHER = 255
 
 # The lowest bytes of a word: none, one, up to all eight.
 _FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
@@ -234,6 +236,14 @@ class Strings:
         if not is_new and _sums(scan, at, length)[0] not in self._sorted:
             return -1
         return int(self._looked_up(scan, at, length)[0])
+
+    def numbers_of(self, texts: list[bytes]) -> npt.NDArray[np.int32]:
+        """The number of each of some strings, which is given one if it is new."""
+        length = np.asarray([len(text) for text in texts], np.int64)
+        if length.max(initial=0) > _MAX_TOGETHER:
+            return np.asarray([self.number_of(text) for text in texts], np.int32)
+        scan = PickleBytes(np.frombuffer(b"".join(texts) + bytes(PAD), np.uint8))
+        return self.numbers(scan, np.cumsum(length) - length, length)
 
     def _looked_up(self, scan: PickleBytes, at: Ints, length: Ints) -> npt.NDArray[np.int32]:
         sums = _sums(scan, at, length)

@@ -50,7 +50,7 @@ from inspector.checkpoint.pickle.records import (
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
 from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
-from inspector.checkpoint.pickle.walk import FileWindow, OpcodeWalk, RecordRun, op_end
+from inspector.checkpoint.pickle.walk import OpcodeWalk, PickleWindow, RecordRun, op_end
 
 __all__ = ["WINDOW_BYTES", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
 
@@ -190,7 +190,7 @@ class _Splicing:
         if not self._runs or "chunks" not in self._forms:
             raise NotSplicedError
 
-    def _check_walked(self, window: FileWindow, begin: int) -> None:
+    def _check_walked(self, window: PickleWindow, begin: int) -> None:
         """Refuse what is mostly no records: the slow way is as quick."""
         rest = window.end - sum(run.end - run.start for run in window.runs)
         if not window.is_last and window.stop is not None:
@@ -200,7 +200,7 @@ class _Splicing:
         if walked > max(_MAX_WALK, min(self._num_bytes // 3, seen * 2 // 3)):
             raise NotSplicedError
 
-    def _window(self, end: int, cuts: list[int], begin: int) -> FileWindow:
+    def _window(self, end: int, cuts: list[int], begin: int) -> PickleWindow:
         """What is read of a window, and where it ends."""
         scan = self._scan
         pickle = scan.data.data[:end]
@@ -242,7 +242,7 @@ class _Splicing:
         if stop is not None:
             # A tensor of which not all is there is read with the next window.
             chunks = chunks.before(stop)
-        window = FileWindow(
+        window = PickleWindow(
             scan, end, stop, is_last, cuts, {**self._bases}, chunks, stored, tensors, paths, []
         )
         window.runs = sorted(_runs(window), key=lambda run: run.start)
@@ -274,7 +274,7 @@ class _Splicing:
             if found is not None:
                 self._forms[kind] = found
 
-    def _keep(self, window: FileWindow) -> None:
+    def _keep(self, window: PickleWindow) -> None:
         """Take what will be needed of a window's records."""
         for kind, columns in self._columns.items():
             records: Any = getattr(window, kind)
@@ -327,7 +327,7 @@ class _Splicing:
         )
 
 
-def _runs(window: FileWindow) -> Iterator[RecordRun]:
+def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
     yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
@@ -389,7 +389,7 @@ def _linked_runs(kind: str, records: Tensors | Paths, base: int) -> Iterator[Rec
         yield RecordRun(kind, base + first, base + last, start, end, num_memo)
 
 
-def _check_borders(window: FileWindow) -> None:
+def _check_borders(window: PickleWindow) -> None:
     """Refuse frames that begin within a record's opcode.
 
     Between the chunks of an entry stand opcodes of one byte.

@@ -22,7 +22,7 @@ from inspector.checkpoint.pickle.frames import NotSplicedError
 from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import Chunks, StoredRecords
 
-__all__ = ["FileWindow", "NotSplicedError", "OpcodeWalk", "RecordRun", "op_end"]
+__all__ = ["NotSplicedError", "OpcodeWalk", "PickleWindow", "RecordRun", "op_end"]
 
 
 class RecordRun:
@@ -113,7 +113,7 @@ def _refuse() -> NoReturn:
 
 
 @dataclass(slots=True)
-class FileWindow:
+class PickleWindow:
     """A part of a pickle, and the records in it; places are counted from its begin.
 
     Attributes:
@@ -182,7 +182,7 @@ class OpcodeWalk:
         self._below: list[tuple[int, int]] = []
         self._single: tuple[int, int, bytes] | None = None
 
-    def go(self, window: FileWindow, refs: dict[str, bytes]) -> int:
+    def go(self, window: PickleWindow, refs: dict[str, bytes]) -> int:
         """Go through a window; where it was left.
 
         Args:
@@ -340,11 +340,11 @@ class OpcodeWalk:
     def _known(self, numbers: Ints) -> npt.NDArray[np.int32]:
         """The strings that the memo has under numbers."""
         found = self._all.at_memo(numbers)
-        for row in np.flatnonzero(found < 0).tolist():
-            text = self._strings.get(int(numbers[row]))
-            if text is None:
-                _refuse()
-            found[row] = self._all.number_of(text)
+        rows = np.flatnonzero(found < 0)
+        texts = [self._strings.get(number) for number in numbers[rows].tolist()]
+        if None in texts:
+            _refuse()
+        found[rows] = self._all.numbers_of([text for text in texts if text is not None])
         return found
 
     def _references(self, gets: bytes) -> bytes:
