@@ -54,25 +54,28 @@ class Tilings:
         return _joined(values, self.columns.chunk_start[self.of], counts)
 
 
-_known: WeakKeyDictionary[TensorColumns, Tilings] = WeakKeyDictionary()
+# None where hardly any are alike: a value that held the columns would keep them for ever.
+_known: WeakKeyDictionary[TensorColumns, Tilings | None] = WeakKeyDictionary()
 
 
 def tilings_of(columns: TensorColumns) -> Tilings:
     """The tilings of a checkpoint's tensors; kept as long as the columns are."""
-    found = _known.get(columns)
+    if columns not in _known:
+        _known[columns] = _tilings(columns)
+    found = _known[columns]
     if found is None:
-        found = _known[columns] = _tilings(columns)
+        each = np.arange(columns.num_tensors)
+        return Tilings(columns, each, each)
     return found
 
 
-def _tilings(columns: TensorColumns) -> Tilings:
+def _tilings(columns: TensorColumns) -> Tilings | None:
     first = _first_alike(columns)
-    of_all = np.arange(columns.num_tensors)
-    kept = np.flatnonzero(first == of_all)
+    kept = np.flatnonzero(first == np.arange(columns.num_tensors))
     # Copying those that are left must be worth it.
     num_left = int(columns.num_chunks_of[kept].sum())
     if len(kept) == len(first) or 2 * num_left > columns.num_chunks:
-        return Tilings(columns, of_all, of_all)
+        return None
     return Tilings(_only(columns, kept), kept, np.searchsorted(kept, first))
 
 

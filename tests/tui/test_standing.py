@@ -11,6 +11,7 @@ import pytest
 
 from inspector.checks.findings import Coverage, Finding, Report
 from inspector.tui.app import InspectApp
+from inspector.tui.background import Background
 from inspector.tui.findings.standing import Standing
 from inspector.tui.findings.view import FindingsView
 from inspector.tui.kit.bars import TaskLine
@@ -222,7 +223,8 @@ async def test_the_line_of_a_task_goes_when_it_ends(
         screen = app.screen
         assert isinstance(screen, MainScreen)
         line = screen.query_one(TaskLine)
-        line.show("reading", 1, 2, 1.0, "stops")
+        background = Background[None](line, lambda key, answer: None)
+        line.show("reading", 1, 2, background, "stops")
         assert line.has_class("-running")
         await pilot.press(key)
         await until(pilot, lambda: screen.standing.is_deep or bool(screen.standing.valued))
