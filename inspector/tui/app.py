@@ -170,6 +170,12 @@ class InspectApp(App[int]):
             gc.enable()
             self._open()
 
+    def watch_app_focus(self, has_focus: bool) -> None:
+        """Tell it to the screens that are there: what watches the app is kept by it for longer."""
+        for screen in self.screen_stack if has_focus else ():
+            if isinstance(screen, MainScreen):
+                screen.look_when_back()
+
     def on_screen_complete(self, event: ScreenComplete) -> None:
         # Only after the first frame: what is imported now would have held it up.
         event.stop()

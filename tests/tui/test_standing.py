@@ -14,6 +14,7 @@ from inspector.tui.app import InspectApp
 from inspector.tui.background import Background
 from inspector.tui.findings.standing import Standing
 from inspector.tui.findings.view import FindingsView
+from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens import main
@@ -240,6 +241,19 @@ async def test_a_checkpoint_that_was_read_anew_takes_no_memory() -> None:
         await until(pilot, lambda: (now := _shown(app)) is not None and now is not columns)
         assert columns is not None
         await until(pilot, lambda: columns() is None)
+
+
+async def test_a_checkpoint_that_was_left_for_the_folder_takes_no_memory(tmp_path: Path) -> None:
+    for step in ("step-1", "step-2"):
+        shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / step)
+    async with opened(tmp_path, size=(120, 30)) as (app, pilot):
+        await pilot.press("enter")
+        await until(pilot, lambda: _shown(app) is not None)
+        columns, screen = _shown(app), weakref.ref(app.screen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, PickerScreen))
+        assert columns is not None
+        await until(pilot, lambda: columns() is None and screen() is None)
 
 
 def _shown(app: InspectApp) -> weakref.ref[object] | None:

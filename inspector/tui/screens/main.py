@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.css.query import NoMatches
 from textual.widget import MountError
 from textual.widgets import ContentSwitcher
@@ -57,6 +58,8 @@ _OF_FINDINGS = frozenset({"step_finding(1)"})
 _OF_STATISTICS = frozenset({"statistics"})
 _PAINT_S = 0.1
 _TURN_S = 0.001
+#: After it a screen that was left has stopped its tasks, which hold it.
+_LEAVING_S = 1.0
 #: The keys that came while the first frame was drawn are on the screen before it goes on.
 _FIRST_TURN_S = 0.02
 
@@ -142,7 +145,6 @@ class MainScreen(OpenScreen):
         self.action_show_view("tensors")
         self._wanted = first_view(cast("Host", self.app).memory)
         self.watch(self, "focused", self._keep_focus, init=False)
-        self.watch(self.app, "app_focus", self._look_when_back, init=False)
         self.call_after_refresh(self._begin)
 
     def _keep_focus(self, focused: Widget | None) -> None:
@@ -365,6 +367,7 @@ class MainScreen(OpenScreen):
     def action_back(self) -> None:
         if not self.view.back() and not self._trail.back() and self._from_picker:
             self.app.pop_screen()
+            self.app.set_timer(_LEAVING_S, partial(_let_go, self.app, weakref.ref(self)))
 
     def _paint_task(self) -> None:
         """Show what a view reads in the background, or nothing."""
@@ -479,10 +482,19 @@ class MainScreen(OpenScreen):
 
     # What lies under the screen.
 
-    def _look_when_back(self, has_focus: bool) -> None:
+    def look_when_back(self) -> None:
         """The terminal has the focus again: much may have happened meanwhile."""
-        if has_focus and self.is_attached:
-            self._lookout.look(reads=False)
+        self._lookout.look(reads=False)
 
     def action_reload(self) -> None:
         self._lookout.read_anew()
+
+
+def _let_go(app: App[Any], left: weakref.ref[MainScreen], num_more: int = 9) -> None:
+    """Let go of the memory of a checkpoint that is no longer shown."""
+    # It is full of cycles, which the collector does not see while they are frozen.
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    if left() is not None and num_more:
+        app.set_timer(_LEAVING_S, partial(_let_go, app, left, num_more - 1))
