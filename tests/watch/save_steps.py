@@ -49,6 +49,7 @@ def main(folder: str, first: int, last: int, killed: int) -> None:
             writer = (Dying if step == killed and name == "optimizer" else FileSystemWriter)(where)
             dcp.save(content, storage_writer=writer)
             time.sleep(PAUSE_S)
+    dist.barrier()  # One that leaves early can end another.
     dist.destroy_process_group()
 
 

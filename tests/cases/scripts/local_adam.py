@@ -74,6 +74,7 @@ def main() -> None:
     dist.all_reduce(counts)
     if not dist.get_rank():
         sys.stdout.write("{} {}\n".format(*counts.tolist()))
+    dist.barrier()  # One that leaves early can end another.
     dist.destroy_process_group()
 
 

@@ -54,6 +54,7 @@ def main() -> None:
     if not dist.get_rank():
         num_different = sum(not torch.equal(before[n], after[n]) for n in before)
         sys.stdout.write(f"{num_different}\n")
+    dist.barrier()  # One that leaves early can end another.
     dist.destroy_process_group()
 
 
