@@ -162,13 +162,29 @@ def test_an_empty_file_of_a_rank_is_normal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".metadata.tmp", "x.tmp", "__1_0.distcp.part", ".nfs00000abcde", ".__1_0.distcp.aB3dE9"],
+    [
+        ".metadata.tmp",
+        "x.tmp",
+        "__1_0.distcp.part",
+        ".nfs00000abcde",
+        ".__1_0.distcp.aB3dE9",
+        "._.metadata",
+        ".___1_0.distcp",
+    ],
 )
 def test_leftover(tmp_path: Path, name: str) -> None:
     folder = copy_of(tmp_path)
     (folder / name).write_bytes(b"x")
     report = check(str(folder))
     assert [(f.code, f.file) for f in report.findings] == [("file-leftover", name)]
+
+
+def test_attributes_of_macos_without_their_file_are_a_file_that_nothing_names(
+    tmp_path: Path,
+) -> None:
+    folder = copy_of(tmp_path)
+    (folder / ".___9_0.distcp").write_bytes(b"x")
+    assert codes(folder) == {"file-unreferenced": "warning"}
 
 
 @pytest.mark.parametrize("name", ["train.json", "meta.pt", "README.md", ".metadata.bck"])

@@ -34,6 +34,8 @@ _FROM_ANOTHER = "copy the file from the original, or load an earlier checkpoint"
 _MAX_NAMED = 8
 _MAX_MISSING = 1000
 
+#: What macOS copies of a file's attributes: `._NAME` beside NAME (AppleDouble).
+_OF_MACOS = "._"
 _FATE_OF_NOTHING = "never reads them: the chunks hold no element"
 _LEFTOVER = re.compile(
     r"\.tmp\Z|\.tmp[.-]|\.part(ial)?\Z|\.incomplete\Z|\.crdownload\Z|\.swp\Z|~\Z"
@@ -286,9 +288,12 @@ def _what(entries: Entries) -> str:
 
 def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
     world_size = checkpoint.world_size
+    paths = {file.path for file in checkpoint.files}
     for file in checkpoint.files:
         if file.num_payloads or not file.num_bytes:
             continue
+        if checkpoint.stored is None and file.path.startswith(_OF_MACOS) and file.path[2:] in paths:
+            continue  # `_leftovers` tells of it.
         if checkpoint.stored is not None:
             if file.path not in checkpoint.stored.paths:
                 yield _of_another_set(file)
@@ -327,9 +332,12 @@ def _of_another_set(file: DataFile) -> Finding:
 def _leftovers(listing: list[Entry]) -> Iterator[Finding]:
     names = {entry.name for entry in listing}
     for entry in listing:
-        if entry.kind != "file" or not _LEFTOVER.search(entry.name):
+        is_of_macos = entry.name.startswith(_OF_MACOS) and entry.name[2:] in names
+        if entry.kind != "file" or not (is_of_macos or _LEFTOVER.search(entry.name)):
             continue
         what = "a temporary file was left here"
+        if is_of_macos:
+            what = f"attributes of {printable(entry.name[2:], 120)}, as macOS copies them"
         hint = "remove it"
         if entry.name.endswith(".metadata.tmp") and entry.name.removesuffix(".tmp") in names:
             what = "a later save into this folder did not finish"
