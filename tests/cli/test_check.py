@@ -19,7 +19,7 @@ import pytest
 
 from inspector.checks.findings import CODES
 from tests.checkpoint.hostile import Runs
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli, some_fast
+from tests.conftest import ROOT, SAMPLES, Ran, run_cli, run_process, some_fast
 from tests.tui.app_driver import opened, screen_text
 
 BROKEN = SAMPLES / "broken"
@@ -514,7 +514,7 @@ async def test_an_attack_touches_nothing_in_the_screen(attack: tuple[Path, Path,
 
 @pytest.mark.slow
 def test_a_bomb_ends_in_time() -> None:
-    ran = check(BROKEN / "metadata_bomb", timeout_s=300)
+    ran = run_process("check", BROKEN / "metadata_bomb", timeout_s=300)
     assert ran.code == 2
 
 
