@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import run_cli
+from tests.conftest import run_process
 from tests.diff.making import shards, write
 from tests.remote.s3_server import S3Server
 
@@ -25,9 +25,9 @@ def test_it_is_what_the_disk_gives(s3: S3Server, tmp_path: Path) -> None:
     cuts = {"rows": shards((3000, 400), 0, 8), "columns": shards((600, 2000), 1, 8)}
     folder = write(tmp_path / "ck", state, cuts, num_files=4)
     url = s3.put_folder(folder, "exported")
-    near = run_cli("export", folder, tmp_path / "near", "--json")
+    near = run_process("export", folder, tmp_path / "near", "--json")
     s3.forget()
-    far = run_cli("export", url, tmp_path / "far", "--json")
+    far = run_process("export", url, tmp_path / "far", "--json")
     assert (near.code, far.code) == (0, 0), far.err
     assert (tmp_path / "near").read_bytes() == (tmp_path / "far").read_bytes()
     assert near.json()["checksums"] == far.json()["checksums"]
