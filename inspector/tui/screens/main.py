@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from contextvars import Context
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.css.query import NoMatches
 from textual.widget import MountError
 from textual.widgets import ContentSwitcher
@@ -367,7 +368,7 @@ class MainScreen(OpenScreen):
     def action_back(self) -> None:
         if not self.view.back() and not self._trail.back() and self._from_picker:
             self.app.pop_screen()
-            self.app.set_timer(_LEAVING_S, partial(_let_go, self.app, weakref.ref(self)))
+            _later(partial(_let_go, weakref.ref(self)))
 
     def _paint_task(self) -> None:
         """Show what a view reads in the background, or nothing."""
@@ -490,11 +491,17 @@ class MainScreen(OpenScreen):
         self._lookout.read_anew()
 
 
-def _let_go(app: App[Any], left: weakref.ref[MainScreen], num_more: int = 9) -> None:
+def _let_go(left: weakref.ref[MainScreen], num_more: int = 9) -> None:
     """Let go of the memory of a checkpoint that is no longer shown."""
     # It is full of cycles, which the collector does not see while they are frozen.
     gc.unfreeze()
     gc.collect()
     gc.freeze()
     if left() is not None and num_more:
-        app.set_timer(_LEAVING_S, partial(_let_go, app, left, num_more - 1))
+        _later(partial(_let_go, left, num_more - 1))
+
+
+def _later(work: Callable[[], None]) -> None:
+    # In a context of its own: that of a screen's handler would keep the screen.
+    loop = asyncio.get_running_loop()
+    loop.call_later(_LEAVING_S, work, context=Context())
