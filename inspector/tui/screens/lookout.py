@@ -6,6 +6,10 @@ said that it changed; only where something is about to begin on it is it read an
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.screen import Screen
@@ -21,7 +25,10 @@ if TYPE_CHECKING:
     from inspector.tui.session import Loaded
     from inspector.tui.verification.view import VerificationView
 
-__all__ = ["Lookout", "OpenScreen"]
+__all__ = ["Lookout", "OpenScreen", "let_go_of"]
+
+#: After it a screen that was left has stopped its tasks, which hold it.
+_LEAVING_S = 1.0
 
 
 class OpenScreen(Screen[None]):
@@ -136,3 +143,18 @@ class Lookout:
     def _tell_changed(self, changes: str) -> None:
         title = "It changed since it was opened"
         self._screen.notify(changes, title=title, severity="warning", markup=False)
+
+
+def let_go_of(left: weakref.ref[OpenScreen], num_tries: int = 10) -> None:
+    """Free the memory of a checkpoint whose screen is being left."""
+
+    def collect() -> None:
+        # It is full of cycles, which the collector does not see while they are frozen.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        if left() is not None and num_tries > 1:
+            let_go_of(left, num_tries - 1)
+
+    # In a context of its own: that of a screen's handler would keep the screen.
+    asyncio.get_running_loop().call_later(_LEAVING_S, collect, context=Context())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from contextvars import Context
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +28,7 @@ from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
 from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
-from inspector.tui.screens.lookout import Lookout, OpenScreen
+from inspector.tui.screens.lookout import Lookout, OpenScreen, let_go_of
 from inspector.tui.screens.trail import Trail
 from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, first_view, other_views
 from inspector.tui.tensors.preview import Preview
@@ -59,8 +58,6 @@ _OF_FINDINGS = frozenset({"step_finding(1)"})
 _OF_STATISTICS = frozenset({"statistics"})
 _PAINT_S = 0.1
 _TURN_S = 0.001
-#: After it a screen that was left has stopped its tasks, which hold it.
-_LEAVING_S = 1.0
 #: The keys that came while the first frame was drawn are on the screen before it goes on.
 _FIRST_TURN_S = 0.02
 
@@ -368,7 +365,7 @@ class MainScreen(OpenScreen):
     def action_back(self) -> None:
         if not self.view.back() and not self._trail.back() and self._from_picker:
             self.app.pop_screen()
-            _later(partial(_let_go, weakref.ref(self)))
+            let_go_of(weakref.ref(self))
 
     def _paint_task(self) -> None:
         """Show what a view reads in the background, or nothing."""
@@ -489,19 +486,3 @@ class MainScreen(OpenScreen):
 
     def action_reload(self) -> None:
         self._lookout.read_anew()
-
-
-def _let_go(left: weakref.ref[MainScreen], num_more: int = 9) -> None:
-    """Let go of the memory of a checkpoint that is no longer shown."""
-    # It is full of cycles, which the collector does not see while they are frozen.
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    if left() is not None and num_more:
-        _later(partial(_let_go, left, num_more - 1))
-
-
-def _later(work: Callable[[], None]) -> None:
-    # In a context of its own: that of a screen's handler would keep the screen.
-    loop = asyncio.get_running_loop()
-    loop.call_later(_LEAVING_S, work, context=Context())
