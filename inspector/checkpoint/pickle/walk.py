@@ -195,7 +195,6 @@ class OpcodeWalk:
         self._window, self._refs = window, refs
         self._data, self._end = window.scan.data.data, window.end
         self._cuts, self._cut = [*window.cuts, window.end + 1], 0
-        self._texts: dict[tuple[int, str], tuple[Ints, Ints, Ints]] = {}
         self._first_run = len(self._begins)
         at = 0
         for run in window.runs:
