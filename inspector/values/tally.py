@@ -194,7 +194,8 @@ class _Numbers:
         self._is_integer = kind.kind in "iub"
         self._moments = Moments()
         self._counts = np.zeros(_KEYS32 if self._is_float32 else 1 << 16, np.int64)
-        self._num_zero = 0
+        #: Zeros, and negative ones.
+        self._num_zero = self._num_negative_zero = 0
         self._scratch = np.empty(0, np.float64)
         self._keys = np.empty(0, np.intp)
         self._bits = np.empty(0, np.uint32)
@@ -241,7 +242,12 @@ class _Numbers:
         top = half - 16
         seen = not self._is_integer and bool(counts[top:half].any() or counts[top + half :].any())
         if counts[0] or counts[half]:
-            self._num_zero += len(values) - int(np.count_nonzero(values))
+            num_zero = len(values) - int(np.count_nonzero(values))
+            self._num_zero += num_zero
+            if counts[half]:
+                self._num_negative_zero += (
+                    int(np.signbit(values[values == 0]).sum()) if counts[0] else num_zero
+                )
         if seen:
             finite = np.isfinite(values)
             values, numbers = values[finite], numbers[finite]
@@ -255,12 +261,9 @@ class _Numbers:
         half = len(counts) // 2
         if not self._is_integer:
             counts[half - 16 : half] = counts[-16:] = 0
-        # Zeros were counted with what is almost zero.
-        left = self._num_zero
-        for key in (0, half):
-            taken = min(left, int(counts[key]))
-            counts[key] -= taken
-            left -= taken
+        # Zeros were counted with what is almost zero, and is of their sign.
+        counts[0] -= self._num_zero - self._num_negative_zero
+        counts[half] -= self._num_negative_zero
         used = np.flatnonzero(counts)
         if self._is_float32:
             edges = (used.astype(np.uint32) << np.uint32(_SHIFT32)).view(np.float32)

@@ -77,6 +77,18 @@ def test_parts_add_up(values: list[float], cuts: list[int]) -> None:
     assert_alike(total, summed(tensor))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_almost_zero_keeps_its_sign_beside_zeros_of_both(
+    dtype: torch.dtype, sign: float
+) -> None:
+    least = 2.0**-149 if dtype == torch.float32 else 2.0**-1074
+    tensor = torch.tensor([0.0, -0.0, sign * least, -0.0], dtype=dtype)
+    found = summed(tensor).histogram
+    assert (found.num_zero, found.counts.tolist()) == (3, [1])
+    assert (found.keys[0] >= 0x8000) == (sign < 0)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_planted_nan_at_any_index(data: st.DataObject) -> None:
