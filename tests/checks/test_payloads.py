@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import random
 import shutil
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +349,21 @@ def test_a_tensor_class_of_a_script_is_told_as_torch_loads_it(
     assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
 
 
+def test_a_tensor_class_that_its_package_does_not_register_is_told_with_what_helps(
+    tmp_path: Path,
+) -> None:
+    """This module is imported, and dcp.load refuses its class all the same."""
+    folder = save(tmp_path / "ck", {"x": torch.ones(2).as_subclass(Named)})
+    (finding,) = [f for f in deep(folder).findings if f.code == "payload-foreign-class"]
+    assert f"add_safe_globals([{Named.__module__}.Named])" in finding.hint
+    target = {"x": torch.zeros(2).as_subclass(Named)}
+    with pytest.raises(dcp.api.CheckpointException, match="Weights only load failed"):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    with torch.serialization.safe_globals([Named]):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
+
+
 def test_no_checksum_is_one_note(tmp_path: Path) -> None:
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
@@ -643,4 +660,10 @@ def test_a_view_of_a_buffer_that_ends_in_part_of_an_element(
     (finding,) = found
     assert finding.code == "payload-unreadable" and finding.fqn == "pair"
     assert "has 13 bytes, 12 by its pickle, as torch.save writes a view" in finding.message
-    assert "clone() the tensor before it is saved" in finding.message
+    assert "no byte is lost: save it again with clone()" in finding.hint
+    # What the hint says of the record is so.
+    entry = open_checkpoint(str(folder)).bytes_entries[0]
+    data = (folder / "__0_0.distcp").read_bytes()[entry.byte_offset :][: entry.byte_length]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        (record,) = [name for name in archive.namelist() if name.endswith("data/0")]
+        assert archive.read(record)[:12] == bytes(range(12))

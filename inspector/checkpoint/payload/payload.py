@@ -62,6 +62,7 @@ class Payload:
         unknown, unsafe: Names in its pickle, as `Scan` has them.
         not_scanned: Why its pickle was not scanned, or an empty string.
         problem: Why its pickle cannot be read, though the records can, or an empty string.
+        hint: What to do about that, where it is known.
     """
 
     container: Literal["zip", "legacy"]
@@ -73,6 +74,7 @@ class Payload:
     unsafe: tuple[str, ...] = ()
     not_scanned: str = ""
     problem: str = ""
+    hint: str = ""
     packed: PackedTensor | None = None
     unproven: tuple[str, ...] = ()
 
@@ -216,6 +218,7 @@ def _open_zip(source: Source, is_tensor: bool, stop: Callable[[], bool] | None) 
         found.unknown,
         tuple(sorted({*found.unsafe, *unsafe})),
         problem=problem or what,
+        hint=_CLONE if not problem and _AS_A_VIEW in what else "",
         packed=packed(found.root) if kind else None,
         unproven=found.unproven,
     )
@@ -245,9 +248,10 @@ def _missing_storage(found: Scan, records: dict[str, Record], tensor: StoredTens
 _PARTS_OF_ID = 5
 _MAX_ELEMENT_BYTES = 16
 #: torch 2.13: torch/serialization.py, `_save` (`persistent_id`) and `_load` (`load_tensor`).
-_AS_A_VIEW = (
-    ", as torch.save writes a view of a buffer that ends in part of an element (clone() the "
-    "tensor before it is saved)"
+_AS_A_VIEW = ", as torch.save writes a view of a buffer that ends in part of an element"
+_CLONE = (
+    "no byte is lost: save it again with clone() of that tensor; where it is gone, its numbers "
+    "are in that record of the payload, which is a zip archive"
 )
 _VERSION = re.compile(rb"[ \t\n\v\f\r]*\+?0*(\d{1,9})(?!\d)")
 #: Of archives that torch reads, by its caffe2/serialize/versions.h.

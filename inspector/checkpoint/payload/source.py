@@ -60,11 +60,12 @@ class PayloadError(InspectError):
         self,
         message: str,
         *,
+        hint: str = "",
         code: str = "payload-unreadable",
         fate: str = "",
         is_foreign: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.code = code
         self.fate = fate
         self.is_foreign = is_foreign

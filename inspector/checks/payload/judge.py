@@ -85,7 +85,7 @@ def judge(
         usual = error.fate or _FATES.get(error.code, "raises an error")
         for subject in subjects:
             fate = _FATE_OF_NOTHING if 0 in (subject.sizes or ()) else usual
-            result.error(error.code, subject, error.message, fate, STALE)
+            result.error(error.code, subject, error.message, fate, error.hint or STALE)
     except UnreachableError as error:
         # It says nothing of the payload.
         result.not_checked, result.is_read = error.message, False
@@ -134,7 +134,7 @@ def _judge_payload(
         result.packed, result.quantizer = None, ""
         result.notes = [note for note in result.notes if note.code not in _OF_NAMES]
     elif payload.problem:
-        raise PayloadError(payload.problem)
+        raise PayloadError(payload.problem, hint=payload.hint)
 
 
 #: Notes on what a payload's pickle names.
@@ -226,7 +226,11 @@ def _foreign(payload: Payload, *, is_tensor: bool) -> list[Note]:
                 f"loads it if {shown} is imported and registers the class "
                 "(torch.serialization.add_safe_globals), else raises UnpicklingError"
             )
-            hint = f"import {shown} before loading"
+            some = [printable(name, 60) for name in names[:3]] + ["..."] * (len(names) > 3)
+            hint = (
+                f"import {shown} before loading; if it raises even so, "
+                f"torch.serialization.add_safe_globals([{', '.join(some)}])"
+            )
         else:
             fate = f"imports {shown}, and raises ModuleNotFoundError if it is not installed"
             hint = f"install {shown} where you load the checkpoint"

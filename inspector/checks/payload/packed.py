@@ -225,9 +225,10 @@ def _note(kind: str, members: list[Finding], num_unseen: int) -> Finding:
         "note",
         f"{subject} fewer bytes than elements x itemsize, as {printable(kind, 120)} stores them"
         f"{seen}",
-        f"loads it exactly if {package} is imported and the target is of the same class, else "
-        "raises UnpicklingError",
-        f"import {package} before loading; --deep reads every byte",
+        f"loads it exactly if {package} is imported and registers the class, and the target is of "
+        "that class, else raises UnpicklingError",
+        f"import {package} before loading, and if it raises even so register the class with "
+        "torch.serialization.add_safe_globals; --deep reads every byte",
         fqn=first.fqn if len(members) == 1 else None,
         file=first.file if len(members) == 1 else None,
     )
