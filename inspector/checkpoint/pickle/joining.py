@@ -268,10 +268,10 @@ class Strings:
         firsts = first[order]
         at, length = at[firsts], length[firsts]
         data = scan.data.data
-        text = b"".join(
-            [data[b:e] for b, e in zip(at.tolist(), (at + length).tolist(), strict=True)]
-        )
-        begins = self._end + np.cumsum(length) - length
+        pieces = [data[b:e] for b, e in zip(at.tolist(), (at + length).tolist(), strict=True)]
+        # A line each, so that many are taken as lines at once.
+        text = b"\n".join(pieces) + b"\n"
+        begins = self._end + starts_of(length + 1)[:-1]
         self._make_room(len(text))
         self._data[self._end : self._end + len(text)] = np.frombuffer(text, np.uint8)
         self._end += len(text)
@@ -310,6 +310,18 @@ class Strings:
         """What one says."""
         at, length = int(self._at.filled()[number]), int(self._length.filled()[number])
         return self._data[at : at + length].tobytes()
+
+    def lines(self, numbers: npt.NDArray[Any]) -> tuple[bytes, Ints]:
+        """What they say, with a line end between each two; and where each begins, and would."""
+        at, length = self.places(numbers)
+        if not len(numbers):
+            return b"", np.zeros(1, np.int64)
+        end = at + length
+        heads = np.flatnonzero(at[1:] != end[:-1] + 1) + 1
+        firsts, lasts = at[np.append(0, heads)], end[np.append(heads, len(at)) - 1]
+        data = self._data.data
+        pieces = [data[b:e] for b, e in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+        return b"\n".join(pieces), starts_of(length + 1)
 
     def texts(self, numbers: npt.NDArray[Any]) -> list[str]:
         """What they say; of each one object, however often it is asked for."""
@@ -394,13 +406,11 @@ class EveryTensor:
 
     Args:
         columns: Of the tensors, as `splice.py` has them.
-        strings: Those that their names are numbers of.
     """
 
-    def __init__(self, columns: dict[str, npt.NDArray[Any]], strings: Strings) -> None:
+    def __init__(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         counts = columns["last"] - columns["first"]
-        self.strings = columns["name"]
-        self.names = strings.texts(self.strings)
+        self.names = array("i", columns["name"].tobytes())
         self.states: list[int] = columns["state"].tolist()
         self.shapes = array("q", columns["sizes"].tobytes())
         self.box: list[int] = starts_of(columns["ndim"]).tolist()
