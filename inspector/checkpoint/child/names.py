@@ -68,7 +68,9 @@ class Names(Sequence[str]):
         count = len(self)
         if isinstance(index, slice):
             rows = range(*index.indices(count))
-            return [self[row] for row in rows] if _SHARE * len(rows) < count else self._made()[index]
+            return (
+                [self[row] for row in rows] if _SHARE * len(rows) < count else self._made()[index]
+            )
         self._num_asked += 1
         if _SHARE * self._num_asked > count:
             return self._made()[index]
@@ -127,7 +129,8 @@ def _few_first_parts(names: Names) -> frozenset[str] | None:
 
     A part is counted in all names at once, and the next is looked for behind those that begin so.
     """
-    lines, found, left, at = names.lines, [], len(names), 0
+    found: list[bytes] = []
+    lines, left, at = names.lines, len(names), 0
     while left:
         if len(found) == _FEW_PARTS:
             return None

@@ -71,7 +71,9 @@ def decode(start: bytes | bytearray | memoryview) -> tuple[dict[str, Any], int] 
         header["tensors"] = _unpack(header["tensors"], texts)
         names, cuts, others = header["state_paths"]
         header["state_paths"] = StatePaths(
-            _unpack(names, texts), array("i", texts[cuts]), {row: tuple(path) for row, path in others}
+            _unpack(names, texts),
+            array("i", texts[cuts]),
+            {row: tuple(path) for row, path in others},
         )
     return header, end
 

@@ -17,17 +17,12 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.child.names import Names
 from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
+from inspector.checkpoint.pickle.entries import EveryPath, EveryTensor
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.fields import Ints, starts_of
-from inspector.checkpoint.pickle.joining import (
-    EveryTensor,
-    join,
-    refuse_duplicates,
-    same_texts,
-)
+from inspector.checkpoint.pickle.joining import join, refuse_absurd, refuse_duplicates
 from inspector.checkpoint.pickle.splice import (
     WINDOW_BYTES,
     NotSplicedError,
@@ -41,8 +36,6 @@ from inspector.checkpoint.pickle.values import is_path
 __all__ = ["read_bulk"]
 
 _ABSURD = 1 << 62
-# Bytes of a tensor that are looked at one by one.
-_MANY_BYTES = float(1 << 61)
 _BLOCK = 1 << 14
 # Of a string that names nothing; less than any entry.
 _NO_ENTRY = -(1 << 40)
@@ -295,9 +288,9 @@ class _Bulk(Extraction):
         if type(planner_data) is not dict or not any(
             type(key) is RecordRun for key in planner_data
         ):
-            numbers = np.concatenate([self._tensors, self._bytes[::-1]])[entered]
-            names = self._spliced.strings.texts(numbers)
-            super()._order(planner_data, dict(zip(names, entered.tolist(), strict=True)))
+            numbers = np.concatenate([self._tensor_strings, self._bytes_strings[::-1]])[entered]
+            texts = self._spliced.strings.texts(numbers)
+            super()._order(planner_data, dict(zip(texts, entered.tolist(), strict=True)))
             return
         walked, cuts = array("i"), array("i")
         # What is in no run, by its place among all of them.
@@ -306,11 +299,11 @@ class _Bulk(Extraction):
         for key, path in planner_data.items():
             if type(key) is RecordRun:
                 rows = self._take(key, "paths", path)
-                every_name, every_cut, every_other = self._every_path
-                for row in every_other.keys() & range(rows.start, rows.stop):
-                    others[len(walked) + row - rows.start] = every_other[row]
-                walked.extend(every_name[rows])
-                cuts.extend(every_cut[rows])
+                every = self._every_path
+                for row in every.others.keys() & range(rows.start, rows.stop):
+                    others[len(walked) + row - rows.start] = every.others[row]
+                walked.extend(every.names[rows])
+                cuts.extend(every.cuts[rows])
                 continue
             if type(key) is not str or type(path) is not tuple or not is_path(path):
                 raise NotSplicedError
@@ -322,7 +315,9 @@ class _Bulk(Extraction):
         self._number_loose(numbers, loose)
         if _have_twins(numbers):
             raise NotSplicedError
-        self.planned = StatePaths(self._names(numbers), cuts, others)
+        is_same = np.array_equal(numbers, self._tensor_strings)
+        names = self._tensor_names if is_same else self._spliced.strings.names(numbers)
+        self.planned = StatePaths(names, cuts, others)
         found = self._entry_of(numbers)
         found = found[found != _NO_ENTRY]
         is_walked = np.zeros(len(entered), bool)
@@ -342,15 +337,15 @@ class _Bulk(Extraction):
             ids: The entries that were in no run, by name.
         """
         strings = self._spliced.strings
-        self._tensors = np.frombuffer(self._named, np.int32)
-        self._number_loose(self._tensors, self._loose)
-        self._bytes = np.full(len(self.bytes_fqns), -1, np.int32)
-        self._number_loose(self._bytes, dict(enumerate(self.bytes_fqns)))
-        if _have_twins(np.concatenate([self._tensors, self._bytes])):
+        self._tensor_strings = np.frombuffer(self._named, np.int32)
+        self._number_loose(self._tensor_strings, self._loose)
+        self._bytes_strings = np.full(len(self.bytes_fqns), -1, np.int32)
+        self._number_loose(self._bytes_strings, dict(enumerate(self.bytes_fqns)))
+        if _have_twins(np.concatenate([self._tensor_strings, self._bytes_strings])):
             raise NotSplicedError
         self._entries = np.full(len(strings), _NO_ENTRY)
-        self._entries[self._tensors] = np.arange(len(self._tensors))
-        self._entries[self._bytes] = ~np.arange(len(self._bytes))
+        self._entries[self._tensor_strings] = np.arange(len(self._tensor_strings))
+        self._entries[self._bytes_strings] = ~np.arange(len(self._bytes_strings))
 
     def _entry_of(self, numbers: npt.NDArray[Any]) -> Ints:
         """The entries of strings; `_NO_ENTRY` where none is called so."""
@@ -360,48 +355,13 @@ class _Bulk(Extraction):
         found[known] = self._entries[numbers[known]]
         return found
 
-    def _names(self, numbers: npt.NDArray[np.int32]) -> Sequence[str]:
-        """What strings say, each a name."""
-        strings = self._spliced.strings
-        if numbers is not self._tensors and np.array_equal(numbers, self._tensors):
-            return self._tensor_names
-        lines, starts = strings.lines(numbers)
-        if lines.count(b"\n") != len(numbers) - 1:
-            return strings.texts(numbers)
-        if not lines.isascii():
-            lines.decode("utf-8", "surrogatepass")  # What cannot be is left to the slow way.
-        return Names(lines, array("q", starts.tobytes()))
-
     @cached_property
     def _tensor_names(self) -> Sequence[str]:
-        return self._names(self._tensors)
+        return self._spliced.strings.names(self._tensor_strings)
 
     @cached_property
-    def _every_path(self) -> tuple[array[int], array[int], dict[int, tuple[str, str]]]:
-        """Of all runs of paths the names, and where each is cut; or else -1, and into which two."""
-        paths, strings = self._spliced.columns["paths"], self._spliced.strings
-        scan = strings.scan
-        at, length = strings.places(paths["name"])
-        first, first_length = strings.places(paths["first"])
-        second, second_length = strings.places(paths["second"])
-        cut = at + first_length
-        is_cut = length == first_length + 1 + second_length
-        is_cut &= same_texts(scan, at, first_length, scan, first, first_length)
-        is_cut &= scan.data[np.where(is_cut, cut, 0)] == ord(".")
-        rows = np.flatnonzero(is_cut)
-        is_cut[rows] = same_texts(
-            *(scan, cut[rows] + 1, second_length[rows]),
-            *(scan, second[rows], second_length[rows]),
-        )
-        # Characters are counted, not bytes: of ASCII they are the same.
-        heads, which = np.unique(paths["first"], return_inverse=True)
-        is_plain = [strings.bytes_of(head).isascii() for head in heads.tolist()]
-        is_cut &= np.asarray(is_plain, bool)[which]
-        others = np.flatnonzero(~is_cut)
-        ends = (strings.texts(paths[part][others]) for part in ("first", "second"))
-        found = dict(zip(others.tolist(), zip(*ends, strict=True), strict=True))
-        cuts = np.where(is_cut, first_length, -1).astype(np.int32)
-        return array("i", paths["name"].tobytes()), array("i", cuts.tobytes()), found
+    def _every_path(self) -> EveryPath:
+        return EveryPath(self._spliced.columns["paths"], self._spliced.strings)
 
     def header(self) -> dict[str, Any]:
         """As of any `Extraction`."""
@@ -426,7 +386,8 @@ class _Bulk(Extraction):
         columns["dim_start"] = starts_of(dims)
         columns["chunk_start"] = starts_of(counts)
         columns["box_start"] = starts_of(counts * dims)
-        self._check_bytes(columns)
+        itemsizes = [ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties]
+        refuse_absurd(columns, np.asarray(itemsizes, np.float64))
         columns["offsets"], columns["sizes"] = self._boxes_of_all(columns)
         self._let_go()
         refuse_duplicates(columns)
@@ -441,17 +402,6 @@ class _Bulk(Extraction):
         if (columns["file"] < 0).any() or num_places != num_chunks:
             raise NotSplicedError
         return columns
-
-    def _check_bytes(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """What takes an absurd number of bytes is left to the slow way, which says so."""
-        dims, shapes = np.diff(columns["dim_start"]), columns["shapes"].astype(np.float64)
-        of_each = np.asarray([ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties], np.float64)
-        total = of_each[columns["property_id"]]
-        for dim in range(int(dims.max(initial=0))):
-            rows = np.flatnonzero(dims > dim)
-            total[rows] *= shapes[columns["dim_start"][rows] + dim]
-        if (total >= _MANY_BYTES).any():
-            raise NotSplicedError
 
     def _let_go(self) -> None:
         """What is in the columns now need not be kept twice."""
