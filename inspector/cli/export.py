@@ -102,8 +102,7 @@ def export(
     be done.
     """
     from inspector.export.formats.safetensors import parse_size
-    from inspector.export.names import read_rules
-    from inspector.export.selection import ExportRequest
+    from inspector.export.selection import ExportRequest, read_rules
 
     memory_bytes = parse_size(memory, "--memory")
     if memory_bytes < _LEAST_MEMORY:

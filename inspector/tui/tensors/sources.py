@@ -22,9 +22,8 @@ from inspector.checkpoint.text import (
     natural_keys,
 )
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import Ints, SortKeys
-from inspector.tui.kit.virtual_table import TableSource
+from inspector.tui.kit.virtual_table import Column, TableSource
 
 if TYPE_CHECKING:
     from collections.abc import Collection

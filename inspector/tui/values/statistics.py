@@ -20,10 +20,9 @@ from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
-from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
+from inspector.tui.kit.virtual_table import Column, NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
 from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead

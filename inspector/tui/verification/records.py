@@ -15,9 +15,8 @@ from inspector.report.verify_text import meshes_text
 from inspector.tui.background import Background
 from inspector.tui.commands import is_closed
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
-from inspector.tui.kit.pane import ColumnPane
-from inspector.tui.kit.virtual_table import TableSource, VirtualTable
+from inspector.tui.kit.view import ColumnPane
+from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
 from inspector.tui.verification.control import standing_of
 from inspector.tui.verification.head import seconds
 from inspector.tui.verification.run import Run
