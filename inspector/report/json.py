@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         ShownChunk,
         ShownFile,
         ShownTensor,
-        WriterFramework,
     )
 
 __all__ = ["SCHEMA", "checkpoints_json", "dicts", "dump", "dump_list", "show_json"]
@@ -91,7 +90,7 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> ShownCheckpoint:
         "stored_bytes": checkpoint.stored_bytes,
         "metadata_bytes": checkpoint.metadata_bytes,
         "num_files": len(checkpoint.files),
-        "framework": None if framework is None else cast("WriterFramework", asdict(framework)),
+        "framework": None if framework is None else cast("Any", asdict(framework)),
         "written_by": written_by_json(written_by),
         "per_rank_metadata": checkpoint.per_rank_metadata,
         "num_malformed": len(checkpoint.malformed),
