@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import Checkpoint, DataFile, Tensor
 from inspector.checkpoint.text import json_literal, redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
     from inspector.checkpoint.find.step_folders import Found
-    from inspector.checkpoint.model import DataFile
     from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
     from inspector.report.documents.show import (
         ShowFolderDocument,

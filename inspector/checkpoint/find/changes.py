@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
+from inspector.checkpoint.model import Checkpoint, DataFile
+from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from inspector.checkpoint.model import Checkpoint, DataFile
-    from inspector.checkpoint.storage.base import Entry, Storage
 
 __all__ = ["changes", "is_same_save"]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 from textual.app import App, ComposeResult
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Static
 
@@ -28,11 +29,7 @@ from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.view import View
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.loading import LoadingScreen
-
-if TYPE_CHECKING:
-    from textual.notifications import SeverityLevel
-
-    from inspector.tui.session import Loaded
+from inspector.tui.session import Loaded
 
 __all__ = ["DiffScreen", "compare_with", "open_pair"]
 

@@ -16,7 +16,7 @@ from inspector.checkpoint.find.search import discover, newest
 from inspector.checkpoint.find.step_folders import Found
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import format_bytes, format_time, plural, printable
-from inspector.checks.run import check_folder
+from inspector.checks.run import check_folder, judge_run
 from inspector.checks.steps import Judged
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Background, Stop
@@ -316,8 +316,6 @@ class PickerScreen(Screen[None]):
 
     def _say_steps(self) -> None:
         """Every checkpoint is judged: which step is the newest sound one, and what is wrong."""
-        from inspector.checks.run import judge_run  # lazy: the list of a folder shows without
-
         run = judge_run(self._folder.run, self._judged)
         rows = {item: row for row, item in enumerate(self._folder.found)}
         for step in run.steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
 from inspector.tui.kit.virtual_table import Column as TableColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from inspector.checkpoint.model import Ints, Tensor
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy

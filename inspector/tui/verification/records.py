@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.widgets import Static
 
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_time, plural, printable
+from inspector.errors import InspectError
 from inspector.report.verify_text import meshes_text
 from inspector.tui.background import Background
 from inspector.tui.commands import is_closed
@@ -21,10 +22,6 @@ from inspector.tui.verification.control import standing_of
 from inspector.tui.verification.head import seconds
 from inspector.tui.verification.run import Run
 from inspector.verify.job.records import RecordedRun, records_of
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
-    from inspector.errors import InspectError
 
 __all__ = ["CLOSED", "RECORD_COLUMNS", "RecordSource", "RecordsPane", "saved_s"]
 
