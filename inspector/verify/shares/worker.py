@@ -32,8 +32,8 @@ from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.workers import BytesProgress
 from inspector.checks.findings import Finding
-from inspector.checks.payload.deep import BytesProgress
 from inspector.checks.payload.payloads import read_places
 from inspector.errors import InspectError, UsageError
 from inspector.values.fingerprint import fingerprints
