@@ -86,9 +86,8 @@ def watch(
     again. With --once the exit code is that of `check`; else it ends with Ctrl+C or SIGTERM, with
     the exit code for the last look. Nothing is written into the run folder.
     """
-    from inspector.watch.memory import RunMemory
     from inspector.watch.outputs import DamageCommand
-    from inspector.watch.watcher import Watcher
+    from inspector.watch.watcher import RunMemory, Watcher
 
     for option, seconds in (
         ("--interval", interval),

@@ -21,8 +21,7 @@ from inspector.tui.diff.comparison import Comparison
 from inspector.tui.diff.opening import ComparingValues, OpeningPair, PairOf
 from inspector.tui.diff.sources import headline, side_line
 from inspector.tui.diff.view import DiffView
-from inspector.tui.folder.ask_path import AskPathScreen
-from inspector.tui.folder.completion import expanded
+from inspector.tui.folder.ask_path import AskPathScreen, expanded
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
