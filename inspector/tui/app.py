@@ -228,7 +228,7 @@ class InspectApp(App[int]):
         self.push_screen(AskPathScreen(question, value, does="opens"), self._answered)
 
     def _answered(self, path: str | None) -> None:
-        from inspector.tui.folder.completion import expanded
+        from inspector.tui.folder.ask_path import expanded
 
         if not path:
             self.exit(2)  # Nothing was looked at.
