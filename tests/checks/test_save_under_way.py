@@ -13,8 +13,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from inspector.checks.judge import check
-from inspector.watch.memory import RunMemory
-from inspector.watch.watcher import Watcher
+from inspector.watch.watcher import RunMemory, Watcher
 from tests.conftest import run_cli
 
 STATE = {f"w{i}": torch.arange(1000.0) + i for i in range(9)}
