@@ -205,8 +205,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     data = [n for n in names if n.endswith(".distcp")]
     if METADATA + ".tmp" in names:
         return NotACheckpointError(
-            f"{where}: the save was never finished (only .metadata.tmp is there)",
-            "if that file is complete, renaming it to .metadata repairs the checkpoint",
+            f"{where}: the save has not finished (only .metadata.tmp is there)",
+            "if no save is running any more and that file is complete, renaming it to .metadata "
+            "repairs the checkpoint",
             code="save-unfinished",
         )
     # lazy: what is a checkpoint looks like no other
@@ -219,7 +220,7 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     if packed:
         return NotACheckpointError(f"{where}: no {METADATA}, but {packed[0]}", UNPACK)
     if data:
-        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        hint = ".metadata is written last: a save is running or broke off, or a copy left it out"
         renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
         if renamed:
             hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"

@@ -88,9 +88,9 @@ def _without_metadata(
             Finding(
                 "save-unfinished",
                 "error",
-                f"{where}: a folder of a save that did not finish ({what})",
+                f"{where}: a folder of a save that has not finished ({what})",
                 _NO_METADATA,
-                "load the checkpoint before it",
+                "load the checkpoint before it, unless the save is still running",
             )
         )
     return findings
@@ -106,7 +106,7 @@ def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
     torch writes it, syncs it, removes the old `.metadata` and renames it
     (`FileSystemWriter.finish`); a job that dies between leaves it complete.
     """
-    where = f"{printable(storage.root)}: the save was never finished"
+    where = f"{printable(storage.root)}: the save has not finished"
     try:
         checkpoint = read_dcp(storage, limits=limits, metadata=_TMP)
         entries = entries_of(checkpoint)
@@ -114,7 +114,10 @@ def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
         found += [*check_metadata(checkpoint), *check_structure(checkpoint, entries)]
     except InspectError as error:
         message = f"{where}, and its {_TMP} is not complete ({error.message})"
-        hint = "it cannot be repaired from this folder: load an earlier checkpoint"
+        hint = (
+            "unless the save is still running, it cannot be repaired from this folder: load an "
+            "earlier checkpoint"
+        )
         return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
     errors = [f for f in found if f.severity == "error"]
     if errors:
@@ -128,5 +131,8 @@ def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
             f"{where}, but {_TMP} is complete, and the {size} of data files are as it says: "
             f"{plural(checkpoint.num_tensors, 'tensor')}, {plural(len(entries.file), 'payload')}"
         )
-        hint = f"rename {_TMP} to {METADATA}, which repairs the checkpoint, and check it again"
+        hint = (
+            f"if no save is running any more, rename {_TMP} to {METADATA}, which repairs the "
+            "checkpoint, and check it again"
+        )
     return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
