@@ -25,6 +25,7 @@ from inspector.checkpoint.pickle.fields import Ints, starts_of
 from inspector.checkpoint.pickle.joining import join, refuse_absurd, refuse_duplicates
 from inspector.checkpoint.pickle.splice import (
     WINDOW_BYTES,
+    EarlyRows,
     NotSplicedError,
     RecordRun,
     Spliced,
@@ -47,6 +48,7 @@ def read_bulk(
     tell: Callable[[int], None],
     digest: Any = None,
     window_bytes: int = WINDOW_BYTES,
+    show: Callable[[EarlyRows], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -56,6 +58,7 @@ def read_bulk(
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
         window_bytes: How much of the file is held at a time.
+        show: Given the first entries while the rest is read.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -63,7 +66,7 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes)
+    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes, show)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
