@@ -231,7 +231,7 @@ class TensorColumns:
     `sizes`, ndim numbers for each chunk.
     """
 
-    fqns: list[str]
+    fqns: Sequence[str]
     properties: list[tuple[str, str, bool, str]]
     property_id: npt.NDArray[np.int32]
     shapes: Ints

@@ -62,12 +62,16 @@ _MAX_WALK = 4 << 20
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
 _PLANNER = re.compile(rb"planner_data")
+_FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
 # The class whose first mention a form is looked for behind, and in how many bytes.
 _LEARNED = {
     "tensors": (re.compile(rb"TensorStorageMetadata"), 8 << 20),
     "chunks": (re.compile(rb"ChunkStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
+# Entries that are told before all is read, and the bytes of their names: not more than a pipe
+# holds that nobody reads yet.
+_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 # Kinds of which there may be one in a few dozen bytes of the file.
 _MANY = ("chunks", "stored")
 
@@ -110,12 +114,17 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Name, shape and chunks of entries of which not more is known yet.
+EarlyRows = list[tuple[str, list[int] | None, int | None]]
+
+
 def read_spliced(
     fd: int,
     num_bytes: int,
     tell: Callable[[int], None],
     digest: Any = None,
     window_bytes: int = WINDOW_BYTES,
+    show: Callable[[EarlyRows], None] | None = None,
 ) -> Spliced:
     """Read one metadata pickle.
 
@@ -125,12 +134,13 @@ def read_spliced(
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
         window_bytes: How much of it is held at a time; more where an opcode takes more.
+        show: Given the first entries, as far as they are known, while the rest is read.
 
     Raises:
         NotSplicedError: It has to be read as any other pickle; nothing is said of what it holds.
     """
     splicing = _Splicing(Opcodes(fd, num_bytes, digest), num_bytes, window_bytes)
-    splicing.read(tell)
+    splicing.read(tell, show)
     return splicing.result()
 
 
@@ -157,14 +167,19 @@ class _Splicing:
             for kind, names in _COLUMNS.items()
         }
         self._trailing_bytes = 0
+        self._room = _MAX_EARLY_BYTES
 
-    def read(self, tell: Callable[[int], None]) -> None:
+    def read(
+        self, tell: Callable[[int], None], show: Callable[[EarlyRows], None] | None = None
+    ) -> None:
         """Go through all of it.
 
         Args:
             tell: Told how far it is.
+            show: Given the first entries.
         """
         opcodes, walk = self._opcodes, self._walk
+        num_shown = 0
         begin = held = 0  # Where the window begins, and how much of it is there.
         while not walk.is_over:
             data = self._scan.data
@@ -174,6 +189,10 @@ class _Splicing:
             window = self._window(held, cuts, begin)
             self._check_walked(window, begin)
             done = walk.go(window, self._refs())
+            if show is not None and window.tensors is not None and num_shown < _MAX_EARLY:
+                rows = self._early(window, _MAX_EARLY - num_shown, is_first=not num_shown)
+                num_shown = num_shown + len(rows) if rows else _MAX_EARLY
+                show(rows)
             self._keep(window)
             if walk.is_over:
                 self._trailing_bytes = held - done
@@ -189,6 +208,22 @@ class _Splicing:
             raise NotSplicedError
         if not self._runs or "chunks" not in self._forms:
             raise NotSplicedError
+
+    def _early(self, window: PickleWindow, count: int, *, is_first: bool) -> EarlyRows:
+        """The entries of a window that follow the form, at most so many, and the one before all."""
+        tensors: Any = window.tensors
+        names = self._strings.texts(window.strings["tensors", "name"][:count])
+        sizes = zip(tensors.sizes[:count].tolist(), tensors.ndim[:count].tolist(), strict=True)
+        shapes = [size[:ndim] for size, ndim in sizes]
+        chunks = (tensors.last - tensors.first)[:count].tolist()
+        rows: EarlyRows = list(zip(names, shapes, chunks, strict=True))
+        # The form is learned from the first entry, which is read as any pickle at the end.
+        first = _FIRST_KEY.search(window.scan.data.data[: window.end]) if is_first else None
+        if first is not None:
+            name = window.scan.data[first.end() :][: first[1][0]].tobytes()
+            rows.insert(0, (name.decode("utf-8", "surrogatepass"), None, None))
+        self._room -= sum(len(name) for name, *_ in rows)
+        return rows if self._room > 0 else []
 
     def _check_walked(self, window: PickleWindow, begin: int) -> None:
         """Refuse what is mostly no records: the slow way is as quick."""

@@ -235,8 +235,8 @@ def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:
     """What the axes do and look like; the assignment's mesh takes the name that goes with it."""
     fqns = walk.checkpoint.columns.fqns
     layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
-    prefer_flat(walk, assignment, layout)
-    layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
+    if prefer_flat(walk, assignment, layout):
+        layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
     assignment.mesh = layout.mesh
     return layout
 
