@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from inspector.watch.memory import RunMemory
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from inspector.checks.judge import check
-from inspector.watch.memory import RunMemory
 from inspector.watch.watcher import Watcher
 from tests.conftest import run_cli
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import BytesForm, TensorForm, Tensors, read_paths
 from inspector.checkpoint.pickle.fields import (
+    NEW,
     PAD,
     Ints,
     PickleBytes,
@@ -71,6 +72,7 @@ _LEARNED = {
     "bytes_entries": (re.compile(rb"BytesStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
+_LATE_BYTES = 1 << 16
 # Entries that are told before all is read, and the bytes of their names: not more than a pipe
 # holds that nobody reads yet.
 _MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
@@ -245,7 +247,7 @@ class _Splicing:
         is_last = self._opcodes.is_over
         behind = 0
         if not self._is_behind:
-            planner = _PLANNER.search(pickle)
+            planner = _PLANNER.search(pickle, self._late_chunk(pickle))
             self._is_behind = planner is not None
             behind = planner.end() if planner else end
         self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
@@ -290,6 +292,19 @@ class _Splicing:
         window.runs = sorted(_runs(window), key=lambda run: run.start)
         _check_borders(window)
         return window
+
+    def _late_chunk(self, pickle: memoryview) -> int:
+        """Where a chunk seems to begin in the last bytes of a window; 0 if none does.
+
+        What the planner recorded is behind all chunks: most windows need not be searched for it.
+        """
+        form = self._forms.get("chunks")
+        if form is None:
+            return 0
+        found = re.compile(re.escape(form.new + NEW)).search(
+            pickle, max(len(pickle) - _LATE_BYTES, 0)
+        )
+        return found.start() if found else 0
 
     def _refs(self) -> dict[str, bytes]:
         """GETs of what every record of a kind refers to."""
