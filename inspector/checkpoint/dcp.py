@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
-from inspector.checkpoint.child.isolated import Child, Limits, Progress
+from inspector.checkpoint.child.isolated import Child, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -74,7 +74,6 @@ def is_escape(path: str) -> bool:
 def read_dcp(
     storage: Storage,
     *,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
     metadata: str = METADATA,
@@ -83,7 +82,6 @@ def read_dcp(
 
     Args:
         storage: The folder.
-        limits: What unpickling may cost (default: in proportion to the file).
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads this metadata; another's is stopped.
         metadata: Name of the metadata file (`.metadata.tmp` of a save that did not finish).
@@ -95,7 +93,7 @@ def read_dcp(
         Cancelled: `progress` said so.
     """
     try:
-        return _read(storage, limits, progress, prefetched, metadata)
+        return _read(storage, progress, prefetched, metadata)
     finally:
         if prefetched is not None:
             prefetched.stop()
@@ -103,7 +101,6 @@ def read_dcp(
 
 def _read(
     storage: Storage,
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
     metadata: str,
@@ -118,7 +115,7 @@ def _read(
         if not per_rank:
             raise _no_metadata(storage, listing)
         sources, ranks = list(per_rank.values()), list(per_rank)
-    header, arrays = _unpickle(storage, sources, ranks, limits, progress, prefetched)
+    header, arrays = _unpickle(storage, sources, ranks, progress, prefetched)
     num_bytes = sum(s.num_bytes or 0 for s in sources)
     return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
 
@@ -127,7 +124,6 @@ def _unpickle(
     storage: Storage,
     sources: list[Entry],
     ranks: list[int | None],
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -148,13 +144,13 @@ def _unpickle(
     try:
         if len(local) == len(sources):
             if prefetched is None or prefetched.paths != local:
-                prefetched = Child(local, ranks, num_bytes, limits)
+                prefetched = Child(local, ranks, num_bytes)
             return prefetched.result(progress)
         with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)
-            return Child(fetched, ranks, num_bytes, limits).result(progress)
+            return Child(fetched, ranks, num_bytes).result(progress)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
 

@@ -1,4 +1,4 @@
-"""`hsdp-inspect export` and `repair`: what writes a new file or folder of what a checkpoint holds."""
+"""`hsdp-inspect export` and `repair`: new files, or a new folder, of what a checkpoint holds."""
 
 from __future__ import annotations
 

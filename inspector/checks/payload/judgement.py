@@ -17,7 +17,7 @@ from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.payload.plan import PayloadPlan
 from inspector.checkpoint.payload.tensor import PackedTensor
 from inspector.checkpoint.text import format_box, printable
-from inspector.checks.findings import Finding, Severity
+from inspector.checks.findings import Finding
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
@@ -134,20 +134,12 @@ class Judgement:
     quantizer: str = ""
     stale_dtypes: dict[int, str] = field(default_factory=dict)
 
-    def error(
-        self,
-        code: str,
-        subject: Subject,
-        what: str,
-        torch_does: str,
-        hint: str,
-        severity: Severity = "error",
-    ) -> None:
+    def error(self, code: str, subject: Subject, what: str, torch_does: str, hint: str) -> None:
         where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
         self.findings.append(
             Finding(
                 code,
-                severity,
+                "error",
                 f"{subject.shown} in {where}: {what}",
                 torch_does,
                 hint,

@@ -32,7 +32,6 @@ def check_manifest(
     *,
     name: str = "",
     progress: Callable[[BytesProgress], bool] | None = None,
-    workers: int = 2,
 ) -> DeepReport:
     """Hash everything that is sealed, and compare."""
     work = _Check(checkpoint, manifest)
@@ -42,7 +41,6 @@ def check_manifest(
         tensors=work.tensors_to_hash(),
         entries=work.entries_to_hash(),
         progress=progress,
-        workers=workers,
     )
     work.compare(found)
     return work.report(found, name)

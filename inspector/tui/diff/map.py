@@ -153,8 +153,8 @@ class DifferenceMap(PartMap):
         rows: int
         columns: int
 
-    def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
-        super().__init__(plain=plain, id=id)
+    def __init__(self) -> None:
+        super().__init__()
         self._margin = (3, 1)
         self._shape: tuple[int, ...] | None = None
         #: Of A and of B: rows and columns of the plane at which chunks begin.
