@@ -20,7 +20,7 @@ from inspector.checkpoint import open_checkpoint
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner, load_plan
-from inspector.report.plan.text import headline
+from inspector.report.plan import headline
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.kit.virtual_table import VirtualTable

@@ -18,7 +18,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.report.plan.text import headline
+from inspector.report.plan import headline
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
