@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from inspector.export.selection import ExportRequest
     from inspector.repair.run import RepairReport, RepairRequest
 
-
 __all__ = ["commands", "terminable"]
 
 _LEAST_MEMORY = 100 * 10**6

@@ -17,7 +17,6 @@ from inspector.report.json import SCHEMA, dicts, dump
 if TYPE_CHECKING:
     from inspector.report.documents.values import ExportDocument, RepairDocument
 
-
 __all__ = ["export_json", "export_text", "repair_json", "repair_text"]
 
 _MAX_NAMED = 20

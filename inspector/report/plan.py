@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from inspector.layout.target.stages import StageKeys
     from inspector.report.documents.check import PlanHead, PlanRank, PlanRead
 
-
 __all__ = [
     "RANK_COLUMNS",
     "PlanReport",

@@ -25,7 +25,6 @@ from inspector.tui.folder.ask_path import AskPathScreen, expanded
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
-from inspector.tui.kit.view import View
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.loading import LoadingScreen
 from inspector.tui.session import Loaded
@@ -157,9 +156,6 @@ class DiffScreen(Screen[None]):
 
     def on_resize(self) -> None:
         self._show_head()
-
-    def on_view_counted(self, event: View.Counted) -> None:
-        event.stop()
 
     def _show_head(self) -> None:
         width = max(self.size.width - 2, 20)

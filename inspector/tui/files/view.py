@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from inspector.checks.findings import Finding, Report
     from inspector.layout.contents import FileContents
 
-
 __all__ = ["FilesView"]
 
 _BAR_CELLS = 24

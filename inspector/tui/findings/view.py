@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from inspector.checks.findings import Finding
     from inspector.tui.session import Loaded
 
-
 __all__ = ["FindingsView"]
 
 # Rows that are looked at to choose the widths.

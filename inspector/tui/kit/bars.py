@@ -1,4 +1,4 @@
-"""`ViewBar`: the views and their keys on one line, the open one picked out."""
+"""`ViewBar`: the views and their keys; `TaskLine`: what runs; `VerdictBar`: rows by verdict."""
 
 from __future__ import annotations
 

@@ -304,9 +304,6 @@ class StatisticsView(TableView):
         name = self._source.row_names[row]
         return name, self._source.first_bad(row)
 
-    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
-        event.stop()
-
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
         aim = self.aim()

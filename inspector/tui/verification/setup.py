@@ -1,4 +1,4 @@
-"""What the confirm screen of a verification says, and what it offers. No widget."""
+"""`VerifySetupScreen`: the form of a verification: what it says, and what it offers."""
 
 from __future__ import annotations
 
