@@ -29,7 +29,7 @@ from inspector.tui.plan.desk import Order, Planned
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.sources import EmptySource, PlanRankSource, ReadSource
 from inspector.tui.plan.view import LoadPlanView
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.screens.dialogs import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES, several_fast, some_fast

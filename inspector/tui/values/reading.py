@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from inspector.checkpoint.model import Tensor
     from inspector.tui.kit.bars import TaskLine
-    from inspector.tui.screens.save_array import SaveChoice
+    from inspector.tui.screens.dialogs import SaveChoice
     from inspector.tui.session import Loaded
     from inspector.tui.values.work import SliceBox
 

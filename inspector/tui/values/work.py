@@ -27,7 +27,7 @@ from inspector.values.slices import Heat, Plane, heat, plane_of, window
 from inspector.values.stats import NotRead, StatsReport, TensorStats, collect_stats
 
 if TYPE_CHECKING:
-    from inspector.tui.screens.save_array import SaveChoice
+    from inspector.tui.screens.dialogs import SaveChoice
 
 __all__ = [
     "Known",
