@@ -28,7 +28,6 @@ class CopyScreen(ModalScreen[None]):
     """Choose a text; it goes to the clipboard by OSC 52, and stays on the screen, in full."""
 
     DEFAULT_CSS = """
-    CopyScreen { align: center middle; }
     CopyScreen > Vertical {
         width: 90%; max-width: 120; height: auto; max-height: 92%;
         padding: 1 2; background: $surface; border: round $primary;
@@ -108,7 +107,6 @@ class InfoScreen(ModalScreen[None]):
     """The summary that `show` prints, with all of its evidence."""
 
     DEFAULT_CSS = """
-    InfoScreen { align: center middle; }
     InfoScreen > Reader {
         width: 90%; max-width: 120; height: auto; max-height: 90%;
         padding: 1 2; background: $surface; border: round $primary;
@@ -164,7 +162,6 @@ class SaveArrayScreen(ModalScreen["SaveChoice | None"]):
     """
 
     DEFAULT_CSS = """
-    SaveArrayScreen { align: center middle; }
     SaveArrayScreen > Vertical {
         width: 90%; max-width: 100; height: auto; max-height: 92%;
         padding: 1 2; background: $surface; border: round $primary;

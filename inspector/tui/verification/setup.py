@@ -208,7 +208,6 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     """Dismissed with the job to start, or None."""
 
     DEFAULT_CSS = """
-    VerifySetupScreen { align: center middle; }
     VerifySetupScreen > Vertical {
         width: 94%; max-width: 112; height: auto; max-height: 96%;
         padding: 0 2; background: $surface; border: round $primary;
