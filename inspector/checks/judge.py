@@ -28,6 +28,7 @@ from inspector.checks.findings import (
 )
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
+from inspector.checks.folder.times import check_beside
 from inspector.checks.metadata.aliases import check_aliases
 from inspector.checks.metadata.entries import entries_of
 from inspector.checks.metadata.families import check_families
@@ -41,7 +42,6 @@ from inspector.checks.metadata.metadata import (
 from inspector.checks.metadata.optimizer import check_optimizer, with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure, has_odd_lengths
-from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
 

@@ -322,7 +322,7 @@ class StatisticsView(TableView):
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
     # lazy: when something is found
-    from inspector.checks.payload.values import file_at, value_findings
+    from inspector.checks.payload.judgement import file_at, value_findings
 
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}
