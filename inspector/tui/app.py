@@ -22,7 +22,7 @@ from inspector.checkpoint.own_folders import place_outside
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.background import after
+from inspector.tui.background import Collector, after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.cell_text import keep_units
 from inspector.tui.kit.key_order import KeyDone, KeyOrder
@@ -186,6 +186,7 @@ class InspectApp(App[int]):
         self._preview = preview
         self._prefetched = prefetched
         self._key_order = KeyOrder(self)
+        self._collector = Collector()
         self._loading: Loading | None = None
         self._failed = False
         self._is_last = False
@@ -220,6 +221,8 @@ class InspectApp(App[int]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand on what comes from the terminal, one key after the other."""
+        if isinstance(event, events.InputEvent):
+            self._collector.put_off()
         if not isinstance(event, (events.Key, events.Paste)) or event.is_forwarded:
             await super().on_event(event)
         elif not self._key_order.holds(event):
@@ -356,6 +359,7 @@ class InspectApp(App[int]):
         self._is_last = True
         # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
         sys.setswitchinterval(_SWITCH_S)
+        self._collector.begin()
         try:
             with ending_in_order(self._end_soon, self._terminal):
                 code = self.run()

@@ -439,10 +439,13 @@ class OpcodeWalk:
             strings = window.strings[kind, name] = np.full(len(memo), -1, np.int32)
             inline = text.ref < 0
             rows: Any = slice(None) if inline.all() else np.flatnonzero(inline)
-            is_cyclic = (kind, name) == ("stored", "name")
-            strings[rows] = self._all.numbers(
-                window.scan, text.at[rows], text.length[rows], is_cyclic=is_cyclic
-            )
+            at, length = text.at[rows], text.length[rows]
+            names = window.strings[kind, "name"][rows]
+            if name == "second" and (names >= 0).all():
+                strings[rows] = self._all.ends(window.scan, at, length, names)
+            else:
+                is_cyclic = kind != "tensors" and name == "name"
+                strings[rows] = self._all.numbers(window.scan, at, length, is_cyclic=is_cyclic)
             memos.append(memo[rows])
             numbers.append(strings[rows])
             if kind == "tensors":

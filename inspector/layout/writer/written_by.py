@@ -28,7 +28,7 @@ from inspector.layout.placements import ORDINALS, Fit, TensorPlacement, fits, to
 from inspector.layout.writer import evidence as say
 from inspector.layout.writer.axes import AxisRoles, layout_of, prefer_flat, uses_of
 from inspector.layout.writer.survey import Assignment, ranks_in
-from inspector.layout.writer.walk import Outcome, Rule, Trial, Walk, try_meshes
+from inspector.layout.writer.walk import BALANCED_SINCE, Outcome, Rule, Trial, Walk, try_meshes
 
 if TYPE_CHECKING:
     from inspector.layout.writer.stages import StageGroups
@@ -403,10 +403,10 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
 
     Before torch 2.3 that is how DCP shared out the work, whatever the ranks held.
     """
-    mesh, band = assignment.mesh, walk.checkpoint.provenance.torch_band or ""
+    mesh, release = assignment.mesh, walk.checkpoint.provenance.first_torch
     if "replicate" not in mesh.axes or outcome.rule is Rule.ALL:
         return False
-    if not band or band.startswith(("1.", "2.0", "2.1", "2.2")):
+    if release is None or release < BALANCED_SINCE:
         return False
     if walk.checkpoint.provenance.num_plans is not None:
         return False
@@ -419,8 +419,8 @@ def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:
     """What the axes do and look like; the assignment's mesh takes the name that goes with it."""
     fqns = walk.checkpoint.columns.fqns
     layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
-    prefer_flat(walk, assignment, layout)
-    layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
+    if prefer_flat(walk, assignment, layout):
+        layout = layout_of(assignment.mesh, uses_of(walk, assignment), fqns)
     assignment.mesh = layout.mesh
     return layout
 
