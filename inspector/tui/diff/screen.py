@@ -234,14 +234,7 @@ class DiffScreen(Screen[None]):
         changed = self.comparison.take(run.drain())
         if changed:
             self.view.rows_changed(changed)
-        done = run.progress
-        line.show(
-            "comparing values",
-            0 if done is None else done.bytes_done,
-            0 if done is None else done.bytes_total,
-            self._comparing,
-            "c stops",
-        )
+        line.show("comparing values", run.progress, self._comparing, "c stops")
         self._show_head()
 
     def _ended(self, run: ComparingValues, outcome: Diff | InspectError) -> None:

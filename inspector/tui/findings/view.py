@@ -224,14 +224,9 @@ class FindingsView(TableView):
         if deep is None:
             return False
         done = deep.progress
-        line.show(
-            "checking every byte",
-            0 if done is None else done.bytes_done,
-            0 if done is None else done.bytes_total,
-            self._reading,
-            f"{CHECK_BYTES} stops",
-            num_wrong=0 if done is None else getattr(done, "num_wrong", 0),
-        )
+        num_wrong = getattr(done, "num_wrong", 0)
+        stops = f"{CHECK_BYTES} stops"
+        line.show("checking every byte", done, self._reading, stops, num_wrong=num_wrong)
         return True
 
     def step(self, steps: int) -> Finding | None:

@@ -294,7 +294,7 @@ class StatisticsView(TableView):
         run = self._run
         if run is None or not self._runs.is_busy:
             return False
-        line.show("reading all", run.bytes_done, run.bytes_total, self._runs, "u stops")
+        line.show("reading all", run.progress, self._runs, "u stops")
         return True
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
