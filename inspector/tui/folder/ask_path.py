@@ -181,7 +181,6 @@ class AskPathScreen(ModalScreen[str]):
     """Dismissed with the path as it was typed, or with nothing."""
 
     DEFAULT_CSS = """
-    AskPathScreen { align: center middle; }
     AskPathScreen > Vertical {
         width: 90%; max-width: 100; height: auto; max-height: 92%;
         padding: 0 2; background: $surface; border: round $primary;

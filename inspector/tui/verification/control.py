@@ -62,7 +62,6 @@ class AskScreen(ModalScreen[str]):
     """Dismissed with the id of the answer; escape is the last of them, which changes nothing."""
 
     DEFAULT_CSS = """
-    AskScreen { align: center middle; }
     AskScreen > Vertical {
         width: 90%; max-width: 72; height: auto;
         padding: 1 2; background: $surface; border: round $warning;

@@ -1,4 +1,4 @@
-"""What the confirm screen of a verification says, and what it offers. No widget."""
+"""`VerifySetupScreen`: the form of a verification: what it says, and what it offers."""
 
 from __future__ import annotations
 
@@ -208,7 +208,6 @@ class VerifySetupScreen(ModalScreen["Preflight | None"]):
     """Dismissed with the job to start, or None."""
 
     DEFAULT_CSS = """
-    VerifySetupScreen { align: center middle; }
     VerifySetupScreen > Vertical {
         width: 94%; max-width: 112; height: auto; max-height: 96%;
         padding: 0 2; background: $surface; border: round $primary;
