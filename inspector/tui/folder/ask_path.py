@@ -10,7 +10,6 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -27,6 +26,7 @@ from inspector.tui.folder.completion import (
     list_folder,
     matching_siblings,
 )
+from inspector.tui.kit.pane import Dialog
 
 __all__ = ["AskPathScreen"]
 
@@ -68,7 +68,7 @@ class PathInput(Input):
             event.prevent_default()
 
 
-class AskPathScreen(ModalScreen[str]):
+class AskPathScreen(Dialog[str]):
     """Dismissed with the path as it was typed, or with nothing."""
 
     DEFAULT_CSS = """

@@ -5,16 +5,17 @@ from __future__ import annotations
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
+
+from inspector.tui.kit.pane import Dialog
 
 __all__ = ["CopyScreen"]
 
 _LABEL_CELLS = 12
 
 
-class CopyScreen(ModalScreen[None]):
+class CopyScreen(Dialog[None]):
     """Choose a text; it goes to the clipboard by OSC 52, and stays on the screen."""
 
     DEFAULT_CSS = """

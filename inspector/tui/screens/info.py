@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.screen import ModalScreen
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.text import summary_facts
 from inspector.tui.kit.lines import FactSheet, Reader
+from inspector.tui.kit.pane import Dialog
 
 __all__ = ["InfoScreen"]
 
 
-class InfoScreen(ModalScreen[None]):
+class InfoScreen(Dialog[None]):
     """What the checkpoint is, and how that is known."""
 
     DEFAULT_CSS = """

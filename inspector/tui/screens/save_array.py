@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Input, Static
+
+from inspector.tui.kit.pane import Dialog
 
 __all__ = ["SaveArrayScreen", "SaveChoice", "file_name"]
 
@@ -37,7 +38,7 @@ def file_name(fqn: str) -> str:
     return (plain[-_MAX_NAME:].lstrip(".-") or "tensor") + ".npy"
 
 
-class SaveArrayScreen(ModalScreen["SaveChoice | None"]):
+class SaveArrayScreen(Dialog["SaveChoice | None"]):
     """Dismissed with a choice, or with None.
 
     Args:
