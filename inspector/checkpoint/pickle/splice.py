@@ -46,8 +46,8 @@ from inspector.checkpoint.pickle.records import (
     GrowingColumn,
     RecordRun,
     StoredForm,
-    StoredRecords,
     objects,
+    stored_runs,
 )
 from inspector.checkpoint.pickle.stand_ins import BytesMeta, Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
@@ -389,7 +389,7 @@ def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
     yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
-        yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
+        yield from stored_runs(window.scan, window.stored, window.bases["stored"])
     for kind in ("tensors", "bytes_entries", "paths"):
         records = getattr(window, kind)
         if records is not None and len(records.start):
@@ -419,23 +419,6 @@ def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[
         start, end = int(chunks.start[first]), int(stop[last - 1])
         num_memo = int(memo[last] - memo[first])
         yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
-
-
-def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
-    """Stored places that stand one behind the other, or in the next thousand of the dict."""
-    count = len(stored.start)
-    if not count:
-        return
-    stop = stored.start + stored.length
-    gap = stored.start[1:] - stop[:-1]
-    behind = stop[:-1]
-    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
-    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
-    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
-    lasts = np.append(firsts[1:], count)
-    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(stored.start[first]), int(stop[last - 1])
-        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
 
 
 def _linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
