@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
-from inspector.checkpoint.child.isolated import Child, Limits, Progress
+from inspector.checkpoint.child.isolated import Child, Early, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -72,19 +72,19 @@ def is_escape(path: str) -> bool:
 def read_dcp(
     storage: Storage,
     *,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
     metadata: str = METADATA,
+    early: Early | None = None,
 ) -> Checkpoint:
     """Read the checkpoint in a folder: one listing, and its metadata.
 
     Args:
         storage: The folder.
-        limits: What unpickling may cost (default: in proportion to the file).
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads this metadata; another's is stopped.
         metadata: Name of the metadata file (`.metadata.tmp` of a save that did not finish).
+        early: Given the first entries of a large file while the rest is read.
 
     Raises:
         NotACheckpointError: There is no metadata.
@@ -93,7 +93,7 @@ def read_dcp(
         Cancelled: `progress` said so.
     """
     try:
-        return _read(storage, limits, progress, prefetched, metadata)
+        return _read(storage, progress, prefetched, metadata, early)
     finally:
         if prefetched is not None:
             prefetched.stop()
@@ -101,10 +101,10 @@ def read_dcp(
 
 def _read(
     storage: Storage,
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
     metadata: str,
+    early: Early | None,
 ) -> Checkpoint:
     listing = storage.list()
     by_name = {entry.name: entry for entry in listing}
@@ -116,7 +116,7 @@ def _read(
         if not per_rank:
             raise _no_metadata(storage, listing)
         sources, ranks = list(per_rank.values()), list(per_rank)
-    header, arrays = _unpickle(storage, sources, ranks, limits, progress, prefetched)
+    header, arrays = _unpickle(storage, sources, ranks, progress, prefetched, early)
     num_bytes = sum(s.num_bytes or 0 for s in sources)
     return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
 
@@ -125,9 +125,9 @@ def _unpickle(
     storage: Storage,
     sources: list[Entry],
     ranks: list[int | None],
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
+    early: Early | None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     for source in sources:
         where = printable(f"{storage.root}/{source.name}")
@@ -146,13 +146,13 @@ def _unpickle(
     try:
         if len(local) == len(sources):
             if prefetched is None or prefetched.paths != local:
-                prefetched = Child(local, ranks, num_bytes, limits)
-            return prefetched.result(progress)
+                prefetched = Child(local, ranks, num_bytes)
+            return prefetched.result(progress, early)
         with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)
-            return Child(fetched, ranks, num_bytes, limits).result(progress)
+            return Child(fetched, ranks, num_bytes).result(progress, early)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
 

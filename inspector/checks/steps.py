@@ -16,8 +16,8 @@ from inspector.checkpoint.find.step_folders import Found, StepFolder, is_export,
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict
+from inspector.checks.folder.times import Span, check_sidecars
 from inspector.checks.kinds import KINDS, kinds_beside, kinds_of_name
-from inspector.checks.sidecars import Span, check_sidecars
 
 __all__ = [
     "Judged",

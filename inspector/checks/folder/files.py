@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
-from inspector.checkpoint.model import Checkpoint, DataFile
+from inspector.checkpoint.model import Checkpoint, DataFile, Ints
 from inspector.checkpoint.signatures import COMPRESSED, foreign_kind
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.folder.times import Split, split_by_time
-from inspector.checks.metadata.entries import Entries, Ints, total
+from inspector.checks.metadata.entries import Entries, total
 from inspector.errors import StorageError
 from inspector.layout.geometry import unique
 

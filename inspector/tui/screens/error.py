@@ -169,7 +169,7 @@ class ErrorScreen(Screen[str]):
 
     def action_copy(self) -> None:
         """Choose what to copy: the command first, where there is one."""
-        from inspector.tui.screens.copy import CopyScreen
+        from inspector.tui.screens.dialogs import CopyScreen
 
         said = [f"{f.code}: {f.message} | do: {f.hint}" for f in self._findings]
         said = said or [" | ".join(filter(None, (self.error.message, self.error.hint)))]
