@@ -19,13 +19,12 @@ import numpy.typing as npt
 
 from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
-from inspector.checkpoint.pickle.entries import EveryPath, EveryTensor
+from inspector.checkpoint.pickle.entries import EarlyRows, EveryPath, EveryTensor
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.fields import Ints, starts_of
 from inspector.checkpoint.pickle.joining import join, refuse_absurd, refuse_duplicates
 from inspector.checkpoint.pickle.splice import (
     WINDOW_BYTES,
-    EarlyRows,
     NotSplicedError,
     RecordRun,
     Spliced,

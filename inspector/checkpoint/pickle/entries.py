@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,10 @@ from inspector.checkpoint.pickle.joining import Strings, same_texts
 from inspector.checkpoint.pickle.records import Chunks
 
 __all__ = [
+    "EarlyRows",
     "EveryPath",
     "EveryTensor",
+    "FirstEntries",
     "Paths",
     "TensorForm",
     "Tensors",
@@ -51,6 +54,10 @@ _TENSOR = re.compile(
 _STATES = re.compile(_STATE, re.DOTALL)
 _STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % GET, re.DOTALL)
 _MAX_STATES = 32
+_FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
+# Entries that are told before all is read, and the bytes of their names: not more than a pipe
+# holds that nobody reads yet.
+_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 _INLINE = 0x8C
 _TEXT_BLOCK = 512
 
@@ -369,3 +376,54 @@ class EveryPath:
         self.names = array("i", columns["name"].tobytes())
         self.cuts = array("i", cuts.tobytes())
         self.others = dict(zip(others.tolist(), zip(*ends, strict=True), strict=True))
+
+
+#: Name, shape and chunks of entries of which not more is known yet.
+EarlyRows = list[tuple[str, list[int] | None, int | None]]
+
+
+class FirstEntries:
+    """Tells of the first entries while the rest is read: few, as nobody may be listening yet.
+
+    Args:
+        show: Given them, window by window.
+    """
+
+    def __init__(self, show: Callable[[EarlyRows], None]) -> None:
+        self._show = show
+        self._left = _MAX_EARLY
+        self._room = _MAX_EARLY_BYTES
+        self._is_first = True
+
+    def take(
+        self, scan: PickleBytes, tensors: Tensors, strings: Strings, names: npt.NDArray[np.int32]
+    ) -> None:
+        """Tell of a window's tensors.
+
+        Args:
+            scan: The window.
+            tensors: Those that were read of it.
+            strings: What their names are numbers of.
+            names: These numbers.
+        """
+        rows: EarlyRows = []
+        # The form is learned from the first entry, which is read as any pickle at the end.
+        first = _FIRST_KEY.search(scan.data.data) if self._is_first else None
+        if first is not None:
+            key = scan.data[first.end() :][: first[1][0]].tobytes()
+            rows.append((key.decode("utf-8", "surrogatepass"), None, None))
+        self._is_first = False
+        some = slice(self._left)
+        self._left -= len(names[some])
+        num_chunks = (tensors.last - tensors.first)[some].tolist()
+        sizes = zip(tensors.sizes[some].tolist(), tensors.ndim[some].tolist(), strict=True)
+        for name, (size, ndim), count in zip(
+            strings.texts(names[some]), sizes, num_chunks, strict=True
+        ):
+            self._room -= len(name)
+            if self._room < 0:
+                self._left = 0
+                break
+            rows.append((name, size[:ndim], count))
+        if rows:
+            self._show(rows)

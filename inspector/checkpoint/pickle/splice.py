@@ -27,9 +27,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import Paths, TensorForm, Tensors, read_paths
+from inspector.checkpoint.pickle.entries import (
+    EarlyRows,
+    FirstEntries,
+    Paths,
+    TensorForm,
+    Tensors,
+    read_paths,
+)
 from inspector.checkpoint.pickle.fields import (
-    NEW,
     PAD,
     Ints,
     PickleBytes,
@@ -63,17 +69,12 @@ _MAX_WALK = 4 << 20
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
 _PLANNER = re.compile(rb"planner_data")
-_FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
 # The class whose first mention a form is looked for behind, and in how many bytes.
 _LEARNED = {
     "tensors": (re.compile(rb"TensorStorageMetadata"), 8 << 20),
     "chunks": (re.compile(rb"ChunkStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
-_LATE_BYTES = 1 << 16
-# Entries that are told before all is read, and the bytes of their names: not more than a pipe
-# holds that nobody reads yet.
-_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 # Kinds of which there may be one in a few dozen bytes of the file.
 _MANY = ("chunks", "stored")
 
@@ -114,10 +115,6 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "stored": {"name": np.int32, "path": np.int32, "index": np.int32, "ndim": np.int8}
     | {"byte_offset": np.int64, "byte_length": np.int64, "offsets": np.int64},
 }
-
-
-#: Name, shape and chunks of entries of which not more is known yet.
-EarlyRows = list[tuple[str, list[int] | None, int | None]]
 
 
 def read_spliced(
@@ -169,7 +166,6 @@ class _Splicing:
             for kind, names in _COLUMNS.items()
         }
         self._trailing_bytes = 0
-        self._room = _MAX_EARLY_BYTES
 
     def read(
         self, tell: Callable[[int], None], show: Callable[[EarlyRows], None] | None = None
@@ -181,7 +177,7 @@ class _Splicing:
             show: Given the first entries.
         """
         opcodes, walk = self._opcodes, self._walk
-        num_shown = 0
+        first = None if show is None else FirstEntries(show)
         begin = held = 0  # Where the window begins, and how much of it is there.
         while not walk.is_over:
             data = self._scan.data
@@ -191,10 +187,9 @@ class _Splicing:
             window = self._window(held, cuts, begin)
             self._check_walked(window, begin)
             done = walk.go(window, self._refs())
-            if show is not None and window.tensors is not None and num_shown < _MAX_EARLY:
-                rows = self._early(window, _MAX_EARLY - num_shown, is_first=not num_shown)
-                num_shown = num_shown + len(rows) if rows else _MAX_EARLY
-                show(rows)
+            if first is not None and window.tensors is not None:
+                names = window.strings["tensors", "name"]
+                first.take(window.scan, window.tensors, self._strings, names)
             self._keep(window)
             if walk.is_over:
                 self._trailing_bytes = held - done
@@ -210,22 +205,6 @@ class _Splicing:
             raise NotSplicedError
         if not self._runs or "chunks" not in self._forms:
             raise NotSplicedError
-
-    def _early(self, window: PickleWindow, count: int, *, is_first: bool) -> EarlyRows:
-        """The entries of a window that follow the form, at most so many, and the one before all."""
-        tensors: Any = window.tensors
-        names = self._strings.texts(window.strings["tensors", "name"][:count])
-        sizes = zip(tensors.sizes[:count].tolist(), tensors.ndim[:count].tolist(), strict=True)
-        shapes = [size[:ndim] for size, ndim in sizes]
-        chunks = (tensors.last - tensors.first)[:count].tolist()
-        rows: EarlyRows = list(zip(names, shapes, chunks, strict=True))
-        # The form is learned from the first entry, which is read as any pickle at the end.
-        first = _FIRST_KEY.search(window.scan.data.data[: window.end]) if is_first else None
-        if first is not None:
-            name = window.scan.data[first.end() :][: first[1][0]].tobytes()
-            rows.insert(0, (name.decode("utf-8", "surrogatepass"), None, None))
-        self._room -= sum(len(name) for name, *_ in rows)
-        return rows if self._room > 0 else []
 
     def _check_walked(self, window: PickleWindow, begin: int) -> None:
         """Refuse what is mostly no records: the slow way is as quick."""
@@ -244,7 +223,9 @@ class _Splicing:
         is_last = self._opcodes.is_over
         behind = 0
         if not self._is_behind:
-            planner = _PLANNER.search(pickle, self._late_chunk(pickle))
+            # It is behind all chunks: most windows need not be searched for it.
+            chunk_form = self._forms.get("chunks")
+            planner = _PLANNER.search(pickle, chunk_form.late_in(pickle) if chunk_form else 0)
             self._is_behind = planner is not None
             behind = planner.end() if planner else end
         self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
@@ -285,19 +266,6 @@ class _Splicing:
         window.runs = sorted(_runs(window), key=lambda run: run.start)
         _check_borders(window)
         return window
-
-    def _late_chunk(self, pickle: memoryview) -> int:
-        """Where a chunk seems to begin in the last bytes of a window; 0 if none does.
-
-        What the planner recorded is behind all chunks: most windows need not be searched for it.
-        """
-        form = self._forms.get("chunks")
-        if form is None:
-            return 0
-        found = re.compile(re.escape(form.new + NEW)).search(
-            pickle, max(len(pickle) - _LATE_BYTES, 0)
-        )
-        return found.start() if found else 0
 
     def _refs(self) -> dict[str, bytes]:
         """GETs of what every record of a kind refers to."""
