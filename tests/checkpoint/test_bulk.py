@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -20,10 +21,13 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 
 from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.child import process
+from inspector.checkpoint.child.isolated import Child, EarlyEntry
 from inspector.checkpoint.pickle.bulk import read_bulk
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.gate import GateError, load
 from inspector.checkpoint.pickle.splice import WINDOW_BYTES, NotSplicedError, read_spliced
+from inspector.errors import MetadataError
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, of_few_versions
 from tests.helpers.make_metadata import Wanted, make, stream, tensors_of
@@ -126,6 +130,60 @@ def test_it_is_read_in_bulk_and_gives_the_same(
     opcodes = unframed(data)
     for border in sampled(sorted(positions(opcodes)), 100):
         assert_equal(in_bulk(framed(opcodes, border), tmp_path), one_by_one(data))
+
+
+#: The first, which all others are measured by, and those of an element type met before.
+EARLY: list[tuple[str, tuple[int, ...] | None, int | None]] = [
+    ("model.embed.weight", None, None),
+    ("model.experts.w1", (24, 300, 70), WORLD),
+    ("model.été.weight", (24, 2), WORLD),
+]
+
+
+def early_rows(data: bytes, folder: Path, window_bytes: int) -> list[list[Any]]:
+    """What is told of the first entries, window by window."""
+    told: list[list[Any]] = []
+    path = folder / "pickle"
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        read_bulk(fd, len(data), lambda done: None, None, window_bytes, told.append)
+    finally:
+        os.close(fd)
+    return told
+
+
+def test_the_first_entries_are_told_while_the_rest_is_read(data: bytes, tmp_path: Path) -> None:
+    expected = [(name, None if shape is None else [*shape], n) for name, shape, n in EARLY]
+    assert early_rows(data, tmp_path, WINDOW_BYTES) == [expected]
+    # In small windows some are read otherwise; none is told twice, or as another.
+    in_parts = [row for rows in early_rows(data, tmp_path, 9000) for row in rows]
+    assert in_parts == [row for row in expected if row in in_parts]
+    assert in_parts
+
+
+@pytest.mark.parametrize("name", ["short", "of many bytes " * 10])
+def test_of_the_first_entries_few_are_told(name: str, tmp_path: Path) -> None:
+    """The child writes them to a pipe that may have no reader yet."""
+    stream(tmp_path / "a", [(f"{name}.{i}", (4, 2), torch.float32) for i in range(400)], 2)
+    data = (tmp_path / "a" / ".metadata").read_bytes()
+    rows = [row for part in early_rows(data, tmp_path, 9000) for row in part]
+    assert 20 < len(rows) <= 201
+    assert len(json.dumps(rows)) < 1 << 15
+
+
+@pytest.mark.own_readers
+def test_the_child_tells_them_and_fails_as_ever(
+    made: Path, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_BULK_BYTES", 0)
+    told: list[tuple[EarlyEntry, ...]] = []
+    Child([str(made / ".metadata")], [None], len(data)).result(early=told.append)
+    assert told == [tuple(EarlyEntry(*row) for row in EARLY)]
+    cut = tmp_path / "cut"
+    cut.write_bytes(data[:-100])
+    with pytest.raises(MetadataError, match="the pickle ends too early"):
+        Child([str(cut)], [None], len(data)).result(early=told.append)
 
 
 def test_what_is_written_as_a_stream_is_what_torch_writes(tmp_path: Path) -> None:

@@ -27,13 +27,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import BytesForm, TensorForm, Tensors, read_paths
+from inspector.checkpoint.pickle.entries import (
+    BytesForm,
+    TensorForm,
+    chunk_runs,
+    linked_runs,
+    read_paths,
+)
 from inspector.checkpoint.pickle.fields import (
+    NEW,
     PAD,
     Ints,
     PickleBytes,
     flat_dims,
-    starts_of,
 )
 from inspector.checkpoint.pickle.frames import NotSplicedError, Opcodes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
@@ -41,7 +47,6 @@ from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import (
     NO_CHUNKS,
     ChunkForm,
-    Chunks,
     GrowingColumn,
     RecordRun,
     StoredForm,
@@ -71,6 +76,7 @@ _LEARNED = {
     "bytes_entries": (re.compile(rb"BytesStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
+_LATE_BYTES = 1 << 16
 # Entries that are told before all is read, and the bytes of their names: not more than a pipe
 # holds that nobody reads yet.
 _MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
@@ -245,7 +251,7 @@ class _Splicing:
         is_last = self._opcodes.is_over
         behind = 0
         if not self._is_behind:
-            planner = _PLANNER.search(pickle)
+            planner = _PLANNER.search(pickle, self._late_chunk(pickle))
             self._is_behind = planner is not None
             behind = planner.end() if planner else end
         self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
@@ -290,6 +296,19 @@ class _Splicing:
         window.runs = sorted(_runs(window), key=lambda run: run.start)
         _check_borders(window)
         return window
+
+    def _late_chunk(self, pickle: memoryview) -> int:
+        """Where a chunk seems to begin in the last bytes of a window; 0 if none does.
+
+        What the planner recorded is behind all chunks: most windows need not be searched for it.
+        """
+        form = self._forms.get("chunks")
+        if form is None:
+            return 0
+        found = re.compile(re.escape(form.new + NEW)).search(
+            pickle, max(len(pickle) - _LATE_BYTES, 0)
+        )
+        return found.start() if found else 0
 
     def _refs(self) -> dict[str, bytes]:
         """GETs of what every record of a kind refers to."""
@@ -372,38 +391,13 @@ class _Splicing:
 
 def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
-    yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
+    yield from chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
         yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
     for kind in ("tensors", "bytes_entries", "paths"):
         records = getattr(window, kind)
         if records is not None and len(records.start):
-            yield from _linked_runs(kind, records, window.bases[kind])
-
-
-def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
-    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
-    count = len(chunks.start)
-    if not count:
-        return
-    alone = np.ones(count, bool)
-    if tensors is not None:
-        within = np.bincount(tensors.first, minlength=count + 1)
-        within -= np.bincount(tensors.last, minlength=count + 1)
-        alone = np.cumsum(within)[:-1] == 0
-        if not alone.any():
-            return
-    stop = chunks.start + chunks.length
-    begins = np.ones(count, bool)
-    begins[1:] = chunks.start[1:] != stop[:-1]
-    firsts = np.flatnonzero(begins)
-    lasts = np.append(firsts[1:], count)
-    keep = alone[firsts]
-    memo = starts_of(chunks.num_memo)
-    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
-        start, end = int(chunks.start[first]), int(stop[last - 1])
-        num_memo = int(memo[last] - memo[first])
-        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
+            yield from linked_runs(kind, records, window.bases[kind])
 
 
 def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
@@ -421,15 +415,6 @@ def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterato
     for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
         start, end = int(stored.start[first]), int(stop[last - 1])
         yield RecordRun("stored", base + first, base + last, start, end, num_memo)
-
-
-def _linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
-    firsts = np.flatnonzero(~records.linked)
-    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
-    lasts = np.append(firsts[1:], len(records.start))
-    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(records.start[first]), int(records.end[last - 1])
-        yield RecordRun(kind, base + first, base + last, start, end, num_memo)
 
 
 def _check_borders(window: PickleWindow) -> None:
