@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from inspector.__main__ import main
 from inspector.checkpoint.child.process import Server
@@ -26,6 +27,10 @@ GOLDEN = ROOT / "tests" / "data" / "golden"
 
 # What whoever runs the tests chose on their own screen is not to be read, nor changed.
 os.environ["XDG_CONFIG_HOME"] = os.devnull
+
+# How long an example takes is how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from inspector.checkpoint.model import (
     file_rank,
 )
 from inspector.checkpoint.own_folders import temporary_folder
+from inspector.checkpoint.signatures import COMPRESSED, SIGNATURES, UNPACK
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
 from inspector.checkpoint.text import plural, printable
@@ -45,10 +46,7 @@ _SUM_BLOCK = 1 << 16
 _OTHER_METADATA = re.compile(r"it holds an? (\w+)\.[\w.]*Metadata, not DCP")
 # First bytes of files that are mistaken for a metadata pickle, and what they are.
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
-    (b"<", "an HTML or XML page", "the download went wrong: fetch the file again"),
-    (b"\x1f\x8b", "gzip data", "unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "zstandard data", "unpack it first"),
+    *SIGNATURES,
     (b"PK\x03\x04", "a zip archive, as torch.save writes", "open it with torch.load"),
     (b"{", "JSON", ""),
 )
@@ -221,6 +219,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     other = lookalike(listing)
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
+    packed = sorted(METADATA + ending for ending in COMPRESSED if METADATA + ending in names)
+    if packed:
+        return NotACheckpointError(f"{where}: no {METADATA}, but {packed[0]}", UNPACK)
     if data:
         hint = ".metadata is written last: the save did not finish, or the copy left it out"
         renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")

@@ -145,6 +145,13 @@ class Provenance:
     classes: tuple[str, ...] = ()
     num_plans: int | None = None
 
+    @property
+    def first_torch(self) -> tuple[int, int] | None:
+        """The first release of `torch_band`, as numbers: of `"2.15 or later"` it is (2, 15)."""
+        major, _, rest = (self.torch_band or "").partition(".")
+        minor = rest.split(" ", 1)[0]
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
 
 @dataclass(frozen=True, slots=True)
 class BytesEntry:

@@ -38,8 +38,7 @@ from inspector.checks.metadata.metadata import (
     num_unreadable,
     reading_notes,
 )
-from inspector.checks.metadata.optimizer import check_optimizer
-from inspector.checks.metadata.param_groups import with_idle_parameters
+from inspector.checks.metadata.optimizer import check_optimizer, with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure, has_odd_lengths
 from inspector.checks.sidecars import check_beside

@@ -52,7 +52,7 @@ _MODULES = {
     "diff": "diff",
     "export": "export",
     "plan": "plan",
-    "repair": "repair",
+    "repair": "export",
     "replay": "verify",
     "seal": "diff",
     "stats": "stats",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, command_line, read_one
+from inspector.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from inspector.layout.mesh import Mesh
     from inspector.layout.target.file import PlacementFile
     from inspector.layout.target.stages import StageKeys, StageRequest
@@ -72,7 +72,6 @@ def plan(
     ignore, cast or refuse. With --stage: what one pipeline stage loads. Exit code 1 if something
     would go wrong.
     """
-    from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
     from inspector.layout.target.file import PlacementFile, read_placement_file
     from inspector.layout.target.rules import TargetPlacements
@@ -125,7 +124,6 @@ def _plans(
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
     from inspector.checks.plan.problems import of_stage, plan_problems, untold
-    from inspector.errors import UsageError
     from inspector.layout.reads.load_plan import Planner
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import stage_keys

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.checkpoint.outside import refuse_inside
 from inspector.checkpoint.own_folders import write_whole
 from inspector.checkpoint.text import parse_bytes, printable, redact
 from inspector.cli.output import on_end, write_lines
+from inspector.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -84,11 +86,8 @@ def watch(
     again. With --once the exit code is that of `check`; else it ends with Ctrl+C or SIGTERM, with
     the exit code for the last look. Nothing is written into the run folder.
     """
-    from inspector.checkpoint.outside import refuse_inside
-    from inspector.errors import UsageError
-    from inspector.watch.memory import RunMemory
     from inspector.watch.outputs import DamageCommand
-    from inspector.watch.watcher import Watcher
+    from inspector.watch.watcher import RunMemory, Watcher
 
     for option, seconds in (
         ("--interval", interval),
@@ -133,8 +132,6 @@ commands: list[click.Command] = [watch]
 
 def _rate(text: str) -> float:
     """`200MB/s` in bytes a second."""
-    from inspector.errors import UsageError
-
     rate = parse_bytes(re.sub(r"/s\Z", "", text.strip(), flags=re.IGNORECASE))
     if not rate:
         raise UsageError(f"--max-rate {printable(text)} is no rate", "give one such as 200MB/s")
@@ -146,7 +143,6 @@ def _deep(stop: threading.Event) -> Deep:
 
     def read(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         from inspector.checks.payload.deep import check_deep, read_wanted
-        from inspector.errors import Cancelled
         from inspector.report.progress import PayloadLine
 
         class Line(PayloadLine):
@@ -204,8 +200,6 @@ class _Following:
         self, stop: threading.Event, *, once: bool, interval_s: float, settle_s: float
     ) -> int:
         """Look until it is stopped; the exit code for the last look."""
-        from inspector.errors import Cancelled
-
         code = 2
         while not stop.is_set():
             try:

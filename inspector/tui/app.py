@@ -18,7 +18,7 @@ from inspector.checkpoint.own_folders import place_outside
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.background import after
+from inspector.tui.background import Collector, after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.ending import ending_in_order
 from inspector.tui.kit.cell_text import keep_units
@@ -111,6 +111,7 @@ class InspectApp(App[int]):
         self._preview = preview
         self._prefetched = prefetched
         self._key_order = KeyOrder(self)
+        self._collector = Collector()
         self._loading: Loading | None = None
         self._failed = False
         self._is_last = False
@@ -145,6 +146,8 @@ class InspectApp(App[int]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand on what comes from the terminal, one key after the other."""
+        if isinstance(event, events.InputEvent):
+            self._collector.put_off()
         if not isinstance(event, (events.Key, events.Paste)) or event.is_forwarded:
             await super().on_event(event)
         elif not self._key_order.holds(event):
@@ -225,7 +228,7 @@ class InspectApp(App[int]):
         self.push_screen(AskPathScreen(question, value, does="opens"), self._answered)
 
     def _answered(self, path: str | None) -> None:
-        from inspector.tui.folder.completion import expanded
+        from inspector.tui.folder.ask_path import expanded
 
         if not path:
             self.exit(2)  # Nothing was looked at.
@@ -281,6 +284,7 @@ class InspectApp(App[int]):
         self._is_last = True
         # Checks run in a thread while keys are pressed: they are to let go of the interpreter soon.
         sys.setswitchinterval(_SWITCH_S)
+        self._collector.begin()
         try:
             with ending_in_order(self._end_soon, self._terminal):
                 code = self.run()

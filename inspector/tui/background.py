@@ -1,5 +1,7 @@
 """Runs work later: in a background thread, of which only the last answer counts, or after a pause.
 
+`Collector` looks in a pause for the garbage that Python would look for in the midst of a key.
+
 The rules this module keeps: Textual's workers carry the threads, so that leaving a view stops what
 it asked for; everything but the work itself happens on the event loop: no thread touches a widget;
 and an error that nobody foresaw is an answer like any other (see `crash`).
@@ -8,6 +10,7 @@ and an error that nobody foresaw is an answer like any other (see `crash`).
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -21,11 +24,17 @@ from inspector.checkpoint.workers import until
 from inspector.crash import internal_error
 from inspector.errors import InspectError
 
-__all__ = ["Background", "Stop", "Work", "after"]
+__all__ = ["Background", "Collector", "Stop", "Work", "after"]
 
 Stop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[Stop], Any]
 Key = TypeVar("Key")
+
+# Thresholds of the collector, and how many collections of its middle generation make a full one due
+# (Python's own: 700, 10, 10, and 10).
+_SELDOM = (700, 10, 100)
+_DUE = 10
+_QUIET_S = 0.5
 
 
 def after(
@@ -40,6 +49,33 @@ def after(
         What cancels it.
     """
     return asyncio.get_running_loop().call_later(delay_s, owner.call_later, callback)
+
+
+class Collector:
+    """Has a full look for garbage wait until no key has come for a while.
+
+    It takes 10 to 50 ms here, and Python begins it in the midst of whatever makes objects: of the
+    key that is being handled, or of a thread, for which the key waits.
+    """
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+
+    @staticmethod
+    def begin() -> None:
+        """Have Python itself do it seldom, in this process: only where there is no pause at all."""
+        gc.set_threshold(*_SELDOM)
+
+    def put_off(self) -> None:
+        """A key or the mouse: not before it has been quiet again; on the event loop."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = asyncio.get_running_loop().call_later(_QUIET_S, self._collect)
+
+    def _collect(self) -> None:
+        self._handle = None
+        if gc.isenabled() and gc.get_count()[2] >= _DUE:
+            gc.collect()
 
 
 class Background(Generic[Key]):

@@ -1,10 +1,15 @@
-"""`Background`: only what was asked for last is answered, by one thread at a time."""
+"""`Background`: only what was asked for last is answered, by one thread at a time.
+
+And `Collector`: no full look for garbage while keys come.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -20,7 +25,7 @@ import inspector.tui
 from inspector.crash import kept_tracebacks
 from inspector.errors import Cancelled, InspectError, StorageError
 from inspector.tui.app import InspectApp
-from inspector.tui.background import Background, Stop
+from inspector.tui.background import Background, Collector, Stop
 from inspector.tui.screens.main import MainScreen
 from tests.conftest import SAMPLES
 from tests.tui.app_driver import until
@@ -184,3 +189,47 @@ def test_nobody_waits_by_a_timer_that_may_be_dropped() -> None:
     for file in Path(inspector.tui.__file__).parent.rglob("*.py"):
         code = "\n".join(line.split("#")[0] for line in file.read_text().splitlines())
         assert ".set_timer(" not in code, file
+
+
+@pytest.fixture
+def full_looks() -> Iterator[list[dict[str, int]]]:
+    """The collector's full collections, each noted as it ends; its thresholds come back."""
+    looks: list[dict[str, int]] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            looks.append(info)
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.callbacks.append(note)
+    yield looks
+    gc.callbacks.remove(note)
+    gc.set_threshold(*thresholds)
+
+
+async def test_no_full_look_for_garbage_while_keys_come_and_one_after(
+    full_looks: list[dict[str, int]],
+) -> None:
+    collector, made = Collector(), []
+    collector.begin()
+    for _ in range(20):
+        collector.put_off()
+        for _ in range(2):  # What lives on makes a full look due: Python's own came here.
+            gc.collect(1)
+            made.append([[] for _ in range(3_000)])
+        await asyncio.sleep(0)
+    assert not full_looks
+    deadline = time.monotonic() + 60
+    while not full_looks and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    assert len(full_looks) == 1
+
+
+async def test_a_key_puts_the_look_for_garbage_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_off: list[bool] = []
+    monkeypatch.setattr(Collector, "put_off", lambda self: put_off.append(True))
+    app = InspectApp(str(SAMPLES / "hsdp_2x4"))
+    async with app.run_test() as pilot:
+        await pilot.press("j")
+    assert put_off

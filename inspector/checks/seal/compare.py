@@ -9,13 +9,13 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import MissingPackageError, PayloadError
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checkpoint.workers import BytesProgress
 from inspector.checks.findings import CODES, Against, Coverage, DeepReport, Finding, NotChecked
 from inspector.checks.seal.manifest import Manifest
 from inspector.errors import InspectError, UnreachableError
 from inspector.values.fingerprint import (
     Fingerprint,
     Fingerprints,
-    HashProgress,
     fingerprints,
     reason,
 )
@@ -31,7 +31,7 @@ def check_manifest(
     manifest: Manifest,
     *,
     name: str = "",
-    progress: Callable[[HashProgress], bool] | None = None,
+    progress: Callable[[BytesProgress], bool] | None = None,
     workers: int = 2,
 ) -> DeepReport:
     """Hash everything that is sealed, and compare."""

@@ -21,10 +21,11 @@ from inspector.checkpoint.payload.source import (
 )
 from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import plural, printable
+from inspector.checkpoint.workers import BytesProgress
 from inspector.checks.seal.manifest import Manifest, make_manifest, manifest_json, parse_manifest
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.layout.contents import missing_parts
-from inspector.values.fingerprint import Fingerprints, HashProgress, fingerprints, reason
+from inspector.values.fingerprint import Fingerprints, fingerprints, reason
 
 __all__ = ["default_output", "read_seal", "refuse_output", "seal", "write_seal"]
 
@@ -80,7 +81,7 @@ def seal(
     checkpoint: Checkpoint,
     storage: Storage,
     *,
-    progress: Callable[[HashProgress], bool] | None = None,
+    progress: Callable[[BytesProgress], bool] | None = None,
     workers: int = 2,
     digests: Callable[[Checkpoint, Storage], Fingerprints] | None = None,
 ) -> Manifest:

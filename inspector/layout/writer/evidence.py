@@ -50,7 +50,8 @@ def writer(checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | N
         return "DTensor"
     if assignment is not None and len(assignment.mesh.sizes) > 1:
         return "DTensor"
-    if (checkpoint.provenance.torch_band or "").startswith("1."):
+    release = checkpoint.provenance.first_torch
+    if release is not None and release < (2, 0):
         return "ShardedTensor"
     return "DTensor or ShardedTensor"
 

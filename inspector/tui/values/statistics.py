@@ -20,11 +20,11 @@ from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
-from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
+from inspector.tui.kit.virtual_table import Column, NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
+from inspector.values.nonfinite import NonFinite
 from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead
 
@@ -326,7 +326,6 @@ def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
     # lazy: when something is found
     from inspector.checks.payload.values import file_at, value_findings
-    from inspector.values.nonfinite import NonFinite  # lazy: as above
 
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
@@ -26,7 +26,6 @@ from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import TensorView
 
 if TYPE_CHECKING:
-    from textual.app import App
     from textual.notifications import SeverityLevel
     from textual.timer import Timer
 

@@ -8,6 +8,7 @@ from inspector.tui.app import InspectApp
 from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.replay import ReplayScreen
 from inspector.tui.verification.run import Following, Run
+from inspector.verify.result import confirmed, exit_code
 
 __all__ = ["ReplayApp", "run"]
 
@@ -29,8 +30,6 @@ def run(path: str, *, at_end: bool = False, follow: bool = False) -> int:
         StorageError: It cannot be read.
         UsageError: There are no events in it.
     """
-    from inspector.verify.result import confirmed, exit_code
-
     shown: Run
     if follow:
         shown = Following(path)
