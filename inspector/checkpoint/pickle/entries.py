@@ -1,4 +1,4 @@
-"""The entries of a metadata pickle, found and read all at once: tensors, and the planner's paths.
+"""The entries of a metadata pickle, found and read all at once: of all kinds, and their paths.
 
 As `records.py` reads chunks and stored places: the form is learned from the first entry that has
 it, and every other that is written so is read by numpy. A tensor's entry holds its chunks, which
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +29,18 @@ from inspector.checkpoint.pickle.fields import (
     starts_of,
 )
 from inspector.checkpoint.pickle.joining import Strings, same_texts
-from inspector.checkpoint.pickle.records import Chunks
+from inspector.checkpoint.pickle.records import Chunks, RecordRun
 
 __all__ = [
-    "EarlyRows",
+    "BytesEntries",
+    "BytesForm",
     "EveryPath",
     "EveryTensor",
-    "FirstEntries",
     "Paths",
     "TensorForm",
     "Tensors",
+    "chunk_runs",
+    "linked_runs",
     "read_paths",
     "state_parts",
 ]
@@ -51,13 +53,10 @@ _TENSOR = re.compile(
     % {b"get": GET, b"state": _STATE, b"tuple": SIZE},
     re.DOTALL,
 )
+_BYTES = re.compile(rb"(?P<new>%b)\)\x81\x94(?![}(])" % GET, re.DOTALL)
 _STATES = re.compile(_STATE, re.DOTALL)
 _STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % GET, re.DOTALL)
 _MAX_STATES = 32
-_FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
-# Entries that are told before all is read, and the bytes of their names: not more than a pipe
-# holds that nobody reads yet.
-_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 _INLINE = 0x8C
 _TEXT_BLOCK = 512
 
@@ -264,6 +263,57 @@ def _inline_before(scan: PickleBytes, at: Ints) -> Ints:
 
 
 @dataclass(slots=True)
+class BytesEntries:
+    """Entries that are no tensors and follow the form, each with the name before it.
+
+    Attributes:
+        start, end: Where each lies, its name with it.
+        linked: Whether it stands right behind the one before.
+        name: Its fqn.
+        num_memo: Memo entries that each makes; the name is the first, if it is given here.
+    """
+
+    start: Ints
+    end: Ints
+    linked: npt.NDArray[np.bool_]
+    name: Texts
+    num_memo: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class BytesForm:
+    """How a `BytesStorageMetadata` is written, which holds nothing: the GET of its class."""
+
+    new: bytes
+
+    @classmethod
+    def learn(cls, pickle: memoryview, begin: int, end: int) -> BytesForm | None:
+        """The form of the first entry between two places, or None if there is none."""
+        match = _BYTES.search(pickle, begin, end)
+        return match and cls(**match.groupdict())
+
+    @property
+    def refs(self) -> bytes:
+        """The GET."""
+        return self.new
+
+    def read(self, scan: PickleBytes, end: int) -> BytesEntries | None:
+        """Read the entries that follow the form and end before a place; None: none does."""
+        text = self.new + b")\x81\x94"
+        calls = np.flatnonzero(scan.data[:end] == 0x81) - len(self.new) - 1
+        calls = calls[(calls >= 0) & (calls + len(text) <= end)]
+        calls = calls[scan.begin_so(calls, text)]
+        if not len(calls):
+            return None
+        ends = calls + len(text)
+        start, linked, name = _names_before(scan, calls, ends)
+        ok = start >= 0
+        linked &= np.concatenate([np.zeros(1, bool), ok[:-1]])
+        num_memo = 1 + (name.ref < 0).astype(np.int64)
+        return BytesEntries(start[ok], ends[ok], linked[ok], name.of(ok), num_memo[ok])
+
+
+@dataclass(slots=True)
 class Paths:
     """Items of the planner's dict, name to a path of two parts that is the name, cut at a dot.
 
@@ -378,52 +428,36 @@ class EveryPath:
         self.others = dict(zip(others.tolist(), zip(*ends, strict=True), strict=True))
 
 
-#: Name, shape and chunks of entries of which not more is known yet.
-EarlyRows = list[tuple[str, list[int] | None, int | None]]
+def chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
+    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
+    count = len(chunks.start)
+    if not count:
+        return
+    alone = np.ones(count, bool)
+    if tensors is not None:
+        within = np.bincount(tensors.first, minlength=count + 1)
+        within -= np.bincount(tensors.last, minlength=count + 1)
+        alone = np.cumsum(within)[:-1] == 0
+        if not alone.any():
+            return
+    stop = chunks.start + chunks.length
+    begins = np.ones(count, bool)
+    begins[1:] = chunks.start[1:] != stop[:-1]
+    firsts = np.flatnonzero(begins)
+    lasts = np.append(firsts[1:], count)
+    keep = alone[firsts]
+    memo = starts_of(chunks.num_memo)
+    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
+        start, end = int(chunks.start[first]), int(stop[last - 1])
+        num_memo = int(memo[last] - memo[first])
+        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
 
 
-class FirstEntries:
-    """Tells of the first entries while the rest is read: few, as nobody may be listening yet.
-
-    Args:
-        show: Given them, window by window.
-    """
-
-    def __init__(self, show: Callable[[EarlyRows], None]) -> None:
-        self._show = show
-        self._left = _MAX_EARLY
-        self._room = _MAX_EARLY_BYTES
-        self._is_first = True
-
-    def take(
-        self, scan: PickleBytes, tensors: Tensors, strings: Strings, names: npt.NDArray[np.int32]
-    ) -> None:
-        """Tell of a window's tensors.
-
-        Args:
-            scan: The window.
-            tensors: Those that were read of it.
-            strings: What their names are numbers of.
-            names: These numbers.
-        """
-        rows: EarlyRows = []
-        # The form is learned from the first entry, which is read as any pickle at the end.
-        first = _FIRST_KEY.search(scan.data.data) if self._is_first else None
-        if first is not None:
-            key = scan.data[first.end() :][: first[1][0]].tobytes()
-            rows.append((key.decode("utf-8", "surrogatepass"), None, None))
-        self._is_first = False
-        some = slice(self._left)
-        self._left -= len(names[some])
-        num_chunks = (tensors.last - tensors.first)[some].tolist()
-        sizes = zip(tensors.sizes[some].tolist(), tensors.ndim[some].tolist(), strict=True)
-        for name, (size, ndim), count in zip(
-            strings.texts(names[some]), sizes, num_chunks, strict=True
-        ):
-            self._room -= len(name)
-            if self._room < 0:
-                self._left = 0
-                break
-            rows.append((name, size[:ndim], count))
-        if rows:
-            self._show(rows)
+def linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
+    """Entries of a kind that stand one behind the other."""
+    firsts = np.flatnonzero(~records.linked)
+    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], len(records.start))
+    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
+        start, end = int(records.start[first]), int(records.end[last - 1])
+        yield RecordRun(kind, base + first, base + last, start, end, num_memo)

@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.pickle.entries import (
-    EarlyRows,
-    FirstEntries,
-    Paths,
+    BytesForm,
     TensorForm,
     Tensors,
+    chunk_runs,
+    linked_runs,
     read_paths,
 )
 from inspector.checkpoint.pickle.fields import (
@@ -40,7 +40,6 @@ from inspector.checkpoint.pickle.fields import (
     Ints,
     PickleBytes,
     flat_dims,
-    starts_of,
 )
 from inspector.checkpoint.pickle.frames import NotSplicedError, Opcodes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
@@ -48,18 +47,18 @@ from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import (
     NO_CHUNKS,
     ChunkForm,
-    Chunks,
     GrowingColumn,
+    RecordRun,
     StoredForm,
     StoredRecords,
     objects,
 )
+from inspector.checkpoint.pickle.stand_ins import BytesMeta, Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
-from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
-from inspector.checkpoint.pickle.walk import OpcodeWalk, PickleWindow, RecordRun, op_end
+from inspector.checkpoint.pickle.walk import OpcodeWalk, PickleWindow, op_end
 
-__all__ = ["WINDOW_BYTES", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
+__all__ = ["WINDOW_BYTES", "EarlyRows", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
 
 #: How much of a file is held at a time: little enough to stay in the processor's cache.
 WINDOW_BYTES = 4 << 20
@@ -69,10 +68,15 @@ _MAX_WALK = 4 << 20
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
 _PLANNER = re.compile(rb"planner_data")
+_FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
+# Entries that are told before all is read, and the bytes of their names: not more than a pipe
+# holds that nobody reads yet.
+_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 # The class whose first mention a form is looked for behind, and in how many bytes.
 _LEARNED = {
     "tensors": (re.compile(rb"TensorStorageMetadata"), 8 << 20),
     "chunks": (re.compile(rb"ChunkStorageMetadata"), 1 << 20),
+    "bytes_entries": (re.compile(rb"BytesStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
 # Kinds of which there may be one in a few dozen bytes of the file.
@@ -111,10 +115,62 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "chunks": {"ndim": np.int8, "offsets": np.int64, "sizes": np.int64},
     "tensors": {"name": np.int32, "state": np.int8, "ndim": np.int8, "sizes": np.int64}
     | {"first": np.int64, "last": np.int64},
+    "bytes_entries": {"name": np.int32},
     "paths": {"name": np.int32, "first": np.int32, "second": np.int32},
     "stored": {"name": np.int32, "path": np.int32, "index": np.int32, "ndim": np.int8}
     | {"byte_offset": np.int64, "byte_length": np.int64, "offsets": np.int64},
 }
+
+
+#: Name, shape and chunks of entries of which not more is known yet.
+EarlyRows = list[tuple[str, list[int] | None, int | None]]
+
+
+class FirstEntries:
+    """Tells of the first entries while the rest is read: few, as nobody may be listening yet.
+
+    Args:
+        show: Given them, window by window.
+    """
+
+    def __init__(self, show: Callable[[EarlyRows], None]) -> None:
+        self._show = show
+        self._left = _MAX_EARLY
+        self._room = _MAX_EARLY_BYTES
+        self._is_first = True
+
+    def take(
+        self, scan: PickleBytes, tensors: Tensors, strings: Strings, names: npt.NDArray[np.int32]
+    ) -> None:
+        """Tell of a window's tensors.
+
+        Args:
+            scan: The window.
+            tensors: Those that were read of it.
+            strings: What their names are numbers of.
+            names: These numbers.
+        """
+        rows: EarlyRows = []
+        # The form is learned from the first entry, which is read as any pickle at the end.
+        first = _FIRST_KEY.search(scan.data.data) if self._is_first else None
+        if first is not None:
+            key = scan.data[first.end() :][: first[1][0]].tobytes()
+            rows.append((key.decode("utf-8", "surrogatepass"), None, None))
+        self._is_first = False
+        some = slice(self._left)
+        self._left -= len(names[some])
+        num_chunks = (tensors.last - tensors.first)[some].tolist()
+        sizes = zip(tensors.sizes[some].tolist(), tensors.ndim[some].tolist(), strict=True)
+        for name, (size, ndim), count in zip(
+            strings.texts(names[some]), sizes, num_chunks, strict=True
+        ):
+            self._room -= len(name)
+            if self._room < 0:
+                self._left = 0
+                break
+            rows.append((name, size[:ndim], count))
+        if rows:
+            self._show(rows)
 
 
 def read_spliced(
@@ -230,6 +286,7 @@ class _Splicing:
             behind = planner.end() if planner else end
         self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
         self._learn("chunks", ChunkForm, pickle, begin)
+        self._learn("bytes_entries", BytesForm, pickle[:behind] if behind else b"", begin)
         if self._is_behind:
             self._learn("stored", StoredForm, pickle[behind:], begin + behind)
         # Entries come before places: each is looked for on its own side only.
@@ -248,11 +305,13 @@ class _Splicing:
         tensors = None
         if tensor_form and chunk_form:
             tensors = tensor_form.read(scan, of_tensors, chunks)
+        bytes_form = self._forms.get("bytes_entries")
+        bytes_entries = bytes_form.read(scan, behind) if bytes_form and behind else None
         paths = None
         if self._is_behind and not self._bases["stored"]:
             storage = int(stored.start[0]) if stored and len(stored.start) else end
             paths = read_paths(scan, behind, storage)
-        ends = [int(r.end[-1]) for r in (tensors, paths) if r and len(r.start)]
+        ends = [int(r.end[-1]) for r in (tensors, bytes_entries, paths) if r and len(r.start)]
         ends += [int(r.start[-1] + r.length[-1]) for r in (stored,) if r and len(r.start)]
         if not ends and len(chunks.start):
             ends = [int(chunks.start[-1] + chunks.length[-1])]
@@ -261,7 +320,8 @@ class _Splicing:
             # A tensor of which not all is there is read with the next window.
             chunks = chunks.before(stop)
         window = PickleWindow(
-            scan, end, stop, is_last, cuts, {**self._bases}, chunks, stored, tensors, paths, []
+            *(scan, end, stop, is_last, cuts, {**self._bases}, chunks, stored),
+            *(tensors, bytes_entries, paths, []),
         )
         window.runs = sorted(_runs(window), key=lambda run: run.start)
         _check_borders(window)
@@ -331,6 +391,7 @@ class _Splicing:
             "stored": (Index, "fqn", "index", "offset", size, Info)
             + ("relative_path", "offset", "length"),
             "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks", *of_chunk),
+            "bytes_entries": (BytesMeta,),
             "paths": (),
         }
         return Spliced(
@@ -347,38 +408,13 @@ class _Splicing:
 
 def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
-    yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
+    yield from chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
         yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
-    if window.tensors is not None:
-        yield from _linked_runs("tensors", window.tensors, window.bases["tensors"])
-    if window.paths is not None:
-        yield from _linked_runs("paths", window.paths, window.bases["paths"])
-
-
-def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
-    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
-    count = len(chunks.start)
-    if not count:
-        return
-    alone = np.ones(count, bool)
-    if tensors is not None:
-        within = np.bincount(tensors.first, minlength=count + 1)
-        within -= np.bincount(tensors.last, minlength=count + 1)
-        alone = np.cumsum(within)[:-1] == 0
-        if not alone.any():
-            return
-    stop = chunks.start + chunks.length
-    begins = np.ones(count, bool)
-    begins[1:] = chunks.start[1:] != stop[:-1]
-    firsts = np.flatnonzero(begins)
-    lasts = np.append(firsts[1:], count)
-    keep = alone[firsts]
-    memo = starts_of(chunks.num_memo)
-    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
-        start, end = int(chunks.start[first]), int(stop[last - 1])
-        num_memo = int(memo[last] - memo[first])
-        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
+    for kind in ("tensors", "bytes_entries", "paths"):
+        records = getattr(window, kind)
+        if records is not None and len(records.start):
+            yield from linked_runs(kind, records, window.bases[kind])
 
 
 def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
@@ -398,15 +434,6 @@ def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterato
         yield RecordRun("stored", base + first, base + last, start, end, num_memo)
 
 
-def _linked_runs(kind: str, records: Tensors | Paths, base: int) -> Iterator[RecordRun]:
-    firsts = np.flatnonzero(~records.linked)
-    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
-    lasts = np.append(firsts[1:], len(records.start))
-    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(records.start[first]), int(records.end[last - 1])
-        yield RecordRun(kind, base + first, base + last, start, end, num_memo)
-
-
 def _check_borders(window: PickleWindow) -> None:
     """Refuse frames that begin within a record's opcode.
 
@@ -422,8 +449,8 @@ def _check_borders(window: PickleWindow) -> None:
         full = tensors.last > tensors.first
         ends[full] = chunks.start[tensors.first[full]]
         spans.append((tensors.start, ends))
-    if window.paths is not None:
-        spans.append((window.paths.start, window.paths.end))
+    others = [each for each in (window.bytes_entries, window.paths) if each is not None]
+    spans += [(each.start, each.end) for each in others]
     for starts, ends in spans:
         if not len(starts):
             continue
