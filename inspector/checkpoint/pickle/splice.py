@@ -50,8 +50,8 @@ from inspector.checkpoint.pickle.records import (
     GrowingColumn,
     RecordRun,
     StoredForm,
-    StoredRecords,
     objects,
+    stored_runs,
 )
 from inspector.checkpoint.pickle.stand_ins import BytesMeta, Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
@@ -243,8 +243,8 @@ class _Splicing:
             window = self._window(held, cuts, begin)
             self._check_walked(window, begin)
             done = walk.go(window, self._refs())
-            if first is not None and window.tensors is not None:
-                names = window.strings["tensors", "name"]
+            names = window.strings.get(("tensors", "name"))
+            if first is not None and window.tensors is not None and names is not None:
                 first.take(window.scan, window.tensors, self._strings, names)
             self._keep(window)
             if walk.is_over:
@@ -410,28 +410,11 @@ def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
     yield from chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
-        yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
+        yield from stored_runs(window.scan, window.stored, window.bases["stored"])
     for kind in ("tensors", "bytes_entries", "paths"):
         records = getattr(window, kind)
         if records is not None and len(records.start):
             yield from linked_runs(kind, records, window.bases[kind])
-
-
-def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
-    """Stored places that stand one behind the other, or in the next thousand of the dict."""
-    count = len(stored.start)
-    if not count:
-        return
-    stop = stored.start + stored.length
-    gap = stored.start[1:] - stop[:-1]
-    behind = stop[:-1]
-    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
-    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
-    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
-    lasts = np.append(firsts[1:], count)
-    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(stored.start[first]), int(stop[last - 1])
-        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
 
 
 def _check_borders(window: PickleWindow) -> None:

@@ -41,7 +41,7 @@ _NEXT = (
     "inspector.tui.files.view",
     "inspector.checks.judge",
     "inspector.tui.findings.view",
-    "inspector.tui.mesh.grid",
+    "inspector.tui.mesh.paint",
     "inspector.verify.machine",
     "inspector.verify.preflight",
     "inspector.verify.job.launcher",
