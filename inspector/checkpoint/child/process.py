@@ -25,12 +25,6 @@ PACKAGE = str(Path(__file__).parents[3])
 
 _CHILD = Path(__file__).with_name("program.py")
 _PIPE_BYTES = 1 << 20
-# The arrays of a window of the file are freed and made again for each: glibc is to keep what it
-# was given for them, which the kernel would fill with zeros again.
-_KEEP_PAGES = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
-}
 
 _current = threading.local()
 
@@ -93,7 +87,6 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
         # Ctrl+C goes to the front end alone, which then ends the child. Its forks are with it in
         # one group.
         start_new_session=True,
-        env={**os.environ, **_KEEP_PAGES},
     )
     if process.stdout is not None:
         _widen(process.stdout.fileno())
