@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 _SCAN_BYTES = 1 << 18
+_LATE_BYTES = 1 << 16
 # Numbers that a column has room for before its first.
 _FRONT = 1 << 10
 
@@ -212,6 +213,12 @@ class ChunkForm:
         """The form of the first record between two places, or None if there is none."""
         match = _CHUNK.search(pickle, begin, end)
         return match and cls(**match.groupdict())
+
+    def late_in(self, pickle: memoryview) -> int:
+        """Where a chunk seems to begin in the last bytes of a pickle's part; 0 if none does."""
+        new = re.compile(re.escape(self.new + NEW))
+        found = new.search(pickle, max(len(pickle) - _LATE_BYTES, 0))
+        return found.start() if found else 0
 
     @property
     def refs(self) -> bytes:

@@ -27,14 +27,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import BytesForm, TensorForm, Tensors, read_paths
+from inspector.checkpoint.pickle.entries import (
+    BytesForm,
+    TensorForm,
+    Tensors,
+    chunk_runs,
+    linked_runs,
+    read_paths,
+)
 from inspector.checkpoint.pickle.fields import (
-    NEW,
     PAD,
     Ints,
     PickleBytes,
     flat_dims,
-    starts_of,
 )
 from inspector.checkpoint.pickle.frames import NotSplicedError, Opcodes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
@@ -42,7 +47,6 @@ from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import (
     NO_CHUNKS,
     ChunkForm,
-    Chunks,
     GrowingColumn,
     RecordRun,
     StoredForm,
@@ -54,7 +58,7 @@ from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
 from inspector.checkpoint.pickle.walk import OpcodeWalk, PickleWindow, op_end
 
-__all__ = ["WINDOW_BYTES", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
+__all__ = ["WINDOW_BYTES", "EarlyRows", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
 
 #: How much of a file is held at a time: little enough to stay in the processor's cache.
 WINDOW_BYTES = 4 << 20
@@ -65,6 +69,9 @@ _MAX_WALK = 4 << 20
 _MIN_FRAME = 4
 _PLANNER = re.compile(rb"planner_data")
 _FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
+# Entries that are told before all is read, and the bytes of their names: not more than a pipe
+# holds that nobody reads yet.
+_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 # The class whose first mention a form is looked for behind, and in how many bytes.
 _LEARNED = {
     "tensors": (re.compile(rb"TensorStorageMetadata"), 8 << 20),
@@ -72,10 +79,6 @@ _LEARNED = {
     "bytes_entries": (re.compile(rb"BytesStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
-_LATE_BYTES = 1 << 16
-# Entries that are told before all is read, and the bytes of their names: not more than a pipe
-# holds that nobody reads yet.
-_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 # Kinds of which there may be one in a few dozen bytes of the file.
 _MANY = ("chunks", "stored")
 
@@ -121,6 +124,53 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 
 #: Name, shape and chunks of entries of which not more is known yet.
 EarlyRows = list[tuple[str, list[int] | None, int | None]]
+
+
+class FirstEntries:
+    """Tells of the first entries while the rest is read: few, as nobody may be listening yet.
+
+    Args:
+        show: Given them, window by window.
+    """
+
+    def __init__(self, show: Callable[[EarlyRows], None]) -> None:
+        self._show = show
+        self._left = _MAX_EARLY
+        self._room = _MAX_EARLY_BYTES
+        self._is_first = True
+
+    def take(
+        self, scan: PickleBytes, tensors: Tensors, strings: Strings, names: npt.NDArray[np.int32]
+    ) -> None:
+        """Tell of a window's tensors.
+
+        Args:
+            scan: The window.
+            tensors: Those that were read of it.
+            strings: What their names are numbers of.
+            names: These numbers.
+        """
+        rows: EarlyRows = []
+        # The form is learned from the first entry, which is read as any pickle at the end.
+        first = _FIRST_KEY.search(scan.data.data) if self._is_first else None
+        if first is not None:
+            key = scan.data[first.end() :][: first[1][0]].tobytes()
+            rows.append((key.decode("utf-8", "surrogatepass"), None, None))
+        self._is_first = False
+        some = slice(self._left)
+        self._left -= len(names[some])
+        num_chunks = (tensors.last - tensors.first)[some].tolist()
+        sizes = zip(tensors.sizes[some].tolist(), tensors.ndim[some].tolist(), strict=True)
+        for name, (size, ndim), count in zip(
+            strings.texts(names[some]), sizes, num_chunks, strict=True
+        ):
+            self._room -= len(name)
+            if self._room < 0:
+                self._left = 0
+                break
+            rows.append((name, size[:ndim], count))
+        if rows:
+            self._show(rows)
 
 
 def read_spliced(
@@ -172,7 +222,6 @@ class _Splicing:
             for kind, names in _COLUMNS.items()
         }
         self._trailing_bytes = 0
-        self._room = _MAX_EARLY_BYTES
 
     def read(
         self, tell: Callable[[int], None], show: Callable[[EarlyRows], None] | None = None
@@ -184,7 +233,7 @@ class _Splicing:
             show: Given the first entries.
         """
         opcodes, walk = self._opcodes, self._walk
-        num_shown = 0
+        first = None if show is None else FirstEntries(show)
         begin = held = 0  # Where the window begins, and how much of it is there.
         while not walk.is_over:
             data = self._scan.data
@@ -194,10 +243,9 @@ class _Splicing:
             window = self._window(held, cuts, begin)
             self._check_walked(window, begin)
             done = walk.go(window, self._refs())
-            if show is not None and window.tensors is not None and num_shown < _MAX_EARLY:
-                rows = self._early(window, _MAX_EARLY - num_shown, is_first=not num_shown)
-                num_shown = num_shown + len(rows) if rows else _MAX_EARLY
-                show(rows)
+            names = window.strings.get(("tensors", "name"))
+            if first is not None and window.tensors is not None and names is not None:
+                first.take(window.scan, window.tensors, self._strings, names)
             self._keep(window)
             if walk.is_over:
                 self._trailing_bytes = held - done
@@ -213,22 +261,6 @@ class _Splicing:
             raise NotSplicedError
         if not self._runs or "chunks" not in self._forms:
             raise NotSplicedError
-
-    def _early(self, window: PickleWindow, count: int, *, is_first: bool) -> EarlyRows:
-        """The entries of a window that follow the form, at most so many, and the one before all."""
-        tensors: Any = window.tensors
-        names = self._strings.texts(window.strings["tensors", "name"][:count])
-        sizes = zip(tensors.sizes[:count].tolist(), tensors.ndim[:count].tolist(), strict=True)
-        shapes = [size[:ndim] for size, ndim in sizes]
-        chunks = (tensors.last - tensors.first)[:count].tolist()
-        rows: EarlyRows = list(zip(names, shapes, chunks, strict=True))
-        # The form is learned from the first entry, which is read as any pickle at the end.
-        first = _FIRST_KEY.search(window.scan.data.data[: window.end]) if is_first else None
-        if first is not None:
-            name = window.scan.data[first.end() :][: first[1][0]].tobytes()
-            rows.insert(0, (name.decode("utf-8", "surrogatepass"), None, None))
-        self._room -= sum(len(name) for name, *_ in rows)
-        return rows if self._room > 0 else []
 
     def _check_walked(self, window: PickleWindow, begin: int) -> None:
         """Refuse what is mostly no records: the slow way is as quick."""
@@ -247,7 +279,9 @@ class _Splicing:
         is_last = self._opcodes.is_over
         behind = 0
         if not self._is_behind:
-            planner = _PLANNER.search(pickle, self._late_chunk(pickle))
+            # It is behind all chunks: most windows need not be searched for it.
+            chunk_form = self._forms.get("chunks")
+            planner = _PLANNER.search(pickle, chunk_form.late_in(pickle) if chunk_form else 0)
             self._is_behind = planner is not None
             behind = planner.end() if planner else end
         self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
@@ -292,19 +326,6 @@ class _Splicing:
         window.runs = sorted(_runs(window), key=lambda run: run.start)
         _check_borders(window)
         return window
-
-    def _late_chunk(self, pickle: memoryview) -> int:
-        """Where a chunk seems to begin in the last bytes of a window; 0 if none does.
-
-        What the planner recorded is behind all chunks: most windows need not be searched for it.
-        """
-        form = self._forms.get("chunks")
-        if form is None:
-            return 0
-        found = re.compile(re.escape(form.new + NEW)).search(
-            pickle, max(len(pickle) - _LATE_BYTES, 0)
-        )
-        return found.start() if found else 0
 
     def _refs(self) -> dict[str, bytes]:
         """GETs of what every record of a kind refers to."""
@@ -387,47 +408,13 @@ class _Splicing:
 
 def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
-    yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
+    yield from chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
         yield from stored_runs(window.scan, window.stored, window.bases["stored"])
     for kind in ("tensors", "bytes_entries", "paths"):
         records = getattr(window, kind)
         if records is not None and len(records.start):
-            yield from _linked_runs(kind, records, window.bases[kind])
-
-
-def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
-    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
-    count = len(chunks.start)
-    if not count:
-        return
-    alone = np.ones(count, bool)
-    if tensors is not None:
-        within = np.bincount(tensors.first, minlength=count + 1)
-        within -= np.bincount(tensors.last, minlength=count + 1)
-        alone = np.cumsum(within)[:-1] == 0
-        if not alone.any():
-            return
-    stop = chunks.start + chunks.length
-    begins = np.ones(count, bool)
-    begins[1:] = chunks.start[1:] != stop[:-1]
-    firsts = np.flatnonzero(begins)
-    lasts = np.append(firsts[1:], count)
-    keep = alone[firsts]
-    memo = starts_of(chunks.num_memo)
-    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
-        start, end = int(chunks.start[first]), int(stop[last - 1])
-        num_memo = int(memo[last] - memo[first])
-        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
-
-
-def _linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
-    firsts = np.flatnonzero(~records.linked)
-    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
-    lasts = np.append(firsts[1:], len(records.start))
-    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(records.start[first]), int(records.end[last - 1])
-        yield RecordRun(kind, base + first, base + last, start, end, num_memo)
+            yield from linked_runs(kind, records, window.bases[kind])
 
 
 def _check_borders(window: PickleWindow) -> None:
