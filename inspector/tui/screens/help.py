@@ -31,7 +31,6 @@ class HelpScreen(ModalScreen[None]):
     """The keys by where they work: the open view first, then the screen, everywhere, elsewhere."""
 
     DEFAULT_CSS = """
-    HelpScreen { align: center middle; }
     HelpScreen > Vertical {
         width: 90%; max-width: 96; height: auto; max-height: 90%;
         padding: 0 2; background: $surface; border: round $primary;
