@@ -39,13 +39,12 @@ from open import made
 
 #: Commands that both trees are asked, and on which of the checkpoints.
 COMMANDS = {
-    "show": (["show", "PATH"], ("sample", "optimizer", "bytes", "chunks")),
-    "show --json": (["show", "PATH", "--json"], ("optimizer", "chunks")),
-    "check": (["check", "PATH"], ("sample", "optimizer", "chunks")),
-    "check --deep": (["check", "PATH", "--deep"], ("sample", "bytes")),
-    "plan": (["plan", "PATH", "--mesh", "hsdp:2x4"], ("optimizer", "chunks")),
-    "stats": (["stats", "PATH"], ("sample", "bytes")),
-    "diff --values": (["diff", "PATH", "PATH", "--values", "--no-tui"], ("sample", "bytes")),
+    "show": (["show", "PATH"], ("sample", "chunks")),
+    "check": (["check", "PATH"], ("sample", "chunks")),
+    "check --deep": (["check", "PATH", "--deep"], ("bytes",)),
+    "plan": (["plan", "PATH", "--mesh", "hsdp:2x4"], ("chunks",)),
+    "stats": (["stats", "PATH"], ("bytes",)),
+    "diff --values": (["diff", "PATH", "PATH", "--values", "--no-tui"], ("bytes",)),
 }
 _MEASURES = {
     "wall_s": lambda ran: ran.wall_s,
@@ -72,10 +71,8 @@ def against(told: list[str]) -> None:
         old = root / "old"
         subprocess.run([*git, "worktree", "add", "--detach", "-q", str(old), commit], check=True)
         try:
-            samples = ROOT / "sample_ckpts"
             paths = {
-                "sample": ("the sample hsdp_2x4", samples / "hsdp_2x4"),
-                "optimizer": ("the sample fsdp2_hsdp_2x4_adamw", samples / "fsdp2_hsdp_2x4_adamw"),
+                "sample": ("the sample hsdp_2x4", ROOT / "sample_ckpts" / "hsdp_2x4"),
                 "bytes": (f"{options.gb:g} GB", reading.make(root / "bytes", options.gb, 4)),
                 "chunks": (
                     f"{options.shape} chunks",

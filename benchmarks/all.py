@@ -61,11 +61,19 @@ SUBJECTS: dict[str, tuple[int, list[str], list[str]]] = {
         ["--dir", "DATA", "--out", "OUT"],
         ["--rounds", "1", "--shape", "10x64", "--dir", "DATA", "--out", "OUT"],
     ),
-    "forms": (300, ["--out", "OUT"], ["--rounds", "1", "--shape", "50x1024", "--out", "OUT"]),
+    "forms": (
+        300,
+        ["--shape", "150x1024", "--out", "OUT"],
+        ["--rounds", "1", "--shape", "50x1024", "--out", "OUT"],
+    ),
     "run_folder": (240, ["--out", "OUT"], ["--rounds", "1", "--steps", "5", "--out", "OUT"]),
     "deep_check": (240, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "stats": (300, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
-    "diff": (480, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
+    "diff": (
+        480,
+        ["--torch-rounds", "1", "--out", "OUT"],
+        ["--gb", "0.05", "--rounds", "1", "--out", "OUT"],
+    ),
     "against": (
         480,
         ["REV", "--dir", "DATA", "--out", "OUT"],
@@ -89,10 +97,11 @@ SUBJECTS: dict[str, tuple[int, list[str], list[str]]] = {
         ["--gb", "0.5", "--out", "OUT"],
         ["--gb", "0.07", "--rounds", "1", "--out", "OUT"],
     ),
+    "readers": (240, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
     "event_flood": (120, ["--out", "OUT"], ["--seconds", "2", "--out", "OUT"]),
     "verify_load": (
         600,
-        ["--gb", "0.5", "--mesh", "fsdp:2", "--mesh", "hsdp:2x2", "--out", "OUT"],
+        ["--gb", "0.5", "--mesh", "fsdp:2", "--out", "OUT"],
         ["--gb", "0.05", "--rounds", "1", "--mesh", "fsdp:2", "--out", "OUT"],
     ),
     "faults": (36000, ["--out", "FOLDER"], ["--out", "FOLDER", "--only", "bit"]),
@@ -337,7 +346,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small data; changes no table")
     parser.add_argument("--tables", action="store_true", help="only write the tables anew")
     parser.add_argument("--against", metavar="REV", default="", help="beside those of a commit")
-    parser.add_argument("--minutes", type=float, default=28, help="begin no subject after these")
+    parser.add_argument("--minutes", type=float, default=26, help="begin no subject after these")
     options = parser.parse_args()
     without = (*BY_NAME, *(() if options.against else ("against",)))
     names = options.only or [name for name in SUBJECTS if name not in without]

@@ -213,7 +213,7 @@ def _deep(checkpoint: Path, rounds: int) -> dict[str, object]:
     warm = in_turn({name: partial(measured, *job) for name, job in jobs.items()}, rounds)
     cold = in_turn(
         {name: partial(cold_run, *job) for name, job in jobs.items()},
-        rounds,
+        min(rounds, 5),
         warm_up=False,
     )
     results = {"warm": _beside_reading(warm), "cold": _beside_reading(cold)}

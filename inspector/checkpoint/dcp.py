@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
-from inspector.checkpoint.child.isolated import Child, Progress
+from inspector.checkpoint.child.isolated import Child, Early, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -75,6 +75,7 @@ def read_dcp(
     progress: Progress | None = None,
     prefetched: Child | None = None,
     metadata: str = METADATA,
+    early: Early | None = None,
 ) -> Checkpoint:
     """Read the checkpoint in a folder: one listing, and its metadata.
 
@@ -83,6 +84,7 @@ def read_dcp(
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads this metadata; another's is stopped.
         metadata: Name of the metadata file (`.metadata.tmp` of a save that did not finish).
+        early: Given the first entries of a large file while the rest is read.
 
     Raises:
         NotACheckpointError: There is no metadata.
@@ -91,7 +93,7 @@ def read_dcp(
         Cancelled: `progress` said so.
     """
     try:
-        return _read(storage, progress, prefetched, metadata)
+        return _read(storage, progress, prefetched, metadata, early)
     finally:
         if prefetched is not None:
             prefetched.stop()
@@ -102,6 +104,7 @@ def _read(
     progress: Progress | None,
     prefetched: Child | None,
     metadata: str,
+    early: Early | None,
 ) -> Checkpoint:
     listing = storage.list()
     by_name = {entry.name: entry for entry in listing}
@@ -113,7 +116,7 @@ def _read(
         if not per_rank:
             raise _no_metadata(storage, listing)
         sources, ranks = list(per_rank.values()), list(per_rank)
-    header, arrays = _unpickle(storage, sources, ranks, progress, prefetched)
+    header, arrays = _unpickle(storage, sources, ranks, progress, prefetched, early)
     num_bytes = sum(s.num_bytes or 0 for s in sources)
     return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
 
@@ -124,6 +127,7 @@ def _unpickle(
     ranks: list[int | None],
     progress: Progress | None,
     prefetched: Child | None,
+    early: Early | None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     for source in sources:
         where = printable(f"{storage.root}/{source.name}")
@@ -143,12 +147,12 @@ def _unpickle(
         if len(local) == len(sources):
             if prefetched is None or prefetched.paths != local:
                 prefetched = Child(local, ranks, num_bytes)
-            return prefetched.result(progress)
+            return prefetched.result(progress, early)
         with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)
-            return Child(fetched, ranks, num_bytes).result(progress)
+            return Child(fetched, ranks, num_bytes).result(progress, early)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
 
@@ -201,8 +205,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     data = [n for n in names if n.endswith(".distcp")]
     if METADATA + ".tmp" in names:
         return NotACheckpointError(
-            f"{where}: the save was never finished (only .metadata.tmp is there)",
-            "if that file is complete, renaming it to .metadata repairs the checkpoint",
+            f"{where}: the save has not finished (only .metadata.tmp is there)",
+            "if no save is running any more and that file is complete, renaming it to .metadata "
+            "repairs the checkpoint",
             code="save-unfinished",
         )
     # lazy: what is a checkpoint looks like no other
@@ -215,7 +220,7 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     if packed:
         return NotACheckpointError(f"{where}: no {METADATA}, but {packed[0]}", UNPACK)
     if data:
-        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        hint = ".metadata is written last: a save is running or broke off, or a copy left it out"
         renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
         if renamed:
             hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"

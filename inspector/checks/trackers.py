@@ -80,7 +80,7 @@ def _compared(
         return _finding(folder, entry, f"names {named.shown}, which is not there", steps)
     if chosen.is_sound:
         return None
-    what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
+    what = "has not finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
     return _finding(folder, entry, f"names {named.shown}, which {what}", steps)
 
 
@@ -126,7 +126,7 @@ def _trainer(run: RunListing, folder: str, entry: Entry, steps: Sequence[Step]) 
     chosen = next((s for s in steps if _is_in(s, folder) and s.step == step), None)
     if chosen is None or chosen.is_sound:
         return None
-    what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
+    what = "has not finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
     return _finding(folder, entry, f"names step {step}, which {what}", steps)
 
 

@@ -23,8 +23,10 @@ from inspector.checkpoint.pickle.entries import EveryPath, EveryTensor
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.fields import Ints, starts_of
 from inspector.checkpoint.pickle.joining import join, refuse_absurd, refuse_duplicates
+from inspector.checkpoint.pickle.records import BytesPlaces, LooseRows, place_of
 from inspector.checkpoint.pickle.splice import (
     WINDOW_BYTES,
+    EarlyRows,
     NotSplicedError,
     RecordRun,
     Spliced,
@@ -35,7 +37,6 @@ from inspector.checkpoint.pickle.values import is_path
 
 __all__ = ["read_bulk"]
 
-_ABSURD = 1 << 62
 _BLOCK = 1 << 14
 # Of a string that names nothing; less than any entry.
 _NO_ENTRY = -(1 << 40)
@@ -47,6 +48,7 @@ def read_bulk(
     tell: Callable[[int], None],
     digest: Any = None,
     window_bytes: int = WINDOW_BYTES,
+    show: Callable[[EarlyRows], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -56,6 +58,7 @@ def read_bulk(
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
         window_bytes: How much of the file is held at a time.
+        show: Given the first entries while the rest is read.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -63,7 +66,7 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes)
+    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes, show)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
@@ -74,25 +77,13 @@ def read_bulk(
     return header, columns
 
 
-class _Rows:
-    """Stored places that were not in a batch."""
-
-    def __init__(self) -> None:
-        self.name: list[str] = []
-        self.index: list[int] = []
-        self.offset: list[tuple[int, ...]] = []
-        self.file: list[int] = []
-        self.byte_offset: list[int] = []
-        self.byte_length: list[int] = []
-
-
 class _Bulk(Extraction):
     """An `Extraction` to which batches of records are added as they are."""
 
     def __init__(self, spliced: Spliced) -> None:
         super().__init__()
         self._spliced = spliced
-        self._rows = _Rows()
+        self._rows = LooseRows()
         # Pieces of the chunk columns: (from `self.offsets`, or from the batches; first, last).
         self._pieces: list[tuple[bool, int, int]] = []
         self._slow_box = [0]
@@ -108,6 +99,10 @@ class _Bulk(Extraction):
         self.planned: StatePaths | None = None
         self._stored = spliced.columns["stored"]
         self._row_used = np.zeros(len(self._stored["ndim"]), bool)
+        # The strings that name the bytes entries of runs, and of all, likewise.
+        self._bytes_names = spliced.columns["bytes_entries"]["name"]
+        self._bytes_places = BytesPlaces(self._bytes_names, len(spliced.strings))
+        self._bytes_named = array("i")
 
     # -- what must not be ---------------------------------------------------------------------
 
@@ -132,21 +127,24 @@ class _Bulk(Extraction):
             if type(key) is not Index or type(info) is not Stored:
                 raise NotSplicedError
             fqn, index, offset = key.fqn, key.index, key.offset
-            place = _place(info, self.files)
+            place = place_of(info, self.files)
             if type(fqn) is not str:
                 raise NotSplicedError
             if offset is None:
-                _add_place(places, fqn, place)
+                places[fqn] = {None: place}
                 continue
-            if type(offset) is not tuple or type(index) is not int or not _sound(offset):
-                raise NotSplicedError
-            loose.name.append(fqn)
-            loose.index.append(index)
-            loose.offset.append(offset)
-            loose.file.append(place[0])
-            loose.byte_offset.append(place[1])
-            loose.byte_length.append(place[2])
+            loose.add(fqn, index, offset, place)
+        if len(self._bytes_names) and places:
+            self._take_places(places)
         return places
+
+    def _take_places(self, places: dict[str, Any]) -> None:
+        """Take out the places that are in no run, of bytes entries that are in one."""
+        names, where = [*places], np.asarray([place[None][:3] for place in places.values()])
+        numbers = np.full(len(names), -1, np.int32)
+        self._number_loose(numbers, dict(enumerate(names)))
+        for row in np.flatnonzero(~self._bytes_places.take(numbers, [*where.T])).tolist():
+            del places[names[row]]
 
     def _take(self, run: RecordRun, kind: str, refs: Any) -> slice:
         """The records of a run that was met where it belongs."""
@@ -176,12 +174,14 @@ class _Bulk(Extraction):
         if not len(bare):
             return
         self._row_used[bare] = False
+        where = [stored[of][bare] for of in ("path", "byte_offset", "byte_length")]
+        bare = bare[self._bytes_places.take(stored["name"][bare], where)]
         for name, *place in zip(
             strings.texts(stored["name"][bare]),
             *(stored[of][bare].tolist() for of in ("path", "byte_offset", "byte_length")),
             strict=True,
         ):
-            _add_place(places, name, (*place, ()))
+            places[name] = {None: (*place, ())}
 
     # -- tensors ------------------------------------------------------------------------------
 
@@ -189,7 +189,8 @@ class _Bulk(Extraction):
         self, key: Any, value: Any, places: dict[str, Any], ids: dict[str, int], rank: int | None
     ) -> None:
         if type(key) is RecordRun:
-            self._take_tensors(key, value)
+            take = self._take_bytes if key.kind == "bytes_entries" else self._take_tensors
+            take(key, value)
             return
         count = len(ids)
         super()._entry(key, value, places, ids, rank)
@@ -220,6 +221,20 @@ class _Bulk(Extraction):
         for number in range(run.first, run.last):
             if every.counts[number]:
                 self._add_piece(True, every.first[number], every.last[number])
+
+    def _take_bytes(self, run: RecordRun, refs: Any) -> None:
+        """A run of bytes entries, met where they stood."""
+        rows = self._take(run, "bytes_entries", refs)
+        first, names = len(self.bytes_fqns), self._bytes_names[rows]
+        self.bytes_fqns += self._spliced.strings.texts(names)
+        self.bytes_places += [(*place, ()) for place in self._bytes_places.of(rows)]
+        self.bytes_ranks += [None] * len(names)
+        self._bytes_named.extend(names.tolist())
+        self._entered.extend(range(~first, ~len(self.bytes_fqns), -1))
+
+    def _bytes(self, fqn: str, places: dict[Any, Any], rank: int | None) -> int:
+        self._bytes_named.append(-1)
+        return super()._bytes(fqn, places, rank)
 
     @cached_property
     def _every_tensor(self) -> EveryTensor:
@@ -339,8 +354,9 @@ class _Bulk(Extraction):
         strings = self._spliced.strings
         self._tensor_strings = np.frombuffer(self._named, np.int32)
         self._number_loose(self._tensor_strings, self._loose)
-        self._bytes_strings = np.full(len(self.bytes_fqns), -1, np.int32)
-        self._number_loose(self._bytes_strings, dict(enumerate(self.bytes_fqns)))
+        self._bytes_strings = np.frombuffer(self._bytes_named, np.int32)
+        loose = np.flatnonzero(self._bytes_strings < 0).tolist()
+        self._number_loose(self._bytes_strings, {row: self.bytes_fqns[row] for row in loose})
         if _have_twins(np.concatenate([self._tensor_strings, self._bytes_strings])):
             raise NotSplicedError
         self._entries = np.full(len(strings), _NO_ENTRY)
@@ -395,7 +411,9 @@ class _Bulk(Extraction):
         columns["file"] = np.full(num_chunks, -1, np.int32)
         columns["byte_offset"] = np.full(num_chunks, -1, np.int64)
         columns["byte_length"] = np.full(num_chunks, -1, np.int64)
-        self._join_rows(columns)
+        names = np.full(len(self._rows.name), -1, np.int32)
+        self._number_loose(names, dict(enumerate(self._rows.name)))
+        join(columns, self._entry_of(names), *self._rows.columns())
         self._join_batches(columns)
         # As many places as chunks, and no chunk without one: each has its own.
         num_places = len(self._rows.name) + int(self._row_used.sum())
@@ -430,24 +448,6 @@ class _Bulk(Extraction):
             found.append(np.concatenate([np.zeros(0, np.int64), *parts]))
         return found
 
-    def _join_rows(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        rows = self._rows
-        names = np.full(len(rows.name), -1, np.int32)
-        self._number_loose(names, dict(enumerate(rows.name)))
-        tensors = self._entry_of(names)
-        ndim = np.asarray([len(offset) for offset in rows.offset], np.int64)
-        join(
-            columns,
-            tensors,
-            np.asarray(rows.index, np.int64),
-            ndim,
-            np.cumsum(ndim) - ndim,
-            np.asarray([n for offset in rows.offset for n in offset], np.int64),
-            np.asarray(rows.file, np.int32),
-            np.asarray(rows.byte_offset, np.int64),
-            np.asarray(rows.byte_length, np.int64),
-        )
-
     def _join_batches(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         stored = self._stored
         begin = 0
@@ -477,20 +477,3 @@ class _Bulk(Extraction):
 
 def _have_twins(numbers: npt.NDArray[np.int32]) -> bool:
     return bool(np.bincount(numbers).max(initial=0) > 1)
-
-
-def _sound(offset: tuple[Any, ...]) -> bool:
-    return all(type(n) is int and 0 <= n < _ABSURD for n in offset)
-
-
-def _place(info: Stored, files: dict[str, int]) -> tuple[int, int, int, tuple[str, ...]]:
-    path, start, length = info.relative_path, info.offset, info.length
-    if type(path) is not str or not path or info.get("transform_descriptors"):
-        raise NotSplicedError
-    if not _sound((start, length)):
-        raise NotSplicedError
-    return files.setdefault(path, len(files)), start, length, ()
-
-
-def _add_place(places: dict[str, Any], fqn: str, place: Any) -> None:
-    places.setdefault(fqn, {})[None] = place

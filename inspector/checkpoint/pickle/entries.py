@@ -1,4 +1,4 @@
-"""The entries of a metadata pickle, found and read all at once: tensors, and the planner's paths.
+"""The entries of a metadata pickle, found and read all at once: of all kinds, and their paths.
 
 As `records.py` reads chunks and stored places: the form is learned from the first entry that has
 it, and every other that is written so is read by numpy. A tensor's entry holds its chunks, which
@@ -48,6 +48,7 @@ _TENSOR = re.compile(
     % {b"get": GET, b"state": _STATE, b"tuple": SIZE},
     re.DOTALL,
 )
+_BYTES = re.compile(rb"(?P<new>%b)\)\x81\x94(?![}(])" % GET, re.DOTALL)
 _STATES = re.compile(_STATE, re.DOTALL)
 _STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % GET, re.DOTALL)
 _MAX_STATES = 32
@@ -254,6 +255,57 @@ def _inline_before(scan: PickleBytes, at: Ints) -> Ints:
         alone = (fits.sum(1) == 1) & (data[np.maximum(at[rows] - 1, 0)] == 0x94)
         found[rows] = np.where(alone, at[rows] - 3 - lengths[fits.argmax(1)], -1)
     return found
+
+
+@dataclass(slots=True)
+class BytesEntries:
+    """Entries that are no tensors and follow the form, each with the name before it.
+
+    Attributes:
+        start, end: Where each lies, its name with it.
+        linked: Whether it stands right behind the one before.
+        name: Its fqn.
+        num_memo: Memo entries that each makes; the name is the first, if it is given here.
+    """
+
+    start: Ints
+    end: Ints
+    linked: npt.NDArray[np.bool_]
+    name: Texts
+    num_memo: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class BytesForm:
+    """How a `BytesStorageMetadata` is written, which holds nothing: the GET of its class."""
+
+    new: bytes
+
+    @classmethod
+    def learn(cls, pickle: memoryview, begin: int, end: int) -> BytesForm | None:
+        """The form of the first entry between two places, or None if there is none."""
+        match = _BYTES.search(pickle, begin, end)
+        return match and cls(**match.groupdict())
+
+    @property
+    def refs(self) -> bytes:
+        """The GET."""
+        return self.new
+
+    def read(self, scan: PickleBytes, end: int) -> BytesEntries | None:
+        """Read the entries that follow the form and end before a place; None: none does."""
+        text = self.new + b")\x81\x94"
+        calls = np.flatnonzero(scan.data[:end] == 0x81) - len(self.new) - 1
+        calls = calls[(calls >= 0) & (calls + len(text) <= end)]
+        calls = calls[scan.begin_so(calls, text)]
+        if not len(calls):
+            return None
+        ends = calls + len(text)
+        start, linked, name = _names_before(scan, calls, ends)
+        ok = start >= 0
+        linked &= np.concatenate([np.zeros(1, bool), ok[:-1]])
+        num_memo = 1 + (name.ref < 0).astype(np.int64)
+        return BytesEntries(start[ok], ends[ok], linked[ok], name.of(ok), num_memo[ok])
 
 
 @dataclass(slots=True)

@@ -426,6 +426,15 @@ class Strings:
                 found[rows] = self.numbers(self._scan, *self.places(found[rows]))
         return found
 
+    def text_at_memo(self, memo: int) -> bytes | None:
+        """What the string at one place of the memo says; None if there is none of the records."""
+        known = self._memo.filled()
+        # A number of another kind would have all of them converted.
+        place = int(known.searchsorted(np.int32(memo)))
+        if place == len(known) or known[place] != memo:
+            return None
+        return self.bytes_of(int(self._strings.filled()[place]))
+
 
 def _lines(scan: PickleBytes, at: Ints, length: Ints) -> Bytes:
     """Strings, each with a line end behind it."""

@@ -85,9 +85,9 @@ def _without_metadata(
             Finding(
                 "save-unfinished",
                 "error",
-                f"{where}: a folder of a save that did not finish ({what})",
+                f"{where}: a folder of a save that has not finished ({what})",
                 _NO_METADATA,
-                "load the checkpoint before it",
+                "load the checkpoint before it, unless the save is still running",
             )
         )
     return findings
@@ -103,7 +103,7 @@ def _unfinished(storage: Storage) -> Finding:
     torch writes it, syncs it, removes the old `.metadata` and renames it
     (`FileSystemWriter.finish`); a job that dies between leaves it complete.
     """
-    where = f"{printable(storage.root)}: the save was never finished"
+    where = f"{printable(storage.root)}: the save has not finished"
     try:
         checkpoint = read_dcp(storage, metadata=_TMP)
         entries = entries_of(checkpoint)
@@ -111,7 +111,10 @@ def _unfinished(storage: Storage) -> Finding:
         found += [*check_metadata(checkpoint), *check_structure(checkpoint, entries)]
     except InspectError as error:
         message = f"{where}, and its {_TMP} is not complete ({error.message})"
-        hint = "it cannot be repaired from this folder: load an earlier checkpoint"
+        hint = (
+            "unless the save is still running, it cannot be repaired from this folder: load an "
+            "earlier checkpoint"
+        )
         return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
     errors = [f for f in found if f.severity == "error"]
     if errors:
@@ -125,5 +128,8 @@ def _unfinished(storage: Storage) -> Finding:
             f"{where}, but {_TMP} is complete, and the {size} of data files are as it says: "
             f"{plural(checkpoint.num_tensors, 'tensor')}, {plural(len(entries.file), 'payload')}"
         )
-        hint = f"rename {_TMP} to {METADATA}, which repairs the checkpoint, and check it again"
+        hint = (
+            f"if no save is running any more, rename {_TMP} to {METADATA}, which repairs the "
+            "checkpoint, and check it again"
+        )
     return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)

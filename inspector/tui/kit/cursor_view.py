@@ -151,6 +151,8 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         self.cursor_moved()
 
     def _scroll_to_cursor(self) -> None:
+        if not self.scrollable_content_region.height:
+            return  # Not laid out yet: then there is no telling what is in view.
         top = round(self.scroll_y)
         page = self.page_lines
         if self.cursor < top:

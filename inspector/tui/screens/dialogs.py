@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -17,6 +16,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import printable
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.text import summary_facts
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import FactSheet, Reader
 
 __all__ = ["CopyScreen", "InfoScreen", "SaveArrayScreen", "SaveChoice", "file_name"]
@@ -24,7 +24,7 @@ __all__ = ["CopyScreen", "InfoScreen", "SaveArrayScreen", "SaveChoice", "file_na
 _LABEL_CELLS = 12
 
 
-class CopyScreen(ModalScreen[None]):
+class CopyScreen(Dialog[None]):
     """Choose a text; it goes to the clipboard by OSC 52, and stays on the screen, in full."""
 
     DEFAULT_CSS = """
@@ -103,7 +103,7 @@ def _heading(label: str) -> str:
     return f"{label:<{_LABEL_CELLS}}" if len(label) < _LABEL_CELLS else f"{label}\n"
 
 
-class InfoScreen(ModalScreen[None]):
+class InfoScreen(Dialog[None]):
     """The summary that `show` prints, with all of its evidence."""
 
     DEFAULT_CSS = """
@@ -151,7 +151,7 @@ def file_name(fqn: str) -> str:
     return (plain[-_MAX_NAME:].lstrip(".-") or "tensor") + ".npy"
 
 
-class SaveArrayScreen(ModalScreen["SaveChoice | None"]):
+class SaveArrayScreen(Dialog["SaveChoice | None"]):
     """Dismissed with a choice, or with None.
 
     Args:

@@ -145,7 +145,7 @@ class ErrorScreen(Screen[str]):
     def _rename(self) -> str:
         """The command that finishes a save of which all but the last step was done, or empty."""
         renames = any(
-            finding.code == "save-unfinished" and finding.hint.startswith(f"rename {_TMP} to")
+            finding.code == "save-unfinished" and f"rename {_TMP} to" in finding.hint
             for finding in self._findings
         )
         if not renames or is_url(self._path):

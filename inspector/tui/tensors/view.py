@@ -172,7 +172,7 @@ class TensorsView(TableView):
     def show(self, loaded: Loaded) -> None:
         from inspector.tui.tensors.sources import EntrySource
 
-        kept = self._current_name()
+        kept = self._current_name() or loaded.at or None
         self.loaded = loaded
         source = self.source = EntrySource(loaded.checkpoint)
         self._names = source.row_names

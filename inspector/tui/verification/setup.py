@@ -12,7 +12,6 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.model import Checkpoint
@@ -25,6 +24,7 @@ from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.background import after
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.mesh.offers import writer_mesh
 from inspector.verify.job.commands import local_argv, shell
@@ -204,7 +204,7 @@ def _row(label: str, text: str, style: str = "") -> tuple[str, str, str]:
 _PAUSE_S = 0.15
 
 
-class VerifySetupScreen(ModalScreen["Preflight | None"]):
+class VerifySetupScreen(Dialog["Preflight | None"]):
     """Dismissed with the job to start, or None."""
 
     DEFAULT_CSS = """
