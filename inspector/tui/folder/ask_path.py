@@ -181,10 +181,7 @@ class AskPathScreen(Dialog[str]):
     """Dismissed with the path as it was typed, or with nothing."""
 
     DEFAULT_CSS = """
-    AskPathScreen > Vertical {
-        width: 90%; max-width: 100; height: auto; max-height: 92%;
-        padding: 0 2; background: $surface; border: round $primary;
-    }
+    AskPathScreen > Vertical { padding: 0 2; }
     AskPathScreen Static { width: 1fr; }
     AskPathScreen Input, AskPathScreen Input:focus {
         height: 1; border: none; padding: 0 1; margin: 1 0 0 0; background: $boost;

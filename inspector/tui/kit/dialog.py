@@ -29,6 +29,13 @@ class Dialog(ModalScreen[Answer]):
     second time in the size that it has. Here what lies behind is drawn when it has changed.
     """
 
+    DEFAULT_CSS = """
+    Dialog > Vertical, Dialog > Reader {
+        width: 90%; max-width: 100; height: auto; max-height: 92%;
+        padding: 1 2; background: $surface; border: round $primary;
+    }
+    """
+
     def __init__(self) -> None:
         super().__init__()
         self._behind: _Behind | None = None

@@ -28,10 +28,7 @@ class CopyScreen(Dialog[None]):
     """Choose a text; it goes to the clipboard by OSC 52, and stays on the screen, in full."""
 
     DEFAULT_CSS = """
-    CopyScreen > Vertical {
-        width: 90%; max-width: 120; height: auto; max-height: 92%;
-        padding: 1 2; background: $surface; border: round $primary;
-    }
+    CopyScreen > Vertical { max-width: 120; }
     CopyScreen OptionList, CopyScreen OptionList:focus {
         height: auto; max-height: 16; border: none; background: $surface; padding: 0;
     }
@@ -106,12 +103,7 @@ def _heading(label: str) -> str:
 class InfoScreen(Dialog[None]):
     """The summary that `show` prints, with all of its evidence."""
 
-    DEFAULT_CSS = """
-    InfoScreen > Reader {
-        width: 90%; max-width: 120; height: auto; max-height: 90%;
-        padding: 1 2; background: $surface; border: round $primary;
-    }
-    """
+    DEFAULT_CSS = "InfoScreen > Reader { max-width: 120; max-height: 90%; }"
 
     BINDINGS = [("escape,q,i", "dismiss", "Close")]
 
@@ -162,10 +154,6 @@ class SaveArrayScreen(Dialog["SaveChoice | None"]):
     """
 
     DEFAULT_CSS = """
-    SaveArrayScreen > Vertical {
-        width: 90%; max-width: 100; height: auto; max-height: 92%;
-        padding: 1 2; background: $surface; border: round $primary;
-    }
     SaveArrayScreen Static { width: 1fr; }
     SaveArrayScreen Input, SaveArrayScreen Input:focus {
         height: 1; border: none; padding: 0 1; margin: 1 0; background: $boost;

@@ -31,11 +31,7 @@ class HelpScreen(Dialog[None]):
     """The keys by where they work: the open view first, then the screen, everywhere, elsewhere."""
 
     DEFAULT_CSS = """
-    HelpScreen { align: center middle; }
-    HelpScreen > Vertical {
-        width: 90%; max-width: 96; height: auto; max-height: 90%;
-        padding: 0 2; background: $surface; border: round $primary;
-    }
+    HelpScreen > Vertical { max-width: 96; max-height: 90%; padding: 0 2; }
     HelpScreen Reader { height: auto; max-height: 100%; margin: 1 0 0 0; }
     HelpScreen FilterLine { display: none; }
     HelpScreen.-searching FilterLine { display: block; }

@@ -62,10 +62,7 @@ class AskScreen(Dialog[str]):
     """Dismissed with the id of the answer; escape is the last of them, which changes nothing."""
 
     DEFAULT_CSS = """
-    AskScreen > Vertical {
-        width: 90%; max-width: 72; height: auto;
-        padding: 1 2; background: $surface; border: round $warning;
-    }
+    AskScreen > Vertical { max-width: 72; max-height: initial; border: round $warning; }
     AskScreen Static { width: 1fr; }
     AskScreen Horizontal { height: auto; margin-top: 1; }
     AskScreen Button { margin-right: 2; }

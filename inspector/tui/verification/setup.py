@@ -209,8 +209,7 @@ class VerifySetupScreen(Dialog["Preflight | None"]):
 
     DEFAULT_CSS = """
     VerifySetupScreen > Vertical {
-        width: 94%; max-width: 112; height: auto; max-height: 96%;
-        padding: 0 2; background: $surface; border: round $primary;
+        width: 94%; max-width: 112; max-height: 96%; padding: 0 2;
         border-title-color: $foreground; border-title-style: bold;
     }
     VerifySetupScreen Horizontal { height: 1; }
