@@ -1,75 +1,118 @@
 """Every figure that docs/figures.md promises, measured in one run, and the tables made of it.
 
     python benchmarks/all.py                 run all that measures speed (half an hour, two cores)
+    python benchmarks/all.py --against REV   the same, and the commands beside those of a commit
     python benchmarks/all.py --only open stats
     python benchmarks/all.py --quick         small data, few rounds: does it run at all?
     python benchmarks/all.py --tables        run nothing, write the tables anew from results/
-    python benchmarks/all.py --against REV   the commands of this tree beside those of a commit
 
 What plants faults (faults, server_faults, fuzz) tells no speed, takes hours and runs by its name.
 Each subject of a script of this folder measures one thing beside its rival; they run one after
 another, so that none disturbs another. What one has measured is taken into results/NAME.json when
 it is whole, and with it results/summary.json, results/README.md (machine, versions, spread), the
 figures and the tables of faults, of a server's faults and of torch's versions in docs/ are written
-anew: a subject that fails, or that is interrupted, leaves its last results as they were, and the
-others' too. A quick run writes into a temporary folder and changes no table. Exit code 1: a subject
-failed.
+anew: a subject that fails, that takes more than its time, or that is interrupted, leaves its last
+results as they were, and the others' too. Metadata of a million chunks is made once, for all that
+open it. Once `--minutes` are over no subject is begun. A quick run writes into a temporary folder
+and changes no table. Exit code 1: a subject failed, or was left out.
+
+Ours runs five times or more, in turn with its rival; a rival that takes many times as long, and as
+long each time, in the first rounds alone (one or two), as its results say.
 
 What torch_versions.py found, which needs an interpreter for each torch, is no subject: it is run by
 itself, and its table is made with the others.
-
---against makes a worktree of REV, and runs each command in both trees in turn, on samples and on
-larger checkpoints, at least five times: medians of wall time, of the CPU time of the process and
-its children, and of their peak memory, and the median of the ratios round by round. The cache of
-parsed metadata is off. Then come the first frame and the keys of the screen, with --beside of
-their scripts. It changes no table.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import figures
-import reading
-from measuring import RESULTS, ROOT, environ, in_turn, machine, workspace, write
-from measuring import run as run_process
+from measuring import RESULTS, ROOT, machine, workspace, write
 
-#: Arguments, and those of a quick run. `OUT` is the results file, `FOLDER` its folder.
-SUBJECTS: dict[str, tuple[list[str], list[str]]] = {
-    "first_frame": (["--out", "OUT"], ["--rounds", "2", "--out", "OUT"]),
-    "open": (["--out", "OUT"], ["--rounds", "1", "--shape", "50x16", "--out", "OUT"]),
-    "growth": (["--out", "OUT"], ["--rounds", "1", "--shape", "10x64", "--out", "OUT"]),
-    "run_folder": (["--out", "OUT"], ["--rounds", "1", "--steps", "5", "--out", "OUT"]),
-    "screen": (["--out", "OUT"], ["--rounds", "1", "--shape", "2000x8", "--out", "OUT"]),
-    "deep_check": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
+#: Seconds, and arguments, and those of a quick run. `OUT` is the results file, `FOLDER` its
+#: folder, `DATA` where metadata is that several use, `REV` a commit. Each is stopped after its
+#: seconds, three times what it takes on two cores that have nothing else to do.
+SUBJECTS: dict[str, tuple[int, list[str], list[str]]] = {
+    "stages": (
+        180,
+        ["--dir", "DATA", "--out", "OUT"],
+        ["--rounds", "1", "--shape", "1000x64", "--dir", "DATA", "--out", "OUT"],
+    ),
+    "open": (
+        480,
+        ["--dir", "DATA", "--out", "OUT"],
+        ["--rounds", "1", "--shape", "50x16", "--dir", "DATA", "--out", "OUT"],
+    ),
+    "growth": (
+        720,
+        ["--dir", "DATA", "--out", "OUT"],
+        ["--rounds", "1", "--shape", "10x64", "--dir", "DATA", "--out", "OUT"],
+    ),
+    "forms": (
+        300,
+        ["--shape", "150x1024", "--out", "OUT"],
+        ["--rounds", "1", "--shape", "50x1024", "--out", "OUT"],
+    ),
+    "run_folder": (240, ["--out", "OUT"], ["--rounds", "1", "--steps", "5", "--out", "OUT"]),
+    "deep_check": (240, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
+    "stats": (300, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
+    "diff": (
+        480,
+        ["--torch-rounds", "1", "--out", "OUT"],
+        ["--gb", "0.05", "--rounds", "1", "--out", "OUT"],
+    ),
+    "against": (
+        480,
+        ["REV", "--dir", "DATA", "--out", "OUT"],
+        ["REV", "--gb", "0.05", "--rounds", "1", "--shape", "50x16"]
+        + ["--dir", "DATA", "--out", "OUT"],
+    ),
+    "screen": (
+        600,
+        ["--dir", "DATA", "--out", "OUT"],
+        ["--rounds", "1", "--shape", "2000x8", "--dir", "DATA", "--out", "OUT"],
+    ),
+    "first_frame": (60, ["--out", "OUT"], ["--rounds", "2", "--out", "OUT"]),
+    "remote": (300, ["--out", "OUT"], ["--gb", "0.15", "--rounds", "1", "--out", "OUT"]),
     "load_plan": (
-        ["--out", "OUT"],
+        240,
+        ["--sample", "3", "--rounds", "5", "--out", "OUT"],
         ["--tensors", "50", "--chunks", "16", "--ranks", "8", "--rounds", "1", "--out", "OUT"],
     ),
-    "stats": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
-    "diff": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
-    "export": (["--out", "OUT"], ["--gb", "0.07", "--rounds", "1", "--out", "OUT"]),
-    "remote": (["--out", "OUT"], ["--gb", "0.15", "--rounds", "1", "--out", "OUT"]),
-    "verify_load": (["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
-    "event_flood": (["--out", "OUT"], ["--seconds", "2", "--out", "OUT"]),
-    "faults": (["--out", "FOLDER"], ["--out", "FOLDER", "--only", "bit"]),
-    "server_faults": (["--out", "FOLDER"], ["--out", "FOLDER", "--only", "s3 etag"]),
-    "fuzz": (["--out", "OUT"], ["--count", "50", "--out", "OUT"]),
+    "export": (
+        300,
+        ["--gb", "0.5", "--out", "OUT"],
+        ["--gb", "0.07", "--rounds", "1", "--out", "OUT"],
+    ),
+    "readers": (240, ["--out", "OUT"], ["--gb", "0.05", "--rounds", "1", "--out", "OUT"]),
+    "event_flood": (120, ["--out", "OUT"], ["--seconds", "2", "--out", "OUT"]),
+    "verify_load": (
+        600,
+        ["--gb", "0.5", "--mesh", "fsdp:2", "--out", "OUT"],
+        ["--gb", "0.05", "--rounds", "1", "--mesh", "fsdp:2", "--out", "OUT"],
+    ),
+    "faults": (36000, ["--out", "FOLDER"], ["--out", "FOLDER", "--only", "bit"]),
+    "server_faults": (36000, ["--out", "FOLDER"], ["--out", "FOLDER", "--only", "s3 etag"]),
+    "fuzz": (36000, ["--out", "OUT"], ["--count", "50", "--out", "OUT"]),
 }
 
 #: They count what is found; how fast that is depends on nothing they tell.
 BY_NAME = ("faults", "server_faults", "fuzz")
+#: Until what was asked to stop has removed its checkpoints.
+_STOP_S = 60
 
 
 class FailedError(Exception):
@@ -107,7 +150,9 @@ class Sheet:
                 try:
                     rows += rows_of(name, RESULTS / f"{name}.json")
                 except FailedError as error:
+                    # Its last results, of before a change of this folder.
                     amiss.append(str(error))
+                    rows.append(figures.Row(name, name, "", "**not measured** as it is now"))
         document = {
             "machine": self.machine,
             "elapsed_s": {
@@ -115,16 +160,18 @@ class Sheet:
             },
             "figures": [row.as_json() for row in rows],
         }
-        if amiss:
-            return amiss  # Tables without some rows would look whole.
         write(RESULTS / "summary.json", document)
-        (RESULTS / "README.md").write_text(figures.page(rows, self.machine))
+        (RESULTS / "README.md").write_text(figures.page(rows, self.machine, loads()))
         fill(ROOT / "docs" / "figures.md", "figures", figures.table(rows))
         growth = RESULTS / "growth.json"
         if growth.exists():
             found = json.loads(growth.read_text())
             fill(ROOT / "docs" / "figures.md", "growth", figures.growth_table(found))
             (ROOT / "docs" / "growth.svg").write_text(figures.growth_plot(found))
+        stages = RESULTS / "stages.json"
+        if stages.exists():
+            table = figures.stages_table(json.loads(stages.read_text()))
+            fill(ROOT / "docs" / "figures.md", "stages", table)
         for name in ("faults", "fuzz"):
             told = RESULTS / f"{name}.md"
             if told.exists():
@@ -136,7 +183,18 @@ class Sheet:
         if versions.exists():
             table = figures.torch_table(json.loads(versions.read_text()))
             fill(ROOT / "docs" / "verify.md", "torch versions", table)
-        return []
+        return amiss
+
+
+def loads() -> dict[str, float]:
+    """The load average when each subject had been measured, by its name."""
+    found = {}
+    for name in SUBJECTS:
+        path = RESULTS / f"{name}.json"
+        about = json.loads(path.read_text()).get("machine", {}) if path.exists() else {}
+        if "load_average" in about:
+            found[name] = about["load_average"][0]
+    return found
 
 
 def described() -> dict[str, Any]:
@@ -167,31 +225,49 @@ def rows_of(name: str, path: Path) -> list[figures.Row]:
         ) from error
 
 
-def run(name: str, told: list[str], folder: Path) -> float:
+def run(name: str, places: dict[str, str], *, is_quick: bool) -> float:
     """Run one subject into a new folder; its seconds.
 
+    Args:
+        name: The subject.
+        places: What stands for the words of its arguments.
+        is_quick: Whether it is a quick run.
+
     Raises:
-        FailedError: It ended badly, and left no whole results.
+        FailedError: It ended badly or took too long, and left no whole results.
     """
-    out = folder / f"{name}.json"
-    places = {"OUT": str(out), "FOLDER": str(folder)}
+    limit_s, full, quick = SUBJECTS[name]
     script = str(ROOT / "benchmarks" / f"{figures.SCRIPTS[name]}.py")
     begin = time.perf_counter()
-    command = [sys.executable, script, name, *(places.get(word, word) for word in told)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    told = [places.get(word, word) for word in (quick if is_quick else full)]
+    # A group of its own: all that it started can be ended with it.
+    process = subprocess.Popen(
+        [sys.executable, script, name, *told], cwd=ROOT, start_new_session=True
+    )
     try:
-        code = process.wait()
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        stop(process)
+        raise FailedError(f"{name}: it took more than {duration(limit_s)}") from None
     except KeyboardInterrupt:
-        # It was interrupted too, and has checkpoints to remove.
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        stop(process)
         raise
     # A script writes once, at its end: what it wrote is whole, even if it is not content with it.
-    if code and not out.exists():
+    if code and not Path(places["OUT"]).exists():
         raise FailedError(f"{name}: it failed (exit code {code})")
     return time.perf_counter() - begin
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a subject, which has checkpoints to remove, and all that it started."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_STOP_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def take(folder: Path) -> None:
@@ -203,101 +279,50 @@ def take(folder: Path) -> None:
         part.replace(RESULTS / path.name)
 
 
-def run_all(names: list[str], sheet: Sheet, *, is_quick: bool) -> list[str]:
+def run_all(
+    names: list[str], sheet: Sheet, *, is_quick: bool, revision: str, minutes: float
+) -> list[str]:
     """Every subject in turn; what failed."""
-    failed = []
+    failed: list[str] = []
+    amiss: list[str] = []
     begin = time.perf_counter()
     print(f"{len(names)} subjects" + ("" if is_quick else f", {sheet.about(names)}"), flush=True)
-    for number, name in enumerate(names, 1):
-        about = "" if is_quick else f", {sheet.about([name])}"
-        print(f"\n== {number} of {len(names)}: {name}{about}", flush=True)
-        try:
-            with tempfile.TemporaryDirectory(prefix="hsdp-results-") as scratch:
-                took_s = run(name, SUBJECTS[name][is_quick], Path(scratch))
-                for row in rows_of(name, Path(scratch, f"{name}.json")):
-                    print(row.as_line())
-                if not is_quick:
-                    take(Path(scratch))
-                    sheet.elapsed_s[name] = round(took_s, 1)
-                    sheet.machine = described()
-                    failed += sheet.write()
-            print(f"== {name}: {duration(took_s)}", flush=True)
-        except FailedError as error:
-            failed.append(str(error))
-            print(f"== {error}", flush=True)
-        except KeyboardInterrupt:
-            left = ", ".join(names[number - 1 :])
-            return [*failed, f"interrupted; these keep their last results: {left}"]
-    print(f"\n== all: {duration(time.perf_counter() - begin)}", flush=True)
-    return failed
-
-
-#: Commands that both trees are asked, on each of the checkpoints.
-COMMANDS = {
-    "show": ["show", "PATH"],
-    "show --json": ["show", "PATH", "--json"],
-    "check": ["check", "PATH"],
-    "check --deep": ["check", "PATH", "--deep"],
-    "plan": ["plan", "PATH", "--mesh", "hsdp:2x4"],
-    "stats": ["stats", "PATH"],
-    "diff --values": ["diff", "PATH", "PATH", "--values", "--no-tui"],
-}
-
-
-def against(revision: str, rounds: int, *, is_quick: bool) -> None:
-    """The commands of this tree beside those of a commit: a table of medians and ratios."""
-    samples = ROOT / "sample_ckpts"
-    paths = {name: samples / name for name in ("hsdp_2x4", "fsdp2_hsdp_2x4_adamw")}
-    with workspace("against") as root:
-        old = root / "old"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--detach", "-q", str(old), revision], check=True)
-        try:
-            if not is_quick:
-                paths["1 GB"] = reading.make(root / "1gb", 1.0, 4)
-                paths["1000x1024"] = root / "1000x1024"
-                maker = str(ROOT / "tests" / "helpers" / "make_metadata.py")
-                subprocess.run(
-                    [sys.executable, maker, "1000x1024", str(paths["1000x1024"])],
-                    check=True,
-                    stdout=subprocess.DEVNULL,
+    with workspace("all") as data:
+        for number, name in enumerate(names, 1):
+            spent_s = time.perf_counter() - begin
+            if spent_s > 60 * minutes:
+                left = ", ".join(names[number - 1 :])
+                failed.append(
+                    f"{minutes:g} minutes are over; these keep their last results: {left}"
                 )
-            for where, path in paths.items():
-                for name, words in COMMANDS.items():
-                    # What was made of metadata alone has no bytes to read.
-                    if where != "1000x1024" or name in ("show", "check", "plan"):
-                        told = [str(path) if word == "PATH" else word for word in words]
-                        print(_beside(f"{name}, {where}", told, old, rounds), flush=True)
-            screens = {"open.py": ["first_frame"], "screen.py": ["screen"]}
-            if is_quick:
-                screens["screen.py"] += ["--shape", "2000x8"]
-            for script, told in screens.items():
-                command = [sys.executable, str(ROOT / "benchmarks" / script), *told]
-                command += ["--rounds", str(rounds), "--beside", str(old)]
-                subprocess.run(command, check=True)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(old)], check=True)
-
-
-def _beside(what: str, told: list[str], old: Path, rounds: int) -> str:
-    """One command in both trees, in turn."""
-    command = [sys.executable, "-m", "inspector", *told]
-    env = environ(HSDP_INSPECT_NO_CACHE="1")
-    trees = {"old": old, "new": ROOT}
-    runs = in_turn(
-        {name: partial(run_process, command, env, cwd=tree) for name, tree in trees.items()}, rounds
-    )
-    parts = []
-    for label, unit, value in (
-        ("wall", "s", lambda ran: ran.wall_s),
-        ("CPU", "s", lambda ran: ran.cpu_s),
-        ("peak", "MB", lambda ran: ran.peak_bytes / 1e6),
-    ):
-        before, now = ([value(ran) for ran in runs[name]] for name in ("old", "new"))
-        ratio = statistics.median(b / a for a, b in zip(before, now, strict=True))
-        a, b = statistics.median(before), statistics.median(now)
-        parts.append(f"{label} {b:.3g} against {a:.3g} {unit} ({ratio:.2f}x)")
-    return f"{what:<36}{'; '.join(parts)}"
+                break
+            about = "" if is_quick else f", {sheet.about([name])}"
+            print(
+                f"\n== {number} of {len(names)}, after {duration(spent_s)}: {name}{about}",
+                flush=True,
+            )
+            try:
+                with tempfile.TemporaryDirectory(prefix="hsdp-results-") as scratch:
+                    places = {"OUT": str(Path(scratch, f"{name}.json")), "FOLDER": scratch}
+                    places |= {"DATA": str(data), "REV": revision}
+                    took_s = run(name, places, is_quick=is_quick)
+                    for row in rows_of(name, Path(scratch, f"{name}.json")):
+                        print(row.as_line())
+                    if not is_quick:
+                        take(Path(scratch))
+                        sheet.elapsed_s[name] = round(took_s, 1)
+                        sheet.machine = described()
+                        amiss = sheet.write()
+                print(f"== {name}: {duration(took_s)}", flush=True)
+            except FailedError as error:
+                failed.append(str(error))
+                print(f"== {error}", flush=True)
+            except KeyboardInterrupt:
+                left = ", ".join(names[number - 1 :])
+                failed.append(f"interrupted; these keep their last results: {left}")
+                break
+    print(f"\n== all: {duration(time.perf_counter() - begin)}", flush=True)
+    return failed + amiss
 
 
 def fill(page: Path, name: str, block: str) -> None:
@@ -316,22 +341,28 @@ def main() -> None:
         "--only",
         nargs="+",
         choices=list(SUBJECTS),
-        default=[name for name in SUBJECTS if name not in BY_NAME],
-        help=f"default: all but {', '.join(BY_NAME)}",
+        help=f"default: all but {', '.join(BY_NAME)}; against, if there is --against",
     )
     parser.add_argument("--quick", action="store_true", help="small data; changes no table")
     parser.add_argument("--tables", action="store_true", help="only write the tables anew")
-    parser.add_argument("--against", metavar="REV", help="beside the commands of a commit")
-    parser.add_argument("--rounds", type=int, default=7, help="of --against (at least 5)")
+    parser.add_argument("--against", metavar="REV", default="", help="beside those of a commit")
+    parser.add_argument("--minutes", type=float, default=26, help="begin no subject after these")
     options = parser.parse_args()
-    if options.against:
-        against(options.against, max(options.rounds, 5), is_quick=options.quick)
-        return
+    without = (*BY_NAME, *(() if options.against else ("against",)))
+    names = options.only or [name for name in SUBJECTS if name not in without]
+    if "against" in names and not options.against:
+        parser.error("against is measured with --against REV")
     sheet = Sheet.read()
     if options.tables:
         failed = sheet.write()
     else:
-        failed = run_all(options.only, sheet, is_quick=options.quick)
+        failed = run_all(
+            names,
+            sheet,
+            is_quick=options.quick,
+            revision=options.against,
+            minutes=options.minutes,
+        )
     if failed:
         raise SystemExit("\n".join(failed))
 

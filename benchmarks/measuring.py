@@ -221,7 +221,11 @@ def run_code(code: str, told: Sequence[str], env: Mapping[str, str] | None = Non
 
 
 def in_turn(
-    jobs: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: bool | str = True
+    jobs: Mapping[str, Callable[[], T]],
+    rounds: int,
+    *,
+    warm_up: bool | str = True,
+    fewer: Mapping[str, int] | None = None,
 ) -> dict[str, list[T]]:
     """Do every job in turn, `rounds` times: what slows the machine for a while slows all.
 
@@ -230,14 +234,18 @@ def in_turn(
         rounds: How often.
         warm_up: Whether one round goes before, which fills the page cache and is not counted; or
             the name of the one job that does so for all of them.
+        fewer: Jobs that take long and vary little, and in how many of the rounds each is done;
+            they have no round before.
     """
+    fewer = fewer or {}
     found: dict[str, list[T]] = {name: [] for name in jobs}
     for name, job in jobs.items():
-        if warm_up is True or warm_up == name:
+        if (warm_up is True and name not in fewer) or warm_up == name:
             job()
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, job in jobs.items():
-            found[name].append(job())
+            if turn < fewer.get(name, rounds):
+                found[name].append(job())
     return found
 
 

@@ -455,7 +455,9 @@ def measure(checkpoint: Path, meshes: list[Mesh], rounds: int, out: Path) -> dic
         return outcome
 
     jobs = {"plain": plain, "verify": verify}
-    runs = in_turn({name: partial(told, name, job) for name, job in jobs.items()}, rounds)
+    runs = in_turn(
+        {name: partial(told, name, job) for name, job in jobs.items()}, rounds, warm_up="plain"
+    )
     summary = {}
     for name, outcomes in runs.items():
         found = {}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
-from inspector.checkpoint.child.isolated import Child, Limits, Progress
+from inspector.checkpoint.child.isolated import Child, Early, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -27,6 +27,7 @@ from inspector.checkpoint.model import (
     file_rank,
 )
 from inspector.checkpoint.own_folders import temporary_folder
+from inspector.checkpoint.signatures import COMPRESSED, SIGNATURES, UNPACK
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.opening import fetch_files
 from inspector.checkpoint.text import plural, printable
@@ -45,10 +46,7 @@ _SUM_BLOCK = 1 << 16
 _OTHER_METADATA = re.compile(r"it holds an? (\w+)\.[\w.]*Metadata, not DCP")
 # First bytes of files that are mistaken for a metadata pickle, and what they are.
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
-    (b"<", "an HTML or XML page", "the download went wrong: fetch the file again"),
-    (b"\x1f\x8b", "gzip data", "unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "zstandard data", "unpack it first"),
+    *SIGNATURES,
     (b"PK\x03\x04", "a zip archive, as torch.save writes", "open it with torch.load"),
     (b"{", "JSON", ""),
 )
@@ -74,19 +72,19 @@ def is_escape(path: str) -> bool:
 def read_dcp(
     storage: Storage,
     *,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
     metadata: str = METADATA,
+    early: Early | None = None,
 ) -> Checkpoint:
     """Read the checkpoint in a folder: one listing, and its metadata.
 
     Args:
         storage: The folder.
-        limits: What unpickling may cost (default: in proportion to the file).
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads this metadata; another's is stopped.
         metadata: Name of the metadata file (`.metadata.tmp` of a save that did not finish).
+        early: Given the first entries of a large file while the rest is read.
 
     Raises:
         NotACheckpointError: There is no metadata.
@@ -95,7 +93,7 @@ def read_dcp(
         Cancelled: `progress` said so.
     """
     try:
-        return _read(storage, limits, progress, prefetched, metadata)
+        return _read(storage, progress, prefetched, metadata, early)
     finally:
         if prefetched is not None:
             prefetched.stop()
@@ -103,10 +101,10 @@ def read_dcp(
 
 def _read(
     storage: Storage,
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
     metadata: str,
+    early: Early | None,
 ) -> Checkpoint:
     listing = storage.list()
     by_name = {entry.name: entry for entry in listing}
@@ -118,7 +116,7 @@ def _read(
         if not per_rank:
             raise _no_metadata(storage, listing)
         sources, ranks = list(per_rank.values()), list(per_rank)
-    header, arrays = _unpickle(storage, sources, ranks, limits, progress, prefetched)
+    header, arrays = _unpickle(storage, sources, ranks, progress, prefetched, early)
     num_bytes = sum(s.num_bytes or 0 for s in sources)
     return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
 
@@ -127,9 +125,9 @@ def _unpickle(
     storage: Storage,
     sources: list[Entry],
     ranks: list[int | None],
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
+    early: Early | None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     for source in sources:
         where = printable(f"{storage.root}/{source.name}")
@@ -148,13 +146,13 @@ def _unpickle(
     try:
         if len(local) == len(sources):
             if prefetched is None or prefetched.paths != local:
-                prefetched = Child(local, ranks, num_bytes, limits)
-            return prefetched.result(progress)
+                prefetched = Child(local, ranks, num_bytes)
+            return prefetched.result(progress, early)
         with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)
-            return Child(fetched, ranks, num_bytes, limits).result(progress)
+            return Child(fetched, ranks, num_bytes).result(progress, early)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
 
@@ -207,8 +205,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     data = [n for n in names if n.endswith(".distcp")]
     if METADATA + ".tmp" in names:
         return NotACheckpointError(
-            f"{where}: the save was never finished (only .metadata.tmp is there)",
-            "if that file is complete, renaming it to .metadata repairs the checkpoint",
+            f"{where}: the save has not finished (only .metadata.tmp is there)",
+            "if no save is running any more and that file is complete, renaming it to .metadata "
+            "repairs the checkpoint",
             code="save-unfinished",
         )
     # lazy: what is a checkpoint looks like no other
@@ -217,8 +216,11 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     other = lookalike(listing)
     if other is not None:
         return NotACheckpointError(f"{where}: no .metadata; this is {other.what}", other.hint)
+    packed = sorted(METADATA + ending for ending in COMPRESSED if METADATA + ending in names)
+    if packed:
+        return NotACheckpointError(f"{where}: no {METADATA}, but {packed[0]}", UNPACK)
     if data:
-        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        hint = ".metadata is written last: a save is running or broke off, or a copy left it out"
         renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
         if renamed:
             hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from inspector.checkpoint.child.names import first_parts
 from inspector.checkpoint.model import Checkpoint, Framework
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.storage.local import LocalStorage
@@ -54,7 +55,9 @@ class _Traces:
     @cached_property
     def heads(self) -> frozenset[str]:
         """What stands before the first dot of the entries' names."""
-        return frozenset(fqn.partition(".")[0] for fqn in self.checkpoint.fqns)
+        return first_parts(self.checkpoint.columns.fqns) | first_parts(
+            [entry.fqn for entry in self.checkpoint.bytes_entries]
+        )
 
     @cached_property
     def beside(self) -> dict[str, Entry]:

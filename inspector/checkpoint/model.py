@@ -24,7 +24,7 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.safetensors.facts import SafetensorsFacts
+    from inspector.checkpoint.safetensors.header import SafetensorsFacts
 
 __all__ = [
     "BytesEntry",
@@ -145,6 +145,13 @@ class Provenance:
     classes: tuple[str, ...] = ()
     num_plans: int | None = None
 
+    @property
+    def first_torch(self) -> tuple[int, int] | None:
+        """The first release of `torch_band`, as numbers: of `"2.15 or later"` it is (2, 15)."""
+        major, _, rest = (self.torch_band or "").partition(".")
+        minor = rest.split(" ", 1)[0]
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
 
 @dataclass(frozen=True, slots=True)
 class BytesEntry:
@@ -231,7 +238,7 @@ class TensorColumns:
     `sizes`, ndim numbers for each chunk.
     """
 
-    fqns: list[str]
+    fqns: Sequence[str]
     properties: list[tuple[str, str, bool, str]]
     property_id: npt.NDArray[np.int32]
     shapes: Ints

@@ -9,13 +9,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from inspector.errors import Cancelled
 
-__all__ = ["Stop", "Worker", "is_stopped", "leave", "run_workers", "until"]
+__all__ = ["BytesProgress", "Stop", "Worker", "is_stopped", "leave", "run_workers", "until"]
 
 _leaving = threading.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class BytesProgress:
+    """How far it is, whatever reads, hashes or copies many bytes."""
+
+    bytes_done: int
+    bytes_total: int
 
 
 class _Here(threading.local):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from inspector.checkpoint.child.isolated import Progress
 from inspector.checkpoint.child.process import Server
@@ -19,12 +19,12 @@ from inspector.checkpoint.find.step_folders import (
     part_name,
     step_number,
 )
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
 from inspector.checks.kinds import kinds_of
-from inspector.checks.numbering import check_numbering
 from inspector.checks.steps import (
     Judged,
     Step,
@@ -35,11 +35,8 @@ from inspector.checks.steps import (
     newest_sound,
     steps_of,
 )
-from inspector.checks.trackers import check_trackers
+from inspector.checks.trackers import check_numbering, check_trackers
 from inspector.errors import Cancelled, InspectError, KilledError, StorageError
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
 
 __all__ = [
     "Judged",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import Child
 from inspector.checkpoint.find.locate import folder_of, locate
-from inspector.checkpoint.find.step_folders import step_number
+from inspector.checkpoint.find.step_folders import Found, step_number
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import OneSet
 from inspector.checkpoint.storage.base import Storage
@@ -25,7 +25,6 @@ from inspector.errors import NotACheckpointError, UsageError
 from inspector.report.progress import CountLine, PayloadLine, ReadingLine
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.find.step_folders import Found
     from inspector.checks.plan.against import ModelFit
     from inspector.checks.plan.expected import Expected
     from inspector.checks.run import JudgedRun, OnJudged

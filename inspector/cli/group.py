@@ -38,6 +38,7 @@ from inspector.errors import UsageError
 if TYPE_CHECKING:
     from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.model import Checkpoint
+    from inspector.checkpoint.payload.scan.literals import Literal
     from inspector.checkpoint.storage.base import Storage
 
 __all__ = ["cli", "options_with_values", "run_command"]
@@ -51,7 +52,7 @@ _MODULES = {
     "diff": "diff",
     "export": "export",
     "plan": "plan",
-    "repair": "repair",
+    "repair": "export",
     "replay": "verify",
     "seal": "diff",
     "stats": "stats",
@@ -286,7 +287,6 @@ def _show_one(
     checkpoint: Checkpoint, storage: Storage, *, as_json: bool, chunks: bool, filter_text: str
 ) -> int:
     from inspector.checkpoint.find.locate import matching
-    from inspector.checkpoint.payload.scan.literals import read_literals
     from inspector.layout.writer.written_by import infer
 
     written_by = infer(checkpoint)
@@ -301,7 +301,11 @@ def _show_one(
     width = terminal_width()
     rows = None if width is None or as_json else _MAX_TERMINAL_ROWS
     shown = checkpoint.bytes_order.tolist() if entries is None else entries
-    literals = read_literals(checkpoint, storage, shown[:rows]) if shown else {}
+    literals: dict[int, Literal] = {}
+    if shown:
+        from inspector.checkpoint.payload.scan.literals import read_literals
+
+        literals = read_literals(checkpoint, storage, shown[:rows])
     if as_json:
         from inspector.report.json import show_json
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from inspector.cli.options import form_of, formats, output_option
 from inspector.cli.output import Destination, command_line, read_one
+from inspector.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from inspector.layout.mesh import Mesh
     from inspector.layout.target.file import PlacementFile
     from inspector.layout.target.stages import StageKeys, StageRequest
-    from inspector.report.plan.text import PlanReport
+    from inspector.report.plan import PlanReport
 
 __all__ = ["commands"]
 
@@ -72,12 +72,11 @@ def plan(
     ignore, cast or refuse. With --stage: what one pipeline stage loads. Exit code 1 if something
     would go wrong.
     """
-    from inspector.errors import UsageError
     from inspector.layout.mesh import Mesh
     from inspector.layout.target.file import PlacementFile, read_placement_file
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import StageRequest
-    from inspector.report.plan.json import plan_json, stages_json
+    from inspector.report.plan import plan_json, stages_json
 
     # What is wrong with the arguments is told before anything is read.
     target = Mesh.parse(mesh)
@@ -106,7 +105,7 @@ def plan(
 
 
 def _text(plans: list[PlanReport], width: int | None, rows: int | None) -> Iterator[str]:
-    from inspector.report.plan.text import plan_text
+    from inspector.report.plan import plan_text
 
     for number, planned in enumerate(plans):
         if number:
@@ -125,12 +124,11 @@ def _plans(
     from inspector.checks.plan.against import compare
     from inspector.checks.plan.expected import read_expected
     from inspector.checks.plan.problems import of_stage, plan_problems, untold
-    from inspector.errors import UsageError
     from inspector.layout.reads.load_plan import Planner
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import stage_keys
     from inspector.layout.writer.written_by import infer
-    from inspector.report.plan.text import PlanReport, as_written
+    from inspector.report.plan import PlanReport, as_written
     from inspector.verify.job.commands import elsewhere
 
     target = locate_one(path)

@@ -7,15 +7,17 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from inspector.checkpoint.outside import refuse_inside
 from inspector.checkpoint.own_folders import write_whole
 from inspector.checkpoint.text import parse_bytes, printable, redact
 from inspector.cli.output import on_end, write_lines
+from inspector.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Checkpoint
@@ -84,11 +86,8 @@ def watch(
     again. With --once the exit code is that of `check`; else it ends with Ctrl+C or SIGTERM, with
     the exit code for the last look. Nothing is written into the run folder.
     """
-    from inspector.checkpoint.outside import refuse_inside
-    from inspector.errors import UsageError
-    from inspector.watch.memory import RunMemory
     from inspector.watch.outputs import DamageCommand
-    from inspector.watch.watcher import Watcher
+    from inspector.watch.watcher import RunMemory, Watcher
 
     for option, seconds in (
         ("--interval", interval),
@@ -133,8 +132,6 @@ commands: list[click.Command] = [watch]
 
 def _rate(text: str) -> float:
     """`200MB/s` in bytes a second."""
-    from inspector.errors import UsageError
-
     rate = parse_bytes(re.sub(r"/s\Z", "", text.strip(), flags=re.IGNORECASE))
     if not rate:
         raise UsageError(f"--max-rate {printable(text)} is no rate", "give one such as 200MB/s")
@@ -146,7 +143,6 @@ def _deep(stop: threading.Event) -> Deep:
 
     def read(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
         from inspector.checks.payload.deep import check_deep, read_wanted
-        from inspector.errors import Cancelled
         from inspector.report.progress import PayloadLine
 
         class Line(PayloadLine):
@@ -188,10 +184,9 @@ class _Following:
         latest: str,
         metrics: str,
         command: DamageCommand | None,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._run, self._watcher, self._is_deep = run, watcher, is_deep
-        self._latest, self._metrics, self._command, self._now = latest, metrics, command, now
+        self._latest, self._metrics, self._command = latest, metrics, command
         self._named: str | None = None
         self._named_path: str | None = None
         self._problem = ""
@@ -204,8 +199,6 @@ class _Following:
         self, stop: threading.Event, *, once: bool, interval_s: float, settle_s: float
     ) -> int:
         """Look until it is stopped; the exit code for the last look."""
-        from inspector.errors import Cancelled
-
         code = 2
         while not stop.is_set():
             try:
@@ -229,7 +222,7 @@ class _Following:
     def _step(self, step: Step) -> None:
         from inspector.watch.outputs import step_event
 
-        event = step_event(self._run, step, is_deep=self._is_deep, t=self._now())
+        event = step_event(self._run, step, is_deep=self._is_deep, t=time.time())
         self._say(event)
         if self._command is not None and step.verdict != "sound":
             self._warn(self._command.run(event))
@@ -285,14 +278,14 @@ class _Following:
     def _write_metrics(self, look: RunLook) -> None:
         from inspector.watch.outputs import metrics_text
 
-        text = metrics_text(self._run, look, checked_bytes=self._bytes, now=self._now())
+        text = metrics_text(self._run, look, checked_bytes=self._bytes, now=time.time())
         try:
             write_whole(self._metrics, [text.encode("utf-8", "replace")])
         except (OSError, ValueError) as error:
             self._fail(f"--metrics {printable(self._metrics)}", error)
 
     def _say(self, event: dict[str, Any]) -> None:
-        whole = {"schema": 1, "t": self._now(), **event}
+        whole = {"schema": 1, "t": time.time(), **event}
         if self._has_reader:
             self._has_reader = write_lines([json.dumps(whole) + "\n"])
 

@@ -11,8 +11,10 @@ from typing import Literal
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
+from inspector.checks.metadata.optimizer import split_state
 
 __all__ = [
+    "UNMOVED",
     "VERDICTS",
     "BytesDiff",
     "Damage",
@@ -23,6 +25,7 @@ __all__ = [
     "TensorDiff",
     "Tolerance",
     "Verdict",
+    "unmoved_weights",
 ]
 
 Verdict = Literal["EXACT", "CLOSE", "DIFFER", "NON_FINITE", "DTYPE", "SHAPE", "NOT_COMPARED"]
@@ -316,3 +319,37 @@ class Diff:
         if self.is_cancelled:
             return 2
         return {"same": 0, "different": 1, "unknown": 2}[self.verdict]
+
+
+UNMOVED = (
+    "weights equal while their exp_avg moved: stale, or a learning rate of 0, or steps too small "
+    "for the dtype"
+)
+
+#: State that follows the gradients of every step.
+_FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer"})
+_MOVED = frozenset({"DIFFER", "CLOSE", "NON_FINITE"})
+
+
+def unmoved_weights(diff: Diff) -> tuple[str, ...]:
+    """Weights that are the same though their optimizer state is not: raw names, in A's order.
+
+    A first moment that moved means that the parameter had gradients, so that a weight that did not
+    move is worth a look; why it did not is for the reader to say. None where no values were
+    compared.
+    """
+    moved = set()
+    for tensor in diff.tensors:
+        found = split_state(tensor.fqn) if tensor.verdict in _MOVED else None
+        if found is not None and found.slot in _FIRST_MOMENTS:
+            moved.add(found.param)
+    if not moved:
+        return ()
+    # The optimizer may know a parameter without the prefix of the model (`model.`).
+    return tuple(
+        tensor.fqn
+        for tensor in diff.tensors
+        if tensor.verdict == "EXACT"
+        and (tensor.fqn in moved or tensor.fqn.partition(".")[2] in moved)
+        and split_state(tensor.fqn) is None
+    )

@@ -16,16 +16,15 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.open_files import OpenFiles
 from inspector.checkpoint.payload.scan.literals import read_literal
 from inspector.checkpoint.text import format_literal, printable
-from inspector.checkpoint.workers import Stop, run_workers
+from inspector.checkpoint.workers import BytesProgress, Stop, run_workers
 from inspector.diff.ahead import Ahead, Item
-from inspector.diff.elements import Comparer, Tally, mixed_sums
-from inspector.diff.judged import judged, may_be_reordered, reordered
+from inspector.diff.elements import Comparer, Tally, judged, may_be_reordered, mixed_sums, reordered
 from inspector.diff.model import BytesDiff, Diff, Side, TensorDiff, Tolerance
 from inspector.diff.renames import proven_renames, same_kind
 from inspector.diff.structure import Pair, Structure
 from inspector.errors import InspectError
 from inspector.values.bits import BlockPlan, TensorBits
-from inspector.values.fingerprint import HashProgress, entry_fingerprint, fingerprints
+from inspector.values.fingerprint import entry_fingerprint, fingerprints
 
 __all__ = ["DiffProgress", "compare_values"]
 
@@ -37,11 +36,9 @@ _WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class DiffProgress:
+class DiffProgress(BytesProgress):
     """How far a comparison is. Bytes are those of elements, of both sides together."""
 
-    bytes_done: int
-    bytes_total: int
     tensors_done: int
     tensors_total: int
 
@@ -121,7 +118,7 @@ def _digests(
         return {}
     before = run.bytes_hashed
 
-    def told(hashed: HashProgress) -> bool:
+    def told(hashed: BytesProgress) -> bool:
         run.bytes_hashed = before + hashed.bytes_done
         return progress is not None and progress(run.progress())
 

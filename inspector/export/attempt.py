@@ -15,11 +15,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.find.changes import rewritten
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import MissingPackageError
 from inspector.checkpoint.storage.base import Storage, why
 from inspector.checkpoint.text import printable
-from inspector.checkpoint.workers import Stop, run_workers
+from inspector.checkpoint.workers import BytesProgress, Stop, run_workers
 from inspector.errors import Cancelled, InspectError, StorageError, UnreachableError, UsageError
 from inspector.export.copying import Buffers, TensorCopy, WrittenBytes
 from inspector.export.formats.files import ExportItem, PlannedFile
@@ -28,20 +29,13 @@ from inspector.export.pieces import PieceReader, UnexportableError
 from inspector.export.selection import ExportSelection
 from inspector.export.target import OpenTarget, TargetFile
 
-__all__ = ["Attempt", "ExportProgress", "Tell"]
+__all__ = ["Attempt", "Tell"]
 
 _CHANGED = "a file that it lies in was written to while it was read"
 
 
-@dataclass(frozen=True, slots=True)
-class ExportProgress:
-    """How far it is: bytes that were copied, and bytes that were read again."""
-
-    bytes_done: int
-    bytes_total: int
-
-
-Tell: TypeAlias = Callable[[ExportProgress], bool]
+#: Told how far it is: bytes that were copied, and bytes that were read again.
+Tell: TypeAlias = Callable[[BytesProgress], bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -139,7 +133,7 @@ class Attempt:
         def poll() -> bool:
             done = sum(reader.bytes_done for reader in self.readers)
             total = phases * self._bytes_total
-            if progress is not None and progress(ExportProgress(min(done, total), total)):
+            if progress is not None and progress(BytesProgress(min(done, total), total)):
                 # What is said after the last block counts, too.
                 self.stop.set()
             return self.stop.is_set
@@ -271,29 +265,13 @@ class Attempt:
         return columns.file[chunks]
 
     def _changed(self) -> set[int]:
-        """Files that somebody wrote to since the checkpoint was opened.
-
-        A remote storage tells by itself.
-        """
-        if self.storage.local_path("") is None:
-            return set()
+        """Files that somebody wrote to since the checkpoint was opened."""
         is_used = np.zeros(len(self.checkpoint.files) + 1, np.bool_)
         for job in self.jobs:
             # -1, of what is stored nowhere, is the last one, which is no file.
             is_used[self._files_of(job)] = True
         used = np.flatnonzero(is_used[:-1]).tolist()
-        changed = set()
-        for index in used:
-            file = self.checkpoint.files[index]
-            if file.num_bytes is None or file.modified_s is None:
-                continue
-            try:
-                now = self.storage.stat(file.path)
-            except StorageError:
-                now = None
-            if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
-                changed.add(index)
-        return changed
+        return set(rewritten(self.checkpoint, self.storage, used))
 
     def report(self, output: str, left: Iterable[Omission]) -> ExportReport:
         """What was written."""

@@ -103,6 +103,7 @@ class TensorCopy:
         self._chunks = ChunksByRow(tensor)
         self._lock = threading.Lock()
         self._places: dict[int, ChunkPlace] = {}
+        self._opening: dict[int, threading.Lock] = {}
         self._parts: dict[int, _Parts] = {}
         self._is_done = np.zeros(tensor.num_chunks, np.bool_)
         self._crc = np.zeros(tensor.num_chunks, np.uint32)
@@ -235,13 +236,23 @@ class TensorCopy:
                 into[...] = data
                 return into
         if place is None:
-            place = self._places[chunk] = reader.open(tensor, chunk)
+            place = self._open(chunk, reader)
         if into is None:
             into = buffers.get(1, num_bytes)
         if place.begin < 0:
             return reader.read_box(tensor, chunk, part.offsets, part.sizes, into)
         reader.read(place, part.first * self._size, into)
         return into
+
+    def _open(self, chunk: int, reader: PieceReader) -> ChunkPlace:
+        """Where a chunk's elements lie: its header is read by the first thread that needs it."""
+        with self._lock:
+            opening = self._opening.setdefault(chunk, threading.Lock())
+        with opening:
+            place = self._places.get(chunk)
+            if place is None:
+                place = self._places[chunk] = reader.open(self.tensor, chunk)
+            return place
 
     def _add(self, chunk: int, first: int, count: int, stored: int, written: int) -> None:
         """Note the CRC32 of a part of a chunk, and judge the chunk once all parts are there."""
@@ -259,6 +270,7 @@ class TensorCopy:
                     written = crc32_combine(written, b, n * self._out_size)
                 del self._parts[chunk]
             place = self._places.pop(chunk)
+            self._opening.pop(chunk, None)
             self._is_done[chunk] = True
             self._crc[chunk] = written
             self.num_checked += place.has_crc

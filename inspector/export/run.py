@@ -15,13 +15,13 @@ import psutil
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import num_readers
 from inspector.checkpoint.storage.base import Storage
-from inspector.export.attempt import Attempt, ExportProgress, Tell
+from inspector.export.attempt import Attempt, Tell
 from inspector.export.outcome import ExportReport
 from inspector.export.pieces import MAX_OPEN_REMOTE
 from inspector.export.selection import ExportSelection
 from inspector.export.target import OpenTarget
 
-__all__ = ["DEFAULT_MEMORY_BYTES", "ExportProgress", "export", "stream"]
+__all__ = ["DEFAULT_MEMORY_BYTES", "export", "stream"]
 
 
 DEFAULT_MEMORY_BYTES = 300 * 10**6

@@ -40,9 +40,14 @@ _MANY = 1 << 16
 def unique(values: npt.NDArray[Any], axis: int | None = None) -> npt.NDArray[Any]:
     """`np.unique`; of few elements without `numpy.ma`, whose import takes 14 ms.
 
-    numpy looks whether they are masked, unless it is asked for counts as well (2.3 to 2.4).
+    numpy looks whether they are masked, unless it is asked for counts as well (2.3 to 2.4). Many
+    integers of a small range, as ranks are, are counted, in a fifth of the time.
     """
     if values.size >= _MANY:
+        low = values.min()
+        if axis is None and values.dtype == np.int64 and values.max() - low < values.size:
+            found: npt.NDArray[Any] = np.flatnonzero(np.bincount(values.ravel() - low)) + low
+            return found
         return np.unique(values, axis=axis)
     return np.unique(values, axis=axis, return_counts=True)[0]
 

@@ -17,8 +17,7 @@ from inspector.checkpoint.text import (
     printable,
 )
 from inspector.checks.seal.manifest import Manifest
-from inspector.diff.model import VERDICTS, Diff, MeshSide, TensorDiff
-from inspector.diff.unmoved import UNMOVED, unmoved_weights
+from inspector.diff.model import UNMOVED, VERDICTS, Diff, MeshSide, TensorDiff, unmoved_weights
 from inspector.report.json import SCHEMA, dicts, dump, dump_list
 from inspector.report.table import TextColumn, render_table
 

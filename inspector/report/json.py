@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.model import Checkpoint, DataFile, Tensor
 from inspector.checkpoint.text import json_literal, redact
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.writer import written_by_json
 
 if TYPE_CHECKING:
     from inspector.checkpoint.find.step_folders import Found
-    from inspector.checkpoint.model import DataFile
     from inspector.checkpoint.payload.scan.literals import Literal as PlainValue
     from inspector.report.documents.show import (
         ShowFolderDocument,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
         ShownChunk,
         ShownFile,
         ShownTensor,
-        WriterFramework,
     )
 
 __all__ = ["SCHEMA", "checkpoints_json", "dicts", "dump", "dump_list", "show_json"]
@@ -91,7 +89,7 @@ def _summary(checkpoint: Checkpoint, written_by: WrittenBy) -> ShownCheckpoint:
         "stored_bytes": checkpoint.stored_bytes,
         "metadata_bytes": checkpoint.metadata_bytes,
         "num_files": len(checkpoint.files),
-        "framework": None if framework is None else cast("WriterFramework", asdict(framework)),
+        "framework": None if framework is None else cast("Any", asdict(framework)),
         "written_by": written_by_json(written_by),
         "per_rank_metadata": checkpoint.per_rank_metadata,
         "num_malformed": len(checkpoint.malformed),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from inspector.checkpoint.text import format_bytes, format_seconds
+from inspector.checkpoint.workers import BytesProgress
 from inspector.report.fitting import bar
 
 if TYPE_CHECKING:
@@ -57,20 +58,10 @@ class ReadingLine(TerminalLine):
         return False
 
 
-class BytesLine(Protocol):
-    """How far a reading of many bytes is."""
-
-    @property
-    def bytes_done(self) -> int: ...
-
-    @property
-    def bytes_total(self) -> int: ...
-
-
 class PayloadLine(TerminalLine):
     """A bar with bytes, rate and time left, for whatever reads payloads; never cancels."""
 
-    def __call__(self, progress: BytesLine) -> bool:
+    def __call__(self, progress: BytesProgress) -> bool:
         done, total = progress.bytes_done, progress.bytes_total
         share = done / total if total else 1.0
         rate = done / max(self.elapsed_s, 1e-3)

@@ -20,12 +20,11 @@ from inspector.report.json import SCHEMA, dump, dump_list
 from inspector.report.table import TextColumn, render_table, wrapped
 from inspector.values.histogram import Bars
 from inspector.values.ranking import Ranked
-from inspector.values.stats import STOPPED, StatsReport, TensorStats
+from inspector.values.stats import STOPPED, NotRead, StatsReport, TensorStats
 
 if TYPE_CHECKING:
     from inspector.report.documents.values import DifferingCopies, NotReadTensor, TensorFigures
     from inspector.values.replicas import ReplicaDifference
-    from inspector.values.stats import NotRead
 
 __all__ = ["format_number", "histogram_lines", "stats_facts", "stats_json", "stats_text"]
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual import messages
+from textual.app import App
 from textual.drivers.web_driver import WebDriver
-
-if TYPE_CHECKING:
-    from textual.app import App
 
 __all__ = ["ServedDriver"]
 

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from inspector.checkpoint.child.isolated import Child
+from inspector.checkpoint.child.isolated import Child, EarlyEntry
 from inspector.checkpoint.find.locate import folder_of, locate, read_checkpoint
 from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.find.step_folders import Found
@@ -27,10 +27,17 @@ __all__ = ["Folder", "Loaded", "Loading", "Outcome"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """A checkpoint, read. Who wrote it is worked out after it is on the screen."""
+    """A checkpoint, read. Who wrote it is worked out after it is on the screen.
+
+    Attributes:
+        storage: What it was read from.
+        checkpoint: The same.
+        at: Raw name of the entry that the cursor is to begin on; empty for the first.
+    """
 
     storage: Storage
     checkpoint: Checkpoint
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +73,8 @@ class Loading:
         self.num_done = 0
         self.num_bytes = 0
         self.outcome: Outcome | None = None
+        #: The first entries of large metadata, while the rest is read.
+        self.early: tuple[EarlyEntry, ...] = ()
         self._whole_folder = whole_folder
         self._prefetched = prefetched
         self._cancelled = threading.Event()
@@ -84,6 +93,9 @@ class Loading:
         self.num_done, self.num_bytes = num_done, num_bytes
         return self._cancelled.is_set()
 
+    def _take_early(self, early: tuple[EarlyEntry, ...]) -> None:
+        self.early = early
+
     def _run(self) -> None:
         try:
             with until(self._cancelled.is_set):
@@ -97,6 +109,10 @@ class Loading:
         target = locate(self.path) if self._whole_folder else folder_of(self.path)
         if isinstance(target, list):
             return Folder(self.path, target)
-        return Loaded(
-            target, read_checkpoint(target, progress=self._progress, prefetched=self._prefetched)
+        checkpoint = read_checkpoint(
+            target,
+            progress=self._progress,
+            prefetched=self._prefetched,
+            early=self._take_early,
         )
+        return Loaded(target, checkpoint)

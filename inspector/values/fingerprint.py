@@ -29,14 +29,13 @@ from inspector.checkpoint.payload.payload import open_payload, record_blocks, un
 from inspector.checkpoint.payload.source import PayloadError
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
-from inspector.checkpoint.workers import Stop, run_workers
+from inspector.checkpoint.workers import BytesProgress, Stop, run_workers
 from inspector.errors import InspectError
 from inspector.values.bits import BlockPlan, TensorBits
 
 __all__ = [
     "Fingerprint",
     "Fingerprints",
-    "HashProgress",
     "entry_fingerprint",
     "fingerprints",
     "tensor_fingerprint",
@@ -56,14 +55,6 @@ class Fingerprint:
 
     sha256: str
     num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class HashProgress:
-    """How far the hashing is."""
-
-    bytes_done: int
-    bytes_total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +165,7 @@ def fingerprints(
     *,
     tensors: Sequence[int] | None = None,
     entries: Sequence[int] | None = None,
-    progress: Callable[[HashProgress], bool] | None = None,
+    progress: Callable[[BytesProgress], bool] | None = None,
     workers: int = 2,
 ) -> Fingerprints:
     """The fingerprints of tensors and bytes entries, on all cores, in a few MiB of memory.
@@ -201,7 +192,7 @@ def fingerprints(
     tasks = [(True, i) for i in chosen] + [(False, i) for i in wanted]
 
     def poll() -> bool:
-        return progress is not None and progress(HashProgress(run.bytes_done, run.bytes_total))
+        return progress is not None and progress(BytesProgress(run.bytes_done, run.bytes_total))
 
     run_workers(tasks, lambda: _Hasher(run), run.stop, num_workers=workers, poll=poll)
     found = run.found

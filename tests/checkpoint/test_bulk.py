@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -20,10 +21,13 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 
 from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.child import process
+from inspector.checkpoint.child.isolated import Child, EarlyEntry
 from inspector.checkpoint.pickle.bulk import read_bulk
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.gate import GateError, load
-from inspector.checkpoint.pickle.splice import WINDOW_BYTES, NotSplicedError
+from inspector.checkpoint.pickle.splice import WINDOW_BYTES, NotSplicedError, read_spliced
+from inspector.errors import MetadataError
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, folders_with_metadata, of_few_versions
 from tests.helpers.make_metadata import Wanted, make, stream, tensors_of
@@ -128,6 +132,60 @@ def test_it_is_read_in_bulk_and_gives_the_same(
         assert_equal(in_bulk(framed(opcodes, border), tmp_path), one_by_one(data))
 
 
+#: The first, which all others are measured by, and those of an element type met before.
+EARLY: list[tuple[str, tuple[int, ...] | None, int | None]] = [
+    ("model.embed.weight", None, None),
+    ("model.experts.w1", (24, 300, 70), WORLD),
+    ("model.été.weight", (24, 2), WORLD),
+]
+
+
+def early_rows(data: bytes, folder: Path, window_bytes: int) -> list[list[Any]]:
+    """What is told of the first entries, window by window."""
+    told: list[list[Any]] = []
+    path = folder / "pickle"
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        read_bulk(fd, len(data), lambda done: None, None, window_bytes, told.append)
+    finally:
+        os.close(fd)
+    return told
+
+
+def test_the_first_entries_are_told_while_the_rest_is_read(data: bytes, tmp_path: Path) -> None:
+    expected = [(name, None if shape is None else [*shape], n) for name, shape, n in EARLY]
+    assert early_rows(data, tmp_path, WINDOW_BYTES) == [expected]
+    # In small windows some are read otherwise; none is told twice, or as another.
+    in_parts = [row for rows in early_rows(data, tmp_path, 9000) for row in rows]
+    assert in_parts == [row for row in expected if row in in_parts]
+    assert in_parts
+
+
+@pytest.mark.parametrize("name", ["short", "of many bytes " * 10])
+def test_of_the_first_entries_few_are_told(name: str, tmp_path: Path) -> None:
+    """The child writes them to a pipe that may have no reader yet."""
+    stream(tmp_path / "a", [(f"{name}.{i}", (4, 2), torch.float32) for i in range(400)], 2)
+    data = (tmp_path / "a" / ".metadata").read_bytes()
+    rows = [row for part in early_rows(data, tmp_path, 9000) for row in part]
+    assert 20 < len(rows) <= 201
+    assert len(json.dumps(rows)) < 1 << 15
+
+
+@pytest.mark.own_readers
+def test_the_child_tells_them_and_fails_as_ever(
+    made: Path, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_BULK_BYTES", 0)
+    told: list[tuple[EarlyEntry, ...]] = []
+    Child([str(made / ".metadata")], [None], len(data)).result(early=told.append)
+    assert told == [tuple(EarlyEntry(*row) for row in EARLY)]
+    cut = tmp_path / "cut"
+    cut.write_bytes(data[:-100])
+    with pytest.raises(MetadataError, match="the pickle ends too early"):
+        Child([str(cut)], [None], len(data)).result(early=told.append)
+
+
 def test_what_is_written_as_a_stream_is_what_torch_writes(tmp_path: Path) -> None:
     tensors, world = tensors_of("24x24")
     tensors += TENSORS
@@ -219,6 +277,23 @@ def bytes_between(metadata: dcp.Metadata) -> None:
     metadata.storage_data = dict(mixed)
 
 
+def optimizer(metadata: dcp.Metadata) -> None:
+    """Behind each tensor's entry some that are no tensors, of one rank, with paths of their own."""
+    first = next(iter(metadata.storage_data.values()))
+    entries, places = {}, {}
+    for fqn, entry in metadata.state_dict_metadata.items():
+        entries[fqn] = entry
+        for number, kind in enumerate(("lr", "betas", "eps", "foreach")):
+            name = f"optim.{fqn}.{kind}"
+            entries[name] = dcp.BytesStorageMetadata()
+            if kind != "eps":  # One that lies nowhere.
+                index = dcp.MetadataIndex(name.encode().decode())
+                places[index] = type(first)(first.relative_path, number, 1)
+            metadata.planner_data[name.encode().decode()] = ("optim", fqn, kind)
+    metadata.state_dict_metadata = entries
+    metadata.storage_data = {**places, **metadata.storage_data}
+
+
 def large_numbers(metadata: dcp.Metadata) -> None:
     sizes = [1 << 7, 1 << 8, 1 << 15, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 40, (1 << 62) - 1]
     for number, info in enumerate(metadata.storage_data.values()):
@@ -229,13 +304,25 @@ def large_numbers(metadata: dcp.Metadata) -> None:
 @pytest.mark.parametrize("window_bytes", WINDOWS)
 @pytest.mark.parametrize(
     "change",
-    [share_names, name_first_in_storage, own_paths, tensor_by_tensor, bytes_between, large_numbers],
+    [share_names, name_first_in_storage, own_paths, tensor_by_tensor, bytes_between, optimizer]
+    + [large_numbers],
 )
 def test_other_ways_of_writing_are_read_in_bulk_as_well(
     change: Callable[[dcp.Metadata], None], window_bytes: int, made: Path, tmp_path: Path
 ) -> None:
     data = saved(tmp_path, change, made)
     assert_equal(in_bulk(data, tmp_path, window_bytes), one_by_one(data))
+
+
+def test_bytes_entries_are_read_in_runs(made: Path, tmp_path: Path) -> None:
+    data = saved(tmp_path, optimizer, made)
+    path = tmp_path / "pickle"
+    path.write_bytes(data)
+    with open(path, "rb") as file:
+        spliced = read_spliced(file.fileno(), len(data), lambda done: None)
+    count = sum(run.last - run.first for run in spliced.runs if run.kind == "bytes_entries")
+    # The first names the class, and is read as any.
+    assert count == 4 * len(TENSORS) - 1
 
 
 def chunk_unstored(metadata: dcp.Metadata) -> None:
@@ -252,6 +339,59 @@ def wrong_hint(metadata: dcp.Metadata) -> None:
 
 def no_hint(metadata: dcp.Metadata) -> None:
     object.__setattr__(list(metadata.storage_data)[-7], "index", None)
+
+
+def two_bytes_places(metadata: dcp.Metadata) -> None:
+    """Of one entry, in a run and twice; the later one counts."""
+    optimizer(metadata)
+    index = next(i for i in metadata.storage_data if i.fqn.endswith("weight.foreach"))
+    place = metadata.storage_data[index]
+    again = dcp.MetadataIndex(index.fqn.encode().decode(), None, 7)
+    metadata.storage_data[again] = type(place)(place.relative_path, 99, 1)
+
+
+def bytes_place_of_nothing(metadata: dcp.Metadata) -> None:
+    optimizer(metadata)
+    del metadata.state_dict_metadata["optim.model.norm.weight.lr"]
+
+
+def bytes_place_with_offset(metadata: dcp.Metadata) -> None:
+    optimizer(metadata)
+    index = next(i for i in metadata.storage_data if i.fqn.endswith("weight.foreach"))
+    object.__setattr__(index, "offset", torch.Size([0]))
+    object.__setattr__(index, "index", 0)
+
+
+def bytes_with_state(metadata: dcp.Metadata) -> None:
+    optimizer(metadata)
+    for entry in list(metadata.state_dict_metadata.values())[3::7]:
+        if isinstance(entry, dcp.BytesStorageMetadata):
+            entry.more = [1]  # type: ignore[attr-defined]
+
+
+def bytes_shared(metadata: dcp.Metadata) -> None:
+    """One object for several entries."""
+    optimizer(metadata)
+    entries = metadata.state_dict_metadata
+    names = [n for n, entry in entries.items() if isinstance(entry, dcp.BytesStorageMetadata)]
+    entries[names[-1]] = entries[names[-5]]
+
+
+@pytest.mark.parametrize("window_bytes", WINDOWS)
+@pytest.mark.parametrize(
+    "change",
+    [two_bytes_places, bytes_place_of_nothing, bytes_place_with_offset, bytes_with_state]
+    + [bytes_shared],
+)
+def test_odd_bytes_entries_are_the_same_or_left_to_the_slow_way(
+    change: Callable[[dcp.Metadata], None], window_bytes: int, made: Path, tmp_path: Path
+) -> None:
+    data = saved(tmp_path, change, made)
+    try:
+        found = in_bulk(data, tmp_path, window_bytes)
+    except Exception:
+        return
+    assert_equal(found, one_by_one(data))
 
 
 def chunk_twice(metadata: dcp.Metadata) -> None:
@@ -414,9 +554,22 @@ def run_borders(opcodes: bytes) -> list[int]:
     found = []
     for name in (b"state_dict_metadata", b"planner_data", b"storage_data"):
         begin = opcodes.index(name)
-        names = [m.start() for m in re.finditer(rb"\x8c.model\.(?:norm|conv)\.weight", opcodes)]
+        names = [
+            m.start()
+            for m in re.finditer(rb"\x8c.(?:optim\.)?model\.(?:norm|conv)\.weight", opcodes)
+        ]
         found += [at for at in names if at > begin][:3]
-    ends = (b"\x86\x94\x8c", b"ubj", b"ubh", b"ube", b"ubu", b"eub", b"\x94b", b"\x86\x94u(u")
+    ends = (
+        b")\x81\x94\x8c",
+        b"\x86\x94\x8c",
+        b"ubj",
+        b"ubh",
+        b"ube",
+        b"ubu",
+        b"eub",
+        b"\x94b",
+        b"\x86\x94u(u",
+    )
     for text in ends:
         found += [at + len(text) - 1 for at in (opcodes.find(text), opcodes.rfind(text)) if at > 0]
     return sorted({*found})
@@ -430,9 +583,16 @@ def run_borders(opcodes: bytes) -> list[int]:
     + [b"\x85", b"\x86", b"\x87", b"\x94", b"\x81", b"h\x00", b"h\x00h\x00", b"q\x05", b"."]
     + [b"\x8c\x00\x8c\x00", b"\x8c\x05", b"(t", b"(t0", b"h\x04b", b"}}", b"})"],
 )
-def test_no_opcode_between_records_is_mistaken(text: bytes, data: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [None, optimizer])
+def test_no_opcode_between_records_is_mistaken(
+    change: Callable[[dcp.Metadata], None] | None,
+    text: bytes,
+    made: Path,
+    data: bytes,
+    tmp_path: Path,
+) -> None:
     """The stack, its marks and the memo: each may be changed between any two records."""
-    opcodes = unframed(data)
+    opcodes = unframed(saved(tmp_path, change, made) if change else data)
     borders = run_borders(opcodes)
     assert len(borders) > 15
     for at in borders:
@@ -445,8 +605,16 @@ def test_no_opcode_between_records_is_mistaken(text: bytes, data: bytes, tmp_pat
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory can be bounded so")
 @pytest.mark.parametrize("seed", range(7))
-def test_mutations_are_never_read_as_something_else(seed: int, data: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [None, optimizer])
+def test_mutations_are_never_read_as_something_else(
+    change: Callable[[dcp.Metadata], None] | None,
+    seed: int,
+    made: Path,
+    data: bytes,
+    tmp_path: Path,
+) -> None:
     chance = random.Random(seed)  # noqa: S311
+    data = saved(tmp_path, change, made) if change else data
     num_read = 0
     for _ in range(1500):
         opcodes = bytearray(unframed(data))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,67 @@ def test_truncated(tmp_path: Path, keep: int, num: int) -> None:
         except dcp.api.CheckpointException as error:
             kinds.add(type(error.failures[0][0]).__name__)
     assert kinds == {"EOFError", "RuntimeError"} & set(re.findall(r"\w+", finding.torch_does))
+
+
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 25038\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "put", "do"),
+    [
+        ("gzip data", gzip.compress, "unpack it"),
+        ("zstandard data", lambda data: _ZSTD + data[:999], "unpack it"),
+        ("xz data", lzma.compress, "unpack it"),
+        ("bzip2 data", bz2.compress, "unpack it"),
+        ("a Git LFS pointer", lambda _: _POINTER, "git lfs pull"),
+        ("an HTML or XML page", lambda _: b"<?xml version='1.0'?><Error/>", "fetch the file again"),
+    ],
+)
+def test_what_stands_in_a_data_files_place_is_told(
+    tmp_path: Path, what: str, put: Callable[[bytes], bytes], do: str
+) -> None:
+    folder = copy_of(tmp_path)
+    path = folder / "__2_0.distcp"
+    path.write_bytes(put(path.read_bytes()))
+    os.utime(path, (T, T))
+    finding = only(folder, "file-truncated")
+    assert f"bytes of {what}, but the metadata needs" in finding.message
+    assert do in finding.hint
+    checkpoint = open_checkpoint(str(folder))
+    for tensor in checkpoint.tensors:
+        if not any(checkpoint.files[int(file)].path == finding.file for file in tensor.file):
+            continue
+        target = {tensor.fqn: torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype))}
+        with pytest.raises(dcp.api.CheckpointException) as raised:
+            dcp.load(target, checkpoint_id=folder, no_dist=True)
+        said = str(raised.value.failures[0][0])
+        assert "__2_0" not in said and tensor.fqn not in said
+
+
+def test_a_compressed_copy_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path)
+    (folder / "__2_0.distcp").rename(folder / "__2_0.distcp.gz")
+    assert "__2_0.distcp.gz is there: unpack it" in only(folder, "file-missing").hint
+    (folder / ".metadata").rename(folder / ".metadata.zst")
+    missing = only(folder, "metadata-missing")
+    assert ".metadata.zst" in missing.message and "unpack it" in missing.hint
+
+
+def test_a_file_of_compressed_payloads_that_is_cut_short_is_not_taken_for_another(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("zstandard")
+    from torch.distributed.checkpoint._extension import ZStandard
+
+    writer = dcp.FileSystemWriter(tmp_path, _extensions=[ZStandard()])
+    dcp.save({"a": torch.arange(4000.0)}, storage_writer=writer, no_dist=True)
+    path = tmp_path / "__0_0.distcp"
+    data = path.read_bytes()
+    assert data.startswith(_ZSTD)
+    path.write_bytes(data[:-9])
+    finding = only(tmp_path, "file-truncated")
+    assert "zstandard" not in finding.message and "cut short" in finding.hint
 
 
 @pytest.mark.parametrize("keep", [None, 10, -1])

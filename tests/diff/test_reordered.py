@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inspector.diff.unmoved import unmoved_weights
+from inspector.diff.model import unmoved_weights
 from inspector.report.diff import diff_json, diff_text
 from tests.diff.making import DTYPES, diff_of, only, sample, shards, tiling, write
 

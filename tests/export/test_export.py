@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.payload.crc import combine, crc32, crc32_combine
+from inspector.checkpoint.workers import BytesProgress
 from inspector.cli.group import run_command
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.export.copying import Buffers, TensorCopy
 from inspector.export.formats.files import PlannedFile
 from inspector.export.pieces import PieceReader
-from inspector.export.run import ExportProgress
 from inspector.export.target import OpenTarget
 from tests.conftest import ROOT, SAMPLES, run_cli, run_python, some_fast
 from tests.diff.making import edit, place_of, raw_bits, sample, shards, side, tiling, whole, write
@@ -401,9 +401,9 @@ def test_what_a_killed_export_left_is_named_by_the_next(larger: Path, tmp_path: 
 
 
 def test_progress_may_stop_it(larger: Path, tmp_path: Path) -> None:
-    seen: list[ExportProgress] = []
+    seen: list[BytesProgress] = []
 
-    def stop(progress: ExportProgress) -> bool:
+    def stop(progress: BytesProgress) -> bool:
         seen.append(progress)
         return True
 

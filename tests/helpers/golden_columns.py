@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from inspector.checkpoint.child import cache
 from inspector.checkpoint.child.isolated import Child
@@ -39,12 +41,16 @@ def _digest(path: Path) -> str:
         return f"{error.code}: {error.message}"
     header = {name: value for name, value in header.items() if name != "digest"}
     digest = hashlib.sha256(
-        json.dumps(header, sort_keys=True, default=dict).encode("utf-8", "surrogatepass")
+        json.dumps(header, sort_keys=True, default=_plain).encode("utf-8", "surrogatepass")
     )
     for name in sorted(columns):
         digest.update(f"{name} {columns[name].dtype} {columns[name].shape}".encode())
         digest.update(columns[name].tobytes())
     return digest.hexdigest()[:24]
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ know, since later versions add some; `fault` does not.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from inspector.report.documents import check, show, values, verification
 from inspector.report.documents.check import (
     WATCH_EVENTS,
     CheckDocument,
@@ -48,6 +50,15 @@ DOCUMENTS: dict[str, type[Any]] = {
 }
 
 
+#: Values that a document holds as they are: all their fields are told, those with a default too.
+VALUES = {
+    kind.__name__
+    for module in (check, show, values, verification)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+}
+
+
 def schemas() -> dict[str, str]:
     """The text of every schema, by the name of its file."""
     made = {name: msgspec.json.schema(kind) for name, kind in DOCUMENTS.items()}
@@ -57,6 +68,12 @@ def schemas() -> dict[str, str]:
             kinds.values(), ref_template="#/$defs/{name}"
         )
         made[name] = {"anyOf": list(events), "$defs": parts}
+    for schema in made.values():
+        for name in VALUES & schema["$defs"].keys():
+            fields = schema["$defs"][name]["properties"]
+            schema["$defs"][name]["required"] = list(fields)
+            for field in fields.values():
+                field.pop("default", None)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {
         f"{name}.json": json.dumps({**head, "title": name, **schema}, indent=1) + "\n"

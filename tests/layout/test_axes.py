@@ -407,6 +407,27 @@ def test_stages_by_the_lowest_rank() -> None:
     assert (unseen.mesh, unseen.partition, unseen.certain) == (None, None, False)
 
 
+@pytest.mark.parametrize(
+    "band", ["2.3", "2.4 to 2.6", "2.9 to 2.14", "2.9 or later", "2.15 or later"]
+)
+def test_replicas_that_one_alone_wrote_are_not_certain_of_any_later_torch(band: str) -> None:
+    """2.15 begins as 2.1 does, of which they are: there the lowest rank writes by itself."""
+    checkpoint = staged((R, S0), (2, 2), 1, lowest=True)
+    by_torch = dataclasses.replace(checkpoint.provenance, torch_band=band)
+    found = infer(dataclasses.replace(checkpoint, provenance=by_torch))
+    assert (found.proven, found.certain) == (False, False)
+    by_old = dataclasses.replace(by_torch, torch_band="2.0 to 2.2")
+    assert infer(dataclasses.replace(checkpoint, provenance=by_old)).certain
+
+
+@pytest.mark.parametrize("band", ["2.4 to 2.6", "2.15 or later"])
+def test_where_both_rules_fit_the_one_of_that_torch_is_named(band: str) -> None:
+    checkpoint = everywhere({f"layers.{i}.w": ((16, 8), (S0,), *over((4,))) for i in range(3)}, 4)
+    by_torch = dataclasses.replace(checkpoint.provenance, torch_band=band)
+    found = infer(dataclasses.replace(checkpoint, provenance=by_torch))
+    assert "replaying DCP's writer puts" in found.evidence[0]
+
+
 def test_one_rank_a_stage_is_told_by_the_names_alone() -> None:
     found = infer(staged((R,), (1,), 4))
     assert found.partition is not None

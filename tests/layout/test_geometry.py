@@ -18,6 +18,7 @@ from inspector.layout.geometry import (
     nested_chunk_bounds,
     num_pieces,
     torch_chunk_bounds,
+    unique,
     volumes,
 )
 
@@ -130,3 +131,12 @@ def test_intersect() -> None:
     lower, common, meets = intersect(a, size, np.asarray([2, 2]), np.asarray([2, 4]))
     assert meets.tolist() == [True, False]
     assert (lower[0].tolist(), common[0].tolist()) == ([2, 2], [2, 2])
+
+
+@pytest.mark.parametrize("span", [3, 1 << 10, 1 << 40])
+@pytest.mark.parametrize("num", [0, 7, 1 << 16])
+def test_unique_is_that_of_numpy(num: int, span: int) -> None:
+    values = np.random.default_rng(1).integers(-span, span, (num, 2))
+    assert np.array_equal(unique(values), np.unique(values))
+    assert unique(values).dtype == values.dtype
+    assert np.array_equal(unique(values.astype(np.int32)), np.unique(values.astype(np.int32)))

@@ -18,9 +18,9 @@ from inspector.checkpoint.storage.remote import storage as remote_storage
 from inspector.checkpoint.storage.remote.bounds import SlowAnswerError
 from inspector.checkpoint.storage.remote.calls import Calls
 from inspector.checkpoint.storage.remote.storage import RemoteStorage
-from inspector.checkpoint.storage.stream import open_stream
 from inspector.checkpoint.workers import until
 from inspector.errors import Cancelled, StorageError
+from inspector.verify.ranks.torch_dcp import open_stream
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def test_it_is_what_the_disk_gives(s3: S3Server, tmp_path: Path) -> None:
     assert (near.code, far.code) == (0, 0), far.err
     assert (tmp_path / "near").read_bytes() == (tmp_path / "far").read_bytes()
     assert near.json()["checksums"] == far.json()["checksums"]
-    # No byte is fetched much more often than once.
-    fetched = sum(asked.num_bytes for asked in s3.asked if asked.method == "GET")
+    # No byte is fetched much more often than once, and no chunk's header by two threads.
+    gets = [asked for asked in s3.asked if asked.method == "GET"]
+    fetched = sum(asked.num_bytes for asked in gets)
     assert fetched < 1.3 * sum(path.stat().st_size for path in folder.iterdir())
+    assert max(Counter((asked.path, asked.range) for asked in gets).values()) == 1

@@ -13,8 +13,8 @@ from textual.widgets import Input, OptionList
 from inspector.tui.app import InspectApp
 from inspector.tui.diff.screen import DiffScreen
 from inspector.tui.folder import ask_path
-from inspector.tui.folder.ask_path import AskPathScreen
-from inspector.tui.folder.completion import (
+from inspector.tui.folder.ask_path import (
+    AskPathScreen,
     Sibling,
     SiblingListing,
     completed,

@@ -26,11 +26,9 @@ import inspector.tui
 from inspector.tui.app import InspectApp
 from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.kit.bars import ViewBar
-from inspector.tui.kit.pane import Dialog
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.kit.dialog import Dialog
+from inspector.tui.screens.dialogs import CopyScreen, InfoScreen, SaveArrayScreen
 from inspector.tui.screens.help import HelpScreen
-from inspector.tui.screens.info import InfoScreen
-from inspector.tui.screens.save_array import SaveArrayScreen
 from inspector.tui.values.view import ValuesView
 from inspector.tui.verification.control import AskScreen
 from inspector.tui.verification.setup import VerifySetupScreen

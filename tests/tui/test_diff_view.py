@@ -33,9 +33,8 @@ from inspector.diff.values import compare_values
 from inspector.tui.app import InspectApp
 from inspector.tui.diff.app import DiffApp
 from inspector.tui.diff.comparison import GROUPS, Comparison, group_of
-from inspector.tui.diff.map import DifferenceMap
+from inspector.tui.diff.map import DifferenceMap, PartGrid, plane_cuts
 from inspector.tui.diff.opening import PairOf
-from inspector.tui.diff.paint import PartGrid, plane_cuts
 from inspector.tui.diff.screen import DiffScreen
 from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.folder.picker import PickerScreen

@@ -25,7 +25,7 @@ from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner, load_plan
 from inspector.layout.target.stages import stages_by_files
 from inspector.layout.writer.written_by import infer
-from inspector.report.plan.text import headline
+from inspector.report.plan import headline
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.kit.virtual_table import VirtualTable
@@ -34,7 +34,7 @@ from inspector.tui.plan.desk import Order, Planned
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.sources import EmptySource, PlanRankSource, ReadSource
 from inspector.tui.plan.view import LoadPlanView
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.screens.dialogs import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES, several_fast, some_fast

@@ -14,7 +14,7 @@ from inspector.layout.target.stages import StageRequest, stage_keys
 from inspector.layout.writer.written_by import infer
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import FilterLine
-from inspector.tui.mesh.axis_places import axis_places
+from inspector.tui.mesh.axes import axis_places
 from inspector.tui.screens import main
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors import sources

@@ -24,7 +24,7 @@ from inspector.cli.options import RankRequest
 from inspector.verify.job.guard import job_pids
 from inspector.verify.job.launcher import Job
 from inspector.verify.job.run_folder import recorded_runs
-from inspector.verify.shares.judged import _quiet
+from inspector.verify.shares.merge import _quiet
 from inspector.verify.shares.portion import share_file
 from inspector.verify.spec import ReadSpec
 from tests.conftest import ROOT, SAMPLES, run_process

@@ -37,8 +37,14 @@ from inspector.verify.ranks.vitals import Reporter
 from inspector.verify.recording import read_events
 from inspector.verify.shares import division
 from inspector.verify.shares.division import state_of
-from inspector.verify.shares.judged import judge_shares, judged, shares_sentence
-from inspector.verify.shares.merge import EndedRanks, find_job, merge_shares
+from inspector.verify.shares.merge import (
+    EndedRanks,
+    find_job,
+    judge_shares,
+    judged,
+    merge_shares,
+    shares_sentence,
+)
 from inspector.verify.shares.portion import share_file
 from inspector.verify.shares.worker import read_share_of
 from inspector.verify.spec import ReadSpec, read_spec

@@ -21,8 +21,7 @@ from inspector.checks.findings import DeepReport
 from inspector.checks.judge import Deep
 from inspector.checks.payload.deep import check_deep, read_wanted
 from inspector.errors import Cancelled, KilledError
-from inspector.watch.memory import RunMemory
-from inspector.watch.watcher import RunLook, Watcher
+from inspector.watch.watcher import RunLook, RunMemory, Watcher
 from tests.conftest import SAMPLES
 
 GOOD = SAMPLES / "run" / "step-100"

@@ -25,9 +25,7 @@ pytest.importorskip("textual_serve")
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 from aiohttp.test_utils import TestServer
 
-from inspector.web import session
-from inspector.web.server import WebServer
-from inspector.web.session import command_of
+from inspector.web.server import WebServer, command_of
 from tests.conftest import ROOT, SAMPLES
 from tests.helpers.browser import chromium
 
@@ -242,8 +240,8 @@ def test_what_is_ignored_stays_so() -> None:
 
 
 async def test_a_process_that_hears_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_LEAVE_S", 0.2)
-    monkeypatch.setattr(session, "_TERM_S", 0.2)
+    monkeypatch.setattr("inspector.web.server._LEAVE_S", 0.2)
+    monkeypatch.setattr("inspector.web.server._TERM_S", 0.2)
     server = TestServer(WebServer("x", command_of(str(DAMAGED), allow_verify=False), "token").app())
     await server.start_server(host="127.0.0.1")
     async with opened(f"http://127.0.0.1:{server.port}/token/") as page:

@@ -38,7 +38,7 @@ MIN_BYTES = 2 << 20
 #: All entries together; beyond it those go that were not used for longest.
 MAX_TOTAL_BYTES = 1 << 30
 
-_MAGIC = b"HSDPCOL2"  # The number is the wire's.
+_MAGIC = b"HSDPCOL3"  # The number is the wire's.
 _START = struct.Struct("<8sQ")  # The magic, and the CRC of all that follows.
 _SUFFIX = ".columns"
 _ABANDONED_S = 3600.0

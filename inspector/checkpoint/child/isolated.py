@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.checkpoint.child import cache
-from inspector.checkpoint.child.process import ChildProcess
+from inspector.checkpoint.child.process import ChildProcess, EarlyEntry
 from inspector.errors import KilledError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Child", "Limits", "Progress", "prefetch"]
+__all__ = ["Child", "Early", "EarlyEntry", "Limits", "Progress", "prefetch"]
 
 #: Called with (bytes done, bytes in all); return True to cancel.
 Progress = Callable[[int, int], bool]
+#: Called with the first entries of a large file, while the rest is read, whenever there are more.
+Early = Callable[[tuple[EarlyEntry, ...]], None]
 
 
 #: Of a file in more pieces than these, the rest counts whole.
@@ -143,12 +145,13 @@ class Child:
         return {**header, **{name: column.tolist() for name, column in columns.items()}}
 
     def result(
-        self, progress: Progress | None = None
+        self, progress: Progress | None = None, early: Early | None = None
     ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """Wait for the header and the columns that `extract.Extraction` made.
 
         Args:
             progress: Told how far it is, about ten times a second; may cancel.
+            early: Given the first entries of a file that is not in the cache.
 
         Raises:
             MetadataError: No DCP metadata, damaged, or over its limits.
@@ -159,11 +162,11 @@ class Child:
         if found is None:
             self._process = self._process or self._start()
             try:
-                found = self._process.result(progress)
+                found = self._process.result(progress, early)
             except KilledError:
                 # By the kernel, short of memory for a moment, or by somebody: once more.
                 self._process = self._start()
-                found = self._process.result(progress)
+                found = self._process.result(progress, early)
             if self._is_cachable:
                 cache.keep(self._num_bytes, *found)
         header, columns = found

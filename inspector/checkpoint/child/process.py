@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from inspector.checkpoint.child.wire import decode, num_bytes_of, room_for, split_columns
 from inspector.errors import Cancelled, KilledError, MetadataError
 
-__all__ = ["PACKAGE", "ChildProcess", "Found", "Server", "close", "kill", "start"]
+__all__ = ["PACKAGE", "ChildProcess", "EarlyEntry", "Found", "Server", "close", "kill", "start"]
 
 #: Where the child finds the package `inspector`.
 PACKAGE = str(Path(__file__).parents[3])
@@ -135,6 +136,22 @@ def _widen(fd: int) -> None:
 #: The header that `extract.Extraction` made, and its columns by name (32 or 64-bit integers).
 Found = tuple[dict[str, Any], dict[str, memoryview]]
 
+
+@dataclass(frozen=True, slots=True)
+class EarlyEntry:
+    """One of the first entries of a file that is still being read: nothing of it is proven.
+
+    Attributes:
+        fqn: Its raw name.
+        shape: The tensor's global shape, or None if that is not known yet.
+        num_chunks: Its chunks, or None likewise.
+    """
+
+    fqn: str
+    shape: tuple[int, ...] | None
+    num_chunks: int | None
+
+
 _POLL_S = 0.1
 
 # From this size on, starting numpy in the child costs less than it saves.
@@ -187,6 +204,9 @@ class ChildProcess:
         self._process = process
         self._output = _Output()
         self._num_done = 0
+        self._said = b""
+        #: The first entries, as far as they are known by now.
+        self.early: tuple[EarlyEntry, ...] = ()
         self._is_stopped = False
         self._selector = selectors.DefaultSelector()
         assert process.stdin is not None  # noqa: S101 - as asked for
@@ -220,11 +240,16 @@ class ChildProcess:
         except (MetadataError, KilledError):
             return None
 
-    def result(self, progress: Callable[[int, int], bool] | None = None) -> Found:
+    def result(
+        self,
+        progress: Callable[[int, int], bool] | None = None,
+        early: Callable[[tuple[EarlyEntry, ...]], None] | None = None,
+    ) -> Found:
         """Wait for the header and the columns.
 
         Args:
             progress: Told how far it is, about ten times a second; may cancel.
+            early: Given the first entries of a large file, whenever there are more.
 
         Raises:
             MetadataError: No DCP metadata, damaged, or over its limits.
@@ -233,9 +258,13 @@ class ChildProcess:
         """
         # From now on: its pipe is full, and it waits, for as long as its starter did other things.
         deadline = time.monotonic() + self._wall_s
+        num_early = 0
         try:
             while not self._is_over():
                 self._take(_POLL_S)
+                if early is not None and len(self.early) > num_early:
+                    num_early = len(self.early)
+                    early(self.early)
                 if progress is not None and progress(self._num_done, self._num_bytes):
                     raise Cancelled("reading the metadata was cancelled")
                 if time.monotonic() > deadline:
@@ -265,9 +294,19 @@ class ChildProcess:
             if not data:
                 self._selector.unregister(key.fileobj)
             else:
-                lines = data.split()
-                if lines and lines[-1].isdigit():
-                    self._num_done = min(int(lines[-1]), self._num_bytes)
+                *lines, self._said = (self._said + data).split(b"\n")
+                for line in lines:
+                    self._hear(line)
+
+    def _hear(self, line: bytes) -> None:
+        """Take what the child says while it reads: how far it is, or entries."""
+        if line.isdigit():
+            self._num_done = min(int(line), self._num_bytes)
+        elif line.startswith(b"["):
+            self.early += tuple(
+                EarlyEntry(fqn, None if shape is None else tuple(shape), num_chunks)
+                for fqn, shape, num_chunks in json.loads(line)
+            )
 
     def stop(self, grace_s: float = 0.0) -> int:
         """End the process, once it had `grace_s` seconds to end by itself; its exit code."""

@@ -2,7 +2,7 @@
 
 It reads `.metadata` through the gate (`pickle/gate.py`), turns it into columns
 (`pickle/extract.py`) and writes those to stdout (`wire.py`). Progress goes to stderr, a line with
-the bytes read each time some more were.
+the bytes read each time some more were; and of a large file, as JSON, its first entries.
 Whatever the file makes this process do (grow, spin, crash), the front end goes on.
 
 Run by path and without site-packages, so that it starts in milliseconds; this is why it, and
@@ -38,6 +38,12 @@ class _Progress:
             self._told = num_done
             sys.stderr.write(f"{num_done}\n")
             sys.stderr.flush()
+
+
+def _show(rows: list[Any]) -> None:
+    """Tell on stderr of the first entries, while the rest is read."""
+    sys.stderr.write(json.dumps(rows) + "\n")
+    sys.stderr.flush()
 
 
 class _Counted(io.RawIOBase):
@@ -143,7 +149,7 @@ def _read_bulk(
 
         fd = _open(path)
         try:
-            return read_bulk(fd, os.fstat(fd).st_size, _Progress(), digest)
+            return read_bulk(fd, os.fstat(fd).st_size, _Progress(), digest, show=_show)
         finally:
             os.close(fd)
     except Exception:

@@ -1,8 +1,8 @@
 """The form in which parsed metadata passes from the child process to the front end, and is kept.
 
 Sixteen bytes of lengths, a JSON header, the names (one text for all tensors, one for the nested
-state dict if it has others), then the columns (32 and 64-bit integers) one after another. A
-hundred thousand names in JSON would hold the interpreter, and so the screen, for twice as long.
+state dict if it has others; where each begins, and where each path is cut), then the columns (32
+and 64-bit integers) one after another. No name is made a string of before it is asked for.
 The rule this module keeps: what is read back is numbers, text and plain containers, and no byte of
 it is run. Standard library only: the child imports it.
 """
@@ -12,8 +12,11 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from inspector.checkpoint.child.names import Names
 
 __all__ = ["StatePaths", "decode", "encode", "num_bytes_of", "room_for", "split_columns"]
 
@@ -36,8 +39,9 @@ def encode(header: dict[str, Any], columns: Mapping[str, Any]) -> list[Any]:
     texts: list[bytes] = []
     if "tensors" in header:
         packed["tensors"] = _pack(header["tensors"], texts)
-        names, paths = StatePaths.pack(header["state_paths"])
-        packed["state_paths"] = [_pack(names, texts), paths]
+        paths = StatePaths.of(header["state_paths"])
+        cuts = _add(array("i", paths.cuts).tobytes(), texts)
+        packed["state_paths"] = [_pack(paths.names, texts), cuts, [*paths.others.items()]]
     packed["texts"] = [len(text) for text in texts]
     head = json.dumps(packed, separators=(",", ":")).encode()
     num_texts = sum(packed["texts"])
@@ -64,9 +68,13 @@ def decode(start: bytes | bytearray | memoryview) -> tuple[dict[str, Any], int] 
         texts.append(bytes(start[end : end + size]))
         end += size
     if "tensors" in header:
-        header["tensors"] = _names(_text(header["tensors"], texts))
-        names, paths = header["state_paths"]
-        header["state_paths"] = StatePaths(_text(names, texts), paths)
+        header["tensors"] = _unpack(header["tensors"], texts)
+        names, cuts, others = header["state_paths"]
+        header["state_paths"] = StatePaths(
+            _unpack(names, texts),
+            array("i", texts[cuts]),
+            {row: tuple(path) for row, path in others},
+        )
     return header, end
 
 
@@ -104,51 +112,59 @@ def split_columns(header: dict[str, Any], body: memoryview) -> dict[str, memoryv
     return columns
 
 
-def _pack(names: bytes | list[str], texts: list[bytes]) -> int | list[str]:
-    """Which of the texts holds these names, one a line; themselves, if there is a line in one."""
-    if isinstance(names, bytes):
-        data = names
-    else:
-        text = "\n".join(names)
-        if text.count("\n") != len(names) - 1:
-            return names
-        data = text.encode("utf-8", "surrogatepass")
-    if data not in texts:
-        texts.append(data)
-    return texts.index(data)
+def _pack(names: Sequence[str], texts: list[bytes]) -> list[int] | list[str]:
+    """Which of the texts are these names, and where each begins; themselves, if one has a line."""
+    found = Names.of(names)
+    if found is None:
+        return list(names)
+    return [_add(found.lines, texts), _add(array("q", found.starts).tobytes(), texts)]
 
 
-def _text(packed: int | list[str], texts: list[bytes]) -> bytes | list[str]:
-    return texts[packed] if isinstance(packed, int) else packed
+def _add(text: bytes, texts: list[bytes]) -> int:
+    if text not in texts:
+        texts.append(text)
+    return texts.index(text)
 
 
-def _names(names: bytes | list[str]) -> list[str]:
-    return names.decode("utf-8", "surrogatepass").split("\n") if isinstance(names, bytes) else names
+def _unpack(packed: list[Any], texts: list[bytes]) -> Sequence[str]:
+    if packed and isinstance(packed[0], int):
+        return Names(texts[packed[0]], array("q", texts[packed[1]]))
+    return packed
 
 
 class StatePaths(Mapping[str, tuple[str | int, ...]]):
     """Path into the nested state dict by fqn; put together when it is first asked for.
 
-    A path of two parts that, joined by a dot, are the fqn, is kept as the length of the first.
+    Args:
+        names: The fqns.
+        cuts: Of each, the length of the first of the two parts that, joined by a dot, it is; -1
+            if its path is another.
+        others: Those by number.
     """
 
-    def __init__(self, names: bytes | list[str], paths: list[int | Sequence[str | int]]) -> None:
-        self._names = names
-        self._paths = paths
+    def __init__(
+        self, names: Sequence[str], cuts: Sequence[int], others: dict[int, tuple[str | int, ...]]
+    ) -> None:
+        self.names = names
+        self.cuts = cuts
+        self.others = others
         self._known: dict[str, tuple[str | int, ...]] | None = None
 
-    @staticmethod
-    def pack(paths: Mapping[str, Any]) -> tuple[bytes | list[str], list[Any]]:
-        """The arguments."""
+    @classmethod
+    def of(cls, paths: Mapping[str, tuple[str | int, ...]]) -> StatePaths:
+        """The same paths in this form."""
         if isinstance(paths, StatePaths):
-            return paths._names, paths._paths
-        return list(paths), [_cut(fqn, path) for fqn, path in paths.items()]
+            return paths
+        cuts = [_cut(fqn, path) for fqn, path in paths.items()]
+        every = zip(cuts, paths.values(), strict=True)
+        others = {row: path for row, (cut, path) in enumerate(every) if cut < 0}
+        return cls(list(paths), cuts, others)
 
     def _all(self) -> dict[str, tuple[str | int, ...]]:
         if self._known is None:
             self._known = {
-                fqn: (fqn[:path], fqn[path + 1 :]) if isinstance(path, int) else tuple(path)
-                for fqn, path in zip(_names(self._names), self._paths, strict=True)
+                fqn: (fqn[:cut], fqn[cut + 1 :]) if cut >= 0 else self.others[row]
+                for row, (fqn, cut) in enumerate(zip(self.names, self.cuts, strict=True))
             }
         return self._known
 
@@ -159,12 +175,12 @@ class StatePaths(Mapping[str, tuple[str | int, ...]]):
         return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.cuts)
 
 
-def _cut(fqn: str, path: Sequence[str | int]) -> int | Sequence[str | int]:
+def _cut(fqn: str, path: Sequence[str | int]) -> int:
     if len(path) == 2:
         first, second = path
         if type(first) is str and type(second) is str and f"{first}.{second}" == fqn:
             return len(first)
-    return path
+    return -1

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
+from inspector.checkpoint.model import Checkpoint, DataFile
+from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural, printable
+from inspector.errors import StorageError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from inspector.checkpoint.model import Checkpoint, DataFile
-    from inspector.checkpoint.storage.base import Entry, Storage
-
-__all__ = ["changes", "is_same_save"]
+__all__ = ["changes", "is_same_save", "rewritten"]
 
 _MAX_NAMED = 2
 #: What a save writes; other files may come and go.
@@ -69,6 +66,27 @@ def changes(checkpoint: Checkpoint, storage: Storage) -> str:
         if names:
             parts.append(f"{_named(names)} {'is' if len(names) == 1 else 'are'} {what}")
     return ", ".join(parts)
+
+
+def rewritten(checkpoint: Checkpoint, storage: Storage, files: Iterable[int]) -> list[int]:
+    """Those of some data files, by index, that somebody wrote to since the checkpoint was read.
+
+    A remote storage tells by itself (`storage.bounds.Tags`).
+    """
+    if storage.local_path("") is None:
+        return []
+    changed = []
+    for index in files:
+        file = checkpoint.files[index]
+        if file.num_bytes is None or file.modified_s is None:
+            continue
+        try:
+            now = storage.stat(file.path)
+        except StorageError:
+            now = None
+        if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
+            changed.append(index)
+    return changed
 
 
 def _without_listing(checkpoint: Checkpoint, storage: Storage) -> str:

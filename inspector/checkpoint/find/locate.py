@@ -19,7 +19,7 @@ from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.child.isolated import Child, Limits, Progress
+    from inspector.checkpoint.child.isolated import Child, Early, Progress
     from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import Checkpoint
@@ -38,23 +38,23 @@ __all__ = [
 def read_checkpoint(
     storage: Storage,
     *,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
+    early: Early | None = None,
 ) -> Checkpoint:
     """Read the checkpoint in a folder: DCP if its metadata is there, else safetensors.
 
     Args:
         storage: The folder, or one set of safetensors files in it.
-        limits: What unpickling `.metadata` may cost.
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads the metadata.
+        early: Given the first entries of large metadata while the rest is read.
 
     Raises:
         InspectError: As `read_dcp` and `read_safetensors` do.
     """
     try:
-        checkpoint = read_dcp(storage, limits=limits, progress=progress, prefetched=prefetched)
+        checkpoint = read_dcp(storage, progress=progress, prefetched=prefetched, early=early)
     except NotACheckpointError:
         # DCP is tried first, and not asked for first: it has one listing to make, not two.
         if not has_safetensors(storage):

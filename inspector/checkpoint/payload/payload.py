@@ -36,6 +36,7 @@ from inspector.checkpoint.payload.zip import (
 )
 from inspector.checkpoint.payload.zstd import unpacked
 from inspector.checkpoint.safetensors.header import Header, HeaderError, header_bytes, parse_header
+from inspector.checkpoint.signatures import foreign_kind
 from inspector.checkpoint.text import format_shape, printable
 
 __all__ = ["Payload", "in_blob", "looks_like", "open_payload", "record_blocks", "unpacked"]
@@ -163,6 +164,9 @@ def looks_like(source: Source) -> str:
         pass
     if start[:4] == b"\x28\xb5\x2f\xfd":
         return "a zstd frame is there, which the metadata does not mention"
+    kind = foreign_kind(start)
+    if kind is not None:
+        return f"{kind[0]} is there, where a torch.save payload should be"
     if has_directory(source):
         return (
             "its first bytes are damaged; the zip directory at its end is in place, so the entry's "

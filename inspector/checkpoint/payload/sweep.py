@@ -21,14 +21,14 @@ from inspector.checkpoint.payload.source import (
     open_file,
 )
 from inspector.checkpoint.storage.base import Storage
-from inspector.checkpoint.workers import Stop, run_workers
+from inspector.checkpoint.workers import BytesProgress, Stop, run_workers
 from inspector.errors import StorageError
 
 __all__ = ["PayloadProgress", "Sweep"]
 
 
 @dataclass(frozen=True, slots=True)
-class PayloadProgress:
+class PayloadProgress(BytesProgress):
     """How far the reading is.
 
     Attributes:
@@ -36,8 +36,6 @@ class PayloadProgress:
         num_wrong: Payloads in which whoever reads found something wrong by now.
     """
 
-    bytes_done: int
-    bytes_total: int
     payloads_done: int
     payloads_total: int
     file: str

@@ -10,7 +10,7 @@ the slow way, which says what is wrong with it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -19,29 +19,27 @@ import numpy.typing as npt
 
 from inspector.checkpoint.child.wire import StatePaths
 from inspector.checkpoint.dtypes import ITEMSIZE
+from inspector.checkpoint.pickle.entries import EveryPath, EveryTensor
 from inspector.checkpoint.pickle.extract import Extraction
 from inspector.checkpoint.pickle.fields import Ints, starts_of
-from inspector.checkpoint.pickle.joining import (
-    EveryTensor,
-    join,
-    refuse_duplicates,
-    same_texts,
-)
+from inspector.checkpoint.pickle.joining import join, refuse_absurd, refuse_duplicates
+from inspector.checkpoint.pickle.records import BytesPlaces, LooseRows, place_of
 from inspector.checkpoint.pickle.splice import (
     WINDOW_BYTES,
+    EarlyRows,
     NotSplicedError,
     RecordRun,
     Spliced,
     read_spliced,
 )
 from inspector.checkpoint.pickle.stand_ins import Chunk, Index, Stored, TensorMeta
+from inspector.checkpoint.pickle.values import is_path
 
 __all__ = ["read_bulk"]
 
-_ABSURD = 1 << 62
-# Bytes of a tensor that are looked at one by one.
-_MANY_BYTES = float(1 << 61)
 _BLOCK = 1 << 14
+# Of a string that names nothing; less than any entry.
+_NO_ENTRY = -(1 << 40)
 
 
 def read_bulk(
@@ -50,6 +48,7 @@ def read_bulk(
     tell: Callable[[int], None],
     digest: Any = None,
     window_bytes: int = WINDOW_BYTES,
+    show: Callable[[EarlyRows], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read one global metadata file.
 
@@ -59,6 +58,7 @@ def read_bulk(
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
         window_bytes: How much of the file is held at a time.
+        show: Given the first entries while the rest is read.
 
     Returns:
         The header and the columns, as `Extraction` makes them.
@@ -66,7 +66,7 @@ def read_bulk(
     Raises:
         Exception: Any; then the file has to be read by `Extraction`.
     """
-    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes)
+    spliced = read_spliced(fd, num_bytes, tell, digest, window_bytes, show)
     extraction = _Bulk(spliced)
     extraction.add(spliced.pickled)
     columns = extraction.columns()
@@ -77,38 +77,32 @@ def read_bulk(
     return header, columns
 
 
-class _Rows:
-    """Stored places that were not in a batch."""
-
-    def __init__(self) -> None:
-        self.name: list[str] = []
-        self.index: list[int] = []
-        self.offset: list[tuple[int, ...]] = []
-        self.file: list[int] = []
-        self.byte_offset: list[int] = []
-        self.byte_length: list[int] = []
-
-
 class _Bulk(Extraction):
     """An `Extraction` to which batches of records are added as they are."""
 
     def __init__(self, spliced: Spliced) -> None:
         super().__init__()
         self._spliced = spliced
-        self._rows = _Rows()
+        self._rows = LooseRows()
         # Pieces of the chunk columns: (from `self.offsets`, or from the batches; first, last).
         self._pieces: list[tuple[bool, int, int]] = []
         self._slow_box = [0]
         # Dims and chunks of each tensor.
         self._dims = array("q")
         self._counts = array("q")
-        self._ids: dict[str, int] = {}
+        # The strings that name the tensors; of one that was not in a run -1, and its name here.
+        self._named = array("i")
+        self._loose: dict[int, str] = {}
+        # All entries as they came: tensors, and bytes entries as `~number`.
+        self._entered = array("q")
         #: What the planner recorded, if much of it was in runs.
         self.planned: StatePaths | None = None
         self._stored = spliced.columns["stored"]
         self._row_used = np.zeros(len(self._stored["ndim"]), bool)
-        #: The tensor whose name a string is.
-        self._tensor_of = np.full(len(spliced.strings) + 1, -1, np.int64)
+        # The strings that name the bytes entries of runs, and of all, likewise.
+        self._bytes_names = spliced.columns["bytes_entries"]["name"]
+        self._bytes_places = BytesPlaces(self._bytes_names, len(spliced.strings))
+        self._bytes_named = array("i")
 
     # -- what must not be ---------------------------------------------------------------------
 
@@ -133,21 +127,24 @@ class _Bulk(Extraction):
             if type(key) is not Index or type(info) is not Stored:
                 raise NotSplicedError
             fqn, index, offset = key.fqn, key.index, key.offset
-            place = _place(info, self.files)
+            place = place_of(info, self.files)
             if type(fqn) is not str:
                 raise NotSplicedError
             if offset is None:
-                _add_place(places, fqn, place)
+                places[fqn] = {None: place}
                 continue
-            if type(offset) is not tuple or type(index) is not int or not _sound(offset):
-                raise NotSplicedError
-            loose.name.append(fqn)
-            loose.index.append(index)
-            loose.offset.append(offset)
-            loose.file.append(place[0])
-            loose.byte_offset.append(place[1])
-            loose.byte_length.append(place[2])
+            loose.add(fqn, index, offset, place)
+        if len(self._bytes_names) and places:
+            self._take_places(places)
         return places
+
+    def _take_places(self, places: dict[str, Any]) -> None:
+        """Take out the places that are in no run, of bytes entries that are in one."""
+        names, where = [*places], np.asarray([place[None][:3] for place in places.values()])
+        numbers = np.full(len(names), -1, np.int32)
+        self._number_loose(numbers, dict(enumerate(names)))
+        for row in np.flatnonzero(~self._bytes_places.take(numbers, [*where.T])).tolist():
+            del places[names[row]]
 
     def _take(self, run: RecordRun, kind: str, refs: Any) -> slice:
         """The records of a run that was met where it belongs."""
@@ -177,12 +174,14 @@ class _Bulk(Extraction):
         if not len(bare):
             return
         self._row_used[bare] = False
+        where = [stored[of][bare] for of in ("path", "byte_offset", "byte_length")]
+        bare = bare[self._bytes_places.take(stored["name"][bare], where)]
         for name, *place in zip(
             strings.texts(stored["name"][bare]),
             *(stored[of][bare].tolist() for of in ("path", "byte_offset", "byte_length")),
             strict=True,
         ):
-            _add_place(places, name, (*place, ()))
+            places[name] = {None: (*place, ())}
 
     # -- tensors ------------------------------------------------------------------------------
 
@@ -190,29 +189,27 @@ class _Bulk(Extraction):
         self, key: Any, value: Any, places: dict[str, Any], ids: dict[str, int], rank: int | None
     ) -> None:
         if type(key) is RecordRun:
-            self._take_tensors(key, value, places, ids)
-        else:
-            super()._entry(key, value, places, ids, rank)
+            take = self._take_bytes if key.kind == "bytes_entries" else self._take_tensors
+            take(key, value)
+            return
+        count = len(ids)
+        super()._entry(key, value, places, ids, rank)
+        if len(ids) != count + 1:
+            raise NotSplicedError
+        self._entered.append(next(reversed(ids.values())))
 
-    def _take_tensors(
-        self, run: RecordRun, value: Any, places: dict[str, Any], ids: dict[str, int]
-    ) -> None:
+    def _take_tensors(self, run: RecordRun, value: Any) -> None:
         """A run of tensors, met where the entries stood. There may be very many short ones."""
         if type(value) is not tuple:
             raise NotSplicedError
         num_refs = len(self._spliced.refs["tensors"])
         rows = self._take(run, "tensors", value[:num_refs])
         every = self._every_tensor
-        names = every.names[rows]
-        known = [
-            -1 if state is None else self._property(names[0], state) for state in value[num_refs:]
-        ]
+        known = [-1 if state is None else self._property(state) for state in value[num_refs:]]
         self.property_ids.extend([known[state] for state in every.states[rows]])
-        index = len(self.tensor_fqns)
-        self._name(names, index, places)
-        self._tensor_of[every.strings[rows]] = np.arange(index, index + len(names))
-        ids.update(zip(names, range(index, index + len(names)), strict=True))
-        self.tensor_fqns += names
+        first = len(self._named)
+        self._named.extend(every.names[rows])
+        self._entered.extend(range(first, len(self._named)))
         self.shapes.extend(every.shapes[every.box[run.first] : every.box[run.last]])
         self._dims.extend(every.dims[rows])
         self._counts.extend(every.counts[rows])
@@ -225,20 +222,27 @@ class _Bulk(Extraction):
             if every.counts[number]:
                 self._add_piece(True, every.first[number], every.last[number])
 
+    def _take_bytes(self, run: RecordRun, refs: Any) -> None:
+        """A run of bytes entries, met where they stood."""
+        rows = self._take(run, "bytes_entries", refs)
+        first, names = len(self.bytes_fqns), self._bytes_names[rows]
+        self.bytes_fqns += self._spliced.strings.texts(names)
+        self.bytes_places += [(*place, ()) for place in self._bytes_places.of(rows)]
+        self.bytes_ranks += [None] * len(names)
+        self._bytes_named.extend(names.tolist())
+        self._entered.extend(range(~first, ~len(self.bytes_fqns), -1))
+
+    def _bytes(self, fqn: str, places: dict[Any, Any], rank: int | None) -> int:
+        self._bytes_named.append(-1)
+        return super()._bytes(fqn, places, rank)
+
     @cached_property
     def _every_tensor(self) -> EveryTensor:
-        return EveryTensor(self._spliced.columns["tensors"], self._spliced.strings)
+        return EveryTensor(self._spliced.columns["tensors"])
 
-    def _property(self, fqn: str, state: Any) -> int:
-        found = self._properties(fqn, state)
+    def _property(self, state: Any) -> int:
+        found = self._properties("", state)
         return self.properties.setdefault(found, len(self.properties))
-
-    def _name(self, names: list[str], index: int, places: dict[str, Any]) -> None:
-        """Number tensors; each has a name of its own, and no place but with a chunk."""
-        count = len(self._ids)
-        self._ids.update(zip(names, range(index, index + len(names)), strict=True))
-        if len(self._ids) != count + len(names) or (places and not places.keys().isdisjoint(names)):
-            raise NotSplicedError
 
     def _tensor(self, fqn: str, meta: TensorMeta, places: dict[Any, Any]) -> int:
         if places:
@@ -261,11 +265,9 @@ class _Bulk(Extraction):
             self._add_piece(True, run.first, run.last)
             count += run.last - run.first
         count += self._add_slow(fqn, slow, ndim)
-        index = len(self.tensor_fqns)
-        self._name([fqn], index, {})
-        string = self._spliced.strings.number_of(fqn.encode("utf-8", "surrogatepass"), is_new=False)
-        self._tensor_of[string] = index
-        self.tensor_fqns.append(fqn)
+        index = len(self._named)
+        self._named.append(-1)
+        self._loose[index] = fqn
         self.property_ids.append(self.properties.setdefault(props, len(self.properties)))
         self.shapes.extend(shape)
         self._dims.append(ndim)
@@ -296,72 +298,90 @@ class _Bulk(Extraction):
     # -- the order ----------------------------------------------------------------------------
 
     def _order(self, planner_data: Any, ids: dict[str, int]) -> None:
+        self._name_entries(ids)
+        entered = np.frombuffer(self._entered, np.int64)
         if type(planner_data) is not dict or not any(
             type(key) is RecordRun for key in planner_data
         ):
-            super()._order(planner_data, ids)
+            numbers = np.concatenate([self._tensor_strings, self._bytes_strings[::-1]])[entered]
+            texts = self._spliced.strings.texts(numbers)
+            super()._order(planner_data, dict(zip(texts, entered.tolist(), strict=True)))
             return
-        # All names are different, as is looked at below.
-        walked: list[int] = []
-        names: list[str] = []
-        paths: list[Any] = []
+        walked, cuts = array("i"), array("i")
+        # What is in no run, by its place among all of them.
+        loose: dict[int, str] = {}
+        others: dict[int, Any] = {}
         for key, path in planner_data.items():
             if type(key) is RecordRun:
                 rows = self._take(key, "paths", path)
-                every_name, every_cut = self._every_path
-                names += every_name[rows]
-                paths += every_cut[rows]
-                entries = self._tensor_of[self._spliced.columns["paths"]["name"][rows]].tolist()
-                if -1 in entries:
-                    entries = [ids[name] for name in every_name[rows] if name in ids]
-                walked += entries
+                every = self._every_path
+                for row in every.others.keys() & range(rows.start, rows.stop):
+                    others[len(walked) + row - rows.start] = every.others[row]
+                walked.extend(every.names[rows])
+                cuts.extend(every.cuts[rows])
                 continue
-            if type(key) is not str or type(path) is not tuple:
+            if type(key) is not str or type(path) is not tuple or not is_path(path):
                 raise NotSplicedError
-            super()._order({key: path}, {})
-            if key in self.state_paths:
-                names.append(key)
-                paths.append(path)
-            if key in ids:
-                walked.append(ids[key])
-        self.planned = StatePaths(names, paths)
-        if len({*names}) != len(names):
+            loose[len(walked)] = key
+            others[len(walked)] = path
+            walked.append(-1)
+            cuts.append(-1)
+        numbers = np.frombuffer(walked, np.int32)
+        self._number_loose(numbers, loose)
+        if _have_twins(numbers):
             raise NotSplicedError
-        self.order.extend(walked)
-        if len(walked) < len(ids):
-            known = {*walked}
-            self.order.extend([entry for entry in ids.values() if entry not in known])
+        is_same = np.array_equal(numbers, self._tensor_strings)
+        names = self._tensor_names if is_same else self._spliced.strings.names(numbers)
+        self.planned = StatePaths(names, cuts, others)
+        found = self._entry_of(numbers)
+        found = found[found != _NO_ENTRY]
+        is_walked = np.zeros(len(entered), bool)
+        is_walked[found + len(self.bytes_fqns)] = True
+        left = entered[~is_walked[entered + len(self.bytes_fqns)]]
+        self.order.frombytes(np.concatenate([found, left]).astype(np.int32).tobytes())
+
+    def _number_loose(self, numbers: npt.NDArray[np.int32], loose: dict[int, str]) -> None:
+        """Fill in the numbers of strings that were not in a run."""
+        texts = [text.encode("utf-8", "surrogatepass") for text in loose.values()]
+        numbers[[*loose]] = self._spliced.strings.numbers_of(texts)
+
+    def _name_entries(self, ids: dict[str, int]) -> None:
+        """Know each entry by its name, of which no two have the same.
+
+        Args:
+            ids: The entries that were in no run, by name.
+        """
+        strings = self._spliced.strings
+        self._tensor_strings = np.frombuffer(self._named, np.int32)
+        self._number_loose(self._tensor_strings, self._loose)
+        self._bytes_strings = np.frombuffer(self._bytes_named, np.int32)
+        loose = np.flatnonzero(self._bytes_strings < 0).tolist()
+        self._number_loose(self._bytes_strings, {row: self.bytes_fqns[row] for row in loose})
+        if _have_twins(np.concatenate([self._tensor_strings, self._bytes_strings])):
+            raise NotSplicedError
+        self._entries = np.full(len(strings), _NO_ENTRY)
+        self._entries[self._tensor_strings] = np.arange(len(self._tensor_strings))
+        self._entries[self._bytes_strings] = ~np.arange(len(self._bytes_strings))
+
+    def _entry_of(self, numbers: npt.NDArray[Any]) -> Ints:
+        """The entries of strings; `_NO_ENTRY` where none is called so."""
+        # A string that was met since is no entry's name.
+        found = np.full(len(numbers), _NO_ENTRY)
+        known = numbers < len(self._entries)
+        found[known] = self._entries[numbers[known]]
+        return found
 
     @cached_property
-    def _every_path(self) -> tuple[list[str], list[Any]]:
-        """The names of all runs of paths; and where each is cut, or into which two."""
-        paths, strings = self._spliced.columns["paths"], self._spliced.strings
-        scan = strings.scan
-        at, length = strings.places(paths["name"])
-        first, first_length = strings.places(paths["first"])
-        second, second_length = strings.places(paths["second"])
-        cut = at + first_length
-        is_cut = length == first_length + 1 + second_length
-        is_cut &= same_texts(scan, at, first_length, scan, first, first_length)
-        is_cut &= scan.data[np.where(is_cut, cut, 0)] == ord(".")
-        rows = np.flatnonzero(is_cut)
-        is_cut[rows] = same_texts(
-            *(scan, cut[rows] + 1, second_length[rows]),
-            *(scan, second[rows], second_length[rows]),
-        )
-        names = strings.texts(paths["name"])
-        cuts: list[Any] = first_length.tolist()
-        # Characters are counted, not bytes: of ASCII they are the same.
-        is_cut &= np.fromiter(map(str.isascii, names), bool, len(names))
-        others = np.flatnonzero(~is_cut)
-        ends = (strings.texts(paths[part][others]) for part in ("first", "second"))
-        for row, *both in zip(others.tolist(), *ends, strict=True):
-            cuts[row] = tuple(both)
-        return names, cuts
+    def _tensor_names(self) -> Sequence[str]:
+        return self._spliced.strings.names(self._tensor_strings)
+
+    @cached_property
+    def _every_path(self) -> EveryPath:
+        return EveryPath(self._spliced.columns["paths"], self._spliced.strings)
 
     def header(self) -> dict[str, Any]:
         """As of any `Extraction`."""
-        header = super().header()
+        header = {**super().header(), "tensors": self._tensor_names}
         return header if self.planned is None else {**header, "state_paths": self.planned}
 
     # -- the result ---------------------------------------------------------------------------
@@ -382,7 +402,8 @@ class _Bulk(Extraction):
         columns["dim_start"] = starts_of(dims)
         columns["chunk_start"] = starts_of(counts)
         columns["box_start"] = starts_of(counts * dims)
-        self._check_bytes(columns)
+        itemsizes = [ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties]
+        refuse_absurd(columns, np.asarray(itemsizes, np.float64))
         columns["offsets"], columns["sizes"] = self._boxes_of_all(columns)
         self._let_go()
         refuse_duplicates(columns)
@@ -390,24 +411,15 @@ class _Bulk(Extraction):
         columns["file"] = np.full(num_chunks, -1, np.int32)
         columns["byte_offset"] = np.full(num_chunks, -1, np.int64)
         columns["byte_length"] = np.full(num_chunks, -1, np.int64)
-        self._join_rows(columns)
+        names = np.full(len(self._rows.name), -1, np.int32)
+        self._number_loose(names, dict(enumerate(self._rows.name)))
+        join(columns, self._entry_of(names), *self._rows.columns())
         self._join_batches(columns)
         # As many places as chunks, and no chunk without one: each has its own.
         num_places = len(self._rows.name) + int(self._row_used.sum())
         if (columns["file"] < 0).any() or num_places != num_chunks:
             raise NotSplicedError
         return columns
-
-    def _check_bytes(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """What takes an absurd number of bytes is left to the slow way, which says so."""
-        dims, shapes = np.diff(columns["dim_start"]), columns["shapes"].astype(np.float64)
-        of_each = np.asarray([ITEMSIZE.get(dtype, 1) for dtype, *_ in self.properties], np.float64)
-        total = of_each[columns["property_id"]]
-        for dim in range(int(dims.max(initial=0))):
-            rows = np.flatnonzero(dims > dim)
-            total[rows] *= shapes[columns["dim_start"][rows] + dim]
-        if (total >= _MANY_BYTES).any():
-            raise NotSplicedError
 
     def _let_go(self) -> None:
         """What is in the columns now need not be kept twice."""
@@ -436,22 +448,6 @@ class _Bulk(Extraction):
             found.append(np.concatenate([np.zeros(0, np.int64), *parts]))
         return found
 
-    def _join_rows(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        rows = self._rows
-        tensors = np.asarray([self._ids.get(name, -1) for name in rows.name], np.int64)
-        ndim = np.asarray([len(offset) for offset in rows.offset], np.int64)
-        join(
-            columns,
-            tensors,
-            np.asarray(rows.index, np.int64),
-            ndim,
-            np.cumsum(ndim) - ndim,
-            np.asarray([n for offset in rows.offset for n in offset], np.int64),
-            np.asarray(rows.file, np.int32),
-            np.asarray(rows.byte_offset, np.int64),
-            np.asarray(rows.byte_length, np.int64),
-        )
-
     def _join_batches(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         stored = self._stored
         begin = 0
@@ -468,7 +464,7 @@ class _Bulk(Extraction):
                 ndim, box = ndim[used], box[used]
             join(
                 columns,
-                self._tensor_of[stored["name"][rows]],
+                self._entries[stored["name"][rows]],
                 stored["index"][rows],
                 ndim,
                 box,
@@ -479,18 +475,5 @@ class _Bulk(Extraction):
             )
 
 
-def _sound(offset: tuple[Any, ...]) -> bool:
-    return all(type(n) is int and 0 <= n < _ABSURD for n in offset)
-
-
-def _place(info: Stored, files: dict[str, int]) -> tuple[int, int, int, tuple[str, ...]]:
-    path, start, length = info.relative_path, info.offset, info.length
-    if type(path) is not str or not path or info.get("transform_descriptors"):
-        raise NotSplicedError
-    if not _sound((start, length)):
-        raise NotSplicedError
-    return files.setdefault(path, len(files)), start, length, ()
-
-
-def _add_place(places: dict[str, Any], fqn: str, place: Any) -> None:
-    places.setdefault(fqn, {})[None] = place
+def _have_twins(numbers: npt.NDArray[np.int32]) -> bool:
+    return bool(np.bincount(numbers).max(initial=0) > 1)

@@ -1,4 +1,4 @@
-"""The entries of a metadata pickle, found and read all at once: tensors, and the planner's paths.
+"""The entries of a metadata pickle, found and read all at once: of all kinds, and their paths.
 
 As `records.py` reads chunks and stored places: the form is learned from the first entry that has
 it, and every other that is written so is read by numpy. A tensor's entry holds its chunks, which
@@ -8,7 +8,9 @@ were read before. Nothing is decided here either: that is for `splice.py`.
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +27,18 @@ from inspector.checkpoint.pickle.fields import (
     Texts,
     starts_of,
 )
+from inspector.checkpoint.pickle.joining import Strings, same_texts
 from inspector.checkpoint.pickle.records import Chunks
 
-__all__ = ["Paths", "TensorForm", "Tensors", "read_paths", "state_parts"]
+__all__ = [
+    "EveryPath",
+    "EveryTensor",
+    "Paths",
+    "TensorForm",
+    "Tensors",
+    "read_paths",
+    "state_parts",
+]
 
 # What `TensorProperties.__getstate__` gives: references, and what is made anew of them and numbers.
 _STATE = rb"\((?:%b|K.|[\x88\x89N]|\x85\x94|R\x94){5,60}?t\x94" % GET
@@ -37,6 +48,7 @@ _TENSOR = re.compile(
     % {b"get": GET, b"state": _STATE, b"tuple": SIZE},
     re.DOTALL,
 )
+_BYTES = re.compile(rb"(?P<new>%b)\)\x81\x94(?![}(])" % GET, re.DOTALL)
 _STATES = re.compile(_STATE, re.DOTALL)
 _STATE_PART = re.compile(rb"%b|K.|[\x88\x89N(t]|\x85\x94|R\x94|\x94" % GET, re.DOTALL)
 _MAX_STATES = 32
@@ -246,6 +258,57 @@ def _inline_before(scan: PickleBytes, at: Ints) -> Ints:
 
 
 @dataclass(slots=True)
+class BytesEntries:
+    """Entries that are no tensors and follow the form, each with the name before it.
+
+    Attributes:
+        start, end: Where each lies, its name with it.
+        linked: Whether it stands right behind the one before.
+        name: Its fqn.
+        num_memo: Memo entries that each makes; the name is the first, if it is given here.
+    """
+
+    start: Ints
+    end: Ints
+    linked: npt.NDArray[np.bool_]
+    name: Texts
+    num_memo: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class BytesForm:
+    """How a `BytesStorageMetadata` is written, which holds nothing: the GET of its class."""
+
+    new: bytes
+
+    @classmethod
+    def learn(cls, pickle: memoryview, begin: int, end: int) -> BytesForm | None:
+        """The form of the first entry between two places, or None if there is none."""
+        match = _BYTES.search(pickle, begin, end)
+        return match and cls(**match.groupdict())
+
+    @property
+    def refs(self) -> bytes:
+        """The GET."""
+        return self.new
+
+    def read(self, scan: PickleBytes, end: int) -> BytesEntries | None:
+        """Read the entries that follow the form and end before a place; None: none does."""
+        text = self.new + b")\x81\x94"
+        calls = np.flatnonzero(scan.data[:end] == 0x81) - len(self.new) - 1
+        calls = calls[(calls >= 0) & (calls + len(text) <= end)]
+        calls = calls[scan.begin_so(calls, text)]
+        if not len(calls):
+            return None
+        ends = calls + len(text)
+        start, linked, name = _names_before(scan, calls, ends)
+        ok = start >= 0
+        linked &= np.concatenate([np.zeros(1, bool), ok[:-1]])
+        num_memo = 1 + (name.ref < 0).astype(np.int64)
+        return BytesEntries(start[ok], ends[ok], linked[ok], name.of(ok), num_memo[ok])
+
+
+@dataclass(slots=True)
 class Paths:
     """Items of the planner's dict, name to a path of two parts that is the name, cut at a dot.
 
@@ -298,3 +361,63 @@ def read_paths(scan: PickleBytes, begin: int, end: int) -> Paths | None:
         second.of(ok),
         num_memo[ok],
     )
+
+
+class EveryTensor:
+    """What the runs of tensors are put together from: lists, of which each takes its part.
+
+    Args:
+        columns: Of the tensors, as `splice.py` has them.
+    """
+
+    def __init__(self, columns: dict[str, npt.NDArray[Any]]) -> None:
+        counts = columns["last"] - columns["first"]
+        self.names = array("i", columns["name"].tobytes())
+        self.states: list[int] = columns["state"].tolist()
+        self.shapes = array("q", columns["sizes"].tobytes())
+        self.box: list[int] = starts_of(columns["ndim"]).tolist()
+        self.dims = array("q", columns["ndim"].astype(np.int64).tobytes())
+        self.counts = array("q", counts.tobytes())
+        self.before: list[int] = starts_of(counts).tolist()
+        self.first: list[int] = columns["first"].tolist()
+        self.last: list[int] = columns["last"].tolist()
+
+
+class EveryPath:
+    """What the runs of paths are put together from, likewise.
+
+    Args:
+        columns: Of the paths, as `splice.py` has them.
+        strings: Those that their names and parts are numbers of.
+
+    Attributes:
+        names: The strings that they are the paths of.
+        cuts: Of each, the characters of its first part, if its parts, joined by a dot, are its
+            name; or else -1.
+        others: The two parts of each of those, by number.
+    """
+
+    def __init__(self, columns: dict[str, npt.NDArray[Any]], strings: Strings) -> None:
+        scan = strings.scan
+        at, length = strings.places(columns["name"])
+        first, first_length = strings.places(columns["first"])
+        second, second_length = strings.places(columns["second"])
+        cut = at + first_length
+        is_cut = length == first_length + 1 + second_length
+        is_cut &= same_texts(scan, at, first_length, scan, first, first_length)
+        is_cut &= scan.data[np.where(is_cut, cut, 0)] == ord(".")
+        rows = np.flatnonzero(is_cut)
+        is_cut[rows] = same_texts(
+            *(scan, cut[rows] + 1, second_length[rows]),
+            *(scan, second[rows], second_length[rows]),
+        )
+        # Characters are counted, not bytes: of ASCII they are the same.
+        heads, which = np.unique(columns["first"], return_inverse=True)
+        is_plain = [strings.bytes_of(head).isascii() for head in heads.tolist()]
+        is_cut &= np.asarray(is_plain, bool)[which]
+        others = np.flatnonzero(~is_cut)
+        ends = (strings.texts(columns[part][others]) for part in ("first", "second"))
+        cuts = np.where(is_cut, first_length, -1).astype(np.int32)
+        self.names = array("i", columns["name"].tobytes())
+        self.cuts = array("i", cuts.tobytes())
+        self.others = dict(zip(others.tolist(), zip(*ends, strict=True), strict=True))

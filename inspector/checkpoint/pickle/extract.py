@@ -38,6 +38,7 @@ from inspector.checkpoint.pickle.values import (
     check_ints,
     describe,
     is_of_later_torch,
+    is_path,
     name_of,
     provenance_of,
     transforms_of,
@@ -46,7 +47,6 @@ from inspector.checkpoint.pickle.values import (
 __all__ = ["Extraction", "NotMetadataError"]
 
 _INT = {int}
-_PATH_PARTS = {str, int}
 _MAX_MALFORMED = 10_000
 
 _MEMORY_FORMATS = {
@@ -251,7 +251,7 @@ class Extraction:
                 fqn = key if type(key) is str else name_of(key)
                 if fqn in ids:
                     walked[fqn] = ids[fqn]
-                if type(path) is tuple and {*map(type, path)} <= _PATH_PARTS:
+                if type(path) is tuple and is_path(path):
                     self.state_paths[fqn] = path
         elif planner_data is not None and not isinstance(planner_data, (list, tuple)):
             self._complain("", f"planner_data is {describe(planner_data)}, not a dict")
@@ -456,7 +456,10 @@ class Extraction:
 
     def arrays(self) -> dict[str, array[int]]:
         """The columns; bytes entries in `order` count on after the tensors."""
-        count = len(self.tensor_fqns)
+        count = len(self.property_ids)
+        order = self.order
+        if self.bytes_fqns:
+            order = array("i", [e if e >= 0 else count + ~e for e in order])
         return {
             "property_id": self.property_ids,
             "shapes": self.shapes,
@@ -468,5 +471,5 @@ class Extraction:
             "file": self.file,
             "byte_offset": self.byte_offset,
             "byte_length": self.byte_length,
-            "order": array("i", [e if e >= 0 else count + ~e for e in self.order]),
+            "order": order,
         }

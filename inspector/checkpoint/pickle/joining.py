@@ -7,11 +7,13 @@ that they belong to by name, position and offset.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.child.names import Names
 from inspector.checkpoint.pickle.fields import (
     PAD,
     Bytes,
@@ -23,7 +25,7 @@ from inspector.checkpoint.pickle.fields import (
 from inspector.checkpoint.pickle.frames import NotSplicedError
 from inspector.checkpoint.pickle.records import GrowingColumn
 
-__all__ = ["EveryTensor", "Strings", "join", "refuse_duplicates", "same_texts"]
+__all__ = ["Strings", "join", "refuse_absurd", "refuse_duplicates", "same_texts"]
 
 # Bytes of strings that there is room for at first.
 _ROOM = 1 << 16
@@ -32,6 +34,10 @@ _BLOCK = 1 << 14
 _MAX_TRIES, _PROBE = 4, 256
 # Bytes of strings that are compared many at a time.
 _MAX_TOGETHER = 255
+# Strings are copied together if the longest of them takes at most so many times the mean.
+_MAX_SPREAD = 4
+# Bytes of a tensor that are looked at one by one.
+_MANY_BYTES = float(1 << 61)
 
 # The lowest bytes of a word: none, one, up to all eight.
 _FIRST_BYTES = np.asarray([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
@@ -75,6 +81,25 @@ def join(
     columns["file"][chunk] = file
     columns["byte_offset"][chunk] = byte_offset
     columns["byte_length"][chunk] = byte_length
+
+
+def refuse_absurd(columns: dict[str, npt.NDArray[Any]], itemsizes: npt.NDArray[np.float64]) -> None:
+    """What takes an absurd number of bytes is left to the slow way, which says so.
+
+    Args:
+        columns: Of the tensors.
+        itemsizes: Bytes of an element, by the tensors' properties.
+
+    Raises:
+        NotSplicedError: There is such a tensor.
+    """
+    dims, shapes = np.diff(columns["dim_start"]), columns["shapes"].astype(np.float64)
+    total = itemsizes[columns["property_id"]]
+    for dim in range(int(dims.max(initial=0))):
+        rows = np.flatnonzero(dims > dim)
+        total[rows] *= shapes[columns["dim_start"][rows] + dim]
+    if (total >= _MANY_BYTES).any():
+        raise NotSplicedError
 
 
 def refuse_duplicates(columns: dict[str, npt.NDArray[Any]]) -> None:
@@ -147,6 +172,8 @@ class Strings:
         self._next = 0
         self._known: list[str] = []
         self._is_known = GrowingColumn(np.bool_)
+        # Which are the end of another's, and may say what one says that has another number.
+        self._is_end = GrowingColumn(np.bool_)
 
     def __len__(self) -> int:
         return len(self._at.filled())
@@ -181,6 +208,31 @@ class Strings:
         if is_cyclic and len(found):
             self.follow(found[left])
             self._next = int(self._place.filled()[found[-1]]) + 1
+        return found
+
+    def ends(
+        self, scan: PickleBytes, at: Ints, length: Ints, of: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.int32]:
+        """The number of each string, which mostly is what another ends with, and not looked up.
+
+        Args:
+            scan: The bytes that they lie in.
+            at: Where each begins.
+            length: How many bytes each takes.
+            of: The other of each.
+        """
+        there, found = self.places(of)[0], np.full(len(at), -1, np.int32)
+        there = there + self.places(of)[1] - length
+        is_end = there >= self.places(of)[0]
+        is_end &= same_texts(scan, at, length, self._scan, np.where(is_end, there, 0), length)
+        rows, count = np.flatnonzero(is_end), len(self)
+        found[rows] = np.arange(count, count + len(rows))
+        self._is_end.add(np.zeros(count - len(self._is_end.filled()), bool))
+        self._is_end.add(np.ones(len(rows), bool))
+        self._at.add(there[rows])
+        self._length.add(length[rows])
+        others = np.flatnonzero(~is_end)
+        found[others] = self.numbers(scan, at[others], length[others])
         return found
 
     def follow(self, numbers: npt.NDArray[np.int32]) -> None:
@@ -267,13 +319,11 @@ class Strings:
         number[order] = np.arange(len(self), len(self) + len(order), dtype=np.int32)
         firsts = first[order]
         at, length = at[firsts], length[firsts]
-        data = scan.data.data
-        text = b"".join(
-            [data[b:e] for b, e in zip(at.tolist(), (at + length).tolist(), strict=True)]
-        )
-        begins = self._end + np.cumsum(length) - length
+        # A line each, so that many are taken as lines at once.
+        text = _lines(scan, at, length)
+        begins = self._end + starts_of(length + 1)[:-1]
         self._make_room(len(text))
-        self._data[self._end : self._end + len(text)] = np.frombuffer(text, np.uint8)
+        self._data[self._end : self._end + len(text)] = text
         self._end += len(text)
         self._at.add(begins)
         self._length.add(length)
@@ -311,6 +361,31 @@ class Strings:
         at, length = int(self._at.filled()[number]), int(self._length.filled()[number])
         return self._data[at : at + length].tobytes()
 
+    def lines(self, numbers: npt.NDArray[Any]) -> tuple[bytes, Ints]:
+        """What they say, with a line end between each two; and where each begins, and would."""
+        at, length = self.places(numbers)
+        if not len(numbers):
+            return b"", np.zeros(1, np.int64)
+        end = at + length
+        heads = np.flatnonzero(at[1:] != end[:-1] + 1) + 1
+        firsts, lasts = at[np.append(0, heads)], end[np.append(heads, len(at)) - 1]
+        data = self._data.data
+        pieces = [data[b:e] for b, e in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+        return b"\n".join(pieces), starts_of(length + 1)
+
+    def names(self, numbers: npt.NDArray[Any]) -> Sequence[str]:
+        """What they say, each made a `str` when it is asked for.
+
+        Raises:
+            UnicodeDecodeError: One is none.
+        """
+        lines, starts = self.lines(numbers)
+        if lines.count(b"\n") != len(numbers) - 1:
+            return self.texts(numbers)
+        if not lines.isascii():
+            lines.decode("utf-8", "surrogatepass")
+        return Names(lines, array("q", starts.tobytes()))
+
     def texts(self, numbers: npt.NDArray[Any]) -> list[str]:
         """What they say; of each one object, however often it is asked for."""
         known, wanted = self._known, numbers.tolist()
@@ -343,7 +418,35 @@ class Strings:
             place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
             same = known[place] == wanted
             found[same] = self._strings.filled()[place[same]]
+            rows = np.flatnonzero(found >= 0)
+            is_end = self._is_end.filled()
+            rows = rows[found[rows] < len(is_end)]
+            rows = rows[is_end[found[rows]]]
+            if len(rows):
+                found[rows] = self.numbers(self._scan, *self.places(found[rows]))
         return found
+
+    def text_at_memo(self, memo: int) -> bytes | None:
+        """What the string at one place of the memo says; None if there is none of the records."""
+        known = self._memo.filled()
+        # A number of another kind would have all of them converted.
+        place = int(known.searchsorted(np.int32(memo)))
+        if place == len(known) or known[place] != memo:
+            return None
+        return self.bytes_of(int(self._strings.filled()[place]))
+
+
+def _lines(scan: PickleBytes, at: Ints, length: Ints) -> Bytes:
+    """Strings, each with a line end behind it."""
+    most = int(length.max(initial=0)) + 1
+    if most * len(at) > _MAX_SPREAD * int((length + 1).sum()):
+        data = scan.data.data
+        pieces = [data[b:e] for b, e in zip(at.tolist(), (at + length).tolist(), strict=True)]
+        return np.frombuffer(b"\n".join([*pieces, b""]), np.uint8)
+    spread = scan.pieces(at, most).view(np.uint8)
+    spread[np.arange(len(at)), length] = ord("\n")
+    found: Bytes = spread[np.arange(spread.shape[1]) <= length[:, None]]
+    return found
 
 
 def _sums(scan: PickleBytes, at: Ints, length: Ints) -> Words:
@@ -387,25 +490,3 @@ def same_texts(
             differing &= _mask(length, word)
         same &= differing == 0
     return same
-
-
-class EveryTensor:
-    """What the runs of tensors are put together from: lists, of which each takes its part.
-
-    Args:
-        columns: Of the tensors, as `splice.py` has them.
-        strings: Those that their names are numbers of.
-    """
-
-    def __init__(self, columns: dict[str, npt.NDArray[Any]], strings: Strings) -> None:
-        counts = columns["last"] - columns["first"]
-        self.strings = columns["name"]
-        self.names = strings.texts(self.strings)
-        self.states: list[int] = columns["state"].tolist()
-        self.shapes = array("q", columns["sizes"].tobytes())
-        self.box: list[int] = starts_of(columns["ndim"]).tolist()
-        self.dims = array("q", columns["ndim"].astype(np.int64).tobytes())
-        self.counts = array("q", counts.tobytes())
-        self.before: list[int] = starts_of(counts).tolist()
-        self.first: list[int] = columns["first"].tolist()
-        self.last: list[int] = columns["last"].tolist()

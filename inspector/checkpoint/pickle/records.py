@@ -12,7 +12,7 @@ Nothing is decided here: whether a record really is one, and not the inside of a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,15 +35,23 @@ from inspector.checkpoint.pickle.fields import (
     Texts,
     flat_dims,
 )
+from inspector.checkpoint.pickle.frames import NotSplicedError
+from inspector.checkpoint.pickle.stand_ins import Stored
+from inspector.checkpoint.pickle.values import ABSURD
 
 __all__ = [
     "NO_CHUNKS",
+    "BytesPlaces",
     "ChunkForm",
     "Chunks",
     "GrowingColumn",
+    "LooseRows",
+    "RecordRun",
     "StoredForm",
     "StoredRecords",
     "objects",
+    "place_of",
+    "stored_runs",
 ]
 
 _SCAN_BYTES = 1 << 18
@@ -336,3 +344,132 @@ class StoredForm:
     @property
     def _middle(self) -> bytes:
         return _BUILT + self.info + NEW + self.path
+
+
+class BytesPlaces:
+    """Where the entries of `BytesEntries` are stored.
+
+    Args:
+        names: The string that names each.
+        num_strings: How many strings there are.
+    """
+
+    def __init__(self, names: npt.NDArray[np.int32], num_strings: int) -> None:
+        self._row = np.full(num_strings, -1, np.int32)
+        self._row[names] = np.arange(len(names), dtype=np.int32)
+        self._places = np.full((len(names), 3), -1, np.int64)
+
+    def take(
+        self, names: npt.NDArray[np.int32], places: list[npt.NDArray[Any]]
+    ) -> npt.NDArray[np.bool_]:
+        """Keep the places that are of these entries; which are not.
+
+        Args:
+            names: The string that names what is stored at each.
+            places: The file, the byte offset and the length of each.
+
+        Raises:
+            NotSplicedError: An entry has two.
+        """
+        row = np.full(len(names), -1, np.int32)
+        known = names < len(self._row)
+        row[known] = self._row[names[known]]
+        is_mine = row >= 0
+        row = row[is_mine]
+        if (self._places[row] >= 0).any() or len(np.unique(row)) < len(row):
+            raise NotSplicedError
+        self._places[row] = np.stack(places, 1)[is_mine]
+        return ~is_mine
+
+    def of(self, rows: slice) -> list[tuple[int, int, int]]:
+        """File, byte offset and length of some; of one that has no place, -1 for the file."""
+        return [*map(tuple, self._places[rows].tolist())]
+
+
+class RecordRun:
+    """Stands for the records `first` to `last` (not included) of a kind.
+
+    Attributes:
+        kind: `chunks`, `stored`, `tensors`, `bytes_entries` or `paths`.
+        start, end: Where they lie in their window.
+        num_memo: Memo entries that they would have made.
+        memo: The number of the first of those.
+        used: Set once it was found where it belongs.
+    """
+
+    __slots__ = ("end", "first", "kind", "last", "memo", "num_memo", "start", "used")
+
+    def __init__(
+        self, kind: str, first: int, last: int, start: int, end: int, num_memo: int
+    ) -> None:
+        self.kind = kind
+        self.first = first
+        self.last = last
+        self.start = start
+        self.end = end
+        self.num_memo = num_memo
+        self.memo = 0
+        self.used = False
+
+
+def stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
+    """Stored places that stand one behind the other, or in the next thousand of the dict."""
+    count = len(stored.start)
+    if not count:
+        return
+    stop = stored.start + stored.length
+    gap = stored.start[1:] - stop[:-1]
+    behind = stop[:-1]
+    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
+    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
+    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], count)
+    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
+        start, end = int(stored.start[first]), int(stop[last - 1])
+        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
+
+
+class LooseRows:
+    """Stored places of chunks that were in no run."""
+
+    def __init__(self) -> None:
+        self.name: list[str] = []
+        self._rows: list[tuple[int, ...]] = []
+        self._dims: list[int] = []
+
+    def add(self, fqn: str, index: Any, offset: Any, place: tuple[Any, ...]) -> None:
+        """One more: its name, the position in its tensor's list, its offset and `place_of` it.
+
+        Raises:
+            NotSplicedError: One of them is not what it should be.
+        """
+        if type(offset) is not tuple or type(index) is not int or not _are_counts(offset):
+            raise NotSplicedError
+        self.name.append(fqn)
+        self._rows.append((index, len(offset), len(self._dims), *place[:3]))
+        self._dims += offset
+
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        """What `joining.join` takes of them, from `index` on."""
+        rows = np.asarray(self._rows, np.int64).reshape(-1, 6).T
+        index, ndim, box, file, byte_offset, byte_length = rows
+        dims = np.asarray(self._dims, np.int64)
+        return index, ndim, box, dims, file.astype(np.int32), byte_offset, byte_length
+
+
+def place_of(info: Stored, files: dict[str, int]) -> tuple[int, int, int, tuple[str, ...]]:
+    """The file, which is numbered in `files`, the byte offset, the length, and no transforms.
+
+    Raises:
+        NotSplicedError: It has transforms, or one of the others is not what it should be.
+    """
+    path, start, length = info.relative_path, info.offset, info.length
+    if type(path) is not str or not path or info.get("transform_descriptors"):
+        raise NotSplicedError
+    if not _are_counts((start, length)):
+        raise NotSplicedError
+    return files.setdefault(path, len(files)), start, length, ()
+
+
+def _are_counts(numbers: tuple[Any, ...]) -> bool:
+    return all(type(n) is int and 0 <= n < ABSURD for n in numbers)

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import Paths, TensorForm, Tensors, read_paths
+from inspector.checkpoint.pickle.entries import BytesForm, TensorForm, Tensors, read_paths
 from inspector.checkpoint.pickle.fields import (
+    NEW,
     PAD,
     Ints,
     PickleBytes,
@@ -43,14 +44,15 @@ from inspector.checkpoint.pickle.records import (
     ChunkForm,
     Chunks,
     GrowingColumn,
+    RecordRun,
     StoredForm,
-    StoredRecords,
     objects,
+    stored_runs,
 )
+from inspector.checkpoint.pickle.stand_ins import BytesMeta, Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
-from inspector.checkpoint.pickle.stand_ins import Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Stored as Info
-from inspector.checkpoint.pickle.walk import OpcodeWalk, PickleWindow, RecordRun, op_end
+from inspector.checkpoint.pickle.walk import OpcodeWalk, PickleWindow, op_end
 
 __all__ = ["WINDOW_BYTES", "NotSplicedError", "RecordRun", "Spliced", "read_spliced"]
 
@@ -62,12 +64,18 @@ _MAX_WALK = 4 << 20
 # that goes on behind its last frame, its C reader makes another thing from a file than from bytes.
 _MIN_FRAME = 4
 _PLANNER = re.compile(rb"planner_data")
+_FIRST_KEY = re.compile(rb"state_dict_metadata\x94}\x94\(\x8c(.)", re.DOTALL)
 # The class whose first mention a form is looked for behind, and in how many bytes.
 _LEARNED = {
     "tensors": (re.compile(rb"TensorStorageMetadata"), 8 << 20),
     "chunks": (re.compile(rb"ChunkStorageMetadata"), 1 << 20),
+    "bytes_entries": (re.compile(rb"BytesStorageMetadata"), 1 << 20),
     "stored": (re.compile(rb"MetadataIndex"), 1 << 20),
 }
+_LATE_BYTES = 1 << 16
+# Entries that are told before all is read, and the bytes of their names: not more than a pipe
+# holds that nobody reads yet.
+_MAX_EARLY, _MAX_EARLY_BYTES = 200, 16 << 10
 # Kinds of which there may be one in a few dozen bytes of the file.
 _MANY = ("chunks", "stored")
 
@@ -104,10 +112,15 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "chunks": {"ndim": np.int8, "offsets": np.int64, "sizes": np.int64},
     "tensors": {"name": np.int32, "state": np.int8, "ndim": np.int8, "sizes": np.int64}
     | {"first": np.int64, "last": np.int64},
+    "bytes_entries": {"name": np.int32},
     "paths": {"name": np.int32, "first": np.int32, "second": np.int32},
     "stored": {"name": np.int32, "path": np.int32, "index": np.int32, "ndim": np.int8}
     | {"byte_offset": np.int64, "byte_length": np.int64, "offsets": np.int64},
 }
+
+
+#: Name, shape and chunks of entries of which not more is known yet.
+EarlyRows = list[tuple[str, list[int] | None, int | None]]
 
 
 def read_spliced(
@@ -116,6 +129,7 @@ def read_spliced(
     tell: Callable[[int], None],
     digest: Any = None,
     window_bytes: int = WINDOW_BYTES,
+    show: Callable[[EarlyRows], None] | None = None,
 ) -> Spliced:
     """Read one metadata pickle.
 
@@ -125,12 +139,13 @@ def read_spliced(
         tell: Told how far it is, from 0 to `num_bytes`.
         digest: Of `hashlib`: what is read goes into it as well.
         window_bytes: How much of it is held at a time; more where an opcode takes more.
+        show: Given the first entries, as far as they are known, while the rest is read.
 
     Raises:
         NotSplicedError: It has to be read as any other pickle; nothing is said of what it holds.
     """
     splicing = _Splicing(Opcodes(fd, num_bytes, digest), num_bytes, window_bytes)
-    splicing.read(tell)
+    splicing.read(tell, show)
     return splicing.result()
 
 
@@ -157,14 +172,19 @@ class _Splicing:
             for kind, names in _COLUMNS.items()
         }
         self._trailing_bytes = 0
+        self._room = _MAX_EARLY_BYTES
 
-    def read(self, tell: Callable[[int], None]) -> None:
+    def read(
+        self, tell: Callable[[int], None], show: Callable[[EarlyRows], None] | None = None
+    ) -> None:
         """Go through all of it.
 
         Args:
             tell: Told how far it is.
+            show: Given the first entries.
         """
         opcodes, walk = self._opcodes, self._walk
+        num_shown = 0
         begin = held = 0  # Where the window begins, and how much of it is there.
         while not walk.is_over:
             data = self._scan.data
@@ -174,6 +194,10 @@ class _Splicing:
             window = self._window(held, cuts, begin)
             self._check_walked(window, begin)
             done = walk.go(window, self._refs())
+            if show is not None and window.tensors is not None and num_shown < _MAX_EARLY:
+                rows = self._early(window, _MAX_EARLY - num_shown, is_first=not num_shown)
+                num_shown = num_shown + len(rows) if rows else _MAX_EARLY
+                show(rows)
             self._keep(window)
             if walk.is_over:
                 self._trailing_bytes = held - done
@@ -189,6 +213,22 @@ class _Splicing:
             raise NotSplicedError
         if not self._runs or "chunks" not in self._forms:
             raise NotSplicedError
+
+    def _early(self, window: PickleWindow, count: int, *, is_first: bool) -> EarlyRows:
+        """The entries of a window that follow the form, at most so many, and the one before all."""
+        tensors: Any = window.tensors
+        names = self._strings.texts(window.strings["tensors", "name"][:count])
+        sizes = zip(tensors.sizes[:count].tolist(), tensors.ndim[:count].tolist(), strict=True)
+        shapes = [size[:ndim] for size, ndim in sizes]
+        chunks = (tensors.last - tensors.first)[:count].tolist()
+        rows: EarlyRows = list(zip(names, shapes, chunks, strict=True))
+        # The form is learned from the first entry, which is read as any pickle at the end.
+        first = _FIRST_KEY.search(window.scan.data.data[: window.end]) if is_first else None
+        if first is not None:
+            name = window.scan.data[first.end() :][: first[1][0]].tobytes()
+            rows.insert(0, (name.decode("utf-8", "surrogatepass"), None, None))
+        self._room -= sum(len(name) for name, *_ in rows)
+        return rows if self._room > 0 else []
 
     def _check_walked(self, window: PickleWindow, begin: int) -> None:
         """Refuse what is mostly no records: the slow way is as quick."""
@@ -207,11 +247,12 @@ class _Splicing:
         is_last = self._opcodes.is_over
         behind = 0
         if not self._is_behind:
-            planner = _PLANNER.search(pickle)
+            planner = _PLANNER.search(pickle, self._late_chunk(pickle))
             self._is_behind = planner is not None
             behind = planner.end() if planner else end
         self._learn("tensors", TensorForm, pickle[:behind] if behind else b"", begin)
         self._learn("chunks", ChunkForm, pickle, begin)
+        self._learn("bytes_entries", BytesForm, pickle[:behind] if behind else b"", begin)
         if self._is_behind:
             self._learn("stored", StoredForm, pickle[behind:], begin + behind)
         # Entries come before places: each is looked for on its own side only.
@@ -230,11 +271,13 @@ class _Splicing:
         tensors = None
         if tensor_form and chunk_form:
             tensors = tensor_form.read(scan, of_tensors, chunks)
+        bytes_form = self._forms.get("bytes_entries")
+        bytes_entries = bytes_form.read(scan, behind) if bytes_form and behind else None
         paths = None
         if self._is_behind and not self._bases["stored"]:
             storage = int(stored.start[0]) if stored and len(stored.start) else end
             paths = read_paths(scan, behind, storage)
-        ends = [int(r.end[-1]) for r in (tensors, paths) if r and len(r.start)]
+        ends = [int(r.end[-1]) for r in (tensors, bytes_entries, paths) if r and len(r.start)]
         ends += [int(r.start[-1] + r.length[-1]) for r in (stored,) if r and len(r.start)]
         if not ends and len(chunks.start):
             ends = [int(chunks.start[-1] + chunks.length[-1])]
@@ -243,11 +286,25 @@ class _Splicing:
             # A tensor of which not all is there is read with the next window.
             chunks = chunks.before(stop)
         window = PickleWindow(
-            scan, end, stop, is_last, cuts, {**self._bases}, chunks, stored, tensors, paths, []
+            *(scan, end, stop, is_last, cuts, {**self._bases}, chunks, stored),
+            *(tensors, bytes_entries, paths, []),
         )
         window.runs = sorted(_runs(window), key=lambda run: run.start)
         _check_borders(window)
         return window
+
+    def _late_chunk(self, pickle: memoryview) -> int:
+        """Where a chunk seems to begin in the last bytes of a window; 0 if none does.
+
+        What the planner recorded is behind all chunks: most windows need not be searched for it.
+        """
+        form = self._forms.get("chunks")
+        if form is None:
+            return 0
+        found = re.compile(re.escape(form.new + NEW)).search(
+            pickle, max(len(pickle) - _LATE_BYTES, 0)
+        )
+        return found.start() if found else 0
 
     def _refs(self) -> dict[str, bytes]:
         """GETs of what every record of a kind refers to."""
@@ -313,6 +370,7 @@ class _Splicing:
             "stored": (Index, "fqn", "index", "offset", size, Info)
             + ("relative_path", "offset", "length"),
             "tensors": (TensorMeta, "properties", Properties, "size", size, "chunks", *of_chunk),
+            "bytes_entries": (BytesMeta,),
             "paths": (),
         }
         return Spliced(
@@ -331,11 +389,11 @@ def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
     yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
-        yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
-    if window.tensors is not None:
-        yield from _linked_runs("tensors", window.tensors, window.bases["tensors"])
-    if window.paths is not None:
-        yield from _linked_runs("paths", window.paths, window.bases["paths"])
+        yield from stored_runs(window.scan, window.stored, window.bases["stored"])
+    for kind in ("tensors", "bytes_entries", "paths"):
+        records = getattr(window, kind)
+        if records is not None and len(records.start):
+            yield from _linked_runs(kind, records, window.bases[kind])
 
 
 def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
@@ -363,24 +421,7 @@ def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[
         yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
 
 
-def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
-    """Stored places that stand one behind the other, or in the next thousand of the dict."""
-    count = len(stored.start)
-    if not count:
-        return
-    stop = stored.start + stored.length
-    gap = stored.start[1:] - stop[:-1]
-    behind = stop[:-1]
-    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
-    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
-    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
-    lasts = np.append(firsts[1:], count)
-    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(stored.start[first]), int(stop[last - 1])
-        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
-
-
-def _linked_runs(kind: str, records: Tensors | Paths, base: int) -> Iterator[RecordRun]:
+def _linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
     firsts = np.flatnonzero(~records.linked)
     memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
     lasts = np.append(firsts[1:], len(records.start))
@@ -404,8 +445,8 @@ def _check_borders(window: PickleWindow) -> None:
         full = tensors.last > tensors.first
         ends[full] = chunks.start[tensors.first[full]]
         spans.append((tensors.start, ends))
-    if window.paths is not None:
-        spans.append((window.paths.start, window.paths.end))
+    others = [each for each in (window.bytes_entries, window.paths) if each is not None]
+    spans += [(each.start, each.end) for each in others]
     for starts, ends in spans:
         if not len(starts):
             continue

@@ -21,6 +21,7 @@ __all__ = [
     "check_ints",
     "describe",
     "is_of_later_torch",
+    "is_path",
     "name_of",
     "provenance_of",
     "transforms_of",
@@ -30,6 +31,7 @@ __all__ = [
 ABSURD = 1 << 62
 _MAX_DIMS = 64
 _INT = {int}
+_PATH_PARTS = {str, int}
 
 #: What may be a key besides text; torch's own state dicts may have numbers for names.
 PLAIN_KEYS = frozenset({int, float, bool, bytes, type(None)})
@@ -47,6 +49,11 @@ def is_of_later_torch(value: Any) -> bool:
     """Whether a value is of a class of torch's own modules that is none of those known here."""
     name = getattr(type(value), "name", None) if isinstance(value, Opaque) else None
     return type(name) is str and name.startswith("torch.")
+
+
+def is_path(parts: tuple[Any, ...]) -> bool:
+    """Whether it may be a path into a nested state dict: names and numbers."""
+    return {*map(type, parts)} <= _PATH_PARTS
 
 
 def check_ints(values: Any, what: str) -> tuple[int, ...]:

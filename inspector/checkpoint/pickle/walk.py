@@ -16,39 +16,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import Paths, Tensors, state_parts
+from inspector.checkpoint.pickle.entries import BytesEntries, Paths, Tensors, state_parts
 from inspector.checkpoint.pickle.fields import Ints, PickleBytes, Texts
 from inspector.checkpoint.pickle.frames import NotSplicedError
 from inspector.checkpoint.pickle.joining import Strings
-from inspector.checkpoint.pickle.records import Chunks, StoredRecords
+from inspector.checkpoint.pickle.records import Chunks, RecordRun, StoredRecords
 
-__all__ = ["NotSplicedError", "OpcodeWalk", "PickleWindow", "RecordRun", "op_end"]
-
-
-class RecordRun:
-    """Stands for the records `first` to `last` (not included) of a kind.
-
-    Attributes:
-        kind: `chunks`, `stored`, `tensors` or `paths`.
-        start, end: Where they lie in their window.
-        num_memo: Memo entries that they would have made.
-        memo: The number of the first of those.
-        used: Set once it was found where it belongs.
-    """
-
-    __slots__ = ("end", "first", "kind", "last", "memo", "num_memo", "start", "used")
-
-    def __init__(
-        self, kind: str, first: int, last: int, start: int, end: int, num_memo: int
-    ) -> None:
-        self.kind = kind
-        self.first = first
-        self.last = last
-        self.start = start
-        self.end = end
-        self.num_memo = num_memo
-        self.memo = 0
-        self.used = False
+__all__ = ["NotSplicedError", "OpcodeWalk", "PickleWindow", "op_end"]
 
 
 # Opcodes: (bytes, objects taken from the stack, objects put on it).
@@ -79,6 +53,7 @@ _SHORT_GET, _LONG_GET = ord("h"), ord("j")
 # The strings in records, by kind, in the order in which they are numbered.
 _STRINGS = {
     "tensors": ("name",),
+    "bytes_entries": ("name",),
     "paths": ("name", "first", "second"),
     "stored": ("name", "path"),
 }
@@ -123,7 +98,7 @@ class PickleWindow:
         is_last: Whether the pickle ends in it.
         cuts: Where frames begin, which opcodes must not reach over.
         bases: How many records of each kind were in earlier ones.
-        chunks, stored, tensors, paths: What was read of it.
+        chunks, stored, tensors, bytes_entries, paths: What was read of it.
         runs: What is cut out of it, in order; each is told its place in the memo.
         strings: By kind of record and name of a field, the number of each record's string; filled
             in by the walk.
@@ -138,6 +113,7 @@ class PickleWindow:
     chunks: Chunks
     stored: StoredRecords | None
     tensors: Tensors | None
+    bytes_entries: BytesEntries | None
     paths: Paths | None
     runs: list[RecordRun]
     strings: dict[tuple[str, str], npt.NDArray[np.int32]] = field(default_factory=dict)
@@ -328,10 +304,10 @@ class OpcodeWalk:
         """Opcodes that give what the memo has under this number."""
         place = bisect.bisect_right(self._begins, number) - 1
         if place >= 0 and number < self._begins[place] + self._counts[place]:
-            if place >= self._first_run:
-                text = self._string_in(self._window.runs[place - self._first_run], number)
+            if place < self._first_run:
+                text = self._all.text_at_memo(number) or _refuse()
             else:
-                text = self._all.bytes_of(self._known(np.asarray([number]))[0])
+                text = self._string_in(self._window.runs[place - self._first_run], number)
             return b"X%b%b" % (len(text).to_bytes(4, "little"), text)
         number -= self._removed[place + 1]
         return b"h%c" % number if number < 256 else b"j" + number.to_bytes(4, "little")
@@ -438,11 +414,21 @@ class OpcodeWalk:
         for kind, name, text, memo in found:
             strings = window.strings[kind, name] = np.full(len(memo), -1, np.int32)
             inline = text.ref < 0
+            is_cyclic = kind in ("paths", "stored") and name == "name"
+            if is_cyclic and kind == "stored" and window.stored is not None:
+                # Those of bytes entries stand among the others, and not again and again.
+                bare = np.flatnonzero(inline & (window.stored.ndim < 0))
+                strings[bare] = self._all.numbers(window.scan, text.at[bare], text.length[bare])
+                memos.append(memo[bare])
+                numbers.append(strings[bare])
+                inline[bare] = False
             rows: Any = slice(None) if inline.all() else np.flatnonzero(inline)
-            is_cyclic = (kind, name) == ("stored", "name")
-            strings[rows] = self._all.numbers(
-                window.scan, text.at[rows], text.length[rows], is_cyclic=is_cyclic
-            )
+            at, length = text.at[rows], text.length[rows]
+            names = window.strings[kind, "name"][rows]
+            if name == "second" and (names >= 0).all():
+                strings[rows] = self._all.ends(window.scan, at, length, names)
+            else:
+                strings[rows] = self._all.numbers(window.scan, at, length, is_cyclic=is_cyclic)
             memos.append(memo[rows])
             numbers.append(strings[rows])
             if kind == "tensors":

@@ -12,16 +12,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from inspector.checkpoint.dcp import is_escape
-from inspector.checkpoint.safetensors.facts import Unread
 from inspector.checkpoint.safetensors.header import (
     MAX_HEADER_BYTES,
     Header,
     HeaderError,
+    Unread,
     bounded_json,
     header_bytes,
     parse_header,
 )
 from inspector.checkpoint.safetensors.sets import FileSet
+from inspector.checkpoint.signatures import foreign_kind
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import plural
 from inspector.errors import StorageError
@@ -33,13 +34,6 @@ _FIRST_BYTES = 64 << 10
 _WORKERS = 8
 # Headers that are fetched, and not parsed yet.
 _AHEAD = 32
-
-_LOOKALIKES = (
-    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
-    (b"<", "an HTML or XML page", "the download went wrong: fetch the file again"),
-    (b"\x1f\x8b", "gzip data", "unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "zstandard data", "unpack it first"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +186,7 @@ def _no_header(path: str, start: bytes) -> Unread:
         length = int.from_bytes(start[:8], "little")
         what = f"it claims a header of {length:,} bytes; safetensors allows {MAX_HEADER_BYTES:,}"
     else:
-        found = next((found for found in _LOOKALIKES if start.startswith(found[0])), None)
-        what = f"it is {found[1]}, no safetensors file" if found else "no header begins there"
-        hint = found[2] if found else ""
+        found = foreign_kind(start)
+        what = f"it is {found[0]}, no safetensors file" if found else "no header begins there"
+        hint = found[1] if found else ""
     return Unread(path, "file-unreadable", what, hint)

@@ -1,6 +1,7 @@
 """The metadata against the folder: what is missing, cut off, left over or of another time.
 
-The rule this module keeps: it lists and looks at sizes and times; no data file is opened.
+The rule this module keeps: it lists and looks at sizes and times; no data file is opened but one
+that is too short, whose first bytes may tell what it is.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
-from inspector.checkpoint.model import Checkpoint, DataFile
+from inspector.checkpoint.model import Checkpoint, DataFile, Ints
+from inspector.checkpoint.signatures import COMPRESSED, foreign_kind
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.folder.times import Split, split_by_time
-from inspector.checks.metadata.entries import Entries, Ints, total
+from inspector.checks.metadata.entries import Entries, total
 from inspector.errors import StorageError
 from inspector.layout.geometry import unique
 
@@ -31,11 +33,14 @@ __all__ = ["check_files"]
 _COPY = re.compile(r" \(\d{1,3}\)(?=\.[^.]*\Z)")
 _RSYNC = re.compile(r"\A\.(.+)\.\w{6}\Z")
 _FROM_ANOTHER = "copy the file from the original, or load an earlier checkpoint"
+_CUT_SHORT = f"unless a save or a copy is still running, it was cut short: {_FROM_ANOTHER}"
 _MAX_NAMED = 8
 _MAX_MISSING = 1000
 
 #: What macOS copies of a file's attributes: `._NAME` beside NAME (AppleDouble).
 _OF_MACOS = "._"
+# What stands in a data file's place is looked for in so many files of a checkpoint.
+_MAX_OPENED, _FIRST_BYTES = 64, 64
 _FATE_OF_NOTHING = "never reads them: the chunks hold no element"
 _LEFTOVER = re.compile(
     r"\.tmp\Z|\.tmp[.-]|\.part(ial)?\Z|\.incomplete\Z|\.crdownload\Z|\.swp\Z|~\Z"
@@ -59,7 +64,7 @@ def check_files(
         for file, entry in zip(checkpoint.files, found, strict=True)
         if entry is not None and file.num_payloads
     ]
-    truncated = set(_truncated(entries, found, findings))
+    truncated = set(_truncated(storage, entries, found, findings))
     findings += _unreferenced(checkpoint)
     findings += _leftovers(listing)
     findings += _ranks(checkpoint, listing)
@@ -159,6 +164,8 @@ def _instead(path: str, known: Mapping[str, Entry]) -> str:
             return f"{shown} is there, which differs in its case alone: rename it, and check again"
         if name != path and _COPY.sub("", name) == path:
             return f"{shown} is there, as a second download is named: rename it, and check again"
+        if name in (path + ending for ending in COMPRESSED):
+            return f"{shown} is there: unpack it, and check again"
         if _RSYNC.sub(r"\1", name) == path:
             return f"{shown} is there, as rsync names what it has not copied whole: copy it again"
     return _FROM_ANOTHER
@@ -238,7 +245,7 @@ def _holds_nothing(entries: Entries, rows: Ints) -> bool:
 
 
 def _truncated(
-    entries: Entries, found: list[Entry | None], findings: list[Finding]
+    storage: Storage, entries: Entries, found: list[Entry | None], findings: list[Finding]
 ) -> Iterator[int]:
     unknown = np.iinfo(np.int64).max
     sizes = [
@@ -247,17 +254,19 @@ def _truncated(
     # The extra last place is for what is stored nowhere (-1).
     size = np.asarray([*sizes, unknown], dtype=np.int64)[entries.file]
     rows = np.flatnonzero(entries.start + entries.length > size)
-    for number, members in entries.by_file(rows):
+    for opened, (number, members) in enumerate(entries.by_file(rows)):
         path, num_bytes = entries.checkpoint.files[number].path, sizes[number]
         end = int(entries.sweep.end[number])
+        kind = _foreign(storage, entries, number) if opened < _MAX_OPENED else None
+        of_kind = f" of {kind[0]}" if kind else ""
         findings.append(
             Finding(
                 "file-truncated",
                 "error",
-                f"{printable(path, 120)}: {num_bytes:,} bytes, but {_what(entries)} needs {end:,}; "
-                f"{_holds(entries, members)} past its end",
-                _cut_fate(entries, members, num_bytes),
-                "the write or the copy was cut short: " + _FROM_ANOTHER,
+                f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {_what(entries)} needs "
+                f"{end:,}; {_holds(entries, members)} past its end",
+                _cut_fate(entries, members, num_bytes, is_foreign=kind is not None),
+                kind[1] if kind else _CUT_SHORT,
                 file=path,
                 num_elements=total(entries.volume[members]),
             )
@@ -265,12 +274,31 @@ def _truncated(
         yield number
 
 
-def _cut_fate(entries: Entries, rows: Ints, num_bytes: int) -> str:
+def _foreign(storage: Storage, entries: Entries, number: int) -> tuple[str, str] | None:
+    """What stands in the place of a data file, by its first bytes, and what to do about it.
+
+    Where the metadata says that payloads are compressed, a data file begins as such data do.
+    """
+    checkpoint = entries.checkpoint
+    if checkpoint.columns.transforms or any(entry.transforms for entry in checkpoint.bytes_entries):
+        return None
+    if checkpoint.format != "dcp":
+        return None  # Its header was read.
+    try:
+        start = storage.read(posixpath.normpath(checkpoint.files[number].path), 0, _FIRST_BYTES)
+    except StorageError:
+        return None
+    return foreign_kind(start)
+
+
+def _cut_fate(entries: Entries, rows: Ints, num_bytes: int, *, is_foreign: bool) -> str:
     """What torch does about entries that reach past the end of their file."""
     if entries.checkpoint.format != "dcp":
         return "raises SafetensorError: incomplete metadata, file not fully covered"
     if _holds_nothing(entries, rows):
         return _FATE_OF_NOTHING
+    if is_foreign:
+        return "raises an error that names neither the entry nor the file"
     fates = []
     if (entries.start[rows] < num_bytes).any():
         fates.append("RuntimeError: PytorchStreamReader failed reading zip archive")
@@ -340,7 +368,7 @@ def _leftovers(listing: list[Entry]) -> Iterator[Finding]:
             what = f"attributes of {printable(entry.name[2:], 120)}, as macOS copies them"
         hint = "remove it"
         if entry.name.endswith(".metadata.tmp") and entry.name.removesuffix(".tmp") in names:
-            what = "a later save into this folder did not finish"
+            what = "a later save into this folder has not finished"
             hint = "the data files may be of that later save: see whether they are newer"
         yield Finding(
             "file-leftover",
@@ -363,7 +391,7 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
                 "rank-missing",
                 "error",
                 f"rank {rank}: its metadata file __{rank}.metadata is not there"
-                + (" (only its .tmp: that rank did not finish)" if unfinished else ""),
+                + (" (only its .tmp: that rank has not finished)" if unfinished else ""),
                 f"raises AssertionError: metadata is None, on rank {rank}",
                 "copy the file from the original, or load an earlier checkpoint",
                 file=f"__{rank}.metadata",

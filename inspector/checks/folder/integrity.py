@@ -20,10 +20,9 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.payload.source import BLOCK_BYTES, open_file
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural, printable
-from inspector.checkpoint.workers import Stop, run_workers
+from inspector.checkpoint.workers import BytesProgress, Stop, run_workers
 from inspector.checks.findings import INTEGRITY, Against, Coverage, DeepReport, Finding, NotChecked
 from inspector.errors import InspectError
-from inspector.values.fingerprint import HashProgress
 
 __all__ = ["check_integrity"]
 
@@ -35,8 +34,7 @@ def check_integrity(
     checkpoint: Checkpoint,
     storage: Storage,
     *,
-    progress: Callable[[HashProgress], bool] | None = None,
-    workers: int = 2,
+    progress: Callable[[BytesProgress], bool] | None = None,
 ) -> DeepReport:
     """Hash every file that `integrity.json` names, and compare.
 
@@ -44,7 +42,6 @@ def check_integrity(
         checkpoint: The checkpoint; its folder was listed.
         storage: Its folder.
         progress: Called about ten times a second, in the calling thread; True cancels.
-        workers: Threads.
     """
     try:
         wanted = _read(storage)
@@ -64,9 +61,9 @@ def check_integrity(
 
     def poll() -> bool:
         done = min(sum(h.bytes_done for h in run.hashers), run.bytes_total)
-        return progress is not None and progress(HashProgress(done, run.bytes_total))
+        return progress is not None and progress(BytesProgress(done, run.bytes_total))
 
-    run_workers(wanted, lambda: _Hasher(run), run.stop, num_workers=workers, poll=poll)
+    run_workers(wanted, lambda: _Hasher(run), run.stop, poll=poll)
     return run.report(checkpoint)
 
 

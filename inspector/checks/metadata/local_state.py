@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inspector.checkpoint.child.names import any_has
 from inspector.checkpoint.model import Checkpoint, Tensor
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
@@ -195,7 +196,7 @@ def _views_of_flat(checkpoint: Checkpoint) -> Iterator[Finding]:
     parameters, each the part of it that the rank holds.
     """
     columns = checkpoint.columns
-    if _FLAT not in "\n".join(columns.fqns) or checkpoint.per_rank_metadata:
+    if not any_has(columns.fqns, _FLAT) or checkpoint.per_rank_metadata:
         return
     flat = {fqn[: -len(_FLAT)]: i for i, fqn in enumerate(columns.fqns) if _is_flat(fqn)}
     owners = {owner for owner, i in flat.items() if columns.num_chunks_of[i] > 1}

@@ -328,13 +328,13 @@ def _note(message: str, torch_does: str, hint: str) -> Finding:
 
 
 def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | None:
-    band = provenance.torch_band or ""
-    if not band.startswith(("1.13", "2.15")):
+    band, first = provenance.torch_band, provenance.first_torch
+    if first not in ((1, 13), (2, 15)):
         return None
     torch_version, release = _release(torch_version)
     if release is None:
         return None
-    if band.startswith("2.15") and release < (2, 15):
+    if first == (2, 15) and release < first:
         return _note(
             f"torch {torch_version} is installed and cannot read this checkpoint, though it is "
             f"written as torch {band} does: {provenance.torch_evidence}, where it expects 5",

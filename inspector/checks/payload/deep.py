@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import plural
+from inspector.checkpoint.workers import BytesProgress
 from inspector.checks.findings import INTEGRITY, Coverage, DeepReport, Finding, NotChecked
 
 if TYPE_CHECKING:
     from inspector.checks.seal.manifest import Manifest
 
 __all__ = ["DeepRequest", "check_deep", "read_wanted"]
-
-
-class BytesProgress(Protocol):
-    """How far a reading of many bytes is."""
-
-    @property
-    def bytes_done(self) -> int: ...
-
-    @property
-    def bytes_total(self) -> int: ...
 
 
 #: Makes what is told the progress of one reading, and may cancel it.
@@ -102,7 +93,7 @@ def check_deep(
             report = _sum(report, digests.findings, digests.checked, digests.is_cancelled)
     if wanted.manifest is not None and not report.is_cancelled:
         # lazy: what was asked for alone
-        from inspector.checks.seal.compare import check_manifest
+        from inspector.checks.seal.seal import check_manifest
 
         with line() as told:
             sealed = check_manifest(

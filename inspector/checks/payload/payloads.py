@@ -17,6 +17,7 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 
+from inspector.checkpoint.find.changes import rewritten
 from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checkpoint.payload.plan import PayloadPlan, plan_payloads
 from inspector.checkpoint.payload.source import RangeSource
@@ -26,12 +27,17 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checks.echoes import by_file
 from inspector.checks.findings import Coverage, DeepReport, Finding, NotChecked
 from inspector.checks.payload.judge import judge
-from inspector.checks.payload.judgement import Judgement, Note, PayloadTally, subject_of
+from inspector.checks.payload.judgement import (
+    Judgement,
+    Note,
+    PayloadTally,
+    file_at,
+    subject_of,
+    value_findings,
+)
 from inspector.checks.payload.pieces import with_pieces
 from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
-from inspector.checks.payload.values import file_at, value_findings
-from inspector.errors import StorageError
 from inspector.layout.geometry import unique
 
 __all__ = [
@@ -306,31 +312,18 @@ class _Conclusion:
         return {file.path: n for file, n in zip(self._checkpoint.files, counts, strict=True)}
 
     def _leave_out_changed(self) -> set[int]:
-        """Files that somebody wrote to while they were read: what was found in them is of none.
-
-        A remote storage tells by itself (`storage.bounds.Tags`).
-        """
-        changed: set[int] = set()
-        if self._storage.local_path("") is None:
-            return changed
+        """Files that somebody wrote to while they were read: what was found in them is of none."""
         opened = self.tally.read.copy()
         opened[[place for place, _ in self.tally.findings]] = True
-        for index in unique(self.plan.file[opened]).tolist():
-            file = self._checkpoint.files[index]
-            if file.num_bytes is None or file.modified_s is None:
-                continue
-            try:
-                now = self._storage.stat(file.path)
-            except StorageError:
-                now = None
-            if now is None or (now.num_bytes, now.modified_s) != (file.num_bytes, file.modified_s):
-                changed.add(index)
-                places = np.flatnonzero((self.plan.file == index) & opened)
-                self.tally.read[places] = False
-                self._num_unread += len(places)
-                key = file.path, "the file changed while it was read"
-                self._skipped[key] = self._skipped.get(key, 0) + len(places)
-        return changed
+        files = unique(self.plan.file[opened]).tolist()
+        changed = rewritten(self._checkpoint, self._storage, files)
+        for index in changed:
+            places = np.flatnonzero((self.plan.file == index) & opened)
+            self.tally.read[places] = False
+            self._num_unread += len(places)
+            key = self._checkpoint.files[index].path, "the file changed while it was read"
+            self._skipped[key] = self._skipped.get(key, 0) + len(places)
+        return set(changed)
 
     def _note(self, note: Note, places: list[int]) -> Finding:
         example = subject_of(

@@ -20,10 +20,10 @@ from inspector.checks.plan.flattening import (
     is_old_listing,
     old_flattening,
     owner_of,
+    shape_hint,
     taken_apart,
 )
 from inspector.checks.plan.roles import Role, families, family_of, numbers_text, role_of
-from inspector.checks.plan.shape_hints import shape_hint
 from inspector.layout.aliases import bare_name, likely_renames
 
 __all__ = ["PLAN_CODES", "ModelFit", "compare", "fit_of", "holds", "num_matching", "summary"]

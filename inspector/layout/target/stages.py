@@ -22,10 +22,9 @@ from inspector.checkpoint.text import format_ranks, plural, printable
 from inspector.errors import UsageError
 from inspector.layout.geometry import Ints
 from inspector.layout.target.file import StageLine
-from inspector.layout.writer.stages import module_of
+from inspector.layout.writer.stages import StageGroups, module_of
 
 if TYPE_CHECKING:
-    from inspector.layout.writer.stages import StageGroups
     from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["StageKeys", "StageRequest", "stage_keys", "stages_by_files"]

@@ -8,11 +8,13 @@ is never in the file: it is evidence, never called certain, and says what it res
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from inspector.checkpoint.child.names import as_text
 from inspector.layout.mesh import FAMILIES, Mesh
 from inspector.layout.placements import ORDINALS, fit_of
 from inspector.layout.writer.groups import (
@@ -237,7 +239,7 @@ class _Tally:
         self.fqns = fqns
         # A hundred thousand names are looked through only if one of them could be stacked experts'.
         is_deep = any(len(use.cut.shape) >= 3 for use in uses)
-        names_of_all = "\n".join(fqns) if is_deep else ""
+        names_of_all = as_text(fqns) if is_deep else ""
         any_expert = "expert" in names_of_all.lower() or bool(_EXPERT.search(names_of_all))
         self.dense: list[PlacementUse] = []
         self.experts: list[PlacementUse] = []
@@ -267,17 +269,21 @@ class _Tally:
 
         FSDP cuts every parameter that it is not told to leave alone; buffers stay whole.
         """
-        cut = {
+        whole = Counter(
             _last_part(self.fqns[t])
-            for use in self.cut(self.dense + self.experts)
-            for t in use.tensors.tolist()
-        }
-        return sum(
-            _last_part(self.fqns[t]) in cut | {"weight", "bias"}
             for use in self.dense
             if not use.cut.touched and use.cut.shape and use.cut.shape[0] > 1
             for t in use.tensors.tolist()
         )
+        counted = whole.keys() & {"weight", "bias"}
+        # A hundred thousand names are looked through only for what is called otherwise.
+        if whole.keys() - counted:
+            counted |= whole.keys() & {
+                _last_part(self.fqns[t])
+                for use in self.cut(self.dense + self.experts)
+                for t in use.tensors.tolist()
+            }
+        return sum(whole[part] for part in counted)
 
     def dims_of(self, uses: Iterable[PlacementUse], axis: int) -> dict[int, int]:
         """Dim -> tensors of two dims and more that the axis cuts there."""
@@ -322,14 +328,16 @@ class _Tally:
         )
 
 
-def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> None:
+def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> bool:
     """Of two placements that give every rank the same box, takes the flat one beside experts.
+
+    Whether there may be such.
 
     A router of four rows over eight ranks lies alike under `[Shard(0), Shard(0)]` and under a
     strided one; where the dense tensors lie flat, the first is what was meant.
     """
     if not any(axis.kind == "expert" for axis in layout.axes):
-        return
+        return False
     sizes = assignment.mesh.sizes
     axes = [a for a, axis in enumerate(layout.axes) if axis.kind != "replicate"]
     flat = flat_pattern(axes, len(sizes))
@@ -340,6 +348,7 @@ def prefer_flat(survey: Survey, assignment: Assignment, layout: AxisRoles) -> No
         other = fit_of(cut, sizes, flat)
         if other is not None:
             found[:] = [other if np.array_equal(other.cells, f.cells) else f for f in found]
+    return True
 
 
 _Kinds = tuple[list[str | None], list[str], str, list[str]]

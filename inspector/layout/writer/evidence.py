@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inspector.checkpoint.child.names import any_has
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.placements import ORDINALS, to_strings
 from inspector.layout.writer.axes import AxisRoles
@@ -39,7 +40,7 @@ def writer(checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | N
     """
     fqns = checkpoint.columns.fqns
     # Looked for in all names at once first: there may be a hundred thousand.
-    if "_flat_param" in "\n".join(fqns) and any(fqn.endswith("_flat_param") for fqn in fqns):
+    if any_has(fqns, "_flat_param") and any(fqn.endswith("_flat_param") for fqn in fqns):
         return "FSDP1 flat parameters"
     if walk is None or not walk.touched:
         return "plain"
@@ -49,7 +50,8 @@ def writer(checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | N
         return "DTensor"
     if assignment is not None and len(assignment.mesh.sizes) > 1:
         return "DTensor"
-    if (checkpoint.provenance.torch_band or "").startswith("1."):
+    release = checkpoint.provenance.first_torch
+    if release is not None and release < (2, 0):
         return "ShardedTensor"
     return "DTensor or ShardedTensor"
 

@@ -20,7 +20,10 @@ from inspector.layout.writer.items import ItemColumns, Items, items_of
 from inspector.layout.writer.replay import GroupTable, balance
 from inspector.layout.writer.survey import Assignment, Bools, Survey, count_known, is_one_row
 
-__all__ = ["Outcome", "Rule", "Trial", "Walk", "meshes_of", "try_meshes"]
+__all__ = ["BALANCED_SINCE", "Outcome", "Rule", "Trial", "Walk", "meshes_of", "try_meshes"]
+
+#: The first torch whose DCP gives what several ranks hold to the one with the fewest bytes.
+BALANCED_SINCE = 2, 3
 
 _NUMBER = re.compile(r"[0-9]+")
 _MAX_OWNED_ROUNDS = 12
@@ -448,10 +451,10 @@ def _rules(walk: Walk) -> tuple[Rule, ...]:
     checkpoint = walk.checkpoint
     if checkpoint.per_rank_metadata:
         return (Rule.ALL,)
-    band = checkpoint.provenance.torch_band or ""
+    release = checkpoint.provenance.first_torch
     rules = [Rule.BALANCED, Rule.LOWEST]
-    if band.startswith(("1.", "2.0", "2.1", "2.2")):
+    if release is not None and release < BALANCED_SINCE:
         rules = [Rule.LOWEST, Rule.BALANCED]
     if len(walk.bytes_ranks) and (walk.bytes_ranks <= 0).all():
-        rules.insert(0 if band.startswith("2.3") else 2, Rule.BALANCED_BYTES_ON_0)
+        rules.insert(0 if release == BALANCED_SINCE else 2, Rule.BALANCED_BYTES_ON_0)
     return tuple(rules)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 from typing_extensions import NotRequired
 
 from inspector.checkpoint.find.step_folders import State
+from inspector.checkpoint.model import Framework
 
 __all__ = [
     "AxesLayout",
@@ -26,7 +27,6 @@ __all__ = [
     "ShownFile",
     "ShownTensor",
     "StageLayout",
-    "WriterFramework",
     "WrittenByMesh",
 ]
 
@@ -146,14 +146,6 @@ class WrittenByMesh(AxesLayout):
     caveats: Sequence[str]
 
 
-class WriterFramework(TypedDict):
-    """The framework that wrote it."""
-
-    name: str
-    certain: bool
-    evidence: Sequence[str]
-
-
 class ShownCheckpoint(TypedDict):
     """The checkpoint as a whole."""
 
@@ -170,7 +162,7 @@ class ShownCheckpoint(TypedDict):
     stored_bytes: int
     metadata_bytes: int
     num_files: int
-    framework: WriterFramework | None
+    framework: Framework | None
     written_by: WrittenByMesh
     per_rank_metadata: bool
     num_malformed: int

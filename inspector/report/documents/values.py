@@ -9,33 +9,24 @@ from typing_extensions import NotRequired
 
 from inspector.checkpoint.text import Number
 from inspector.checks.findings import Verdict as CheckVerdict
-from inspector.diff.model import Verdict
-from inspector.export.outcome import Kind
+from inspector.diff.model import BytesDiff, Damage, MeshSide, PlacementChange, Verdict
+from inspector.export.outcome import Omission, WrittenFile, WrittenTensor
 from inspector.export.outcome import Verdict as ExportVerdict
-from inspector.repair.plan import Basis, StepKind
+from inspector.repair.plan import RepairStep, Unrepaired
 from inspector.repair.run import RepairVerdict
 from inspector.report.documents.show import NamedLeft
 
 __all__ = [
     "CarriedCounts",
     "ChangedGroups",
-    "ChangedPlacement",
-    "ComparedBytes",
     "ComparedTensor",
-    "DamagedSide",
     "DiffDocument",
     "DiffHead",
-    "DiffSide",
     "DiffTolerance",
     "DifferingCopies",
-    "DoneStep",
     "ExportChecksums",
     "ExportDocument",
-    "ExportedFile",
-    "ExportedTensor",
-    "LeftDamage",
     "NotReadTensor",
-    "OmittedEntry",
     "RepairDocument",
     "SealDocument",
     "StatsDocument",
@@ -109,24 +100,6 @@ class StatsDocument(TypedDict):
     replicas_differ: Sequence[DifferingCopies]
 
 
-class DiffSide(TypedDict):
-    """One of the two checkpoints."""
-
-    path: str
-    mesh: str | None
-    num_tensors: int
-    num_bytes_entries: int
-
-
-class DamagedSide(TypedDict):
-    """What one side lacks."""
-
-    side: Literal["A", "B"]
-    code: str
-    fqn: str | None
-    message: str
-
-
 class DiffTolerance(TypedDict):
     """What counted as CLOSE."""
 
@@ -141,24 +114,6 @@ class ChangedGroups(TypedDict):
     fqn: str
     num_a: int
     num_b: int
-
-
-class ChangedPlacement(TypedDict):
-    """A tensor that is placed otherwise; its content is not concerned."""
-
-    fqn: str
-    a: Sequence[str] | None
-    b: Sequence[str] | None
-
-
-class ComparedBytes(TypedDict):
-    """A bytes entry that both hold."""
-
-    fqn: str
-    verdict: Verdict
-    num_bytes_a: int | None
-    num_bytes_b: int | None
-    detail: str
 
 
 class ComparedTensor(TypedDict):
@@ -193,8 +148,8 @@ class DiffHead(TypedDict):
     verdict: Literal["same", "different", "unknown"]
     values_compared: bool
     cancelled: bool
-    a: DiffSide
-    b: DiffSide
+    a: MeshSide
+    b: MeshSide
     counts: dict[str, int]
     only_in_a: Sequence[str]
     only_in_b: Sequence[str]
@@ -202,11 +157,11 @@ class DiffHead(TypedDict):
     renamed: Sequence[tuple[str, str]]
     missing_parts: Sequence[str]
     param_groups: Sequence[ChangedGroups]
-    damage: Sequence[DamagedSide]
+    damage: Sequence[Damage]
     tolerance: DiffTolerance | None
     likely_renamed: Sequence[tuple[str, str]]
-    placements_changed: Sequence[ChangedPlacement]
-    bytes: Sequence[ComparedBytes]
+    placements_changed: Sequence[PlacementChange]
+    bytes: Sequence[BytesDiff]
 
 
 class DiffDocument(DiffHead):
@@ -229,36 +184,6 @@ class SealDocument(TypedDict):
     not_sealed: Sequence[NamedLeft]
 
 
-class ExportedFile(TypedDict):
-    """A file that was written: its name in OUT, empty if it is OUT."""
-
-    name: str
-    num_bytes: int
-    num_tensors: int
-
-
-class ExportedTensor(TypedDict):
-    """A tensor that was written."""
-
-    fqn: str
-    name: str
-    dtype: str
-    stored_dtype: str
-    shape: Sequence[int]
-    num_bytes: int
-    file: str
-    num_overflowed: int
-
-
-class OmittedEntry(TypedDict):
-    """What is not in the file that was written, or why nothing was."""
-
-    fqn: str
-    kind: Kind
-    why: str
-    code: str
-
-
 class ExportChecksums(TypedDict):
     """Payloads that were held against a stored CRC32, and those that have none."""
 
@@ -276,34 +201,12 @@ class ExportDocument(TypedDict):
     format: str
     num_tensors: int
     num_bytes: int
-    files: Sequence[ExportedFile]
-    tensors: Sequence[ExportedTensor]
-    left_out: Sequence[OmittedEntry]
+    files: Sequence[WrittenFile]
+    tensors: Sequence[WrittenTensor]
+    left_out: Sequence[Omission]
     checksums: ExportChecksums
     stored_dtypes: dict[str, str]
     leftovers: Sequence[str]
-
-
-class DoneStep(TypedDict):
-    """One thing that is mended, and on what ground."""
-
-    kind: StepKind
-    basis: Basis
-    fqn: str | None
-    file: str | None
-    before: str
-    after: str
-    why: str
-
-
-class LeftDamage(TypedDict):
-    """What is wrong and stays so."""
-
-    fqn: str | None
-    file: str | None
-    code: str
-    why: str
-    hint: str
 
 
 class CarriedCounts(TypedDict):
@@ -323,7 +226,7 @@ class RepairDocument(TypedDict):
     output: str | None
     before: CheckVerdict
     after: CheckVerdict | None
-    steps: Sequence[DoneStep]
-    not_repaired: Sequence[LeftDamage]
+    steps: Sequence[RepairStep]
+    not_repaired: Sequence[Unrepaired]
     files: CarriedCounts | None
     torch: str | None

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypedDict
 from typing_extensions import NotRequired
 
 from inspector.report.documents.show import NamedLeft
+from inspector.verify.progress import Failure
+from inspector.verify.verdicts import Fault
 
 __all__ = ["EVENTS", "READ_EVENTS", "VerifyReport"]
 
@@ -88,19 +90,16 @@ class Hello(_OfRank):
     elapsed_s: float
 
 
-class _Memory(TypedDict, total=False):
-    rss_bytes: int
-    anon_bytes: int
-    peak_rss_bytes: int
-    cuda_bytes: int
-    io_bytes: int
-
-
-class Heartbeat(_OfRank, _Memory):
+class Heartbeat(_OfRank):
     """A rank is alive; the phase is empty before its first."""
 
     event: Literal["heartbeat"]
     phase: _Phase | Literal[""]
+    rss_bytes: NotRequired[int]
+    anon_bytes: NotRequired[int]
+    peak_rss_bytes: NotRequired[int]
+    cuda_bytes: NotRequired[int]
+    io_bytes: NotRequired[int]
 
 
 class LeftOutGroup(TypedDict):
@@ -125,23 +124,20 @@ class PlanOfRank(_OfRank):
     memory_bytes: NotRequired[int]
 
 
-class _EnteredPhase(TypedDict, total=False):
-    mesh: str
-    wave: int
-    num_waves: int
-    folder: str
-    checked: str
-    num_findings: int
-    num_bytes: int
-    num_files: int
-
-
-class EnteredPhase(_OfRank, _EnteredPhase):
+class EnteredPhase(_OfRank):
     """A rank enters a phase; of a save, what the check of the saved folder said."""
 
     event: Literal["phase"]
     phase: _Phase
     hop: int
+    mesh: NotRequired[str]
+    wave: NotRequired[int]
+    num_waves: NotRequired[int]
+    folder: NotRequired[str]
+    checked: NotRequired[str]
+    num_findings: NotRequired[int]
+    num_bytes: NotRequired[int]
+    num_files: NotRequired[int]
 
 
 class ProgressOfRank(_OfRank):
@@ -156,28 +152,7 @@ class ProgressOfRank(_OfRank):
     tensors_total: int
 
 
-class _VerifiedTensor(TypedDict, total=False):
-    num_elements: int | None
-    num_different: int | None
-    first_index: Sequence[int] | None
-    expected: str | None
-    found: str | None
-    file: str | None
-    num_compared: int
-    bytes_read: int
-    via: str
-    mesh: str
-    hop: int
-    entry: int
-    ranks: int
-    asked: bool
-    num_unwritten: int
-    num_uncovered: int
-    is_partial: bool
-    cut: bool
-
-
-class VerifiedTensor(_OfRank, _VerifiedTensor):
+class VerifiedTensor(_OfRank):
     """What a rank found of an entry in a phase."""
 
     event: Literal["tensor"]
@@ -185,24 +160,39 @@ class VerifiedTensor(_OfRank, _VerifiedTensor):
     fqn: str
     verdict: str
     detail: str
+    num_elements: NotRequired[int | None]
+    num_different: NotRequired[int | None]
+    first_index: NotRequired[Sequence[int] | None]
+    expected: NotRequired[str | None]
+    found: NotRequired[str | None]
+    file: NotRequired[str | None]
+    num_compared: NotRequired[int]
+    bytes_read: NotRequired[int]
+    via: NotRequired[str]
+    mesh: NotRequired[str]
+    hop: NotRequired[int]
+    entry: NotRequired[int]
+    ranks: NotRequired[int]
+    asked: NotRequired[bool]
+    num_unwritten: NotRequired[int]
+    num_uncovered: NotRequired[int]
+    is_partial: NotRequired[bool]
+    cut: NotRequired[bool]
 
 
-class _TorchReads(TypedDict, total=False):
-    unsafe: bool
-    second_reading: str
-    num_payloads: int
-    num_forgotten: int
-    forgotten: Sequence[str]
-    tried: bool
-
-
-class TorchReads(_OfRank, _TorchReads):
+class TorchReads(_OfRank):
     """Whether torch's own `read_metadata` reads what the job read."""
 
     event: Literal["torch_reads"]
     ok: bool
     torch: str
     error: str | None
+    unsafe: NotRequired[bool]
+    second_reading: NotRequired[str]
+    num_payloads: NotRequired[int]
+    num_forgotten: NotRequired[int]
+    forgotten: NotRequired[Sequence[str]]
+    tried: NotRequired[bool]
 
 
 class PrintedLine(_Event):
@@ -405,42 +395,13 @@ class ReportedRank(TypedDict):
     device: str
 
 
-class ReportedFault(TypedDict):
-    """What one rank found wrong with an entry in a phase."""
-
-    rank: int
-    hop: int
-    phase: str
-    verdict: str
-    num_elements: int | None
-    num_different: int | None
-    first_index: Sequence[int] | None
-    expected: str
-    found: str
-    file: str
-    detail: str
-    num_missing: int | None
-
-
 class WrongEntry(TypedDict):
     """An entry that is not as it was stored."""
 
     fqn: str
     verdict: str
     num_faults: int
-    faults: Sequence[ReportedFault]
-
-
-class ReportedFailure(TypedDict):
-    """Why a rank failed."""
-
-    rank: int | None
-    kind: str
-    message: str
-    stack: str
-    t: float
-    is_root: bool
-    is_echo: bool
+    faults: Sequence[Fault]
 
 
 class VerifyReport(TypedDict):
@@ -451,4 +412,4 @@ class VerifyReport(TypedDict):
     ranks: Sequence[dict[str, Any]]
     wrong: Sequence[WrongEntry]
     via: dict[str, Sequence[str]]
-    failures: Sequence[ReportedFailure]
+    failures: Sequence[Failure]

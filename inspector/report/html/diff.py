@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import plural, printable
-from inspector.diff.model import Diff, TensorDiff
-from inspector.diff.unmoved import UNMOVED, unmoved_weights
+from inspector.diff.model import UNMOVED, Diff, TensorDiff, unmoved_weights
 from inspector.report.diff import (
     TENSOR_COLUMNS,
     placement_lines,

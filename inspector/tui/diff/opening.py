@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inspector.checkpoint.child.isolated import Child
+from inspector.checkpoint.child.isolated import Child, prefetch
+from inspector.checkpoint.find.locate import locate_one, read_checkpoint
 from inspector.checkpoint.text import printable
 from inspector.errors import Cancelled, UsageError
 from inspector.tui.session import Loaded, Loading, Outcome
@@ -58,7 +59,6 @@ class OpeningPair(Loading):
         self._children = prefetched
 
     def _load(self) -> Outcome:
-        from inspector.checkpoint.child.isolated import prefetch  # lazy: the screen shows without
         from inspector.diff.model import Side, Tolerance  # lazy: the screen shows without
         from inspector.diff.structure import compare_structure  # lazy: the screen shows without
         from inspector.layout.writer.written_by import infer  # lazy: the screen shows without
@@ -90,9 +90,6 @@ class OpeningPair(Loading):
         return Comparison(structure, written_by, self.pair.tolerance or Tolerance(), filter_text)
 
     def _side(self, given: str | Loaded, child: Child | None) -> Loaded:
-        # lazy: the screen shows without
-        from inspector.checkpoint.find.locate import locate_one, read_checkpoint
-
         if isinstance(given, Loaded):
             return given
         self.reading = given

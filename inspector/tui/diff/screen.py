@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 from textual.app import App, ComposeResult
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Static
 
@@ -20,19 +21,13 @@ from inspector.tui.diff.comparison import Comparison
 from inspector.tui.diff.opening import ComparingValues, OpeningPair, PairOf
 from inspector.tui.diff.sources import headline, side_line
 from inspector.tui.diff.view import DiffView
-from inspector.tui.folder.ask_path import AskPathScreen
-from inspector.tui.folder.completion import expanded
+from inspector.tui.folder.ask_path import AskPathScreen, expanded
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
-from inspector.tui.kit.view import View
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.loading import LoadingScreen
-
-if TYPE_CHECKING:
-    from textual.notifications import SeverityLevel
-
-    from inspector.tui.session import Loaded
+from inspector.tui.session import Loaded
 
 __all__ = ["DiffScreen", "compare_with", "open_pair"]
 
@@ -162,9 +157,6 @@ class DiffScreen(Screen[None]):
     def on_resize(self) -> None:
         self._show_head()
 
-    def on_view_counted(self, event: View.Counted) -> None:
-        event.stop()
-
     def _show_head(self) -> None:
         width = max(self.size.width - 2, 20)
         if self._run is not None:
@@ -242,14 +234,7 @@ class DiffScreen(Screen[None]):
         changed = self.comparison.take(run.drain())
         if changed:
             self.view.rows_changed(changed)
-        done = run.progress
-        line.show(
-            "comparing values",
-            0 if done is None else done.bytes_done,
-            0 if done is None else done.bytes_total,
-            self._comparing,
-            "c stops",
-        )
+        line.show("comparing values", run.progress, self._comparing, "c stops")
         self._show_head()
 
     def _ended(self, run: ComparingValues, outcome: Diff | InspectError) -> None:

@@ -32,9 +32,8 @@ from inspector.tui.diff.comparison import (
     said_of,
 )
 from inspector.tui.kit.cell_text import Cell, clip, cut_to
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
-from inspector.tui.kit.virtual_table import TableSource
+from inspector.tui.kit.virtual_table import Column, TableSource
 
 __all__ = [
     "COLORS",

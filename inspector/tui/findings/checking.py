@@ -15,9 +15,10 @@ from inspector.checkpoint.find.changes import changes, is_same_save
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.storage.base import Storage
+from inspector.checkpoint.workers import BytesProgress
 from inspector.checks.findings import Coverage, DeepReport, Finding, NotChecked, Report
 from inspector.checks.judge import check_storage, judge
-from inspector.checks.payload.deep import BytesProgress, DeepRequest, check_deep
+from inspector.checks.payload.deep import DeepRequest, check_deep
 from inspector.errors import Cancelled, InspectError, StorageError, UsageError
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.tui.session import Loaded

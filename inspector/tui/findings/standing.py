@@ -8,13 +8,9 @@ read and nothing is wrong with any; what was not read is never called sound with
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from inspector.checkpoint.text import plural
-from inspector.checks.findings import SEVERITIES
-
-if TYPE_CHECKING:
-    from inspector.checks.findings import Coverage, Finding, Report
+from inspector.checks.findings import SEVERITIES, Coverage, Finding, Report
 
 __all__ = ["Badge", "Standing"]
 

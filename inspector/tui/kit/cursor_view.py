@@ -130,15 +130,14 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
     def page_lines(self) -> int:
         return max(1, self.scrollable_content_region.height - self.HEADER_LINES)
 
-    def move_cursor(self, line: int, *, announce: bool = True) -> None:
+    def move_cursor(self, line: int) -> None:
         """Put the cursor on `line` (kept within the lines) and scroll it into view."""
         line = max(0, min(line, self.num_lines - 1))
         if line != self.cursor:
             old, self.cursor = self.cursor, line
             self.refresh_line(old + self.HEADER_LINES)
             self.refresh_line(line + self.HEADER_LINES)
-            if announce:
-                self.announce()
+            self.announce()
         self._scroll_to_cursor()
 
     def announce(self) -> None:
@@ -152,6 +151,8 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
         self.cursor_moved()
 
     def _scroll_to_cursor(self) -> None:
+        if not self.scrollable_content_region.height:
+            return  # Not laid out yet: then there is no telling what is in view.
         top = round(self.scroll_y)
         page = self.page_lines
         if self.cursor < top:

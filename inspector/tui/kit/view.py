@@ -10,14 +10,15 @@ from asyncio import TimerHandle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import Reactive
 from textual.widget import Widget
 from textual.widgets import Input
 
 from inspector.checkpoint.text import format_count
 from inspector.tui.background import after
 from inspector.tui.commands import command, is_closed
-from inspector.tui.kit.pane import Pane
 from inspector.tui.kit.virtual_table import VirtualTable
 
 if TYPE_CHECKING:
@@ -28,7 +29,39 @@ if TYPE_CHECKING:
     from inspector.tui.kit.lines import FilterLine
     from inspector.tui.session import Loaded
 
-__all__ = ["TableView", "View"]
+__all__ = ["ColumnPane", "Pane", "RowPane", "TableView", "View"]
+
+
+class Pane(Widget):
+    """A widget that was given its size: no scrollbars of its own, its content does not tell it.
+
+    Textual lays the whole screen out a second time whenever the size of a widget changed, in case
+    scrollbars follow from it. Nothing follows from the size of these, so they do not ask for it.
+    """
+
+    virtual_size = Reactive(Size(0, 0), layout=False, repaint=False)
+
+
+class RowPane(Pane):
+    """Widgets side by side."""
+
+    # Nothing of it is seen, so there is nothing to draw line by line.
+    BLANK = True
+
+    DEFAULT_CSS = (
+        "RowPane { width: 1fr; height: 1fr; layout: horizontal; overflow: hidden hidden; }"
+    )
+
+
+class ColumnPane(Pane):
+    """Widgets below each other."""
+
+    BLANK = True
+
+    DEFAULT_CSS = (
+        "ColumnPane { width: 1fr; height: 1fr; layout: vertical; overflow: hidden hidden; }"
+    )
+
 
 # From this many names on, a filter waits for a pause in the typing: it would take longer to look
 # at all of them than a key may wait.
@@ -99,7 +132,7 @@ class View(Pane):
         return self.is_mounted and isinstance(self.screen.focused, Input)
 
     def action_copy(self) -> None:
-        from inspector.tui.screens.copy import CopyScreen
+        from inspector.tui.screens.dialogs import CopyScreen
 
         choices = self.copy_choices()
         if choices:

@@ -21,7 +21,7 @@ from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.target.stages import stages_by_files
 from inspector.layout.writer.written_by import WrittenBy
-from inspector.report.plan.text import as_written
+from inspector.report.plan import as_written
 
 __all__ = ["Order", "PlanDesk", "Planned"]
 

@@ -21,9 +21,8 @@ from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Read
 from inspector.report.fitting import bar
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
-from inspector.tui.kit.virtual_table import TableSource
+from inspector.tui.kit.virtual_table import Column, TableSource
 from inspector.tui.mesh.axes import coordinate_words
 
 __all__ = [

@@ -18,20 +18,20 @@ from textual.widgets import Static
 from inspector.checkpoint.text import plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.report.plan.text import headline
+from inspector.report.plan import headline
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.offers import EvenSizes, even_sizes, first_mesh, writer_mesh
 from inspector.tui.mesh.picker import MeshPicker
-from inspector.tui.mesh.view import MeshView
+from inspector.tui.mesh.rank_grid import MeshView
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.reads_pane import ReadsPane
 from inspector.tui.plan.sources import PlanRankSource, rank_columns
 from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.screens.dialogs import CopyScreen
 from inspector.verify.job.commands import elsewhere
 from inspector.verify.preflight import too_many_ranks
 

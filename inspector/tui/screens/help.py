@@ -11,8 +11,8 @@ from textual.dom import DOMNode
 from textual.widgets import Input, Static
 
 from inspector.tui.commands import LIST_KEYS
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import FactSheet, FilterLine, Reader, Section
-from inspector.tui.kit.pane import Dialog
 from inspector.tui.kit.view import View
 
 __all__ = ["HelpScreen", "commands_of"]

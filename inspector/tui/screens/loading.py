@@ -1,9 +1,10 @@
-"""`LoadingScreen`: a path being read, how far it is, and a way to stop."""
+"""`LoadingScreen`: a path being read, how far it is, its first entries, and a way to stop."""
 
 from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 from importlib import import_module
 from threading import Thread
 
@@ -12,10 +13,13 @@ from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widgets import ProgressBar, Static
 
-from inspector.checkpoint.text import format_bytes, printable
+from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.tui.background import after
 from inspector.tui.kit.key_bar import KeyBar
-from inspector.tui.session import Loading, Outcome
+from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.session import Loaded, Loading, Outcome
+from inspector.tui.tensors.preview import EarlyRows
+from inspector.tui.tensors.view import entry_columns
 
 __all__ = ["LoadingScreen"]
 
@@ -37,7 +41,7 @@ _NEXT = (
     "inspector.tui.files.view",
     "inspector.checks.judge",
     "inspector.tui.findings.view",
-    "inspector.tui.mesh.grid",
+    "inspector.tui.mesh.paint",
     "inspector.verify.machine",
     "inspector.verify.preflight",
     "inspector.verify.job.launcher",
@@ -67,6 +71,8 @@ class LoadingScreen(Screen[Outcome]):
     LoadingScreen Static { width: 1fr; text-align: center; }
     LoadingScreen ProgressBar { width: 1fr; margin: 1 0; }
     LoadingScreen ProgressBar Bar { width: 1fr; }
+    LoadingScreen VirtualTable { height: 1fr; margin-top: 1; }
+    LoadingScreen.-early { align: center top; }
     """
 
     BINDINGS = [("escape,ctrl+c", "cancel", "Stop reading")]
@@ -77,6 +83,8 @@ class LoadingScreen(Screen[Outcome]):
         self._is_dismissed = False
         self._stage = ""
         self._polls = 0
+        self._early = EarlyRows()
+        self._table: VirtualTable | None = None
 
     @classmethod
     def of(cls, path: str, *, whole_folder: bool = True) -> LoadingScreen:
@@ -109,6 +117,9 @@ class LoadingScreen(Screen[Outcome]):
             # The next screen's alone: this one may outlive it, as what the collector is not to
             # look through any more.
             outcome, loading.outcome = loading.outcome, None
+            if isinstance(outcome, Loaded) and self._table is not None and self._table.cursor:
+                # The cursor was moved: where it is, it goes on.
+                outcome = replace(outcome, at=self._early.entries[self._table.cursor].fqn)
             self.dismiss(outcome)
             return
         self._polls += 1
@@ -116,10 +127,28 @@ class LoadingScreen(Screen[Outcome]):
             return  # Not yet; or the app is on its way out.
         if loading.num_bytes:
             self.query_one(ProgressBar).update(total=loading.num_bytes, progress=loading.num_done)
+        if len(loading.early) > self._early.num_rows:
+            self._show_early()
         size = f", {format_bytes(loading.num_bytes)}" if loading.num_bytes else ""
-        if (stage := f"{loading.stage}{size}") != self._stage:
+        stage = f"{loading.stage}{size}"
+        if self._early.num_rows:
+            count = plural(self._early.num_rows, "entry", "entries")
+            stage += f": the first {count}; nothing is checked yet"
+        if stage != self._stage:
             self._stage = stage
             self.query_one("#stage", Static).update(stage)
+
+    def _show_early(self) -> None:
+        """Show the entries that are known by now; the cursor stays where it is."""
+        self._early.entries = self._loading.early
+        if self._table is not None:
+            self._table.set_filter(None)
+            return
+        columns = entry_columns(self._early, placements_known=False)
+        self._table = VirtualTable(columns, self._early, id="early")
+        self.add_class("-early")
+        self.mount(self._table, before=self.query_one(KeyBar))
+        self._table.focus()
 
     def action_cancel(self) -> None:
         self._loading.cancel()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from inspector.tui.commands import VIEW_KEYS, command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from inspector.tui.kit.view import View
     from inspector.tui.preferences import Memory
 

@@ -21,7 +21,7 @@ from textual.strip import Strip
 
 from inspector.checkpoint.text import format_box, plural
 from inspector.tui.kit.cell_text import fit
-from inspector.tui.kit.pane import Pane
+from inspector.tui.kit.view import Pane
 from inspector.tui.tensors import chunk_paint as inks
 from inspector.tui.tensors.chunk_captions import captions, left_ruler, top_ruler
 from inspector.tui.tensors.chunk_layout import Mark

@@ -26,9 +26,9 @@ from inspector.checks.findings import Finding
 from inspector.errors import InspectError
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.writer.written_by import WrittenBy
-from inspector.tui.kit.pane import ColumnPane, Pane, RowPane
+from inspector.tui.kit.view import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
-from inspector.tui.mesh.axis_places import axis_places
+from inspector.tui.mesh.axes import axis_places
 from inspector.tui.tensors.chunk_map import ChunkBoxes, ChunkMap, Mark
 from inspector.tui.tensors.sources import ChunkSource, chunk_columns
 

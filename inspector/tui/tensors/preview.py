@@ -1,4 +1,4 @@
-"""`Preview`: the first frame of a checkpoint, made of the child's answer alone.
+"""`Preview`: the first frame of a checkpoint, made of the child's answer alone; and `EarlyRows`.
 
 The rule this module keeps: it imports neither numpy nor the model, which together take as long
 to import as Textual takes to draw. What it shows is what the real table shows, less what needs
@@ -11,12 +11,13 @@ import math
 from itertools import pairwise
 from typing import Any
 
+from inspector.checkpoint.child.isolated import EarlyEntry
 from inspector.checkpoint.dtypes import itemsize, short_name
 from inspector.checkpoint.text import format_bytes, format_count, format_shape, plural, printable
 from inspector.tui.kit.cell_text import Cell
 from inspector.tui.kit.virtual_table import TableSource
 
-__all__ = ["Preview"]
+__all__ = ["EarlyRows", "Preview"]
 
 # Beyond this a preview would take longer to make than it saves.
 _MAX_ROWS = 2_000
@@ -79,3 +80,27 @@ class Preview(TableSource):
 
     def cell(self, row: int, column_key: str) -> Cell:
         return self._rows[row].get(column_key, "")
+
+
+class EarlyRows(TableSource):
+    """The first entries of metadata that is still being read, as rows; more may come.
+
+    What is not known yet is said to be so: nothing of it is checked.
+    """
+
+    def __init__(self) -> None:
+        self.entries: tuple[EarlyEntry, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.entries)
+
+    def cell(self, row: int, column_key: str) -> Cell:
+        entry = self.entries[row]
+        if column_key == "name":
+            return entry.fqn
+        if column_key == "shape" and entry.shape is not None:
+            return format_shape(entry.shape)
+        if column_key == "chunks" and entry.num_chunks is not None:
+            return format_count(entry.num_chunks)
+        return ("...", "dim")

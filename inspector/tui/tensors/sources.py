@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -23,13 +24,10 @@ from inspector.checkpoint.text import (
     natural_keys,
 )
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import Ints, SortKeys
-from inspector.tui.kit.virtual_table import TableSource
+from inspector.tui.kit.virtual_table import Column, TableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["ChunkSource", "EntrySource", "chunk_columns"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,15 +10,11 @@ from textual.app import ComposeResult
 
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command
-from inspector.tui.kit.columns import Column as TableColumn
-from inspector.tui.kit.pane import ColumnPane, RowPane
-from inspector.tui.kit.view import TableView
-from inspector.tui.kit.virtual_table import VirtualTable
-from inspector.tui.tensors.entry_columns import entry_columns
+from inspector.tui.kit.view import ColumnPane, RowPane, TableView
+from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
+from inspector.tui.kit.virtual_table import Column as TableColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from inspector.checkpoint.model import Ints, Tensor
     from inspector.checks.findings import Finding, Report
     from inspector.layout.writer.written_by import WrittenBy
@@ -29,6 +26,56 @@ if TYPE_CHECKING:
     from inspector.tui.tensors.trie import ModuleTrie
 
 __all__ = ["TensorsView", "sort_ahead", "trie_ahead"]
+
+# Rows that are looked at to choose the widths.
+_SAMPLE_ROWS = 300
+# `[Replicate(), Shard(0)]`: what most placements take, until they are known.
+_USUAL_PLACEMENTS = 24
+# More than those of two axes take: `[Replicate(), Replicate()]`.
+_MOST_PLACEMENTS = 28
+# What names, dtypes and shapes have together on 80 columns, beside the bytes.
+_ROOM_CELLS = 61
+
+
+def entry_columns(
+    source: TableSource, *, placements_known: bool, has_stages: bool = False
+) -> tuple[Column, ...]:
+    """Columns for a source of tensors, as wide as what stands in a sample of its rows."""
+    step = max(1, source.num_rows // _SAMPLE_ROWS)
+    widest = dict.fromkeys(("name", "dtype", "shape", "placements", "short_placements", "ranks"), 0)
+    for row in range(0, source.num_rows, step):
+        for key, cells in widest.items():
+            widest[key] = max(cells, len(source.text(row, key)))
+
+    def width(key: str, least: int, most: int) -> int:
+        return max(least, min(most, widest[key]))
+
+    dtype, shape = width("dtype", 5, 18), width("shape", 5, 22)
+    # Other columns go before the names lose what tells them apart, but for these two.
+    name = width("name", 20, max(20, min(48, _ROOM_CELLS - dtype - shape)))
+    # Those of three axes fit no table: then torch's short forms stand there, the pane tells more.
+    is_short = widest["placements"] > _MOST_PLACEMENTS
+    placements = width("short_placements" if is_short else "placements", 10, 44)
+    if not placements_known:
+        placements = _USUAL_PLACEMENTS
+    return (
+        Column("name", "Tensor", min_width=name, flex=3, cut="middle"),
+        Column("dtype", "Dtype", width=dtype, priority=2),
+        Column("shape", "Shape", width=shape, cut="middle", priority=1),
+        Column(
+            "short_placements" if is_short else "placements",
+            "Placements",
+            min_width=min(_USUAL_PLACEMENTS, placements),
+            max_width=placements,
+            # The pane below tells them too.
+            priority=3,
+        ),
+        *((Column("stage", "Stage?", width=6, priority=2),) if has_stages else ()),
+        Column("chunks", "Chunks", width=6, align="right", priority=4, descending_first=True),
+        Column("bytes", "Bytes", width=9, align="right", descending_first=True),
+        Column("ranks", "Ranks", width=width("ranks", 5, 12), priority=5, sortable=False),
+    )
+
 
 _WIDE_CELLS = 110
 _ROOMY_LINES = 34
@@ -125,7 +172,7 @@ class TensorsView(TableView):
     def show(self, loaded: Loaded) -> None:
         from inspector.tui.tensors.sources import EntrySource
 
-        kept = self._current_name()
+        kept = self._current_name() or loaded.at or None
         self.loaded = loaded
         source = self.source = EntrySource(loaded.checkpoint)
         self._names = source.row_names

@@ -7,22 +7,20 @@ its place, and is given it by `put`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
+from typing_extensions import Self
 
 from inspector.checkpoint.model import Tensor
 from inspector.tui.values.number_sheet import GAP_CELLS, Cells, NumberLines, Sheet, Tiles
 from inspector.values.slices import Plane, plane_of
-
-if TYPE_CHECKING:
-    from textual.geometry import Region
-    from typing_extensions import Self
 
 __all__ = ["NumberGrid"]
 

@@ -20,11 +20,11 @@ from inspector.errors import InspectError
 from inspector.report.stats import format_number
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
 from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
-from inspector.tui.kit.virtual_table import NoRows, TableSource, VirtualTable
+from inspector.tui.kit.virtual_table import Column, NoRows, TableSource, VirtualTable
 from inspector.tui.values.work import Known, WholeRun
+from inspector.values.nonfinite import NonFinite
 from inspector.values.ranking import Ranked
 from inspector.values.stats import NotRead
 
@@ -294,7 +294,7 @@ class StatisticsView(TableView):
         run = self._run
         if run is None or not self._runs.is_busy:
             return False
-        line.show("reading all", run.bytes_done, run.bytes_total, self._runs, "u stops")
+        line.show("reading all", run.progress, self._runs, "u stops")
         return True
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
@@ -303,9 +303,6 @@ class StatisticsView(TableView):
             return None
         name = self._source.row_names[row]
         return name, self._source.first_bad(row)
-
-    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
-        event.stop()
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
@@ -325,8 +322,7 @@ class StatisticsView(TableView):
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
     # lazy: when something is found
-    from inspector.checks.payload.values import file_at, value_findings
-    from inspector.values.nonfinite import NonFinite  # lazy: as above
+    from inspector.checks.payload.judgement import file_at, value_findings
 
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}

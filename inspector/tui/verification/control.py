@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Static
 
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
-from inspector.tui.kit.pane import Dialog
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.verification.figures import rank_figures
 from inspector.tui.verification.head import sentence_of, without_verdict
 from inspector.tui.verification.run import Run, Verification
@@ -26,7 +26,6 @@ from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import TensorView
 
 if TYPE_CHECKING:
-    from textual.app import App
     from textual.notifications import SeverityLevel
     from textual.timer import Timer
 
@@ -63,7 +62,6 @@ class AskScreen(Dialog[str]):
     """Dismissed with the id of the answer; escape is the last of them, which changes nothing."""
 
     DEFAULT_CSS = """
-    AskScreen { align: center middle; }
     AskScreen > Vertical {
         width: 90%; max-width: 72; height: auto;
         padding: 1 2; background: $surface; border: round $warning;

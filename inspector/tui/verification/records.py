@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.widgets import Static
 
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_time, plural, printable
+from inspector.errors import InspectError
 from inspector.report.verify_text import meshes_text
 from inspector.tui.background import Background
 from inspector.tui.commands import is_closed
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
-from inspector.tui.kit.pane import ColumnPane
-from inspector.tui.kit.virtual_table import TableSource, VirtualTable
+from inspector.tui.kit.view import ColumnPane
+from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
 from inspector.tui.verification.control import standing_of
 from inspector.tui.verification.head import seconds
 from inspector.tui.verification.run import Run
 from inspector.verify.job.records import RecordedRun, records_of
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
-    from inspector.errors import InspectError
 
 __all__ = ["CLOSED", "RECORD_COLUMNS", "RecordSource", "RecordsPane", "saved_s"]
 

@@ -12,18 +12,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from inspector.checkpoint.model import Checkpoint
 from inspector.crash import internal_error
 from inspector.errors import InspectError
 from inspector.report.verify_text import verify_text
 from inspector.verify.job.launcher import Job
+from inspector.verify.preflight import Preflight
 from inspector.verify.progress import JobState, LogLine, Snapshot
 from inspector.verify.recording import read_events
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
-    from inspector.verify.preflight import Preflight
 
 __all__ = ["ALL", "Following", "Moment", "Run", "Verification"]
 

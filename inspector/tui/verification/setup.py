@@ -1,4 +1,4 @@
-"""What the confirm screen of a verification says, and what it offers. No widget."""
+"""`VerifySetupScreen`: the form of a verification: what it says, and what it offers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from asyncio import TimerHandle
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -15,25 +14,23 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Button, Input, Label, Static
 
+from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError, UsageError
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.target.file import PlacementFile, read_placement_file
 from inspector.layout.target.placement import why_not
+from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.background import after
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import ChoiceLine
-from inspector.tui.kit.pane import Dialog
 from inspector.tui.mesh.offers import writer_mesh
 from inspector.verify.job.commands import local_argv, shell
 from inspector.verify.machine import gpus
 from inspector.verify.preflight import NO_SECOND_MESH, Preflight, prepare
 from inspector.verify.spec import DEVICES, VIAS, default_then, why_not_via
-
-if TYPE_CHECKING:
-    from inspector.checkpoint.model import Checkpoint
-    from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = [
     "DEFAULT",
@@ -211,7 +208,6 @@ class VerifySetupScreen(Dialog["Preflight | None"]):
     """Dismissed with the job to start, or None."""
 
     DEFAULT_CSS = """
-    VerifySetupScreen { align: center middle; }
     VerifySetupScreen > Vertical {
         width: 94%; max-width: 112; height: auto; max-height: 96%;
         padding: 0 2; background: $surface; border: round $primary;

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inspector.checkpoint.text import format_bytes, format_count, format_shape, natural_keys
 from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.columns import Column
-from inspector.tui.kit.row_order import SortKeys
-from inspector.tui.kit.virtual_table import TableSource
+from inspector.tui.kit.row_order import Ints, SortKeys
+from inspector.tui.kit.virtual_table import Column, TableSource
 from inspector.tui.mesh.paint import GLYPHS, word
 from inspector.tui.verification.figures import RankProgress
 from inspector.tui.verification.run import ALL, Moment
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import Fault, TensorView, severity
-
-if TYPE_CHECKING:
-    from inspector.tui.kit.row_order import Ints
 
 __all__ = [
     "RANK_COLUMNS",

@@ -35,7 +35,7 @@ from inspector.verify.job.peers import SILENT_BEATS, NodeStop, OwnRanks, Peers
 from inspector.verify.job.run_folder import meeting_folder
 from inspector.verify.recording import read_events, snapshot_of
 from inspector.verify.result import exit_code
-from inspector.verify.shares.judged import judged
+from inspector.verify.shares.merge import judged
 from inspector.verify.spec import JobSpec, RankSpec, ReadSpec, read_spec
 
 __all__ = ["main"]

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import _StridedShard
@@ -427,8 +428,6 @@ def _parallelize(module: nn.Module, name: str, tensor: Tensor, grid: Grid) -> No
 
 def _shard(module: nn.Module, grid: Grid) -> nn.Module:
     """FSDP2; on a mesh of several axes over those that replicate and shard."""
-    from torch.distributed.fsdp import fully_shard
-
     devices = grid.devices
     if grid.rules is not None:
         (mesh,) = grid.rules.meshes
@@ -442,8 +441,6 @@ def _shard(module: nn.Module, grid: Grid) -> nn.Module:
 
 def _flatten(module: nn.Module, grid: Grid) -> nn.Module:
     """FSDP1; on the CPU it works only with an explicit `device_id`."""
-    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
-
     is_hybrid = grid.mesh.family == "hsdp"
     strategy = ShardingStrategy.HYBRID_SHARD if is_hybrid else ShardingStrategy.FULL_SHARD
     options: dict[str, Any] = {

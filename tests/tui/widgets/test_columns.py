@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from inspector.report.fitting import GAP, fit_columns
 from inspector.tui.kit.cell_text import fit
-from inspector.tui.kit.columns import Column
+from inspector.tui.kit.virtual_table import Column
 
 NAME = Column("name", "Name", min_width=10, flex=1)
 SIZE = Column("size", "Size", width=8)

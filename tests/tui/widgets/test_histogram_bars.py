@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import folder_of
-from inspector.tui.values.histogram import HistogramBars, column_lines
+from inspector.tui.values.pane import HistogramBars, column_lines
 from inspector.values.stats import TensorStats, collect_stats
 from tests.diff.making import write
 from tests.tui.widgets.hosting import Host, drawn

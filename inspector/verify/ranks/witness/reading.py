@@ -25,7 +25,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from enum import EnumMeta
-from typing import TYPE_CHECKING, Any
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint import filesystem
@@ -41,21 +42,16 @@ from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.pickle.gate import may_import
 from inspector.checkpoint.pickle.values import name_of
+from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import printable
 from inspector.errors import UnreachableError
 from inspector.layout.geometry import torch_chunk_bounds
 from inspector.layout.mesh import Mesh
 from inspector.verify.failures import reason
-from inspector.verify.ranks.torch_dcp import make_reader
+from inspector.verify.ranks.torch_dcp import HfFolder, make_reader
 from inspector.verify.ranks.vitals import die_with_parent, memory
 from inspector.verify.ranks.witness.account import EntryAccount, Ours, differences
 from inspector.verify.ranks.witness.plain import metadata_files, read_plainly
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from inspector.checkpoint.storage.base import Storage
-    from inspector.verify.ranks.torch_dcp import HfFolder
 
 __all__ = ["Reading", "safetensors_reads", "torch_reads"]
 

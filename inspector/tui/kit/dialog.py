@@ -1,10 +1,4 @@
-"""`Pane`: a widget that was given its size; `RowPane` and `ColumnPane` are panes that hold others.
-
-Textual lays the whole screen out a second time whenever the size of a widget changed, in case
-scrollbars follow from it. Nothing follows from the size of these, so they do not ask for it.
-
-`Dialog` is a screen over another, and saves work of the same kind.
-"""
+"""A dialog: a screen over another, which is seen behind it."""
 
 from __future__ import annotations
 
@@ -14,7 +8,6 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 from textual.geometry import Region, Size
-from textual.reactive import Reactive
 from textual.screen import ModalScreen
 from textual.strip import Strip
 from textual.style import Style as WidgetStyle
@@ -24,36 +17,9 @@ from textual.widget import Widget
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ColumnPane", "Dialog", "Pane", "RowPane"]
+__all__ = ["Dialog"]
 
 Answer = TypeVar("Answer")
-
-
-class Pane(Widget):
-    """A widget without scrollbars of its own, whose content does not tell its size."""
-
-    virtual_size = Reactive(Size(0, 0), layout=False, repaint=False)
-
-
-class RowPane(Pane):
-    """Widgets side by side."""
-
-    # Nothing of it is seen, so there is nothing to draw line by line.
-    BLANK = True
-
-    DEFAULT_CSS = (
-        "RowPane { width: 1fr; height: 1fr; layout: horizontal; overflow: hidden hidden; }"
-    )
-
-
-class ColumnPane(Pane):
-    """Widgets below each other."""
-
-    BLANK = True
-
-    DEFAULT_CSS = (
-        "ColumnPane { width: 1fr; height: 1fr; layout: vertical; overflow: hidden hidden; }"
-    )
 
 
 class Dialog(ModalScreen[Answer]):
