@@ -11,8 +11,7 @@ from textual.widgets import Static
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
 from inspector.tui.background import Background, Stop
-from inspector.tui.kit.columns import Column
-from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.kit.virtual_table import Column, NoRows, VirtualTable
 from inspector.tui.plan.sources import EmptySource, ReadSource, empty_columns, read_columns
 
 if TYPE_CHECKING:
