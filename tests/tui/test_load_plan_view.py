@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -604,6 +605,9 @@ async def test_the_stage_of_what_a_rank_reads_is_told_where_the_files_tell_one()
         }
         assert told == {name: expected[name] for name in told}
         assert {*told.values()} == {"", "1", "2"}
+        # Names that end alike are told apart: they were `model….wq.weight`, all of them.
+        names = re.findall(r"(\S+) +[12]? +__\d_\d\.distcp", screen_text(app))
+        assert len(names) == len({*names}) == len(told)
         keys = np.asarray(reads.source.sort_key("stage"))
         ordered = [reads.source.cell(int(row), "stage") for row in np.argsort(keys, kind="stable")]
         assert ordered == sorted(told.values())

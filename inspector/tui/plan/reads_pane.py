@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -10,14 +10,16 @@ from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.errors import InspectError
-from inspector.tui.background import Background
-from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.background import Background, Stop
+from inspector.tui.kit.virtual_table import Column, NoRows, VirtualTable
 from inspector.tui.plan.sources import EmptySource, ReadSource, empty_columns, read_columns
 
 if TYPE_CHECKING:
     from inspector.tui.plan.desk import Planned
 
 __all__ = ["ReadsPane"]
+
+_Reads: TypeAlias = tuple[ReadSource, tuple[Column, ...]]
 
 
 class ReadsPane(Vertical):
@@ -34,9 +36,7 @@ class ReadsPane(Vertical):
     def __init__(self) -> None:
         super().__init__(id="plan-right")
         #: The reads of one rank.
-        self.reads = VirtualTable(
-            read_columns(has_stages=False), id="plan-reads", empty_text="It reads nothing"
-        )
+        self.reads = VirtualTable(read_columns(), id="plan-reads", empty_text="It reads nothing")
         #: The tensors that leave ranks empty.
         self.empty = VirtualTable(empty_columns(has_stages=False), id="plan-empty")
         self._planned: Planned | None = None
@@ -53,7 +53,6 @@ class ReadsPane(Vertical):
         before, self._planned = self._planned, planned
         has_stages = planned.stages is not None
         if before is None or has_stages != (before.stages is not None):
-            self.reads.set_columns(read_columns(has_stages=has_stages))
             self.empty.set_columns(empty_columns(has_stages=has_stages))
         self.empty.set_empty_text("No tensor leaves a rank without an element")
         self.empty.set_source(EmptySource(planned.plan, planned.stages))
@@ -76,14 +75,22 @@ class ReadsPane(Vertical):
         )
         self.reads.set_empty_text("")
         self.reads.set_source(NoRows())
-        self._reading.ask(None, lambda stop: ReadSource(plan, rank, plan.read_rows(rank), stages))
 
-    def _reads_ready(self, _: None, source: ReadSource | InspectError) -> None:
+        def read(_: Stop) -> _Reads:
+            source = ReadSource(plan, rank, plan.read_rows(rank), stages)
+            return source, read_columns(source)
+
+        self._reading.ask(None, read)
+
+    def _reads_ready(self, _: None, outcome: _Reads | InspectError) -> None:
         planned = self._planned
-        if isinstance(source, InspectError):
-            self.reads.set_empty_text(printable(source.message, 300))
-        elif planned is not None and source.is_of(planned.plan, self._rank, planned.stages):
+        if isinstance(outcome, InspectError):
+            self.reads.set_empty_text(printable(outcome.message, 300))
+            return
+        source, columns = outcome
+        if planned is not None and source.is_of(planned.plan, self._rank, planned.stages):
             self.reads.set_empty_text("It reads nothing")
+            self.reads.set_columns(columns)
             self.reads.set_source(source)
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:

@@ -128,21 +128,39 @@ class PlanRankSource(TableSource):
         return self.is_uneven and row == self.plan.worst_rank
 
 
-_STAGE = Column("stage", "Stage?", width=6, priority=4)
-_READ_COLUMNS = (
-    Column("name", "Tensor", min_width=14, flex=4, cut="middle"),
-    Column("file", "File", min_width=12, max_width=15, cut="middle", priority=2),
-    Column("box", "Box", min_width=14, max_width=36, flex=2, cut="middle", sortable=False),
-    # The file and the bytes of the payload are told of a chunk in the list of tensors, too.
-    Column("bytes", "Reads", width=10, align="right", priority=1, descending_first=True),
-    Column("used", "Uses", width=5, align="right", sortable=False, priority=3),
-)
+_STAGE = Column("stage", "Stage?", width=6, priority=3)
+# Rows that are looked at to choose the widths; what a narrow pane has for names and boxes.
+_SAMPLE_READS = 40
+_ROOM_CELLS = 33
 
 
-def read_columns(*, has_stages: bool) -> tuple[Column, ...]:
-    """The columns of the reads of a rank; the stage of each where the files tell of stages."""
-    name, *rest = _READ_COLUMNS
-    return (name, *((_STAGE,) if has_stages else ()), *rest)
+def read_columns(source: ReadSource | None = None) -> tuple[Column, ...]:
+    """The columns of the reads of a rank, as wide as what stands in them; for a thread.
+
+    The stage of each is one of them where the files tell of stages.
+    """
+    name, file, box = 14, 12, 14
+    if source is not None and source.num_rows:
+        file = source.widest("file", 4, 15, _SAMPLE_READS)
+        box = source.widest("box", 5, 36, _SAMPLE_READS)
+        name = source.widest("name", 8, _ROOM_CELLS - min(box, 14), _SAMPLE_READS)
+    return (
+        Column("name", "Tensor", min_width=name, flex=4, cut="middle"),
+        *((_STAGE,) if source is not None and source.has_stages else ()),
+        Column("file", "File", min_width=min(file, 12), max_width=file, cut="middle", priority=2),
+        Column(
+            "box",
+            "Box",
+            min_width=min(box, 14),
+            max_width=box,
+            flex=2,
+            cut="middle",
+            sortable=False,
+        ),
+        # The file and the bytes of the payload are told of a chunk in the list of tensors, too.
+        Column("bytes", "Reads", width=10, align="right", priority=1, descending_first=True),
+        Column("used", "Uses", width=5, align="right", sortable=False, priority=4),
+    )
 
 
 class ReadSource(TableSource):
@@ -161,6 +179,11 @@ class ReadSource(TableSource):
     @property
     def num_rows(self) -> int:
         return len(self._rows)
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the files tell of stages."""
+        return self._stages is not None
 
     def is_of(self, plan: LoadPlan, rank: int, stages: Sequence[Stages] | None) -> bool:
         """Whether it holds these."""
