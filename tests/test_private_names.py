@@ -26,6 +26,8 @@ NAMES = [
     ("textual", "textual.app.App", "_driver", "8.2.8"),
     ("textual", "textual.driver.Driver", "_app", "8.2.8"),
     ("textual", "textual.drivers.linux_driver.LinuxDriver", "_writer_thread", "8.2.8"),
+    ("textual", "textual.screen.Screen", "_compositor", "8.2.8"),
+    ("textual", "textual.screen.Screen", "_screen_resized", "8.2.8"),
     ("textual", "textual.widget.Widget", "_get_component_classes", "8.2.8"),
     ("rich", "rich", "_wrap", "15.0.0"),
     ("torch", "torch.distributed.checkpoint.filesystem", "_StorageInfo", "2.13.0"),
@@ -44,7 +46,7 @@ NAMES = [
 #: Read with a default, so that a version without it works likewise.
 OPTIONAL = {"_timeout_kwargs"}
 #: Set by an `__init__`, so that a class does not show it.
-SET_LATER = {"_app", "_driver", "_writer_thread", "_exception", "_s3"}
+SET_LATER = {"_app", "_compositor", "_driver", "_writer_thread", "_exception", "_s3"}
 #: Not called here: we define it anew, and the library calls it.
 DEFINED_ANEW = {"_fatal_error"}
 
