@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -27,6 +28,8 @@ GOLDEN = ROOT / "tests" / "data" / "golden"
 
 # What whoever runs the tests chose on their own screen is not to be read, nor changed.
 os.environ["XDG_CONFIG_HOME"] = os.devnull
+# Or each interpreter that a test starts would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes is how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -166,16 +169,37 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, lambda *_: None)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is collected lives to the end: the garbage collector need not go through it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A torchrun job takes seconds: it is `slow`, unless its mark says that it stands for its kind.
 
-    `@pytest.mark.torchrun(fast=True)` is for very few.
+    `@pytest.mark.torchrun(fast=True)` is for very few. They come first: at the end one would keep
+    a worker when the others have nothing left to take.
     """
+    first = []
     for item in items:
         mark = item.get_closest_marker("torchrun")
-        if mark is not None and not mark.kwargs.get("fast"):
+        if mark is not None and mark.kwargs.get("fast"):
+            first.append(item)
+        elif mark is not None:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item not in first)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three for two cores: a test of the screen waits for a third of its time. A job does not."""
+    return 3 if config.option.markexpr == "not slow" else 2
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import ast
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -73,10 +72,10 @@ def _private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def _used(tree: ast.AST, own: set[str]) -> set[str]:
-    """Private names that a module takes from another library."""
+def _used(nodes: list[ast.AST]) -> set[str]:
+    """Private names that a module takes from another, or from itself."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("inspector"):
             if node.level == 0:
                 found |= {part for part in (node.module or "").split(".") if _private(part)}
@@ -93,20 +92,19 @@ def _used(tree: ast.AST, own: set[str]) -> set[str]:
             and _private(str(node.args[1].value))
         ):
             found.add(str(node.args[1].value))
-    return found - own
+    return found
 
 
-def _own(trees: list[ast.Module]) -> set[str]:
-    """Private names that our modules define: functions, classes, attributes, slots, fields."""
+def _own(nodes: list[ast.AST]) -> set[str]:
+    """Private names that a module of ours defines: functions, classes, attributes, fields."""
     own: set[str] = set()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                own.add(node.name)
-            elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):
-                own.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                own.add(node.value)
+    for node in nodes:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            own.add(node.name)
+        elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):
+            own.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            own.add(node.value)
     return own
 
 
@@ -116,13 +114,15 @@ _PYTHON = {"_asdict", "_replace", "_fields", "_exit", "_make"}
 
 def test_no_other_private_name_is_used() -> None:
     files = sorted(ROOT.rglob("*.py"))
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
-    own = _own(trees) | _PYTHON | {path.stem for path in files}
+    own = _PYTHON | {path.stem for path in files}
+    places: dict[str, list[str]] = {}
+    for path in files:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        own |= _own(nodes)
+        for name in _used(nodes):
+            places.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
     listed = {name for _, _, name, _ in NAMES} | OPTIONAL
-    used: dict[str, list[Any]] = {}
-    for path, tree in zip(files, trees, strict=True):
-        for name in _used(tree, own - listed):
-            used.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    used = {name: where for name, where in places.items() if name not in own - listed}
     assert set(used) <= listed, {name: used[name] for name in set(used) - listed}
     # And nothing is listed that is not used any more.
     assert listed - OPTIONAL - DEFINED_ANEW <= set(used), listed - set(used)

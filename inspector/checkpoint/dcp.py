@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint import torch_checkpointing
-from inspector.checkpoint.child.isolated import Child, Early, Limits, Progress
+from inspector.checkpoint.child.isolated import Child, Early, Progress
 from inspector.checkpoint.model import (
     BytesEntry,
     Checkpoint,
@@ -72,7 +72,6 @@ def is_escape(path: str) -> bool:
 def read_dcp(
     storage: Storage,
     *,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
     metadata: str = METADATA,
@@ -82,7 +81,6 @@ def read_dcp(
 
     Args:
         storage: The folder.
-        limits: What unpickling may cost (default: in proportion to the file).
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads this metadata; another's is stopped.
         metadata: Name of the metadata file (`.metadata.tmp` of a save that did not finish).
@@ -95,7 +93,7 @@ def read_dcp(
         Cancelled: `progress` said so.
     """
     try:
-        return _read(storage, limits, progress, prefetched, metadata, early)
+        return _read(storage, progress, prefetched, metadata, early)
     finally:
         if prefetched is not None:
             prefetched.stop()
@@ -103,7 +101,6 @@ def read_dcp(
 
 def _read(
     storage: Storage,
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
     metadata: str,
@@ -119,7 +116,7 @@ def _read(
         if not per_rank:
             raise _no_metadata(storage, listing)
         sources, ranks = list(per_rank.values()), list(per_rank)
-    header, arrays = _unpickle(storage, sources, ranks, limits, progress, prefetched, early)
+    header, arrays = _unpickle(storage, sources, ranks, progress, prefetched, early)
     num_bytes = sum(s.num_bytes or 0 for s in sources)
     return _checkpoint(storage, listing, header, arrays, sources, num_bytes)
 
@@ -128,7 +125,6 @@ def _unpickle(
     storage: Storage,
     sources: list[Entry],
     ranks: list[int | None],
-    limits: Limits | None,
     progress: Progress | None,
     prefetched: Child | None,
     early: Early | None,
@@ -150,13 +146,13 @@ def _unpickle(
     try:
         if len(local) == len(sources):
             if prefetched is None or prefetched.paths != local:
-                prefetched = Child(local, ranks, num_bytes, limits)
+                prefetched = Child(local, ranks, num_bytes)
             return prefetched.result(progress, early)
         with temporary_folder() as folder:
             fetched = [str(Path(folder, str(i))) for i in range(len(sources))]
             with until(_fetching(storage, num_bytes, progress)):
                 fetch_files(storage, sources, fetched)
-            return Child(fetched, ranks, num_bytes, limits).result(progress, early)
+            return Child(fetched, ranks, num_bytes).result(progress, early)
     except MetadataError as error:
         raise _explained(storage, sources, error) from error
 
@@ -209,8 +205,9 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     data = [n for n in names if n.endswith(".distcp")]
     if METADATA + ".tmp" in names:
         return NotACheckpointError(
-            f"{where}: the save was never finished (only .metadata.tmp is there)",
-            "if that file is complete, renaming it to .metadata repairs the checkpoint",
+            f"{where}: the save has not finished (only .metadata.tmp is there)",
+            "if no save is running any more and that file is complete, renaming it to .metadata "
+            "repairs the checkpoint",
             code="save-unfinished",
         )
     # lazy: what is a checkpoint looks like no other
@@ -223,7 +220,7 @@ def _no_metadata(storage: Storage, listing: list[Entry]) -> NotACheckpointError:
     if packed:
         return NotACheckpointError(f"{where}: no {METADATA}, but {packed[0]}", UNPACK)
     if data:
-        hint = ".metadata is written last: the save did not finish, or the copy left it out"
+        hint = ".metadata is written last: a save is running or broke off, or a copy left it out"
         renamed = sorted(name for name in names if name.casefold().lstrip("._") == "metadata")
         if renamed:
             hint = f"{printable(renamed[0])} is there: if it was named {METADATA}, name it so again"

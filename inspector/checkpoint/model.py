@@ -24,7 +24,7 @@ import numpy.typing as npt
 from inspector.checkpoint.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.safetensors.facts import SafetensorsFacts
+    from inspector.checkpoint.safetensors.header import SafetensorsFacts
 
 __all__ = [
     "BytesEntry",

@@ -12,7 +12,7 @@ import math
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "format_seconds",
     "format_shape",
     "format_short_placements",
+    "format_stages",
     "format_time",
     "is_printable",
     "json_literal",
@@ -287,6 +288,11 @@ def number_runs(numbers: Iterable[int], between: str = "-") -> list[str]:
         else:
             runs.append([number, number])
     return [str(a) if a == b else f"{a}{between}{b}" for a, b in runs]
+
+
+def format_stages(stages: Collection[int] | None) -> str:
+    """Pipeline stages, numbered from 1: `2`, or `1,2`; nothing where none is told (None)."""
+    return ",".join(map(str, sorted(stages or ())))
 
 
 def format_ranks(ranks: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from inspector.checkpoint.child.isolated import Child, Limits, Progress
+from inspector.checkpoint.child.isolated import Child, Progress
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.model import Checkpoint
 from inspector.checkpoint.safetensors.sets import shard_rank
@@ -28,6 +28,7 @@ from inspector.checks.findings import (
 )
 from inspector.checks.folder.files import check_files
 from inspector.checks.folder.stored import check_stored, left_unchecked
+from inspector.checks.folder.times import check_beside
 from inspector.checks.metadata.aliases import check_aliases
 from inspector.checks.metadata.entries import entries_of
 from inspector.checks.metadata.families import check_families
@@ -41,7 +42,6 @@ from inspector.checks.metadata.metadata import (
 from inspector.checks.metadata.optimizer import check_optimizer, with_idle_parameters
 from inspector.checks.metadata.replay import check_replay
 from inspector.checks.metadata.structure import check_structure, has_odd_lengths
-from inspector.checks.sidecars import check_beside
 from inspector.errors import MetadataError, NotACheckpointError
 from inspector.layout.writer.written_by import WrittenBy
 
@@ -54,35 +54,25 @@ _ORDER = {code: i for i, code in enumerate(CODES)}
 Deep = Callable[[Checkpoint, Storage], DeepReport]
 
 
-def check(
-    path: str,
-    *,
-    deep: Deep | None = None,
-    limits: Limits | None = None,
-    progress: Progress | None = None,
-) -> Report:
+def check(path: str, *, deep: Deep | None = None) -> Report:
     """Judge the checkpoint at a path or URL.
 
     Args:
         path: A checkpoint folder, or the metadata file in it.
         deep: Reads the payloads as well; None leaves that out, and the report says so.
-        limits: What unpickling the metadata may cost.
-        progress: Told the bytes of metadata read; may cancel.
 
     Raises:
         StorageError: The path is not there, or the folder cannot be listed.
         UsageError: It is no path.
         NotACheckpointError: It is a file of another kind.
-        Cancelled: `progress` said so.
     """
-    return check_storage(folder_of(path), deep=deep, limits=limits, progress=progress)
+    return check_storage(folder_of(path), deep=deep)
 
 
 def check_storage(
     storage: Storage,
     *,
     deep: Deep | None = None,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
     on_read: Callable[[Checkpoint], None] | None = None,
@@ -92,13 +82,11 @@ def check_storage(
     `on_read` is given the checkpoint, if it could be read.
     """
     try:
-        checkpoint = read_checkpoint(
-            storage, limits=limits, progress=progress, prefetched=prefetched
-        )
+        checkpoint = read_checkpoint(storage, progress=progress, prefetched=prefetched)
     except (NotACheckpointError, MetadataError) as error:
         from inspector.checks.folder.unread import check_unread  # lazy: `check` begins without
 
-        findings = check_unread(storage, error, limits)
+        findings = check_unread(storage, error)
     else:
         if on_read is not None:
             on_read(checkpoint)

@@ -25,7 +25,6 @@ from inspector.checkpoint.storage.local import KeptListings, LocalStorage
 from inspector.checks.findings import Coverage, Finding, NotChecked, Report
 from inspector.checks.judge import Deep, check_storage
 from inspector.checks.kinds import kinds_of
-from inspector.checks.numbering import check_numbering
 from inspector.checks.steps import (
     Judged,
     Step,
@@ -36,7 +35,7 @@ from inspector.checks.steps import (
     newest_sound,
     steps_of,
 )
-from inspector.checks.trackers import check_trackers
+from inspector.checks.trackers import check_numbering, check_trackers
 from inspector.errors import Cancelled, InspectError, KilledError, StorageError
 
 __all__ = [

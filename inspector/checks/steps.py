@@ -16,8 +16,8 @@ from inspector.checkpoint.find.step_folders import Found, StepFolder, is_export,
 from inspector.checkpoint.storage.base import Entry
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, Report, Verdict
+from inspector.checks.folder.times import Span, check_sidecars
 from inspector.checks.kinds import KINDS, kinds_beside, kinds_of_name
-from inspector.checks.sidecars import Span, check_sidecars
 
 __all__ = [
     "Judged",
@@ -249,7 +249,7 @@ def _wrong_part(step: Step, part: Judged, where: str) -> Finding:
     sound = [printable(step.name_of(p), 60) for p in step.parts if step.is_fine(p)]
     rest = f"{', '.join(sound[:4])} {'is' if len(sound) == 1 else 'are'} sound" if sound else ""
     if part.found.state == "unfinished":
-        message = f"{where}: its part {name} never finished"
+        message = f"{where}: its part {name} has not finished"
         code, hint = "part-missing", "resume from an earlier step"
         torch_does = "loads the sound parts by themselves, and raises on this one"
     else:

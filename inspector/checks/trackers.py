@@ -12,18 +12,19 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from inspector.checkpoint.find.search import RunListing
 from inspector.checkpoint.find.step_folders import split_step, step_number
 from inspector.checkpoint.payload.payload import whole_number_in
 from inspector.checkpoint.payload.source import BytesSource
 from inspector.checkpoint.storage.base import Entry
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.steps import Step
 from inspector.errors import InspectError, StorageError
 
-__all__ = ["check_trackers"]
+__all__ = ["check_numbering", "check_trackers"]
 
 _MAX_BYTES = 64 << 20
 _TRAINER = "trainer_state.json"
@@ -79,7 +80,7 @@ def _compared(
         return _finding(folder, entry, f"names {named.shown}, which is not there", steps)
     if chosen.is_sound:
         return None
-    what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
+    what = "has not finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
     return _finding(folder, entry, f"names {named.shown}, which {what}", steps)
 
 
@@ -125,7 +126,7 @@ def _trainer(run: RunListing, folder: str, entry: Entry, steps: Sequence[Step]) 
     chosen = next((s for s in steps if _is_in(s, folder) and s.step == step), None)
     if chosen is None or chosen.is_sound:
         return None
-    what = "never finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
+    what = "has not finished" if chosen.is_unfinished else f"is not sound ({chosen.why_not})"
     return _finding(folder, entry, f"names step {step}, which {what}", steps)
 
 
@@ -186,3 +187,71 @@ def _json(run: RunListing, folder: str, entry: Entry) -> dict[str, object]:
 
 def _number(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None
+
+
+_MIN_LATER_S = 3600.0
+# Of so many steps one may be followed in time by one of a lower number: a run is resumed now and
+# then, and the order of a copy is mixed all over.
+_STEPS_PER_RESTART = 4
+
+
+def check_numbering(steps: Sequence[Step]) -> list[Finding]:
+    """A warning for each series of steps of which lower numbers were written after the highest.
+
+    A training that resumes without the counter (Accelerate's automatic naming) or from an earlier
+    step writes low numbers again, while the folders of the high ones stay: the next resume by
+    number takes an old state. Times alone tell it, and times tell of copies as well: silent where
+    the times may be those of a copy. That is where the steps lie in the order of their names, or
+    in no order of their numbers, or all within an hour.
+    """
+    series: dict[str, dict[int, tuple[float, Step]]] = {}
+    for step in steps:
+        written_s = _written_s(step)
+        if step.step is not None and step.is_numbered and written_s is not None:
+            members = series.setdefault(step.series, {})
+            # Two folders of one number are no series.
+            members[step.step] = (written_s, step) if step.step not in members else (0.0, step)
+    return [found for members in series.values() if (found := _restarted(members)) is not None]
+
+
+def _restarted(members: dict[int, tuple[float, Step]]) -> Finding | None:
+    highest = max(members)
+    by_time = sorted(members, key=lambda number: (members[number][0], number))
+    later = by_time[by_time.index(highest) + 1 :]
+    if not later or any(written_s <= 0 for written_s, _ in members.values()):
+        return None
+    apart_s = members[later[-1]][0] - members[highest][0]
+    num_restarts = sum(b < a for a, b in pairwise(by_time))
+    is_mixed = num_restarts > max(1, len(members) // _STEPS_PER_RESTART)
+    names = [members[number][1].path for number in by_time]
+    if apart_s < _MIN_LATER_S or is_mixed or names == sorted(names):
+        return None
+    return _restart_finding(members[highest][1], members[later[-1]][1], len(later), apart_s)
+
+
+def _written_s(step: Step) -> float | None:
+    """When a step was written; None where that is not known of all its parts."""
+    times = [part.written_s for part in step.parts]
+    known = [time for time in times if time is not None]
+    return max(known) if known and len(known) == len(times) else None
+
+
+def _restart_finding(highest: Step, last: Step, num_later: int, apart_s: float) -> Finding:
+    hours = apart_s / 3600
+    apart = f"{hours / 24:,.0f} days" if hours >= 48 else f"{hours:,.0f} h"
+    which = printable(last.path, 120)
+    who = f"{which} was" if num_later == 1 else f"{plural(num_later, 'step')} of lower numbers were"
+    rest = "" if num_later == 1 else f" ({which} is the last, {apart} later)"
+    later = f" {apart}" if num_later == 1 else ""
+    return Finding(
+        "step-mismatch",
+        "warning",
+        f"{who} written{later} after {printable(highest.path, 120)}, which has the highest "
+        f"number{rest}: the numbering restarted, or a step was copied here later",
+        "loads what it is told to; frameworks that resume by number (Accelerate's load_state) take "
+        f"{printable(highest.path, 60)}, and those that keep a number of checkpoints delete the "
+        "lowest",
+        "newest here is the highest number: if the run was resumed, name the checkpoint to load, "
+        f"and see whether it is {which}; else this is no fault",
+        file=highest.path,
+    )

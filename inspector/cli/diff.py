@@ -164,11 +164,11 @@ def _open_screen(
     allow_close: bool,
 ) -> int:
     from inspector.diff.model import Tolerance
-    from inspector.tui.diff.launch import run
     from inspector.tui.diff.opening import PairOf
+    from inspector.tui.launch import run_diff
 
     pair = PairOf(a, b, filter_text, Tolerance(rtol, atol))
-    return run(pair, with_values=with_values, allow_close=allow_close)
+    return run_diff(pair, with_values=with_values, allow_close=allow_close)
 
 
 def _structure(a: str, b: str, filter_text: str) -> Structure:

@@ -1,31 +1,25 @@
-"""`hsdp-inspect export` and `repair`: what writes a new file or folder of what a checkpoint holds."""
+"""`hsdp-inspect export` and `repair`: new files, or a new folder, of what a checkpoint holds."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-import click
-
-from inspector.cli.output import print_pieces
-from inspector.errors import UsageError
-
-if TYPE_CHECKING:
-    from inspector.repair.run import RepairReport, RepairRequest
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from inspector.cli.options import filter_option
-from inspector.cli.output import on_end, prefetched, read_one
+from inspector.cli.output import on_end, prefetched, print_pieces, read_one
+from inspector.errors import UsageError
 
 if TYPE_CHECKING:
     from inspector.checkpoint.child.isolated import Child
     from inspector.export.outcome import ExportReport
     from inspector.export.selection import ExportRequest
+    from inspector.repair.run import RepairReport, RepairRequest
 
 __all__ = ["commands", "terminable"]
 
@@ -297,7 +291,7 @@ def _repair(path: str, request: RepairRequest) -> RepairReport:
 
 
 def _tell_repaired(report: RepairReport, *, as_json: bool) -> None:
-    from inspector.report.repair import repair_json, repair_text
+    from inspector.report.export import repair_json, repair_text
 
     if as_json:
         print_pieces(repair_json(report))

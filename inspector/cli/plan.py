@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from inspector.layout.mesh import Mesh
     from inspector.layout.target.file import PlacementFile
     from inspector.layout.target.stages import StageKeys, StageRequest
-    from inspector.report.plan.text import PlanReport
+    from inspector.report.plan import PlanReport
 
 __all__ = ["commands"]
 
@@ -76,7 +76,7 @@ def plan(
     from inspector.layout.target.file import PlacementFile, read_placement_file
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import StageRequest
-    from inspector.report.plan.json import plan_json, stages_json
+    from inspector.report.plan import plan_json, stages_json
 
     # What is wrong with the arguments is told before anything is read.
     target = Mesh.parse(mesh)
@@ -105,7 +105,7 @@ def plan(
 
 
 def _text(plans: list[PlanReport], width: int | None, rows: int | None) -> Iterator[str]:
-    from inspector.report.plan.text import plan_text
+    from inspector.report.plan import plan_text
 
     for number, planned in enumerate(plans):
         if number:
@@ -128,7 +128,7 @@ def _plans(
     from inspector.layout.target.rules import TargetPlacements
     from inspector.layout.target.stages import stage_keys
     from inspector.layout.writer.written_by import infer
-    from inspector.report.plan.text import PlanReport, as_written
+    from inspector.report.plan import PlanReport, as_written
     from inspector.verify.job.commands import elsewhere
 
     target = locate_one(path)

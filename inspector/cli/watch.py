@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -184,10 +184,9 @@ class _Following:
         latest: str,
         metrics: str,
         command: DamageCommand | None,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._run, self._watcher, self._is_deep = run, watcher, is_deep
-        self._latest, self._metrics, self._command, self._now = latest, metrics, command, now
+        self._latest, self._metrics, self._command = latest, metrics, command
         self._named: str | None = None
         self._named_path: str | None = None
         self._problem = ""
@@ -223,7 +222,7 @@ class _Following:
     def _step(self, step: Step) -> None:
         from inspector.watch.outputs import step_event
 
-        event = step_event(self._run, step, is_deep=self._is_deep, t=self._now())
+        event = step_event(self._run, step, is_deep=self._is_deep, t=time.time())
         self._say(event)
         if self._command is not None and step.verdict != "sound":
             self._warn(self._command.run(event))
@@ -279,14 +278,14 @@ class _Following:
     def _write_metrics(self, look: RunLook) -> None:
         from inspector.watch.outputs import metrics_text
 
-        text = metrics_text(self._run, look, checked_bytes=self._bytes, now=self._now())
+        text = metrics_text(self._run, look, checked_bytes=self._bytes, now=time.time())
         try:
             write_whole(self._metrics, [text.encode("utf-8", "replace")])
         except (OSError, ValueError) as error:
             self._fail(f"--metrics {printable(self._metrics)}", error)
 
     def _say(self, event: dict[str, Any]) -> None:
-        whole = {"schema": 1, "t": self._now(), **event}
+        whole = {"schema": 1, "t": time.time(), **event}
         if self._has_reader:
             self._has_reader = write_lines([json.dumps(whole) + "\n"])
 

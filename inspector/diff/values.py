@@ -18,8 +18,7 @@ from inspector.checkpoint.payload.scan.literals import read_literal
 from inspector.checkpoint.text import format_literal, printable
 from inspector.checkpoint.workers import BytesProgress, Stop, run_workers
 from inspector.diff.ahead import Ahead, Item
-from inspector.diff.elements import Comparer, Tally, mixed_sums
-from inspector.diff.judged import judged, may_be_reordered, reordered
+from inspector.diff.elements import Comparer, Tally, judged, may_be_reordered, mixed_sums, reordered
 from inspector.diff.model import BytesDiff, Diff, Side, TensorDiff, Tolerance
 from inspector.diff.renames import proven_renames, same_kind
 from inspector.diff.structure import Pair, Structure

@@ -28,7 +28,7 @@ from inspector.report.writer import writer_words
 if TYPE_CHECKING:
     from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.payload.scan.literals import Literal
-    from inspector.checkpoint.safetensors.facts import SafetensorsFacts
+    from inspector.checkpoint.safetensors.header import SafetensorsFacts
     from inspector.layout.writer.written_by import WrittenBy
 
 __all__ = ["checkpoints_text", "show_text", "summary_facts"]

@@ -1,13 +1,17 @@
-"""Start the screen on a path: reading begins before Textual is even imported."""
+"""Start the screen on a path, or on two: reading begins before Textual is even imported."""
 
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING
 
 from inspector.checkpoint.child.isolated import prefetch
 from inspector.errors import UsageError
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from inspector.tui.diff.opening import PairOf
+
+__all__ = ["run", "run_diff"]
 
 # A checkpoint that is read by the time Textual is imported is on the very first frame.
 _PATIENCE_S = 0.1
@@ -45,5 +49,27 @@ def run(path: str, closed: frozenset[str] = frozenset(), *, theme: str = "") -> 
     # Who looks from a browser chooses for this time alone.
     memory = remembered(theme, is_kept=not closed)
     app = InspectApp(path, preview=preview, prefetched=prefetched, closed=closed, memory=memory)
+    code = app.run_to_end()
+    return 2 if code is None else code
+
+
+def run_diff(pair: PairOf, *, with_values: bool = False, allow_close: bool = False) -> int:
+    """Show how two checkpoints differ until the user leaves.
+
+    Args:
+        pair: What is to be compared; both as paths.
+        with_values: Whether to compare the values at once.
+        allow_close: Whether CLOSE is exit code 0 too.
+
+    Returns:
+        The exit code, for what was compared when the user left: 0 same, 1 different, 2 if not all
+        could be compared.
+    """
+    gc.disable()
+    a, b = pair.paths
+    children = prefetch(a), prefetch(b)
+    from inspector.tui.diff.app import DiffApp
+
+    app = DiffApp(pair, with_values=with_values, allow_close=allow_close, prefetched=children)
     code = app.run_to_end()
     return 2 if code is None else code

@@ -14,13 +14,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.model import Tensor
+from inspector.checkpoint.model import Ints, Tensor
 from inspector.checkpoint.payload.tensor import StoredTensor
 from inspector.layout.geometry import grid_cuts, intersect, unique
 
 __all__ = ["Hole", "Places", "Shares", "places_of", "shares_of"]
 
-Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 #: A box in a chunk's own indices: lower corner, upper corner (exclusive).

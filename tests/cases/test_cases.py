@@ -78,7 +78,7 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
     ),
     "a tracker names a step that never finished": (
         make.tracked(20, is_finished=False),
-        [Right("check {}", says=("names iteration 20, which never finished",))],
+        [Right("check {}", says=("names iteration 20, which has not finished",))],
     ),
     "a tracker names a step that is not there": (
         make.tracked(30, is_finished=True),

@@ -147,7 +147,7 @@ CASES: dict[str, tuple[make.Maker, list[Right]]] = {
     ),
     "a saved tracker names a step that never finished": (
         made.tracked_by_bridge(20, is_finished=False),
-        [Right("check {}", says=("names iteration 20, which never finished",))],
+        [Right("check {}", says=("names iteration 20, which has not finished",))],
     ),
     "a saved tracker names the newest step": (
         made.tracked_by_bridge(20, is_finished=True),

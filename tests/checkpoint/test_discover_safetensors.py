@@ -144,7 +144,7 @@ def test_unfinished_dcp_saves_are_no_safetensors(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "c"))
     (folder / ".metadata").rename(folder / ".metadata.tmp")
     save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
-    with pytest.raises(NotACheckpointError, match="never finished"):
+    with pytest.raises(NotACheckpointError, match="has not finished"):
         read_checkpoint(open_storage(str(folder)))
 
 

@@ -54,7 +54,7 @@ def test_an_unfinished_save_that_renaming_repairs(tmp_path: Path) -> None:
     assert codes(folder) == ["metadata-missing", "save-unfinished"]
     finding = found(check(str(folder)), "save-unfinished")[0]
     assert "is complete" in finding.message
-    assert finding.hint.startswith("rename .metadata.tmp to .metadata")
+    assert ", rename .metadata.tmp to .metadata" in finding.hint
     (folder / ".metadata.tmp").rename(folder / ".metadata")
     assert check(str(folder)).verdict == "sound"
 

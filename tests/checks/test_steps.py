@@ -513,7 +513,7 @@ def test_a_tracker_of_a_step_that_never_finished(
     run = judged(tmp_path)
     (finding,) = run.findings
     assert finding.code == "tracker-mismatch"
-    assert "never finished" in finding.message
+    assert "has not finished" in finding.message
     assert folders[-2] in finding.hint
 
 

@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "JSON": (_metadata(b'{"a": 1}'), "JSON"),
     "zeros": (_metadata(bytes(4096)), "zeros"),
     "another pickle": (_metadata(b"\x80\x04}\x8c\x01aK\x01s."), "a dict of 1 keys"),
-    "only .metadata.tmp": (_only_tmp, "never finished"),
+    "only .metadata.tmp": (_only_tmp, "has not finished"),
     "data without metadata": (_no_metadata, "no .metadata"),
     "a folder named .metadata": (_folder_as_metadata, "folder"),
     "a FIFO": (_fifo, "not a regular file"),

@@ -14,7 +14,7 @@ from inspector.checkpoint.storage.opening import open_storage
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import load_plan
 from inspector.layout.writer.written_by import infer
-from inspector.report.plan.text import PlanReport, plan_text
+from inspector.report.plan import PlanReport, plan_text
 from tests.conftest import SAMPLES, run_cli
 
 RANK_KEYS = {

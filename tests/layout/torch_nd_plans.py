@@ -15,7 +15,6 @@ import json
 import pickle
 import re
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +58,13 @@ def plans(jobs: list[dict[str, Any]]) -> list[list[list[TorchRead]] | None]:
                 by_rank = found[number]
                 if job["ranks"] == world_size and by_rank is not None:
                     try:
-                        metadata = of_rank(job["path"], rank)
+                        metadata = read_metadata(job["path"], rank)
                     except (ValueError, TypeError, AttributeError):
                         found[number] = None
                         continue
                     by_rank.append(plan_of(metadata, job, meshes))
             dist.destroy_process_group()
     return found
-
-
-@cache
-def whole(path: str) -> Any:
-    return read_metadata(path, 0)
-
-
-def of_rank(path: str, rank: int) -> Any:
-    return whole(path) if Path(path, ".metadata").exists() else read_metadata(path, rank)
 
 
 def plan_of(

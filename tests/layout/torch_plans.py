@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,15 @@ class Unpickler(pickle.Unpickler):
 def read_metadata(path: str, rank: int) -> Any:
     """As `dcp.load` does it: the global metadata, or else the rank's own; None if there is none."""
     for name in (".metadata", f"__{rank}.metadata"):
-        file = Path(path) / name
-        if file.exists():
-            with file.open("rb") as stream:
-                return Unpickler(stream).load()
+        if (file := Path(path) / name).exists():
+            return _unpickled(file)
     return None
+
+
+@cache
+def _unpickled(file: Path) -> Any:
+    with file.open("rb") as stream:
+        return Unpickler(stream).load()
 
 
 def plans(meshes: list[str], paths: list[str]) -> dict[tuple[str, str], list[list[TorchRead]]]:

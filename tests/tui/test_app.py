@@ -166,7 +166,7 @@ async def test_the_picker_names_the_newest_step_that_is_whole(tmp_path: Path) ->
         await until(pilot, lambda: "newest sound" in screen_text(app))
         text = screen_text(app)
         assert "newest sound: checkpoint-10" in text
-        assert "latest names checkpoint-20, which never finished" in text
+        assert "latest names checkpoint-20, which has not finished" in text
         assert "optimizer_0: unfinished" in text
 
 
@@ -188,7 +188,7 @@ async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() ->
         await pilot.press("j", "o")
         await settle(app, pilot)
         assert isinstance(app.screen, ErrorScreen)
-        assert "never finished" in screen_text(app)
+        assert "has not finished" in screen_text(app)
         await press(pilot, "escape", at_least_s=0.1)
         assert isinstance(app.screen, PickerScreen)
 
@@ -207,7 +207,7 @@ async def test_try_again_after_the_checkpoint_was_repaired(tmp_path: Path) -> No
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x2", tmp_path / "ckpt"))
     (folder / ".metadata").rename(folder / ".metadata.tmp")
     async with opened(folder) as (app, pilot):
-        assert "never finished" in words(app)
+        assert "has not finished" in words(app)
         (folder / ".metadata.tmp").rename(folder / ".metadata")
         await pilot.press("r")
         await settle(app, pilot)

@@ -1,29 +1,39 @@
-"""A key that closes a dialog does that and no more: the screen below does not get it as well."""
+"""A key that closes a dialog does that and no more: the screen below does not get it as well.
+
+And what lies behind a dialog is drawn as Textual draws it, once.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.style import Style
 from textual import events
+from textual._compositor import visible_screen_stack
+from textual.geometry import Size
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
+from textual.strip import Strip
+from textual.visual import Visual, visualize
 from textual.widgets import Button, Input
 
 import inspector.tui
 from inspector.tui.app import InspectApp
 from inspector.tui.folder.ask_path import AskPathScreen
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.kit.bars import ViewBar
+from inspector.tui.kit.dialog import Dialog
+from inspector.tui.screens.dialogs import CopyScreen, InfoScreen, SaveArrayScreen
 from inspector.tui.screens.help import HelpScreen
-from inspector.tui.screens.info import InfoScreen
-from inspector.tui.screens.save_array import SaveArrayScreen
 from inspector.tui.values.view import ValuesView
 from inspector.tui.verification.control import AskScreen
 from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import opened, screen_text, until
+from tests.tui.app_driver import opened, quiet, screen_text, until
 
 SAMPLE = SAMPLES / "hsdp_2x4"
 TUI = Path(inspector.tui.__file__).parent
@@ -116,3 +126,52 @@ def test_keys_are_bound_or_stopped() -> None:
             assert not node.name.startswith("key_"), f"{where}: bind the key instead"
             if node.name in ("on_key", "_on_key"):
                 assert "event.stop()" in ast.unparse(node), f"{where}: stop the key"
+
+
+def cells(dialog: Dialog[Any], renderable: Any) -> list[list[tuple[str, Style | None]]]:
+    """What is drawn of it on a dialog: each cell with its style."""
+    visible_screen_stack.set(dialog.app._background_screens)
+    visual = visualize(dialog, renderable())
+    strips = Visual.to_strips(dialog, visual, *dialog.size, dialog.visual_style)
+    return [[(one, part.style) for part in strip for one in part.text] for strip in strips]
+
+
+async def test_what_lies_behind_a_dialog_is_drawn_as_textual_draws_it() -> None:
+    async with opened(SAMPLE) as (app, pilot):
+        for theme in ("hsdp-dark", "hsdp-light", "ansi-dark"):
+            app.theme = theme
+            await pilot.press("question_mark")
+            await quiet(pilot)
+            dialog = app.screen
+            assert isinstance(dialog, HelpScreen)
+            textuals = partial(ModalScreen.render, dialog)
+            assert cells(dialog, dialog.render) == cells(dialog, textuals)
+            await pilot.resize_terminal(100, 30)
+            await quiet(pilot)
+            assert cells(dialog, dialog.render) == cells(dialog, textuals)
+            await pilot.resize_terminal(160, 50)
+            await pilot.press("escape")
+            await quiet(pilot)
+
+
+async def test_what_lies_behind_a_dialog_is_drawn_when_it_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with opened(SAMPLE, "question_mark") as (app, pilot):
+        dialog, below = app.screen, app.screen_stack[-2]
+        num_drawn, draw = 0, below._compositor.render_strips
+
+        def counted(size: Size | None = None) -> list[Strip]:
+            nonlocal num_drawn
+            num_drawn += 1
+            return draw(size)
+
+        monkeypatch.setattr(below._compositor, "render_strips", counted)
+        for _ in range(3):
+            dialog.refresh()
+            await quiet(pilot)
+        assert num_drawn == 0
+        assert "changed meanwhile" not in screen_text(app)
+        below.query_one(ViewBar).note = "changed meanwhile"
+        await until(pilot, lambda: "changed meanwhile" in screen_text(app))
+        assert num_drawn > 0

@@ -30,10 +30,10 @@ async def test_no_advice_is_taken_back_by_the_next_line(size: tuple[int, int]) -
         await until(pilot, lambda: "it cannot be repaired from this folder" in words(app))
         said = words(app)
         assert "rename" not in said and "renaming" not in said
-        assert said.count("never finished") == 1 and said.count("cannot be repaired") == 1
+        assert said.count("has not finished") == 1 and said.count("cannot be repaired") == 1
     async with opened(BROKEN / "paddle", size=size) as (app, pilot):
         await until(pilot, lambda: "paddle.distributed.load_state_dict" in words(app))
-        assert "never finished" not in words(app) and "did not finish" not in words(app)
+        assert "has not finished" not in words(app) and "not complete" not in words(app)
 
 
 async def test_the_command_that_repairs_is_copied_and_does(tmp_path: Path) -> None:

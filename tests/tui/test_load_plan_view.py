@@ -11,16 +11,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from inspector.checkpoint import open_checkpoint
+from inspector.checkpoint.text import format_stages
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import Planner, load_plan
-from inspector.report.plan.text import headline
+from inspector.layout.target.stages import stages_by_files
+from inspector.layout.writer.written_by import infer
+from inspector.report.plan import headline
 from inspector.tui.app import InspectApp
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.kit.virtual_table import VirtualTable
@@ -29,7 +33,7 @@ from inspector.tui.plan.desk import Order, Planned
 from inspector.tui.plan.grid import PlanGrid
 from inspector.tui.plan.sources import EmptySource, PlanRankSource, ReadSource
 from inspector.tui.plan.view import LoadPlanView
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.screens.dialogs import CopyScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.verification.setup import VerifySetupScreen
 from tests.conftest import SAMPLES, several_fast, some_fast
@@ -581,3 +585,28 @@ async def test_the_reads_beside_the_ranks_lack_no_end() -> None:
         reads = table(app, "reads")
         assert not reads.show_horizontal_scrollbar
         assert "[0:3, 0:8]" in screen_text(app)
+
+
+async def test_the_stage_of_what_a_rank_reads_is_told_where_the_files_tell_one() -> None:
+    sample = SAMPLES / "pp_hsdp_2x2x2"
+    checkpoint = open_checkpoint(str(sample))
+    stages = stages_by_files(checkpoint, infer(checkpoint))
+    assert stages is not None
+    expected = {n: format_stages(of) for n, of in zip(checkpoint.fqns, stages, strict=True)}
+    assert {*expected.values()} == {"", "1", "2"}
+    async with opened(sample, "5", "m", *"fsdp", "colon", "4", "enter") as (app, pilot):
+        view = app.screen.query_one(LoadPlanView)
+        reads = view.query_one("#plan-reads", VirtualTable)
+        await until(pilot, lambda: reads.source.num_rows > 0 and "Stage?" in screen_text(app))
+        told = {
+            str(reads.source.cell(row, "name")): reads.source.cell(row, "stage")
+            for row in range(reads.source.num_rows)
+        }
+        assert told == {name: expected[name] for name in told}
+        assert {*told.values()} == {"", "1", "2"}
+        keys = np.asarray(reads.source.sort_key("stage"))
+        ordered = [reads.source.cell(int(row), "stage") for row in np.argsort(keys, kind="stable")]
+        assert ordered == sorted(told.values())
+    async with opened(SAMPLE, "5") as (app, pilot):
+        await until(pilot, lambda: "Uses" in screen_text(app))
+        assert "Stage?" not in screen_text(app)

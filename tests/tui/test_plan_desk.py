@@ -16,7 +16,7 @@ from inspector.layout.reads.load_plan import Planner
 from inspector.layout.target.placement import why_not
 from inspector.layout.target.rules import TargetPlacements
 from inspector.layout.writer.written_by import infer
-from inspector.report.plan.text import headline
+from inspector.report.plan import headline
 from inspector.tui.mesh.offers import (
     even_sizes,
     first_mesh,

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Checkbox, Input
 
 from inspector.tui.app import InspectApp
-from inspector.tui.screens.save_array import SaveArrayScreen, file_name
+from inspector.tui.screens.dialogs import SaveArrayScreen, file_name
 from inspector.tui.values.view import ValuesView
 from tests.diff.making import place_of, shards, tiling, write
 from tests.tui.app_driver import opened, until, words

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from inspector.checkpoint.workers import BytesProgress
 from inspector.checks.findings import Coverage, Finding, Report
 from inspector.tui.app import InspectApp
 from inspector.tui.background import Background
@@ -225,7 +226,7 @@ async def test_the_line_of_a_task_goes_when_it_ends(
         assert isinstance(screen, MainScreen)
         line = screen.query_one(TaskLine)
         background = Background[None](line, lambda key, answer: None)
-        line.show("reading", 1, 2, background, "stops")
+        line.show("reading", BytesProgress(1, 2), background, "stops")
         assert line.has_class("-running")
         await pilot.press(key)
         await until(pilot, lambda: screen.standing.is_deep or bool(screen.standing.valued))

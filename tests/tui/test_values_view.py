@@ -433,7 +433,7 @@ async def test_no_share_is_told_of_a_reading_whose_size_is_not_known() -> None:
     async with opened(SAMPLES / "hsdp_2x4", size=(80, 24)) as (app, _):
         line = app.screen.query_one(TaskLine)
         background = Background[None](line, lambda key, answer: None)
-        line.show("reading", 0, 0, background, "x stops")
+        line.show("reading", None, background, "x stops")
         assert str(line.content) == "reading ...  x stops"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inspector.tui.kit.virtual_table import VirtualTable
-from inspector.tui.mesh.grid import MeshGrid
+from inspector.tui.mesh.paint import MeshGrid
 from inspector.tui.verification import launch as launch_replay
 from inspector.tui.verification.log_pane import LogPane
 from inspector.tui.verification.playback import Playback, read_recording

@@ -99,7 +99,7 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
         if METADATA in names and not data and not detail and not _is_pickle(storage, metadata):
             return None  # Another program's `.metadata`.
     elif METADATA + ".tmp" in names:
-        state, detail = "unfinished", "only .metadata.tmp: the save did not finish"
+        state, detail = "unfinished", "only .metadata.tmp: the save has not finished"
     elif data:
         state, detail = "unfinished", "data files without .metadata"
     else:

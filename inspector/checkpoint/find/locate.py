@@ -19,7 +19,7 @@ from inspector.checkpoint.torch_checkpointing import is_torch_checkpointing
 from inspector.errors import NotACheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from inspector.checkpoint.child.isolated import Child, Early, Limits, Progress
+    from inspector.checkpoint.child.isolated import Child, Early, Progress
     from inspector.checkpoint.find.search import RunListing
     from inspector.checkpoint.find.step_folders import Found
     from inspector.checkpoint.model import Checkpoint
@@ -38,7 +38,6 @@ __all__ = [
 def read_checkpoint(
     storage: Storage,
     *,
-    limits: Limits | None = None,
     progress: Progress | None = None,
     prefetched: Child | None = None,
     early: Early | None = None,
@@ -47,7 +46,6 @@ def read_checkpoint(
 
     Args:
         storage: The folder, or one set of safetensors files in it.
-        limits: What unpickling `.metadata` may cost.
         progress: Told the bytes read; may cancel.
         prefetched: A child that already reads the metadata.
         early: Given the first entries of large metadata while the rest is read.
@@ -56,9 +54,7 @@ def read_checkpoint(
         InspectError: As `read_dcp` and `read_safetensors` do.
     """
     try:
-        checkpoint = read_dcp(
-            storage, limits=limits, progress=progress, prefetched=prefetched, early=early
-        )
+        checkpoint = read_dcp(storage, progress=progress, prefetched=prefetched, early=early)
     except NotACheckpointError:
         # DCP is tried first, and not asked for first: it has one listing to make, not two.
         if not has_safetensors(storage):

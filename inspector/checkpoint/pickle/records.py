@@ -12,7 +12,7 @@ Nothing is decided here: whether a record really is one, and not the inside of a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,6 +51,7 @@ __all__ = [
     "StoredRecords",
     "objects",
     "place_of",
+    "stored_runs",
 ]
 
 _SCAN_BYTES = 1 << 18
@@ -409,6 +410,23 @@ class RecordRun:
         self.num_memo = num_memo
         self.memo = 0
         self.used = False
+
+
+def stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
+    """Stored places that stand one behind the other, or in the next thousand of the dict."""
+    count = len(stored.start)
+    if not count:
+        return
+    stop = stored.start + stored.length
+    gap = stored.start[1:] - stop[:-1]
+    behind = stop[:-1]
+    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
+    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
+    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], count)
+    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
+        start, end = int(stored.start[first]), int(stop[last - 1])
+        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
 
 
 class LooseRows:

@@ -27,19 +27,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.pickle.entries import (
-    BytesForm,
-    TensorForm,
-    chunk_runs,
-    linked_runs,
-    read_paths,
-)
+from inspector.checkpoint.pickle.entries import BytesForm, TensorForm, Tensors, read_paths
 from inspector.checkpoint.pickle.fields import (
     NEW,
     PAD,
     Ints,
     PickleBytes,
     flat_dims,
+    starts_of,
 )
 from inspector.checkpoint.pickle.frames import NotSplicedError, Opcodes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
@@ -47,11 +42,12 @@ from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import (
     NO_CHUNKS,
     ChunkForm,
+    Chunks,
     GrowingColumn,
     RecordRun,
     StoredForm,
-    StoredRecords,
     objects,
+    stored_runs,
 )
 from inspector.checkpoint.pickle.stand_ins import BytesMeta, Index, Properties, TensorMeta
 from inspector.checkpoint.pickle.stand_ins import Chunk as ChunkRecord
@@ -391,30 +387,47 @@ class _Splicing:
 
 def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
-    yield from chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
+    yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
-        yield from _stored_runs(window.scan, window.stored, window.bases["stored"])
+        yield from stored_runs(window.scan, window.stored, window.bases["stored"])
     for kind in ("tensors", "bytes_entries", "paths"):
         records = getattr(window, kind)
         if records is not None and len(records.start):
-            yield from linked_runs(kind, records, window.bases[kind])
+            yield from _linked_runs(kind, records, window.bases[kind])
 
 
-def _stored_runs(scan: PickleBytes, stored: StoredRecords, base: int) -> Iterator[RecordRun]:
-    """Stored places that stand one behind the other, or in the next thousand of the dict."""
-    count = len(stored.start)
+def _chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
+    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
+    count = len(chunks.start)
     if not count:
         return
-    stop = stored.start + stored.length
-    gap = stored.start[1:] - stop[:-1]
-    behind = stop[:-1]
-    next_part = (gap == 2) & (scan.data[behind] == ord("u")) & (scan.data[behind + 1] == ord("("))
-    firsts = np.append(0, np.flatnonzero((gap != 0) & ~next_part) + 1)
-    memo = np.add.reduceat(stored.num_memo, firsts, dtype=np.int64).tolist()
+    alone = np.ones(count, bool)
+    if tensors is not None:
+        within = np.bincount(tensors.first, minlength=count + 1)
+        within -= np.bincount(tensors.last, minlength=count + 1)
+        alone = np.cumsum(within)[:-1] == 0
+        if not alone.any():
+            return
+    stop = chunks.start + chunks.length
+    begins = np.ones(count, bool)
+    begins[1:] = chunks.start[1:] != stop[:-1]
+    firsts = np.flatnonzero(begins)
     lasts = np.append(firsts[1:], count)
+    keep = alone[firsts]
+    memo = starts_of(chunks.num_memo)
+    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
+        start, end = int(chunks.start[first]), int(stop[last - 1])
+        num_memo = int(memo[last] - memo[first])
+        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
+
+
+def _linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
+    firsts = np.flatnonzero(~records.linked)
+    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], len(records.start))
     for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
-        start, end = int(stored.start[first]), int(stop[last - 1])
-        yield RecordRun("stored", base + first, base + last, start, end, num_memo)
+        start, end = int(records.start[first]), int(records.end[last - 1])
+        yield RecordRun(kind, base + first, base + last, start, end, num_memo)
 
 
 def _check_borders(window: PickleWindow) -> None:

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from inspector.checkpoint.dcp import is_escape
-from inspector.checkpoint.safetensors.facts import Unread
 from inspector.checkpoint.safetensors.header import (
     MAX_HEADER_BYTES,
     Header,
     HeaderError,
+    Unread,
     bounded_json,
     header_bytes,
     parse_header,

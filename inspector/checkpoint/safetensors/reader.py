@@ -20,12 +20,14 @@ import numpy.typing as npt
 from inspector.checkpoint.child.isolated import Progress
 from inspector.checkpoint.dtypes import itemsize
 from inspector.checkpoint.model import Checkpoint, DataFile, Malformed, Provenance, TensorColumns
-from inspector.checkpoint.safetensors.facts import Misplaced, SafetensorsFacts, Unread
 from inspector.checkpoint.safetensors.files import Files, IndexFile, find_files, headers, read_index
 from inspector.checkpoint.safetensors.header import (
     Header,
     HeaderError,
+    Misplaced,
     SafeTensor,
+    SafetensorsFacts,
+    Unread,
     bounded_json,
     naturals,
 )

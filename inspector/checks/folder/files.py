@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
-from inspector.checkpoint.model import Checkpoint, DataFile
+from inspector.checkpoint.model import Checkpoint, DataFile, Ints
 from inspector.checkpoint.signatures import COMPRESSED, foreign_kind
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding, NotChecked
 from inspector.checks.folder.times import Split, split_by_time
-from inspector.checks.metadata.entries import Entries, Ints, total
+from inspector.checks.metadata.entries import Entries, total
 from inspector.errors import StorageError
 from inspector.layout.geometry import unique
 
@@ -33,6 +33,7 @@ __all__ = ["check_files"]
 _COPY = re.compile(r" \(\d{1,3}\)(?=\.[^.]*\Z)")
 _RSYNC = re.compile(r"\A\.(.+)\.\w{6}\Z")
 _FROM_ANOTHER = "copy the file from the original, or load an earlier checkpoint"
+_CUT_SHORT = f"unless a save or a copy is still running, it was cut short: {_FROM_ANOTHER}"
 _MAX_NAMED = 8
 _MAX_MISSING = 1000
 
@@ -265,7 +266,7 @@ def _truncated(
                 f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {_what(entries)} needs "
                 f"{end:,}; {_holds(entries, members)} past its end",
                 _cut_fate(entries, members, num_bytes, is_foreign=kind is not None),
-                kind[1] if kind else "the write or the copy was cut short: " + _FROM_ANOTHER,
+                kind[1] if kind else _CUT_SHORT,
                 file=path,
                 num_elements=total(entries.volume[members]),
             )
@@ -367,7 +368,7 @@ def _leftovers(listing: list[Entry]) -> Iterator[Finding]:
             what = f"attributes of {printable(entry.name[2:], 120)}, as macOS copies them"
         hint = "remove it"
         if entry.name.endswith(".metadata.tmp") and entry.name.removesuffix(".tmp") in names:
-            what = "a later save into this folder did not finish"
+            what = "a later save into this folder has not finished"
             hint = "the data files may be of that later save: see whether they are newer"
         yield Finding(
             "file-leftover",
@@ -390,7 +391,7 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
                 "rank-missing",
                 "error",
                 f"rank {rank}: its metadata file __{rank}.metadata is not there"
-                + (" (only its .tmp: that rank did not finish)" if unfinished else ""),
+                + (" (only its .tmp: that rank has not finished)" if unfinished else ""),
                 f"raises AssertionError: metadata is None, on rank {rank}",
                 "copy the file from the original, or load an earlier checkpoint",
                 file=f"__{rank}.metadata",

@@ -35,7 +35,6 @@ def check_integrity(
     storage: Storage,
     *,
     progress: Callable[[BytesProgress], bool] | None = None,
-    workers: int = 2,
 ) -> DeepReport:
     """Hash every file that `integrity.json` names, and compare.
 
@@ -43,7 +42,6 @@ def check_integrity(
         checkpoint: The checkpoint; its folder was listed.
         storage: Its folder.
         progress: Called about ten times a second, in the calling thread; True cancels.
-        workers: Threads.
     """
     try:
         wanted = _read(storage)
@@ -65,7 +63,7 @@ def check_integrity(
         done = min(sum(h.bytes_done for h in run.hashers), run.bytes_total)
         return progress is not None and progress(BytesProgress(done, run.bytes_total))
 
-    run_workers(wanted, lambda: _Hasher(run), run.stop, num_workers=workers, poll=poll)
+    run_workers(wanted, lambda: _Hasher(run), run.stop, poll=poll)
     return run.report(checkpoint)
 
 

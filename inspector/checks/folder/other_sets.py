@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from inspector.checkpoint.model import Checkpoint, DataFile, Tensor
-from inspector.checkpoint.safetensors.facts import Unread
 from inspector.checkpoint.safetensors.files import Files, headers
-from inspector.checkpoint.safetensors.header import Header, SafeTensor
+from inspector.checkpoint.safetensors.header import Header, SafeTensor, Unread
 from inspector.checkpoint.safetensors.sets import INDEX, SINGLE
 from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.text import format_bytes, format_shape, plural, printable

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.safetensors.facts import SafetensorsFacts
+from inspector.checkpoint.safetensors.header import SafetensorsFacts
 from inspector.checkpoint.safetensors.sets import SINGLE
 from inspector.checkpoint.text import plural, printable
 from inspector.checks.findings import Finding, NotChecked

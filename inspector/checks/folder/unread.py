@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspector.checkpoint.child.isolated import Limits
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
 from inspector.checkpoint.lookalike import lookalike
 from inspector.checkpoint.pickle.frames import STRADDLED
@@ -38,9 +37,7 @@ def _read_fails(error: MetadataError) -> str:
     return _READ_FAILS.get(error.code, "raises an error")
 
 
-def check_unread(
-    storage: Storage, error: NotACheckpointError | MetadataError, limits: Limits | None = None
-) -> list[Finding]:
+def check_unread(storage: Storage, error: NotACheckpointError | MetadataError) -> list[Finding]:
     """Findings about a folder whose metadata could not be read.
 
     Raises:
@@ -48,7 +45,7 @@ def check_unread(
     """
     if isinstance(error, MetadataError):
         return [_unreadable(error, storage.list())]
-    return _without_metadata(storage, storage.list(), error, limits)
+    return _without_metadata(storage, storage.list(), error)
 
 
 def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
@@ -69,11 +66,11 @@ def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
 
 
 def _without_metadata(
-    storage: Storage, listing: list[Entry], error: NotACheckpointError, limits: Limits | None
+    storage: Storage, listing: list[Entry], error: NotACheckpointError
 ) -> list[Finding]:
     where = printable(storage.root)
     if any(entry.name == _TMP for entry in listing):
-        finding = _unfinished(storage, limits)
+        finding = _unfinished(storage)
         missing = f"{where}: there is no {METADATA}, only {_TMP}"
         return [_missing(missing, finding.hint), finding]
     other = lookalike(listing)
@@ -88,9 +85,9 @@ def _without_metadata(
             Finding(
                 "save-unfinished",
                 "error",
-                f"{where}: a folder of a save that did not finish ({what})",
+                f"{where}: a folder of a save that has not finished ({what})",
                 _NO_METADATA,
-                "load the checkpoint before it",
+                "load the checkpoint before it, unless the save is still running",
             )
         )
     return findings
@@ -100,21 +97,24 @@ def _missing(message: str, hint: str) -> Finding:
     return Finding("metadata-missing", "error", message, _NO_METADATA, hint, file=METADATA)
 
 
-def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
+def _unfinished(storage: Storage) -> Finding:
     """Is `.metadata.tmp` complete? It is read through the same gate as `.metadata`.
 
     torch writes it, syncs it, removes the old `.metadata` and renames it
     (`FileSystemWriter.finish`); a job that dies between leaves it complete.
     """
-    where = f"{printable(storage.root)}: the save was never finished"
+    where = f"{printable(storage.root)}: the save has not finished"
     try:
-        checkpoint = read_dcp(storage, limits=limits, metadata=_TMP)
+        checkpoint = read_dcp(storage, metadata=_TMP)
         entries = entries_of(checkpoint)
         found, _ = check_files(checkpoint, storage, entries)
         found += [*check_metadata(checkpoint), *check_structure(checkpoint, entries)]
     except InspectError as error:
         message = f"{where}, and its {_TMP} is not complete ({error.message})"
-        hint = "it cannot be repaired from this folder: load an earlier checkpoint"
+        hint = (
+            "unless the save is still running, it cannot be repaired from this folder: load an "
+            "earlier checkpoint"
+        )
         return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
     errors = [f for f in found if f.severity == "error"]
     if errors:
@@ -128,5 +128,8 @@ def _unfinished(storage: Storage, limits: Limits | None) -> Finding:
             f"{where}, but {_TMP} is complete, and the {size} of data files are as it says: "
             f"{plural(checkpoint.num_tensors, 'tensor')}, {plural(len(entries.file), 'payload')}"
         )
-        hint = f"rename {_TMP} to {METADATA}, which repairs the checkpoint, and check it again"
+        hint = (
+            f"if no save is running any more, rename {_TMP} to {METADATA}, which repairs the "
+            "checkpoint, and check it again"
+        )
     return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)

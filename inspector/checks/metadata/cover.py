@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inspector.layout.geometry import unique
+from inspector.layout.geometry import Ints, unique
 
 __all__ = ["MAX_WORK", "Box", "Cover", "Overlap", "analyse"]
 
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _MAX_BOXES = 8

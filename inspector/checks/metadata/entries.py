@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from inspector.checkpoint.dtypes import ITEMSIZE
-from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.model import Checkpoint, Ints
 from inspector.checks.metadata.tiling import chunk_volumes
 
 __all__ = ["Entries", "RangeSweep", "entries_of", "total"]
 
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _SAFE = 1 << 62

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inspector.checkpoint.model import Checkpoint, Orphan, Tensor
+from inspector.checkpoint.model import Checkpoint, Ints, Orphan, Tensor
 from inspector.checkpoint.text import format_box, format_bytes, plural, printable
 from inspector.checks.findings import Finding
-from inspector.checks.metadata.entries import Entries, Ints, total
+from inspector.checks.metadata.entries import Entries, total
 from inspector.checks.metadata.tiling import unproven
 from inspector.layout.geometry import unique
 

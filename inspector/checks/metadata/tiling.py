@@ -16,13 +16,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.model import TensorColumns
+from inspector.checkpoint.model import Ints, TensorColumns
 from inspector.layout.geometry import unique
 from inspector.layout.tilings import tilings_of
 
 __all__ = ["chunk_volumes", "unproven"]
 
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 # Sums of integers below this stay in 64 bits.

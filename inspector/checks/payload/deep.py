@@ -93,7 +93,7 @@ def check_deep(
             report = _sum(report, digests.findings, digests.checked, digests.is_cancelled)
     if wanted.manifest is not None and not report.is_cancelled:
         # lazy: what was asked for alone
-        from inspector.checks.seal.compare import check_manifest
+        from inspector.checks.seal.seal import check_manifest
 
         with line() as told:
             sealed = check_manifest(

@@ -5,24 +5,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import format_shape, plural, printable
+from inspector.checks.findings import Finding
+from inspector.checks.metadata.cover import analyse
+
+if TYPE_CHECKING:
+    from inspector.values.nonfinite import NonFinite
+
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import numpy.typing as npt
 
-from inspector.checkpoint.model import BytesEntry, Checkpoint
+from inspector.checkpoint.model import BytesEntry
 from inspector.checkpoint.payload.plan import PayloadPlan
 from inspector.checkpoint.payload.tensor import PackedTensor
-from inspector.checkpoint.text import format_box, printable
-from inspector.checks.findings import Finding, Severity
+from inspector.checkpoint.text import format_box
 
 if TYPE_CHECKING:
     from inspector.values.nonfinite import NonFinite
 
-__all__ = ["STALE", "Judgement", "Note", "PayloadTally", "Subject", "subject_of"]
+__all__ = [
+    "STALE",
+    "Judgement",
+    "Note",
+    "PayloadTally",
+    "Subject",
+    "file_at",
+    "subject_of",
+    "value_findings",
+]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -134,20 +154,12 @@ class Judgement:
     quantizer: str = ""
     stale_dtypes: dict[int, str] = field(default_factory=dict)
 
-    def error(
-        self,
-        code: str,
-        subject: Subject,
-        what: str,
-        torch_does: str,
-        hint: str,
-        severity: Severity = "error",
-    ) -> None:
+    def error(self, code: str, subject: Subject, what: str, torch_does: str, hint: str) -> None:
         where = f"{printable(subject.file, 120)} at byte {subject.byte_offset:,}"
         self.findings.append(
             Finding(
                 code,
-                severity,
+                "error",
                 f"{subject.shown} in {where}: {what}",
                 torch_does,
                 hint,
@@ -222,3 +234,65 @@ class PayloadTally:
 
 def _num_non_finite(found: NonFinite) -> int:
     return found.num_nan + found.num_inf
+
+
+_WHAT: dict[str, tuple[str, str]] = {
+    "values-nan": ("NaN", "NaN spreads to whatever is computed from it"),
+    "values-inf": ("infinite", "the next step that uses it gives infinities or NaN"),
+}
+
+
+def value_findings(
+    tensor: Tensor, found: NonFinite, file_at: Callable[[tuple[int, ...]], str | None]
+) -> list[Finding]:
+    """Findings of one tensor.
+
+    Args:
+        tensor: The tensor.
+        found: What its chunks hold, in the tensor's indices.
+        file_at: Raw path of the file that holds an element.
+    """
+    findings = []
+    most = "up to " if (found.num_nan or found.num_inf) and _may_overlap(tensor) else ""
+    for code, count, first in (
+        ("values-nan", found.num_nan, found.first_nan),
+        ("values-inf", found.num_inf, found.first_inf),
+    ):
+        if not count or first is None:
+            continue
+        noun, effect = _WHAT[code]
+        where = f"the first at {format_shape(first)}" if first else "its only one"
+        findings.append(
+            Finding(
+                code,
+                "warning",
+                f"{printable(tensor.fqn, 200)} ({tensor.dtype}) holds {most}"
+                f"{plural(count, f'{noun} value')}, {where}",
+                "loads them silently, as they were saved",
+                f"{effect}: see whether an earlier checkpoint has it too",
+                fqn=tensor.fqn,
+                file=file_at(first),
+                offsets=first,
+                sizes=(1,) * len(first),
+                num_elements=min(count, tensor.num_elements),
+            )
+        )
+    return findings
+
+
+def _may_overlap(tensor: Tensor) -> bool:
+    """Whether chunks of different boxes share elements, so that some are counted twice."""
+    cover = analyse(tensor.offsets, tensor.sizes, tensor.shape)
+    return bool(cover.num_overlap) or not cover.complete
+
+
+def file_at(checkpoint: Checkpoint, tensor: Tensor) -> Callable[[tuple[int, ...]], str | None]:
+    """Finds the file with the chunk that holds an element."""
+
+    def find(index: tuple[int, ...]) -> str | None:
+        at = np.array(index, np.int64)
+        holds = ((tensor.offsets <= at) & (at - tensor.offsets < tensor.sizes)).all(axis=1)
+        chunks = np.flatnonzero(holds & (tensor.file >= 0))
+        return checkpoint.files[int(tensor.file[chunks[0]])].path if len(chunks) else None
+
+    return find

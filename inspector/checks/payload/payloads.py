@@ -27,11 +27,17 @@ from inspector.checkpoint.text import plural, printable
 from inspector.checks.echoes import by_file
 from inspector.checks.findings import Coverage, DeepReport, Finding, NotChecked
 from inspector.checks.payload.judge import judge
-from inspector.checks.payload.judgement import Judgement, Note, PayloadTally, subject_of
+from inspector.checks.payload.judgement import (
+    Judgement,
+    Note,
+    PayloadTally,
+    file_at,
+    subject_of,
+    value_findings,
+)
 from inspector.checks.payload.pieces import with_pieces
 from inspector.checks.payload.replicas import check_repeats, check_replicas
 from inspector.checks.payload.stale_dtype import stale_dtypes
-from inspector.checks.payload.values import file_at, value_findings
 from inspector.layout.geometry import unique
 
 __all__ = [

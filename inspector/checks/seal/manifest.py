@@ -17,7 +17,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from inspector.checkpoint.json_bounds import over_bounds
 from inspector.checkpoint.model import Checkpoint
@@ -39,6 +41,8 @@ KIND = "hsdp-inspect seal"
 _SCHEMA = 1
 _HASH = "sha256 of the elements in row-major order, little-endian"
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
 
 @dataclass(frozen=True, slots=True)
 class SealedTensor:
@@ -46,8 +50,8 @@ class SealedTensor:
 
     fqn: str
     dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
+    shape: tuple[_Count, ...]
+    num_bytes: _Count
     sha256: str
 
 
@@ -56,7 +60,7 @@ class SealedEntry:
     """What a seal says of a bytes entry; see `entry_fingerprint` for what is hashed."""
 
     fqn: str
-    num_bytes: int
+    num_bytes: _Count
     sha256: str
 
 
@@ -161,6 +165,25 @@ def _listed(sealed: Iterable[SealedTensor | SealedEntry]) -> list[str]:
     return [*lines, " ],"]
 
 
+@dataclass(frozen=True, slots=True)
+class _NotSealed:
+    fqn: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SealFile:
+    """What a seal's file says, beside what tells that it is one."""
+
+    tensors: list[SealedTensor]
+    bytes: list[SealedEntry]
+    path: str = ""
+    created: str = ""
+    tool: str = ""
+    format: str = ""
+    not_sealed: list[_NotSealed] = field(default_factory=list)
+
+
 #: A seal is the user's own, and names all that a checkpoint of many files holds.
 _SCALE = 2
 
@@ -187,20 +210,18 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             f"{shown} is a seal of another version", "use the hsdp-inspect of its tool"
         )
     try:
-        manifest = Manifest(
-            {t.fqn: t for t in map(_tensor, _list(document["tensors"]))},
-            {e.fqn: e for e in map(_entry, _list(document["bytes"]))},
-            path=_text(document.get("path", "")),
-            created=_text(document.get("created", "")),
-            tool=_text(document.get("tool", "")),
-            format=_text(document.get("format", "")),
-            not_sealed={
-                _text(item["fqn"]): _text(item["why"])
-                for item in _list(document.get("not_sealed", []))
-            },
-        )
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{shown} is a damaged seal: it lacks {error}") from error
+        told = msgspec.convert(document, _SealFile)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UsageError(f"{shown} is a damaged seal: {printable(str(error), 200)}") from error
+    manifest = Manifest(
+        {t.fqn: t for t in told.tensors},
+        {e.fqn: e for e in told.bytes},
+        told.path,
+        told.created,
+        told.tool,
+        told.format,
+        {left.fqn: left.why for left in told.not_sealed},
+    )
     named = len(document["tensors"]), len(document["bytes"])
     is_whole = named == (len(manifest.tensors), len(manifest.entries))  # None is named twice.
     # Nor is there more in them than was hashed.
@@ -226,35 +247,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
     return found
-
-
-def _list(value: Any) -> list[dict[str, Any]]:
-    if type(value) is not list or not all(type(item) is dict for item in value):
-        raise TypeError("a list of objects")
-    return value
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError("a text")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError("a count")
-    return value
-
-
-def _tensor(item: dict[str, Any]) -> SealedTensor:
-    if type(item["shape"]) is not list:
-        raise TypeError("a shape")
-    shape = tuple(map(_count, item["shape"]))
-    return SealedTensor(
-        _text(item["fqn"]), _text(item["dtype"]), shape, _count(item["num_bytes"]),
-        _text(item["sha256"]),
-    )  # fmt: skip
-
-
-def _entry(item: dict[str, Any]) -> SealedEntry:
-    return SealedEntry(_text(item["fqn"]), _count(item["num_bytes"]), _text(item["sha256"]))

@@ -10,7 +10,7 @@ from inspector.checks.findings import SEVERITIES
 from inspector.report.html.findings import finding_maps, findings_list
 from inspector.report.html.markup import Html, join, tag
 from inspector.report.html.page import facts, page, section, table
-from inspector.report.plan.text import RANK_COLUMNS, PlanReport, against_words, headline, rank_cells
+from inspector.report.plan import RANK_COLUMNS, PlanReport, against_words, headline, rank_cells
 
 __all__ = ["plan_html"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from rich.style import Style
 from textual.message import Message
 from textual.strip import Strip
 
-from inspector.checkpoint.model import Tensor
+from inspector.checkpoint.model import Ints, Tensor
 from inspector.checkpoint.text import format_box, format_shape
 from inspector.diff.elements import index_of
 from inspector.diff.map import DifferenceCells
@@ -29,7 +29,6 @@ from inspector.tui.values.heat_paint import cuts_on, place
 
 __all__ = ["DifferenceMap", "PartGrid", "plane_cuts"]
 
-Ints: TypeAlias = npt.NDArray[np.int64]
 
 #: Where each level of a part ends, as a share of its elements; level 0 is where nothing differs.
 LEVELS = (0.0, 0.01, 0.1, 0.5, 1.0)
@@ -153,8 +152,8 @@ class DifferenceMap(PartMap):
         rows: int
         columns: int
 
-    def __init__(self, *, plain: bool | None = None, id: str | None = None) -> None:  # noqa: A002
-        super().__init__(plain=plain, id=id)
+    def __init__(self) -> None:
+        super().__init__()
         self._margin = (3, 1)
         self._shape: tuple[int, ...] | None = None
         #: Of A and of B: rows and columns of the plane at which chunks begin.

@@ -25,7 +25,6 @@ from inspector.tui.folder.ask_path import AskPathScreen, expanded
 from inspector.tui.kit.bars import TaskLine
 from inspector.tui.kit.cell_text import clip
 from inspector.tui.kit.key_bar import KeyBar
-from inspector.tui.kit.view import View
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.loading import LoadingScreen
 from inspector.tui.session import Loaded
@@ -158,9 +157,6 @@ class DiffScreen(Screen[None]):
     def on_resize(self) -> None:
         self._show_head()
 
-    def on_view_counted(self, event: View.Counted) -> None:
-        event.stop()
-
     def _show_head(self) -> None:
         width = max(self.size.width - 2, 20)
         if self._run is not None:
@@ -238,14 +234,7 @@ class DiffScreen(Screen[None]):
         changed = self.comparison.take(run.drain())
         if changed:
             self.view.rows_changed(changed)
-        done = run.progress
-        line.show(
-            "comparing values",
-            0 if done is None else done.bytes_done,
-            0 if done is None else done.bytes_total,
-            self._comparing,
-            "c stops",
-        )
+        line.show("comparing values", run.progress, self._comparing, "c stops")
         self._show_head()
 
     def _ended(self, run: ComparingValues, outcome: Diff | InspectError) -> None:

@@ -124,8 +124,8 @@ class DiffDetail(Widget):
     DiffDetail DifferenceMap { width: 1fr; padding: 0 1; border-left: vkey $panel; }
     """
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
-        super().__init__(id=id)
+    def __init__(self) -> None:
+        super().__init__()
         self._shown: tuple[Comparison, Item] | None = None
 
     def compose(self) -> ComposeResult:

@@ -5,32 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from inspector.checkpoint.dtypes import short_name
-from inspector.checkpoint.model import Checkpoint, Tensor
-from inspector.checkpoint.text import format_box, format_bytes, format_count, format_time
-from inspector.report.fitting import bar
-from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.row_order import SortKeys
-from inspector.tui.kit.virtual_table import Column, TableSource
-
-if TYPE_CHECKING:
-    from inspector.layout.contents import FileContents
-
-from typing import TYPE_CHECKING
-
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Static
 
-from inspector.checkpoint.text import printable
+from inspector.checkpoint.dtypes import short_name
+from inspector.checkpoint.model import Checkpoint, Tensor
+from inspector.checkpoint.text import format_box, format_bytes, format_count, format_time, printable
 from inspector.layout.contents import file_contents
+from inspector.report.fitting import bar
+from inspector.tui.kit.cell_text import Cell
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
-from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.kit.virtual_table import Column, NoRows, TableSource, VirtualTable
 from inspector.tui.session import Loaded
 
 if TYPE_CHECKING:
     from inspector.checks.findings import Finding, Report
+    from inspector.layout.contents import FileContents
 
 __all__ = ["FilesView"]
 

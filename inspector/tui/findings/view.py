@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from inspector.checkpoint.text import format_count, natural_keys, printable
-from inspector.checks.findings import SEVERITIES
-from inspector.tui.kit.cell_text import Cell
-from inspector.tui.kit.row_order import SortKeys
-from inspector.tui.kit.virtual_table import Column, TableSource
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from inspector.checks.findings import Finding
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +11,8 @@ from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
-from inspector.checks.findings import Finding, Report
+from inspector.checkpoint.text import format_count, natural_keys, printable
+from inspector.checks.findings import SEVERITIES, Finding, Report
 from inspector.errors import Cancelled, InspectError
 from inspector.report.check import against_sentence, checked_sentence, verdict_sentence
 from inspector.tui.advice import on_screen
@@ -32,12 +20,17 @@ from inspector.tui.background import Background
 from inspector.tui.commands import CHECK_BYTES
 from inspector.tui.findings.checking import DeepCheck, DeepResult
 from inspector.tui.kit.bars import TaskLine
+from inspector.tui.kit.cell_text import Cell
+from inspector.tui.kit.row_order import SortKeys
 from inspector.tui.kit.view import TableView
-from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.notifications import SeverityLevel
 
+    from inspector.checks.findings import Finding
     from inspector.tui.session import Loaded
 
 __all__ = ["FindingsView"]
@@ -231,14 +224,9 @@ class FindingsView(TableView):
         if deep is None:
             return False
         done = deep.progress
-        line.show(
-            "checking every byte",
-            0 if done is None else done.bytes_done,
-            0 if done is None else done.bytes_total,
-            self._reading,
-            f"{CHECK_BYTES} stops",
-            num_wrong=0 if done is None else getattr(done, "num_wrong", 0),
-        )
+        num_wrong = getattr(done, "num_wrong", 0)
+        stops = f"{CHECK_BYTES} stops"
+        line.show("checking every byte", done, self._reading, stops, num_wrong=num_wrong)
         return True
 
     def step(self, steps: int) -> Finding | None:

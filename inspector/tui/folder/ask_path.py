@@ -13,7 +13,6 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -21,6 +20,7 @@ from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import is_printable, natural_keys, plural, printable
 from inspector.errors import InspectError
 from inspector.tui.background import Background
+from inspector.tui.kit.dialog import Dialog
 
 __all__ = [
     "AskPathScreen",
@@ -177,11 +177,10 @@ class PathInput(Input):
             event.prevent_default()
 
 
-class AskPathScreen(ModalScreen[str]):
+class AskPathScreen(Dialog[str]):
     """Dismissed with the path as it was typed, or with nothing."""
 
     DEFAULT_CSS = """
-    AskPathScreen { align: center middle; }
     AskPathScreen > Vertical {
         width: 90%; max-width: 100; height: auto; max-height: 92%;
         padding: 0 2; background: $surface; border: round $primary;

@@ -1,4 +1,4 @@
-"""`ViewBar`: the views and their keys on one line, the open one picked out."""
+"""`ViewBar`: the views and their keys; `TaskLine`: what runs; `VerdictBar`: rows by verdict."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from inspector.checkpoint.text import format_bytes, format_seconds, plural
+from inspector.checkpoint.workers import BytesProgress
 from inspector.report.fitting import bar
 from inspector.tui.background import Background
 from inspector.tui.kit.cell_text import clip
@@ -128,8 +129,7 @@ class TaskLine(Static):
     def show(
         self,
         title: str,
-        num_done: int,
-        num_bytes: int,
+        progress: BytesProgress | None,
         background: Background[Any],
         hint: str,
         *,
@@ -139,12 +139,13 @@ class TaskLine(Static):
 
         Args:
             title: What it does.
-            num_done: Bytes that were read.
-            num_bytes: All that are to be; 0 while that is not known.
+            progress: How far it is; None, or of no bytes in all, while that is not known.
             background: Where it runs.
             hint: How to stop it.
             num_wrong: Payloads with something wrong.
         """
+        num_done = 0 if progress is None else progress.bytes_done
+        num_bytes = 0 if progress is None else progress.bytes_total
         elapsed_s = time.monotonic() - background.asked_s
         hint = "stopping" if background.is_stopping else hint
         share = num_done / num_bytes if num_bytes else 0.0

@@ -130,15 +130,14 @@ class CursorView(ScrollView, can_focus=True, inherit_bindings=False):
     def page_lines(self) -> int:
         return max(1, self.scrollable_content_region.height - self.HEADER_LINES)
 
-    def move_cursor(self, line: int, *, announce: bool = True) -> None:
+    def move_cursor(self, line: int) -> None:
         """Put the cursor on `line` (kept within the lines) and scroll it into view."""
         line = max(0, min(line, self.num_lines - 1))
         if line != self.cursor:
             old, self.cursor = self.cursor, line
             self.refresh_line(old + self.HEADER_LINES)
             self.refresh_line(line + self.HEADER_LINES)
-            if announce:
-                self.announce()
+            self.announce()
         self._scroll_to_cursor()
 
     def announce(self) -> None:

@@ -132,7 +132,7 @@ class View(Pane):
         return self.is_mounted and isinstance(self.screen.focused, Input)
 
     def action_copy(self) -> None:
-        from inspector.tui.screens.copy import CopyScreen
+        from inspector.tui.screens.dialogs import CopyScreen
 
         choices = self.copy_choices()
         if choices:

@@ -191,10 +191,10 @@ class VirtualTable(CursorView):
 
     # Values in.
 
-    def set_source(self, source: TableSource, rows: Ints | None = None) -> None:
-        """Show another source (and `rows` of it); the sort stays, the cursor goes to the top."""
+    def set_source(self, source: TableSource) -> None:
+        """Show another source; the sort stays, the cursor goes to the top."""
         self.source = source
-        self._filter = rows
+        self._filter = None
         self._orders.clear()
         self.cursor = 0
         self.scroll_to(y=0, animate=False, force=True)

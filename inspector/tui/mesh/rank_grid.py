@@ -25,11 +25,13 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from inspector.layout.mesh import Mesh
+from inspector.tui.commands import command
 from inspector.tui.kit.cell_text import fit
+from inspector.tui.kit.view import TableView
 from inspector.tui.mesh.axes import FoldedMesh, GridAxis, legend_parts
 from inspector.tui.mesh.layout import MeshLayout, mesh_layout
 
-__all__ = ["RankGrid"]
+__all__ = ["MeshView", "RankGrid"]
 
 _NO_RANKS = Mesh("fsdp", (1,))
 #: With fewer lines for the cells than this the axes are not named.
@@ -333,3 +335,42 @@ def _coordinate(axes: Sequence[GridAxis], place: int) -> str:
         inner = math.prod(a.size for a in axes[number + 1 :])
         words.append(f"{axis.letter}{place // inner % axis.size}")
     return " ".join(words)
+
+
+class MeshView(TableView):
+    """A view of a table beside the ranks of a mesh, whose axes a key chooses.
+
+    It gives its grid of ranks the keys while an axis is chosen there.
+    """
+
+    BINDINGS = [
+        command(
+            "a",
+            "axis",
+            "Fold axis",
+            "Choose the next axis of the mesh; enter folds it into one cell, or opens it.",
+            footer=True,
+        )
+    ]
+
+    @property
+    def grid(self) -> RankGrid:
+        return self.query_one(RankGrid)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "axis":
+            grid = self.query_one_optional(RankGrid)
+            return grid is not None and grid.is_drawn and len(grid.mesh.axes) > 1
+        return super().check_action(action, parameters)
+
+    def action_axis(self) -> None:
+        self.grid.next_axis()
+        self.screen.set_focus(self.grid)
+
+    def back(self) -> bool:
+        if super().back():
+            return True
+        was_chosen = self.grid.leave_axes()
+        if was_chosen:
+            self.take_focus()
+        return was_chosen

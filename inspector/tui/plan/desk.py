@@ -19,8 +19,9 @@ from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Planner
 from inspector.layout.target.rules import TargetPlacements
+from inspector.layout.target.stages import stages_by_files
 from inspector.layout.writer.written_by import WrittenBy
-from inspector.report.plan.text import as_written
+from inspector.report.plan import as_written
 
 __all__ = ["Order", "PlanDesk", "Planned"]
 
@@ -54,6 +55,8 @@ class Planned:
         as_written: The plan under the mesh that wrote it; None if there is none, or it is this.
         problems: What would go wrong.
         num_entries: Tensors and bytes entries that the filter leaves.
+        stages: By number of the entry as in `Checkpoint.order`, the pipeline stages that the files
+            put it in; None where they put it in none, and None where they show no stages.
     """
 
     order: Order
@@ -61,6 +64,7 @@ class Planned:
     as_written: LoadPlan | None
     problems: tuple[Finding, ...]
     num_entries: int
+    stages: list[frozenset[int] | None] | None
 
 
 class PlanDesk:
@@ -73,6 +77,7 @@ class PlanDesk:
         self._filter_text = ""
         self._num_entries = 0
         self._written: tuple[Planner, Mesh, LoadPlan] | None = None
+        self._stages: tuple[WrittenBy, list[frozenset[int] | None] | None] | None = None
 
     @cached_property
     def names(self) -> list[str]:
@@ -96,7 +101,14 @@ class PlanDesk:
         # Worked out here, where it holds nobody up.
         plan.num_ranks_without  # noqa: B018
         plan.empty_tensors  # noqa: B018
-        return Planned(order, plan, self._under(planner, order), problems, self._num_entries)
+        return Planned(
+            order,
+            plan,
+            self._under(planner, order),
+            problems,
+            self._num_entries,
+            self._stages_of(order),
+        )
 
     def _planner_of(self, filter_text: str) -> Planner:
         """The planner of the entries that a filter leaves; kept until another is asked for."""
@@ -117,6 +129,15 @@ class PlanDesk:
             )
             self._filter_text, self._num_entries = filter_text, int(is_chosen.sum())
         return self._planner
+
+    def _stages_of(self, order: Order) -> list[frozenset[int] | None] | None:
+        """The stage of each entry; those of who wrote it are found once."""
+        written_by = order.written_by
+        if written_by is None:
+            return None
+        if self._stages is None or self._stages[0] is not written_by:
+            self._stages = written_by, stages_by_files(self.checkpoint, written_by)
+        return self._stages[1]
 
     def _under(self, planner: Planner, order: Order) -> LoadPlan | None:
         """The plan under the mesh that wrote it; that of a planner is made once."""

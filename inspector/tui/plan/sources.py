@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from inspector.checkpoint.dtypes import itemsize
-from inspector.checkpoint.text import format_box, format_bytes, format_count, format_shape
+from inspector.checkpoint.text import (
+    format_box,
+    format_bytes,
+    format_count,
+    format_shape,
+    format_stages,
+)
 from inspector.layout.geometry import Ints
 from inspector.layout.mesh import Mesh
 from inspector.layout.reads.load_plan import LoadPlan, Read
@@ -18,13 +26,15 @@ from inspector.tui.kit.virtual_table import Column, TableSource
 from inspector.tui.mesh.axes import coordinate_words
 
 __all__ = [
-    "EMPTY_COLUMNS",
-    "READ_COLUMNS",
     "EmptySource",
     "PlanRankSource",
     "ReadSource",
+    "empty_columns",
     "rank_columns",
+    "read_columns",
 ]
+
+Stages: TypeAlias = "frozenset[int] | None"
 
 _BAR_CELLS = 16
 
@@ -118,7 +128,8 @@ class PlanRankSource(TableSource):
         return self.is_uneven and row == self.plan.worst_rank
 
 
-READ_COLUMNS = (
+_STAGE = Column("stage", "Stage?", width=6, priority=4)
+_READ_COLUMNS = (
     Column("name", "Tensor", min_width=14, flex=4, cut="middle"),
     Column("file", "File", min_width=12, max_width=15, cut="middle", priority=2),
     Column("box", "Box", min_width=14, max_width=36, flex=2, cut="middle", sortable=False),
@@ -128,18 +139,32 @@ READ_COLUMNS = (
 )
 
 
+def read_columns(*, has_stages: bool) -> tuple[Column, ...]:
+    """The columns of the reads of a rank; the stage of each where the files tell of stages."""
+    name, *rest = _READ_COLUMNS
+    return (name, *((_STAGE,) if has_stages else ()), *rest)
+
+
 class ReadSource(TableSource):
     """The reads of one rank, each made when it is looked at: there may be a million."""
 
-    def __init__(self, plan: LoadPlan, rank: int, rows: Ints) -> None:
+    def __init__(
+        self, plan: LoadPlan, rank: int, rows: Ints, stages: Sequence[Stages] | None = None
+    ) -> None:
+        """Args: `rows` are those of the plan's items; `stages` is as of `Planned`."""
         self.plan = plan
         self.rank = rank
         self._rows = rows
+        self._stages = stages
         self._seen: tuple[int, Read | None] = (-1, None)
 
     @property
     def num_rows(self) -> int:
         return len(self._rows)
+
+    def is_of(self, plan: LoadPlan, rank: int, stages: Sequence[Stages] | None) -> bool:
+        """Whether it holds these."""
+        return self.plan is plan and self.rank == rank and self._stages is stages
 
     def read(self, row: int) -> Read:
         number, known = self._seen
@@ -167,6 +192,9 @@ class ReadSource(TableSource):
         read = self.read(row)
         if column_key == "name":
             return read.fqn
+        if column_key == "stage":
+            entry = int(self._entries(self._rows[row : row + 1])[0])
+            return format_stages(self._stages[entry]) if self._stages else ""
         if column_key == "file":
             return ("stored nowhere", "error") if read.file is None else read.file
         if column_key == "box":
@@ -183,6 +211,13 @@ class ReadSource(TableSource):
         rows = int(items.stop[item] - items.start[item])
         share = read.lengths[0] / rows if read.lengths and rows else 1.0
         return "100%" if share >= 1 else f"{max(1, math.floor(share * 100))}%"
+
+    def _entries(self, rows: Ints) -> Ints:
+        """Numbers of the entries of some of the plan's items, as in `Checkpoint.order`."""
+        items = self.plan.items
+        owner, number = items.owner[rows], items.number[rows] + self.plan.checkpoint.num_tensors
+        tensors = items.tensors.tensor
+        return np.where(owner < 0, number, tensors[owner]) if len(tensors) else number
 
     def _used(self, row: int) -> int | None:
         """Bytes of the elements that it brings; None for a bytes entry."""
@@ -202,12 +237,14 @@ class ReadSource(TableSource):
         items, rows = self.plan.items, self._rows
         if column_key == "name":
             return np.arange(len(rows))  # They come in the order of the state dict.
+        if column_key == "stage" and self._stages:
+            return np.asarray(_first_stages(self._stages)[self._entries(rows)])
         if column_key == "file":
             return items.file[rows]
         return items.num_bytes[rows] if column_key == "bytes" else None
 
 
-EMPTY_COLUMNS = (
+_EMPTY_COLUMNS = (
     Column("name", "Leaves ranks empty", min_width=16, flex=1, cut="middle"),
     Column("shape", "Shape", min_width=8, max_width=20, priority=1, sortable=False),
     Column("ranks", "Ranks", width=7, align="right", descending_first=True),
@@ -215,11 +252,23 @@ EMPTY_COLUMNS = (
 )
 
 
+def empty_columns(*, has_stages: bool) -> tuple[Column, ...]:
+    """The columns of the tensors that leave ranks empty, with their stages where there are any."""
+    return (*_EMPTY_COLUMNS[:1], *((_STAGE,) if has_stages else ()), *_EMPTY_COLUMNS[1:])
+
+
+def _first_stages(stages: Sequence[Stages]) -> Ints:
+    """A number to sort each entry by; 0 where no stage is told."""
+    return np.array([min(of) if of else 0 for of in stages], np.int64)
+
+
 class EmptySource(TableSource):
     """The tensors of which some ranks hold no element."""
 
-    def __init__(self, plan: LoadPlan) -> None:
+    def __init__(self, plan: LoadPlan, stages: Sequence[Stages] | None = None) -> None:
+        """Args: `stages` is as of `Planned`."""
         self.plan = plan
+        self._stages = stages
         self.tensors = plan.empty_tensors
 
     @property
@@ -230,6 +279,8 @@ class EmptySource(TableSource):
         tensor = self.tensors[row]
         if column_key == "name":
             return tensor.fqn
+        if column_key == "stage":
+            return format_stages(self._stages[tensor.index]) if self._stages else ""
         if column_key == "shape":
             return format_shape(self.plan.checkpoint.columns.tensor(tensor.index).shape)
         if column_key == "ranks":
@@ -239,6 +290,8 @@ class EmptySource(TableSource):
     def sort_key(self, column_key: str) -> SortKeys | None:
         if column_key == "name":
             return np.arange(self.num_rows)
+        if column_key == "stage" and self._stages:
+            return _first_stages(self._stages)[[tensor.index for tensor in self.tensors]]
         if column_key == "ranks":
             return np.asarray([tensor.num_ranks for tensor in self.tensors])
         return None

@@ -15,29 +15,23 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Static
 
-from inspector.checkpoint.text import format_bytes, plural, printable
+from inspector.checkpoint.text import plural, printable
 from inspector.errors import InspectError
 from inspector.layout.mesh import Mesh
-from inspector.report.plan.text import headline
+from inspector.report.plan import headline
 from inspector.tui.background import Background, after
 from inspector.tui.commands import command
 from inspector.tui.kit.lines import FilterLine
-from inspector.tui.kit.virtual_table import NoRows, VirtualTable
+from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.offers import EvenSizes, even_sizes, first_mesh, writer_mesh
 from inspector.tui.mesh.picker import MeshPicker
-from inspector.tui.mesh.view import MeshView
+from inspector.tui.mesh.rank_grid import MeshView
 from inspector.tui.plan.desk import Order, PlanDesk, Planned
 from inspector.tui.plan.grid import PlanGrid
-from inspector.tui.plan.sources import (
-    EMPTY_COLUMNS,
-    READ_COLUMNS,
-    EmptySource,
-    PlanRankSource,
-    ReadSource,
-    rank_columns,
-)
+from inspector.tui.plan.reads_pane import ReadsPane
+from inspector.tui.plan.sources import PlanRankSource, rank_columns
 from inspector.tui.plan.words import error_text, facts_text, short_text, with_faults
-from inspector.tui.screens.copy import CopyScreen
+from inspector.tui.screens.dialogs import CopyScreen
 from inspector.verify.job.commands import elsewhere
 from inspector.verify.preflight import too_many_ranks
 
@@ -66,12 +60,7 @@ class LoadPlanView(MeshView):
     LoadPlanView #plan-lower { height: 1fr; }
     LoadPlanView #plan-left { width: 78; height: 1fr; }
     LoadPlanView.-narrow #plan-left { width: 1fr; }
-    LoadPlanView #plan-right { width: 1fr; height: 1fr; border-left: vkey $panel; }
     LoadPlanView VirtualTable { height: 1fr; min-height: 3; }
-    LoadPlanView #plan-reads-title {
-        height: auto; padding: 0 1; background: $panel; color: $text-muted;
-    }
-    LoadPlanView #plan-empty { border-top: hkey $panel; }
     LoadPlanView.-none #plan-lower, LoadPlanView.-none #plan-legend { display: none; }
     LoadPlanView.-none PlanGrid { display: none; }
     LoadPlanView.-even #plan-empty { display: none; }
@@ -122,8 +111,7 @@ class LoadPlanView(MeshView):
     def __init__(self) -> None:
         super().__init__(VirtualTable((), id="plan-ranks"), id="plan")
         self.add_class("-none")
-        self._reads = VirtualTable(READ_COLUMNS, id="plan-reads", empty_text="It reads nothing")
-        self._empty = VirtualTable(EMPTY_COLUMNS, id="plan-empty")
+        self._right = ReadsPane()
         self._written_by: WrittenBy | None = None
         self._desk: PlanDesk | None = None
         self._order: Order | None = None
@@ -137,7 +125,6 @@ class LoadPlanView(MeshView):
         self._rank = 0
         self._pane = ""
         self._plans = Background[Order](self, self._plan_ready, "planning")
-        self._reading = Background[None](self, self._reads_ready, "reads of a rank")
 
     def compose(self) -> ComposeResult:
         yield MeshPicker(id="plan-picker")
@@ -148,10 +135,7 @@ class LoadPlanView(MeshView):
         with Horizontal(id="plan-lower"):
             with Vertical(id="plan-left"):
                 yield self._table
-            with Vertical(id="plan-right"):
-                yield Static("", markup=False, id="plan-reads-title")
-                yield self._reads
-                yield self._empty
+            yield self._right
 
     @property
     def names(self) -> list[str]:
@@ -269,8 +253,7 @@ class LoadPlanView(MeshView):
             self._table.set_columns(rank_columns(plan.mesh))
         self._table.set_source(PlanRankSource(plan))
         self._table.select_row(rank)
-        self._empty.set_empty_text("No tensor leaves a rank without an element")
-        self._empty.set_source(EmptySource(plan))
+        self._right.show(planned)
         self._show_rank(rank)
         self._arrange()
         self.refresh_bindings()
@@ -309,27 +292,7 @@ class LoadPlanView(MeshView):
             return
         self._rank = rank
         self.query_one(PlanGrid).choose(rank)
-        plan = planned.plan
-        shown = self._reads.source
-        if isinstance(shown, ReadSource) and (shown.plan, shown.rank) == (plan, rank):
-            return
-        figures = plan.ranks
-        self.query_one("#plan-reads-title", Static).update(
-            f"rank {rank}: {plural(int(figures.num_reads[rank]), 'read')}, "
-            f"{format_bytes(int(figures.bytes_read[rank]))} from "
-            f"{plural(int(figures.num_files[rank]), 'file')}"
-        )
-        self._reads.set_empty_text("")
-        self._reads.set_source(NoRows())
-        self._reading.ask(None, lambda stop: ReadSource(plan, rank, plan.read_rows(rank)))
-
-    def _reads_ready(self, _: None, source: ReadSource | InspectError) -> None:
-        planned = self.planned
-        if isinstance(source, InspectError):
-            self._reads.set_empty_text(printable(source.message, 300))
-        elif planned is not None and (source.plan, source.rank) == (planned.plan, self._rank):
-            self._reads.set_empty_text("It reads nothing")
-            self._reads.set_source(source)
+        self._right.show_rank(rank)
 
     def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
         event.stop()
@@ -408,7 +371,7 @@ class LoadPlanView(MeshView):
             return
         if not self.planned.plan.empty_tensors:
             self.notify("No tensor leaves a rank without an element.")
-        elif self._empty.has_focus:
+        elif self._right.empty.has_focus:
             self._open("")
         else:
             self._open("empty")
@@ -417,7 +380,7 @@ class LoadPlanView(MeshView):
         """Give the focus to a pane, and on a narrow screen the place."""
         self._pane = pane
         self._arrange()
-        table = {"reads": self._reads, "empty": self._empty}.get(pane, self._table)
+        table = {"reads": self._right.reads, "empty": self._right.empty}.get(pane, self._table)
         self.screen.set_focus(table)
 
     def back(self) -> bool:
@@ -451,16 +414,8 @@ class LoadPlanView(MeshView):
             self._show_words()
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
-        """What is read, or left empty, under the cursor of the pane with the keys."""
-        for table in (self._reads, self._empty):
-            row, source = table.cursor_row, table.source
-            if row is None or not table.has_focus:
-                continue
-            if isinstance(source, ReadSource):
-                return source.read(row).fqn, source.corner(row)
-            if isinstance(source, EmptySource):
-                return source.tensors[row].fqn, None
-        return None
+        """What is read, or left empty, under the cursor of the table with the keys."""
+        return self._right.aim()
 
     # Taking something away.
 
@@ -476,10 +431,4 @@ class LoadPlanView(MeshView):
         if planned is None:
             return []
         choices = [("mesh", str(planned.plan.mesh)), ("in short", headline(planned.plan))]
-        row = self._reads.cursor_row
-        source = self._reads.source
-        if row is not None and isinstance(source, ReadSource):
-            read = source.read(row)
-            choices.append(("read", f"{printable(read.fqn)} {source.box_text(row)}"))
-            choices.append(("file", printable(read.file or "stored nowhere")))
-        return [*choices, *self.commands()]
+        return [*choices, *self._right.copy_choices(), *self.commands()]

@@ -12,7 +12,7 @@ from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding
 from inspector.checks.plan.problems import untold
 from inspector.errors import InspectError
-from inspector.report.plan.text import comparison, headline, plan_facts
+from inspector.report.plan import comparison, headline, plan_facts
 from inspector.tui.advice import on_screen
 from inspector.tui.plan.desk import Planned
 

@@ -145,7 +145,7 @@ class ErrorScreen(Screen[str]):
     def _rename(self) -> str:
         """The command that finishes a save of which all but the last step was done, or empty."""
         renames = any(
-            finding.code == "save-unfinished" and finding.hint.startswith(f"rename {_TMP} to")
+            finding.code == "save-unfinished" and f"rename {_TMP} to" in finding.hint
             for finding in self._findings
         )
         if not renames or is_url(self._path):
@@ -169,7 +169,7 @@ class ErrorScreen(Screen[str]):
 
     def action_copy(self) -> None:
         """Choose what to copy: the command first, where there is one."""
-        from inspector.tui.screens.copy import CopyScreen
+        from inspector.tui.screens.dialogs import CopyScreen
 
         said = [f"{f.code}: {f.message} | do: {f.hint}" for f in self._findings]
         said = said or [" | ".join(filter(None, (self.error.message, self.error.hint)))]

@@ -8,10 +8,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.dom import DOMNode
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from inspector.tui.commands import LIST_KEYS
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import FactSheet, FilterLine, Reader, Section
 from inspector.tui.kit.view import View
 
@@ -27,7 +27,7 @@ def commands_of(kind: type[DOMNode]) -> list[Binding]:
     return [binding for binding in own if isinstance(binding, Binding) and binding.tooltip]
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """The keys by where they work: the open view first, then the screen, everywhere, elsewhere."""
 
     DEFAULT_CSS = """

@@ -18,8 +18,8 @@ from inspector.tui.background import after
 from inspector.tui.kit.key_bar import KeyBar
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.session import Loaded, Loading, Outcome
-from inspector.tui.tensors.entry_columns import entry_columns
 from inspector.tui.tensors.preview import EarlyRows
+from inspector.tui.tensors.view import entry_columns
 
 __all__ = ["LoadingScreen"]
 
@@ -41,7 +41,7 @@ _NEXT = (
     "inspector.tui.files.view",
     "inspector.checks.judge",
     "inspector.tui.findings.view",
-    "inspector.tui.mesh.grid",
+    "inspector.tui.mesh.paint",
     "inspector.verify.machine",
     "inspector.verify.preflight",
     "inspector.verify.job.launcher",

@@ -377,7 +377,7 @@ class MainScreen(OpenScreen):
     # What can be asked from every view.
 
     def action_info(self) -> None:
-        from inspector.tui.screens.info import InfoScreen
+        from inspector.tui.screens.dialogs import InfoScreen
 
         if self.loaded is None or self.written_by is None:
             self.notify("Who wrote it is still being worked out.")

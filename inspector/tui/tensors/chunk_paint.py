@@ -103,9 +103,9 @@ class Painting:
     all_labelled: bool
 
 
-def code(background: int, foreground: int, flags: int = 0) -> int:
+def code(background: int, foreground: int) -> int:
     """The code of a cell; 5 bits each for what is behind and what is in front."""
-    return background | foreground << 5 | flags
+    return background | foreground << 5
 
 
 _SHADES = "░▒▓"

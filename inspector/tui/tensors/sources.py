@@ -20,6 +20,7 @@ from inspector.checkpoint.text import (
     format_ranks,
     format_shape,
     format_short_placements,
+    format_stages,
     natural_keys,
 )
 from inspector.tui.kit.cell_text import Cell
@@ -110,7 +111,7 @@ class EntrySource(TableSource):
     def stage_text(self, row: int) -> str:
         """The pipeline stage of a row, numbered as for `plan --stage`; empty where none is told."""
         stages = None if self.stages is None else self.stages[int(self.entries[row])]
-        return "" if stages is None else ",".join(map(str, sorted(stages)))
+        return format_stages(stages)
 
     def stage_words(self, row: int) -> str:
         """The same for the pane below, with what it rests on; empty where there are no stages."""

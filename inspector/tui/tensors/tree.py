@@ -99,14 +99,14 @@ class TensorTree(CursorView):
         self._empty_text = empty_text
         self._lines: list[_Line] = []
         self._badges: npt.NDArray[np.int8] | None = None
-        self._trie = ModuleTrie([], [])
-        self._adopt(trie, badges)
+        self._adopt(trie)
+        self._rank_badges(badges or {})
 
     # Values in.
 
-    def set_trie(self, trie: ModuleTrie | None, badges: Mapping[int, str] | None = None) -> None:
+    def set_trie(self, trie: ModuleTrie | None) -> None:
         """Show another tree, closed; the cursor goes to the top."""
-        self._adopt(trie, badges)
+        self._adopt(trie)
         self.cursor = 0
         self.lines_changed()
         self.scroll_to(y=0, animate=False, force=True)
@@ -118,9 +118,9 @@ class TensorTree(CursorView):
         self._drawn.clear()
         self.refresh()
 
-    def _adopt(self, trie: ModuleTrie | None, badges: Mapping[int, str] | None) -> None:
+    def _adopt(self, trie: ModuleTrie | None) -> None:
         self._trie = trie if trie is not None else ModuleTrie([], [])
-        self._rank_badges(badges or {})
+        self._badges = None
         self._lines = self._children(None, self._trie.root, 0)
         line = self._lines[0] if len(self._lines) == 1 else None
         while line is not None and line.node.kind != "tensor":

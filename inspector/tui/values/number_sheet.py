@@ -18,7 +18,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from inspector.checkpoint.model import Tensor
+from inspector.checkpoint.model import Ints, Tensor
 from inspector.tui.kit.cell_text import fit
 from inspector.values.slices import Plane, value_text
 
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
-Ints: TypeAlias = npt.NDArray[np.int64]
 
 #: What is known of an element: no chunk holds it, its value, or that it cannot be read.
 GAP, HELD, UNREADABLE = 0, 1, 2

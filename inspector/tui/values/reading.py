@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from inspector.checkpoint.payload.sweep import PayloadProgress
+from inspector.checkpoint.workers import BytesProgress
 from inspector.tui.background import Background, Stop, Work
 from inspector.tui.values.work import (
     Trials,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from inspector.checkpoint.model import Tensor
     from inspector.tui.kit.bars import TaskLine
-    from inspector.tui.screens.save_array import SaveChoice
+    from inspector.tui.screens.dialogs import SaveChoice
     from inspector.tui.session import Loaded
     from inspector.tui.values.work import SliceBox
 
@@ -78,7 +78,7 @@ class TensorReading:
         self._trials: Trials | None = None
         self._readers = {kind: self._reader(kind) for kind in ("cells", "heat", "figures", "found")}
         self._title = ""
-        self._bytes = (0, 0)
+        self._progress: BytesProgress | None = None
 
     def _reader(self, kind: Any) -> Background[tuple[int, Any]]:
         def answered(key: tuple[int, Any], value: Any) -> None:
@@ -139,8 +139,8 @@ class TensorReading:
         if loaded is None or tensor is None:
             return
 
-        def tell(progress: PayloadProgress) -> None:
-            self._bytes = (progress.bytes_done, progress.bytes_total)
+        def tell(progress: BytesProgress) -> None:
+            self._progress = progress
 
         self._start("reading")
         self._ask("figures", None, lambda stop: read_stats(loaded, tensor, tell, stop))
@@ -152,7 +152,7 @@ class TensorReading:
 
         def work(stop: Stop) -> Any:
             def progress(num_done: int, num_bytes: int) -> bool:
-                self._bytes = (num_done, num_bytes)
+                self._progress = BytesProgress(num_done, num_bytes)
                 return stop()
 
             return find_first(loaded.checkpoint, loaded.storage, tensor, number, progress=progress)
@@ -163,7 +163,7 @@ class TensorReading:
     # How far it is.
 
     def _start(self, title: str) -> None:
-        self._title, self._bytes = title, (0, 0)
+        self._title, self._progress = title, None
 
     @property
     def is_busy(self) -> bool:
@@ -181,7 +181,7 @@ class TensorReading:
         """Show how far it is, and how to stop it; False if there is nothing to show."""
         figures, found = self._readers["figures"], self._readers["found"]
         reader = found if found.is_busy else figures
-        return _show_task(line, self._title, self._bytes, reader, hint)
+        return _show_task(line, self._title, self._progress, reader, hint)
 
 
 class ArraySaving:
@@ -194,16 +194,16 @@ class ArraySaving:
 
     def __init__(self, owner: Widget, answered: Callable[[str, Any], object]) -> None:
         self._background: Background[str] = Background(owner, answered, "saving")
-        self._bytes = (0, 0)
+        self._progress: BytesProgress | None = None
 
     def save(self, loaded: Loaded, tensor: Tensor, choice: SaveChoice, box: SliceBox) -> None:
         def tell(done: int, total: int) -> None:
-            self._bytes = done, total
+            self._progress = BytesProgress(done, total)
 
         def work(stop: Stop) -> str:
             return save_array(loaded, tensor, choice, box, tell, stop)
 
-        self._bytes = (0, 0)
+        self._progress = None
         self._background.ask(choice.path, work)
 
     @property
@@ -218,14 +218,18 @@ class ArraySaving:
 
     def show_task(self, line: TaskLine, hint: str) -> bool:
         """Show how far it is, and how to stop it; False if there is nothing to show."""
-        return _show_task(line, "writing", self._bytes, self._background, hint)
+        return _show_task(line, "writing", self._progress, self._background, hint)
 
 
 def _show_task(
-    line: TaskLine, title: str, done: tuple[int, int], background: Background[Any], hint: str
+    line: TaskLine,
+    title: str,
+    progress: BytesProgress | None,
+    background: Background[Any],
+    hint: str,
 ) -> bool:
     """Show how far it is, unless it has only just begun."""
     if not background.is_busy or time.monotonic() - background.asked_s < _QUIET_S:
         return False
-    line.show(title, *done, background, hint)
+    line.show(title, progress, background, hint)
     return True

@@ -294,7 +294,7 @@ class StatisticsView(TableView):
         run = self._run
         if run is None or not self._runs.is_busy:
             return False
-        line.show("reading all", run.bytes_done, run.bytes_total, self._runs, "u stops")
+        line.show("reading all", run.progress, self._runs, "u stops")
         return True
 
     def aim(self) -> tuple[str, tuple[int, ...] | None] | None:
@@ -303,9 +303,6 @@ class StatisticsView(TableView):
             return None
         name = self._source.row_names[row]
         return name, self._source.first_bad(row)
-
-    def on_virtual_table_highlighted(self, event: VirtualTable.Highlighted) -> None:
-        event.stop()
 
     def on_virtual_table_selected(self, event: VirtualTable.Selected) -> None:
         event.stop()
@@ -325,7 +322,7 @@ class StatisticsView(TableView):
 def _findings(run: WholeRun) -> Iterator[Finding]:
     """What is wrong with the values that were read, in the words of `check --values`."""
     # lazy: when something is found
-    from inspector.checks.payload.values import file_at, value_findings
+    from inspector.checks.payload.judgement import file_at, value_findings
 
     checkpoint = run.loaded.checkpoint
     numbers = {fqn: index for index, fqn in enumerate(checkpoint.columns.fqns)}

@@ -435,7 +435,7 @@ class ValuesView(View):
     def _ask_file(self) -> None:
         """Ask where the tensor is to be written, and write it."""
         # lazy: a dialog that few ask for
-        from inspector.tui.screens.save_array import SaveArrayScreen, SaveChoice, file_name
+        from inspector.tui.screens.dialogs import SaveArrayScreen, SaveChoice, file_name
 
         tensor, loaded, numbers = self._tensor, self.loaded, self._pane.numbers
         if tensor is None or loaded is None or is_closed(self.app, "values('save')"):

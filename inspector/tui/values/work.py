@@ -17,6 +17,7 @@ from inspector.checkpoint.payload.array import numpy_dtype, read_chunk
 from inspector.checkpoint.payload.source import MissingPackageError
 from inspector.checkpoint.payload.sweep import PayloadProgress
 from inspector.checkpoint.text import printable
+from inspector.checkpoint.workers import BytesProgress
 from inspector.errors import Cancelled, InspectError
 from inspector.tui.background import Stop
 from inspector.tui.kit.cell_text import error_line
@@ -27,7 +28,7 @@ from inspector.values.slices import Heat, Plane, heat, plane_of, window
 from inspector.values.stats import NotRead, StatsReport, TensorStats, collect_stats
 
 if TYPE_CHECKING:
-    from inspector.tui.screens.save_array import SaveChoice
+    from inspector.tui.screens.dialogs import SaveChoice
 
 __all__ = [
     "Known",
@@ -298,8 +299,7 @@ class WholeRun:
 
     def __init__(self, loaded: Loaded, tell: Callable[[WholeRun], object]) -> None:
         self.loaded = loaded
-        self.bytes_done = 0
-        self.bytes_total = loaded.checkpoint.tensor_bytes
+        self.progress = BytesProgress(0, loaded.checkpoint.tensor_bytes)
         #: What was read so far; each part is a new tuple.
         self.ranked: tuple[Ranked, ...] = ()
         self.not_read: tuple[NotRead, ...] = ()
@@ -318,7 +318,8 @@ class WholeRun:
                 progress: PayloadProgress, before: int = before, part_bytes: int = part_bytes
             ) -> bool:
                 share = progress.bytes_done / max(progress.bytes_total, 1)
-                self.bytes_done = before + int(part_bytes * share)
+                done = before + int(part_bytes * share)
+                self.progress = replace(self.progress, bytes_done=done)
                 return stop()
 
             report = collect_stats(checkpoint, self.loaded.storage, part, progress=progress)
@@ -340,7 +341,7 @@ class WholeRun:
     def _parts(self) -> list[list[int]]:
         """All tensors, in parts of some size."""
         sizes = self.loaded.checkpoint.columns.num_bytes
-        most = max(_PART_BYTES, self.bytes_total // _PARTS)
+        most = max(_PART_BYTES, self.progress.bytes_total // _PARTS)
         parts: list[list[int]] = [[]]
         room = most
         for index in self.loaded.checkpoint.tensor_order.tolist():

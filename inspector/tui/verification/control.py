@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from textual.app import App, ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.verification.figures import rank_figures
 from inspector.tui.verification.head import sentence_of, without_verdict
 from inspector.tui.verification.run import Run, Verification
@@ -58,11 +58,10 @@ class Host(Protocol):
     verification: Verification | None
 
 
-class AskScreen(ModalScreen[str]):
+class AskScreen(Dialog[str]):
     """Dismissed with the id of the answer; escape is the last of them, which changes nothing."""
 
     DEFAULT_CSS = """
-    AskScreen { align: center middle; }
     AskScreen > Vertical {
         width: 90%; max-width: 72; height: auto;
         padding: 1 2; background: $surface; border: round $warning;

@@ -15,12 +15,11 @@ __all__ = ["ReplayApp", "run"]
 _CLOSE_S = 1.0
 
 
-def run(path: str, *, at_end: bool = False, follow: bool = False) -> int:
+def run(path: str, *, follow: bool = False) -> int:
     """Show a recording until the user leaves.
 
     Args:
         path: `events.jsonl`, a run folder, or a folder of ranks' events.
-        at_end: Begin where it ended, not where it began.
         follow: The job runs: show its events as they come.
 
     Returns:
@@ -30,13 +29,7 @@ def run(path: str, *, at_end: bool = False, follow: bool = False) -> int:
         StorageError: It cannot be read.
         UsageError: There are no events in it.
     """
-    shown: Run
-    if follow:
-        shown = Following(path)
-    else:
-        shown = Playback(read_recording(path))
-        if at_end:
-            shown.seek(shown.end_s)
+    shown: Run = Following(path) if follow else Playback(read_recording(path))
     code = ReplayApp(shown, path).run_to_end()
     if shown.error is not None:
         raise shown.error

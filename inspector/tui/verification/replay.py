@@ -93,12 +93,6 @@ class ReplayScreen(Screen[None]):
             self._said = text.plain
             head.update(text)
 
-    def on_verification_view_ended(self, event: VerificationView.Ended) -> None:
-        event.stop()
-
-    def on_view_counted(self, event: VerificationView.Counted) -> None:
-        event.stop()
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("play", "speed", "seek", "jump"):
             # Where a name is typed, the keys are its letters.

@@ -1,4 +1,4 @@
-"""What the confirm screen of a verification says, and what it offers. No widget."""
+"""`VerifySetupScreen`: the form of a verification: what it says, and what it offers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.model import Checkpoint
@@ -25,6 +24,7 @@ from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
 from inspector.tui.background import after
+from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.mesh.offers import writer_mesh
 from inspector.verify.job.commands import local_argv, shell
@@ -204,11 +204,10 @@ def _row(label: str, text: str, style: str = "") -> tuple[str, str, str]:
 _PAUSE_S = 0.15
 
 
-class VerifySetupScreen(ModalScreen["Preflight | None"]):
+class VerifySetupScreen(Dialog["Preflight | None"]):
     """Dismissed with the job to start, or None."""
 
     DEFAULT_CSS = """
-    VerifySetupScreen { align: center middle; }
     VerifySetupScreen > Vertical {
         width: 94%; max-width: 112; height: auto; max-height: 96%;
         padding: 0 2; background: $surface; border: round $primary;

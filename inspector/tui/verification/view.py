@@ -18,8 +18,8 @@ from inspector.checkpoint.find.changes import is_same_save
 from inspector.checkpoint.text import printable
 from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.virtual_table import VirtualTable
-from inspector.tui.mesh.grid import MeshGrid
-from inspector.tui.mesh.view import MeshView
+from inspector.tui.mesh.paint import MeshGrid
+from inspector.tui.mesh.rank_grid import MeshView
 from inspector.tui.verification.control import ask_to_cancel, begin, copies_of, glyph_of, path_of
 from inspector.tui.verification.figures import RankProgress, Rates, mesh_of, rank_figures, totals
 from inspector.tui.verification.head import VerifyHead, verdict_text

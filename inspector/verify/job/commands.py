@@ -367,7 +367,7 @@ SHARED_DIR = "SHARED_DIR"
 _PYTHON = "python"
 
 
-def elsewhere(path: str, mesh: Mesh, shared_dir: str = SHARED_DIR) -> tuple[tuple[str, str], ...]:
+def elsewhere(path: str, mesh: Mesh) -> tuple[tuple[str, str], ...]:
     """What to run: pairs of where, and the line.
 
     Nodes are taken to have eight GPUs, or fewer where that does not divide the ranks.
@@ -375,18 +375,17 @@ def elsewhere(path: str, mesh: Mesh, shared_dir: str = SHARED_DIR) -> tuple[tupl
     Args:
         path: The checkpoint; the nodes must see it under the same path.
         mesh: The mesh to load it under.
-        shared_dir: A folder that every node sees.
     """
     seen = path if is_url(path) else os.path.abspath(path)
-    spec = JobSpec(path=seen, mesh=str(mesh), python=_PYTHON, events_dir=shared_dir)
-    verify = ["hsdp-inspect", "verify", seen, "--mesh", str(mesh), "--events", shared_dir]
+    spec = JobSpec(path=seen, mesh=str(mesh), python=_PYTHON, events_dir=SHARED_DIR)
+    verify = ["hsdp-inspect", "verify", seen, "--mesh", str(mesh), "--events", SHARED_DIR]
     lines = [
         (
-            f"once, to write the job into {shared_dir}, a folder that every node sees",
+            f"once, to write the job into {SHARED_DIR}, a folder that every node sees",
             shlex.join([*verify, "--print-command"]),
         )
     ]
     shape = Shape.of(spec.world_size)
     if shape.nodes == 1:
-        lines.append(("on one node", node_line(shared_dir, shape, _PYTHON)))
+        lines.append(("on one node", node_line(SHARED_DIR, shape, _PYTHON)))
     return (*lines, *cluster_commands(spec, shape))

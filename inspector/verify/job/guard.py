@@ -60,15 +60,12 @@ def job_pids(mark: str) -> list[int]:
     return found
 
 
-def kill_all(
-    mark: str, known: list[int], number: int = signal.SIGKILL, reap: Callable[[], Any] | None = None
-) -> bool:
-    """Send a signal to every process of the job; with SIGKILL, until none is left.
+def kill_all(mark: str, known: list[int], reap: Callable[[], Any] | None = None) -> bool:
+    """Kill every process of the job, until none is left.
 
     Args:
         mark: The job's mark.
         known: Processes to signal where they cannot be found by their mark (no /proc).
-        number: The signal.
         reap: Called between two looks, to bury one's own children.
 
     Returns:
@@ -79,11 +76,11 @@ def kill_all(
         pids = job_pids(mark) if os.path.isdir("/proc/self") else [p for p in known if _runs(p)]
         for pid in pids:
             with contextlib.suppress(OSError):
-                os.kill(pid, number)
+                os.kill(pid, signal.SIGKILL)
         if reap is not None:
             reap()
-        if not pids or number != signal.SIGKILL:
-            return not pids
+        if not pids:
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_S)

@@ -183,10 +183,6 @@ class _Stats(ShareTask):
 _MAX_FINDINGS = 1000
 
 
-class _Stopped(InspectError):
-    """The rank was told to end."""
-
-
 def main() -> NoReturn:
     """Run one rank of the job that the spec on the command line describes."""
     die_with_parent()
@@ -268,7 +264,7 @@ def read_share_of(
                 _tell(reporter, finding)
             num_told += len(portion.findings)
             if stop.is_set():
-                raise _Stopped("it was told to stop before it had read its share")
+                raise InspectError("it was told to stop before it had read its share")
             reporter.advance(task.num_bytes(items) - progress.num_bytes, len(items))
     finally:
         out.close()

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from inspector.layout.mesh import Mesh
 from inspector.tui.mesh.axes import FoldedMesh, coordinate_words, legend_parts, letters_of
-from inspector.tui.mesh.grid import MeshGrid
 from inspector.tui.mesh.layout import mesh_layout
-from inspector.tui.mesh.paint import GLYPHS, cell_lines, stage_bar
+from inspector.tui.mesh.paint import GLYPHS, MeshGrid, cell_lines, stage_bar
 from inspector.tui.verification.figures import RankProgress
 from tests.tui.widgets.hosting import HOSTILE, Host, drawn
 

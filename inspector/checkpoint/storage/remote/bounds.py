@@ -75,7 +75,6 @@ class Meter:
 
     Args:
         limit: Bytes that were asked for.
-        what: Whose body it is, for the message.
     """
 
     def __init__(self, limit: int, what: str = "an answer") -> None:
@@ -110,21 +109,18 @@ class Meter:
             self._since_s, self._since_bytes = now, self.num_bytes
 
 
-async def read_body(
-    read: Callable[[int], Awaitable[bytes]], limit: int, what: str = "an answer"
-) -> bytes:
+async def read_body(read: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
     """The body of an answer, as it comes.
 
     Args:
         read: Gives at most so many bytes, none at the end.
         limit: Bytes that were asked for.
-        what: Whose body it is, for the message.
 
     Raises:
         BadAnswerError: There is more of it, or it comes too slowly.
     """
     blocks: list[bytes] = []
-    meter = Meter(limit, what)
+    meter = Meter(limit, "an answer")
     while True:
         # One byte more than may come: whether there is more is told by it.
         block = await read(min(_BLOCK_BYTES, limit - meter.num_bytes + 1))
