@@ -22,7 +22,9 @@ from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checks.findings import DeepReport, Report
 from inspector.checks.payload.payloads import PayloadProgress, check_payloads
+from sample_ckpts.maker.editing import edit
 from tests.conftest import GOLDEN, SAMPLES, of_few_versions
+from tests.diff.making import saved
 
 CHECKPOINTS = sorted(
     p.parent
@@ -45,14 +47,6 @@ def save(folder: Path, state: dict[str, Any], **options: Any) -> Path:
     return folder
 
 
-def edit(folder: Path, change: Any) -> None:
-    """Change the metadata with torch's own classes."""
-    path = folder / ".metadata"
-    metadata = pickle.loads(path.read_bytes())
-    change(metadata)
-    path.write_bytes(pickle.dumps(metadata))
-
-
 def place(folder: Path, fqn: str) -> tuple[Path, int, int]:
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     index = next(i for i in metadata.storage_data if i.fqn == fqn)
@@ -71,14 +65,6 @@ def patch(folder: Path, fqn: str, change: Any) -> None:
         info.relative_path, info.offset, info.length = "__9_0.distcp", 0, len(data)
 
     edit(folder, move)
-
-
-def saved(value: object, **options: Any) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
 
 
 def codes(report: DeepReport) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.verify.ranks.torch_dcp import unpickle
 from inspector.verify.result import exit_code
+from sample_ckpts.maker.editing import saved
 from tests.conftest import run_process
 
 _MODULE = """\
@@ -56,16 +56,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
-def _bytes(value: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
-
-
 def test_what_is_loaded_and_what_is_not(
     state: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = {name: _bytes(value) for name, value in state.items() if name != "w"}
+    data = {name: saved(value) for name, value in state.items() if name != "w"}
     assert unpickle(data["plain"]) == ("EXACT", "")
     assert unpickle(data["config"]) == ("EXACT", "")
     assert unpickle(data["wrong"]) == ("FAILED", "torch.load raises ValueError: not any more")
