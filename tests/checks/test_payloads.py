@@ -23,6 +23,7 @@ from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checks.findings import DeepReport, Report
 from inspector.checks.payload.payloads import PayloadProgress, check_payloads
 from sample_ckpts.maker.editing import edit
+from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, of_few_versions
 from tests.diff.making import saved
 
@@ -236,18 +237,10 @@ def test_swapped_entries_are_mismatches(folder: Path) -> None:
     assert {f.fqn for f in deep(folder).findings} == {"w", "b"}
 
 
-class Evil:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.marker}",)
-
-
 @pytest.mark.parametrize("fqn", ["lr", "w"])
 def test_a_malicious_payload_touches_nothing(folder: Path, tmp_path: Path, fqn: str) -> None:
     marker = tmp_path / "marker"
-    patch(folder, fqn, lambda _: saved({"x": [Evil(marker)]}))
+    patch(folder, fqn, lambda _: saved({"x": [Runs(marker)]}))
     report = deep(folder, values=True)
     assert "payload-unsafe" in codes(report)
     finding = next(f for f in report.findings if f.code == "payload-unsafe")
@@ -264,7 +257,7 @@ def test_code_before_a_broken_end_is_named(folder: Path, tmp_path: Path) -> None
     from tests.checkpoint.test_payload import rezipped
 
     marker = tmp_path / "marker"
-    evil = pickle.dumps(Evil(marker), 2)[:-1] + b"\xff"
+    evil = pickle.dumps(Runs(marker), 2)[:-1] + b"\xff"
     patch(folder, "lr", lambda data: rezipped(data, {"data.pkl": evil}))
     assert codes(deep(folder)) == ["payload-unreadable", "payload-unsafe"]
     assert not marker.exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch.distributed.checkpoint as dcp
 from inspector.verify.ranks.torch_dcp import unpickle
 from inspector.verify.result import exit_code
 from sample_ckpts.maker.editing import saved
+from tests.checkpoint.hostile import MakesFolder
 from tests.conftest import run_process
 
 _MODULE = """\
@@ -26,16 +26,6 @@ class Wrong(Config):
     def __setstate__(self, state):
         raise ValueError("not any more")
 """
-
-
-class _Marker:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.path,)
 
 
 @pytest.fixture
@@ -52,7 +42,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "plain": {1, 2, 3},
         "config": module.Config(0.5),
         "wrong": module.Wrong(1),
-        "marker": _Marker(tmp_path / "marker"),
+        "marker": MakesFolder(tmp_path / "marker"),
     }
 
 
