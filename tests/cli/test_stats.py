@@ -11,7 +11,8 @@ import pytest
 import torch
 from rich.cells import cell_len
 
-from tests.checks.test_payloads import edit, save
+from sample_ckpts.maker.editing import edit
+from tests.checks.test_payloads import save
 from tests.cli.test_check import large, stopped_while_reading
 from tests.cli.test_show import on_terminal
 from tests.conftest import SAMPLES, Ran, run_cli, run_process, some_fast
