@@ -389,14 +389,6 @@ def consolidated(folder: Path) -> None:
     save_hf(folder, 4, llama, consolidated=True)
 
 
-def shards_and_whole_in_one(folder: Path) -> None:
-    """transformers' consolidation puts its file among the shards, if it is not told where to."""
-    consolidated(folder)
-    for path in list((folder / "sharded").iterdir()):
-        path.rename(folder / path.name)
-    (folder / "sharded").rmdir()
-
-
 def step_of_automodel(folder: Path) -> None:
     step = folder / "epoch_0_step_9"
     save_hf(step / "model", 4, llama)

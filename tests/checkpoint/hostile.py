@@ -55,3 +55,13 @@ BOMBS: dict[str, bytes] = {
     "only STOP": b".",
     "random": bytes(range(256)) * 4,
 }
+
+
+class MakesFolder:
+    """Pickles as a call of `os.mkdir`: where nothing holds it up, the folder is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.path,)

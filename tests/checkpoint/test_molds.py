@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 
 import torch
@@ -10,12 +9,7 @@ import torch
 from inspector.checkpoint.payload.molds import Mold, mold_of
 from inspector.checkpoint.payload.payload import open_payload
 from inspector.checkpoint.payload.source import BytesSource
-
-
-def saved(tensor: torch.Tensor) -> bytes:
-    file = io.BytesIO()
-    torch.save(tensor, file)
-    return file.getvalue()
+from sample_ckpts.maker.editing import saved
 
 
 def parts(data: bytes) -> tuple[bytes, bytes, int]:

@@ -14,6 +14,7 @@ import torch
 from inspector.checkpoint.payload.array import numpy_dtype, payload_array
 from inspector.checkpoint.payload.payload import Payload, open_payload, record_blocks, unpacked
 from inspector.checkpoint.payload.source import BLOCK_BYTES, PayloadError, RangeSource, rechunk
+from tests.diff.making import DTYPES, saved
 
 
 class Memory:
@@ -33,12 +34,6 @@ class Memory:
 
     def close(self) -> None:
         pass
-
-
-def saved(value: object, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
 
 
 def opened(data: bytes, *, is_tensor: bool = True, before: int = 45) -> tuple[RangeSource, Payload]:
@@ -67,14 +62,6 @@ def bits(array: np.ndarray) -> bytes:
 def torch_bits(tensor: torch.Tensor) -> bytes:
     flat = tensor.resolve_conj().resolve_neg().contiguous()
     return bytes(flat.reshape(-1).view(torch.uint8).numpy()) if flat.numel() else b""
-
-
-DTYPES = [
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
-    torch.uint16, torch.uint32, torch.uint64, torch.float16, torch.bfloat16, torch.float32,
-    torch.float64, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2,
-    torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu,
-]  # fmt: skip
 
 
 def sample(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:

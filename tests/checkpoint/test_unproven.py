@@ -25,6 +25,7 @@ from inspector.checkpoint.pickle.frames import Framed, StraddledError
 from inspector.checks.judge import check
 from inspector.checks.payload.judge import judge
 from inspector.checks.payload.judgement import Subject
+from sample_ckpts.maker.editing import saved
 from tests.checkpoint.test_payload_pickle import HARMLESS
 from tests.conftest import SAMPLES
 from tests.helpers.fuzz.mutations import change_inner_pickle
@@ -117,7 +118,7 @@ REFUSED_OF_TENSORS = {
 
 @pytest.mark.parametrize("name", REFUSED_OF_TENSORS)
 def test_a_tensors_pickle_holds_nothing_that_torch_refuses(name: str) -> None:
-    payload = _with(_saved(torch.arange(4.0)), REFUSED_OF_TENSORS[name])
+    payload = _with(saved(torch.arange(4.0)), REFUSED_OF_TENSORS[name])
     assert _told(payload, is_tensor=True)
     with pytest.raises(Exception, match=r".+"):
         torch.load(io.BytesIO(payload), weights_only=True)
@@ -138,7 +139,7 @@ REFUSED_OF_BYTES = {
 
 @pytest.mark.parametrize("name", REFUSED_OF_BYTES)
 def test_a_bytes_entry_holds_nothing_untold_that_torch_refuses(name: str) -> None:
-    payload = _with(_saved({"a": torch.arange(4.0)}), REFUSED_OF_BYTES[name])
+    payload = _with(saved({"a": torch.arange(4.0)}), REFUSED_OF_BYTES[name])
     told = _told(payload, is_tensor=False)
     assert told
     with pytest.raises(Exception, match=r".+"):
@@ -152,7 +153,7 @@ def test_usual_values_are_proven() -> None:
             assert scan(pickle.dumps(value, protocol)).unproven == (), value
     odd = b"\x80\x02ccollections\nOrderedDict\n(K\x01K\x02tR."
     assert scan(odd).unproven == ("collections.OrderedDict",)
-    found = _told(_with(_saved({"a": 1}), odd[2:-1] + b"0"), is_tensor=False)
+    found = _told(_with(saved({"a": 1}), odd[2:-1] + b"0"), is_tensor=False)
     assert found == ["payload-unproven"]
 
 
@@ -168,8 +169,8 @@ def test_what_is_told_of_nothing_is_loaded_by_torch() -> None:
         [b"some bytes", torch.Size([2, 3]), torch.float32],
         torch.nn.Parameter(torch.ones(2, 3)),
     ]
-    payloads = [(_saved(value), False) for value in values]
-    payloads += [(_saved(torch.arange(6.0).reshape(2, 3)), True)]
+    payloads = [(saved(value), False) for value in values]
+    payloads += [(saved(torch.arange(6.0).reshape(2, 3)), True)]
     num_clean = 0
     for _ in range(4000):
         payload, is_tensor = rng.choice(payloads)
@@ -182,12 +183,6 @@ def test_what_is_told_of_nothing_is_loaded_by_torch() -> None:
             num_clean += 1
             torch.load(io.BytesIO(changed), map_location="cpu", weights_only=is_tensor)
     assert num_clean > 100
-
-
-def _saved(value: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
 
 
 def _with(payload: bytes, opcodes: bytes) -> bytes:
@@ -266,7 +261,7 @@ def test_an_opcode_over_the_end_of_its_frame_is_read_in_two_ways_and_refused(
 
 
 def test_a_zip64_end_record_that_is_too_short_is_refused() -> None:
-    payload = bytearray(_saved(torch.ones(2)))
+    payload = bytearray(saved(torch.ones(2)))
     at = payload.rindex(b"PK\x06\x06")
     payload[at + 4 : at + 12] = (43).to_bytes(8, "little")
     with pytest.raises(PayloadError, match="zip64"):
@@ -277,7 +272,7 @@ def test_a_zip64_end_record_that_is_too_short_is_refused() -> None:
 
 def test_a_record_whose_name_is_no_text_is_refused() -> None:
     """Both names of it, as in a payload that was packed again."""
-    payload = _saved(torch.ones(2)).replace(b"serialization_id", b"seriali\x83ation_id")
+    payload = saved(torch.ones(2)).replace(b"serialization_id", b"seriali\x83ation_id")
     with pytest.raises(PayloadError, match="no UTF-8"):
         open_payload(BytesSource(memoryview(payload)), is_tensor=True)
     with pytest.raises(UnicodeDecodeError):

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
-from inspector.checks.findings import Finding, Report
+from inspector.checkpoint.model import Checkpoint
+from inspector.checkpoint.storage.base import Storage
+from inspector.checks.findings import DeepReport, Finding, Report
 from inspector.checks.judge import check
+from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import GOLDEN
 
 Edit = Callable[[Metadata], object]
@@ -71,3 +74,10 @@ def only(folder: Path | str, code: str, severity: str = "error") -> Finding:
 
 def codes(folder: Path | str) -> dict[str, str]:
     return {f.code: f.severity for f in check(str(folder)).findings}
+
+
+def judged(folder: Path, *, deep: bool) -> Report:
+    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
+        return check_payloads(checkpoint, storage)
+
+    return check(str(folder), deep=reads if deep else None)

@@ -21,6 +21,7 @@ from inspector.checks.findings import Finding
 from inspector.checks.plan.against import compare
 from inspector.checks.plan.expected import read_expected
 from inspector.errors import UsageError
+from tests.checks.test_against import loaded
 from tests.conftest import run_cli
 
 State = dict[str, Any]
@@ -159,14 +160,7 @@ def save(state: State, folder: Path, *, is_old: bool = False) -> Path:
 
 def torch_says(state: State, folder: Path) -> str:
     """What `dcp.load` raises, or an empty string."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dcp.load(copy.deepcopy(state), checkpoint_id=folder, no_dist=True)
-    except BaseException as error:  # CheckpointException is no Exception
-        (cause, _) = next(iter(error.failures.values()))  # type: ignore[attr-defined]
-        return f"{type(cause).__name__}: {cause}"
-    return ""
+    return loaded(folder, copy.deepcopy(state))
 
 
 def listing(state: State, *, with_paths: bool) -> list[State]:

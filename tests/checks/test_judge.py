@@ -131,12 +131,13 @@ def test_data_without_metadata_is_no_other_format(tmp_path: Path) -> None:
     assert "torch.save" not in check(str(tmp_path)).findings[0].message
 
 
-def test_an_empty_state_dict_is_no_error_and_not_silent(tmp_path: Path) -> None:
-    def edit(metadata: object) -> None:
-        for name in ("state_dict_metadata", "storage_data", "planner_data"):
-            setattr(metadata, name, {})
+def emptied(metadata: object) -> None:
+    for name in ("state_dict_metadata", "storage_data", "planner_data"):
+        setattr(metadata, name, {})
 
-    folder = edited(copy_of(tmp_path), edit)
+
+def test_an_empty_state_dict_is_no_error_and_not_silent(tmp_path: Path) -> None:
+    folder = edited(copy_of(tmp_path), emptied)
     for path in folder.glob("*.distcp"):
         path.write_bytes(b"")
         os.utime(path, (1_700_000_000, 1_700_000_000))
@@ -150,11 +151,7 @@ def test_an_empty_state_dict_is_no_error_and_not_silent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beside", ["__9_0.distcp", "x.tmp", ".metadata"])
 def test_a_note_beside_an_empty_state_dict_makes_it_no_sounder(tmp_path: Path, beside: str) -> None:
-    def edit(metadata: object) -> None:
-        for name in ("state_dict_metadata", "storage_data", "planner_data"):
-            setattr(metadata, name, {})
-
-    folder = edited(copy_of(tmp_path), edit)
+    folder = edited(copy_of(tmp_path), emptied)
     for path in folder.glob("*.distcp"):
         path.write_bytes(b"")
     (folder / beside).open("ab").write(b"more")

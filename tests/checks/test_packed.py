@@ -25,12 +25,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import DeepReport, Report
-from inspector.checks.judge import check
+from inspector.checks.findings import Report
 from inspector.checks.payload import packed as packed_room
-from inspector.checks.payload.payloads import check_payloads
+from tests.checks.editing import judged
 from tests.conftest import run_cli
 
 PACKAGE = "packed_demo"
@@ -93,13 +90,6 @@ def package() -> Any:
         yield
     Packed.__module__ = make.__module__ = before
     del sys.modules[PACKAGE]
-
-
-def judged(folder: Path, *, deep: bool) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
-        return check_payloads(checkpoint, storage)
-
-    return check(str(folder), deep=reads if deep else None)
 
 
 def codes(report: Report) -> set[str]:

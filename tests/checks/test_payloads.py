@@ -24,7 +24,10 @@ from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checks.findings import DeepReport, Report
 from inspector.checks.payload.payloads import PayloadProgress, check_payloads
+from sample_ckpts.maker.editing import edit
+from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, of_few_versions
+from tests.diff.making import saved
 
 CHECKPOINTS = sorted(
     p.parent
@@ -47,14 +50,6 @@ def save(folder: Path, state: dict[str, Any], **options: Any) -> Path:
     return folder
 
 
-def edit(folder: Path, change: Any) -> None:
-    """Change the metadata with torch's own classes."""
-    path = folder / ".metadata"
-    metadata = pickle.loads(path.read_bytes())
-    change(metadata)
-    path.write_bytes(pickle.dumps(metadata))
-
-
 def place(folder: Path, fqn: str) -> tuple[Path, int, int]:
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     index = next(i for i in metadata.storage_data if i.fqn == fqn)
@@ -73,14 +68,6 @@ def patch(folder: Path, fqn: str, change: Any) -> None:
         info.relative_path, info.offset, info.length = "__9_0.distcp", 0, len(data)
 
     edit(folder, move)
-
-
-def saved(value: object, **options: Any) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
 
 
 def codes(report: DeepReport) -> list[str]:
@@ -252,18 +239,10 @@ def test_swapped_entries_are_mismatches(folder: Path) -> None:
     assert {f.fqn for f in deep(folder).findings} == {"w", "b"}
 
 
-class Evil:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.marker}",)
-
-
 @pytest.mark.parametrize("fqn", ["lr", "w"])
 def test_a_malicious_payload_touches_nothing(folder: Path, tmp_path: Path, fqn: str) -> None:
     marker = tmp_path / "marker"
-    patch(folder, fqn, lambda _: saved({"x": [Evil(marker)]}))
+    patch(folder, fqn, lambda _: saved({"x": [Runs(marker)]}))
     report = deep(folder, values=True)
     assert "payload-unsafe" in codes(report)
     finding = next(f for f in report.findings if f.code == "payload-unsafe")
@@ -280,7 +259,7 @@ def test_code_before_a_broken_end_is_named(folder: Path, tmp_path: Path) -> None
     from tests.checkpoint.test_payload import rezipped
 
     marker = tmp_path / "marker"
-    evil = pickle.dumps(Evil(marker), 2)[:-1] + b"\xff"
+    evil = pickle.dumps(Runs(marker), 2)[:-1] + b"\xff"
     patch(folder, "lr", lambda data: rezipped(data, {"data.pkl": evil}))
     assert codes(deep(folder)) == ["payload-unreadable", "payload-unsafe"]
     assert not marker.exists()

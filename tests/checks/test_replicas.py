@@ -18,6 +18,7 @@ from inspector.checkpoint.storage.base import Storage
 from inspector.checks.findings import DeepReport, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
+from tests.cases.makers import full
 from tests.checks.ranks import StateDict, mesh_of, save_as_ranks, save_per_rank, sharded
 from tests.conftest import run_cli
 
@@ -32,10 +33,6 @@ def deep(folder: Path) -> Report:
         return check_payloads(checkpoint, storage)
 
     return check(str(folder), deep=read)
-
-
-def full(*shape: int) -> torch.Tensor:
-    return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
 
 
 # -- copies ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from inspector.checks.findings import Finding
 from inspector.checks.judge import check
+from tests.cases.makers import adam, full
 from tests.checks.ranks import StateDict, mesh_of, save_as_ranks, sharded
 
 
@@ -44,20 +45,9 @@ def only(folder: Path, code: str) -> Finding:
     return finding
 
 
-def full(*shape: int) -> torch.Tensor:
-    return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
-
-
 def fsdp(params: dict[str, torch.Tensor], world: int) -> dict[str, DTensor]:
     mesh = mesh_of(world)
     return {name: sharded(t, mesh, Shard(0)) for name, t in params.items()}
-
-
-def adam(params: dict[str, Any], of: Callable[[Any], Any] = lambda p: p) -> dict[str, Any]:
-    return {
-        n: {"step": torch.tensor(3.0), "exp_avg": of(p), "exp_avg_sq": of(p)}
-        for n, p in params.items()
-    }
 
 
 def flat_state(params: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,10 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultSavePlanner
 
 from inspector.checkpoint import open_checkpoint
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
 from inspector.checkpoint.storage.local import LocalStorage
-from inspector.checks.findings import DeepReport, Finding, Report
-from inspector.checks.judge import check
+from inspector.checks.findings import Finding
 from inspector.checks.payload.packed import with_stored_dtypes
-from inspector.checks.payload.payloads import check_payloads
+from tests.checks.editing import judged
 
 pytestmark = pytest.mark.skipif(
     "enable_plan_caching" not in inspect.signature(DefaultSavePlanner).parameters,
@@ -43,13 +40,6 @@ def saved(folder: Path, first: torch.dtype, then: torch.dtype) -> Path:
             state = {f"w.{folder.name}": VALUES.to(dtype), f"b.{folder.name}": torch.ones(3)}
             dcp.save(state, checkpoint_id=folder / str(number), no_dist=True, planner=planner)
     return folder / "1"
-
-
-def judged(folder: Path, *, deep: bool) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
-        return check_payloads(checkpoint, storage)
-
-    return check(str(folder), deep=reads if deep else None)
 
 
 def recorded(folder: Path, fqn: str) -> torch.dtype:

@@ -392,6 +392,25 @@ def large(folder: Path, num: int) -> Path:
     return folder
 
 
+def stopped_while_reading(*args: str | Path) -> str:
+    """What a command prints that Ctrl+C ends while it reads a data file."""
+    command = [sys.executable, "-m", "inspector", *map(str, args)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not reads(process.pid, "__0_0.distcp"):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2, (out, err)
+    assert err.splitlines() == ["hsdp-inspect: stopped before every byte was read"]
+    return out
+
+
 def reads(pid: int, name: str) -> bool:
     """Whether a process has a file of this name open."""
     try:
@@ -406,20 +425,7 @@ def reads(pid: int, name: str) -> bool:
 def test_ctrl_c_stops_at_once_and_says_what_was_covered(tmp_path: Path, form: str) -> None:
     num = 60_000
     folder = large(tmp_path / "ckpt", num)
-    command = [sys.executable, "-m", "inspector", "check", str(folder), "--deep", "--format", form]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 300
-    while not reads(process.pid, "__0_0.distcp"):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2, (out, err)
-    assert err.splitlines() == ["hsdp-inspect: stopped before every byte was read"]
+    out = stopped_while_reading("check", folder, "--deep", "--format", form)
     if form == "text":
         assert "stopped before every byte was read" in out.splitlines()[0]
         assert "cancelled" in out

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from rich.cells import cell_len
 
-from tests.checks.test_payloads import edit, save
-from tests.cli.test_check import large, reads
+from sample_ckpts.maker.editing import edit
+from tests.checks.test_payloads import save
+from tests.cli.test_check import large, stopped_while_reading
 from tests.cli.test_show import on_terminal
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli, run_process, some_fast
+from tests.conftest import SAMPLES, Ran, run_cli, run_process, some_fast
 from tests.values.torch_stats import expected, load
 
 BROKEN = SAMPLES / "broken"
@@ -198,21 +195,7 @@ def test_a_name_is_never_obeyed() -> None:
 @pytest.mark.parametrize("form", some_fast(["text", "json"], ["text"]))
 def test_ctrl_c_says_what_was_read(tmp_path: Path, form: str) -> None:
     folder = large(tmp_path / "ckpt", 60_000)
-    command = [sys.executable, "-m", "inspector", "stats", str(folder)]
-    command += ["--json"] if form == "json" else []
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 300
-    while not reads(process.pid, "__0_0.distcp"):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2, (out, err)
-    assert err.splitlines() == ["hsdp-inspect: stopped before every byte was read"]
+    out = stopped_while_reading("stats", folder, *(["--json"] if form == "json" else []))
     if form == "text":
         assert "stopped before every byte was read; so far 1 tensor" in out.splitlines()[0]
         assert "it was stopped" in out

@@ -136,14 +136,6 @@ def write(
     return folder
 
 
-def edit(folder: Path, change: Any) -> None:
-    """Change the metadata."""
-    path = folder / ".metadata"
-    metadata = pickle.loads(path.read_bytes())
-    change(metadata)
-    path.write_bytes(pickle.dumps(metadata))
-
-
 def place_of(folder: Path, fqn: str, offsets: Sequence[int] | None = None) -> tuple[Path, int, int]:
     """File, offset and length of a payload (the first, or the one at `offsets`)."""
     metadata = pickle.loads((folder / ".metadata").read_bytes())

@@ -20,11 +20,11 @@ from inspector.diff.model import Tolerance
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import BLOCK_BYTES, DiffProgress, compare_values
 from inspector.values.bits import BlockPlan, TensorBits
+from sample_ckpts.maker.editing import edit
 from tests.conftest import FEW_VERSIONS, GOLDEN, SAMPLES, run_python, some_fast
 from tests.diff.making import (
     DTYPES,
     diff_of,
-    edit,
     flipped,
     only,
     place_of,

@@ -26,8 +26,9 @@ from inspector.export.copying import Buffers, TensorCopy
 from inspector.export.formats.files import PlannedFile
 from inspector.export.pieces import PieceReader
 from inspector.export.target import OpenTarget
+from sample_ckpts.maker.editing import edit
 from tests.conftest import ROOT, SAMPLES, run_cli, run_python, some_fast
-from tests.diff.making import edit, place_of, raw_bits, sample, shards, side, tiling, whole, write
+from tests.diff.making import place_of, raw_bits, sample, shards, side, tiling, whole, write
 from tests.export.helping import bits, exported
 
 BROKEN = SAMPLES / "broken"

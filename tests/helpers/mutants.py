@@ -1,6 +1,6 @@
 """Product code changed on purpose in the ranks: what a job must not let pass.
 
-Most change a line or two of the product as they stand in its files (`_Lines`); the code of the
+Most change a line or two of the product as they stand in its files (`_changed`); the code of the
 functions concerned is compiled anew and put in their place. The names of entries that a mutant
 makes the job forget are left out of what the front end expects, too, as the same mistake would be
 made there.
@@ -23,15 +23,14 @@ from inspector.verify.spec import JobSpec
 
 __all__ = ["MUTANTS", "Mutant"]
 
-_RANKS = "inspector.verify.ranks"
 _HOP = ("fsdp:2",)
 
 
-def _lines(module: str, old: str, new: str) -> Callable[[JobSpec], None]:
-    """Change lines of a module, which stand there once, in every function that has them."""
+def _changed(module: str, old: str, new: str, *sample: str, **fields: Any) -> Mutant:
+    """Lines of a module are changed, which stand there once, in every function that has them."""
 
     def plant(spec: JobSpec) -> None:
-        owner = importlib.import_module(module)
+        owner = importlib.import_module(f"inspector.verify.{module}")
         assert owner.__file__ is not None
         source = Path(owner.__file__).read_text(encoding="utf-8")
         assert source.count(old) == 1, f"{module} has {source.count(old)} times: {old}"
@@ -39,7 +38,7 @@ def _lines(module: str, old: str, new: str) -> Callable[[JobSpec], None]:
         after = compile(source.replace(old, new), owner.__file__, "exec", dont_inherit=True)
         assert _renew(vars(owner), before, after), f"nothing was changed by {new}"
 
-    return plant
+    return Mutant(plant, *sample, **fields)
 
 
 def _renew(names: Any, before: CodeType, after: CodeType) -> int:
@@ -185,188 +184,140 @@ _FLIPPED, _MISSING = "broken/bit_flip", "broken/file_missing"
 MUTANTS: dict[str, Mutant] = {
     # What is loaded.
     "planner shifted": Mutant(planner_shifted),
-    "mesh transposed": Mutant(
-        _lines(
-            f"{_RANKS}.targets",
-            "init_device_mesh(device.type, of.sizes,",
-            "init_device_mesh(device.type, of.sizes[::-1],",
-        )
+    "mesh transposed": _changed(
+        "ranks.targets",
+        "init_device_mesh(device.type, of.sizes,",
+        "init_device_mesh(device.type, of.sizes[::-1],",
     ),
-    "what could not be read is not told": Mutant(
-        _lines(
-            f"{_RANKS}.torch_dcp",
-            "planner.failures.setdefault(item.dest_index.fqn, error)",
-            "planner.done.add(id(item))",
-        ),
+    "what could not be read is not told": _changed(
+        "ranks.torch_dcp",
+        "planner.failures.setdefault(item.dest_index.fqn, error)",
+        "planner.done.add(id(item))",
         _MISSING,
     ),
-    "no FSDP where FSDP was asked for": Mutant(
-        _lines(
-            f"{_RANKS}.targets", "if why_not_parameter(tensor, self.grid, self._way):", "if True:"
-        ),
+    "no FSDP where FSDP was asked for": _changed(
+        "ranks.targets",
+        "if why_not_parameter(tensor, self.grid, self._way):",
+        "if True:",
         via="fsdp2",
     ),
     # What is compared.
-    "compare always equal": Mutant(
-        _lines(
-            f"{_RANKS}.bits",
-            "return _memcmp(a.ctypes.data, b.ctypes.data, len(a)) == 0",
-            "return True",
-        )
+    "compare always equal": _changed(
+        "ranks.bits", "return _memcmp(a.ctypes.data, b.ctypes.data, len(a)) == 0", "return True"
     ),
-    "first byte alone compared": Mutant(
-        _lines(f"{_RANKS}.bits", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, 1) == 0")
+    "first byte alone compared": _changed(
+        "ranks.bits", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, 1) == 0"
     ),
-    "last byte never compared": Mutant(
-        _lines(f"{_RANKS}.bits", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, len(a) - 1) == 0")
+    "last byte never compared": _changed(
+        "ranks.bits", "b.ctypes.data, len(a)) == 0", "b.ctypes.data, len(a) - 1) == 0"
     ),
-    "first piece alone counted": Mutant(
-        _lines(
-            f"{_RANKS}.bits",
-            "for begin in range(0, len(block), _PIECE_BYTES):",
-            "for begin in (0,):",
-        )
+    "first piece alone counted": _changed(
+        "ranks.bits", "for begin in range(0, len(block), _PIECE_BYTES):", "for begin in (0,):"
     ),
-    "compared with itself": Mutant(
-        _lines(
-            f"{_RANKS}.bits",
-            "mine = self._data[self._at : self._at + len(block)]\n",
-            "mine = block\n",
-        )
+    "compared with itself": _changed(
+        "ranks.bits", "mine = self._data[self._at : self._at + len(block)]\n", "mine = block\n"
     ),
-    "bytes entries always equal": Mutant(
-        _lines(f"{_RANKS}.stored", "if bytes(block[: len(part)]) != part:", "if False:")
+    "bytes entries always equal": _changed(
+        "ranks.stored", "if bytes(block[: len(part)]) != part:", "if False:"
     ),
-    "differences not counted": Mutant(_lines(f"{_RANKS}.bits", "if not len(where):", "if True:")),
-    "every verdict EXACT": Mutant(
-        _lines(
-            f"{_RANKS}.bits",
-            "found = {verdict for verdict, _ in self.problems}",
-            "return 'EXACT'",
-        )
+    "differences not counted": _changed("ranks.bits", "if not len(where):", "if True:"),
+    "every verdict EXACT": _changed(
+        "ranks.bits", "found = {verdict for verdict, _ in self.problems}", "return 'EXACT'"
     ),
-    "EXACT told of all": Mutant(
-        _lines(f"{_RANKS}.wave", "verdict=tally.verdict,", "verdict='EXACT',"), _MISSING
+    "EXACT told of all": _changed(
+        "ranks.wave", "verdict=tally.verdict,", "verdict='EXACT',", _MISSING
     ),
-    "half the tasks left out": Mutant(
-        _lines(f"{_RANKS}.wave", "tasks.sort()", "tasks.sort(); tasks = tasks[::2]")
+    "half the tasks left out": _changed(
+        "ranks.wave", "tasks.sort()", "tasks.sort(); tasks = tasks[::2]"
     ),
     # What is checked.
-    "CRC never compared": Mutant(
-        _lines(f"{_RANKS}.stored", "elif crc != expected or crc != record.crc32:", "elif False:")
+    "CRC never compared": _changed(
+        "ranks.stored", "elif crc != expected or crc != record.crc32:", "elif False:"
     ),
-    "CRC not asked for": Mutant(
-        _lines(
-            f"{_RANKS}.wave",
-            "tasks += self._tasks(tensor, check_crc)",
-            "tasks += self._tasks(tensor, False)",
-        )
+    "CRC not asked for": _changed(
+        "ranks.wave",
+        "tasks += self._tasks(tensor, check_crc)",
+        "tasks += self._tasks(tensor, False)",
     ),
-    "CRC of the pickle alone": Mutant(
-        _lines(
-            f"{_RANKS}.stored",
-            "for record in payload.records:",
-            "for record in payload.records[:1]:",
-        )
+    "CRC of the pickle alone": _changed(
+        "ranks.stored", "for record in payload.records:", "for record in payload.records[:1]:"
     ),
-    "CRC of bytes entries not asked for": Mutant(
-        _lines(
-            f"{_RANKS}.wave",
-            "checks = check_crc and is_checker(fqn, number, world, rank)",
-            "checks = False",
-        )
+    "CRC of bytes entries not asked for": _changed(
+        "ranks.wave",
+        "checks = check_crc and is_checker(fqn, number, world, rank)",
+        "checks = False",
     ),
-    "half the payloads unchecked": Mutant(
-        _lines(
-            f"{_RANKS}.tasks",
-            "return np.where(is_empty, world, rank)",
-            "return np.where(number % 2, -1, rank)",
-        )
+    "half the payloads unchecked": _changed(
+        "ranks.tasks",
+        "return np.where(is_empty, world, rank)",
+        "return np.where(number % 2, -1, rank)",
     ),
-    "corrupt payloads not told": Mutant(
-        _lines(f"{_RANKS}.wave", "for found in corrupt:", "for found in ():"), _FLIPPED
+    "corrupt payloads not told": _changed(
+        "ranks.wave", "for found in corrupt:", "for found in ():", _FLIPPED
     ),
     # Replicas.
-    "digests constant": Mutant(
-        _lines(f"{_RANKS}.group", "if len(data) <= _SMALL:", "if True:\n        return bytes(16)")
+    "digests constant": _changed(
+        "ranks.group", "if len(data) <= _SMALL:", "if True:\n        return bytes(16)"
     ),
-    "digests of lengths": Mutant(
-        _lines(
-            f"{_RANKS}.group",
-            "if len(data) <= _SMALL:",
-            "if True:\n        return len(data).to_bytes(16, 'little')",
-        )
+    "digests of lengths": _changed(
+        "ranks.group",
+        "if len(data) <= _SMALL:",
+        "if True:\n        return len(data).to_bytes(16, 'little')",
     ),
-    "digests of large data constant": Mutant(
-        _lines(f"{_RANKS}.group", "crc = crc32(block.data, crc)", "continue")
+    "digests of large data constant": _changed(
+        "ranks.group", "crc = crc32(block.data, crc)", "continue"
     ),
-    "shards' replicas not compared": Mutant(
-        _lines(f"{_RANKS}.group", "torn |= _compare(cut, digests(cut), group)", "pass")
+    "shards' replicas not compared": _changed(
+        "ranks.group", "torn |= _compare(cut, digests(cut), group)", "pass"
     ),
-    "digests compared with themselves": Mutant(
-        _lines(f"{_RANKS}.group", "differs = (rows != rows[0])", "differs = (rows != rows)")
+    "digests compared with themselves": _changed(
+        "ranks.group", "differs = (rows != rows[0])", "differs = (rows != rows)"
     ),
-    "replicas not compared": Mutant(
-        _lines(
-            f"{_RANKS}.roundtrip",
-            "torn = disagreeing(watched, comparison.locals, raw, self._variants)",
-            "torn: set[str] = set()",
-        )
+    "replicas not compared": _changed(
+        "ranks.roundtrip",
+        "torn = disagreeing(watched, comparison.locals, raw, self._variants)",
+        "torn: set[str] = set()",
     ),
     # The second mesh.
-    "reload of the original": Mutant(
-        _lines(
-            f"{_RANKS}.roundtrip",
-            "reader = reader or make_reader(path, metadata, job.storage)",
-            "reader = make_reader(job.checkpoint.path, metadata, job.storage)",
-        )
+    "reload of the original": _changed(
+        "ranks.roundtrip",
+        "reader = reader or make_reader(path, metadata, job.storage)",
+        "reader = make_reader(job.checkpoint.path, metadata, job.storage)",
     ),
-    "reload keeps what was there": Mutant(
-        _lines(
-            f"{_RANKS}.roundtrip",
-            "failures = self._load(targets, str(folder), is_original=False)",
-            "failures = {}",
-        )
+    "reload keeps what was there": _changed(
+        "ranks.roundtrip",
+        "failures = self._load(targets, str(folder), is_original=False)",
+        "failures = {}",
     ),
     "what was saved is not loaded": Mutant(reload_from_memory, then=("hsdp:2x1",)),
-    "reload under the first mesh": Mutant(
-        _lines(
-            f"{_RANKS}.roundtrip",
-            "targets = self._targets(grid, names)",
-            "targets = self._targets(job.grids[0], names)",
-        )
+    "reload under the first mesh": _changed(
+        "ranks.roundtrip",
+        "targets = self._targets(grid, names)",
+        "targets = self._targets(job.grids[0], names)",
     ),
-    "recheck left out": Mutant(
-        _lines(
-            f"{_RANKS}.roundtrip",
-            'bad = self._compare(\n                "recheck"',
-            'bad = set() and self._compare(\n                "recheck"',
-        )
+    "recheck left out": _changed(
+        "ranks.roundtrip",
+        'bad = self._compare(\n                "recheck"',
+        'bad = set() and self._compare(\n                "recheck"',
     ),
-    "second mesh left out": Mutant(
-        _lines(f"{_RANKS}.roundtrip", "enumerate(job.grids[1:])", "enumerate(job.grids[1:1])")
+    "second mesh left out": _changed(
+        "ranks.roundtrip", "enumerate(job.grids[1:])", "enumerate(job.grids[1:1])"
     ),
     # What is verified at all.
-    "selection forgets": Mutant(
-        _lines(
-            "inspector.verify.selection",
-            "return Selection(tuple(tensors), tuple(entries),",
-            "return Selection(tuple(tensors[:-1]), tuple(entries),",
-        ),
+    "selection forgets": _changed(
+        "selection",
+        "return Selection(tuple(tensors), tuple(entries),",
+        "return Selection(tuple(tensors[:-1]), tuple(entries),",
         forgets=True,
     ),
-    "waves forget": Mutant(
-        _lines(
-            "inspector.verify.selection",
-            "return waves, [LeftOut(f",
-            "waves[-1].tensors.pop()\n    return waves, [LeftOut(f",
-        ),
+    "waves forget": _changed(
+        "selection",
+        "return waves, [LeftOut(f",
+        "waves[-1].tensors.pop()\n    return waves, [LeftOut(f",
         forgets=True,
     ),
-    "bytes entries forgotten": Mutant(
-        _lines(
-            f"{_RANKS}.roundtrip", "for index in wave.entries:", "for index in wave.entries[1:]:"
-        )
+    "bytes entries forgotten": _changed(
+        "ranks.roundtrip", "for index in wave.entries:", "for index in wave.entries[1:]:"
     ),
     "places swapped": Mutant(places_swapped),
     "names exchanged": Mutant(names_exchanged),

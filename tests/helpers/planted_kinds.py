@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from inspector.checkpoint import open_checkpoint
 from inspector.verify.ranks.bits import Local
+from sample_ckpts.maker import editing as ed
 
 __all__ = ["KINDS", "Fault", "Kind", "Place", "box_of", "data_start", "place_of"]
 
@@ -344,13 +344,6 @@ def _entry_byte(folder: Path, fault: Fault) -> None:
     place.write(bytes([payload[at] ^ 1]), at)
 
 
-def _edit_metadata(folder: Path, edit: Callable[[Metadata], None]) -> None:
-    file = folder / ".metadata"
-    metadata = pickle.loads(file.read_bytes())
-    edit(metadata)
-    file.write_bytes(pickle.dumps(metadata))
-
-
 def _other_places(folder: Path, fault: Fault) -> None:
     def edit(metadata: Metadata) -> None:
         places: Any = metadata.storage_data
@@ -360,7 +353,7 @@ def _other_places(folder: Path, fault: Fault) -> None:
         for offset, index in mine.items():
             places[index], places[theirs[offset]] = places[theirs[offset]], places[index]
 
-    _edit_metadata(folder, edit)
+    ed.edit(folder, edit)
 
 
 def _other_dtype(folder: Path, fault: Fault) -> None:
@@ -368,7 +361,7 @@ def _other_dtype(folder: Path, fault: Fault) -> None:
         entry: Any = metadata.state_dict_metadata[fault.fqn]
         entry.properties.dtype = torch.int32
 
-    _edit_metadata(folder, edit)
+    ed.edit(folder, edit)
 
 
 def _lost_chunk(folder: Path, fault: Fault) -> None:
@@ -376,7 +369,7 @@ def _lost_chunk(folder: Path, fault: Fault) -> None:
         entry: Any = metadata.state_dict_metadata[fault.fqn]
         entry.chunks.pop(int(fault.at * len(entry.chunks)))
 
-    _edit_metadata(folder, edit)
+    ed.edit(folder, edit)
 
 
 KINDS: dict[str, Kind] = {

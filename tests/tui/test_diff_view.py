@@ -42,8 +42,9 @@ from inspector.tui.kit.bars import VerdictBar
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
+from sample_ckpts.maker.editing import edit
 from tests.conftest import ROOT, SAMPLES, run_cli, some_fast
-from tests.diff.making import edit, flipped, shards, side, write
+from tests.diff.making import flipped, shards, side, write
 from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]

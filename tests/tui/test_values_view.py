@@ -24,8 +24,9 @@ from inspector.tui.values.pane import ValuesPane
 from inspector.tui.values.statistics import StatisticsView
 from inspector.tui.values.view import ValuesView
 from inspector.values import tally
+from sample_ckpts.maker.editing import edit
 from tests.conftest import SAMPLES, some_fast
-from tests.diff.making import edit, place_of, shards, tiling, write
+from tests.diff.making import place_of, shards, tiling, write
 from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 from tests.tui.widgets.hosting import HOSTILE
 from tests.tui.widgets.test_histogram_bars import stats_of

@@ -8,15 +8,9 @@ from inspector.tui.verification.control import findings_of, proof_of
 from inspector.tui.verification.figures import Rates, rank_figures, totals
 from inspector.tui.verification.head import head_text, verdict_text
 from inspector.tui.verification.sources import VerdictSource
-from inspector.verify.progress import JobState, Snapshot
-from tests.tui.verify_driver import NAMES, Event, job_events
-
-
-def snapshot_of(events: list[Event]) -> Snapshot:
-    state = JobState()
-    for event in events:
-        state.apply(event)
-    return state.snapshot()
+from inspector.verify.progress import Snapshot
+from tests.tui.verify_driver import NAMES, job_events
+from tests.verify.jobs import snapshot_of
 
 
 def head_of(snapshot: Snapshot, width: int = 78, report: str = "") -> list[str]:

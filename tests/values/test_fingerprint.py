@@ -21,10 +21,10 @@ from inspector.checkpoint.payload.source import PayloadError
 from inspector.errors import StorageError
 from inspector.values.bits import BlockPlan, TensorBits
 from inspector.values.fingerprint import Fingerprints, fingerprints
+from sample_ckpts.maker.editing import edit
 from tests.conftest import SAMPLES, some_fast
 from tests.diff.making import (
     DTYPES,
-    edit,
     flipped,
     place_of,
     raw_bits,

@@ -17,8 +17,10 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.find.locate import folder_of
 from inspector.values.gather import _joined, _Sums
 from inspector.values.stats import StatsReport, collect_stats
-from tests.checks.test_payloads import edit, patch, place, save, saved
+from sample_ckpts.maker.editing import edit
+from tests.checks.test_payloads import patch, place, save
 from tests.conftest import SAMPLES, folders_with_metadata
+from tests.diff.making import saved
 from tests.values.torch_stats import load, same
 
 GOOD = list(folders_with_metadata(SAMPLES))

@@ -11,6 +11,7 @@ from typing import Any
 
 from inspector.verify.job.guard import MARK, job_pids
 from inspector.verify.job.launcher import Job
+from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
 
@@ -55,6 +56,14 @@ def when_all_are_up(action: Callable[[Job], None]) -> Callable[[Job, Event], Non
             action(job)
 
     return look
+
+
+def snapshot_of(events: list[Event]) -> Snapshot:
+    """What a front end knows after these events."""
+    state = JobState()
+    for event in events:
+        state.apply(event)
+    return state.snapshot()
 
 
 def assert_nothing_is_left(job: Job) -> None:

@@ -32,14 +32,9 @@ from tests.verify.jobs import (
 
 pytestmark = [
     pytest.mark.torchrun,
+    pytest.mark.usefixtures("importable"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def _failures(job: Job) -> list[tuple[int | None, str, str]]:

@@ -16,7 +16,6 @@ from inspector.verify.progress import JobState
 from inspector.verify.recording import read_events
 from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
-from tests.conftest import ROOT
 from tests.verify.jobs import (
     NAMES,
     WORKER,
@@ -26,11 +25,7 @@ from tests.verify.jobs import (
     wait_for,
 )
 
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 @pytest.mark.torchrun(fast=True)

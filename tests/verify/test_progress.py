@@ -17,6 +17,7 @@ from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.result import ExpectedEntries, confirmed, exit_code, result_event
 from inspector.verify.spec import JobSpec
 from tests.verify.fake_worker import CANARIES, READS
+from tests.verify.jobs import snapshot_of
 
 SPEC = JobSpec("/c", "hsdp:1x2", then=("fsdp:2",))
 NAMES = ("a", "b")
@@ -57,19 +58,12 @@ def _rank(rank: int, verdicts: dict[tuple[str, str], str] | None = None) -> list
     return events
 
 
-def _fold(events: list[Event]) -> Snapshot:
-    state = JobState()
-    for event in events:
-        state.apply(event)
-    return state.snapshot()
-
-
 def _result(snapshot: Snapshot, cancelled: bool = False, names: tuple[str, ...] = NAMES) -> Event:
     return result_event(snapshot, SPEC, 1.0, cancelled, ExpectedEntries(names))
 
 
 def test_a_whole_job() -> None:
-    snapshot = _fold([_spec(), *_rank(0), *_rank(1)])
+    snapshot = snapshot_of([_spec(), *_rank(0), *_rank(1)])
     assert [rank.status for rank in snapshot.ranks] == ["done", "done"]
     assert snapshot.ranks[0].rss == 7
     assert snapshot.ranks[1].extra["payloads_checked"] == 3
@@ -92,14 +86,14 @@ def test_the_order_of_the_ranks_and_repetition_change_nothing(
     order: random.Random, repeat: bool
 ) -> None:
     streams = [_rank(0), _rank(1, {("recheck", "b"): "DIFFER"})]
-    plain = _fold([_spec(), *streams[0], *streams[1]])
+    plain = snapshot_of([_spec(), *streams[0], *streams[1]])
     mixed = [_spec()]
     while any(streams):
         stream = order.choice([stream for stream in streams if stream])
         mixed.append(stream.pop(0))
         if repeat and order.random() < 0.5:
             mixed.append(mixed[-1])
-    snapshot = _fold(mixed)
+    snapshot = snapshot_of(mixed)
     assert snapshot.ranks == plain.ranks
     assert dict(snapshot.tensors) == dict(plain.tensors)
     assert (snapshot.num_exact, snapshot.num_bad) == (1, 1)
@@ -109,7 +103,7 @@ def test_the_order_of_the_ranks_and_repetition_change_nothing(
 def test_any_order_at_all_gives_the_same_verdicts() -> None:
     events = [*_rank(0), *_rank(1, {("compare", "a"): "MISSING"})]
     random.Random(3).shuffle(events)  # noqa: S311 - no secret
-    snapshot = _fold([_spec(), *events])
+    snapshot = snapshot_of([_spec(), *events])
     assert snapshot.tensors["a"].verdict == "MISSING"
     assert snapshot.tensors["b"].verdict == "EXACT"
     assert _result(snapshot)["verdict"] == "differs"
@@ -119,7 +113,7 @@ def test_any_order_at_all_gives_the_same_verdicts() -> None:
 def test_a_rank_without_bye_is_never_exact(gone: int) -> None:
     streams = [_rank(0), _rank(1)]
     streams[gone] = streams[gone][:-1]
-    result = _result(_fold([_spec(), *streams[0], *streams[1]]))
+    result = _result(snapshot_of([_spec(), *streams[0], *streams[1]]))
     assert result["verdict"] == "failed"
     assert result["why"] == f"no end was heard of rank {gone}"
     assert exit_code(result) == 2
@@ -127,7 +121,7 @@ def test_a_rank_without_bye_is_never_exact(gone: int) -> None:
 
 def test_an_entry_that_one_rank_did_not_report_is_never_exact() -> None:
     lost = [e for e in _rank(1) if not (e.get("fqn") == "b" and e.get("phase") == "recheck")]
-    result = _result(_fold([_spec(), *_rank(0), *lost]))
+    result = _result(snapshot_of([_spec(), *_rank(0), *lost]))
     assert result["verdict"] == "failed"
     assert result["tensors"]["exact"] == 1
     assert result["tensors"]["not_verified"] == [
@@ -136,17 +130,17 @@ def test_an_entry_that_one_rank_did_not_report_is_never_exact() -> None:
 
 
 def test_an_entry_that_nobody_reported_is_never_exact() -> None:
-    result = _result(_fold([_spec(), *_rank(0), *_rank(1)]), names=("a", "b", "c"))
+    result = _result(snapshot_of([_spec(), *_rank(0), *_rank(1)]), names=("a", "b", "c"))
     assert result["verdict"] == "failed"
     assert {"fqn": "c", "why": "no rank reported it"} in result["tensors"]["not_verified"]
 
 
 def test_nothing_was_checked_is_never_exact() -> None:
     silent = [e for rank in (0, 1) for e in _rank(rank) if e["event"] not in ("tensor", "plan")]
-    result = _result(_fold([_spec(), *silent]), names=())
+    result = _result(snapshot_of([_spec(), *silent]), names=())
     assert result["verdict"] == "failed"
     assert result["why"] == "nothing was checked"
-    assert _result(_fold([]), names=())["verdict"] == "failed"
+    assert _result(snapshot_of([]), names=())["verdict"] == "failed"
 
 
 def _with(spec: JobSpec = SPEC, expected: ExpectedEntries | None = None, **changes: Any) -> Event:
@@ -157,7 +151,7 @@ def _with(spec: JobSpec = SPEC, expected: ExpectedEntries | None = None, **chang
         event.update(reads if event["event"] == "torch_reads" else {})
         event.update(bye if event["event"] == "bye" else {})
     expected = expected or ExpectedEntries(NAMES)
-    snapshot = _fold([_spec(), *events])
+    snapshot = snapshot_of([_spec(), *events])
     result = result_event(snapshot, spec, 1.0, False, expected)
     assert all("EXACT" not in line for line in verify_text(snapshot, result)) or (
         result["verdict"] == "exact"
@@ -234,7 +228,7 @@ def test_a_job_that_does_not_prove_itself_has_failed(changes: dict[str, Any], wh
 
 def test_a_job_that_says_nothing_of_torch_is_never_exact() -> None:
     events = [e for rank in (0, 1) for e in _rank(rank) if e["event"] != "torch_reads"]
-    result = _result(_fold([_spec(), *events]))
+    result = _result(snapshot_of([_spec(), *events]))
     assert result["verdict"] == "failed"
     assert "no rank told" in result["why"]
 
@@ -244,7 +238,7 @@ def test_nothing_but_empty_tensors_is_partial() -> None:
     for event in events:
         if event["event"] == "tensor":
             event |= {"verdict": "EMPTY", "num_elements": 0}
-    result = _result(_fold([_spec(), *events]))
+    result = _result(snapshot_of([_spec(), *events]))
     assert (result["verdict"], exit_code(result)) == ("partial", 2)
     assert "empty" in result["why"]
 
@@ -252,7 +246,7 @@ def test_nothing_but_empty_tensors_is_partial() -> None:
 def test_events_of_another_job_are_passed_over() -> None:
     mine = [{**e, "run": "one"} for e in [_spec(), *_rank(0)]]
     other = [{**e, "run": "two"} for e in _rank(1)]
-    snapshot = _fold([*mine, *other])
+    snapshot = snapshot_of([*mine, *other])
     assert snapshot.num_foreign == len(other)
     result = _result(snapshot)
     assert result["verdict"] == "failed"
@@ -261,24 +255,24 @@ def test_events_of_another_job_are_passed_over() -> None:
 
 def test_a_recorded_result_is_believed_only_with_what_was_recorded() -> None:
     whole = [_spec(), *_rank(0), *_rank(1)]
-    exact = _result(_fold(whole))
-    assert confirmed(_fold([*whole, exact])) == exact
+    exact = _result(snapshot_of(whole))
+    assert confirmed(snapshot_of([*whole, exact])) == exact
     for cut in ([_spec(), *_rank(0)], [_spec()], []):
-        found = confirmed(_fold([*cut, exact]))
+        found = confirmed(snapshot_of([*cut, exact]))
         assert found["verdict"] == "failed", len(cut)
-        text = list(verify_text(_fold([*cut, exact]), found))
+        text = list(verify_text(snapshot_of([*cut, exact]), found))
         assert not any("EXACT" in line for line in text)
     bad = [_spec(), *_rank(0, {("compare", "a"): "DIFFER"}), *_rank(1)]
-    assert confirmed(_fold([*bad, exact]))["verdict"] == "failed"
-    assert confirmed(_fold([*whole, {**exact, "run": "another"}]))["verdict"] == "failed"
-    assert confirmed(_fold([])) == {}
+    assert confirmed(snapshot_of([*bad, exact]))["verdict"] == "failed"
+    assert confirmed(snapshot_of([*whole, {**exact, "run": "another"}]))["verdict"] == "failed"
+    assert confirmed(snapshot_of([])) == {}
 
 
 def test_a_failure_outweighs_a_difference_and_both_are_told() -> None:
     failed = _event("failed", 1, 9.0, kind="killed", message="gone", stack="")
     echo = _event("failed", 0, 8.0, kind="exception", message="peer", stack="", is_echo=True)
     events = [*_rank(0, {("compare", "a"): "DIFFER"})[:-1], *_rank(1)[:-1], echo, failed]
-    snapshot = _fold([_spec(), *events])
+    snapshot = snapshot_of([_spec(), *events])
     assert [f.message for f in snapshot.failures] == ["gone", "peer"]
     result = _result(snapshot)
     assert result["verdict"] == "failed"
@@ -287,18 +281,18 @@ def test_a_failure_outweighs_a_difference_and_both_are_told() -> None:
 
 
 def test_cancelled() -> None:
-    snapshot = _fold([_spec(), *_rank(0)[:6], *_rank(1)[:6]])
+    snapshot = snapshot_of([_spec(), *_rank(0)[:6], *_rank(1)[:6]])
     result = _result(snapshot, cancelled=True)
     assert result["verdict"] == "cancelled"
     assert exit_code(result) == 2
     # A stop that comes when all is done takes nothing away.
-    assert _result(_fold([_spec(), *_rank(0), *_rank(1)]), True)["verdict"] == "exact"
+    assert _result(snapshot_of([_spec(), *_rank(0), *_rank(1)]), True)["verdict"] == "exact"
 
 
 def test_replicas_report_only_what_is_wrong() -> None:
     torn = _event("tensor", 1, 5.5, phase="replicas", fqn="b", verdict="DIFFER", detail="torn")
     intact = _event("tensor", 0, 5.5, phase="replicas", fqn="b", verdict="EXACT", detail="torn")
-    snapshot = _fold([_spec(), *_rank(0), intact, *_rank(1), torn])
+    snapshot = snapshot_of([_spec(), *_rank(0), intact, *_rank(1), torn])
     assert snapshot.tensors["b"].verdict == "DIFFER"
     [fault] = snapshot.tensors["b"].faults
     assert (fault.rank, fault.phase, fault.detail) == (1, "replicas", "torn")
@@ -329,7 +323,7 @@ _KEYS = (
     )
 )
 def test_nonsense_is_survived(events: list[tuple[str, Event]]) -> None:
-    snapshot = _fold([{**fields, "schema": 1, "event": name} for name, fields in events])
+    snapshot = snapshot_of([{**fields, "schema": 1, "event": name} for name, fields in events])
     result = result_event(snapshot, SPEC, 1.0, False)
     assert result["verdict"] != "exact"
     assert all(line.isprintable() for line in verify_text(snapshot, result))
@@ -339,10 +333,10 @@ def test_nonsense_is_survived(events: list[tuple[str, Event]]) -> None:
 def test_two_runs_in_one_folder_prove_nothing() -> None:
     """The second was killed without a word: what the first has found is not of the second."""
     first = [_spec(), *_rank(0), *_rank(1)]
-    assert _result(_fold([*first, *first]))["verdict"] == "exact"
+    assert _result(snapshot_of([*first, *first]))["verdict"] == "exact"
     second = [{**event, "t": event["t"] + 1000} for event in _rank(1)]
     for events in (second[:1], second):
-        result = _result(_fold([*first, *events]))
+        result = _result(snapshot_of([*first, *events]))
         assert result["verdict"] == "failed"
         assert "two runs: rank 1 was started twice" in result["why"]
 

@@ -27,19 +27,17 @@ from inspector.verify.job.run_folder import recorded_runs
 from inspector.verify.shares.merge import _quiet
 from inspector.verify.shares.portion import share_file
 from inspector.verify.spec import ReadSpec
-from tests.conftest import ROOT, SAMPLES, run_process
+from tests.conftest import SAMPLES, run_process
 from tests.verify.hosts import two_hosts, why_not
 from tests.verify.jobs import mark_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.torchrun,
+    pytest.mark.usefixtures("importable"),
+]
 SAMPLE = SAMPLES / "hsdp_2x4"
 PATIENCE_S = 600.0
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def deep(read: Callable[..., Any] | None) -> Callable[..., Any]:

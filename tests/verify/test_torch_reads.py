@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -21,6 +20,7 @@ from inspector.checkpoint.pickle.gate import may_import
 from inspector.layout.mesh import Mesh
 from inspector.verify.ranks.witness.plain import read_plainly
 from inspector.verify.ranks.witness.reading import Reading, torch_reads
+from tests.checkpoint.hostile import MakesFolder
 from tests.conftest import GOLDEN, SAMPLES, run_python
 
 SAMPLE = SAMPLES / "fsdp2_adamw_4"
@@ -87,16 +87,6 @@ def test_what_torch_is_not_let_import(name: str) -> None:
     assert not may_import(module, word)
 
 
-class _Marker:
-    """Unpickled without a gate, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.path,)
-
-
 def test_a_pickle_that_names_code_is_not_read_by_torch(tmp_path: Path) -> None:
     folder, marker = tmp_path / "c", tmp_path / "marker"
     shutil.copytree(SAMPLE, folder)
@@ -109,7 +99,7 @@ def test_a_pickle_that_names_code_is_not_read_by_torch(tmp_path: Path) -> None:
     assert (told["ok"], told["tried"], told["unsafe"]) == (False, False, True)
     assert "os.mkdir" in told["error"]
     # ... and a file that changed since then is not let in either.
-    (folder / ".metadata").write_bytes(pickle.dumps(_Marker(marker)))
+    (folder / ".metadata").write_bytes(pickle.dumps(MakesFolder(marker)))
     told = torch_reads(sound, str(folder), ONE)
     assert (told["ok"], told["tried"]) == (False, False)
     assert "would import" in told["error"]

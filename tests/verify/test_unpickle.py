@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ import torch.distributed.checkpoint as dcp
 
 from inspector.verify.ranks.torch_dcp import unpickle
 from inspector.verify.result import exit_code
+from sample_ckpts.maker.editing import saved
+from tests.checkpoint.hostile import MakesFolder
 from tests.conftest import run_process
 
 _MODULE = """\
@@ -26,16 +26,6 @@ class Wrong(Config):
     def __setstate__(self, state):
         raise ValueError("not any more")
 """
-
-
-class _Marker:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.path,)
 
 
 @pytest.fixture
@@ -52,20 +42,14 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "plain": {1, 2, 3},
         "config": module.Config(0.5),
         "wrong": module.Wrong(1),
-        "marker": _Marker(tmp_path / "marker"),
+        "marker": MakesFolder(tmp_path / "marker"),
     }
-
-
-def _bytes(value: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
 
 
 def test_what_is_loaded_and_what_is_not(
     state: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = {name: _bytes(value) for name, value in state.items() if name != "w"}
+    data = {name: saved(value) for name, value in state.items() if name != "w"}
     assert unpickle(data["plain"]) == ("EXACT", "")
     assert unpickle(data["config"]) == ("EXACT", "")
     assert unpickle(data["wrong"]) == ("FAILED", "torch.load raises ValueError: not any more")
