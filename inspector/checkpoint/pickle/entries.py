@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +29,18 @@ from inspector.checkpoint.pickle.fields import (
     starts_of,
 )
 from inspector.checkpoint.pickle.joining import Strings, same_texts
-from inspector.checkpoint.pickle.records import Chunks
+from inspector.checkpoint.pickle.records import Chunks, RecordRun
 
 __all__ = [
+    "BytesEntries",
+    "BytesForm",
     "EveryPath",
     "EveryTensor",
     "Paths",
     "TensorForm",
     "Tensors",
+    "chunk_runs",
+    "linked_runs",
     "read_paths",
     "state_parts",
 ]
@@ -421,3 +426,38 @@ class EveryPath:
         self.names = array("i", columns["name"].tobytes())
         self.cuts = array("i", cuts.tobytes())
         self.others = dict(zip(others.tolist(), zip(*ends, strict=True), strict=True))
+
+
+def chunk_runs(chunks: Chunks, tensors: Tensors | None, base: int) -> Iterator[RecordRun]:
+    """Chunks that stand one behind the other and are of no tensor's entry that was read."""
+    count = len(chunks.start)
+    if not count:
+        return
+    alone = np.ones(count, bool)
+    if tensors is not None:
+        within = np.bincount(tensors.first, minlength=count + 1)
+        within -= np.bincount(tensors.last, minlength=count + 1)
+        alone = np.cumsum(within)[:-1] == 0
+        if not alone.any():
+            return
+    stop = chunks.start + chunks.length
+    begins = np.ones(count, bool)
+    begins[1:] = chunks.start[1:] != stop[:-1]
+    firsts = np.flatnonzero(begins)
+    lasts = np.append(firsts[1:], count)
+    keep = alone[firsts]
+    memo = starts_of(chunks.num_memo)
+    for first, last in zip(firsts[keep].tolist(), lasts[keep].tolist(), strict=True):
+        start, end = int(chunks.start[first]), int(stop[last - 1])
+        num_memo = int(memo[last] - memo[first])
+        yield RecordRun("chunks", base + first, base + last, start, end, num_memo)
+
+
+def linked_runs(kind: str, records: Any, base: int) -> Iterator[RecordRun]:
+    """Entries of a kind that stand one behind the other."""
+    firsts = np.flatnonzero(~records.linked)
+    memo = np.add.reduceat(records.num_memo, firsts, dtype=np.int64).tolist()
+    lasts = np.append(firsts[1:], len(records.start))
+    for first, last, num_memo in zip(firsts.tolist(), lasts.tolist(), memo, strict=True):
+        start, end = int(records.start[first]), int(records.end[last - 1])
+        yield RecordRun(kind, base + first, base + last, start, end, num_memo)

@@ -40,7 +40,6 @@ from inspector.checkpoint.pickle.fields import (
     Ints,
     PickleBytes,
     flat_dims,
-    starts_of,
 )
 from inspector.checkpoint.pickle.frames import NotSplicedError, Opcodes
 from inspector.checkpoint.pickle.gate import Gate, Pickled, load
@@ -48,7 +47,6 @@ from inspector.checkpoint.pickle.joining import Strings
 from inspector.checkpoint.pickle.records import (
     NO_CHUNKS,
     ChunkForm,
-    Chunks,
     GrowingColumn,
     RecordRun,
     StoredForm,
@@ -410,7 +408,7 @@ class _Splicing:
 
 def _runs(window: PickleWindow) -> Iterator[RecordRun]:
     """Records that stand one behind the other."""
-    yield from _chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
+    yield from chunk_runs(window.chunks, window.tensors, window.bases["chunks"])
     if window.stored is not None:
         yield from stored_runs(window.scan, window.stored, window.bases["stored"])
     for kind in ("tensors", "bytes_entries", "paths"):
