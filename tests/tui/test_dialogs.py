@@ -20,6 +20,7 @@ from textual.pilot import Pilot
 from textual.screen import ModalScreen
 from textual.strip import Strip
 from textual.visual import Visual, visualize
+from textual.widget import Widget
 from textual.widgets import Button, Input
 
 import inspector.tui
@@ -134,6 +135,33 @@ def cells(dialog: Dialog[Any], renderable: Any) -> list[list[tuple[str, Style | 
     visual = visualize(dialog, renderable())
     strips = Visual.to_strips(dialog, visual, *dialog.size, dialog.visual_style)
     return [[(one, part.style) for part in strip for one in part.text] for strip in strips]
+
+
+@pytest.mark.parametrize(
+    "kind, opens", [d[:2] for d in DIALOGS], ids=[d[0].__name__ for d in DIALOGS]
+)
+async def test_a_dialog_follows_the_size_of_the_terminal(
+    kind: type[ModalScreen[object]], opens: Callable[[InspectApp], None]
+) -> None:
+    """What stands in it lies where it does in one that is opened in that size."""
+
+    async def open_it() -> None:
+        opens(app)
+        await until(pilot, lambda: isinstance(app.screen, kind) and app.focused is not None)
+        await quiet(pilot, 0.2)
+
+    async with opened(SAMPLE, size=(80, 24)) as (app, pilot):
+        for size in ((160, 50), (80, 24)):
+            await open_it()
+            await pilot.resize_terminal(*size)
+            await quiet(pilot, 0.2)
+            resized = [widget.region for widget in app.screen.walk_children(Widget)]
+            await pilot.press("escape")
+            await quiet(pilot)
+            await open_it()
+            assert [widget.region for widget in app.screen.walk_children(Widget)] == resized
+            await pilot.press("escape")
+            await quiet(pilot)
 
 
 async def test_what_lies_behind_a_dialog_is_drawn_as_textual_draws_it() -> None:

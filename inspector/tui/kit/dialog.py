@@ -58,7 +58,7 @@ class Dialog(ModalScreen[Answer]):
         return self._behind
 
     def _screen_resized(self, size: Size) -> None:
-        if size != self.size:
+        if size != self.outer_size:
             super()._screen_resized(size)
 
 
