@@ -8,19 +8,19 @@ The real command runs in a pseudo-terminal, and what it writes is drawn here as 
 (terminal.py). Measured are, each from outside:
 
 first table paint  from the moment the checkpoint is parsed (the thread that reads it returns it,
-                   which a wrapper around that one method notes) until the names of tensors
-                   stand in the table.
+                   which a wrapper around that one method notes) until the table of all tensors
+                   stands there.
 a key, seen        from the key until the part of the screen it is for (the lines of the table for
                    moves, sort and filter; the whole screen for views, zoom and tree) shows what it
                    will show in the end: the last change of a cell there.
 a key, settled     from the key until the last byte that it caused: what is under the cursor is
                    drawn after the table, and counts here. A repaint has ended when nothing came
                    for 250 ms.
-keys while loading `?` is pressed again and again while the metadata is read; until the help is
-                   there.
+keys while loading `?` is pressed again and again until the table of all tensors stands there; until
+                   the help is there. The first entries may stand below it.
 memory             the resident set of the process that draws (its children's not).
 
-The first key is pressed as soon as names stand in the table, when a thread begins to check the
+The first key is pressed as soon as that table stands there, when a thread begins to check the
 metadata (its figure is until the mark of the cursor has moved). The others follow when the verdict
 of the checks is on the screen, each when the terminal has been quiet for 400 ms. Escape is sent as
 the bare byte that most terminals send, so the wait for a longer sequence is in its figure.
@@ -102,6 +102,9 @@ run(sys.argv[1])
 VERDICT = re.compile(r" (sound|DAMAGED|SUSPICIOUS|EMPTY)")
 HEADER = re.compile(r"   Tensor .*(Dtype|Shape)")
 NAME = re.compile(r"model\.layers\.\d")
+EARLY = "nothing is checked yet"
+# What stands in the help; a commit of before has its last heading alone.
+HELP = re.compile("/ searches · esc closes|Everywhere")
 
 # What is pressed, in order: name, keys before that are not measured, the key.
 AFTER = (
@@ -136,7 +139,7 @@ WHOLE_SCREEN = ("module tree", "zoom", "files", "findings", "tensors")
 _TOKEN = re.compile(
     r"\x1b\[(?P<args>[0-9;:<=>?]*)(?P<between>[ -/]*)(?P<final>[@-~])"
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\)"
-    r"|\x1b[ -/]*[0-~]"
+    r"|\x1b(?![\[\]PX^_])[ -/]*[0-~]"
     r"|[\r\n\b\x07]"
     r"|(?P<text>[^\x1b\r\n\b\x07]+)",
     re.DOTALL,
@@ -260,6 +263,7 @@ class Screen:
     def until(self, shows: Callable[[list[str]], object], limit_s: float = 180.0) -> float:
         """Wait until the lines of the screen are as wanted; the time at which they were."""
         end = time.perf_counter() + limit_s
+        at = time.perf_counter()
         while not shows(self.picture.texts):
             left = end - time.perf_counter()
             if left <= 0:
@@ -270,6 +274,12 @@ class Screen:
             at = time.perf_counter()
             self.picture.feed(written)
         return at
+
+    def follow(self, wait_s: float) -> None:
+        """Take in what is written in this time."""
+        end = time.perf_counter() + wait_s
+        while (left := end - time.perf_counter()) > 0:
+            self.picture.feed(self.read(left))
 
     def settle(self) -> None:
         """Wait until nothing has been written for a while."""
@@ -336,6 +346,11 @@ def has_names(lines: list[str]) -> bool:
     return any(NAME.search(line) for line in lines)
 
 
+def has_table(lines: list[str]) -> bool:
+    """Whether the whole table stands there, and not the first entries while the rest is read."""
+    return has_names(lines) and not any(EARLY in line for line in lines)
+
+
 def has_verdict(lines: list[str]) -> bool:
     return VERDICT.search(lines[0]) is not None
 
@@ -344,28 +359,23 @@ def loading(folder: Path, columns: int, rows: int, tree: Path = ROOT) -> list[fl
     """Milliseconds until the help is there, each time it is asked for while it loads."""
     screen = Screen(folder, columns, rows, tree=tree)
     waits: list[float] = []
-    written = b""
+
+    def has_help(lines: list[str]) -> bool:
+        return any(HELP.search(line) for line in lines)
+
     try:
-        while b"\x1b[?1049h" not in written:
-            written += screen.read(1.0)
-        while time.perf_counter() - screen.started < 300:
-            written = b""
-            end = time.perf_counter() + 0.15
-            while (left := end - time.perf_counter()) > 0:
-                written += screen.read(left)
-            if b"layers" in written:
+        screen.until(lambda lines: any(line.strip() for line in lines))
+        while True:
+            screen.follow(0.15)
+            if has_table(screen.picture.texts):
                 break
             at = screen.send("?")
-            answer = b""
-            # The table may come between the key and the help, which then lies behind it.
-            while b"Everywhere" not in answer and b"layers" not in answer:
-                if time.perf_counter() - at > LONGEST_S:
-                    raise TimeoutError("the help did not come")
-                answer += screen.read(0.5)
-            if b"layers" in answer:
-                break
-            waits.append((time.perf_counter() - at) * 1e3)
+            came = screen.until(lambda lines: has_help(lines) or has_table(lines), LONGEST_S)
+            if not has_help(screen.picture.texts):
+                break  # The table came first.
+            waits.append((came - at) * 1e3)
             screen.send("?")
+            screen.until(lambda lines: not has_help(lines), LONGEST_S)
         return waits
     finally:
         screen.close()
@@ -376,13 +386,15 @@ class Opening:
     """A checkpoint opened while nobody presses a key.
 
     Attributes:
-        names_s: From the start of the process until the table shows a tensor.
-        paint_ms: From the parsed checkpoint until then; 0 if a preview showed names before.
+        rows_s: From the start of the process until a tensor is shown, be it while the rest is read.
+        table_s: Until the table of all of them stands.
+        paint_ms: From the parsed checkpoint until then.
         resident_mb: Memory once the verdict is there, in MiB.
         most_mb: The most there was until then.
     """
 
-    names_s: float
+    rows_s: float
+    table_s: float
     paint_ms: float
     resident_mb: float
     most_mb: float
@@ -393,12 +405,15 @@ def opened(folder: Path, columns: int, rows: int) -> Opening:
         trace = Path(scratch) / "parsed"
         screen = Screen(folder, columns, rows, trace)
         try:
-            at = screen.until(has_names)
+            rows = screen.until(has_names)
+            at = screen.until(has_table)
             screen.until(has_verdict)
             screen.settle()
             parsed = float(trace.read_text()) - (time.monotonic() - time.perf_counter())
             memory = screen.resident_mb("VmRSS:"), screen.resident_mb("VmHWM:")
-            return Opening(at - screen.started, max(0.0, (at - parsed) * 1e3), *memory)
+            return Opening(
+                rows - screen.started, at - screen.started, max(0.0, (at - parsed) * 1e3), *memory
+            )
         finally:
             screen.close()
 
@@ -410,7 +425,8 @@ class Keys:
         seen_ms: By the key's name, until its effect stands.
         settled_ms: Until the last byte that it caused.
         cpu_ms: CPU time of the front end from the key until it was quiet again.
-        opened_s: From the start of the process until the table shows a tensor.
+        rows_s: From the start of the process until a tensor is shown.
+        opened_s: Until the table of all of them stands.
         opened_cpu_ms: CPU time of the front end until then.
         resident_mb: Memory after all of them.
     """
@@ -421,7 +437,8 @@ class Keys:
         self.cpu_ms: dict[str, float] = {}
         screen = Screen(folder, columns, rows, tree=tree)
         try:
-            self.opened_s = screen.until(has_names) - screen.started
+            self.rows_s = screen.until(has_names) - screen.started
+            self.opened_s = screen.until(has_table) - screen.started
             self.opened_cpu_ms = screen.cpu_ms()
             for name, before, key in AFTER:
                 if name == JUST_OPENED:
@@ -451,8 +468,9 @@ def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
     seen = _by_name([each.seen_ms for each in keys])
     settled = _by_name([each.settled_ms for each in keys])
     medians = _medians(seen)
-    seconds = [opening.names_s for opening in opens]
+    seconds = [opening.table_s for opening in opens]
     return {
+        "first_rows_s": round(statistics.median(opening.rows_s for opening in opens), 2),
         "first_table_s": round(statistics.median(seconds), 2),
         "first_table_spread_s": [round(min(seconds), 2), round(max(seconds), 2)],
         "first_paint_ms": round(statistics.median(paints), 1),
@@ -506,8 +524,9 @@ def beside(folder: Path, rounds: int, size: tuple[int, int], trees: list[Path]) 
             text += f" {statistics.median(theirs):9.1f} {unit} ({ratio:.2f}x)"
         return text
 
-    print(line("until names", lambda keys: keys.opened_s * 1e3))
-    print(line("until names, CPU", lambda keys: keys.opened_cpu_ms))
+    print(line("until the first names", lambda keys: keys.rows_s * 1e3))
+    print(line("until the table", lambda keys: keys.opened_s * 1e3))
+    print(line("until the table, CPU", lambda keys: keys.opened_cpu_ms))
     for name in kept[ROOT][0].seen_ms:
         print(line(name, lambda keys, name=name: keys.seen_ms[name]))
     for name in kept[ROOT][0].cpu_ms:
