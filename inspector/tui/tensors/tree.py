@@ -91,12 +91,10 @@ class TensorTree(CursorView):
         *,
         badges: Mapping[int, str] | None = None,
         max_children: int = 2000,
-        empty_text: str = "No tensors",
         id: str | None = None,  # noqa: A002
     ) -> None:
         super().__init__(id=id)
         self._max_children = max_children
-        self._empty_text = empty_text
         self._lines: list[_Line] = []
         self._badges: npt.NDArray[np.int8] | None = None
         self._adopt(trie)
@@ -105,7 +103,7 @@ class TensorTree(CursorView):
     # Values in.
 
     def set_trie(self, trie: ModuleTrie | None) -> None:
-        """Show another tree, closed; the cursor goes to the top."""
+        """Show another tree, closed; the cursor goes to the top. None: it is being made."""
         self._adopt(trie)
         self.cursor = 0
         self.lines_changed()
@@ -119,6 +117,7 @@ class TensorTree(CursorView):
         self.refresh()
 
     def _adopt(self, trie: ModuleTrie | None) -> None:
+        self._is_awaited = trie is None
         self._trie = trie if trie is not None else ModuleTrie([], [])
         self._badges = None
         self._lines = self._children(None, self._trie.root, 0)
@@ -238,7 +237,7 @@ class TensorTree(CursorView):
         self.move_cursor(self.cursor)
 
     def draw_empty(self, y: int, width: int) -> Strip:
-        text = "  " + shown(self._empty_text, width) if y == 1 else ""
+        text = "  " + ("..." if self._is_awaited else "No tensors") if y == 1 else ""
         return Strip([Segment(fit(text, width), self.style_on(self.rich_style, "dim"))])
 
     def draw_line(self, line: int, width: int, is_cursor: bool) -> Strip:

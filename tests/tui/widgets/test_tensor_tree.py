@@ -105,9 +105,13 @@ async def test_hostile_names(width: int) -> None:
 
 
 async def test_no_tensors() -> None:
-    widget = TensorTree(empty_text="None here")
+    widget = TensorTree()
     async with hosted(widget, (40, 5)) as pilot:
-        assert "None here" in drawn(widget)[1]
+        # Nothing is said of tensors before they are known.
+        assert drawn(widget)[1].strip() == "..."
+        widget.set_trie(ModuleTrie([], []))
+        await pilot.pause()
+        assert drawn(widget)[1].strip() == "No tensors"
         await pilot.press("j", "l", "h", "enter", "space", "G")
         widget.set_trie(ModuleTrie(["a.b", "a.c"], [1, 2]))
         await pilot.pause()
