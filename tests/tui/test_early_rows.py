@@ -13,11 +13,12 @@ from inspector.checkpoint.child.isolated import EarlyEntry
 from inspector.tui import session
 from inspector.tui.app import InspectApp
 from inspector.tui.screens.error import ErrorScreen
+from inspector.tui.screens.help import HelpScreen
 from inspector.tui.screens.loading import LoadingScreen
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.view import TensorsView
 from tests.conftest import SAMPLES
-from tests.tui.app_driver import screen_text, settle, until, words
+from tests.tui.app_driver import quiet, screen_text, settle, until, words
 
 FIRST = (EarlyEntry("model.net1.bias", None, None), EarlyEntry("model.net1.weight", (64, 32), 4))
 MORE = (*FIRST, EarlyEntry("model.net2.bias", (64,), 4))
@@ -98,3 +99,22 @@ async def test_reading_can_be_stopped_from_there(held: Held) -> None:
         held.end.set()
         await until(pilot, lambda: app.return_value is not None)
     assert app.return_value == 2
+
+
+async def test_the_help_is_not_taken_away_when_all_is_read(held: Held) -> None:
+    app = InspectApp(str(SAMPLES / "hsdp_2x4"))
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "model.net1.weight" in screen_text(app))
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        loading = app.screen_stack[-2]
+        assert isinstance(loading, LoadingScreen)
+        held.more.set()
+        held.end.set()
+        await until(pilot, lambda: loading._loading.outcome is not None)
+        await quiet(pilot, 0.3)
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, MainScreen))
+        # Nothing that was read to its end is left below, for esc to go back to.
+        assert loading not in app.screen_stack

@@ -111,6 +111,8 @@ class LoadingScreen(Screen[Outcome]):
         if self._is_dismissed:
             return
         if loading.outcome is not None:
+            if self.app.screen is not self:
+                return  # A dialog stands over it: that is what would be taken away.
             # Once only: a second dismissal would take away the screen below.
             self._timer.stop()
             self._is_dismissed = True
