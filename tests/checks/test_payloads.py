@@ -311,6 +311,15 @@ class Named(torch.Tensor):
     """A plain subclass, as libraries tag tensors with."""
 
 
+def _loads_once_it_is_registered(folder: Path) -> None:
+    target = {"x": torch.zeros(2).as_subclass(Named)}
+    with pytest.raises(dcp.api.CheckpointException, match="Weights only load failed"):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    with torch.serialization.safe_globals([Named]):
+        dcp.load(target, checkpoint_id=folder, no_dist=True)
+    assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
+
+
 def test_a_tensor_class_of_a_script_is_told_as_torch_loads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,12 +329,7 @@ def test_a_tensor_class_of_a_script_is_told_as_torch_loads_it(
     folder = save(tmp_path / "ck", {"x": torch.ones(2).as_subclass(Named)})
     (finding,) = [f for f in deep(folder).findings if f.code == "payload-foreign-class"]
     assert "raises UnpicklingError, also in the script that saved it" in finding.torch_does
-    target = {"x": torch.zeros(2).as_subclass(Named)}
-    with pytest.raises(dcp.api.CheckpointException, match="Weights only load failed"):
-        dcp.load(target, checkpoint_id=folder, no_dist=True)
-    with torch.serialization.safe_globals([Named]):
-        dcp.load(target, checkpoint_id=folder, no_dist=True)
-    assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
+    _loads_once_it_is_registered(folder)
 
 
 def test_a_tensor_class_that_its_package_does_not_register_is_told_with_what_helps(
@@ -335,12 +339,7 @@ def test_a_tensor_class_that_its_package_does_not_register_is_told_with_what_hel
     folder = save(tmp_path / "ck", {"x": torch.ones(2).as_subclass(Named)})
     (finding,) = [f for f in deep(folder).findings if f.code == "payload-foreign-class"]
     assert f"add_safe_globals([{Named.__module__}.Named])" in finding.hint
-    target = {"x": torch.zeros(2).as_subclass(Named)}
-    with pytest.raises(dcp.api.CheckpointException, match="Weights only load failed"):
-        dcp.load(target, checkpoint_id=folder, no_dist=True)
-    with torch.serialization.safe_globals([Named]):
-        dcp.load(target, checkpoint_id=folder, no_dist=True)
-    assert torch.equal(target["x"].as_subclass(torch.Tensor), torch.ones(2))
+    _loads_once_it_is_registered(folder)
 
 
 def test_no_checksum_is_one_note(tmp_path: Path) -> None:

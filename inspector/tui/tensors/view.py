@@ -12,7 +12,6 @@ from inspector.checkpoint.text import printable
 from inspector.tui.commands import command
 from inspector.tui.kit.view import ColumnPane, RowPane, TableView
 from inspector.tui.kit.virtual_table import Column, TableSource, VirtualTable
-from inspector.tui.kit.virtual_table import Column as TableColumn
 
 if TYPE_CHECKING:
     from inspector.checkpoint.model import Ints, Tensor
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from inspector.tui.tensors.tree import TensorTree
     from inspector.tui.tensors.trie import ModuleTrie
 
-__all__ = ["TensorsView", "sort_ahead", "trie_ahead"]
+__all__ = ["TensorsView", "entry_columns", "sort_ahead", "trie_ahead"]
 
 # Rows that are looked at to choose the widths.
 _SAMPLE_ROWS = 300
@@ -132,7 +131,7 @@ class TensorsView(TableView):
         super().__init__(VirtualTable((), id="entries"), id="tensors")
         #: The rows, or None before anything is shown.
         self.source: EntrySource | None = None
-        self._columns: tuple[TableColumn, ...] = ()
+        self._columns: tuple[Column, ...] = ()
         self._findings: dict[str, list[Finding]] = {}
         #: Of files that are damaged as a whole, and so whatever has bytes in them.
         self._of_files: dict[str, list[Finding]] = {}
