@@ -395,8 +395,8 @@ def _screen(found: dict[str, Any]) -> list[Row]:
                 f"the screen on {shape} tensors x ranks, from a key until its effect is drawn",
                 "screen",
                 "",
-                f"{_first_names(figures)}the table {figures['first_paint_ms']:.0f} ms after reading "
-                f"ended ({figures['first_table_s']:.1f} s after the start); page down "
+                f"{_first_names(figures)}the table {figures['first_paint_ms']:.0f} ms after "
+                f"reading ended ({figures['first_table_s']:.1f} s after the start); page down "
                 f"{keys['page down']:.0f} ms, a letter of the filter "
                 f"{keys['filter: first letter']:.0f} ms, sort "
                 f"{keys['sort by the next column']:.0f} ms; slowest of {len(keys)} keys: "
