@@ -131,7 +131,6 @@ def _look(
         findings.append(
             Finding(
                 code,
-                "error",
                 f"{printable(path, 120)}: {what}; {_holds(entries, rows)} in it",
                 _FATE_OF_NOTHING if _holds_nothing(entries, rows) else torch_does,
                 _instead(path, known)
@@ -146,11 +145,11 @@ def _look(
         findings.append(
             Finding(
                 "path-escapes",
-                "warning",
                 f"{outside[0]}{more}: a link that leads outside the checkpoint folder",
                 "follows the link and reads that file",
                 "make sure that the link's target is meant, and that it is copied along",
                 file=outside[0].partition(" (to ")[0],
+                severity="warning",
             )
         )
     return found
@@ -199,7 +198,6 @@ def _problem(storage: Storage, path: str, entry: Entry | None) -> tuple[str, str
 def _escape(path: str) -> Finding:
     return Finding(
         "path-escapes",
-        "error",
         f"{printable(path, 120)}: entries of the metadata lie in this file, {_way_out(path)}; it "
         "was not looked at",
         "follows the path and reads that file",
@@ -262,7 +260,6 @@ def _truncated(
         findings.append(
             Finding(
                 "file-truncated",
-                "error",
                 f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {_what(entries)} needs "
                 f"{end:,}; {_holds(entries, members)} past its end",
                 _cut_fate(entries, members, num_bytes, is_foreign=kind is not None),
@@ -335,7 +332,6 @@ def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
             why = "it is left from another save, or .metadata is"
         yield Finding(
             "file-unreferenced",
-            "warning",
             f"{printable(file.path, 120)}: {format_bytes(file.num_bytes)} that no entry of the "
             f"metadata names; {why}",
             "ignores it",
@@ -347,13 +343,13 @@ def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _of_another_set(file: DataFile) -> Finding:
     return Finding(
         "file-unreferenced",
-        "note",
         f"{printable(file.path, 120)}: {format_bytes(file.num_bytes)} that are no part of this "
         "checkpoint, by the index or by the name",
         "readers that go by the index or by the name ignore it; HuggingFaceStorageReader reads "
         "every .safetensors file of a folder, and this one's tensors too",
         "load from a folder of its own if you load with DCP",
         file=file.path,
+        severity="note",
     )
 
 
@@ -372,7 +368,6 @@ def _leftovers(listing: list[Entry]) -> Iterator[Finding]:
             hint = "the data files may be of that later save: see whether they are newer"
         yield Finding(
             "file-leftover",
-            "note",
             f"{printable(entry.name, 120)}: {what}",
             "ignores it",
             hint,
@@ -389,7 +384,6 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
             unfinished = f"__{rank}.metadata.tmp" in names
             yield Finding(
                 "rank-missing",
-                "error",
                 f"rank {rank}: its metadata file __{rank}.metadata is not there"
                 + (" (only its .tmp: that rank has not finished)" if unfinished else ""),
                 f"raises AssertionError: metadata is None, on rank {rank}",
@@ -411,13 +405,13 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
         count = num - len({rank for rank in present if rank < num})
         yield Finding(
             "rank-missing",
-            "warning",
             f"no data file of rank {shown}"
             + (" and more" if count > len(missing[:_MAX_NAMED]) else "")
             + f", though ranks up to {num - 1} wrote one; no entry of the metadata names it",
             "loads silently: it reads only files that the metadata names",
             "no fault if the file was empty and a copy dropped it; else look for elements that no "
             "chunk holds",
+            severity="warning",
         )
 
 
@@ -448,7 +442,6 @@ def _out_of_step(split: Split) -> Finding:
     out = f"; out of step: rank {', '.join(map(str, ranks[:_MAX_NAMED]))}" if ranks else ""
     return Finding(
         "file-newer",
-        "warning",
         what + (out if split.older else ""),
         "loads silently a mixture of two saves, if they are of two",
         "an overwrite in place that died leaves this; if the folder was only copied, it is none: "
@@ -482,7 +475,6 @@ def _unowned(entries: Entries, found: list[Entry | None], truncated: set[int]) -
         where = "at its end" if tail == unowned else "between payloads" if not tail else "in places"
         yield Finding(
             "bytes-unreferenced",
-            "note",
             f"{printable(file.path, 120)}: {plural(unowned, 'byte')} that no entry owns, {where}",
             "ignores them",
             "harmless in itself; if it is so in many files, the metadata may be of another save",

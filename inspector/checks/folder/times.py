@@ -202,7 +202,6 @@ def _finding(late: list[tuple[float, str]], word: str) -> Finding:
     is_are = "are" if len(late) > 1 else "is"
     return Finding(
         "sidecar-times",
-        "warning",
         f"{printable(name, 120)}{more} {is_are} {_gap(gap)} {word} than every file of the tensors "
         "beside it, so it may be of another save",
         "does not look at it; the training that resumes does",

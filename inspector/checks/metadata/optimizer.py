@@ -188,7 +188,6 @@ def _finding(prefix: str, param: str, missing: set[str] | None, num: int) -> Fin
     where = printable(prefix.rstrip("."), 60)
     return Finding(
         "optimizer-incomplete",
-        "warning",
         f"{shown}: {where} lacks {what} for it, which {plural(num, 'parameter')} like it have",
         "raises RuntimeError: Missing key in checkpoint state_dict, if the optimizer has a state "
         "for it; with allow_partial_load it starts from nothing, silently",
@@ -300,7 +299,6 @@ def _group_finding(prefix: str, idle: list[str], num_params: int) -> Finding:
     where = printable(prefix.rstrip("."), 60)
     return Finding(
         "optimizer-incomplete",
-        "warning",
         f"{where + ': ' if where else ''}{len(idle):,} of the {plural(num_params, 'parameter')} in "
         f"its groups {'has' if len(idle) == 1 else 'have'} no state ({shown}{more}): frozen, or "
         "without a gradient so far",

@@ -159,7 +159,6 @@ class Judgement:
         self.findings.append(
             Finding(
                 code,
-                "error",
                 f"{subject.shown} in {where}: {what}",
                 torch_does,
                 hint,
@@ -265,7 +264,6 @@ def value_findings(
         findings.append(
             Finding(
                 code,
-                "warning",
                 f"{printable(tensor.fqn, 200)} ({tensor.dtype}) holds {most}"
                 f"{plural(count, f'{noun} value')}, {where}",
                 "loads them silently, as they were saved",

@@ -259,7 +259,7 @@ def _finding(view: TensorView) -> Iterator[Finding]:
         return
     if not view.faults:
         said = printable(view.verdict, 40)
-        yield Finding("verify", "error", said, _DOES, _HINT, fqn=view.fqn)
+        yield Finding("verify", said, _DOES, _HINT, fqn=view.fqn)
         return
     fault = view.faults[0]
     parts = [f"{printable(fault.verdict, 40)} in {printable(fault.phase, 40)} on rank {fault.rank}"]
@@ -271,7 +271,6 @@ def _finding(view: TensorView) -> Iterator[Finding]:
         parts.append(printable(fault.detail, 300))
     yield Finding(
         "verify",
-        "error",
         ", ".join(parts),
         _DOES,
         _HINT,
