@@ -356,6 +356,7 @@ _JOB: dict[str, Check] = {
     "command": _list(_text),
 }
 _unverified = _object({"fqn": _text, "why": _text})
+_left_out = _object({"why": _text, "count": _count, "asked": _flag})
 _counts = _object(
     {
         **dict.fromkeys("total verified exact raw num_not_verified num_not_asked".split(), _count),
@@ -367,13 +368,14 @@ _counts = _object(
 _RULES: dict[str, dict[str, Check]] = {
     "spec": {**_JOB, "tensors": _count, "entries": _count},
     "hello": {**_COMMON, "host": _text, "device": _device},
-    "plan": {**_COMMON, "tensors": _count, "entries": _count},
+    "plan": {**_COMMON, "tensors": _count, "entries": _count, "left_out": _list(_left_out)},
     "tensor": {
         **_COMMON,
         "fqn": _name,
         "verdict": _word(WORDS),
         "num_elements": _count,
         "num_different": _count,
+        "num_uncovered": _count,
         "first_index": _index,
         "ranks": _count,
         "entry": _count,
