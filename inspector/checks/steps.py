@@ -157,15 +157,8 @@ class Step:
 
     def name_of(self, part: Judged) -> str:
         """A part's path below the step's folder; of the folder itself, its last name."""
-        return _folder_of(self).name_of(part.found) or printable(_last(part.found.path) or ".")
-
-
-def _folder_of(step: Step) -> StepFolder:
-    return StepFolder(step.path, step.step, tuple(part.found for part in step.parts))
-
-
-def _last(path: str) -> str:
-    return path.rpartition("/")[2]
+        folder = StepFolder(self.path, self.step, tuple(own.found for own in self.parts))
+        return folder.name_of(part.found) or printable(part.found.path.rpartition("/")[2] or ".")
 
 
 def _state(part: Judged) -> str:

@@ -214,14 +214,10 @@ def checked(event: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in event.items():
         told[key] = None if value is None else rules.get(key, _plain)(value)
     told["t"] = moment(event)
-    if told.get("verdict") == "exact" and not _is_exact(told.get("tensors") or {}):
-        told["verdict"] = UNKNOWN
+    counts = told.get("tensors") or {}
+    if told.get("verdict") == "exact" and (not counts.get("exact") or counts.get("different")):
+        told["verdict"] = UNKNOWN  # Its own counts do not bear it out.
     return told
-
-
-def _is_exact(tensors: Mapping[str, Any]) -> bool:
-    """Whether the counts of a result bear out that it is exact."""
-    return bool(tensors.get("exact")) and not tensors.get("different")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

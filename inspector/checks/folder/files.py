@@ -257,10 +257,11 @@ def _truncated(
         end = int(entries.sweep.end[number])
         kind = _foreign(storage, entries, number) if opened < _MAX_OPENED else None
         of_kind = f" of {kind[0]}" if kind else ""
+        needing = "the metadata" if entries.checkpoint.format == "dcp" else "its header"
         findings.append(
             Finding(
                 "file-truncated",
-                f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {_what(entries)} needs "
+                f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {needing} needs "
                 f"{end:,}; {_holds(entries, members)} past its end",
                 _cut_fate(entries, members, num_bytes, is_foreign=kind is not None),
                 kind[1] if kind else _CUT_SHORT,
@@ -302,10 +303,6 @@ def _cut_fate(entries: Entries, rows: Ints, num_bytes: int, *, is_foreign: bool)
     if (entries.start[rows] >= num_bytes).any():
         fates.append("EOFError")
     return f"raises {' or '.join(fates)}{entries.or_packed}"
-
-
-def _what(entries: Entries) -> str:
-    return "the metadata" if entries.checkpoint.format == "dcp" else "its header"
 
 
 # -- the folder as a whole ---------------------------------------------------------------------
