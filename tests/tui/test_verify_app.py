@@ -219,6 +219,16 @@ async def test_the_form_asks_for_a_stage_where_there_are_some() -> None:
         assert form.wishes.stage == ""  # Nobody sees it.
 
 
+async def test_the_form_says_an_error_that_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*_: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("inspector.tui.verification.setup.resolve", planted)
+    async with opened(SAMPLE, "v", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: "ValueError: planted" in words(app))
+        assert not is_ready(app)
+
+
 async def test_the_form_offers_what_there_is_for_axes_by_name() -> None:
     async with opened(SAMPLES / "hsdp_tp_2x2x2", "v", size=(80, 24)) as (app, pilot):
         await until(pilot, lambda: is_ready(app))
