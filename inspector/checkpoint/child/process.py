@@ -11,9 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from inspector.checkpoint.child.wire import decode, num_bytes_of, room_for, split_columns
 from inspector.errors import Cancelled, KilledError, MetadataError
@@ -137,8 +136,7 @@ def _widen(fd: int) -> None:
 Found = tuple[dict[str, Any], dict[str, memoryview]]
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyEntry:
+class EarlyEntry(NamedTuple):
     """One of the first entries of a file that is still being read: nothing of it is proven.
 
     Attributes:
