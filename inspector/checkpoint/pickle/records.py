@@ -108,7 +108,7 @@ def objects(scan: PickleBytes, end: int, kinds: Sequence[tuple[bytes, int, int]]
             same = (here & bits) == value
             if first < low + before or last > high:
                 same &= (starts >= low) & (starts < high)
-            pieces.append(starts[same])
+            pieces.append(starts.compress(same))
     return [np.concatenate(pieces) if pieces else np.zeros(0, np.int64) for pieces in found]
 
 
@@ -158,11 +158,11 @@ _MEMO_OF_DIMS = np.asarray([2] + [3] * 8 + [0], np.int8)
 
 def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Memo entries that a `torch.Size` of so many dims makes."""
-    return _MEMO_OF_DIMS[ndim]
+    return _MEMO_OF_DIMS.take(ndim)
 
 
 def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    return values if ok.all() else values[ok]
+    return values if ok.all() else values.compress(ok, 0)
 
 
 @dataclass(slots=True)
