@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from inspector.checkpoint.child.wire import decode, num_bytes_of, room_for, split_columns
+from inspector.checkpoint.child.wire import EARLY, decode, num_bytes_of, room_for, split_columns
 from inspector.errors import Cancelled, KilledError, MetadataError
 
 __all__ = ["PACKAGE", "ChildProcess", "EarlyEntry", "Found", "Server", "close", "kill", "start"]
@@ -31,6 +31,8 @@ _MEMORY = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"
     ":glibc.malloc.trim_threshold=268435456"
 )
+
+_EARLY = EARLY.encode()
 
 _current = threading.local()
 
@@ -306,13 +308,16 @@ class ChildProcess:
                     self._hear(line)
 
     def _hear(self, line: bytes) -> None:
-        """Take what the child says while it reads: how far it is, or entries."""
+        """Take what the child says while it reads: how far it is, or entries.
+
+        Whatever else is written there, as by a library, is text, and not for us.
+        """
         if line.isdigit():
             self._num_done = min(int(line), self._num_bytes)
-        elif line.startswith(b"["):
+        elif line.startswith(_EARLY):
             self.early += tuple(
                 EarlyEntry(fqn, None if shape is None else tuple(shape), num_chunks)
-                for fqn, shape, num_chunks in json.loads(line)
+                for fqn, shape, num_chunks in json.loads(line[len(_EARLY) :])
             )
 
     def stop(self, grace_s: float = 0.0) -> int:
