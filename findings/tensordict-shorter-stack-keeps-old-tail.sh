@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Guess:    a stack of 3 tensordicts memory-mapped into the folder of an earlier stack of 5 replaces it: the folder holds 3 then,
-#           as a plain tensordict with fewer keys does.
+# Guess:    a stack of 3 tensordicts memory-mapped into the folder of an earlier stack of 5 replaces it: the folder holds 3
+#           then, as a plain tensordict with fewer keys does.
 # Happens:  it comes back with 5 elements, the last two those of the earlier save, without an error. Each element has a
 #           folder named by its number; saving removes none, the length is stored nowhere, and loading counts the folders.
 # Versions: tensordict 0.15.3, torch 2.13.0, numpy 2.4.6
