@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemReader
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from inspector.checkpoint.model import Checkpoint
@@ -184,35 +183,6 @@ def test_pieces_that_do_not_fill_the_tensor_are_not(tmp_path: Path) -> None:
     report = deep(save_as_ranks(tmp_path, 3, uneven((1, 2, 1), 6)))
     assert report.findings
     assert not any("all data" in f.hint for f in report.findings)
-
-
-# -- dtypes ------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(
-    "enable_plan_caching" not in inspect.signature(DefaultSavePlanner).parameters,
-    reason="torch before 2.7 caches no plans",
-)
-@pytest.mark.parametrize("first", [torch.float32, torch.float16])
-def test_a_dtype_that_plan_caching_kept(tmp_path: Path, first: torch.dtype) -> None:
-    state = {"w": full(4, 4).to(torch.float64), "v": torch.ones(3)}
-    for n, dtype in enumerate((first, torch.float64)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            sd = {**state, "w": state["w"].to(dtype)}
-            planner = DefaultSavePlanner(enable_plan_caching=True)
-            dcp.save(sd, checkpoint_id=tmp_path / str(n), no_dist=True, planner=planner)
-    stored = FileSystemReader(tmp_path / "1").read_metadata().state_dict_metadata["w"]
-    if stored.properties.dtype == torch.float64:
-        pytest.skip("this torch does not keep it")
-    report = deep(tmp_path / "1")
-    (finding,) = [f for f in report.findings if f.code == "payload-mismatch"]
-    assert (finding.severity, finding.fqn) == ("warning", "w")
-    assert "different saves" not in finding.hint
-    assert "enable_plan_caching" in finding.hint
-    target = {"w": torch.zeros(4, 4, dtype=torch.float64)}
-    dcp.load(target, checkpoint_id=tmp_path / "1", no_dist=True)
-    assert torch.equal(target["w"], state["w"])
 
 
 @needs_no_collectives
