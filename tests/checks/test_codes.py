@@ -11,15 +11,13 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import CODES, DeepReport, Report
+from inspector.checks.findings import CODES, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
 from sample_ckpts.maker import editing as ed
@@ -43,10 +41,8 @@ NAMES_ARE_HOSTILE = "names_hostile_1"
 def judged(folder: Path, option: str = "") -> Report:
     """What `check` says, with `--deep` or `--values` or neither."""
 
-    def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
-        return check_payloads(checkpoint, storage, values=option == "--values")
-
     assert option in OPTIONS
+    deep = partial(check_payloads, values=option == "--values")
     return check(str(folder), deep=deep if option else None)
 
 
