@@ -16,6 +16,7 @@ from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
+from sample_ckpts.maker import editing as ed
 from tests.conftest import GOLDEN, SAMPLES, run_python, some_fast
 from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 
@@ -337,20 +338,11 @@ async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     """A checkpoint with a gap, a missing file and a flipped bit."""
-    import pickle
-
-    from torch.distributed.checkpoint import FileSystemReader
-
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / "ckpt"))
-    metadata = FileSystemReader(folder).read_metadata()
-    metadata.state_dict_metadata["model.net1.weight"].chunks.pop()
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.set_chunks(folder, "model.net1.weight", list.pop)
     (folder / "__3_0.distcp").unlink()
-    index = next(i for i in metadata.storage_data if i.fqn == "model.net3.weight")
-    place = metadata.storage_data[index]
-    data = bytearray((folder / place.relative_path).read_bytes())
-    data[place.offset + 710] ^= 1
-    (folder / place.relative_path).write_bytes(data)
+    path, offset, _ = ed.place(folder, "model.net3.weight")
+    path.write_bytes(ed.flip_bit(path.read_bytes(), offset + 710))
     return folder
 
 
