@@ -22,11 +22,10 @@ from inspector.checkpoint.own_folders import place_outside
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.background import Collector, after
+from inspector.tui.background import Collector, ScreenComplete, after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.cell_text import keep_units
 from inspector.tui.kit.key_order import KeyDone, KeyOrder
-from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.theme import DARK, LIGHT, THEMES, dress, own_name, theme_named

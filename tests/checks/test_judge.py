@@ -164,7 +164,7 @@ def test_a_deeper_check_is_merged(tmp_path: Path) -> None:
     folder = copy_of(tmp_path)
 
     class Part:
-        findings = (Finding("payload-corrupt", "error", "x"),)
+        findings = (Finding("payload-corrupt", "x"),)
         checked = Coverage(4, 4, 4, 30, 5000, (NotChecked("one", "slow"),))
 
     def deep(checkpoint: Checkpoint, storage: Storage) -> Part:
@@ -181,8 +181,8 @@ def test_a_deeper_check_is_merged(tmp_path: Path) -> None:
 
 def test_merged_findings_are_in_order() -> None:
     report = merge(
-        Report("", (Finding("file-newer", "warning", ""), Finding("file-leftover", "note", ""))),
-        [Finding("payload-corrupt", "error", ""), Finding("values-nan", "warning", "")],
+        Report("", (Finding("file-newer", ""), Finding("file-leftover", ""))),
+        [Finding("payload-corrupt", ""), Finding("values-nan", "")],
         Coverage(),
     )
     assert [f.code for f in report.findings] == [

@@ -44,7 +44,7 @@ class Placer:
     """The placements of any one tensor, found when they are asked for and kept.
 
     Args:
-        checkpoint: The checkpoint.
+        checkpoint: The checkpoint whose tensors it places.
         walk: Its items, where a mesh was inferred.
         assignment: The mesh and the placements on it; None if no mesh was inferred. Then
             placements are along one axis.
@@ -53,7 +53,7 @@ class Placer:
     def __init__(
         self, checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | None
     ) -> None:
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._assignment = assignment
         self._kept: dict[Hashable, TensorPlacement] = {}
         self._walk = walk if assignment is not None else None
@@ -64,11 +64,6 @@ class Placer:
             for number, members in enumerate(self._walk.classes):
                 self._class[members.tensors] = number
                 self._choice[members.tensors] = assignment.choice[number]
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint whose tensors it places."""
-        return self._checkpoint
 
     def placements(self, index: int) -> TensorPlacement:
         """The placements of the tensor at `index`, and why."""
@@ -97,7 +92,7 @@ class Placer:
             fit = self._best_fit(index, cut, self._assignment.mesh)
         if fit is None or not cut.touched:
             return None
-        tensor = self._checkpoint.columns.tensor(index)
+        tensor = self.checkpoint.columns.tensor(index)
         cells = cell_ids(cut, tensor.offsets, tensor.sizes)
         return [tuple(np.flatnonzero(fit.cells == cell).tolist()) for cell in cells.tolist()]
 
@@ -106,7 +101,7 @@ class Placer:
 
         Most tensors of a checkpoint look like many others, so that 100,000 of them are few cases.
         """
-        tensor = self._checkpoint.columns.tensor(index)
+        tensor = self.checkpoint.columns.tensor(index)
         boxes = tensor.shape, tensor.offsets.tobytes(), tensor.sizes.tobytes()
         return boxes if self._assignment is None else (*boxes, tensor.file.tobytes())
 
@@ -123,8 +118,8 @@ class Placer:
         return _explain(cut, self._best_fit(index, cut, mesh), mesh)
 
     def _cut(self, index: int) -> Cut:
-        tensor = self._checkpoint.columns.tensor(index)
-        repeated = self._checkpoint.per_rank_metadata
+        tensor = self.checkpoint.columns.tensor(index)
+        repeated = self.checkpoint.per_rank_metadata
         return analyse(tensor.offsets, tensor.sizes, tensor.shape, repeated=repeated)
 
     def _best_fit(self, index: int, cut: Cut, mesh: Mesh) -> Fit | None:
@@ -132,8 +127,8 @@ class Placer:
         found = fits(cut, mesh.sizes, tuple(axis != "replicate" for axis in mesh.axes))
         if not found:
             return None
-        tensor = self._checkpoint.columns.tensor(index)
-        ranks = self._checkpoint.chunk_ranks(tensor.file)
+        tensor = self.checkpoint.columns.tensor(index)
+        ranks = self.checkpoint.chunk_ranks(tensor.file)
         cells = cell_ids(cut, tensor.offsets, tensor.sizes)
         return max(found, key=lambda f: int(((f.cells[ranks] == cells) & (ranks >= 0)).sum()))
 
@@ -157,7 +152,7 @@ class Placer:
 
     def _num_shards(self, cut: Cut, dim: int) -> int:
         pieces = len((cut.starts or ())[dim])
-        world_size = self._checkpoint.world_size or 0
+        world_size = self.checkpoint.world_size or 0
         if cut.has_empty and 0 < world_size <= 1 << 16:
             if num_pieces(cut.shape[dim], (world_size,)) == pieces:
                 return world_size

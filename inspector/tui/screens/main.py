@@ -21,11 +21,10 @@ from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, StorageError
-from inspector.tui.background import Background, Stop
+from inspector.tui.background import Background, ScreenComplete, Stop
 from inspector.tui.commands import CHECK_BYTES, command, is_closed
 from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
-from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
 from inspector.tui.screens.lookout import Lookout, OpenScreen, let_go_of
 from inspector.tui.screens.trail import Trail
