@@ -84,6 +84,37 @@ def test_the_first_frame_waits_for_nothing_that_it_does_not_show() -> None:
     assert done.out == "0\n", done.out + done.err
 
 
+AFTER_IT = """
+import importlib.abc, sys, threading
+from inspector.tui.launch import prefetch
+child = prefetch(sys.argv[1], 1 << 20)
+from inspector.tui.app import InspectApp
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors.preview import Preview
+held_up = []
+class Look(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if threading.current_thread() is threading.main_thread():
+            held_up.append(name)
+begin, end = MainScreen._begin, InspectApp.on_screen_complete
+def look(screen):
+    sys.meta_path.insert(0, Look())
+    begin(screen)
+MainScreen._begin = look
+InspectApp.on_screen_complete = lambda app, event: app.exit(0)
+app = InspectApp(sys.argv[1], preview=Preview.of(sys.argv[1], child.header(60)), prefetched=child)
+assert app.run(headless=True) == 0
+assert "inspector.tui.plan.view" in sys.modules and "numpy" in sys.modules
+print(*held_up)
+"""
+
+
+def test_keys_do_not_wait_for_what_is_imported_after_the_first_frame() -> None:
+    done = run_python("-c", AFTER_IT, SAMPLES / "hsdp_2x4", check=True)
+    # On the event loop: three small ones, of three hundred.
+    assert len(done.out.split()) < 10, done.out
+
+
 async def test_a_checkpoint_that_torch_cannot_read_opens() -> None:
     for case in ("1.13.1/st_flat", "2.15.0/hsdp2x2"):
         async with opened(GOLDEN / case) as (app, _):
