@@ -222,7 +222,7 @@ def test_shards_without_elements_are_no_copies_of_each_other(
 ) -> None:
     """Two boxes with nothing in them have one CRC, and no first value to hold others against."""
     folder = save_as_ranks(tmp_path, 2, cut(lambda rank: torch.empty(shape), "a", "b"))
-    assert deep(folder).findings == ()
+    assert judged(folder).findings == ()
     for command in (
         ["check", "--deep", "--values"],
         ["stats", "--histogram"],
