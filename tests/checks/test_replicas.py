@@ -216,6 +216,23 @@ def test_shards_that_all_have_the_same_numbers_are_told(tmp_path: Path) -> None:
     assert judged(other).findings == ()
 
 
+@pytest.mark.parametrize("shape", [(4, 0), (0, 4), (2, 0, 3)])
+def test_shards_without_elements_are_no_copies_of_each_other(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """Two boxes with nothing in them have one CRC, and no first value to hold others against."""
+    folder = save_as_ranks(tmp_path, 2, cut(lambda rank: torch.empty(shape), "a", "b"))
+    assert judged(folder).findings == ()
+    for command in (
+        ["check", "--deep", "--values"],
+        ["stats", "--histogram"],
+        ["show", "--chunks"],
+    ):
+        assert run_cli(command[0], folder, *command[1:]).code == 0
+    target = {"a": torch.ones(2 * shape[0], *shape[1:])}
+    dcp.load(target, checkpoint_id=folder, no_dist=True)
+
+
 def test_one_tensor_of_equal_shards_may_be_meant(tmp_path: Path) -> None:
     """Experts that were copied from one, say."""
 

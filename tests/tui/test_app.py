@@ -17,7 +17,7 @@ from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
 from sample_ckpts.maker import editing as ed
-from tests.conftest import GOLDEN, SAMPLES, some_fast
+from tests.conftest import GOLDEN, SAMPLES, run_python, some_fast
 from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
@@ -53,6 +53,35 @@ async def test_every_sample_opens_at_both_sizes(sample: str) -> None:
             await until(pilot, lambda: app.screen.query_one(TensorsView).has_class("-zoomed"))
             assert isinstance(app.screen, MainScreen)
             await pilot.press("z")
+
+
+FIRST_FRAME = """
+import sys
+from inspector.tui.launch import prefetch
+child = prefetch(sys.argv[1], 1 << 20)
+from textual.css.stylesheet import Stylesheet
+from inspector.tui.app import InspectApp
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors.preview import Preview
+reparse, parsed = Stylesheet.reparse, []
+Stylesheet.reparse = lambda self: (parsed.append(1), reparse(self))
+def look(screen):
+    lines = screen._compositor.render_strips()
+    text = "".join(segment.text for line in lines for segment in line)
+    assert "net3.bias" in text, text
+    last = {"inspector.checks", "inspector.layout", "numpy", "inspector.checkpoint.model"}
+    assert not last & set(sys.modules), last & set(sys.modules)
+    assert not parsed, "rules were parsed for nothing"
+    screen.app.exit(0)
+MainScreen._begin = look
+app = InspectApp(sys.argv[1], preview=Preview.of(sys.argv[1], child.header(60)), prefetched=child)
+print(app.run(headless=True))
+"""
+
+
+def test_the_first_frame_waits_for_nothing_that_it_does_not_show() -> None:
+    done = run_python("-c", FIRST_FRAME, SAMPLES / "hsdp_2x4", check=True)
+    assert done.out == "0\n", done.out + done.err
 
 
 async def test_a_checkpoint_that_torch_cannot_read_opens() -> None:

@@ -66,6 +66,8 @@ _OPCODES = {1: b"K", 2: b"M", 3: b"J", _NONE: b"N", _MARK: b"("}
 _WIDTH = {1: 1, 2: 2, 3: 4, **{3 + n: n for n in range(1, 9)}}
 # Of records read together; torch writes ten or so. Those of others are read the slow way.
 _MAX_LAYOUTS = 256
+# Records that the first walk goes through, where there are many.
+_SAMPLE = 1 << 10
 
 
 def _table(values: dict[int, int]) -> npt.NDArray[np.int8]:
@@ -100,7 +102,11 @@ def flat_dims(values: Ints, ndim: npt.NDArray[Any]) -> Ints:
     """
     if len(ndim) and (ndim == ndim[0]).all():
         return values[:, : max(int(ndim[0]), 0)].ravel()
-    return values[np.arange(values.shape[1]) < ndim[:, None]]
+    # Column by column: a comparison of both at once runs along the few dims of each record.
+    has = np.empty(values.shape, bool)
+    for dim in range(values.shape[1]):
+        np.greater(ndim, dim, out=has[:, dim])
+    return values.ravel().compress(has.ravel())
 
 
 class Texts(NamedTuple):
@@ -208,6 +214,8 @@ class RecordPart:
 
     def read(self, scan: PickleBytes, at: Ints) -> Fields:
         """Read the records that begin at these places."""
+        if not self._usual and len(at) > 2 * _SAMPLE:
+            self.read(scan, at[:_SAMPLE])  # What is usual for them is so for most.
         taken: list[_Taken] = []
         rows: Ints | None = None
         for layout in self._usual:
@@ -240,7 +248,7 @@ class RecordPart:
                 if number < first:
                     ints[number][where] = values
                 else:
-                    dims[where, number - first] = values
+                    dims[:, number - first][where] = values
         return Fields(ok, end, ints, ndim, dims)
 
     @staticmethod
@@ -248,7 +256,7 @@ class RecordPart:
         scan: PickleBytes, at: Ints, rows: Ints | None, layout: _Layout, taken: list[_Taken]
     ) -> Ints:
         """Take the records that are laid out so, of some or all; which are not."""
-        begin = at if rows is None else at[rows]
+        begin = at if rows is None else at.take(rows)
         pieces = scan.pieces(begin, layout.num_bytes)
         same = _are_so(pieces, layout)
         if same.all():
@@ -256,9 +264,9 @@ class RecordPart:
             return _NO_ROWS
         mine, others = np.flatnonzero(same), np.flatnonzero(~same)
         if len(mine):
-            found = mine if rows is None else rows[mine]
-            taken.append((layout, found, begin[mine], _numbers(pieces[mine], layout)))
-        return others if rows is None else rows[others]
+            found = mine if rows is None else rows.take(mine)
+            taken.append((layout, found, begin.take(mine), _numbers(pieces.take(mine, 0), layout)))
+        return others if rows is None else rows.take(others)
 
     def _take_walked(
         self, scan: PickleBytes, at: Ints, rows: Ints | None, taken: list[_Taken]
@@ -308,7 +316,7 @@ class RecordPart:
 
     @staticmethod
     def _kinds(data: Bytes, at: Ints, table: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-        kind: npt.NDArray[np.int8] = table[data[at]]
+        kind: npt.NDArray[np.int8] = table.take(data[at])
         long = np.flatnonzero(kind == 4)
         if len(long):
             number = data[at[long] + 1]

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
+from inspector.checkpoint.find.save_times import Split, split_by_time
 from inspector.checkpoint.model import Checkpoint, DataFile, Ints
 from inspector.checkpoint.signatures import COMPRESSED, foreign_kind
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding, NotChecked
-from inspector.checks.folder.times import Split, split_by_time
 from inspector.checks.metadata.entries import Entries, total
 from inspector.errors import StorageError
 from inspector.layout.geometry import unique
@@ -424,7 +424,7 @@ def _out_of_step(split: Split) -> Finding:
     if len(odd) > _MAX_NAMED:
         who += f" and {len(odd) - _MAX_NAMED} more"
     num, num_all = len(split.newer), len(split.newer) + len(split.older)
-    gap = _duration(split.gap_s)
+    gap = split.gap
     if not split.metadata_is_older:
         what = f"{who}: {gap} older than {METADATA} and the other {plural(num, 'data file')}"
     elif not split.older:
@@ -445,15 +445,6 @@ def _out_of_step(split: Split) -> Finding:
         "compare with another copy, or load an earlier checkpoint",
         file=odd[0].path,
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.1f} days"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _unowned(entries: Entries, found: list[Entry | None], truncated: set[int]) -> Iterator[Finding]:

@@ -155,7 +155,8 @@ def _has_values(checkpoint: Checkpoint, storage: Storage, tensor: Tensor) -> boo
     except InspectError:
         return False
     # As bytes, for NaN is not equal to itself.
-    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(values.size, -1)
+    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    raw = flat.reshape(values.size, values.itemsize)
     return bool(len(raw) and (raw != raw[0]).any())
 
 
