@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -229,6 +230,23 @@ async def test_the_picker_names_the_newest_step_that_is_whole(tmp_path: Path) ->
         assert "newest sound: checkpoint-10" in text
         assert "latest names checkpoint-20, which has not finished" in text
         assert "optimizer_0: unfinished" in text
+
+
+async def test_the_picker_says_that_its_newest_step_may_be_half_overwritten(
+    tmp_path: Path,
+) -> None:
+    for step in (10, 20):
+        shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / f"step-{step}")
+    finished_s = (tmp_path / "step-20" / ".metadata").stat().st_mtime
+    for file in (tmp_path / "step-20").glob("*.distcp"):
+        os.utime(file, (finished_s + 3600, finished_s + 3600))
+    async with opened(tmp_path, size=(160, 20)) as (app, pilot):
+        assert isinstance(app.screen, PickerScreen)
+        await until(pilot, lambda: "newest sound" in screen_text(app))
+        text = screen_text(app)
+        assert "newest sound: step-20, bytes unread, perhaps half overwritten" in text
+        assert re.search(r"step-20 +20 +rewritten\?", text)
+        assert re.search(r"step-10 +10 +complete", text)
 
 
 async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() -> None:
