@@ -369,7 +369,15 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     proven = believed and best.proven() and not rivals and of_dcp and not unseen
     assignment = best.assignment if believed else None
     layout = None if assignment is None else _layout(walk, assignment)
-    caveats = say.caveats(walk, best, layout) if layout is not None else ()
+    placer = Placer(walk.checkpoint, walk, assignment)
+    caveats = say.caveats(walk, best, layout) if layout is not None else []
+    if (
+        layout is not None
+        and layout.cuts_in_two_orders
+        and _unseen_orders(walk, placer, layout.mesh)
+    ):
+        proven = False
+        caveats.append(say.UNSEEN_ORDERS)
     return WrittenBy(
         mesh=None if layout is None else layout.mesh,
         world_size=walk.world_size,
@@ -380,7 +388,7 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         )
         if not alone
         else tuple(say.unseen_replicas(walk)),
-        placer=Placer(walk.checkpoint, walk, assignment),
+        placer=placer,
         writer=say.writer(walk.checkpoint, walk, assignment),
         num_items=outcome.num_items,
         num_placed=outcome.num_placed,
@@ -408,6 +416,44 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
     axis = mesh.axes.index("replicate")
     ranks = {rank for number in walk.touched for rank in ranks_in(walk.ranks[number]).tolist()}
     return len({mesh.coordinate(rank)[axis] for rank in ranks}) < 2
+
+
+def _unseen_orders(walk: Walk, placer: Placer, mesh: Mesh) -> bool:
+    """Whether replicas hold pieces by an order of axes in which they were never seen to write.
+
+    Of replicas whose ranks stand in another order, each writes tensors that look cut in an order
+    of its own. So where copies are cut by the same axes in two orders, each replica must have
+    written, in both, a piece that the order moves.
+    """
+    checkpoint = walk.checkpoint
+    columns = checkpoint.columns
+    wrote: dict[tuple[str, ...], dict[tuple[str, ...], set[tuple[int, ...]]]] = {}
+    for index in np.flatnonzero(columns.num_chunks_of > 1).tolist():
+        placements = placer.placements(index).placements
+        if placements is None or "Replicate()" not in placements:
+            continue
+        # `_StridedShard(0, sf=2)` and `Shard(0)` cut the same dim.
+        axes = tuple(text.lstrip("_").replace("Strided", "").split(",")[0] for text in placements)
+        axes = tuple(text.rstrip(")") for text in axes)
+        replicas = wrote.setdefault(axes, {}).setdefault(placements, set())
+        files = columns.tensor(index).file
+        for rank in {checkpoint.files[file].rank for file in files[files >= 0].tolist()}:
+            where = mesh.coordinate(rank or 0)
+            cut = [n for n, text in enumerate(placements) if text != "Replicate()"]
+            shares = {where[n] / max(mesh.sizes[n] - 1, 1) for n in cut}
+            # The first and the last piece lie with the same rank in every order.
+            if len(shares) > 1:
+                replicas.add(tuple(c for n, c in enumerate(where) if n not in cut))
+    return any(
+        len(orders) > 1 and any(len(found) < _num_replicas(axes, mesh) for found in orders.values())
+        for axes, orders in wrote.items()
+    )
+
+
+def _num_replicas(axes: tuple[str, ...], mesh: Mesh) -> int:
+    return math.prod(
+        size for text, size in zip(axes, mesh.sizes, strict=True) if text.startswith("Replicate")
+    )
 
 
 def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:
