@@ -76,6 +76,16 @@ class JudgedRun:
         return newest_sound(self.steps)
 
     @property
+    def doubt(self) -> str:
+        """That the newest sound step may be of two saves, and the newest that is not; or empty."""
+        sound = self.newest_sound
+        if sound is None or not sound.is_overwritten:
+            return ""
+        rest = newest_sound([step for step in self.steps if not step.is_overwritten])
+        before = f"; without that doubt: {rest.path or '.'}" if rest is not None else ""
+        return f"perhaps half overwritten{before}"
+
+    @property
     def newest_by(self) -> str:
         """By what that is the newest, where that is not its number alone; else empty."""
         return newest_by(self.steps)

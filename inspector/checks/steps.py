@@ -125,6 +125,11 @@ class Step:
         return any(part.found.state == "unfinished" for part in self.parts)
 
     @property
+    def is_overwritten(self) -> bool:
+        """True if a save over a part of it may have died half-way, or be at work."""
+        return any(part.found.is_overwritten for part in self.parts)
+
+    @property
     def is_begun(self) -> bool:
         """True if no part of it was finished: to a training it is not there yet."""
         return all(part.found.state == "unfinished" for part in self.parts)

@@ -182,7 +182,7 @@ def folder_text(path: str, run: JudgedRun, width: int | None = None) -> Iterator
         (
             printable(item.found.path or "."),
             "" if item.found.step is None else str(item.found.step),
-            item.found.state,
+            item.found.state_word,
             item.word,
             codes_words(item.report),
         )
@@ -240,7 +240,8 @@ def _sound_line(run: JudgedRun) -> str:
     if sound is None:
         return "No checkpoint here is sound."
     how = f" ({run.newest_by})" if run.newest_by else ""
-    return f"Newest sound checkpoint: {printable(sound.path or '.')}{how}"
+    doubt = f", {printable(run.doubt)}" if run.doubt else ""
+    return f"Newest sound checkpoint: {printable(sound.path or '.')}{how}{doubt}"
 
 
 def codes_words(report: Report) -> str:
@@ -295,6 +296,7 @@ def folder_json(path: str, run: JudgedRun, used: Used | None = None) -> Iterator
             {
                 "format": item.found.format,
                 "state": item.found.state,
+                "is_overwritten": item.found.is_overwritten,
                 "step": item.found.step,
                 "step_path": step_paths.get(item.found, item.found.path),
                 **_report(item.report),

@@ -206,6 +206,7 @@ def test_a_step_that_is_being_overwritten_is_not_called_complete(tmp_path: Path)
     for path in sorted(run.rglob("*")):
         os.utime(path, (1.7e9, 1.7e9))
     assert states() == ("step-20", [("complete", False), ("complete", False)])
+    assert "overwritten" not in run_cli("check", run).out
     saving = threading.Thread(target=save, args=(20, HeldWriter))
     saving.start()
     try:
@@ -217,6 +218,11 @@ def test_a_step_that_is_being_overwritten_is_not_called_complete(tmp_path: Path)
         assert "Newest complete: step-10" in text
         alone = run_cli("show", tmp_path, env={"COLUMNS": "80"}).out
         assert "rewritten?" in alone
+        checked = run_cli("check", run)
+        assert re.search(r"step-20 +20 +rewritten\? +sound +file-newer", checked.out)
+        assert "step-20, perhaps half overwritten; without that doubt: step-10" in checked.out
+        judged = run_cli("check", run, "--json").json()["checkpoints"]
+        assert [item["is_overwritten"] for item in judged] == [False, True]
     finally:
         go_on.set()
         saving.join()

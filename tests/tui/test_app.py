@@ -245,6 +245,7 @@ async def test_the_picker_says_that_its_newest_step_may_be_half_overwritten(
         await until(pilot, lambda: "newest sound" in screen_text(app))
         text = screen_text(app)
         assert "newest sound: step-20, bytes unread, perhaps half overwritten" in text
+        assert "without that doubt: step-10" in text
         assert re.search(r"step-20 +20 +rewritten\?", text)
         assert re.search(r"step-10 +10 +complete", text)
 

@@ -158,10 +158,15 @@ class RunStep(TypedDict):
 
 
 class RunCheckpoint(JudgedCheckpoint):
-    """One checkpoint of a run."""
+    """One checkpoint of a run.
+
+    `is_overwritten`: its data files are newer than its metadata, so that a save over it may have
+    died half-way, or be at work.
+    """
 
     format: str
     state: State
+    is_overwritten: bool
     step: int | None
     step_path: str
 

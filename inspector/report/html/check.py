@@ -148,7 +148,7 @@ def _steps(judged: Iterable[Judged]) -> Html:
         (
             item.found.path or ".",
             "" if item.found.step is None else str(item.found.step),
-            item.found.state,
+            item.found.state_word,
             verdict_sentence(item.report),
             codes_words(item.report),
         )

@@ -43,6 +43,7 @@ class _Around:
 
     num_checkpoints: int
     newest_sound: str | None
+    doubt: str
 
 
 class ErrorScreen(Screen[str]):
@@ -137,7 +138,7 @@ class ErrorScreen(Screen[str]):
             newest = self._around.newest_sound
             said = "no checkpoint there is sound"
             if newest is not None:
-                said = f"newest sound: {printable(newest, 120)}"
+                said = f"newest sound: {printable(newest, 120)}{self._around.doubt}"
             text.append("\nabove  ", "dim").append(f"{said}; u opens that folder")
         self.query_one("#error-text", Static).update(text)
 
@@ -194,4 +195,5 @@ def _around(above: str, stop: Stop) -> _Around:
 
     run = find_resumable(folder_of(above), progress=lambda done, total: stop())
     sound = run.newest_sound
-    return _Around(len(run.judged), None if sound is None else sound.path or ".")
+    doubt = f", {printable(run.doubt)}" if run.doubt else ""
+    return _Around(len(run.judged), None if sound is None else sound.path or ".", doubt)
