@@ -36,10 +36,6 @@ def test_no_metadata(tmp_path: Path) -> None:
     assert report.checked.not_checked[0].what == "everything"
 
 
-def test_an_empty_folder(tmp_path: Path) -> None:
-    assert codes(tmp_path) == ["metadata-missing"]
-
-
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         check(str(tmp_path / "no"))
@@ -83,10 +79,8 @@ def test_a_folder_that_is_named_temporary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"", "metadata-truncated"),
         (b"\x80\x04\x95", "metadata-truncated"),
         (b"<html>", "metadata-unreadable"),
-        (b"version https://git-lfs.github.com", "metadata-unreadable"),
         (b"\x80\x04N.", "metadata-unreadable"),
         (b"cos\nsystem\n(S'touch /tmp/never'\ntR.", "metadata-unsafe"),
     ],

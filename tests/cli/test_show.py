@@ -165,22 +165,6 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["show", "open"])
-def test_neither_torch_nor_textual_is_imported_by_show(name: str) -> None:
-    script = (
-        "import sys, inspector.__main__\n"
-        "try:\n    inspector.__main__.main(sys.argv[1:])\n"
-        "except SystemExit as done:\n    assert done.code == 0, done.code\n"
-        "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'textual', 'fsspec'}\n"
-        "assert not bad, bad\n"
-    )
-    args = [] if name == "open" else ["show"]
-    for more in ([], ["--json", "--chunks"]):
-        if name == "open" and more:
-            continue
-        run_python("-c", script, *args, str(SAMPLES / "hsdp_2x4"), *more, check=True)
-
-
 def test_a_url_is_read_through_fsspec(tmp_path: Path) -> None:
     script = (
         "import sys, fsspec, pathlib, inspector.__main__\n"

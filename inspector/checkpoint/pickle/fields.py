@@ -82,6 +82,10 @@ _DIM_KIND = _table(
     {ord("K"): 1, ord("M"): 2, ord("J"): 3, _LONG1: 4, ord("("): _MARK}
     | dict.fromkeys(b")t\x85\x86\x87", _END)
 )
+# Of what a string is written as: its bytes but for the text, and the bits of a GET's number.
+_TEXT_BYTES = _table({ord("h"): 2, ord("j"): 5, _TEXT8: 2})
+_GET_BITS = np.zeros(256, np.uint64)
+_GET_BITS[[*b"hj"]] = 0xFF, 0xFFFFFFFF
 # Bytes of an opcode with its operand, by kind; the end of a tuple is where the walk stops.
 _SIZE = np.asarray([0, 2, 3, 5, *range(3, 11), 1, 1, 0, 0], np.int64)
 
@@ -182,20 +186,29 @@ class PickleBytes:
 
     def texts(self, at: Ints) -> tuple[npt.NDArray[np.bool_], Ints, Texts]:
         """Strings that begin there, inline (and memoized) or from the memo: ok, end, which."""
-        opcode = self.data[at]
-        length = self.data[at + 1].astype(np.int64)
-        if (opcode == _TEXT8).all():
+        words = self.words(at)
+        opcode = words.astype(np.uint8)  # The first byte.
+        words >>= np.uint64(8)
+        inline = opcode == _TEXT8
+        length = (words & np.uint64(0xFF)).view(np.int64)
+        if inline.all():
             end = at + length
             end += 2
             return self.data[end] == _MEMO, end + 1, Texts(at + 2, length, np.full(len(at), -1))
-        inline, short, long = opcode == _TEXT8, opcode == ord("h"), opcode == ord("j")
-        memo = self.words(at) >> np.uint64(8)
-        ref = np.where(short, memo & np.uint64(0xFF), memo & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        ref[inline] = -1
-        length[~inline] = 0
-        end = at + np.where(inline, length + 2, np.where(short, 2, 5))
-        ok = (inline | short | long) & (ref < 1 << 31) & (~inline | (self.data[end] == _MEMO))
-        return ok, end + inline, Texts(at + 2, length, ref)
+        num_bytes = _TEXT_BYTES.take(opcode)
+        words &= _GET_BITS.take(opcode)
+        ref = words.view(np.int64)
+        ok = (num_bytes > 0) & (ref < 1 << 31)
+        end = at + num_bytes
+        if inline.any():
+            ref[inline] = -1
+            length *= inline
+            end += length
+            ok &= ~inline | (self.data[end] == _MEMO)
+            end += inline
+        else:
+            length = np.zeros(len(at), np.int64)
+        return ok, end, Texts(at + 2, length, ref)
 
 
 class RecordPart:

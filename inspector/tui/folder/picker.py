@@ -336,6 +336,8 @@ class PickerScreen(Screen[None]):
             said[0] += f" ({run.newest_by})"
         if sound is not None:
             said[0] += ", bytes unread"
+            if any(part.found.is_overwritten for part in sound.parts):
+                said[0] += ", perhaps half overwritten"
         if best != sound:
             said.append(f"to resume from: {'none' if best is None else best.path or '.'}")
         said += [finding.message for finding in run.findings]

@@ -28,7 +28,7 @@ from inspector.tui.kit.view import TableView, View
 from inspector.tui.screens.header import CheckpointHeader
 from inspector.tui.screens.lookout import Lookout, OpenScreen, let_go_of
 from inspector.tui.screens.trail import Trail
-from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, first_view, other_views
+from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, first_view, import_panes, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
@@ -161,8 +161,9 @@ class MainScreen(OpenScreen):
         """Add all that the first frame did without; after each piece, keys have their turn."""
         try:
             await asyncio.sleep(_FIRST_TURN_S)
+            await import_panes()
             await self._complete_tensors()
-            for view in other_views():
+            async for view in other_views():
                 await asyncio.sleep(_TURN_S)
                 await self._add_view(view)
         except (MountError, NoMatches):
