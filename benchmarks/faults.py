@@ -71,7 +71,6 @@ class Fault:
     """A row: the fault, and how it is made.
 
     Attributes:
-        group: Heading of the table's part.
         what: The fault, in words.
         make: Makes it in a copy of the sample.
         base: The sample.
@@ -80,7 +79,6 @@ class Fault:
         times: Seconds by which files are newer than `.metadata`.
     """
 
-    group: str
     what: str
     make: Make
     base: str | Path = SMALL
@@ -207,170 +205,145 @@ def cut_elsewhere(folder: Path) -> None:
     ed.set_chunks(folder, W1, lambda c: c.__setitem__(0, ed.chunk([0, 0], [5, 5])))
 
 
-def _faults() -> list[Fault]:
-    group = "The metadata file"
-    rows = [
-        Fault(group, "`.metadata` is missing", broken.remove(".metadata")),
-        Fault(
-            group,
-            "only a complete `.metadata.tmp` (killed before the rename)",
-            broken.rename(".metadata", ".metadata.tmp"),
-        ),
-        Fault(group, "`.metadata` is empty", broken.write(".metadata", b"")),
-        Fault(group, "`.metadata` is cut short", broken.cut(".metadata", 0.67)),
-        Fault(
-            group,
-            "a bit of a name in `.metadata` is turned",
-            flip_in_file(".metadata", B1.encode(), 6),
-        ),
-        Fault(group, "an LFS pointer instead", broken.write(".metadata", broken.LFS_POINTER)),
-        Fault(group, "a pickle bomb of 200 bytes", broken.write(".metadata", broken.bomb())),
-        Fault(group, "a pickle that runs a command", malicious_metadata),
-        Fault(group, "`planner_data` is None", broken.edited(no_planner_data)),
-        Fault(
-            group,
-            "sound, written by torch 2.15",
-            nothing,
-            base=GOLDEN / "2.15.0" / "fsdp4",
-            truth=GOLDEN / "2.14.1" / "fsdp4",
-        ),
-        Fault(
-            group,
-            "sound, written by torch 1.13",
-            nothing,
-            base=GOLDEN / "1.13.1" / "st_flat",
-            truth=GOLDEN / "2.0.1" / "st_flat",
-        ),
-        Fault(group, "an empty state dict", broken.without_payloads),
-    ]
-    group = "Tensors and chunks in the metadata"
-    rows += [
-        Fault(group, "a tensor is not in it", lambda f: ed.drop_entry(f, B1)),
-        Fault(
-            group,
-            "the same, loaded with `allow_partial_load=True`",
-            lambda f: ed.drop_entry(f, B1),
-            load="partial",
-        ),
-        Fault(group, "a tensor without storage entries", broken.edited(unstore_all)),
-        Fault(group, "a chunk is missing", lambda f: ed.drop_chunk(f, W1, 1)),
-        Fault(
-            group,
-            "the same, by `dcp_to_torch_save`",
-            lambda f: ed.drop_chunk(f, W1, 1),
-            load="torch_save",
-        ),
-        Fault(
-            group,
-            "a tensor without chunks",
-            both(lambda f: ed.drop_chunk(f, W1, 1), lambda f: ed.drop_chunk(f, W1, 0)),
-        ),
-        Fault(
-            group,
-            "an overlap and a gap of equal size",
-            lambda f: ed.move_chunk(f, W1, 1, offsets=[3, 0], sizes=[4, 5]),
-        ),
-        Fault(
-            group, "a chunk listed twice", lambda f: ed.set_chunks(f, W1, lambda c: c.append(c[0]))
-        ),
-        Fault(
-            group,
-            "a chunk out of bounds",
-            lambda f: ed.move_chunk(f, W1, 1, offsets=[6, 0], sizes=[4, 5]),
-        ),
-        Fault(group, "a chunk smaller than its payload", shrink),
-        Fault(group, "two chunks with another border than their payloads", cut_elsewhere),
-        Fault(group, "a tensor larger than its chunks", broken.edited(broken.larger)),
-        Fault(group, "a chunk of a negative size", broken.edited(broken.negative_size)),
-        Fault(group, "another dtype than the payloads'", broken.edited(broken.wrong_dtype)),
-    ]
-    group = "Where payloads lie"
-    rows += [
-        Fault(group, "two chunks of one shape swapped", broken.swap_pointers),
-        Fault(group, "a length 10 too large", longer(10)),
-        Fault(group, "a length past the file's end", longer(100_000, B3)),
-        Fault(group, "a byte offset 4 too large", shifted(4)),
-        Fault(group, "a path that leads out of the folder (`../`)", outside),
-        Fault(
-            group,
-            "written with `SerializationFormat.SAFETENSORS`",
-            broken.as_safetensors,
-        ),
-    ]
-    group = "Files of several saves"
-    rows += [
-        Fault(
-            group,
-            "two ranks' files swapped, of other layouts",
-            broken.swap_files("__0_0.distcp", "__2_0.distcp"),
-        ),
-        Fault(
-            group,
-            "two ranks' files swapped, of one layout",
-            broken.swap_files("__0_0.distcp", "__1_0.distcp"),
-            base=WIDE,
-        ),
-        Fault(
-            group,
-            "one rank's file of another step, with its time",
-            files_from("run/step-200", "__1_0.distcp"),
-            base=STEP,
-            times={"__1_0.distcp": 1800},
-        ),
-        Fault(
-            group,
-            "the same, copied without times",
-            files_from("run/step-200", "__1_0.distcp"),
-            base=STEP,
-        ),
-        Fault(
-            group,
-            "an overwrite in place in which a rank died",
-            files_from("run/step-200", "__0_0.distcp"),
-            base=STEP,
-            times={"__0_0.distcp": 1.2},
-        ),
-        Fault(
-            group,
-            "files left from a save of more ranks",
-            files_from(WIDE, *(f"__{rank}_0.distcp" for rank in range(4, 8))),
-        ),
-        Fault(
-            group,
-            "`.metadata` of 8 ranks over the data of 4",
-            files_from(WIDE, ".metadata"),
-        ),
-        Fault(
-            group,
-            "the data of 8 ranks under `.metadata` of 4",
-            files_from(WIDE, *(f"__{rank}_0.distcp" for rank in range(8))),
-        ),
-        Fault(group, "replicas that had diverged when they saved", drift, base=WIDE),
-    ]
-    group = "Data files"
-    rows += [
-        Fault(group, "a data file is missing", broken.remove("__0_0.distcp")),
-        Fault(group, "the last byte is gone", cut_bytes(1)),
-        Fault(group, "half of it is gone", broken.cut("__0_0.distcp", 0.5)),
-        Fault(group, "it is empty", broken.write("__0_0.distcp", b"")),
-        Fault(group, "garbage after its end", broken.grow("__0_0.distcp", b"\xa5" * 100)),
-        Fault(group, "a FIFO in its place", fifo),
-    ]
-    group = "Stored bytes"
-    rows += [
-        Fault(group, "a bit of a tensor's elements is turned", broken.patched(broken.flip_data)),
-        Fault(group, "a bit of a learning rate is turned", flip_learning_rate, base=TRAINED),
-        Fault(group, "a payload of zeros", broken.patched(broken.zeroed)),
-        Fault(group, "a bit of a payload's pickle", flip_in_payload(b"_rebuild_tensor_v2", 1)),
-        Fault(
-            group,
-            "a bit of a payload's zip directory",
-            flip_in_payload(b"PK\x01\x02"),
-        ),
-        Fault(group, "a bit of its `byteorder` record", flip_in_payload(b"little")),
-        Fault(group, "a bytes entry that runs a command", malicious_bytes, base=TRAINED),
-    ]
-    return rows
+def _faults() -> dict[str, list[Fault]]:
+    """The faults, by the heading of the table's part."""
+    return {
+        "The metadata file": [
+            Fault("`.metadata` is missing", broken.remove(".metadata")),
+            Fault(
+                "only a complete `.metadata.tmp` (killed before the rename)",
+                broken.rename(".metadata", ".metadata.tmp"),
+            ),
+            Fault("`.metadata` is empty", broken.write(".metadata", b"")),
+            Fault("`.metadata` is cut short", broken.cut(".metadata", 0.67)),
+            Fault(
+                "a bit of a name in `.metadata` is turned",
+                flip_in_file(".metadata", B1.encode(), 6),
+            ),
+            Fault("an LFS pointer instead", broken.write(".metadata", broken.LFS_POINTER)),
+            Fault("a pickle bomb of 200 bytes", broken.write(".metadata", broken.bomb())),
+            Fault("a pickle that runs a command", malicious_metadata),
+            Fault("`planner_data` is None", broken.edited(no_planner_data)),
+            Fault(
+                "sound, written by torch 2.15",
+                nothing,
+                base=GOLDEN / "2.15.0" / "fsdp4",
+                truth=GOLDEN / "2.14.1" / "fsdp4",
+            ),
+            Fault(
+                "sound, written by torch 1.13",
+                nothing,
+                base=GOLDEN / "1.13.1" / "st_flat",
+                truth=GOLDEN / "2.0.1" / "st_flat",
+            ),
+            Fault("an empty state dict", broken.without_payloads),
+        ],
+        "Tensors and chunks in the metadata": [
+            Fault("a tensor is not in it", lambda f: ed.drop_entry(f, B1)),
+            Fault(
+                "the same, loaded with `allow_partial_load=True`",
+                lambda f: ed.drop_entry(f, B1),
+                load="partial",
+            ),
+            Fault("a tensor without storage entries", broken.edited(unstore_all)),
+            Fault("a chunk is missing", lambda f: ed.drop_chunk(f, W1, 1)),
+            Fault(
+                "the same, by `dcp_to_torch_save`",
+                lambda f: ed.drop_chunk(f, W1, 1),
+                load="torch_save",
+            ),
+            Fault(
+                "a tensor without chunks",
+                both(lambda f: ed.drop_chunk(f, W1, 1), lambda f: ed.drop_chunk(f, W1, 0)),
+            ),
+            Fault(
+                "an overlap and a gap of equal size",
+                lambda f: ed.move_chunk(f, W1, 1, offsets=[3, 0], sizes=[4, 5]),
+            ),
+            Fault("a chunk listed twice", lambda f: ed.set_chunks(f, W1, lambda c: c.append(c[0]))),
+            Fault(
+                "a chunk out of bounds",
+                lambda f: ed.move_chunk(f, W1, 1, offsets=[6, 0], sizes=[4, 5]),
+            ),
+            Fault("a chunk smaller than its payload", shrink),
+            Fault("two chunks with another border than their payloads", cut_elsewhere),
+            Fault("a tensor larger than its chunks", broken.edited(broken.larger)),
+            Fault("a chunk of a negative size", broken.edited(broken.negative_size)),
+            Fault("another dtype than the payloads'", broken.edited(broken.wrong_dtype)),
+        ],
+        "Where payloads lie": [
+            Fault("two chunks of one shape swapped", broken.swap_pointers),
+            Fault("a length 10 too large", longer(10)),
+            Fault("a length past the file's end", longer(100_000, B3)),
+            Fault("a byte offset 4 too large", shifted(4)),
+            Fault("a path that leads out of the folder (`../`)", outside),
+            Fault(
+                "written with `SerializationFormat.SAFETENSORS`",
+                broken.as_safetensors,
+            ),
+        ],
+        "Files of several saves": [
+            Fault(
+                "two ranks' files swapped, of other layouts",
+                broken.swap_files("__0_0.distcp", "__2_0.distcp"),
+            ),
+            Fault(
+                "two ranks' files swapped, of one layout",
+                broken.swap_files("__0_0.distcp", "__1_0.distcp"),
+                base=WIDE,
+            ),
+            Fault(
+                "one rank's file of another step, with its time",
+                files_from("run/step-200", "__1_0.distcp"),
+                base=STEP,
+                times={"__1_0.distcp": 1800},
+            ),
+            Fault(
+                "the same, copied without times",
+                files_from("run/step-200", "__1_0.distcp"),
+                base=STEP,
+            ),
+            Fault(
+                "an overwrite in place in which a rank died",
+                files_from("run/step-200", "__0_0.distcp"),
+                base=STEP,
+                times={"__0_0.distcp": 1.2},
+            ),
+            Fault(
+                "files left from a save of more ranks",
+                files_from(WIDE, *(f"__{rank}_0.distcp" for rank in range(4, 8))),
+            ),
+            Fault(
+                "`.metadata` of 8 ranks over the data of 4",
+                files_from(WIDE, ".metadata"),
+            ),
+            Fault(
+                "the data of 8 ranks under `.metadata` of 4",
+                files_from(WIDE, *(f"__{rank}_0.distcp" for rank in range(8))),
+            ),
+            Fault("replicas that had diverged when they saved", drift, base=WIDE),
+        ],
+        "Data files": [
+            Fault("a data file is missing", broken.remove("__0_0.distcp")),
+            Fault("the last byte is gone", cut_bytes(1)),
+            Fault("half of it is gone", broken.cut("__0_0.distcp", 0.5)),
+            Fault("it is empty", broken.write("__0_0.distcp", b"")),
+            Fault("garbage after its end", broken.grow("__0_0.distcp", b"\xa5" * 100)),
+            Fault("a FIFO in its place", fifo),
+        ],
+        "Stored bytes": [
+            Fault("a bit of a tensor's elements is turned", broken.patched(broken.flip_data)),
+            Fault("a bit of a learning rate is turned", flip_learning_rate, base=TRAINED),
+            Fault("a payload of zeros", broken.patched(broken.zeroed)),
+            Fault("a bit of a payload's pickle", flip_in_payload(b"_rebuild_tensor_v2", 1)),
+            Fault(
+                "a bit of a payload's zip directory",
+                flip_in_payload(b"PK\x01\x02"),
+            ),
+            Fault("a bit of its `byteorder` record", flip_in_payload(b"little")),
+            Fault("a bytes entry that runs a command", malicious_bytes, base=TRAINED),
+        ],
+    }
 
 
 def longer(by: int, fqn: str = W1) -> Make:
@@ -535,7 +508,6 @@ def row_of(fault: Fault) -> dict[str, Any]:
                 later = TIME + fault.times.get(path.name, 0)
                 os.utime(path, (later, later))
         return {
-            "group": fault.group,
             "fault": fault.what,
             "check": check_says(folder),
             "deep": check_says(folder, "--deep"),
@@ -662,12 +634,12 @@ def faults(told: list[str]) -> int:
     options = parser.parse_args(told)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    chosen = _faults()
+    chosen = [(group, fault) for group, faults in _faults().items() for fault in faults]
     if options.only:
-        chosen = [f for f in chosen if any(word in f.what for word in options.only)]
+        chosen = [(g, f) for g, f in chosen if any(word in f.what for word in options.only)]
     rows = []
-    for fault in chosen:
-        rows.append(row_of(fault))
+    for group, fault in chosen:
+        rows.append({"group": group, **row_of(fault)})
         print(
             f"{fault.what}: {torch_cell(rows[-1]['torch'])} || {check_cell(rows[-1]['check'])} || "
             f"{check_cell(rows[-1]['deep'], rows[-1]['check'])}",

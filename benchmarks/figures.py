@@ -606,6 +606,19 @@ def _remote(found: dict[str, Any]) -> list[Row]:
                 _range(*row["spread_s"], "s"),
             )
         )
+    deep, plain = found["commands"]["check --deep"], found["commands"].get("plain")
+    if plain is not None:  # Results of before lack it.
+        rows.append(
+            Row(
+                "the same `check --deep` beside plain range reads",
+                "remote",
+                "16 threads that ask for 8 MiB at a time and drop them",
+                f"{deep['of_plain_rate']:.2f} of their rate ({plain['median_s']:.2f} s)",
+                _range(*plain["spread_s"], "s"),
+                f"at least {deep['least_of_plain_rate']} of their rate",
+                deep["of_plain_rate"] >= deep["least_of_plain_rate"],
+            )
+        )
     return rows
 
 

@@ -29,7 +29,8 @@ remote      On moto's S3 server on loopback, which counts requests and bytes of 
             after a wait, as a store in another building does. `least`: one listing (a page for
             1,000 files), one request for `.metadata`, and for what a command reads of the data
             files as many requests of 8 MiB as it takes, file by file. Its rival is torch's
-            `FsspecReader`, and `dcp.load` through it, in one process.
+            `FsspecReader`, and `dcp.load` through it, in one process. `plain`: a process whose 16
+            threads ask for every 8 MiB of the data files with `http.client`, and drop them.
 """
 
 from __future__ import annotations
@@ -521,6 +522,37 @@ for name, entry in reader.read_metadata().state_dict_metadata.items():
 dcp.load(state, storage_reader=reader, no_dist=True)
 """
 
+PLAIN = """
+import http.client, queue, sys, threading
+host, block, *files = sys.argv[1:]
+wanted = queue.SimpleQueue()
+for path, size in zip(files[::2], map(int, files[1::2])):
+    for first in range(0, size, int(block)):
+        wanted.put((path, first, min(first + int(block), size)))
+total = []
+def read():
+    connection = http.client.HTTPConnection(host)
+    while True:
+        try:
+            path, first, end = wanted.get_nowait()
+        except queue.Empty:
+            return
+        connection.request("GET", path, headers={"Range": f"bytes={first}-{end - 1}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 206 and len(body) == end - first, answer.status
+        total.append(len(body))
+threads = [threading.Thread(target=read) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert sum(total) == sum(map(int, files[1::2]))
+"""
+
+#: Of the rate of plain parallel range reads, the least that `check --deep` is to reach.
+LEAST_RATE = 0.9
+
 #: The commands, and what torch does for the same bytes.
 RIVALS = {
     "show": "torch read_metadata",
@@ -557,10 +589,17 @@ def remote(told: list[str]) -> None:
 def _remote(folder: Path, rounds: int, torch_rounds: int, latency_s: float) -> dict[str, Any]:
     """Every command and its rival, in turn."""
     sys.path.insert(0, str(ROOT))
-    from tests.remote.s3_server import s3_server
+    from inspector.checkpoint.storage.ahead import SEGMENT_BYTES
+    from tests.remote.s3_server import BUCKET, s3_server
 
     with s3_server() as server:
         url = server.put_folder(folder, "run/step-1")
+        client, asked = server.client(), []
+        for path in folder.glob("*.distcp"):
+            key = {"Bucket": BUCKET, "Key": f"run/step-1/{path.name}"}
+            signed = client.generate_presigned_url("get_object", key, ExpiresIn=86400)
+            asked += [signed.removeprefix(server.url), str(path.stat().st_size)]
+        host = server.url.removeprefix("http://")
         jobs = {
             "show": (COMMAND, ["0", "show", "--json", url]),
             "check": (COMMAND, ["0", "check", "--json", url]),
@@ -569,6 +608,7 @@ def _remote(folder: Path, rounds: int, torch_rounds: int, latency_s: float) -> d
             "torch read_metadata": (READ_METADATA, [url]),
             "torch load of a tensor": (LOAD, [url, TENSOR]),
             "torch load": (LOAD, [url]),
+            "plain": (PLAIN, [host, str(SEGMENT_BYTES), *asked]),
         }
 
         def ask(code: str, told: list[str]) -> dict[str, Any]:
@@ -604,6 +644,9 @@ def _remote(folder: Path, rounds: int, torch_rounds: int, latency_s: float) -> d
     for name, rival in RIVALS.items():
         found[name]["ratio"] = round(found[name]["median_s"] / found[rival]["median_s"], 3)
         found[name]["rival"] = rival
+    deep = found["check --deep"]
+    deep["of_plain_rate"] = round(found["plain"]["median_s"] / deep["median_s"], 3)
+    deep["least_of_plain_rate"] = LEAST_RATE
     return found
 
 

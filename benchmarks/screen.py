@@ -73,7 +73,7 @@ from rich.cells import cell_len
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
-from inspector.tui.verification.launch import ReplayApp
+from inspector.tui.one_screen import ReplayApp
 from inspector.tui.verification.run import Moment, Run
 from inspector.verify.events import EventWriter
 from inspector.verify.progress import JobState

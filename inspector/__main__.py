@@ -58,6 +58,9 @@ COMMANDS = frozenset(
 #: Commands that leave nothing behind to be put away: no screen, no job.
 _PLAIN = frozenset({"check", "export", "plan", "seal", "show", "stats"})
 
+#: Commands that multiply no matrices, and start nothing that does.
+_WITHOUT_BLAS = _PLAIN | {"diff", "repair"}
+
 #: 128 + SIGPIPE's number, as a shell tells of a process that it ended.
 _SIGPIPE = 141
 
@@ -75,9 +78,10 @@ def main(args: list[str] | None = None) -> NoReturn:
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     only_own_commands()
-    is_plain = args is None and arguments[:1] and arguments[0] in _PLAIN
-    if is_plain:
-        # Nothing here multiplies matrices; on a machine of 100 cores its threads take a while.
+    command = arguments[0] if args is None and arguments else ""
+    is_plain = command in _PLAIN
+    if command in _WITHOUT_BLAS:
+        # Its threads take a while to start on a machine of 100 cores, and wait for work in a loop.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = _guarded(lambda: _run(arguments), debug)
     if debug:

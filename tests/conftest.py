@@ -115,6 +115,13 @@ def run_python(
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def run_torchrun(ranks: int, *args: str | Path, env: dict[str, str] | None = None) -> Ran:
+    """`torchrun --standalone ARGS...` with so many ranks on this machine, a thread for each."""
+    torchrun = ("-W", "ignore", "-m", "torch.distributed.run", "--standalone")
+    env = {"OMP_NUM_THREADS": "1", **(env or {})}
+    return run_python(*torchrun, f"--nproc-per-node={ranks}", *args, env=env, timeout_s=900)
+
+
 def some_fast(cases: Iterable[Any], fast: Collection[Any]) -> list[Any]:
     """Parameters of a matrix, of which some stand for their kind in the fast run.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
 import pytest
@@ -11,7 +12,9 @@ from inspector.__main__ import COMMANDS
 from inspector.checks.findings import CODES
 from inspector.checks.plan.against import PLAN_CODES
 from inspector.cli.group import cli
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, SAMPLES, run_python
+
+SAMPLE = SAMPLES / "hsdp_2x4"
 
 
 def test_the_import_contracts_hold() -> None:
@@ -30,6 +33,29 @@ def test_what_opens_a_checkpoint_imports_neither_torch_nor_textual(module: str) 
         "assert not bad, bad\n"
     )
     run_python("-c", script, check=True)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (SAMPLE,),
+        ("show", SAMPLE),
+        ("show", SAMPLE, "--json", "--chunks"),
+        ("check", SAMPLE),
+        ("check", SAMPLE, "--deep", "--values"),
+        ("diff", SAMPLE, SAMPLES / "fsdp_8", "--values"),
+    ],
+    ids=lambda args: " ".join(str(arg) for arg in args if not isinstance(arg, Path)),
+)
+def test_what_only_looks_imports_neither_torch_nor_textual(args: tuple[str | Path, ...]) -> None:
+    script = (
+        "import sys, inspector.__main__\n"
+        "try:\n    inspector.__main__.main(sys.argv[1:])\n"
+        "except SystemExit as done:\n    assert done.code == 0, done.code\n"
+        "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'textual', 'fsspec'}\n"
+        "assert not bad, bad\n"
+    )
+    run_python("-c", script, *args, check=True)
 
 
 def test_the_child_process_needs_the_standard_library_alone() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 __all__ = [
     "CODES",
@@ -104,8 +104,9 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        code: One of `CODES`.
-        severity: `error`, `warning` or `note`.
+        code: One of `CODES`; `plan` and the screen have a few of their own.
+        severity: `error`, `warning` or `note`; if not given, the usual one of its code (an error
+            where it is none of `CODES`).
         message: What is wrong, where and how much, in one plain sentence. Printable.
         torch_does: What `dcp.load` would do about it today.
         hint: What to do next.
@@ -121,7 +122,7 @@ class Finding:
     """
 
     code: str
-    severity: Severity
+    severity: Severity = field(default=cast("Severity", ""), kw_only=True)
     message: str
     torch_does: str = ""
     hint: str = ""
@@ -133,6 +134,10 @@ class Finding:
     is_echo: bool = False
     other_fqn: str | None = None
     entries: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.severity:
+            object.__setattr__(self, "severity", CODES.get(self.code, "error"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,6 @@ def _judged(
         # A folder that vanished or was closed meanwhile must not end the others' check.
         finding = Finding(
             "metadata-unreadable",
-            "error",
             error.message,
             "raises OSError",
             error.hint or "see who changes the folder while it is read",

@@ -157,15 +157,8 @@ class Step:
 
     def name_of(self, part: Judged) -> str:
         """A part's path below the step's folder; of the folder itself, its last name."""
-        return _folder_of(self).name_of(part.found) or printable(_last(part.found.path) or ".")
-
-
-def _folder_of(step: Step) -> StepFolder:
-    return StepFolder(step.path, step.step, tuple(part.found for part in step.parts))
-
-
-def _last(path: str) -> str:
-    return path.rpartition("/")[2]
+        folder = StepFolder(self.path, self.step, tuple(own.found for own in self.parts))
+        return folder.name_of(part.found) or printable(part.found.path.rpartition("/")[2] or ".")
 
 
 def _state(part: Judged) -> str:
@@ -256,9 +249,7 @@ def _wrong_part(step: Step, part: Judged, where: str) -> Finding:
         message = f"{where}: its part {name} is {_state(part)}"
         code, hint = "part-damaged", "see the findings of that part, or resume from another step"
         torch_does = "loads each part by itself; what becomes of this one, its own findings say"
-    return Finding(
-        code, "error", f"{message}; {rest}" if rest else message, torch_does, hint, file=path
-    )
+    return Finding(code, f"{message}; {rest}" if rest else message, torch_does, hint, file=path)
 
 
 # -- a step beside its siblings ----------------------------------------------------------------
@@ -354,7 +345,6 @@ def _not_resumable(step: Step, lacks: list[str], others: Sequence[Step]) -> Find
     words = _lacking(lacks, step.kinds or frozenset())
     return Finding(
         "not-resumable",
-        "warning",
         f"{where}: {words}; {printable(nearest.path, 120)} has it"
         + (f", as {plural(len(have) - 1, 'other step')}" if len(have) > 1 else ""),
         "loads what is there; a training that asks for the rest raises, or starts it anew with "
@@ -392,7 +382,6 @@ def _missing_part(step: Step, others: Sequence[Step]) -> Finding | None:
             shown = printable(newest.name_of(part), 120)
             return Finding(
                 "part-missing",
-                "error",
                 f"{printable(step.path or '.', 120)}: its part {shown} is not there, which "
                 f"{printable(newest.path, 120)} has",
                 "loads the parts that are there; what asks for this one raises",

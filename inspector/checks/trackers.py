@@ -104,7 +104,6 @@ def _finding(folder: str, entry: Entry, what: str, steps: Iterable[Step]) -> Fin
         hint = f"the newest sound step beside it is {printable(best.path, 120)}: resume from that"
     return Finding(
         "tracker-mismatch",
-        "warning",
         f"{printable(path, 120)} {what}",
         "does not read it; the framework that resumes does, and fails or starts anew",
         hint,
@@ -245,7 +244,6 @@ def _restart_finding(highest: Step, last: Step, num_later: int, apart_s: float) 
     later = f" {apart}" if num_later == 1 else ""
     return Finding(
         "step-mismatch",
-        "warning",
         f"{who} written{later} after {printable(highest.path, 120)}, which has the highest "
         f"number{rest}: the numbering restarted, or a step was copied here later",
         "loads what it is told to; frameworks that resume by number (Accelerate's load_state) take "

@@ -381,9 +381,9 @@ def replay(events: str, as_json: bool, follow: bool, tui: bool | None) -> int:
     On a terminal it plays as it ran; otherwise its end is printed.
     """
     if not as_json and (has_screen() if tui is None else tui):
-        from inspector.tui.verification.launch import run
+        from inspector.tui.one_screen import run_replay
 
-        return run(events, follow=follow)
+        return run_replay(events, follow=follow)
     from inspector.report.verify_text import verify_text
     from inspector.verify.progress import JobState
     from inspector.verify.recording import read_events

@@ -290,7 +290,7 @@ def _damage_of(name: Literal["A", "B"], side: Side, filter_text: str = "") -> li
     try:
         found += check_files(checkpoint, side.storage, entries)[0]
     except StorageError as error:
-        found.append(Finding("file-unreadable", "error", printable(error.message, 300)))
+        found.append(Finding("file-unreadable", printable(error.message, 300)))
     errors = [f for f in found if f.severity == "error" and f.code not in _NO_DAMAGE]
     kept = set(matching([finding.fqn or "" for finding in errors], filter_text))
     return [

@@ -106,7 +106,7 @@ def _in_file(
                 "no other entry names; the file is whole, and has one payload for each entry"
             )
             yield slots.step(group[0], payloads[0], why)
-        elif len(group) == len(payloads) and likely and _is_ordered(group):
+        elif len({slot.offset for slot in group}) == len(group) == len(payloads) and likely:
             why = (
                 f"the {plural(len(group), 'entry', 'entries')} of {payloads[0].words} are taken in "
                 "the order in which they are recorded; nothing proves it"
@@ -179,10 +179,6 @@ def _is_all_there(slots: Slots, payloads: tuple[FoundPayload, ...], file: str) -
 
 def _ordered(entries: list[Slot]) -> list[Slot]:
     return sorted(entries, key=lambda slot: slot.offset)
-
-
-def _is_ordered(entries: list[Slot]) -> bool:
-    return len({slot.offset for slot in entries}) == len(entries)
 
 
 def _tell(

@@ -85,13 +85,18 @@ def checked_sentence(checked: Coverage) -> str:
 
 
 def ranks_sentence(ranks: Sequence[RankShare]) -> str:
-    """Who read the payloads: `2 ranks on alpha, beta, 1.2 to 1.3 GiB each`."""
-    sizes = [rank.num_bytes for rank in ranks]
+    """Who read the payloads: `2 of 4 ranks on alpha, beta, 1.2 to 1.3 GiB each`."""
+    readers = [rank for rank in ranks if rank.payloads_read] or [r for r in ranks if not r.why_not]
+    of = "" if len(readers) == len(ranks) else f" of {plural(len(ranks), 'rank')}"
+    if not readers:
+        return f"none{of}"
+    sizes = [rank.bytes_read for rank in readers]
     low, high = format_bytes(min(sizes)), format_bytes(max(sizes))
-    hosts = list(dict.fromkeys(printable(rank.host, 60) for rank in ranks if rank.host))
+    hosts = list(dict.fromkeys(printable(rank.host, 60) for rank in readers if rank.host))
     where = f" on {', '.join(hosts[:8])}{' ...' if len(hosts) > 8 else ''}" if hosts else ""
     each = f"{low} each" if low == high else f"{low} to {high} each"
-    return f"{plural(len(ranks), 'rank')}{where}, {each}"
+    who = f"{len(readers):,}{of}" if of else plural(len(readers), "rank")
+    return f"{who}{where}, {each}"
 
 
 def against_sentence(against: Against) -> str:

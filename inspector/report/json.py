@@ -202,6 +202,7 @@ def checkpoints_json(path: str, found: Sequence[Found]) -> Iterator[str]:
                 "step_path": step_paths[item],
                 "format": item.format,
                 "state": item.state,
+                "is_overwritten": item.is_overwritten,
                 "step": item.step,
                 "num_bytes": item.num_bytes,
                 "num_files": item.num_files,

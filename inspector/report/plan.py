@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +22,8 @@ from inspector.report.table import TextColumn, render_table, wrapped
 
 if TYPE_CHECKING:
     from inspector.checks.plan.expected import Expected
-    from inspector.layout.reads.runs import Read
     from inspector.layout.target.stages import StageKeys
-    from inspector.report.documents.check import PlanHead, PlanRank, PlanRead
+    from inspector.report.documents.check import PlanHead, PlanRank
 
 __all__ = [
     "RANK_COLUMNS",
@@ -373,7 +372,8 @@ def plan_json(planned: PlanReport, *, reads: bool = False) -> Iterator[str]:
     if reads:
         yield ', "reads": '
         ranks = range(plan.world_size)
-        yield from dump_list(_read(rank, read) for rank in ranks for read in plan.reads(rank))
+        found = ({"rank": rank, **asdict(read)} for rank in ranks for read in plan.reads(rank))
+        yield from dump_list(found)
     yield "}\n"
 
 
@@ -396,10 +396,6 @@ def stages_json(plans: Sequence[PlanReport], *, reads: bool = False) -> Iterator
         yield ", " if number else ""
         yield from plan_json(planned, reads=reads)
     yield "]}\n"
-
-
-def _read(rank: int, read: Read) -> PlanRead:
-    return cast("PlanRead", {"rank": rank, **asdict(read)})
 
 
 def _summary(planned: PlanReport) -> PlanHead:

@@ -305,7 +305,7 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
         (
             printable(item.path or "."),
             "" if item.step is None else str(item.step),
-            item.state,
+            item.state_word,
             format_bytes(item.num_bytes),
             str(item.num_files),
             format_time(item.modified_s),
@@ -323,6 +323,7 @@ def checkpoints_text(path: str, found: Sequence[Found], width: int | None = None
         yield "They are the parts of one checkpoint; each opens by its own path."
         return
     if latest is None:
-        yield "None of them is complete."
+        is_known = not any(item.is_overwritten for item in found)
+        yield f"None of them is {'' if is_known else 'known to be '}complete."
     else:
         yield f"Newest complete: {printable(latest.path or '.')}"

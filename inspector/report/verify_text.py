@@ -106,7 +106,7 @@ def progress_line(snapshot: Snapshot, now_t: float, width: int | None = None) ->
         text = f"starting {plural(len(ranks), 'rank')}: {len(up)} up"
     else:
         # The slowest rank says where the job is.
-        slowest = min(ranks, key=lambda r: (_share(r.bytes_done, r.bytes_total), r.rank))
+        slowest = min(ranks, key=lambda r: (r.bytes_total and r.bytes_done / r.bytes_total, r.rank))
         text = _where(slowest)
         total = sum(rank.bytes_total for rank in ranks if rank.phase == slowest.phase)
         done = sum(rank.bytes_done for rank in ranks if rank.phase == slowest.phase)
@@ -137,10 +137,6 @@ def payloads_sentence(snapshot: Snapshot) -> str:
 def num_wrong(snapshot: Snapshot) -> int:
     """Errors that ranks have told of which only read."""
     return sum(rank.num_bad for rank in snapshot.ranks)
-
-
-def _share(done: int, total: int) -> float:
-    return done / total if total else 0.0
 
 
 def _where(rank: RankView) -> str:

@@ -22,11 +22,10 @@ from inspector.checkpoint.own_folders import place_outside
 from inspector.checkpoint.text import printable
 from inspector.checkpoint.workers import leave
 from inspector.errors import Cancelled, InspectError
-from inspector.tui.background import Collector, after
+from inspector.tui.background import Collector, ScreenComplete, after
 from inspector.tui.commands import command, is_closed
 from inspector.tui.kit.cell_text import keep_units
 from inspector.tui.kit.key_order import KeyDone, KeyOrder
-from inspector.tui.messages import ScreenComplete
 from inspector.tui.preferences import Memory
 from inspector.tui.screens.main import MainScreen
 from inspector.tui.theme import DARK, LIGHT, THEMES, dress, own_name, theme_named
@@ -143,6 +142,7 @@ class InspectApp(App[int]):
     TITLE = "hsdp-inspect"
     # In full: of a subclass elsewhere Textual would look beside that.
     CSS_PATH = Path(__file__).with_name("inspector.tcss")
+    _dressed_in = ""
     #: Seconds: a notice is a line or two.
     NOTIFICATION_TIMEOUT = 4
     COMMANDS = {_commands}
@@ -200,10 +200,23 @@ class InspectApp(App[int]):
         chosen = theme_named(self.memory.now.theme)
         self.theme = DARK.name if chosen is None else chosen
         self._dressed_in = self.theme
+        self.stylesheet.set_variables(self.get_css_variables())
         dress(self)
+
+    def refresh_css(self, animate: bool = True) -> None:
+        """As Textual does, but before there is a screen: its rules would be parsed for nothing.
+
+        The first screen brings rules of its own, with which all of them are parsed.
+        """
+        if self.screen_stack:
+            super().refresh_css(animate)
+        else:
+            self.stylesheet.update(self)
 
     def get_css_variables(self) -> dict[str, str]:
         """As Textual works them out, which it would for each that asks: once a theme."""
+        if not self._dressed_in:
+            return {}  # The theme is still to be chosen.
         known = _variables.get(self.theme)
         if known is None:
             known = _variables[self.theme] = super().get_css_variables()

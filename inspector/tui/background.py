@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from textual.message import Message
 from textual.message_pump import MessagePump
 from textual.widget import Widget
 from textual.worker import get_current_worker
@@ -24,7 +25,7 @@ from inspector.checkpoint.workers import until
 from inspector.crash import internal_error
 from inspector.errors import InspectError
 
-__all__ = ["Background", "Collector", "Stop", "Work", "after"]
+__all__ = ["Background", "Collector", "ScreenComplete", "Stop", "Work", "after"]
 
 Stop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[Stop], Any]
@@ -49,6 +50,10 @@ def after(
         What cancels it.
     """
     return asyncio.get_running_loop().call_later(delay_s, owner.call_later, callback)
+
+
+class ScreenComplete(Message):
+    """The main screen has all of its parts; what it waited for may begin."""
 
 
 class Collector:

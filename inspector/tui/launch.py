@@ -68,7 +68,7 @@ def run_diff(pair: PairOf, *, with_values: bool = False, allow_close: bool = Fal
     gc.disable()
     a, b = pair.paths
     children = prefetch(a), prefetch(b)
-    from inspector.tui.diff.app import DiffApp
+    from inspector.tui.one_screen import DiffApp
 
     app = DiffApp(pair, with_values=with_values, allow_close=allow_close, prefetched=children)
     code = app.run_to_end()

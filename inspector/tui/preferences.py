@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from inspector.checkpoint.own_folders import private_folder, write_whole
 
@@ -28,8 +27,7 @@ def config_path() -> Path:
     return Path(config, "hsdp-inspect", "config.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Preferences:
+class Preferences(NamedTuple):
     """What was chosen last; empty where nothing was.
 
     Attributes:
@@ -46,8 +44,7 @@ class Preferences:
     def read(cls) -> Preferences:
         """As they stand in the file; what cannot be read is empty."""
         held = _read(config_path()) or {}
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: _word(held.get(name)) for name in names})
+        return cls(*(_word(held.get(name)) for name in cls._fields))
 
 
 class Memory:
@@ -64,14 +61,14 @@ class Memory:
         self._is_kept = is_kept
 
     def take(self, **chosen: str) -> None:
-        self.now = replace(self.now, **chosen)
+        self.now = self.now._replace(**chosen)
 
     def write(self) -> None:
         """Write what was chosen since the beginning; where that cannot be, it is forgotten."""
         chosen = {
-            field.name: value
-            for field in fields(self.now)
-            if (value := getattr(self.now, field.name)) != getattr(self._then, field.name)
+            name: value
+            for name, value in self.now._asdict().items()
+            if value != getattr(self._then, name)
         }
         if not chosen or not self._is_kept:
             return
@@ -88,7 +85,7 @@ class Memory:
 def remembered(theme: str = "", *, is_kept: bool = True) -> Memory:
     """What this user chose before; a theme that is given now is not kept for the next time."""
     preferences = Preferences.read()
-    return Memory(replace(preferences, theme=theme or preferences.theme), is_kept=is_kept)
+    return Memory(preferences._replace(theme=theme or preferences.theme), is_kept=is_kept)
 
 
 def _word(value: object) -> str:

@@ -214,14 +214,10 @@ def checked(event: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in event.items():
         told[key] = None if value is None else rules.get(key, _plain)(value)
     told["t"] = moment(event)
-    if told.get("verdict") == "exact" and not _is_exact(told.get("tensors") or {}):
-        told["verdict"] = UNKNOWN
+    counts = told.get("tensors") or {}
+    if told.get("verdict") == "exact" and (not counts.get("exact") or counts.get("different")):
+        told["verdict"] = UNKNOWN  # Its own counts do not bear it out.
     return told
-
-
-def _is_exact(tensors: Mapping[str, Any]) -> bool:
-    """Whether the counts of a result bear out that it is exact."""
-    return bool(tensors.get("exact")) and not tensors.get("different")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -356,6 +352,7 @@ _JOB: dict[str, Check] = {
     "command": _list(_text),
 }
 _unverified = _object({"fqn": _text, "why": _text})
+_left_out = _object({"why": _text, "count": _count, "asked": _flag})
 _counts = _object(
     {
         **dict.fromkeys("total verified exact raw num_not_verified num_not_asked".split(), _count),
@@ -367,13 +364,14 @@ _counts = _object(
 _RULES: dict[str, dict[str, Check]] = {
     "spec": {**_JOB, "tensors": _count, "entries": _count},
     "hello": {**_COMMON, "host": _text, "device": _device},
-    "plan": {**_COMMON, "tensors": _count, "entries": _count},
+    "plan": {**_COMMON, "tensors": _count, "entries": _count, "left_out": _list(_left_out)},
     "tensor": {
         **_COMMON,
         "fqn": _name,
         "verdict": _word(WORDS),
         "num_elements": _count,
         "num_different": _count,
+        "num_uncovered": _count,
         "first_index": _index,
         "ranks": _count,
         "entry": _count,

@@ -347,7 +347,7 @@ class JobState:
 
     def _hello(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is not None:
-            rank.pid = _int(event.get("pid"))
+            rank.pid = event.get("pid")
             rank.host = event.get("host") or ""
             rank.device = event.get("device") or ""
             start = rank.pid, rank.host, t
@@ -357,19 +357,16 @@ class JobState:
             self._extra(event, rank)
 
     def _plan(self, event: Event, rank: _Rank | None, t: float) -> None:
-        tensors, entries = _int(event.get("tensors")), _int(event.get("entries"))
-        number = _int(event.get("num_entries"))
+        tensors, entries, number = map(event.get, ("tensors", "entries", "num_entries"))
         self.num_raw = entries or self.num_raw
         if tensors is not None and entries is not None and self.num_entries is None:
             number = tensors + entries
         if number is not None:
             self.num_entries = number
-        left_out = event.get("left_out")
-        if isinstance(left_out, list):
+        if (left_out := event.get("left_out")) is not None:
             self._left_out = tuple(
-                (str(item.get("why")), _int(item.get("count")) or 0, item.get("asked") is True)
+                (str(item.get("why")), item.get("count") or 0, item.get("asked") or False)
                 for item in left_out
-                if isinstance(item, dict)
             )
 
     def _phase(self, event: Event, rank: _Rank | None, t: float) -> None:
@@ -383,18 +380,18 @@ class JobState:
             spent = rank.elapsed_s.get(rank.phase, 0.0)
             rank.elapsed_s[rank.phase] = spent + t - rank.phase_t
         if phase != rank.phase or event.get("mesh"):
-            rank.hop = _int(event.get("hop")) or 0
+            rank.hop = event.get("hop") or 0
             rank.mesh = event.get("mesh") or ""
         rank.phase, rank.phase_t = phase, t
 
     def _progress(self, event: Event, rank: _Rank | None, t: float) -> None:
         if rank is None:
             return
-        rss = _int(event.get("rss_bytes"))
+        rss = event.get("rss_bytes")
         rank.rss = rank.rss if rss is None else rss
         self._extra(event, rank)
         phase = event.get("phase") or rank.phase
-        told = [_int(event.get(name)) or 0 for name in _COUNTS]
+        told = [event.get(name) or 0 for name in _COUNTS]
         if any(told):
             before = rank.progress.get(phase, (0, 0, 0, 0))
             done, total, tensors, num_tensors = map(max, before, told)
@@ -409,14 +406,14 @@ class JobState:
         fqn = event.get("fqn")
         if rank is None or not isinstance(fqn, str):
             return
-        entry = _int(event.get("entry"))
+        entry = event.get("entry")
         if event.get("cut") is True and entry is not None and fqn.endswith(" ..."):
             fqn = self.long_names.get(entry) or f"{fqn} (entry {entry:,})"
         merge = self._tensors.get(fqn)
         if merge is None:
             merge = self._tensors[fqn] = TensorMerge(fqn)
         num_faults = merge.num_faults
-        hop = _int(event.get("hop")) or 0
+        hop = event.get("hop") or 0
         merge.add(rank.rank, hop, event, self.world_size)
         if not self._other_mesh:
             self._other_mesh = self._elsewhere(event, hop)
@@ -481,7 +478,3 @@ def _by_cause(failure: Failure) -> tuple[bool, bool, int, float]:
     # A rank that was killed is why the others lost their connection to it.
     order = _KINDS.get(failure.kind, len(_KINDS))
     return (not failure.is_root, failure.is_echo, order, failure.t)
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

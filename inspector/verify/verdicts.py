@@ -138,22 +138,19 @@ class TensorMerge:
         verdict = event.get("verdict") or "?"
         # Who says nothing of elements has some.
         self.has_elements |= verdict != "EMPTY" and event.get("num_elements") != 0
-        self.is_asked |= event.get("asked") is True
+        self.is_asked |= event.get("asked") or False
         self.via = self.via or event.get("via") or ""
         key = (hop, phase)
         merge = self.phases.get(key)
         if merge is None:
             merge = self.phases[key] = _Phase()
-        expected = event.get("ranks")
-        merge.expected = expected if isinstance(expected, int) and expected > 0 else world_size
+        merge.expected = event.get("ranks") or world_size
         is_told = bool(merge.ranks >> rank & 1)
         merge.ranks |= 1 << rank
         if verdict == EXACT:
             return
         merge.verdict = worst(merge.verdict, verdict)
-        detail = event.get("detail")
-        if not self.detail and isinstance(detail, str):
-            self.detail = detail
+        self.detail = self.detail or event.get("detail") or ""
         if severity(verdict) > 1:
             fault = _fault(rank, hop, phase, verdict, event)
             if is_told and fault in self.faults:
@@ -189,27 +186,17 @@ class TensorMerge:
 
 def _fault(rank: int, hop: int, phase: str, verdict: str, event: dict[str, Any]) -> Fault:
     index = event.get("first_index")
-    first = tuple(i for i in index if isinstance(i, int)) if isinstance(index, list) else None
-
-    def count(key: str) -> int | None:
-        value = event.get(key)
-        return value if isinstance(value, int) else None
-
-    def text(key: str) -> str:
-        value = event.get(key)
-        return value if isinstance(value, str) else ""
-
     return Fault(
         rank,
         hop,
         phase,
         verdict,
-        count("num_elements"),
-        count("num_different"),
-        first,
-        text("expected"),
-        text("found"),
-        text("file"),
-        text("detail"),
-        count("num_uncovered"),
+        event.get("num_elements"),
+        event.get("num_different"),
+        None if index is None else tuple(index),
+        event.get("expected") or "",
+        event.get("found") or "",
+        event.get("file") or "",
+        event.get("detail") or "",
+        event.get("num_uncovered"),
     )

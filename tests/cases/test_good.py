@@ -12,12 +12,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import DeepReport, Report
-from inspector.checks.judge import check
-from inspector.checks.payload.payloads import check_payloads
+from inspector.checks.findings import Report
 from tests.cases.good import GOOD
+from tests.checks.editing import judged
 from tests.conftest import GOLDEN, ROOT, SAMPLES
 
 _OLD = ("st_flat", "st_nested")
@@ -50,13 +47,6 @@ FOLDERS = [
     *(GOLDEN / version / case for version, cases in WRITTEN.items() for case in cases),
     ROOT / "tests" / "data" / "per_rank_rng_hsdp_2x2",
 ]
-
-
-def judged(folder: Path) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
-        return check_payloads(checkpoint, storage)
-
-    return check(str(folder), deep=reads)
 
 
 def above_a_note(report: Report) -> list[str]:

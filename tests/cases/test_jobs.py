@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import run_process
+from tests.conftest import run_process, run_torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
 
@@ -24,18 +21,9 @@ needs_torchao = pytest.mark.skipif(
 
 def written(name: str, ranks: int, folder: Path) -> list[int]:
     """Run a script under torchrun; the numbers that it prints last."""
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", str(SCRIPTS / name), str(folder)]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [int(number) for number in done.stdout.split("\n")[-2].split()]
+    done = run_torchrun(ranks, SCRIPTS / name, folder)
+    assert done.code == 0, done.err[-2000:]
+    return [int(number) for number in done.out.split("\n")[-2].split()]
 
 
 def test_an_optimizer_of_local_tensors_does_not_resume(tmp_path: Path) -> None:

@@ -186,6 +186,22 @@ def test_the_child_tells_them_and_fails_as_ever(
         Child([str(cut)], [None], len(data)).result(early=told.append)
 
 
+@pytest.mark.own_readers
+@pytest.mark.parametrize("said", ["[not of ours", "[]", "[1, 2]", "7 of 9", "\\xff\\xfe["])
+def test_what_a_library_writes_on_the_childs_stderr_is_text(
+    said: str, made: Path, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A numpy that says something as it is imported, and then cannot be."""
+    (tmp_path / "numpy.py").write_text(
+        f"import os\nos.write(2, b'{said}\\n')\nraise ImportError('none')\n", "utf-8"
+    )
+    monkeypatch.setattr(process, "_BULK_BYTES", 0)
+    monkeypatch.setattr(process, "_numpy_folder", lambda: str(tmp_path))
+    told: list[tuple[EarlyEntry, ...]] = []
+    header, _ = Child([str(made / ".metadata")], [None], len(data)).result(early=told.append)
+    assert [*header["tensors"]][: len(EARLY)] and not told
+
+
 def test_what_is_written_as_a_stream_is_what_torch_writes(tmp_path: Path) -> None:
     tensors, world = tensors_of("24x24")
     tensors += TENSORS

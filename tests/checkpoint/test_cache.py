@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import stat
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from inspector.checkpoint import open_checkpoint
 from inspector.checkpoint.child import cache, isolated
 from inspector.checkpoint.model import Checkpoint
 from inspector.errors import Cancelled, MetadataError
+from sample_ckpts.maker import editing as ed
 from tests.conftest import run_cli
 from tests.helpers import golden_columns
 from tests.helpers.make_metadata import Wanted, make
@@ -149,9 +149,7 @@ def test_what_was_unsafe_is_so_the_second_time(
 ) -> None:
     from tests.checkpoint.hostile import Runs
 
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    metadata.extra = Runs(tmp_path / "ran")
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.edit(folder, lambda metadata: setattr(metadata, "extra", Runs(tmp_path / "ran")))
     first = open_checkpoint(str(folder))
     monkeypatch.setattr(isolated, "ChildProcess", None)
     second = open_checkpoint(str(folder))

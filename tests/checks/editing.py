@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import DeepReport, Finding, Report
+from inspector.checks.findings import Finding, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
 from tests.conftest import GOLDEN
@@ -76,8 +74,5 @@ def codes(folder: Path | str) -> dict[str, str]:
     return {f.code: f.severity for f in check(str(folder)).findings}
 
 
-def judged(folder: Path, *, deep: bool) -> Report:
-    def reads(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
-        return check_payloads(checkpoint, storage)
-
-    return check(str(folder), deep=reads if deep else None)
+def judged(folder: Path, *, deep: bool = True) -> Report:
+    return check(str(folder), deep=check_payloads if deep else None)

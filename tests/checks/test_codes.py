@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inspector.checkpoint.model import Checkpoint
-from inspector.checkpoint.storage.base import Storage
-from inspector.checks.findings import CODES, DeepReport, Report
+from inspector.checks.findings import CODES, Report
 from inspector.checks.judge import check
 from inspector.checks.payload.payloads import check_payloads
+from sample_ckpts.maker import editing as ed
 from tests.conftest import (
     GOLDEN,
     SAMPLES,
@@ -41,10 +41,8 @@ NAMES_ARE_HOSTILE = "names_hostile_1"
 def judged(folder: Path, option: str = "") -> Report:
     """What `check` says, with `--deep` or `--values` or neither."""
 
-    def deep(checkpoint: Checkpoint, storage: Storage) -> DeepReport:
-        return check_payloads(checkpoint, storage, values=option == "--values")
-
     assert option in OPTIONS
+    deep = partial(check_payloads, values=option == "--values")
     return check(str(folder), deep=deep if option else None)
 
 
@@ -216,10 +214,11 @@ def test_who_is_out_of_step(good: Path) -> None:
     overwrite_that_died(good)
     (finding,) = judged(good).findings
     assert (finding.code, finding.file) == ("file-newer", "__2_0.distcp")
-    assert "rank 2" in finding.message
+    assert "out of step: rank 2" in finding.message
     leftovers_of_more_ranks(good)
     report = judged(good)
     assert [f.file for f in report.findings] == [f"__{rank}_0.distcp" for rank in range(4, 8)]
+    assert "more ranks" in report.findings[0].message
 
 
 def test_two_rank_files_exchanged(good: Path) -> None:
@@ -419,39 +418,18 @@ def test_the_contracts_table_is_the_codes() -> None:
 
 def odd_protocol(protocol: int) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        import pickle
-
-        metadata = pickle.loads((folder / ".metadata").read_bytes())
-        (folder / ".metadata").write_bytes(pickle.dumps(metadata, protocol))
+        (folder / ".metadata").write_bytes(pickle.dumps(ed.metadata_of(folder), protocol))
 
     return make
 
 
-def renamed(name: object) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        import pickle
-
-        from torch.distributed.checkpoint.metadata import MetadataIndex
-
-        metadata = pickle.loads((folder / ".metadata").read_bytes())
-        old = "model.net2.bias"
-        for mapping in (metadata.state_dict_metadata, metadata.planner_data):
-            mapping[name] = mapping.pop(old)
-        for index in [i for i in metadata.storage_data if i.fqn == old]:
-            info = metadata.storage_data.pop(index)
-            metadata.storage_data[MetadataIndex(name, index.offset, index.index)] = info  # type: ignore[arg-type]
-        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
-
-    return make
+def renamed(name: Any) -> Callable[[Path], None]:
+    return lambda folder: ed.rename_entry(folder, "model.net2.bias", name)
 
 
 def no_planner_data(folder: Path) -> None:
     """As `DefaultSavePlanner(flatten_state_dict=False)` saves, whose order is the ranks'."""
-    import pickle
-
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    metadata.planner_data = None
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.edit(folder, lambda metadata: setattr(metadata, "planner_data", None))
 
 
 HARMLESS: dict[str, Callable[[Path], object]] = {

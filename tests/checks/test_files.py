@@ -207,17 +207,6 @@ def test_data_files_in_a_folder_below(tmp_path: Path) -> None:
     assert only(folder, "file-missing").file == "data/__1_0.distcp"
 
 
-def test_files_of_an_earlier_save_with_more_ranks(tmp_path: Path) -> None:
-    folder = copy_of(tmp_path)
-    for rank in (4, 5):
-        shutil.copy2(folder / "__1_0.distcp", folder / f"__{rank}_0.distcp")
-    report = check(str(folder))
-    assert [f.file for f in found(report, "file-unreferenced")] == ["__4_0.distcp", "__5_0.distcp"]
-    assert "more ranks" in found(report, "file-unreferenced")[0].message
-    assert not found(report, "rank-missing")
-    assert report.verdict == "sound"
-
-
 def test_an_empty_file_of_a_rank_is_normal(tmp_path: Path) -> None:
     folder = copy_of(tmp_path)
     (folder / "__4_0.distcp").touch()
@@ -257,15 +246,6 @@ def test_other_files_are_no_leftover(tmp_path: Path, name: str) -> None:
     folder = copy_of(tmp_path)
     (folder / name).write_bytes(b"x")
     assert not codes(folder)
-
-
-def test_an_overwrite_that_died(tmp_path: Path) -> None:
-    folder = copy_of(tmp_path)
-    for rank in (0, 1, 3):
-        os.utime(folder / f"__{rank}_0.distcp", (T, T + 1.2 + rank / 100))
-    finding = only(folder, "file-newer", "warning")
-    assert finding.file == "__2_0.distcp"
-    assert "out of step: rank 2" in finding.message
 
 
 def test_a_copy_without_times(tmp_path: Path) -> None:

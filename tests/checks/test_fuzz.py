@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 from tests.helpers.fuzz.cases import KINDS, make_case
 from tests.helpers.fuzz.runs import Summary, run, summed
 
@@ -37,10 +37,8 @@ def test_every_mutation_ends_as_it_must(tmp_path: Path) -> None:
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "fuzz.json"
     for count in (2, 3):
-        argv = [sys.executable, str(ROOT / "benchmarks/faults.py"), "fuzz", "--count", str(count)]
-        argv += ["--log", str(log), "--out", str(out)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stderr
+        fuzz = (ROOT / "benchmarks/faults.py", "fuzz", "--count", str(count))
+        run_python(*fuzz, "--log", log, "--out", out, check=True)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["number"] for line in lines] == [0, 1, 2]
     figures = json.loads(out.read_text())

@@ -36,10 +36,6 @@ def test_no_metadata(tmp_path: Path) -> None:
     assert report.checked.not_checked[0].what == "everything"
 
 
-def test_an_empty_folder(tmp_path: Path) -> None:
-    assert codes(tmp_path) == ["metadata-missing"]
-
-
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         check(str(tmp_path / "no"))
@@ -83,10 +79,8 @@ def test_a_folder_that_is_named_temporary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"", "metadata-truncated"),
         (b"\x80\x04\x95", "metadata-truncated"),
         (b"<html>", "metadata-unreadable"),
-        (b"version https://git-lfs.github.com", "metadata-unreadable"),
         (b"\x80\x04N.", "metadata-unreadable"),
         (b"cos\nsystem\n(S'touch /tmp/never'\ntR.", "metadata-unsafe"),
     ],
@@ -164,7 +158,7 @@ def test_a_deeper_check_is_merged(tmp_path: Path) -> None:
     folder = copy_of(tmp_path)
 
     class Part:
-        findings = (Finding("payload-corrupt", "error", "x"),)
+        findings = (Finding("payload-corrupt", "x"),)
         checked = Coverage(4, 4, 4, 30, 5000, (NotChecked("one", "slow"),))
 
     def deep(checkpoint: Checkpoint, storage: Storage) -> Part:
@@ -181,8 +175,8 @@ def test_a_deeper_check_is_merged(tmp_path: Path) -> None:
 
 def test_merged_findings_are_in_order() -> None:
     report = merge(
-        Report("", (Finding("file-newer", "warning", ""), Finding("file-leftover", "note", ""))),
-        [Finding("payload-corrupt", "error", ""), Finding("values-nan", "warning", "")],
+        Report("", (Finding("file-newer", ""), Finding("file-leftover", ""))),
+        [Finding("payload-corrupt", ""), Finding("values-nan", "")],
         Coverage(),
     )
     assert [f.code for f in report.findings] == [

@@ -18,7 +18,7 @@ from inspector.checkpoint.model import Provenance
 from inspector.checkpoint.storage.opening import open_storage
 from inspector.checks.judge import check, judge
 from inspector.checks.metadata.metadata import installed_torch, reading_notes
-from tests.checks.editing import Edit, chunk, codes, copy_of, edited, found, key, only, stored
+from tests.checks.editing import Edit, chunk, copy_of, edited, found, key, only, stored
 from tests.conftest import GOLDEN, SAMPLES
 
 
@@ -79,13 +79,6 @@ def test_unsafe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert report.verdict == "suspicious"
     assert "print" in found(report, "metadata-unsafe")[0].message
     assert "run!" not in capfd.readouterr().out
-
-
-def test_trailing_bytes(tmp_path: Path) -> None:
-    folder = copy_of(tmp_path)
-    path = folder / ".metadata"
-    path.write_bytes(path.read_bytes() + b"more")
-    assert codes(folder) == {"metadata-trailing-bytes": "note"}
 
 
 @pytest.mark.parametrize(("version", "told"), [("1.0.0", 0), ("1.0.1", 1), ("2", 1), ("new", 1)])

@@ -117,7 +117,7 @@ def test_a_packed_tensor_is_a_note(package: Any, tmp_path: Path) -> None:
     (note,) = report.findings
     assert (note.severity, note.fqn) == ("note", "w")
     assert f"{PACKAGE}.Packed" in note.message
-    deep = judged(folder, deep=True)
+    deep = judged(folder)
     assert (deep.verdict, deep.exit_code) == ("sound", 0)
     assert codes(deep) == {"packed-tensor", "payload-foreign-class"}
     (left,) = deep.checked.not_checked
@@ -178,7 +178,7 @@ def test_a_flipped_byte_of_a_packed_tensor_is_found(package: Any, tmp_path: Path
     data = payload.read_bytes()
     at = data.index(bytes(range(16)))
     payload.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
-    assert "payload-corrupt" in codes(judged(folder, deep=True))
+    assert "payload-corrupt" in codes(judged(folder))
 
 
 OBJECTS = {
@@ -208,7 +208,7 @@ OBJECTS = {
 @pytest.mark.parametrize("name", OBJECTS)
 def test_a_harmless_object_is_at_most_a_note(name: str, tmp_path: Path) -> None:
     state: Any = {"w": torch.ones(2), "obj": [OBJECTS[name]]}
-    report = judged(saved(tmp_path / "c", state), deep=True)
+    report = judged(saved(tmp_path / "c", state))
     assert report.verdict == "sound", report.findings
     assert codes(report) <= {"payload-foreign-class", "payload-unproven"}
 
@@ -230,13 +230,13 @@ def test_a_module_below_the_top_level_is_told_to_stay_as_it_is(
     live = _layer(0)
     dcp.load(state(live), checkpoint_id=folder, no_dist=True)
     assert live.weight.item() == (0 if is_nested else 1)
-    hints = [finding.hint for finding in judged(folder, deep=True).findings]
+    hints = [finding.hint for finding in judged(folder).findings]
     assert [hint.endswith("name each at the top level") for hint in hints] == [True] * is_nested
 
 
 def test_another_object_is_not_taken_for_a_module(tmp_path: Path) -> None:
     state: dict[str, Any] = {"obj": [itertools.islice([1, 2], 1)]}
-    (finding,) = judged(saved(tmp_path / "c", state), deep=True).findings
+    (finding,) = judged(saved(tmp_path / "c", state)).findings
     assert finding.code == "payload-unproven"
     assert "top level" not in finding.hint
 
@@ -288,7 +288,7 @@ HIDDEN = {
 def test_code_is_found_wherever_torch_would_run_it(name: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "c", {"obj": [1]})
     _replaced(folder, HIDDEN[name])
-    report = judged(folder, deep=True)
+    report = judged(folder)
     assert "payload-unsafe" in codes(report), report.findings
     assert report.verdict == "suspicious"
 
@@ -304,7 +304,7 @@ REFUSED = {
 def test_archives_that_readers_take_differently_are_refused(name: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "c", {"obj": [1]})
     _replaced(folder, _archive(REFUSED[name]))
-    assert "payload-unreadable" in codes(judged(folder, deep=True))
+    assert "payload-unreadable" in codes(judged(folder))
 
 
 def test_both_checksums_have_to_agree(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_both_checksums_have_to_agree(tmp_path: Path) -> None:
     assert first != second
     for at in (first, second):
         file.write_bytes(data[:at] + b"\x00\x01\x02\x03" + data[at + 4 :])
-        assert "payload-corrupt" in codes(judged(folder, deep=True)), at
+        assert "payload-corrupt" in codes(judged(folder)), at
 
 
 # -- values of bytes entries ---------------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_plain_values_are_shown_and_a_step_that_is_not_the_folders_is_told(tmp_p
 
 def test_a_quantised_tensor_is_told_with_its_scale(tmp_path: Path) -> None:
     quantised = torch.quantize_per_tensor(torch.tensor([1.0, 2.0]), 0.5, 10, torch.qint8)
-    report = judged(saved(tmp_path / "c", {"q": quantised}), deep=True)
+    report = judged(saved(tmp_path / "c", {"q": quantised}))
     (note,) = report.findings
     assert (note.code, note.severity, report.verdict) == ("payload-format", "note", "sound")
     assert "q: scale 0.5, zero point 10" in note.message

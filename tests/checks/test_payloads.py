@@ -24,7 +24,7 @@ from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.payload.plan import plan_payloads
 from inspector.checks.findings import DeepReport, Report
 from inspector.checks.payload.payloads import PayloadProgress, check_payloads
-from sample_ckpts.maker.editing import edit
+from sample_ckpts.maker.editing import edit, place
 from tests.checkpoint.hostile import Runs
 from tests.conftest import GOLDEN, SAMPLES, of_few_versions
 from tests.diff.making import saved
@@ -48,13 +48,6 @@ def save(folder: Path, state: dict[str, Any], **options: Any) -> Path:
         no_dist=True,
     )
     return folder
-
-
-def place(folder: Path, fqn: str) -> tuple[Path, int, int]:
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    index = next(i for i in metadata.storage_data if i.fqn == fqn)
-    info = metadata.storage_data[index]
-    return folder / info.relative_path, info.offset, info.length
 
 
 def patch(folder: Path, fqn: str, change: Any) -> None:

@@ -27,6 +27,8 @@ KEPT = [
     (torch.bfloat16, torch.float32),
     (torch.float64, torch.uint8),
     (torch.float16, torch.bfloat16),
+    (torch.float32, torch.float64),
+    (torch.float16, torch.float64),
 ]
 
 
@@ -68,6 +70,7 @@ def test_a_kept_dtype_is_a_warning_as_torch_loads_it(
             f"its elements are {str(then)[6:]}, {str(first)[6:]} by the metadata" in finding.message
         )
         assert f"exact into {str(then)[6:]}" in finding.torch_does
+        assert "enable_plan_caching" in finding.hint and "different saves" not in finding.hint
     assert judged(folder, deep=False).verdict == judged(folder, deep=True).verdict == "sound"
 
 

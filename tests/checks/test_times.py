@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from inspector.checkpoint.find.save_times import split_by_time
 from inspector.checkpoint.model import DataFile
-from inspector.checks.folder.times import split_by_time
 
 GB = 1 << 30
 T = 1_700_000_000.0

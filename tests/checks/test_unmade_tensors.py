@@ -17,6 +17,7 @@ import torch.distributed.checkpoint as dcp
 from inspector.checkpoint.payload.scan.feed import PickleError
 from inspector.checkpoint.payload.scan.scan import scan
 from inspector.checks.findings import Report
+from sample_ckpts.maker import editing as ed
 from tests.checks.test_codes import judged
 from tests.conftest import SAMPLES
 
@@ -117,13 +118,6 @@ def test_an_archive_that_torch_does_not_open(folder: Path, what: str) -> None:
 # -- odd metadata over whole payloads -----------------------------------------------------------
 
 
-def edited(folder: Path, edit: Callable[[dict[Any, Any]], None]) -> None:
-    path = folder / ".metadata"
-    metadata = pickle.loads(path.read_bytes())
-    edit(metadata.storage_data)
-    path.write_bytes(pickle.dumps(metadata))
-
-
 def test_a_transform_of_one_chunk_is_not_that_of_all(tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
     folder = tmp_path / "ckpt"
@@ -133,7 +127,7 @@ def test_a_transform_of_one_chunk_is_not_that_of_all(tmp_path: Path) -> None:
         of_chunks = [info for index, info in stored.items() if index.fqn == "model.net3.weight"]
         of_chunks[0].transform_descriptors = ["stream.zstd/1"] * 2
 
-    edited(folder, double)
+    ed.edit(folder, lambda metadata: double(metadata.storage_data))
     report = judged(folder, "--deep")
     assert report.exit_code == 2 and report.findings == ()
     assert "another for each chunk" in report.checked.not_checked[0].why
@@ -148,7 +142,7 @@ def test_a_place_of_a_chunk_and_of_a_bytes_entry(tmp_path: Path) -> None:
         a_chunk = next(i for i in stored if i.offset is not None and len(i.offset) == 2)
         stored[a_bytes] = stored[a_chunk]
 
-    edited(folder, share)
+    ed.edit(folder, lambda metadata: share(metadata.storage_data))
     assert judged(folder, "--deep").verdict in ("sound", "damaged")
 
 

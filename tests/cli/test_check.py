@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -18,8 +17,9 @@ from typing import Any
 import pytest
 
 from inspector.checks.findings import CODES
+from sample_ckpts.maker import editing as ed
 from tests.checkpoint.hostile import Runs
-from tests.conftest import ROOT, SAMPLES, Ran, run_cli, run_process, some_fast
+from tests.conftest import ROOT, SAMPLES, Ran, run_cli, run_process, run_python, some_fast
 from tests.tui.app_driver import opened, screen_text
 
 BROKEN = SAMPLES / "broken"
@@ -164,30 +164,11 @@ def test_a_sound_checkpoint_gets_a_short_answer() -> None:
 # -- annotations -------------------------------------------------------------------------------
 
 
-def rename(folder: Path, old: str, new: str) -> None:
-    """Gives a tensor another name, in the metadata's three places."""
-    from torch.distributed.checkpoint.metadata import MetadataIndex
-
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-
-    def renamed(fqn: str) -> str:
-        return new if fqn == old else fqn
-
-    for name in ("state_dict_metadata", "planner_data"):
-        entries = getattr(metadata, name).items()
-        setattr(metadata, name, {renamed(fqn): value for fqn, value in entries})
-    metadata.storage_data = {
-        MetadataIndex(renamed(i.fqn), i.offset, i.index): info
-        for i, info in metadata.storage_data.items()
-    }
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
-
-
 def test_annotations_are_escaped(tmp_path: Path) -> None:
     """docs.github.com: % CR LF in messages; in properties also colon and comma."""
     folder = tmp_path / "50%, run: a"
     shutil.copytree(BROKEN / "file_missing", folder)
-    rename(folder, "model.net1.weight", "a::b%0A,\nc")
+    ed.rename_entry(folder, "model.net1.weight", "a::b%0A,\nc")
     ran = check(folder, "--format", "github")
     assert ran.code == 1
     *commands, last = ran.out.splitlines()
@@ -216,18 +197,12 @@ def test_no_name_forges_an_annotation(
     monkeypatch.chdir(tmp_path)
     for step in (name, f"run/{name}", f"run/{name} 2"):
         shutil.copytree(BROKEN / "file_missing", tmp_path / step)
-        rename(tmp_path / step, "model.net1.weight", name)
+        ed.rename_entry(tmp_path / step, "model.net1.weight", name)
     for path in (name, "run"):
-        argv = [sys.executable, "-m", "inspector", "check", path, "--format", "github"]
-        ran = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert ran.returncode == 1, ran.stderr
-        for line in ran.stdout.splitlines():
+        argv = ["-m", "inspector", "check", path, "--format", "github"]
+        ran = run_python(*argv, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+        assert ran.code == 1, ran.err
+        for line in ran.out.splitlines():
             if line.lstrip().startswith("::"):
                 assert re.match(r"::(error|warning|notice) file=[^:,]*,title=[a-z -]+::", line), (
                     line
@@ -262,20 +237,13 @@ def test_no_name_commands_the_runner_of_a_plain_command(what: str, tmp_path: Pat
     argv = _PRINT_NAMES[what]
     for step in (_FORGED, f"run/{_FORGED}", f"run/{_FORGED} 2", f"run/{_FORGED_OLD} 3"):
         shutil.copytree(BROKEN / "file_missing", tmp_path / step)
-        rename(tmp_path / step, "model.net1.weight", _FORGED)
-        rename(tmp_path / step, "model.net1.bias", _FORGED_OLD)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state")}
+        ed.rename_entry(tmp_path / step, "model.net1.weight", _FORGED)
+        ed.rename_entry(tmp_path / step, "model.net1.bias", _FORGED_OLD)
     said = {}
     for is_runner in ("", "true"):
-        ran = subprocess.run(
-            [sys.executable, "-m", "inspector", *argv],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**env, "GITHUB_ACTIONS": is_runner},
-        )
-        said[is_runner] = ran.stdout + ran.stderr
+        env = {"PYTHONPATH": str(ROOT), "GITHUB_ACTIONS": is_runner}
+        ran = run_python("-m", "inspector", *argv, env=env, cwd=tmp_path)
+        said[is_runner] = ran.out + ran.err
     is_command = re.compile(r"^\s*::|##\[", re.MULTILINE)
     assert is_command.search(said[""]), "this test would see none"
     assert not is_command.search(said["true"])
@@ -441,9 +409,7 @@ def test_ctrl_c_stops_at_once_and_says_what_was_covered(tmp_path: Path, form: st
 
 
 def malicious_metadata(folder: Path, marker: Path) -> None:
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    metadata.planner_data["model.net1.weight"] = Runs(marker)
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.edit(folder, lambda m: m.planner_data.update({"model.net1.weight": Runs(marker)}))
 
 
 def malicious_root(folder: Path, marker: Path) -> None:
@@ -451,22 +417,7 @@ def malicious_root(folder: Path, marker: Path) -> None:
 
 
 def malicious_bytes_entry(folder: Path, marker: Path) -> None:
-    import io
-
-    import torch
-    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
-
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    buffer = io.BytesIO()
-    torch.save(Runs(marker), buffer)
-    path = folder / "__0_0.distcp"
-    offset = path.stat().st_size
-    path.write_bytes(path.read_bytes() + buffer.getvalue())
-    stored = type(next(iter(metadata.storage_data.values())))
-    metadata.state_dict_metadata["step"] = BytesStorageMetadata()
-    metadata.storage_data[MetadataIndex("step")] = stored(path.name, offset, buffer.tell())
-    metadata.planner_data["step"] = ("step",)
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.add_bytes(folder, "step", ed.saved(Runs(marker)), "__0_0.distcp")
 
 
 ATTACKS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
@@ -522,28 +473,6 @@ async def test_an_attack_touches_nothing_in_the_screen(attack: tuple[Path, Path,
 def test_a_bomb_ends_in_time() -> None:
     ran = run_process("check", BROKEN / "metadata_bomb", timeout_s=300)
     assert ran.code == 2
-
-
-# -- what it costs -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [[], ["--deep", "--values"]], ids=["plain", "deep"])
-def test_neither_torch_nor_textual_is_imported(options: list[str]) -> None:
-    script = (
-        "import sys\n"
-        "from inspector.cli.group import run_command\n"
-        "code = run_command(['check', *sys.argv[1:]])\n"
-        "assert not {'torch', 'textual'} & sys.modules.keys()\n"
-        "sys.exit(code)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(SAMPLES / "hsdp_2x4"), *options],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "80"},
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_verdict_on_a_named_file_is_headed_by_it_and_not_by_its_folder(tmp_path: Path) -> None:

@@ -191,15 +191,6 @@ def test_nothing_is_written_to_either_side(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("*"))} == before
 
 
-def test_torch_is_not_imported() -> None:
-    script = (
-        "import sys\nfrom inspector.cli.group import run_command\n"
-        f"run_command(['diff', {str(SAMPLES / 'hsdp_2x4')!r}, {str(SAMPLES / 'fsdp_8')!r}, "
-        "'--values'])\nassert not {'torch', 'textual'} & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-
-
 @pytest.mark.slow
 def test_ctrl_c_prints_what_there_is_and_is_exit_code_2(tmp_path: Path) -> None:
     x = torch.zeros(4000, 2000)

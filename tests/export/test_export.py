@@ -353,11 +353,6 @@ main(["export", source, sys.argv[3]])
 """
 
 
-def interrupted(what: str, source: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", INTERRUPTED, what, str(source), str(out)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
-
-
 @pytest.fixture
 def larger(tmp_path: Path) -> Path:
     state = {f"w{n}": torch.randn(64, 64) for n in range(4)}
@@ -379,19 +374,19 @@ def test_nothing_stays_of_what_was_not_finished(
 ) -> None:
     target = tmp_path / "to"
     target.mkdir()
-    ran = interrupted(what, larger, target / "out")
-    assert ran.returncode == code, ran.stderr
-    assert any(word in ran.stderr for word in said.split("|"))
+    ran = run_python("-c", INTERRUPTED, what, larger, target / "out")
+    assert ran.code == code, ran.err
+    assert any(word in ran.err for word in said.split("|"))
     assert list(target.iterdir()) == []
     if what == "touch":
-        assert "written to while it was read" in ran.stdout
+        assert "written to while it was read" in ran.out
 
 
 def test_what_a_killed_export_left_is_named_by_the_next(larger: Path, tmp_path: Path) -> None:
     target = tmp_path / "to"
     target.mkdir()
-    ran = interrupted("SIGKILL", larger, target / "out")
-    assert ran.returncode == -signal.SIGKILL
+    ran = run_python("-c", INTERRUPTED, "SIGKILL", larger, target / "out")
+    assert ran.code == -signal.SIGKILL
     (left,) = target.iterdir()
     assert left.name != "out"
     again = run_cli("export", larger, target / "out", "--json")

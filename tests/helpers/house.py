@@ -23,7 +23,6 @@ LAZY = {
     "inspector.__main__": "the screen and the command line are imported when they are asked for",
     "inspector.cli": "a command is imported when it is asked for",
     "inspector.tui.launch": "reading begins before Textual is imported",
-    "inspector.tui.verification.launch": "reading begins before Textual is imported",
     "inspector.tui.app": "the first frame does without what other screens take",
     "inspector.tui.screens": "the first frame does without what other screens take",
     "inspector.tui.kit.view": "the first frame does without what a filter takes",

@@ -83,13 +83,13 @@ def open_app(shot: Shot) -> InspectApp:
     """The app on a checkpoint, or on the recording of a verification at its middle."""
     a, _, b = shot.path.partition(" ")
     if b:
-        from inspector.tui.diff.app import DiffApp
         from inspector.tui.diff.opening import PairOf
+        from inspector.tui.one_screen import DiffApp
 
         return DiffApp(PairOf(a, b), with_values=True)
     if not shot.path.endswith("events.jsonl"):
         return InspectApp(shot.path)
-    from inspector.tui.verification.launch import ReplayApp
+    from inspector.tui.one_screen import ReplayApp
     from inspector.tui.verification.playback import Playback, read_recording
 
     playback = Playback(read_recording(shot.path))

@@ -323,6 +323,17 @@ def test_the_common_answer_stays_and_says_what_it_covers(sizes: tuple[int, ...],
     assert said["cuts"][0]["dims"] == [{"dim": 0, "axes": [len(sizes) - 1]}]
 
 
+def test_replicas_whose_ranks_stand_in_another_order_are_not_certain() -> None:
+    """Each tensor alone looks cut by two axes, in the order of the replica that wrote it."""
+    swapped = (2, 4), (0, 1, 2, 3, 4, 6, 5, 7)
+    for num in (2, 3, 6):
+        found = infer(everywhere({f"l{i}.w": ((8, 3), (R, S0), *swapped) for i in range(num)}, 8))
+        assert found.num_placed == found.num_items
+        assert (str(found.mesh), found.certain, found.proven) == ("hsdp_tp:2x2x2", False, False)
+        assert any("ranks stand in another order" in caveat for caveat in found.caveats)
+        assert not any("Certain are" in sentence for sentence in found.evidence)
+
+
 def staged(inside: Sequence[Any], sizes: Sequence[int], num_stages: int, **how: bool) -> Checkpoint:
     """Each stage's layers on ranks of its own; a step and an optimizer's options on all."""
     width = math.prod(sizes)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.layout.target.stages import StageRequest, stage_keys
 from inspector.layout.writer.written_by import WrittenBy, infer
 from inspector.report.writer import written_by_json
+from tests.conftest import run_torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
 
@@ -63,11 +61,8 @@ SAID: dict[str, tuple[str | None, bool, str | None, list[str | None]]] = {
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("parallelisms")
     script = Path(__file__).with_name("parallelisms.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "8", str(script), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (out / list(SAID)[-1] / "side.json").exists(), done.stderr[-2_000:]
+    done = run_torchrun(8, script, out)
+    assert (out / list(SAID)[-1] / "side.json").exists(), done.err[-2_000:]
     return out
 
 

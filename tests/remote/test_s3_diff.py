@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 
 from inspector.checkpoint.find.locate import folder_of, read_checkpoint
 from inspector.checkpoint.storage import ahead as storage_ahead
@@ -19,6 +17,7 @@ from inspector.diff import ahead, values
 from inspector.diff.model import Diff, Side
 from inspector.diff.structure import Structure, compare_structure
 from inspector.diff.values import compare_values
+from sample_ckpts.maker import editing as ed
 from tests.conftest import SAMPLES, run_cli, some_fast
 from tests.diff.making import shards, tiling, write
 from tests.remote.s3_server import S3Server
@@ -232,11 +231,7 @@ def test_it_is_cancelled_while_the_server_is_silent(s3: S3Server) -> None:
 
 def test_a_payload_that_claims_to_be_endless_costs_nothing(s3: S3Server, tmp_path: Path) -> None:
     folder = write(tmp_path / "a", {"w": torch.randn(64, 64), "v": torch.randn(9)})
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    for index, info in metadata.storage_data.items():
-        if index.fqn == "w":
-            metadata.storage_data[index] = _StorageInfo(info.relative_path, info.offset, 1 << 60)
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.set_stored(folder, "w", length=1 << 60)
     url = s3.put_folder(folder, "a")
     s3.forget()
     found = json.loads(run_cli("diff", url, url, "--values", "--json").out)

@@ -219,7 +219,7 @@ def test_a_verification_of_a_part_is_not_green(exact: int, tone: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_name_is_text_and_nothing_else(name: str) -> None:
-    finding = Finding("chunk-gap", "error", name, name, name, fqn=name, file=name)
+    finding = Finding("chunk-gap", name, name, name, fqn=name, file=name)
     left = NotChecked(name, name)
     report = Report(name, (finding,), Coverage(1, 1, 1, not_checked=(left,)))
     storage = open_storage(str(SAMPLES / "fsdp_4"))
@@ -274,7 +274,7 @@ def test_the_page_forbids_every_load() -> None:
 
 def many(number: int, word: str) -> tuple[Finding, ...]:
     return tuple(
-        Finding("payload-unreadable", "error", f"{i} {word}", word, word, fqn=f"{i}{word}")
+        Finding("payload-unreadable", f"{i} {word}", word, word, fqn=f"{i}{word}")
         for i in range(number)
     )
 

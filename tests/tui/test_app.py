@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +17,8 @@ from inspector.tui.screens.main import MainScreen
 from inspector.tui.tensors.chunk_map import ChunkMap
 from inspector.tui.tensors.tree import TensorTree
 from inspector.tui.tensors.view import TensorsView
-from tests.conftest import GOLDEN, SAMPLES, some_fast
+from sample_ckpts.maker import editing as ed
+from tests.conftest import GOLDEN, SAMPLES, run_python, some_fast
 from tests.tui.app_driver import CONTROL, opened, press, quiet, screen_text, settle, until, words
 
 SIZES = [(80, 24), (160, 50)]
@@ -52,6 +54,66 @@ async def test_every_sample_opens_at_both_sizes(sample: str) -> None:
             await until(pilot, lambda: app.screen.query_one(TensorsView).has_class("-zoomed"))
             assert isinstance(app.screen, MainScreen)
             await pilot.press("z")
+
+
+FIRST_FRAME = """
+import sys
+from inspector.tui.launch import prefetch
+child = prefetch(sys.argv[1], 1 << 20)
+from textual.css.stylesheet import Stylesheet
+from inspector.tui.app import InspectApp
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors.preview import Preview
+reparse, parsed = Stylesheet.reparse, []
+Stylesheet.reparse = lambda self: (parsed.append(1), reparse(self))
+def look(screen):
+    lines = screen._compositor.render_strips()
+    text = "".join(segment.text for line in lines for segment in line)
+    assert "net3.bias" in text, text
+    last = {"inspector.checks", "inspector.layout", "numpy", "inspector.checkpoint.model"}
+    assert not last & set(sys.modules), last & set(sys.modules)
+    assert not parsed, "rules were parsed for nothing"
+    screen.app.exit(0)
+MainScreen._begin = look
+app = InspectApp(sys.argv[1], preview=Preview.of(sys.argv[1], child.header(60)), prefetched=child)
+print(app.run(headless=True))
+"""
+
+
+def test_the_first_frame_waits_for_nothing_that_it_does_not_show() -> None:
+    done = run_python("-c", FIRST_FRAME, SAMPLES / "hsdp_2x4", check=True)
+    assert done.out == "0\n", done.out + done.err
+
+
+AFTER_IT = """
+import importlib.abc, sys, threading
+from inspector.tui.launch import prefetch
+child = prefetch(sys.argv[1], 1 << 20)
+from inspector.tui.app import InspectApp
+from inspector.tui.screens.main import MainScreen
+from inspector.tui.tensors.preview import Preview
+held_up = []
+class Look(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if threading.current_thread() is threading.main_thread():
+            held_up.append(name)
+begin, end = MainScreen._begin, InspectApp.on_screen_complete
+def look(screen):
+    sys.meta_path.insert(0, Look())
+    begin(screen)
+MainScreen._begin = look
+InspectApp.on_screen_complete = lambda app, event: app.exit(0)
+app = InspectApp(sys.argv[1], preview=Preview.of(sys.argv[1], child.header(60)), prefetched=child)
+assert app.run(headless=True) == 0
+assert "inspector.tui.plan.view" in sys.modules and "numpy" in sys.modules
+print(*held_up)
+"""
+
+
+def test_keys_do_not_wait_for_what_is_imported_after_the_first_frame() -> None:
+    done = run_python("-c", AFTER_IT, SAMPLES / "hsdp_2x4", check=True)
+    # On the event loop: three small ones, of three hundred.
+    assert len(done.out.split()) < 10, done.out
 
 
 async def test_a_checkpoint_that_torch_cannot_read_opens() -> None:
@@ -168,6 +230,23 @@ async def test_the_picker_names_the_newest_step_that_is_whole(tmp_path: Path) ->
         assert "newest sound: checkpoint-10" in text
         assert "latest names checkpoint-20, which has not finished" in text
         assert "optimizer_0: unfinished" in text
+
+
+async def test_the_picker_says_that_its_newest_step_may_be_half_overwritten(
+    tmp_path: Path,
+) -> None:
+    for step in (10, 20):
+        shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / f"step-{step}")
+    finished_s = (tmp_path / "step-20" / ".metadata").stat().st_mtime
+    for file in (tmp_path / "step-20").glob("*.distcp"):
+        os.utime(file, (finished_s + 3600, finished_s + 3600))
+    async with opened(tmp_path, size=(160, 20)) as (app, pilot):
+        assert isinstance(app.screen, PickerScreen)
+        await until(pilot, lambda: "newest sound" in screen_text(app))
+        text = screen_text(app)
+        assert "newest sound: step-20, bytes unread, perhaps half overwritten" in text
+        assert re.search(r"step-20 +20 +rewritten\?", text)
+        assert re.search(r"step-10 +10 +complete", text)
 
 
 async def test_a_run_folder_opens_on_the_picker_at_its_newest_complete_step() -> None:
@@ -308,20 +387,11 @@ async def test_loading_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     """A checkpoint with a gap, a missing file and a flipped bit."""
-    import pickle
-
-    from torch.distributed.checkpoint import FileSystemReader
-
     folder = Path(shutil.copytree(SAMPLES / "hsdp_2x4", tmp_path / "ckpt"))
-    metadata = FileSystemReader(folder).read_metadata()
-    metadata.state_dict_metadata["model.net1.weight"].chunks.pop()
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    ed.set_chunks(folder, "model.net1.weight", list.pop)
     (folder / "__3_0.distcp").unlink()
-    index = next(i for i in metadata.storage_data if i.fqn == "model.net3.weight")
-    place = metadata.storage_data[index]
-    data = bytearray((folder / place.relative_path).read_bytes())
-    data[place.offset + 710] ^= 1
-    (folder / place.relative_path).write_bytes(data)
+    path, offset, _ = ed.place(folder, "model.net3.weight")
+    path.write_bytes(ed.flip_bit(path.read_bytes(), offset + 710))
     return folder
 
 

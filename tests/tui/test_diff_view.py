@@ -31,7 +31,6 @@ from inspector.diff.model import Tolerance
 from inspector.diff.structure import compare_structure
 from inspector.diff.values import compare_values
 from inspector.tui.app import InspectApp
-from inspector.tui.diff.app import DiffApp
 from inspector.tui.diff.comparison import GROUPS, Comparison, group_of
 from inspector.tui.diff.map import DifferenceMap, PartGrid, plane_cuts
 from inspector.tui.diff.opening import PairOf
@@ -40,6 +39,7 @@ from inspector.tui.folder.ask_path import AskPathScreen
 from inspector.tui.folder.picker import PickerScreen
 from inspector.tui.kit.bars import VerdictBar
 from inspector.tui.kit.virtual_table import VirtualTable
+from inspector.tui.one_screen import DiffApp
 from inspector.tui.screens.error import ErrorScreen
 from inspector.tui.screens.main import MainScreen
 from sample_ckpts.maker.editing import edit

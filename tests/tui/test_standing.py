@@ -28,9 +28,9 @@ BROKEN = SAMPLES / "broken"
 SOUND = Report("x", (), Coverage(tensors=1, chunks=1, files=1))
 READ = Report("x", (), Coverage(tensors=1, chunks=1, files=1, payloads=4, payload_bytes=9))
 NOT_ALL = Report("x", (), Coverage(tensors=1, payloads=3, num_unread=1))
-NAN = Finding("values-nan", "warning", "a holds 1 NaN", fqn="a")
-BARE = Finding("payload-no-checksum", "note", "4 payloads have none")
-DIFFER = Finding("verify", "error", "DIFFER in compare", fqn="a")
+NAN = Finding("values-nan", "a holds 1 NaN", fqn="a")
+BARE = Finding("payload-no-checksum", "4 payloads have none")
+DIFFER = Finding("verify", "DIFFER in compare", fqn="a")
 
 
 @pytest.mark.parametrize(

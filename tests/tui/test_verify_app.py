@@ -135,10 +135,10 @@ def test_a_file_of_placements_is_read_where_axes_have_names(tmp_path: Path) -> N
     told.write_text('"model.w1.weight" = "tp:1"\n')
     wishes = Wishes("dp_shard:2,tp:2", device="cpu", placements=f" {told} ")
     plan = resolve(checkpoint, wishes)
-    assert isinstance(plan, Preflight) and plan.spec.placements == (("model.w1.weight", "tp:1"),)
+    assert plan.spec.placements == (("model.w1.weight", "tp:1"),)
     # On a mesh without such axes the field is not there, whatever stands in it.
     plan = resolve(checkpoint, dataclasses.replace(wishes, mesh="fsdp:4"))
-    assert isinstance(plan, Preflight) and plan.spec.placements == ()
+    assert plan.spec.placements == ()
     for name, text, said in (
         ("gone", None, "No such file"),
         ("bad.toml", "tp = 0\n", "line 1 is no placement"),
@@ -147,12 +147,12 @@ def test_a_file_of_placements_is_read_where_axes_have_names(tmp_path: Path) -> N
     ):
         if text is not None:
             (tmp_path / name).write_text(text)
-        found = resolve(checkpoint, dataclasses.replace(wishes, placements=str(tmp_path / name)))
-        assert isinstance(found, UsageError) and said in found.message
-        assert "\n" not in found.message
+        with pytest.raises(UsageError, match=said) as found:
+            resolve(checkpoint, dataclasses.replace(wishes, placements=str(tmp_path / name)))
+        assert "\n" not in found.value.message
     os.mkfifo(tmp_path / "pipe")
-    found = resolve(checkpoint, dataclasses.replace(wishes, placements=str(tmp_path / "pipe")))
-    assert isinstance(found, UsageError) and "no regular file" in found.message
+    with pytest.raises(UsageError, match="no regular file"):
+        resolve(checkpoint, dataclasses.replace(wishes, placements=str(tmp_path / "pipe")))
 
 
 @pytest.mark.parametrize(
@@ -170,37 +170,36 @@ def test_a_file_of_placements_is_read_where_axes_have_names(tmp_path: Path) -> N
     ids=str,
 )
 def test_what_cannot_be_meant_is_said(wishes: Wishes) -> None:
-    outcome = resolve(open_checkpoint(str(SAMPLE)), wishes)
-    assert isinstance(outcome, UsageError)
+    with pytest.raises(UsageError):
+        resolve(open_checkpoint(str(SAMPLE)), wishes)
 
 
 def test_a_form_becomes_a_job() -> None:
     checkpoint = open_checkpoint(str(SAMPLE))
     plan = resolve(checkpoint, Wishes("fsdp:2", "none", "fsdp2", "cpu", "net1"))
-    assert isinstance(plan, Preflight)
     assert (plan.spec.mesh, plan.spec.then, plan.spec.via) == ("fsdp:2", (), "fsdp2")
     assert plan.spec.filter == "net1" and len(plan.expected.names) == 2
     plan = resolve(checkpoint, Wishes("hsdp:2x1", "fsdp:2, hsdp:1x2"))
-    assert isinstance(plan, Preflight) and plan.spec.then == ("fsdp:2", "hsdp:1x2")
+    assert plan.spec.then == ("fsdp:2", "hsdp:1x2")
 
 
 def test_a_stage_is_what_the_files_or_the_placements_tell(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(SAMPLES / "pp_hsdp_2x2x2"))
     plan = resolve(checkpoint, Wishes("fsdp:2", device="cpu", stage=" 2/2 "))
-    assert isinstance(plan, Preflight) and plan.spec.stage == "2/2"
+    assert plan.spec.stage == "2/2"
     assert 0 < len(plan.expected.names) < checkpoint.num_tensors + 1
     told = tmp_path / "stages.toml"
     told.write_text('[stages]\n"model.layers.[01].*" = "1"\n"model.layers.[23].*" = "2"\n')
     both = Wishes("fsdp:2", device="cpu", stage="1/2", placements=str(told))
     plan = resolve(checkpoint, both)
-    assert isinstance(plan, Preflight) and len(plan.spec.stages) == 2
+    assert len(plan.spec.stages) == 2
     assert any("as [stages] of --placements says" in note for note in plan.notes)
     # Without a stage they are of no load.
     plan = resolve(checkpoint, dataclasses.replace(both, stage=""))
-    assert isinstance(plan, Preflight) and (plan.spec.stage, plan.spec.stages) == ("", ())
+    assert (plan.spec.stage, plan.spec.stages) == ("", ())
     for stage, said in (("2", "is no stage"), ("1/3", "does not tell"), ("3/2", "is no stage")):
-        found = resolve(checkpoint, Wishes("fsdp:2", stage=stage))
-        assert isinstance(found, UsageError) and said in found.message
+        with pytest.raises(UsageError, match=said):
+            resolve(checkpoint, Wishes("fsdp:2", stage=stage))
 
 
 # The confirm screen.
@@ -218,6 +217,16 @@ async def test_the_form_asks_for_a_stage_where_there_are_some() -> None:
         form = setup_screen(app)
         form.query_one("#setup-stage", Input).value = "1/2"
         assert form.wishes.stage == ""  # Nobody sees it.
+
+
+async def test_the_form_says_an_error_that_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*_: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("inspector.tui.verification.setup.resolve", planted)
+    async with opened(SAMPLE, "v", size=(80, 24)) as (app, pilot):
+        await until(pilot, lambda: "ValueError: planted" in words(app))
+        assert not is_ready(app)
 
 
 async def test_the_form_offers_what_there_is_for_axes_by_name() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from inspector.tui.kit.virtual_table import VirtualTable
 from inspector.tui.mesh.paint import MeshGrid
-from inspector.tui.verification import launch as launch_replay
+from inspector.tui.one_screen import ReplayApp, run_replay
 from inspector.tui.verification.log_pane import LogPane
 from inspector.tui.verification.playback import Playback, read_recording
 from inspector.tui.verification.replay import ReplayScreen
@@ -281,11 +281,11 @@ async def test_without_colour_and_in_a_terminal_theme() -> None:
 
 
 def test_the_exit_code_is_the_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
-    def left_at_once(self: launch_replay.ReplayApp) -> int:
+    def left_at_once(self: ReplayApp) -> int:
         return 0
 
-    monkeypatch.setattr(launch_replay.ReplayApp, "run", left_at_once)
-    assert launch_replay.run(str(RECORDING)) == 0
+    monkeypatch.setattr(ReplayApp, "run", left_at_once)
+    assert run_replay(str(RECORDING)) == 0
 
 
 def test_the_exit_code_of_a_job_that_differs(
@@ -296,7 +296,7 @@ def test_the_exit_code_of_a_job_that_differs(
     path = tmp_path / "events.jsonl"
     events = job_events(differs=[(NAMES[0], 0)])
     path.write_text("".join(json.dumps(e) + "\n" for e in events))
-    monkeypatch.setattr(launch_replay.ReplayApp, "run", lambda self: 0)
-    assert launch_replay.run(str(path)) == 1
+    monkeypatch.setattr(ReplayApp, "run", lambda self: 0)
+    assert run_replay(str(path)) == 1
     path.write_text("".join(json.dumps(e) + "\n" for e in events[:-1]))
-    assert launch_replay.run(str(path)) == 2
+    assert run_replay(str(path)) == 2

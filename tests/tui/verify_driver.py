@@ -11,7 +11,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from inspector.tui.verification.launch import ReplayApp
+from inspector.tui.one_screen import ReplayApp
 from inspector.tui.verification.playback import Playback
 from inspector.verify.progress import JobState, LogLine, Snapshot
 from tests.conftest import ROOT

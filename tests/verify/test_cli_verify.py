@@ -20,7 +20,7 @@ from inspector.errors import UsageError
 from inspector.report.documents.verification import EVENTS
 from inspector.verify.job.guard import SCRATCH_PREFIX, job_pids
 from inspector.verify.job.run_folder import recorded_runs
-from tests.conftest import ROOT, SAMPLES, Ran
+from tests.conftest import ROOT, SAMPLES, Ran, run_python
 from tests.helpers.schemas import DOCUMENTS, fault
 from tests.verify.jobs import mark_of, wait_for
 
@@ -28,16 +28,8 @@ SAMPLE = SAMPLES / "hsdp_2x2"
 
 
 def _cli(*args: str | Path, **env: str) -> Ran:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.verify.run_cli", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
-        stdin=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    return Ran(done.returncode, done.stdout, done.stderr)
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
+    return run_python("-m", "tests.verify.run_cli", *args, env=env)
 
 
 def test_sizes_and_shares() -> None:

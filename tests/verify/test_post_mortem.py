@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from inspector.verify.job.post_mortem import ChildFailure, diagnose, parse_report
-from inspector.verify.job.watchdog import Watchdog, collective_of, hang_messages, io_bytes
+from inspector.verify.job.watchdog import Watchdog, collective_of, hang_failures, io_bytes
 from inspector.verify.progress import JobState, Snapshot
 
 # As torchrun 2.13 wrote it, the host's name and the paths shortened.
@@ -149,7 +149,11 @@ Current thread 0x00007f46 (most recent call first):
 def test_who_is_in_the_collective_and_who_is_not() -> None:
     assert collective_of(STUCK) == "barrier"
     assert collective_of(BUSY) is None
-    told = hang_messages({0: STUCK, 1: BUSY, 2: STUCK, 3: ""}, 600.0)
+    failures = hang_failures({0: STUCK, 1: BUSY, 2: STUCK, 3: ""}, 600.0)
+    assert {rank: fields["root"] for rank, fields in failures.items()} == {
+        rank: rank in (1, 3) for rank in range(4)
+    }
+    told = {rank: fields["message"] for rank, fields in failures.items()}
     assert told[0] == "no progress for 600 s: it waits in barrier, which ranks 1, 3 did not enter"
     assert told[1] == (
         "no progress for 600 s: it is in pread, while ranks 0, 2 wait for it in a collective"

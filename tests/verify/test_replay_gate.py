@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from inspector.verify.events import UNKNOWN, checked, decode
 from inspector.verify.progress import JobState, Snapshot
 from inspector.verify.recording import read_events
 from inspector.verify.result import exit_code
+from tests.conftest import run_process
 
 RECORDING = Path(__file__).parent.parent / "data/runs/hsdp_2x4/events.jsonl"
 
@@ -166,11 +165,10 @@ def test_a_recording_with_escapes_prints_none(tmp_path: Path) -> None:
             if isinstance(event.get(key), str):
                 event[key] += "\x1b]0;owned\x07\x9b2J\ud800"
     place.write_text("".join(json.dumps(event) + "\n" for event in events))
-    argv = [sys.executable, "-m", "inspector", "replay", str(place)]
-    ran = subprocess.run(argv, capture_output=True, check=False)
-    assert ran.returncode == 2
-    assert b"internal error" not in ran.stderr
-    assert all(line.isprintable() for line in ran.stdout.decode().split("\n"))
+    ran = run_process("replay", place)
+    assert ran.code == 2
+    assert "internal error" not in ran.err
+    assert all(line.isprintable() for line in ran.out.split("\n"))
 
 
 def _mutated(events: list[dict[str, Any]], random_: random.Random) -> list[bytes]:

@@ -17,11 +17,12 @@ from inspector.checkpoint import open_checkpoint
 from inspector.verify.job.launcher import run
 from inspector.verify.result import ExpectedEntries
 from inspector.verify.spec import JobSpec
+from sample_ckpts.maker.editing import place
 from tests.checks.editing import edited, key, stored
 from tests.checks.ranks import save_per_rank
 from tests.conftest import ROOT, SAMPLES
 from tests.helpers import planted_worker
-from tests.helpers.planted_kinds import data_start, place_of
+from tests.helpers.planted_kinds import data_start
 from tests.verify.roundtrip_jobs import Outcome, make_spec, run_batch, run_job
 
 pytestmark = pytest.mark.torchrun
@@ -29,11 +30,6 @@ pytestmark = pytest.mark.torchrun
 SOURCE = SAMPLES / "hsdp_uneven_2x2"
 FQN = "model.net3.weight"  # (30, 15) float32, in two chunks of 15 rows
 MESH = "hsdp:2x2"
-
-
-def _place(folder: Path, fqn: str, chunk: int) -> tuple[Path, int, int]:
-    place = place_of(folder, fqn, chunk)
-    return place.file, place.offset, place.length
 
 
 def _change(path: Path, at: int, change: Callable[[int], int], count: int = 1) -> None:
@@ -48,17 +44,17 @@ def _data_start(path: Path, at: int, length: int, record: str = "data/0") -> int
 
 
 def _flip(folder: Path) -> None:
-    path, at, length = _place(folder, FQN, 1)
+    path, at, length = place(folder, FQN, 1)
     _change(path, _data_start(path, at, length) + 4 * (15 * 3 + 2), lambda b: b ^ 4)
 
 
 def _flip_many(folder: Path) -> None:
-    path, at, length = _place(folder, FQN, 1)
+    path, at, length = place(folder, FQN, 1)
     _change(path, _data_start(path, at, length), lambda b: b ^ 0x55, 9)
 
 
 def _flip_pickle(folder: Path) -> None:
-    path, at, _ = _place(folder, FQN, 0)
+    path, at, _ = place(folder, FQN, 0)
     # A byte of data.pkl that is none of its values: the archive says so, torch does not look.
     blob = path.read_bytes()
     _change(path, blob.index(b"_rebuild_tensor_v2", at) - 14, lambda b: b)
@@ -67,17 +63,17 @@ def _flip_pickle(folder: Path) -> None:
 
 
 def _zero(folder: Path) -> None:
-    path, at, length = _place(folder, FQN, 1)
+    path, at, length = place(folder, FQN, 1)
     _change(path, at, lambda _: 0, length)
 
 
 def _cut(folder: Path) -> None:
-    path, at, length = _place(folder, FQN, 1)
+    path, at, length = place(folder, FQN, 1)
     path.write_bytes(path.read_bytes()[: at + length // 2])
 
 
 def _remove(folder: Path) -> None:
-    path, _, _ = _place(folder, FQN, 1)
+    path, _, _ = place(folder, FQN, 1)
     path.unlink()
 
 
@@ -231,7 +227,7 @@ def test_a_flipped_bit_of_a_bytes_entry(outcomes: dict[str, Outcome]) -> None:
 def test_payloads_that_cannot_be_read(outcomes: dict[str, Outcome], name: str) -> None:
     """`dcp.load` alone would stop at the first of them."""
     outcome = outcomes[name]
-    path, _, _ = _place(SOURCE, FQN, 1)
+    path, _, _ = place(SOURCE, FQN, 1)
     lost = {FQN}
     if name != "zero":
         checkpoint = outcome.checkpoint
@@ -287,7 +283,7 @@ def test_a_file_outside_the_folder_is_not_opened(outcomes: dict[str, Outcome]) -
 
 
 @pytest.mark.parametrize("name", ["misplace", "misplace-fsdp2", "misplace-fsdp1"])
-def test_an_element_in_the_wrong_place(outcomes: dict[str, Outcome], name: str) -> None:
+def test_an_element_in_the_wrongplace(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]
     _rest_is_exact(outcome)
     event = _one(outcome, "compare", 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from inspector.checkpoint.model import Checkpoint
 from inspector.layout.rows import RowBlock
 from inspector.verify.selection import Wave, make_waves, select
 from inspector.verify.spec import JobSpec
+from sample_ckpts.maker import editing as ed
 from tests.conftest import SAMPLES
 from tests.verify.roundtrip_jobs import make_spec, run_batch
 
@@ -97,10 +97,8 @@ def test_a_row_that_does_not_fit_is_left_out_with_the_reason() -> None:
 
 def test_a_shape_that_is_only_claimed_is_not_cut_into_ever_more_blocks(tmp_path: Path) -> None:
     dcp.save({"w": torch.zeros(8, 4)}, checkpoint_id=tmp_path, no_dist=True)
-    file = tmp_path / ".metadata"
-    metadata = pickle.loads(file.read_bytes())
-    metadata.state_dict_metadata["w"].size = torch.Size([1 << 52, 4])
-    file.write_bytes(pickle.dumps(metadata))
+    size = torch.Size([1 << 52, 4])
+    ed.edit(tmp_path, lambda metadata: setattr(metadata.state_dict_metadata["w"], "size", size))
     checkpoint = open_checkpoint(str(tmp_path))
     spec = JobSpec(checkpoint.path, "fsdp:2", memory_bytes=1 << 30)
     waves, too_large = make_waves(checkpoint, select(checkpoint, spec), spec)

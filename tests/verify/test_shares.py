@@ -186,6 +186,19 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
     return run
 
 
+def test_ranks_that_read_nothing_are_no_readers(tmp_path: Path, answer: Answer) -> None:
+    folder = SAMPLES / "hsdp_2x4"
+    ranks = Ranks.of(folder, tmp_path / "job", 3)
+    code, text = answer("check", folder, "--deep", "--shares", tmp_path / "job")
+    assert (code, "read by      none of 3 ranks\n" in text) == (2, True)
+    ranks.read(1)
+    code, text = answer("check", folder, "--deep", "--shares", tmp_path / "job")
+    assert (code, "read by      1 of 3 ranks on host1, 12.3 KiB each" in text) == (2, True)
+    ranks.read(0, 2)
+    code, text = answer("check", folder, "--deep", "--shares", tmp_path / "job")
+    assert (code, "read by      3 ranks on host" in text) == (0, True)
+
+
 def test_json_is_one_processes_and_says_who_read(tmp_path: Path, answer: Answer) -> None:
     folder = SAMPLES / "broken/bit_flip"
     Ranks.of(folder, tmp_path / "job", 2).read()

@@ -11,9 +11,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inspector.checkpoint.child import cache
 from inspector.checkpoint.child.process import ChildProcess, EarlyEntry
@@ -34,8 +33,7 @@ Early = Callable[[tuple[EarlyEntry, ...]], None]
 _MAX_EXTENTS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What reading one metadata file may cost.
 
     Attributes:

@@ -2,7 +2,8 @@
 
 It reads `.metadata` through the gate (`pickle/gate.py`), turns it into columns
 (`pickle/extract.py`) and writes those to stdout (`wire.py`). Progress goes to stderr, a line with
-the bytes read each time some more were; and of a large file, as JSON, its first entries.
+the bytes read each time some more were; and of a large file, as JSON behind a mark, its first
+entries.
 Whatever the file makes this process do (grow, spin, crash), the front end goes on.
 
 Run by path and without site-packages, so that it starts in milliseconds; this is why it, and
@@ -42,7 +43,9 @@ class _Progress:
 
 def _show(rows: list[Any]) -> None:
     """Tell on stderr of the first entries, while the rest is read."""
-    sys.stderr.write(json.dumps(rows) + "\n")
+    from inspector.checkpoint.child.wire import EARLY
+
+    sys.stderr.write(f"{EARLY}{json.dumps(rows)}\n")
     sys.stderr.flush()
 
 

@@ -18,7 +18,10 @@ from typing import Any
 
 from inspector.checkpoint.child.names import Names
 
-__all__ = ["StatePaths", "decode", "encode", "num_bytes_of", "room_for", "split_columns"]
+__all__ = ["EARLY", "StatePaths", "decode", "encode", "num_bytes_of", "room_for", "split_columns"]
+
+#: What a line of the first entries begins with on the child's stderr, where libraries may write.
+EARLY = "hsdp-inspect first entries: "
 
 _LENGTHS = struct.Struct("<QQ")  # Of the header, and of it with the texts.
 _FEW_BYTES = 1 << 20  # Zeroed in microseconds.

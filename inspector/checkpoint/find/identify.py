@@ -6,9 +6,14 @@ every step of a long run would take minutes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
+from inspector.checkpoint.find.save_times import split_by_time
 from inspector.checkpoint.find.step_folders import Found, State, split_step
+from inspector.checkpoint.model import DataFile
 from inspector.checkpoint.safetensors.sets import FileSet, OneSet, file_sets, main_set, set_of
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import printable
@@ -19,6 +24,7 @@ __all__ = ["TRACKERS", "identify", "open_found", "step_of"]
 
 #: A file up to this size is looked at by one request.
 _SMALL_BYTES = 1 << 16
+_OVERWRITTEN = "data files changed {} after the metadata: a save over it may not have finished"
 #: Files that name a step of the folder they lie in.
 TRACKERS = frozenset(
     "latest LATEST LATEST.txt latest.txt last latest_checkpointed_iteration.txt "
@@ -98,6 +104,13 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
         state = "unreadable" if detail else "complete"
         if METADATA in names and not data and not detail and not _is_pickle(storage, metadata):
             return None  # Another program's `.metadata`.
+        written = [metadata] if METADATA in names else per_rank.values()
+        after = "" if detail else _time_after(written, data)
+        if after:
+            return replace(
+                _found(path, "dcp", state, files, _OVERWRITTEN.format(after)),
+                is_overwritten=True,
+            )
     elif METADATA + ".tmp" in names:
         state, detail = "unfinished", "only .metadata.tmp: the save has not finished"
     elif data:
@@ -105,6 +118,20 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
     else:
         return None
     return _found(path, "dcp", state, files, detail)
+
+
+def _time_after(metadata: Iterable[Entry], data: list[Entry]) -> str:
+    """How long after a checkpoint's metadata its data files changed; empty if they did not.
+
+    A save writes its metadata last, and one into the same folder writes over the data first.
+    """
+    times = [entry.modified_s for entry in metadata if entry.modified_s is not None]
+    # A file that was just opened to be written is empty.
+    files = [
+        DataFile(entry.name, None, entry.num_bytes or 1, 0, 0, entry.modified_s) for entry in data
+    ]
+    split = split_by_time(files, max(times, default=None))
+    return split.gap if split is not None and split.metadata_is_older else ""
 
 
 def step_of(path: str) -> int | None:

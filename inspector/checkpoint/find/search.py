@@ -400,11 +400,12 @@ def discover(storage: Storage, *, max_depth: int = MAX_DEPTH) -> RunListing:
 def newest(found: Sequence[Found]) -> Found | None:
     """The complete checkpoint of the highest step (by time where no step is known).
 
-    Of a step of several parts it is the largest one, and none if one of them is not complete.
+    Of a step of several parts it is the largest one, and none if one of them is not complete; one
+    that may be half overwritten is none.
     """
     name = found.name if isinstance(found, RunListing) else ""
     folders = step_folders(found, name)
-    complete = [f for f in folders if all(item.state == "complete" for item in f.parts)]
+    complete = [f for f in folders if all(item.is_complete for item in f.parts)]
     if not complete:
         return None
     with_step = [folder for folder in complete if folder.step is not None]

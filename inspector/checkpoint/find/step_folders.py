@@ -63,8 +63,10 @@ class Found:
         num_bytes: Size of the files in it (not below it).
         num_files: How many.
         modified_s: Newest modification time in it, seconds since the epoch, or None.
-        detail: Why it is not complete; empty if it is.
+        detail: Why it is not complete, or may not be; empty if it is.
         is_file: `path` is a file: the set of safetensors files that it belongs to.
+        is_overwritten: True if data files are newer than the metadata, so that a save over a
+            `complete` one may have died, or be at work.
     """
 
     path: str
@@ -76,6 +78,17 @@ class Found:
     modified_s: float | None
     detail: str = ""
     is_file: bool = False
+    is_overwritten: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """True if nothing in its listing speaks against it."""
+        return self.state == "complete" and not self.is_overwritten
+
+    @property
+    def state_word(self) -> str:
+        """Its state for a reader: nobody is told `complete` of what may be half written."""
+        return "rewritten?" if self.is_overwritten and self.state == "complete" else self.state
 
 
 @dataclass(frozen=True, slots=True)

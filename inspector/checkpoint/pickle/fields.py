@@ -66,6 +66,8 @@ _OPCODES = {1: b"K", 2: b"M", 3: b"J", _NONE: b"N", _MARK: b"("}
 _WIDTH = {1: 1, 2: 2, 3: 4, **{3 + n: n for n in range(1, 9)}}
 # Of records read together; torch writes ten or so. Those of others are read the slow way.
 _MAX_LAYOUTS = 256
+# Records that the first walk goes through, where there are many.
+_SAMPLE = 1 << 10
 
 
 def _table(values: dict[int, int]) -> npt.NDArray[np.int8]:
@@ -80,6 +82,10 @@ _DIM_KIND = _table(
     {ord("K"): 1, ord("M"): 2, ord("J"): 3, _LONG1: 4, ord("("): _MARK}
     | dict.fromkeys(b")t\x85\x86\x87", _END)
 )
+# Of what a string is written as: its bytes but for the text, and the bits of a GET's number.
+_TEXT_BYTES = _table({ord("h"): 2, ord("j"): 5, _TEXT8: 2})
+_GET_BITS = np.zeros(256, np.uint64)
+_GET_BITS[[*b"hj"]] = 0xFF, 0xFFFFFFFF
 # Bytes of an opcode with its operand, by kind; the end of a tuple is where the walk stops.
 _SIZE = np.asarray([0, 2, 3, 5, *range(3, 11), 1, 1, 0, 0], np.int64)
 
@@ -100,7 +106,11 @@ def flat_dims(values: Ints, ndim: npt.NDArray[Any]) -> Ints:
     """
     if len(ndim) and (ndim == ndim[0]).all():
         return values[:, : max(int(ndim[0]), 0)].ravel()
-    return values[np.arange(values.shape[1]) < ndim[:, None]]
+    # Column by column: a comparison of both at once runs along the few dims of each record.
+    has = np.empty(values.shape, bool)
+    for dim in range(values.shape[1]):
+        np.greater(ndim, dim, out=has[:, dim])
+    return values.ravel().compress(has.ravel())
 
 
 class Texts(NamedTuple):
@@ -176,20 +186,29 @@ class PickleBytes:
 
     def texts(self, at: Ints) -> tuple[npt.NDArray[np.bool_], Ints, Texts]:
         """Strings that begin there, inline (and memoized) or from the memo: ok, end, which."""
-        opcode = self.data[at]
-        length = self.data[at + 1].astype(np.int64)
-        if (opcode == _TEXT8).all():
+        words = self.words(at)
+        opcode = words.astype(np.uint8)  # The first byte.
+        words >>= np.uint64(8)
+        inline = opcode == _TEXT8
+        length = (words & np.uint64(0xFF)).view(np.int64)
+        if inline.all():
             end = at + length
             end += 2
             return self.data[end] == _MEMO, end + 1, Texts(at + 2, length, np.full(len(at), -1))
-        inline, short, long = opcode == _TEXT8, opcode == ord("h"), opcode == ord("j")
-        memo = self.words(at) >> np.uint64(8)
-        ref = np.where(short, memo & np.uint64(0xFF), memo & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        ref[inline] = -1
-        length[~inline] = 0
-        end = at + np.where(inline, length + 2, np.where(short, 2, 5))
-        ok = (inline | short | long) & (ref < 1 << 31) & (~inline | (self.data[end] == _MEMO))
-        return ok, end + inline, Texts(at + 2, length, ref)
+        num_bytes = _TEXT_BYTES.take(opcode)
+        words &= _GET_BITS.take(opcode)
+        ref = words.view(np.int64)
+        ok = (num_bytes > 0) & (ref < 1 << 31)
+        end = at + num_bytes
+        if inline.any():
+            ref[inline] = -1
+            length *= inline
+            end += length
+            ok &= ~inline | (self.data[end] == _MEMO)
+            end += inline
+        else:
+            length = np.zeros(len(at), np.int64)
+        return ok, end, Texts(at + 2, length, ref)
 
 
 class RecordPart:
@@ -208,6 +227,8 @@ class RecordPart:
 
     def read(self, scan: PickleBytes, at: Ints) -> Fields:
         """Read the records that begin at these places."""
+        if not self._usual and len(at) > 2 * _SAMPLE:
+            self.read(scan, at[:_SAMPLE])  # What is usual for them is so for most.
         taken: list[_Taken] = []
         rows: Ints | None = None
         for layout in self._usual:
@@ -240,7 +261,7 @@ class RecordPart:
                 if number < first:
                     ints[number][where] = values
                 else:
-                    dims[where, number - first] = values
+                    dims[:, number - first][where] = values
         return Fields(ok, end, ints, ndim, dims)
 
     @staticmethod
@@ -248,7 +269,7 @@ class RecordPart:
         scan: PickleBytes, at: Ints, rows: Ints | None, layout: _Layout, taken: list[_Taken]
     ) -> Ints:
         """Take the records that are laid out so, of some or all; which are not."""
-        begin = at if rows is None else at[rows]
+        begin = at if rows is None else at.take(rows)
         pieces = scan.pieces(begin, layout.num_bytes)
         same = _are_so(pieces, layout)
         if same.all():
@@ -256,9 +277,9 @@ class RecordPart:
             return _NO_ROWS
         mine, others = np.flatnonzero(same), np.flatnonzero(~same)
         if len(mine):
-            found = mine if rows is None else rows[mine]
-            taken.append((layout, found, begin[mine], _numbers(pieces[mine], layout)))
-        return others if rows is None else rows[others]
+            found = mine if rows is None else rows.take(mine)
+            taken.append((layout, found, begin.take(mine), _numbers(pieces.take(mine, 0), layout)))
+        return others if rows is None else rows.take(others)
 
     def _take_walked(
         self, scan: PickleBytes, at: Ints, rows: Ints | None, taken: list[_Taken]
@@ -308,7 +329,7 @@ class RecordPart:
 
     @staticmethod
     def _kinds(data: Bytes, at: Ints, table: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-        kind: npt.NDArray[np.int8] = table[data[at]]
+        kind: npt.NDArray[np.int8] = table.take(data[at])
         long = np.flatnonzero(kind == 4)
         if len(long):
             number = data[at[long] + 1]

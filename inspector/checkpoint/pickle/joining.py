@@ -64,19 +64,19 @@ def join(
     starts, dim_start = columns["chunk_start"], columns["dim_start"]
     if (tensor < 0).any():
         raise NotSplicedError
-    first = starts[tensor]
-    chunk = first + index
-    dims = dim_start[tensor + 1] - dim_start[tensor]
-    if (ndim != dims).any() or (index < 0).any() or (chunk >= starts[tensor + 1]).any():
+    following = tensor + 1
+    chunk = starts.take(tensor) + index
+    dims = dim_start.take(following) - dim_start.take(tensor)
+    if (ndim != dims).any() or (index < 0).any() or (chunk >= starts.take(following)).any():
         raise NotSplicedError
-    chunk_box = columns["box_start"][tensor] + index * dims
+    chunk_box = columns["box_start"].take(tensor) + index * dims
     for dim in range(int(ndim.max())):
         if (ndim > dim).all():
             here, there = box + dim, chunk_box + dim
         else:
             rows = np.flatnonzero(ndim > dim)
-            here, there = box[rows] + dim, chunk_box[rows] + dim
-        if (offsets[here] != columns["offsets"][there]).any():
+            here, there = box.take(rows) + dim, chunk_box.take(rows) + dim
+        if (offsets.take(here) != columns["offsets"].take(there)).any():
             raise NotSplicedError
     columns["file"][chunk] = file
     columns["byte_offset"][chunk] = byte_offset

@@ -80,9 +80,10 @@ _STORED = re.compile(
 
 
 def objects(scan: PickleBytes, end: int, kinds: Sequence[tuple[bytes, int, int]]) -> list[Ints]:
-    """Where objects of some kinds may begin before a place: a GET, and `NEW`.
+    """Where objects of some kinds may begin before a place: a GET, and the begin of `NEW`.
 
-    All are looked for in one pass over the bytes, while those are in the cache.
+    All are looked for in one pass over the bytes, while those are in the cache. Eight bytes are
+    compared, which mostly is all of both; who reads the objects compares the rest.
 
     Args:
         scan: The pickle without frames, or a part of it.
@@ -90,20 +91,24 @@ def objects(scan: PickleBytes, end: int, kinds: Sequence[tuple[bytes, int, int]]
         kinds: GET of each kind's class; and from where to where its objects are of interest.
     """
     data = scan.data
-    wanted, mask = _word_of(NEW[1:])
     found: list[list[Ints]] = [[] for _ in kinds]
     for first in range(0, end, _SCAN_BYTES):
         last = min(first + _SCAN_BYTES, end)
         at = np.flatnonzero(data[first:last] == NEW[1]) + first
-        at = at[(scan.words(at) & mask) == wanted]
+        words: dict[int, tuple[Ints, npt.NDArray[np.uint64]]] = {}
         for (new, low, high), pieces in zip(kinds, found, strict=True):
             if last <= low or first >= high or not new:
                 continue
-            starts = at - (len(new) + 1)
-            if first < low + len(new) + 1 or last > high:
-                starts = starts[(starts >= max(low, 0)) & (starts < high)]
-            value, bits = _word_of(new + NEW[:1])
-            pieces.append(starts[(scan.words(starts) & bits) == value])
+            before = len(new) + 1
+            if before not in words:
+                starts = at[np.searchsorted(at, before) :] - before
+                words[before] = starts, scan.words(starts)
+            starts, here = words[before]
+            value, bits = _word_of((new + NEW)[:8])
+            same = (here & bits) == value
+            if first < low + before or last > high:
+                same &= (starts >= low) & (starts < high)
+            pieces.append(starts.compress(same))
     return [np.concatenate(pieces) if pieces else np.zeros(0, np.int64) for pieces in found]
 
 
@@ -153,11 +158,11 @@ _MEMO_OF_DIMS = np.asarray([2] + [3] * 8 + [0], np.int8)
 
 def _num_memo(ndim: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Memo entries that a `torch.Size` of so many dims makes."""
-    return _MEMO_OF_DIMS[ndim]
+    return _MEMO_OF_DIMS.take(ndim)
 
 
 def _kept(values: npt.NDArray[Any], ok: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    return values if ok.all() else values[ok]
+    return values if ok.all() else values.compress(ok, 0)
 
 
 @dataclass(slots=True)

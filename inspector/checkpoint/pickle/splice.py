@@ -422,7 +422,7 @@ def _check_borders(window: PickleWindow) -> None:
 
     Between the chunks of an entry stand opcodes of one byte.
     """
-    cuts = np.asarray(window.cuts, np.int64)
+    cuts, pickle = np.asarray(window.cuts, np.int64), window.scan.data.data
     chunks, tensors = window.chunks, window.tensors
     spans: list[tuple[Ints, Ints]] = [(chunks.start, chunks.start + chunks.length)]
     if window.stored is not None:
@@ -441,7 +441,7 @@ def _check_borders(window: PickleWindow) -> None:
         inside = (rows >= 0) & (cuts < ends[rows])
         for cut, at in zip(cuts[inside].tolist(), starts[rows[inside]].tolist(), strict=True):
             while at < cut:
-                at = op_end(window.scan.data.data, at)
+                at = op_end(pickle, at)
             if at != cut:
                 raise NotSplicedError
 

@@ -50,6 +50,10 @@ _SIZED |= {0x8A: 1, 0x8B: 4}
 _TEXTS = (0x8C, ord("X"), 0x8D)
 _MEMO, _MARK, _STOP, _DUP = 0x94, ord("("), ord("."), ord("2")
 _SHORT_GET, _LONG_GET = ord("h"), ord("j")
+# Bytes of every opcode that always takes as many.
+_NUM_BYTES = {opcode: num_bytes for opcode, (num_bytes, *_) in _OPS.items()}
+_NUM_BYTES |= dict.fromkeys((*_COLLECTING, _MEMO, _MARK, _STOP, _DUP), 1)
+_NUM_BYTES |= {_SHORT_GET: 2, _LONG_GET: 5}
 # The strings in records, by kind, in the order in which they are numbered.
 _STRINGS = {
     "tensors": ("name",),
@@ -69,17 +73,11 @@ def op_end(data: memoryview, at: int) -> int:
         NotSplicedError: It is none that torch writes.
     """
     opcode = data[at]
-    if opcode in _OPS:
-        return at + _OPS[opcode][0]
+    if opcode in _NUM_BYTES:
+        return at + _NUM_BYTES[opcode]
     if opcode in _SIZED:
         width = _SIZED[opcode]
         return at + 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
-    if opcode == _SHORT_GET:
-        return at + 2
-    if opcode == _LONG_GET:
-        return at + 5
-    if opcode in _COLLECTING or opcode in (_MEMO, _MARK, _STOP, _DUP):
-        return at + 1
     raise NotSplicedError
 
 

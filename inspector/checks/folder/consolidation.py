@@ -151,13 +151,13 @@ def _left_out(shards: _Shards, mine: dict[str, int]) -> Iterator[Finding]:
     if lacking:
         yield Finding(
             "index-mismatch",
-            "note",
             f"the ranks' shards (in {shards.where}) hold {plural(len(lacking), 'tensor')} that no "
             f"file here has; the first is {printable(lacking[0], 120)}",
             "raises an error for each that the model asks for; transformers makes new values "
             "for it",
             "a tied weight may be left out on purpose; else put the files together again with a "
             "mapping that names every tensor (torch leaves out what the mapping lacks)",
+            severity="note",
         )
 
 
@@ -180,7 +180,6 @@ def _zeroed(
             path = shards.checkpoint.files[int(shard.file[0])].path
             yield Finding(
                 "chunk-gap",
-                "error",
                 f"{printable(tensor.fqn, 120)}: zero here, and not in the rank's shard that it was "
                 f"put together from ({printable(path, 80)}, in {shards.where})",
                 "loads the zero silently: consolidation copies no 0-d tensor (torch 2.13)",
@@ -206,7 +205,6 @@ def _gap(tensor: Tensor, cover: Cover, where: str) -> Finding:
     about = "" if cover.complete else "at least "
     return Finding(
         "chunk-gap",
-        "error",
         f"{printable(tensor.fqn, 120)}: {about}{num:,} of {tensor.num_elements:,} elements are in "
         f"no rank's shard ({where}), and zeros here: "
         f"{format_box(list(first.offsets), first.sizes)}"
@@ -299,7 +297,6 @@ def _mixed(checkpoint: Checkpoint, storage: Storage, shards: Checkpoint) -> list
         return [
             Finding(
                 "chunk-overlap",
-                "error",
                 f"{what}; {plural(len(raises), 'tensor')} cannot be loaded from it, {first} is "
                 "the first",
                 "HuggingFaceStorageReader, and from_pretrained of transformers 5.24 by it, raise "
@@ -312,13 +309,13 @@ def _mixed(checkpoint: Checkpoint, storage: Storage, shards: Checkpoint) -> list
     return [
         Finding(
             "chunk-overlap",
-            "warning",
             what,
             "HuggingFaceStorageReader loads it or raises AssertionError: mismatch sizes, by the "
             "order in which the disk lists the files",
             hint,
             fqn=both[0],
             file=names[0],
+            severity="warning",
         )
     ]
 

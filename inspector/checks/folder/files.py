@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from inspector.checkpoint.dcp import METADATA, is_escape, rank_metadata
+from inspector.checkpoint.find.save_times import Split, split_by_time
 from inspector.checkpoint.model import Checkpoint, DataFile, Ints
 from inspector.checkpoint.signatures import COMPRESSED, foreign_kind
 from inspector.checkpoint.storage.base import Entry, Storage
 from inspector.checkpoint.text import format_bytes, plural, printable
 from inspector.checks.findings import Finding, NotChecked
-from inspector.checks.folder.times import Split, split_by_time
 from inspector.checks.metadata.entries import Entries, total
 from inspector.errors import StorageError
 from inspector.layout.geometry import unique
@@ -131,7 +131,6 @@ def _look(
         findings.append(
             Finding(
                 code,
-                "error",
                 f"{printable(path, 120)}: {what}; {_holds(entries, rows)} in it",
                 _FATE_OF_NOTHING if _holds_nothing(entries, rows) else torch_does,
                 _instead(path, known)
@@ -146,11 +145,11 @@ def _look(
         findings.append(
             Finding(
                 "path-escapes",
-                "warning",
                 f"{outside[0]}{more}: a link that leads outside the checkpoint folder",
                 "follows the link and reads that file",
                 "make sure that the link's target is meant, and that it is copied along",
                 file=outside[0].partition(" (to ")[0],
+                severity="warning",
             )
         )
     return found
@@ -199,7 +198,6 @@ def _problem(storage: Storage, path: str, entry: Entry | None) -> tuple[str, str
 def _escape(path: str) -> Finding:
     return Finding(
         "path-escapes",
-        "error",
         f"{printable(path, 120)}: entries of the metadata lie in this file, {_way_out(path)}; it "
         "was not looked at",
         "follows the path and reads that file",
@@ -259,11 +257,11 @@ def _truncated(
         end = int(entries.sweep.end[number])
         kind = _foreign(storage, entries, number) if opened < _MAX_OPENED else None
         of_kind = f" of {kind[0]}" if kind else ""
+        needing = "the metadata" if entries.checkpoint.format == "dcp" else "its header"
         findings.append(
             Finding(
                 "file-truncated",
-                "error",
-                f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {_what(entries)} needs "
+                f"{printable(path, 120)}: {num_bytes:,} bytes{of_kind}, but {needing} needs "
                 f"{end:,}; {_holds(entries, members)} past its end",
                 _cut_fate(entries, members, num_bytes, is_foreign=kind is not None),
                 kind[1] if kind else _CUT_SHORT,
@@ -307,10 +305,6 @@ def _cut_fate(entries: Entries, rows: Ints, num_bytes: int, *, is_foreign: bool)
     return f"raises {' or '.join(fates)}{entries.or_packed}"
 
 
-def _what(entries: Entries) -> str:
-    return "the metadata" if entries.checkpoint.format == "dcp" else "its header"
-
-
 # -- the folder as a whole ---------------------------------------------------------------------
 
 
@@ -335,7 +329,6 @@ def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
             why = "it is left from another save, or .metadata is"
         yield Finding(
             "file-unreferenced",
-            "warning",
             f"{printable(file.path, 120)}: {format_bytes(file.num_bytes)} that no entry of the "
             f"metadata names; {why}",
             "ignores it",
@@ -347,13 +340,13 @@ def _unreferenced(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _of_another_set(file: DataFile) -> Finding:
     return Finding(
         "file-unreferenced",
-        "note",
         f"{printable(file.path, 120)}: {format_bytes(file.num_bytes)} that are no part of this "
         "checkpoint, by the index or by the name",
         "readers that go by the index or by the name ignore it; HuggingFaceStorageReader reads "
         "every .safetensors file of a folder, and this one's tensors too",
         "load from a folder of its own if you load with DCP",
         file=file.path,
+        severity="note",
     )
 
 
@@ -372,7 +365,6 @@ def _leftovers(listing: list[Entry]) -> Iterator[Finding]:
             hint = "the data files may be of that later save: see whether they are newer"
         yield Finding(
             "file-leftover",
-            "note",
             f"{printable(entry.name, 120)}: {what}",
             "ignores it",
             hint,
@@ -389,7 +381,6 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
             unfinished = f"__{rank}.metadata.tmp" in names
             yield Finding(
                 "rank-missing",
-                "error",
                 f"rank {rank}: its metadata file __{rank}.metadata is not there"
                 + (" (only its .tmp: that rank has not finished)" if unfinished else ""),
                 f"raises AssertionError: metadata is None, on rank {rank}",
@@ -411,13 +402,13 @@ def _ranks(checkpoint: Checkpoint, listing: list[Entry]) -> Iterator[Finding]:
         count = num - len({rank for rank in present if rank < num})
         yield Finding(
             "rank-missing",
-            "warning",
             f"no data file of rank {shown}"
             + (" and more" if count > len(missing[:_MAX_NAMED]) else "")
             + f", though ranks up to {num - 1} wrote one; no entry of the metadata names it",
             "loads silently: it reads only files that the metadata names",
             "no fault if the file was empty and a copy dropped it; else look for elements that no "
             "chunk holds",
+            severity="warning",
         )
 
 
@@ -433,7 +424,7 @@ def _out_of_step(split: Split) -> Finding:
     if len(odd) > _MAX_NAMED:
         who += f" and {len(odd) - _MAX_NAMED} more"
     num, num_all = len(split.newer), len(split.newer) + len(split.older)
-    gap = _duration(split.gap_s)
+    gap = split.gap
     if not split.metadata_is_older:
         what = f"{who}: {gap} older than {METADATA} and the other {plural(num, 'data file')}"
     elif not split.older:
@@ -448,22 +439,12 @@ def _out_of_step(split: Split) -> Finding:
     out = f"; out of step: rank {', '.join(map(str, ranks[:_MAX_NAMED]))}" if ranks else ""
     return Finding(
         "file-newer",
-        "warning",
         what + (out if split.older else ""),
         "loads silently a mixture of two saves, if they are of two",
         "an overwrite in place that died leaves this; if the folder was only copied, it is none: "
         "compare with another copy, or load an earlier checkpoint",
         file=odd[0].path,
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.1f} days"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _unowned(entries: Entries, found: list[Entry | None], truncated: set[int]) -> Iterator[Finding]:
@@ -482,7 +463,6 @@ def _unowned(entries: Entries, found: list[Entry | None], truncated: set[int]) -
         where = "at its end" if tail == unowned else "between payloads" if not tail else "in places"
         yield Finding(
             "bytes-unreferenced",
-            "note",
             f"{printable(file.path, 120)}: {plural(unowned, 'byte')} that no entry owns, {where}",
             "ignores them",
             "harmless in itself; if it is so in many files, the metadata may be of another save",

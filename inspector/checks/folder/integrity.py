@@ -48,7 +48,6 @@ def check_integrity(
     except InspectError as error:
         finding = Finding(
             "integrity-unreadable",
-            "warning",
             f"{INTEGRITY} cannot be read: {error.message}",
             "loads the checkpoint; Megatron raises an error if it is told to verify",
             "restore it from where the checkpoint was written",
@@ -119,7 +118,6 @@ class _Run:
             findings.append(
                 Finding(
                     "integrity-mismatch",
-                    "error",
                     f"{printable(name, 120)} is not as {INTEGRITY} says: {what}",
                     _FATE,
                     "copy the file again from where it was written, or take another checkpoint",

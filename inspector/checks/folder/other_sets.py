@@ -187,13 +187,13 @@ def _unread(file: DataFile, unread: Unread) -> Finding:
     is_first = file.path == SINGLE
     return Finding(
         "file-unreadable" if is_first else "file-unreferenced",
-        "error" if is_first else "warning",
         f"{_size(file)} that are no part of this checkpoint, by the index or by the name, and "
         f"cannot be read: {unread.what}",
         "HuggingFaceStorageReader opens every .safetensors file of a folder and raises"
         + (", as does transformers, which tries this name first" if is_first else ""),
         "move it elsewhere before loading",
         file=file.path,
+        severity="error" if is_first else "warning",
     )
 
 
@@ -207,7 +207,6 @@ def _instead(checkpoint: Checkpoint, file: DataFile, alike: _Alike) -> Finding:
         what += f"; {len(alike.only_there):,} in it alone, {alike.num_only_here:,} not in it"
     return Finding(
         "file-unreferenced",
-        "note" if is_same else "warning",
         f"{_size(file)} that {INDEX} does not name{_newer(checkpoint, file)}; {what}",
         "from_pretrained of transformers loads this file instead of the shards that the index "
         "names, without a word; HuggingFaceStorageReader reads both, and of a tensor that both "
@@ -217,6 +216,7 @@ def _instead(checkpoint: Checkpoint, file: DataFile, alike: _Alike) -> Finding:
         else "judged here are the shards: remove the one of the two that is not meant",
         fqn=alike.values[0] if alike.values else None,
         file=file.path,
+        severity="note" if is_same else "warning",
     )
 
 
@@ -250,7 +250,6 @@ def _as_well(checkpoint: Checkpoint, file: DataFile, alike: _Alike) -> Finding |
     named = [fqn for fqn, *_ in (*alike.shapes, *alike.dtypes)] or alike.values
     return Finding(
         "file-unreferenced",
-        "warning",
         f"{_size(file)} that are no part of this checkpoint, by the index or by the name; "
         f"{plural(len(alike.shared), 'tensor')} in it of names of this checkpoint, {alike.words()}",
         f"{fate}; transformers does not read it",

@@ -65,7 +65,6 @@ def _unread_by_torch(checkpoint: Checkpoint) -> Iterator[Finding]:
             of_dtype = np.flatnonzero(columns.property_id == number).tolist()
             yield Finding(
                 "payload-format",
-                "note",
                 f"{plural(len(of_dtype), 'tensor')} of {dtype} "
                 f"({printable(columns.fqns[of_dtype[0]], 80)} is the first)",
                 f"HuggingFaceStorageReader raises KeyError: {_NOT_NAMED[dtype]!r}; "
@@ -106,7 +105,6 @@ def _other_blocks(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[
         fqn = columns.fqns[pairs[0][0]]
         yield Finding(
             "payload-format",
-            "note",
             f"{plural(len(pairs), 'weight')} with scales of other blocks than {_BLOCK} x {_BLOCK} "
             f"({printable(fqn, 80)} is the first: {list(shapes[0][0])} with scales "
             f"{list(shapes[0][1])})",
@@ -124,16 +122,15 @@ def _unread(stored: SafetensorsFacts) -> Iterator[Finding]:
     for unread in stored.unread:
         yield Finding(
             unread.code,
-            "error",
             f"{printable(unread.path, 120)}: {unread.what}; nothing in it was read",
             "waits for ever, or raises an error" if "regular" in unread.what else _REFUSES,
             unread.hint or _FETCH,
             file=unread.path,
+            severity="error",
         )
     for path in stored.escapes:
         yield Finding(
             "path-escapes",
-            "error",
             f"{printable(path, 120)}: the index places tensors in this file, outside the "
             "checkpoint folder; it was not looked at",
             "transformers follows the path and reads that file; HuggingFaceStorageReader does not "
@@ -150,7 +147,6 @@ def _missing(stored: SafetensorsFacts) -> Iterator[Finding]:
             what = f"the index places {plural(count, 'tensor')} in it"
         yield Finding(
             "file-missing",
-            "error",
             f"{printable(path, 120)}: it is not there, and {what}",
             "transformers raises FileNotFoundError; HuggingFaceStorageReader takes the files it "
             "finds for all there are, and what is missing for never saved",
@@ -169,10 +165,10 @@ def _ranks(checkpoint: Checkpoint) -> Iterator[Finding]:
         more = " and more" if len(missing) > _MAX_NAMED else ""
         yield Finding(
             "rank-missing",
-            "warning",
             f"no file of rank {shown}{more}, though ranks up to {num - 1} wrote one",
             "HuggingFaceStorageReader takes the files it finds for all there are",
             "no fault if that rank had nothing to save; else look for elements that no chunk holds",
+            severity="warning",
         )
 
 
@@ -181,7 +177,6 @@ def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding
     if stored.index_problem:
         yield Finding(
             "entry-malformed",
-            "error",
             f"{index}: {stored.index_problem}; the files were taken as they lie there",
             "transformers raises an error; HuggingFaceStorageReader does not look at the index",
             "fetch the index again; the headers of the files hold all that it should say",
@@ -192,7 +187,6 @@ def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding
         where = f"it is in {printable(first.found, 80)}" if first.found else "no file has it"
         yield Finding(
             "index-mismatch",
-            "error" if any(not m.found for m in stored.misplaced) else "warning",
             f"{index}: {plural(len(stored.misplaced), 'tensor')} not in the file that it names; "
             f"the first is {printable(first.fqn, 120)}, said to be in {printable(first.path, 80)} "
             f"({where})",
@@ -201,12 +195,12 @@ def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding
             "take index and files from one and the same save",
             fqn=first.fqn,
             file=stored.index,
+            severity="error" if any(not m.found for m in stored.misplaced) else "warning",
         )
     if stored.not_in_index:
         fqn, path = stored.not_in_index[0]
         yield Finding(
             "index-mismatch",
-            "warning",
             f"{index}: {plural(len(stored.not_in_index), 'tensor')} of the files not in it; the "
             f"first is {printable(fqn, 120)} in {printable(path, 80)}",
             "transformers loads them; readers that go by the index do not see them",
@@ -218,7 +212,6 @@ def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding
         num = plural(len(stored.stale_index), "file")
         yield Finding(
             "index-mismatch",
-            "warning",
             f"{index}: none of the {num} that it names is there "
             f"({printable(stored.stale_index[0], 80)} is the first); {SINGLE} was taken instead",
             f"transformers and HuggingFaceStorageReader load {SINGLE}; readers that go by the "
@@ -232,12 +225,12 @@ def _index(checkpoint: Checkpoint, stored: SafetensorsFacts) -> Iterator[Finding
     if stored.total_size is not None and stored.total_size != mine and whole:
         yield Finding(
             "index-mismatch",
-            "note",
             f"{index}: it says that all tensors take {stored.total_size:,} bytes; they take "
             f"{mine:,}",
             "ignores it",
             "harmless in itself: some tools count tied or converted tensors otherwise",
             file=stored.index,
+            severity="note",
         )
 
 
@@ -261,10 +254,10 @@ def _unowned(
             where = "at its end" if file.num_bytes - end == unowned else "between its tensors"
             yield Finding(
                 "bytes-unreferenced",
-                "error",
                 f"{printable(file.path, 120)}: {plural(unowned, 'byte')} that no tensor owns, "
                 f"{where}",
                 _REFUSES,
                 _FETCH,
                 file=file.path,
+                severity="error",
             )

@@ -53,15 +53,15 @@ def _unreadable(error: MetadataError, listing: list[Entry]) -> Finding:
     per_rank = next((entry.name for entry in rank_metadata(listing).values()), None)
     if METADATA not in names and per_rank is None:
         what = "raises SafetensorError, HuggingFaceStorageReader as well as transformers"
-        return Finding(error.code, "error", error.message, what, error.hint)
+        return Finding(error.code, error.message, what, error.hint, severity="error")
     return Finding(
         error.code,
-        "error",
         error.message,
         _read_fails(error),
         error.hint
         or "fetch .metadata again from where it was written, or load an earlier checkpoint",
         file=METADATA if METADATA in names else per_rank,
+        severity="error",
     )
 
 
@@ -84,7 +84,6 @@ def _without_metadata(
         findings.append(
             Finding(
                 "save-unfinished",
-                "error",
                 f"{where}: a folder of a save that has not finished ({what})",
                 _NO_METADATA,
                 "load the checkpoint before it, unless the save is still running",
@@ -94,7 +93,7 @@ def _without_metadata(
 
 
 def _missing(message: str, hint: str) -> Finding:
-    return Finding("metadata-missing", "error", message, _NO_METADATA, hint, file=METADATA)
+    return Finding("metadata-missing", message, _NO_METADATA, hint, file=METADATA)
 
 
 def _unfinished(storage: Storage) -> Finding:
@@ -115,7 +114,7 @@ def _unfinished(storage: Storage) -> Finding:
             "unless the save is still running, it cannot be repaired from this folder: load an "
             "earlier checkpoint"
         )
-        return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
+        return Finding("save-unfinished", message, _NO_METADATA, hint, file=_TMP)
     errors = [f for f in found if f.severity == "error"]
     if errors:
         message = (
@@ -132,4 +131,4 @@ def _unfinished(storage: Storage) -> Finding:
             f"if no save is running any more, rename {_TMP} to {METADATA}, which repairs the "
             "checkpoint, and check it again"
         )
-    return Finding("save-unfinished", "error", message, _NO_METADATA, hint, file=_TMP)
+    return Finding("save-unfinished", message, _NO_METADATA, hint, file=_TMP)

@@ -103,7 +103,6 @@ def _truncated_finding(piece: Shape, dim: int, small: list[Tensor], large: list[
     lost = other.num_elements - first.num_elements
     return Finding(
         "alias-shape",
-        "warning",
         f"{printable(first.fqn, _MAX_NAME)} {format_shape(first.shape)}{more}: made of "
         f"{first.num_chunks:,} pieces {format_shape(piece)}, and "
         f"{printable(other.fqn, _MAX_NAME)} {format_shape(other.shape)} of {other.num_chunks:,} "
@@ -183,7 +182,6 @@ def _is_part(length: int, whole: Shape) -> bool:
 def _flat_finding(fqn: str, length: int, why: str) -> Finding:
     return Finding(
         "alias-shape",
-        "warning",
         f"{printable(fqn, _MAX_NAME)} [{length:,}]: flat, and {why}",
         "raises ValueError: Size mismatch, into a model whose weight is a matrix",
         "a flat shard of FSDP1 was saved or exported in its place (the state dict was taken "

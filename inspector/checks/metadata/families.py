@@ -239,7 +239,6 @@ def _hole(
 ) -> Finding:
     return Finding(
         "family-hole",
-        "warning",
         f"{printable(prefix, 120)}: {_list(missing)} {'is' if len(missing) == 1 else 'are'} "
         f"missing between {_list(sorted(family.members))}; {evidence}",
         "raises RuntimeError: Missing key in checkpoint state_dict, if the model has them",
@@ -328,7 +327,6 @@ class _Routed:
             shape = format_shape(columns.shape(indices[0]))
             yield Finding(
                 "family-hole",
-                "warning",
                 f"{printable(first, 120)} {shape}{more}: {plural(num, 'expert')}, and a router of "
                 f"{rows:,} rows: {why}",
                 "loads silently into a model that is made alike, with the same experts on every "

@@ -215,7 +215,6 @@ def _views_of_flat(checkpoint: Checkpoint) -> Iterator[Finding]:
     whole = columns.tensor(flat[owner])
     yield Finding(
         "local-state",
-        "warning",
         f"{plural(len(empty), 'parameter')} without an element ({names}"
         f"{' ...' if len(empty) > _MAX_NAMED else ''}) beside "
         f"{printable(whole.fqn, _MAX_NAME)}, which holds them in {whole.num_chunks:,} shards: "
@@ -276,7 +275,6 @@ def _finding(
     one = len(pieces) == 1
     return Finding(
         "local-state",
-        "warning",
         f"{printable(prefix.rstrip('.'), 60)}: {plural(len(pieces), 'tensor')} {slots}"
         f"{'has' if one else 'have'} the shape of one rank's shard of "
         f"{'its parameter' if one else 'their parameters'}, and {'is' if one else 'are'} all there "

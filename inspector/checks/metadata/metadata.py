@@ -73,7 +73,6 @@ def _unsafe(checkpoint: Checkpoint) -> Iterator[Finding]:
         named = ", ".join(printable(g, 80) for g in checkpoint.unsafe_globals[:_MAX_SHOWN])
         yield Finding(
             "metadata-unsafe",
-            "error",
             f".metadata names code to be run: {named}"
             + (" and more" if len(checkpoint.unsafe_globals) > _MAX_SHOWN else "")
             + "; it was not run here",
@@ -92,7 +91,6 @@ def _malformed(checkpoint: Checkpoint) -> Iterator[Finding]:
         more = f" (and {plural(len(whats) - 1, 'fault')} more)" if len(whats) > 1 else ""
         yield Finding(
             "entry-malformed",
-            "error",
             f"{subject}{printable(whats[0], 300)}{more}; it was left out",
             _fate(whats[0]) if checkpoint.format == "dcp" else "raises SafetensorError or KeyError",
             "no torch writes this: take .metadata from the original, or load an earlier checkpoint"
@@ -109,7 +107,6 @@ def _of_later_kinds(checkpoint: Checkpoint) -> Iterator[Finding]:
         more = f" (and {plural(len(later) - 1, 'entry', 'entries')} more)" if later[1:] else ""
         yield Finding(
             "metadata-unknown-class",
-            "note",
             f"{printable(first.fqn, _MAX_NAME)}: {printable(first.what, 300)}, a class of torch's "
             f"own modules that no torch known here has (up to 2.15){more}: it was left out",
             "raises AssertionError: metadata is None; global metadata read failed, if it lacks the "
@@ -140,7 +137,6 @@ def _unprintable(
 ) -> Finding:
     return Finding(
         "name-unprintable",
-        "warning",
         f"{printable(text, _MAX_NAME)}: the name of this {noun} has characters that a terminal "
         "obeys or does not show",
         "loads it; its errors print the name as it is",
@@ -158,7 +154,6 @@ def _unknown(checkpoint: Checkpoint) -> Iterator[Finding]:
             continue
         yield Finding(
             "metadata-unknown-class",
-            "note",
             f".metadata holds an object of {printable(full, _MAX_NAME)}, which is not known; it "
             "was passed over",
             f"imports {printable(package, 60)}, and raises ModuleNotFoundError if it cannot",
@@ -170,7 +165,6 @@ def _of_torch(full: str, what: str) -> Finding:
     name = printable(full.rpartition(".")[2], 60)
     return Finding(
         "metadata-unknown-class",
-        "note",
         f".metadata holds an object of {printable(full, _MAX_NAME)}, {what}",
         "raises AssertionError: metadata is None; global metadata read failed: Can't get attribute "
         f"'{name}', if it lacks the class",
@@ -258,7 +252,6 @@ def _not_of_torch(full: str) -> Finding:
     mine = f"torch {torch_version}" if torch_version else "torch of up to 2.15"
     return Finding(
         "metadata-unknown-class",
-        "note",
         f".metadata names {printable(full, _MAX_NAME)}, which no torch known here has (up to "
         f"2.15): it is of a later one, or damaged; {mine} cannot read this checkpoint",
         "raises AssertionError: metadata is None; ... "
@@ -272,7 +265,6 @@ def _trailing(checkpoint: Checkpoint) -> Iterator[Finding]:
     if checkpoint.trailing_bytes:
         yield Finding(
             "metadata-trailing-bytes",
-            "note",
             f".metadata goes on for {plural(checkpoint.trailing_bytes, 'byte')} (or more) after "
             "the end of its pickle",
             "ignores them",
@@ -288,7 +280,6 @@ def _version(provenance: Provenance) -> Iterator[Finding]:
     if not numbers or numbers > _KNOWN_VERSION:
         yield Finding(
             "metadata-version",
-            "note",
             f".metadata is of version {printable(text, 40)}; known here is 1.0.0 (torch 2.9 to "
             "2.15), so something in it may have been missed",
             "loads it: it does not look at the version",
@@ -324,7 +315,7 @@ def reading_notes(
 
 
 def _note(message: str, torch_does: str, hint: str) -> Finding:
-    return Finding("metadata-version", "note", message, torch_does, hint)
+    return Finding("metadata-version", message, torch_does, hint)
 
 
 def _torch_note(provenance: Provenance, torch_version: str | None) -> Finding | None:

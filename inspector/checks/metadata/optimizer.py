@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from inspector.checkpoint.model import BytesEntry, Checkpoint
 from inspector.checkpoint.storage.base import Storage
@@ -85,13 +85,6 @@ def is_optimizer_state(fqn: str) -> bool:
     return split_state(fqn) is not None
 
 
-@dataclass(slots=True)
-class _Group:
-    """The state of one optimizer: slots by parameter."""
-
-    slots: dict[str, set[str]] = field(default_factory=dict)
-
-
 def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
     """All `optimizer-incomplete` findings, one for each parameter.
 
@@ -101,13 +94,12 @@ def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
     """
     groups = _groups(checkpoint.fqns)
     findings = []
-    for prefix, group in groups.items():
+    for prefix, slots in groups.items():
         findings += [
-            _finding(prefix, param, missing, num)
-            for param, missing, num in _lacking_slots(group.slots)
+            _finding(prefix, param, missing, num) for param, missing, num in _lacking_slots(slots)
         ]
     # A parameter with its state in any of the optimizers is complete: `optim.0`, `optim.1` ...
-    with_state = {param for group in groups.values() for param in group.slots}
+    with_state = {param for group in groups.values() for param in group}
     if with_state:
         names = (fqn for fqn in checkpoint.columns.fqns if not _STATE.search(fqn))
         prefix = next(iter(groups))
@@ -116,13 +108,13 @@ def check_optimizer(checkpoint: Checkpoint) -> list[Finding]:
     return findings
 
 
-def _groups(fqns: Iterable[str]) -> dict[str, _Group]:
-    groups: dict[str, _Group] = {}
+def _groups(fqns: Iterable[str]) -> dict[str, dict[str, set[str]]]:
+    """The slots of each parameter, by optimizer."""
+    groups: dict[str, dict[str, set[str]]] = {}
     for fqn in fqns:
         name = split_state(fqn)
         if name is not None and name.slot in SLOTS:
-            group = groups.setdefault(name.prefix, _Group())
-            group.slots.setdefault(name.param, set()).add(name.slot)
+            groups.setdefault(name.prefix, {}).setdefault(name.param, set()).add(name.slot)
     return groups
 
 
@@ -188,7 +180,6 @@ def _finding(prefix: str, param: str, missing: set[str] | None, num: int) -> Fin
     where = printable(prefix.rstrip("."), 60)
     return Finding(
         "optimizer-incomplete",
-        "warning",
         f"{shown}: {where} lacks {what} for it, which {plural(num, 'parameter')} like it have",
         "raises RuntimeError: Missing key in checkpoint state_dict, if the optimizer has a state "
         "for it; with allow_partial_load it starts from nothing, silently",
@@ -300,7 +291,6 @@ def _group_finding(prefix: str, idle: list[str], num_params: int) -> Finding:
     where = printable(prefix.rstrip("."), 60)
     return Finding(
         "optimizer-incomplete",
-        "warning",
         f"{where + ': ' if where else ''}{len(idle):,} of the {plural(num_params, 'parameter')} in "
         f"its groups {'has' if len(idle) == 1 else 'have'} no state ({shown}{more}): frozen, or "
         "without a gradient so far",

@@ -122,7 +122,6 @@ def _findings(checkpoint: Checkpoint, written_by: WrittenBy) -> list[Finding]:
         findings.append(
             Finding(
                 "file-newer",
-                "warning",
                 f"{printable(path, 120)}: it holds {plural(num, 'item')} that DCP's writer, "
                 f"replayed on {written_by.replayed_on}, puts into another rank's file: "
                 f"{named or 'not listed'}; the other {written_by.num_placed:,} lie as it says",

@@ -89,7 +89,6 @@ def _cover_findings(
         none = "no chunk at all: " if not tensor.num_chunks else ""
         yield Finding(
             "chunk-gap",
-            "error",
             f"{shown}: {none}{about}{num:,} of {plural(size, 'element')} lie in no chunk, "
             f"at {where}",
             "depends on what it makes of the chunk that was left out here: loads those elements, "
@@ -107,7 +106,6 @@ def _cover_findings(
         a, b = (format_box(tensor.offsets[i], tensor.sizes[i]) for i in overlap.chunks)
         yield Finding(
             "chunk-overlap",
-            "error",
             f"{shown}: {about}{plural(cover.num_overlap, 'element')} in two or more different "
             f"chunks, at {_boxes([o.box for o in cover.overlaps])} (chunks {a} and {b})",
             f"loads silently, {cover.num_overlap} elements take the value of the chunk read last",
@@ -124,7 +122,6 @@ def _cover_findings(
         box = format_box(offsets, sizes)
         yield Finding(
             "chunk-duplicate",
-            "error",
             f"{shown}: {plural(len(cover.duplicates), 'chunk')} listed more than once, "
             f"with {plural(num, 'element')}; the first is {box}",
             "loads silently, reading the same bytes twice",
@@ -141,7 +138,6 @@ def _cover_findings(
         box = format_box(offsets, sizes)
         yield Finding(
             "chunk-out-of-bounds",
-            "error",
             f"{shown}: {plural(len(cover.outside), 'chunk')} reaching outside the tensor of size "
             f"{list(tensor.shape)}, by {plural(cover.num_outside, 'element')}; the first is {box}",
             "loads silently, with values in the wrong place or left uninitialised",
@@ -154,7 +150,6 @@ def _cover_findings(
     if not (cover.complete or cover.num_gap or cover.num_overlap):
         yield Finding(
             "chunk-overlap",
-            "error",
             f"{shown}: its {tensor.num_chunks:,} chunks could not be shown to tile it; they cross "
             "one another so often that the search was given up",
             "loads silently, with elements left uninitialised or overwritten",
@@ -196,7 +191,6 @@ def _unstored(entries: Entries) -> Iterator[Finding]:
         what = f"{plural(len(members), 'chunk')} ({plural(num, 'element')})"
         yield Finding(
             "chunk-unstored",
-            "error",
             f"{name(fqn)}: "
             + ("the bytes entry" if offsets is None else what)
             + " of the metadata has no storage entry, so nothing tells where it lies",
@@ -217,7 +211,6 @@ def _orphans(orphans: Iterable[Orphan]) -> Iterator[Finding]:
         first = members[0]
         yield Finding(
             "storage-orphan",
-            "warning",
             f"{name(fqn)}: {plural(len(members), 'storage entry', 'storage entries')} for no chunk "
             f"of the metadata; the first lies in {name(first.file)} at byte {first.byte_offset:,}",
             "ignores it",
@@ -255,7 +248,6 @@ def _byte_ranges(entries: Entries) -> Iterator[Finding]:
             same = (start, end - start) == (int(entries.start[other]), int(entries.length[other]))
             yield Finding(
                 "byte-range-overlap",
-                "error",
                 f"{name(fqn)}: {plural(len(members), 'payload')} in {name(file)} overlapping "
                 f"another; the first takes bytes {start:,} to {end:,}, of which "
                 f"{name(entries.fqn(other))} owns some",
@@ -315,7 +307,6 @@ def _lengths(entries: Entries) -> Iterator[Finding]:
         num = total(entries.volume[rows])
         yield Finding(
             "range-too-short",
-            "error",
             f"{name(fqn)}: {plural(len(rows), 'chunk')} ({plural(num, 'element')}) with fewer "
             f"bytes stored than the elements need; the first has {int(entries.length[row]):,} for "
             f"{int(needed[row]):,}" + (" and torch's container" if container else ""),
@@ -341,7 +332,6 @@ def _safetensors(entries: Entries, file: str, rows: Ints) -> Finding:
     how = "their elements alone" if one else "one and the same offset"
     return Finding(
         "range-too-short" if one else "byte-range-overlap",
-        "error",
         f"{name(file)}: {plural(len(rows), 'payload')} of {size} with {how} and no room for "
         "torch's container: written with SerializationFormat.SAFETENSORS, which torch saves and "
         "cannot load",

@@ -138,7 +138,6 @@ def _finding(checkpoint: Checkpoint, entry: BytesEntry, pieces: list[_Piece]) ->
     what = plural(len(pieces), "sharded tensor")
     return Finding(
         "local-state",
-        "warning",
         f"the bytes entry {printable(entry.fqn, 120)} in {printable(path, 120)} holds {what} as "
         f"{whose} alone: {format_shape(first.local)} of {format_shape(first.shape)}{placed}"
         + (" is the first" if len(pieces) > 1 else "")

@@ -159,7 +159,6 @@ class Judgement:
         self.findings.append(
             Finding(
                 code,
-                "error",
                 f"{subject.shown} in {where}: {what}",
                 torch_does,
                 hint,
@@ -225,15 +224,11 @@ class PayloadTally:
     def note_values(self, tensor: int, box: tuple[int, ...], found: NonFinite) -> None:
         """Note what a chunk holds; of several copies of one box that with the most counts."""
         boxes = self.values.setdefault(tensor, {})
-        boxes[box] = max(boxes.get(box, found), found, key=_num_non_finite)
+        boxes[box] = max(boxes.get(box, found), found, key=lambda bad: bad.num_nan + bad.num_inf)
 
     def skip(self, path: str, reason: str, count: int) -> None:
         """Note payloads of a file that were not read."""
         self.skipped[path, reason] = self.skipped.get((path, reason), 0) + count
-
-
-def _num_non_finite(found: NonFinite) -> int:
-    return found.num_nan + found.num_inf
 
 
 _WHAT: dict[str, tuple[str, str]] = {
@@ -265,7 +260,6 @@ def value_findings(
         findings.append(
             Finding(
                 code,
-                "warning",
                 f"{printable(tensor.fqn, 200)} ({tensor.dtype}) holds {most}"
                 f"{plural(count, f'{noun} value')}, {where}",
                 "loads them silently, as they were saved",

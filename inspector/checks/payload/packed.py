@@ -222,7 +222,6 @@ def _note(kind: str, members: list[Finding], num_unseen: int) -> Finding:
         seen = f"; of {num_unseen} of them only the sizes were looked at"
     return Finding(
         "packed-tensor",
-        "note",
         f"{subject} fewer bytes than elements x itemsize, as {printable(kind, 120)} stores them"
         f"{seen}",
         f"loads it exactly if {package} is imported and registers the class, and the target is of "

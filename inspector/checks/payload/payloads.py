@@ -335,7 +335,6 @@ class _Conclusion:
             subject = f"{plural(len(places), 'payload')} ({printable(example.fqn, 80)} is one)"
         return Finding(
             note.code,
-            "note",
             f"{subject}: {note.what}",
             note.torch_does,
             note.hint,
@@ -354,7 +353,6 @@ class _Conclusion:
         more = f"; and {num_more} more" if num_more else ""
         return Finding(
             "payload-format",
-            "note",
             f"{plural(len(self.tally.quantized), 'payload')} of quantised elements "
             f"({'; '.join(shown)}{more})",
             "loads their integers alone, into a quantised target that keeps its own scale and zero "
@@ -422,7 +420,6 @@ def _blob(checkpoint: Checkpoint, file: int, offset: int, count: int) -> Finding
     path = checkpoint.files[file].path
     return Finding(
         "payload-unreadable",
-        "error",
         f"{plural(count, 'chunk')} of {printable(path, 120)} lie in one safetensors blob at byte "
         f"{offset:,} (written with SerializationFormat.SAFETENSORS), where payloads should be",
         "raises an error while unpickling: no torch can load such a checkpoint",

@@ -88,7 +88,6 @@ def _finding(checkpoint: Checkpoint, found: ReplicaDifference, is_piece: bool) -
         hint = "no fault on the same ranks: each is a rank's own piece, under one name"
     return Finding(
         "replicas-differ",
-        severity,
         f"{printable(found.fqn, 120)}: {plural(found.num_different, 'element')} of "
         f"{found.num_elements:,} are not alike in the copies of all ranks, the first at "
         f"{list(found.first_index)}: {ranks[0]} stored {found.values[0]}, {ranks[1]} "
@@ -100,6 +99,7 @@ def _finding(checkpoint: Checkpoint, found: ReplicaDifference, is_piece: bool) -
         file=found.files[1],
         offsets=found.first_index,
         num_elements=found.num_different,
+        severity=severity,
     )
 
 
@@ -155,7 +155,8 @@ def _has_values(checkpoint: Checkpoint, storage: Storage, tensor: Tensor) -> boo
     except InspectError:
         return False
     # As bytes, for NaN is not equal to itself.
-    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(values.size, -1)
+    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    raw = flat.reshape(values.size, values.itemsize)
     return bool(len(raw) and (raw != raw[0]).any())
 
 
@@ -165,7 +166,6 @@ def _repeats(checkpoint: Checkpoint, repeated: list[int], num_others: int) -> Fi
     of = len(repeated) + num_others
     return Finding(
         "local-state",
-        "warning" if is_all else "note",
         f"{len(repeated):,} of {plural(of, 'tensor')} that {'is' if of == 1 else 'are'} sharded, "
         "and not of one value alone, hold the same numbers bit for bit in every shard: "
         f"{printable(first.fqn, 120)} is one shard {first.num_chunks:,} times",
@@ -174,4 +174,5 @@ def _repeats(checkpoint: Checkpoint, repeated: list[int], num_others: int) -> Fi
         "shard (each rank draws from its own generator, all with one seed): initialise it before "
         "sharding, or on the GPU; no fault where it was made so (experts copied from one)",
         fqn=first.fqn if len(repeated) == 1 else None,
+        severity="warning" if is_all else "note",
     )

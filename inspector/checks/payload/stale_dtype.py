@@ -77,7 +77,6 @@ def stale_dtype(
         where = f"in {where}"
     return Finding(
         "payload-mismatch",
-        "warning",
         f"{printable(tensor.fqn, 120)}: its elements are {stored}, {tensor.dtype} by the metadata "
         f"({where}); the bytes end where the metadata says, so both are of one save",
         f"casts to the target's type silently: exact into {stored}; what makes its tensors by the "
@@ -89,6 +88,7 @@ def stale_dtype(
         offsets=offsets,
         sizes=sizes,
         num_elements=tensor.num_elements if len(chunks) == tensor.num_chunks else None,
+        severity="warning",
     )
 
 
@@ -136,7 +136,6 @@ def _mixed(
     path = checkpoint.files[int(tensor.file[first])].path
     return Finding(
         "payload-mismatch",
-        "error",
         f"{printable(tensor.fqn, 120)}: the elements of {len(chunks):,} of its "
         f"{plural(num_read, 'chunk')} are {stored}, {tensor.dtype} by the metadata and in the "
         f"others; the first is in {printable(path, 120)} at byte "

@@ -56,7 +56,6 @@ def check_steps(checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
             found.append(
                 Finding(
                     "step-mismatch",
-                    "warning",
                     f"{printable(fqn, 120)} is {step}, and the folder is named by step {named}",
                     "loads it: training goes on from the step that is stored",
                     "what was saved may be what an earlier resume had loaded, not what was in use: "
@@ -110,7 +109,6 @@ def _of_another(
     optimizer = printable(prefix.rstrip("."), 60)
     return Finding(
         "step-mismatch",
-        "warning",
         f"{printable(path, 120)}: its {num:,} parameters of {optimizer} are at step "
         f"{step:g}, those of all other files at step {usual:g}",
         "loads silently a mixture of two saves, if they are of two",

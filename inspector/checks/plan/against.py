@@ -140,7 +140,6 @@ def _tensor(wanted: ExpectedEntry, dtype: str, shape: tuple[int, ...]) -> Iterat
     if wanted.kind == "bytes":
         yield Finding(
             "kind-mismatch",
-            "error",
             f"{name}: a tensor in the checkpoint, no tensor in the model",
             "raises ValueError: Invalid checkpoint metadata, expected BytesStorageMetadata",
             "put a tensor of that shape into the state dict that is loaded into",
@@ -150,7 +149,6 @@ def _tensor(wanted: ExpectedEntry, dtype: str, shape: tuple[int, ...]) -> Iterat
     if wanted.shape is not None and wanted.shape != shape:
         yield Finding(
             "shape-mismatch",
-            "error",
             f"{name}: {format_shape(shape)} in the checkpoint, {format_shape(wanted.shape)} in "
             "the model",
             "raises ValueError: Size mismatch (before torch 2.6: loads what overlaps, silently)",
@@ -161,19 +159,18 @@ def _tensor(wanted: ExpectedEntry, dtype: str, shape: tuple[int, ...]) -> Iterat
         is_exact = holds(wanted.dtype, dtype)
         yield Finding(
             "dtype-cast",
-            "note" if is_exact else "warning",
             f"{name}: {dtype} in the checkpoint, {wanted.dtype} in the model"
             + (", which holds the same values" if is_exact else ", which may not hold the values"),
             "casts silently" + ("" if is_exact else ": rounds, or wraps around and saturates"),
             "" if is_exact else f"load into {dtype}, and cast where you can look at the result",
             fqn=wanted.fqn,
+            severity="note" if is_exact else "warning",
         )
 
 
 def _bytes_for_tensor(wanted: ExpectedEntry) -> Finding:
     return Finding(
         "kind-mismatch",
-        "error",
         f"{printable(wanted.fqn, _MAX_NAME)}: a tensor in the model, a pickled object in the "
         "checkpoint",
         "loads silently: the object takes the tensor's place in the state dict",
@@ -188,12 +185,12 @@ def _old_flattening(name: str, fqns: Sequence[str], old: OldFlattening) -> Findi
         guess = f", if {printable(name, _MAX_NAME)} is one dict or list in the model's state dict"
     return Finding(
         "old-flattening",
-        "note",
         f"{printable(name, _MAX_NAME)}: one object in the checkpoint, as torch <= 2.3 kept it, and "
         f"{plural(len(fqns), 'key')} in the model ({printable(fqns[0], _MAX_NAME)} ...)",
         "loads it whole, by its fallback for checkpoints of torch <= 2.3" + guess,
         "",
         fqn=name,
+        severity="note",
     )
 
 
@@ -204,7 +201,6 @@ def _whole_missing(old: OldFlattening, there: Collection[str], lost: set[str]) -
             continue  # It loads, or its keys are told as missing.
         yield Finding(
             "missing-key",
-            "warning" if name in old.guessed else "error",
             f"{printable(name, _MAX_NAME)}: its {plural(len(fqns), 'key')} are in the checkpoint, "
             f"but {printable(old.cause, _MAX_NAME)} is one object there, so torch takes it for a "
             f"checkpoint of torch <= 2.3 and asks for {printable(name, _MAX_NAME)} as one object",
@@ -212,6 +208,7 @@ def _whole_missing(old: OldFlattening, there: Collection[str], lost: set[str]) -
             f"leave {printable(old.cause, _MAX_NAME)} out of the state dict that is loaded into, "
             "and load it apart",
             fqn=name,
+            severity="warning" if name in old.guessed else "error",
         )
 
 
@@ -289,7 +286,6 @@ class _Names:
             torch_does += " (with allow_partial_load=True: loads silently, it keeps what it had)"
         return Finding(
             "missing-key",
-            "error",
             f"{printable(wanted.fqn, _MAX_NAME)}: the model expects it, and it is not in the "
             "checkpoint",
             torch_does,
@@ -379,13 +375,13 @@ class _Names:
             parts = self._parts[name]
             yield Finding(
                 "old-flattening",
-                "note",
                 f"{printable(name, _MAX_NAME)}: one object in what is expected, which was "
                 f"flattened as torch <= 2.3 does; {plural(len(parts), 'key')} in the checkpoint",
                 "takes it apart itself (torch 2.4 and later) and finds it if its keys are these; "
                 "torch <= 2.3 raises RuntimeError: Missing key in checkpoint state_dict",
                 "",
                 fqn=name,
+                severity="note",
             )
 
     def unused(self, fqn: str) -> Finding:
@@ -402,13 +398,13 @@ class _Names:
                 hint = f"the model has {printable(owner, _MAX_NAME)} as one object"
         return Finding(
             "unused-key",
-            "warning",
             f"{printable(fqn, _MAX_NAME)}: a {what} of the checkpoint that the model does not "
             "expect",
             "ignores it silently",
             hint,
             fqn=fqn,
             other_fqn=other,
+            severity="warning",
         )
 
     def is_part(self, fqn: str) -> bool:

@@ -136,7 +136,6 @@ def _gap(plan: LoadPlan, gap: Gap) -> Finding:
     each = f"{up_to}{about}{plural(most, 'element')}" + (" each" if len(ranks) > 1 else "")
     return Finding(
         "chunk-gap",
-        "error",
         f"{fqn}: {about}{cover.num_gap:,} of {plural(tensor.num_elements, 'element')} lie in no "
         f"chunk; {say_ranks(ranks)} {where} {each}",
         "loads silently, those elements left uninitialised",
@@ -162,7 +161,6 @@ def _torn(plan: LoadPlan) -> Iterator[Finding]:
             fqn = columns.fqns[index]
             yield Finding(
                 "strided-uneven",
-                "warning",
                 f"{printable(fqn, _MAX_NAME)}: {plural(shape[dim], 'element')} along dim {dim} do "
                 f"not divide over {lies.axes_words(dim)}: what fully_shard over tensor parallelism "
                 "holds there is not what its placements say",
@@ -170,6 +168,7 @@ def _torn(plan: LoadPlan) -> Iterator[Finding]:
                 "uninitialised",
                 "take sizes of axes that divide it, or leave it whole along one of them",
                 fqn=fqn,
+                severity="warning",
             )
 
 
@@ -193,7 +192,6 @@ def _own_metadata(plan: LoadPlan) -> Iterator[Finding]:
     if len(extra):
         yield Finding(
             "rank-metadata",
-            "error",
             f"{plural(num_saved, 'rank')} wrote metadata of their own; {say_ranks(extra)} would "
             "find none",
             "raises AssertionError: metadata is None",
@@ -204,7 +202,6 @@ def _own_metadata(plan: LoadPlan) -> Iterator[Finding]:
     if len(ranks):
         yield Finding(
             "rank-metadata",
-            "error",
             f"every rank sees only the chunks that its own metadata names: {say_ranks(ranks)} "
             f"would miss up to {format_bytes(int(lacking.max()))} of what they need",
             "loads silently, those elements left uninitialised",
@@ -233,7 +230,6 @@ def _unstored(plan: LoadPlan) -> Iterator[Finding]:
         for fqn, what, of in found:
             yield Finding(
                 "chunk-unstored",
-                "error",
                 f"{printable(fqn, _MAX_NAME)}: {what} stored nowhere; "
                 f"{say_ranks(plan.readers(of))} would read it",
                 "raises KeyError",
@@ -264,7 +260,6 @@ def _files(plan: LoadPlan) -> Iterator[Finding]:
                 torch_does = "raises SafetensorError"
         yield Finding(
             "file-missing" if size is None else "file-truncated",
-            "error",
             f"{printable(files[number].path, _MAX_NAME)}: {what}; {say_ranks(ranks)} would read "
             f"{plural(len(rows), 'payload')} of it",
             torch_does + " on those ranks",
@@ -281,7 +276,6 @@ def _parts(plan: LoadPlan) -> Iterator[Finding]:
         what = what if num in (None, 1) else what[:-2] + "are"
         yield Finding(
             "file-missing",
-            "error",
             f"{printable(path, _MAX_NAME)}: it is not there; {what} not in the plan",
             "raises RuntimeError: Missing key in checkpoint state_dict",
             "fetch the file",
@@ -294,7 +288,6 @@ def _left_out(plan: LoadPlan) -> Iterator[Finding]:
         subject = f"{printable(item.fqn, _MAX_NAME)}: " if item.fqn else ""
         yield Finding(
             "metadata-unknown-class" if item.is_later else "entry-malformed",
-            "error",
             f"{subject}{printable(item.why, 300)}; it is not in the plan",
             "raises AssertionError: metadata is None, if it lacks the class"
             if item.is_later

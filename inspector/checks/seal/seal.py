@@ -341,14 +341,7 @@ class _Check:
         message = f"{printable(fqn, 200) or repr('')}: {what}"
         self.findings.append(
             Finding(
-                code,
-                "error",
-                message,
-                torch_does,
-                hint,
-                fqn=fqn,
-                num_elements=num_elements,
-                is_echo=is_echo,
+                code, message, torch_does, hint, fqn=fqn, num_elements=num_elements, is_echo=is_echo
             )
         )
 
@@ -371,7 +364,6 @@ class _Check:
         self.findings.append(
             Finding(
                 "seal-extra",
-                "warning",
                 f"{printable(fqn, 200) or repr('')}: this {noun} was not there when the "
                 "checkpoint was sealed",
                 "loads it if it is asked for",

@@ -131,6 +131,15 @@ class AxisRoles:
         return self.mesh.family in ("fsdp", "hsdp") and not self.speaks_against
 
     @property
+    def cuts_in_two_orders(self) -> bool:
+        """True if some axes cut one dim of some tensors in one order, of others in another."""
+        orders: dict[tuple[int, frozenset[int]], set[tuple[int, ...]]] = {}
+        for cut in self.cuts:
+            for dim, axes in cut.dims:
+                orders.setdefault((dim, frozenset(axes)), set()).add(axes)
+        return any(len(found) > 1 for found in orders.values())
+
+    @property
     def named_axes(self) -> str | None:
         """`dp_replicate:2,dp_shard:4,tp:2`, None if what an axis is for is not told."""
         if any(axis.name is None for axis in self.axes):

@@ -262,6 +262,13 @@ def _score(trial: Trial, walk: Walk) -> str:
     return f"{mesh}, {outcome.num_placed} of {outcome.num_items}"
 
 
+#: Of a mesh on which copies are cut by the same axes in two orders (`written_by._unseen_orders`).
+UNSEEN_ORDERS = (
+    "Some tensors are cut by the same axes in another order than others, and not every replica "
+    "was seen in both: replicas whose ranks stand in another order leave the same files."
+)
+
+
 def caveats(walk: Walk, best: Trial, layout: AxisRoles) -> list[str]:
     """What the files cannot tell of a mesh that is named."""
     result = list(layout.doubts)

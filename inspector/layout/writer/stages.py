@@ -424,8 +424,8 @@ class _Group:
         position = walk.position[items.tensor].astype(np.float64)
         if len(self.blocks) == 1 or not shared.any():
             return position
-        names = walk.checkpoint
-        branch = [_branch(names, int(t)) for t in items.tensor.tolist()]
+        # First part of an entry's name: the branch of the state dict that it hangs on.
+        branch = [walk.checkpoint.fqns[i].partition(".")[0] for i in items.tensor.tolist()]
         in_first = ~shared & (self.block_of[items.actual] == 0)
         last: dict[str, float] = {}
         for row in np.flatnonzero(in_first).tolist():
@@ -453,11 +453,6 @@ class _Columns:
     group: Ints
     whole: Bools
     is_bytes: Bools
-
-
-def _branch(checkpoint: Checkpoint, entry: int) -> str:
-    """First part of an entry's name: the branch of the state dict that it hangs on."""
-    return checkpoint.fqns[entry].partition(".")[0]
 
 
 def _layer_words(found: list[tuple[str, int]]) -> str:

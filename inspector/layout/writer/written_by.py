@@ -44,7 +44,7 @@ class Placer:
     """The placements of any one tensor, found when they are asked for and kept.
 
     Args:
-        checkpoint: The checkpoint.
+        checkpoint: The checkpoint whose tensors it places.
         walk: Its items, where a mesh was inferred.
         assignment: The mesh and the placements on it; None if no mesh was inferred. Then
             placements are along one axis.
@@ -53,7 +53,7 @@ class Placer:
     def __init__(
         self, checkpoint: Checkpoint, walk: Walk | None, assignment: Assignment | None
     ) -> None:
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._assignment = assignment
         self._kept: dict[Hashable, TensorPlacement] = {}
         self._walk = walk if assignment is not None else None
@@ -64,11 +64,6 @@ class Placer:
             for number, members in enumerate(self._walk.classes):
                 self._class[members.tensors] = number
                 self._choice[members.tensors] = assignment.choice[number]
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint whose tensors it places."""
-        return self._checkpoint
 
     def placements(self, index: int) -> TensorPlacement:
         """The placements of the tensor at `index`, and why."""
@@ -97,7 +92,7 @@ class Placer:
             fit = self._best_fit(index, cut, self._assignment.mesh)
         if fit is None or not cut.touched:
             return None
-        tensor = self._checkpoint.columns.tensor(index)
+        tensor = self.checkpoint.columns.tensor(index)
         cells = cell_ids(cut, tensor.offsets, tensor.sizes)
         return [tuple(np.flatnonzero(fit.cells == cell).tolist()) for cell in cells.tolist()]
 
@@ -106,7 +101,7 @@ class Placer:
 
         Most tensors of a checkpoint look like many others, so that 100,000 of them are few cases.
         """
-        tensor = self._checkpoint.columns.tensor(index)
+        tensor = self.checkpoint.columns.tensor(index)
         boxes = tensor.shape, tensor.offsets.tobytes(), tensor.sizes.tobytes()
         return boxes if self._assignment is None else (*boxes, tensor.file.tobytes())
 
@@ -123,8 +118,8 @@ class Placer:
         return _explain(cut, self._best_fit(index, cut, mesh), mesh)
 
     def _cut(self, index: int) -> Cut:
-        tensor = self._checkpoint.columns.tensor(index)
-        repeated = self._checkpoint.per_rank_metadata
+        tensor = self.checkpoint.columns.tensor(index)
+        repeated = self.checkpoint.per_rank_metadata
         return analyse(tensor.offsets, tensor.sizes, tensor.shape, repeated=repeated)
 
     def _best_fit(self, index: int, cut: Cut, mesh: Mesh) -> Fit | None:
@@ -132,8 +127,8 @@ class Placer:
         found = fits(cut, mesh.sizes, tuple(axis != "replicate" for axis in mesh.axes))
         if not found:
             return None
-        tensor = self._checkpoint.columns.tensor(index)
-        ranks = self._checkpoint.chunk_ranks(tensor.file)
+        tensor = self.checkpoint.columns.tensor(index)
+        ranks = self.checkpoint.chunk_ranks(tensor.file)
         cells = cell_ids(cut, tensor.offsets, tensor.sizes)
         return max(found, key=lambda f: int(((f.cells[ranks] == cells) & (ranks >= 0)).sum()))
 
@@ -157,7 +152,7 @@ class Placer:
 
     def _num_shards(self, cut: Cut, dim: int) -> int:
         pieces = len((cut.starts or ())[dim])
-        world_size = self._checkpoint.world_size or 0
+        world_size = self.checkpoint.world_size or 0
         if cut.has_empty and 0 < world_size <= 1 << 16:
             if num_pieces(cut.shape[dim], (world_size,)) == pieces:
                 return world_size
@@ -374,7 +369,15 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
     proven = believed and best.proven() and not rivals and of_dcp and not unseen
     assignment = best.assignment if believed else None
     layout = None if assignment is None else _layout(walk, assignment)
-    caveats = say.caveats(walk, best, layout) if layout is not None else ()
+    placer = Placer(walk.checkpoint, walk, assignment)
+    caveats = say.caveats(walk, best, layout) if layout is not None else []
+    if (
+        layout is not None
+        and layout.cuts_in_two_orders
+        and _unseen_orders(walk, placer, layout.mesh)
+    ):
+        proven = False
+        caveats.append(say.UNSEEN_ORDERS)
     return WrittenBy(
         mesh=None if layout is None else layout.mesh,
         world_size=walk.world_size,
@@ -385,7 +388,7 @@ def _judge(walk: Walk, trials: list[Trial]) -> WrittenBy:
         )
         if not alone
         else tuple(say.unseen_replicas(walk)),
-        placer=Placer(walk.checkpoint, walk, assignment),
+        placer=placer,
         writer=say.writer(walk.checkpoint, walk, assignment),
         num_items=outcome.num_items,
         num_placed=outcome.num_placed,
@@ -413,6 +416,44 @@ def _unseen_replicas(walk: Walk, assignment: Assignment, outcome: Outcome) -> bo
     axis = mesh.axes.index("replicate")
     ranks = {rank for number in walk.touched for rank in ranks_in(walk.ranks[number]).tolist()}
     return len({mesh.coordinate(rank)[axis] for rank in ranks}) < 2
+
+
+def _unseen_orders(walk: Walk, placer: Placer, mesh: Mesh) -> bool:
+    """Whether replicas hold pieces by an order of axes in which they were never seen to write.
+
+    Of replicas whose ranks stand in another order, each writes tensors that look cut in an order
+    of its own. So where copies are cut by the same axes in two orders, each replica must have
+    written, in both, a piece that the order moves.
+    """
+    checkpoint = walk.checkpoint
+    columns = checkpoint.columns
+    wrote: dict[tuple[str, ...], dict[tuple[str, ...], set[tuple[int, ...]]]] = {}
+    for index in np.flatnonzero(columns.num_chunks_of > 1).tolist():
+        placements = placer.placements(index).placements
+        if placements is None or "Replicate()" not in placements:
+            continue
+        # `_StridedShard(0, sf=2)` and `Shard(0)` cut the same dim.
+        axes = tuple(text.lstrip("_").replace("Strided", "").split(",")[0] for text in placements)
+        axes = tuple(text.rstrip(")") for text in axes)
+        replicas = wrote.setdefault(axes, {}).setdefault(placements, set())
+        files = columns.tensor(index).file
+        for rank in {checkpoint.files[file].rank for file in files[files >= 0].tolist()}:
+            where = mesh.coordinate(rank or 0)
+            cut = [n for n, text in enumerate(placements) if text != "Replicate()"]
+            shares = {where[n] / max(mesh.sizes[n] - 1, 1) for n in cut}
+            # The first and the last piece lie with the same rank in every order.
+            if len(shares) > 1:
+                replicas.add(tuple(c for n, c in enumerate(where) if n not in cut))
+    return any(
+        len(orders) > 1 and any(len(found) < _num_replicas(axes, mesh) for found in orders.values())
+        for axes, orders in wrote.items()
+    )
+
+
+def _num_replicas(axes: tuple[str, ...], mesh: Mesh) -> int:
+    return math.prod(
+        size for text, size in zip(axes, mesh.sizes, strict=True) if text.startswith("Replicate")
+    )
 
 
 def _layout(walk: Walk, assignment: Assignment) -> AxisRoles:

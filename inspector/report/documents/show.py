@@ -229,12 +229,17 @@ class ShowDocument(TypedDict):
 
 
 class ListedCheckpoint(TypedDict):
-    """One checkpoint of a folder; `step_path` is the folder of the step that it is a part of."""
+    """One checkpoint of a folder; `step_path` is the folder of the step that it is a part of.
+
+    `is_overwritten`: its data files are newer than its metadata, so that a save over it may have
+    died, or be at work.
+    """
 
     path: str
     step_path: str
     format: str
     state: State
+    is_overwritten: bool
     step: int | None
     num_bytes: int
     num_files: int

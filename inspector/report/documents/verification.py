@@ -385,16 +385,6 @@ READ_EVENTS: dict[str, type[Any]] = {
 }
 
 
-class ReportedRank(TypedDict):
-    """One rank; beside these fields stands what else it told of itself in its events."""
-
-    rank: int
-    status: Literal["waiting", "running", "failed", "done"]
-    pid: int | None
-    host: str
-    device: str
-
-
 class WrongEntry(TypedDict):
     """An entry that is not as it was stored."""
 

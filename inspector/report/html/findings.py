@@ -53,7 +53,7 @@ def findings_list(
 
 def _finding(finding: Finding) -> Html:
     told = [
-        (label, _words(said))
+        (label, printable(said, _MAX_WORDS))
         for label, said in (
             ("what", finding.message),
             ("torch", finding.torch_does),
@@ -63,10 +63,6 @@ def _finding(finding: Finding) -> Html:
     ]
     head = (tag("b", finding.severity.upper()), tag("code", finding.code))
     return tag("div", *head, facts(told), class_=f"finding {finding.severity}")
-
-
-def _words(said: str) -> str:
-    return printable(said, _MAX_WORDS)
 
 
 def maps_of(

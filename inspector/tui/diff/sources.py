@@ -126,7 +126,7 @@ class DiffSource(TableSource):
         if column_key == "dtype":
             return self._dtype(item)
         if column_key == "shape":
-            return self._shape(item)
+            return self._both(item, lambda side, index: format_shape(side.shape(index)))
         if column_key == "placements":
             return self._placements(item)
         if not isinstance(item, TensorDiff):
@@ -139,9 +139,6 @@ class DiffSource(TableSource):
         if isinstance(item, Lone) and item.index < 0:
             return ("bytes", "dim")
         return self._both(item, lambda side, index: short_name(side.dtype(index)))
-
-    def _shape(self, item: Item) -> str:
-        return self._both(item, lambda side, index: format_shape(side.shape(index)))
 
     def _both(self, item: Item, text: Callable[..., str]) -> str:
         """A's and B's, or what they have in common."""

@@ -35,10 +35,10 @@ def lost(loaded: Loaded, error: InspectError) -> Report:
     """The judgement of a checkpoint that was open, and cannot be read any more."""
     finding = Finding(
         getattr(error, "code", "metadata-missing"),
-        "error",
         f"what lies under this screen cannot be read any more: {error.message}",
         "raises an error",
         error.hint or "r reads it anew, once it is there again",
+        severity="error",
     )
     nothing = NotChecked("everything", "it could not be read")
     return Report(loaded.checkpoint.path, (finding,), Coverage(not_checked=(nothing,)))

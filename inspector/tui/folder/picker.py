@@ -42,7 +42,12 @@ FOUND_COLUMNS = (
 )
 
 
-_STATE_STYLES = {"complete": "ok", "unfinished": "warning", "unreadable": "error"}
+_STATE_STYLES = {
+    "complete": "ok",
+    "rewritten?": "warning",
+    "unfinished": "warning",
+    "unreadable": "error",
+}
 #: Green is for what was read: here metadata and file sizes alone were.
 _VERDICT_STYLES = {"sound": "", "damaged": "error", "suspicious": "error", "unreadable": "error"}
 
@@ -69,7 +74,7 @@ class FoundSource(TableSource):
             if row == self.marked
             else item.path or ".",
             "step": "" if item.step is None else str(item.step),
-            "state": (item.state, _STATE_STYLES.get(item.state, "")),
+            "state": (item.state_word, _STATE_STYLES.get(item.state_word, "")),
             "verdict": self._verdict(row),
             "size": format_bytes(item.num_bytes),
             "files": str(item.num_files),
@@ -83,7 +88,7 @@ class FoundSource(TableSource):
         if column_key == "path":
             return [item.path for item in found]
         if column_key == "state":
-            return [item.state for item in found]
+            return [item.state_word for item in found]
         if column_key == "verdict":
             return [self.verdicts.get(row, "") for row in range(len(found))]
         numbers = {
@@ -105,7 +110,8 @@ class FoundSource(TableSource):
     def marker(self, row: int) -> str:
         if self.verdicts.get(row) in ("damaged", "suspicious", "unreadable"):
             return "error"
-        return {"unfinished": "warning", "unreadable": "error"}.get(self.found[row].state, "")
+        word = self.found[row].state_word
+        return "" if word == "complete" else _STATE_STYLES[word]
 
 
 _LOOK_S = 0.5
@@ -330,6 +336,8 @@ class PickerScreen(Screen[None]):
             said[0] += f" ({run.newest_by})"
         if sound is not None:
             said[0] += ", bytes unread"
+            if any(part.found.is_overwritten for part in sound.parts):
+                said[0] += ", perhaps half overwritten"
         if best != sound:
             said.append(f"to resume from: {'none' if best is None else best.path or '.'}")
         said += [finding.message for finding in run.findings]

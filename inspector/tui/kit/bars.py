@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
@@ -35,11 +34,12 @@ class ViewBar(Static):
     current: reactive[str] = reactive("")
     note: reactive[str] = reactive("")
 
-    @dataclass
     class Chosen(Message):
         """A click on a view's title."""
 
-        view: str
+        def __init__(self, view: str) -> None:
+            super().__init__()
+            self.view = view
 
     def __init__(self, views: tuple[tuple[str, str, str], ...]) -> None:
         """Args: `views` are (id, key, title)."""
@@ -185,11 +185,12 @@ class VerdictBar(Static):
     VerdictBar { height: auto; max-height: 3; padding: 0 1; background: $panel; }
     """
 
-    @dataclass
     class Chosen(Message):
         """A click on a group; empty for all."""
 
-        group: str
+        def __init__(self, group: str) -> None:
+            super().__init__()
+            self.group = group
 
     def __init__(self, groups: Mapping[str, str], styles: Mapping[str, str]) -> None:
         """Args: `groups` are titles by id, keyed 1 to 9 and 0 by place; `styles` by id."""

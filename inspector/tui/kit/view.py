@@ -7,7 +7,6 @@ keys do stands in it: its `BINDINGS` and its `action_*`.
 from __future__ import annotations
 
 from asyncio import TimerHandle
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual.geometry import Size
@@ -79,12 +78,13 @@ class View(Pane):
 
     BINDINGS = [command("y", "copy", "Copy", "Copy the name, the file's path or the whole row.")]
 
-    @dataclass
     class Counted(Message):
         """What the view shows changed; `text` says how much of it."""
 
-        view: View
-        text: str
+        def __init__(self, view: View, text: str) -> None:
+            super().__init__()
+            self.view = view
+            self.text = text
 
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)

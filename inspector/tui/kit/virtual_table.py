@@ -8,8 +8,7 @@ numpy is imported by the first filter or sort, so that the first frame does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from rich.segment import Segment
 from rich.style import Style
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Column", "NoRows", "TableSource", "VirtualTable"]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a `VirtualTable`.
 
     Attributes:
@@ -158,10 +156,11 @@ class VirtualTable(CursorView):
         Binding("S", "sort_reverse", "Turn order", show=False, id="table.reverse", tooltip=_TURN),
     ]
 
-    @dataclass
     class _RowMessage(Message):
-        table: VirtualTable
-        row: int
+        def __init__(self, table: VirtualTable, row: int) -> None:
+            super().__init__()
+            self.table = table
+            self.row = row
 
     class Highlighted(_RowMessage):
         """The cursor came to rest on `row` of the source, or on none (-1)."""

@@ -35,7 +35,11 @@ class OpenScreen(Screen[None]):
     """A screen with a checkpoint open, as far as looking at it again goes."""
 
     loaded: Loaded | None
-    standing: Standing
+
+    @property
+    def standing(self) -> Standing:
+        """What is known by now of whether the checkpoint is sound."""
+        raise NotImplementedError
 
     @property
     def is_complete(self) -> bool:

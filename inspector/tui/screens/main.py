@@ -21,16 +21,14 @@ from textual.widgets import ContentSwitcher
 
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError, StorageError
-from inspector.tui.background import Background, Stop
+from inspector.tui.background import Background, ScreenComplete, Stop
 from inspector.tui.commands import CHECK_BYTES, command, is_closed
-from inspector.tui.findings.standing import Standing
 from inspector.tui.kit.bars import TaskLine, ViewBar
 from inspector.tui.kit.view import TableView, View
-from inspector.tui.messages import ScreenComplete
 from inspector.tui.screens.header import CheckpointHeader
 from inspector.tui.screens.lookout import Lookout, OpenScreen, let_go_of
 from inspector.tui.screens.trail import Trail
-from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, first_view, other_views
+from inspector.tui.screens.views import VIEW_COMMANDS, VIEWS, first_view, import_panes, other_views
 from inspector.tui.tensors.preview import Preview
 from inspector.tui.tensors.view import TensorsView, sort_ahead, trie_ahead
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
     from inspector.checks.findings import Report
     from inspector.layout.writer.written_by import WrittenBy
+    from inspector.tui.findings.standing import Standing
     from inspector.tui.findings.view import FindingsView
     from inspector.tui.plan.view import LoadPlanView
     from inspector.tui.session import Loaded
@@ -118,7 +117,7 @@ class MainScreen(OpenScreen):
         self._completed = False
         #: What was asked for before all is there that it needs.
         self._asked: Callable[[], object] | None = None
-        self.standing = Standing()
+        self._standing: Standing | None = None
         #: Those that are there already. Ten times a second is too often to search the DOM for them.
         self._views: list[View] = []
         self._wanted = ""
@@ -162,8 +161,9 @@ class MainScreen(OpenScreen):
         """Add all that the first frame did without; after each piece, keys have their turn."""
         try:
             await asyncio.sleep(_FIRST_TURN_S)
+            await import_panes()
             await self._complete_tensors()
-            for view in other_views():
+            async for view in other_views():
                 await asyncio.sleep(_TURN_S)
                 await self._add_view(view)
         except (MountError, NoMatches):
@@ -200,7 +200,7 @@ class MainScreen(OpenScreen):
         gc.freeze()  # What was read lives on: not to be looked through while keys wait.
         self.opened = self.loaded = loaded
         self.written_by = None
-        self.standing = Standing()
+        self._standing = None
         self._trail.begin()
         self._lookout.drop()
         self.query_one(CheckpointHeader).show(loaded.checkpoint)
@@ -257,9 +257,17 @@ class MainScreen(OpenScreen):
 
     # What is known of it.
 
+    @property
+    def standing(self) -> Standing:
+        if self._standing is None:
+            from inspector.tui.findings.standing import Standing
+
+            self._standing = Standing()
+        return self._standing
+
     def stand(self, **known: Any) -> None:
         """Take what is known now, and show it: one list in every view, one verdict above."""
-        standing = self.standing = replace(self.standing, **known)
+        standing = self._standing = replace(self.standing, **known)
         self.query_one(CheckpointHeader).show_standing(standing)
         report = standing.report
         if report is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from inspector.tui.commands import VIEW_KEYS, command
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from inspector.tui.kit.view import View
     from inspector.tui.preferences import Memory
 
-__all__ = ["VIEWS", "VIEW_COMMANDS", "first_view", "other_views"]
+__all__ = ["VIEWS", "VIEW_COMMANDS", "first_view", "import_panes", "other_views"]
 
 # Id, title and title in full of each, in the order of their keys; and what it shows.
 _VIEWS = (
@@ -67,8 +68,34 @@ def first_view(memory: Memory) -> str:
     return memory.now.view if memory.now.view in _TO_BEGIN_WITH else ""
 
 
-def other_views() -> Iterator[View]:
-    """The views that are not the first frame's, each imported and made when it is asked for."""
+async def import_panes() -> None:
+    """Import what the first view does without in the first frame; takes a tenth of a second.
+
+    In a thread: the interpreter goes from one to another in the midst of an import, too, so that
+    keys wait for no more than a piece of it.
+    """
+    await asyncio.to_thread(_import_panes)
+
+
+def _import_panes() -> None:
+    import inspector.tui.kit.key_bar
+    import inspector.tui.kit.lines
+    import inspector.tui.tensors.detail
+    import inspector.tui.tensors.tree  # noqa: F401
+
+
+def _import_views() -> None:
+    import inspector.tui.files.view
+    import inspector.tui.findings.view
+    import inspector.tui.plan.view
+    import inspector.tui.values.statistics
+    import inspector.tui.values.view
+    import inspector.tui.verification.view  # noqa: F401
+
+
+async def other_views() -> AsyncIterator[View]:
+    """The views that are not the first frame's, each made when it is asked for."""
+    await asyncio.to_thread(_import_views)
     from inspector.tui.files.view import FilesView
 
     yield FilesView()

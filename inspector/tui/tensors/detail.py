@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -11,7 +12,7 @@ from textual.widgets import Static
 
 from inspector.checkpoint.find.locate import folder_of
 from inspector.checkpoint.model import BytesEntry, Checkpoint, Tensor
-from inspector.checkpoint.payload.scan.literals import MAX_BYTES, read_literal
+from inspector.checkpoint.payload.scan.literals import MAX_BYTES, Literal, read_literal
 from inspector.checkpoint.text import (
     format_box,
     format_bytes,
@@ -26,6 +27,7 @@ from inspector.checks.findings import Finding
 from inspector.errors import InspectError
 from inspector.layout.placements import TensorPlacement
 from inspector.layout.writer.written_by import WrittenBy
+from inspector.tui.background import Background
 from inspector.tui.kit.view import ColumnPane, Pane, RowPane
 from inspector.tui.kit.virtual_table import NoRows, VirtualTable
 from inspector.tui.mesh.axes import axis_places
@@ -161,6 +163,9 @@ class _Facts(VerticalScroll, can_focus=False):
     virtual_size = Pane.virtual_size
 
 
+_ShownEntry: TypeAlias = tuple[Checkpoint, BytesEntry, Sequence[Finding]]
+
+
 class TensorDetail(Pane):
     """One entry. `-zoomed` gives it room for everything at once."""
 
@@ -182,6 +187,7 @@ class TensorDetail(Pane):
         super().__init__(id=id)
         self._tensor: Tensor | None = None
         self._shown_entry: BytesEntry | None = None
+        self._reading: Background[_ShownEntry] = Background(self, self._has_read, "value")
         self._text = _FactsText(id="detail-text")
         self._facts = _Facts(self._text, id="detail-facts")
         self._map = ChunkMap(tells_current=False)
@@ -275,31 +281,20 @@ class TensorDetail(Pane):
         facts = bytes_facts(checkpoint, entry)
         self._text.show(_with_findings(facts, findings))
         if 0 < entry.byte_length <= MAX_BYTES:
-            self.run_worker(
-                lambda: self._read_value(checkpoint, entry, findings),
-                thread=True,
-                exclusive=True,
-                group="value",
+            storage = folder_of(checkpoint.path)
+            self._reading.ask(
+                (checkpoint, entry, findings), lambda stop: read_literal(checkpoint, storage, entry)
             )
         self.chunks.set_source(NoRows())
         self._map.show(None)
         self._map.display = False
 
-    def _read_value(
-        self, checkpoint: Checkpoint, entry: BytesEntry, findings: Sequence[Finding]
-    ) -> None:
-        """In a thread: the plain value of an entry."""
-        try:
-            literal = read_literal(checkpoint, folder_of(checkpoint.path), entry)
-        except InspectError:
-            return
-        if literal is not None:
+    def _has_read(self, shown: _ShownEntry, literal: Literal | InspectError | None) -> None:
+        """Show the value of an entry beside what is shown of it."""
+        checkpoint, entry, findings = shown
+        if isinstance(literal, Literal) and self._shown_entry is entry and self._tensor is None:
             facts = bytes_facts(checkpoint, entry, format_literal(literal.value, _MAX_VALUE))
-            self.app.call_from_thread(self._show_value, entry, _with_findings(facts, findings))
-
-    def _show_value(self, entry: BytesEntry, text: Text) -> None:
-        if self._shown_entry is entry and self._tensor is None:
-            self._text.show(text)
+            self._text.show(_with_findings(facts, findings))
 
     def show_nothing(self) -> None:
         self._tensor = None

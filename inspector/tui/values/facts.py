@@ -88,7 +88,8 @@ def element_text(
     if state == UNREADABLE:
         return text.append(f"cannot be read: {problem}", "error")
     # Enough digits to tell any two numbers of the type apart.
-    digits = {1: 4, 2: 5, 4: 9}.get((itemsize(tensor.dtype) or 8) // _parts(tensor.dtype), 17)
+    parts = 2 if tensor.dtype.startswith("complex") else 1
+    digits = {1: 4, 2: 5, 4: 9}.get((itemsize(tensor.dtype) or 8) // parts, 17)
     shown = value_text(value, digits)
     text.append(f"= {shown}", "error" if "n" in shown else "bold")
     chunk = _chunk_at(tensor, index)
@@ -96,10 +97,6 @@ def element_text(
         path = checkpoint.files[int(tensor.file[chunk])].path
         text.append(f"  chunk {chunk} in {printable(path, 60)}", "dim")
     return text
-
-
-def _parts(dtype: str) -> int:
-    return 2 if dtype.startswith("complex") else 1
 
 
 def _chunk_at(tensor: Tensor, index: tuple[int, ...]) -> int | None:

@@ -17,9 +17,10 @@ from textual.widgets import Button, Static
 from inspector.checkpoint.storage.base import is_url
 from inspector.checkpoint.text import format_shape, plural, printable
 from inspector.checks.findings import Finding
+from inspector.report.verify_text import summary_sentence
 from inspector.tui.kit.dialog import Dialog
 from inspector.tui.verification.figures import rank_figures
-from inspector.tui.verification.head import sentence_of, without_verdict
+from inspector.tui.verification.head import without_verdict
 from inspector.tui.verification.run import Run, Verification
 from inspector.verify.job.commands import shell
 from inspector.verify.progress import Snapshot
@@ -146,7 +147,7 @@ def _tell(app: App[int], run: Run) -> None:
     }
     title = titles.get(verdict, "The verification has ended")
     app.notify(
-        without_verdict(sentence_of(result)),
+        without_verdict(summary_sentence(result)),
         title=title,
         severity=severity,
         markup=False,
@@ -205,10 +206,10 @@ def findings_of(snapshot: Snapshot) -> list[Finding]:
 def proof_of(snapshot: Snapshot) -> str:
     """What a verification proved of the whole checkpoint: `EXACT on fsdp:2`; empty if nothing."""
     result = snapshot.result or {}
-    counts = result.get("tensors")
+    counts = result.get("tensors") or {}
     if result.get("verdict") != "exact" or snapshot.spec.get("filter"):
         return ""
-    if not isinstance(counts, dict) or counts.get("exact") != counts.get("total"):
+    if not counts or counts.get("exact") != counts.get("total"):
         return ""
     return f"EXACT on {printable(str(result.get('mesh')), 40)}"
 
@@ -259,7 +260,7 @@ def _finding(view: TensorView) -> Iterator[Finding]:
         return
     if not view.faults:
         said = printable(view.verdict, 40)
-        yield Finding("verify", "error", said, _DOES, _HINT, fqn=view.fqn)
+        yield Finding("verify", said, _DOES, _HINT, fqn=view.fqn)
         return
     fault = view.faults[0]
     parts = [f"{printable(fault.verdict, 40)} in {printable(fault.phase, 40)} on rank {fault.rank}"]
@@ -271,7 +272,6 @@ def _finding(view: TensorView) -> Iterator[Finding]:
         parts.append(printable(fault.detail, 300))
     yield Finding(
         "verify",
-        "error",
         ", ".join(parts),
         _DOES,
         _HINT,

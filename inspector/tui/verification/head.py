@@ -24,7 +24,7 @@ from inspector.tui.verification.figures import Totals, stages
 from inspector.verify.progress import Snapshot
 from inspector.verify.verdicts import Fault, TensorView, severity
 
-__all__ = ["VerifyHead", "head_text", "seconds", "sentence_of", "verdict_text", "without_verdict"]
+__all__ = ["VerifyHead", "head_text", "seconds", "verdict_text", "without_verdict"]
 
 _BADGES = {
     "starting": "badge.running",
@@ -81,7 +81,7 @@ def head_text(
 
 def _sentence(snapshot: Snapshot, now: Totals, result: Mapping[str, Any] | None) -> str:
     if result is not None:
-        return without_verdict(sentence_of(result))  # The badge says it.
+        return without_verdict(summary_sentence(result))  # The badge says it.
     ranks = len(snapshot.ranks)
     if not ranks:
         return "torchrun"  # The badge says that it starts.
@@ -171,14 +171,6 @@ def _last(snapshot: Snapshot, report: str, width: int, *, tells_mesh: bool) -> T
     if spec.get("filter"):
         parts.append(f"only names with {spec['filter']}")
     return Text(" · ".join(printable(part, 120) for part in parts if part), "dim")
-
-
-def sentence_of(result: Mapping[str, Any]) -> str:
-    """The result in a sentence, also where a recording holds one that makes no sense."""
-    try:
-        return summary_sentence(result)
-    except (ValueError, TypeError, OverflowError, AttributeError):
-        return "the result in the recording makes no sense"
 
 
 def without_verdict(sentence: str) -> str:

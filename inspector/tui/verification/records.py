@@ -83,19 +83,16 @@ class RecordSource(TableSource):
         if record is None:
             return self._live_cell(column_key)
         # Not green: the recording is believed only when it is played, and this may be a later save.
-        verdict = record.verdict or "no result"
+        verdict, is_older = record.verdict or "no result", record.started_s < self._saved_at_s
         cells: dict[str, Cell] = {
             "when": format_time(record.started_s)[:_WHEN_CELLS],
             "mesh": meshes_text(record.mesh, list(record.then)),
             "verdict": (verdict, _STYLES.get(record.verdict, "strong")),
             "took": "" if record.elapsed_s is None else seconds(record.elapsed_s),
-            "save": ("an older save", "warning") if self._is_older(record) else "this save",
+            "save": ("an older save", "warning") if is_older else "this save",
             "filter": (record.filter, "dim"),
         }
         return cells[column_key]
-
-    def _is_older(self, record: RecordedRun) -> bool:
-        return record.started_s < self._saved_at_s
 
     def _live_cell(self, column_key: str) -> Cell:
         live = self.live

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.message import Message
 from textual.widgets import Button, Input, Label, Static
 
 from inspector.checkpoint.model import Checkpoint
@@ -23,7 +22,7 @@ from inspector.layout.target.placement import why_not
 from inspector.layout.writer.written_by import WrittenBy
 from inspector.report.verify_text import memory_text, meshes_text
 from inspector.tui.advice import on_screen
-from inspector.tui.background import after
+from inspector.tui.background import Background, after
 from inspector.tui.kit.dialog import Dialog
 from inspector.tui.kit.lines import ChoiceLine
 from inspector.tui.mesh.offers import writer_mesh
@@ -131,29 +130,30 @@ def first_mesh(written: Mesh | None, num_gpus: int) -> str:
     return "fsdp:2"
 
 
-def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight | InspectError:
-    """The job that was wished for; or why there is none. Looks at the machine: takes a moment."""
+def resolve(checkpoint: Checkpoint, wishes: Wishes) -> Preflight:
+    """The job that was wished for. Looks at the machine: takes a moment.
+
+    Raises:
+        InspectError: There is none.
+    """
     is_once = wishes.then.strip() == NONE
     asked = wishes.has_axes or wishes.stage.strip()
     told = os.path.expanduser(wishes.placements.strip()) if asked else ""
-    try:
-        if os.path.exists(told) and not os.path.isfile(told):
-            # A pipe that nobody writes to would be waited for.
-            raise UsageError(f"--placements {printable(told)}: it is no regular file")
-        file = read_placement_file(told) if told else PlacementFile()
-        return prepare(
-            checkpoint,
-            wishes.mesh,
-            then=NO_SECOND_MESH if is_once else wishes.thens,
-            via=wishes.via,
-            device=wishes.device,
-            filter_text=wishes.filter_text.strip(),
-            placements=file.placements,
-            stage=wishes.stage.strip(),
-            stages=file.stages if wishes.stage.strip() else (),
-        )
-    except InspectError as error:
-        return error
+    if os.path.exists(told) and not os.path.isfile(told):
+        # A pipe that nobody writes to would be waited for.
+        raise UsageError(f"--placements {printable(told)}: it is no regular file")
+    file = read_placement_file(told) if told else PlacementFile()
+    return prepare(
+        checkpoint,
+        wishes.mesh,
+        then=NO_SECOND_MESH if is_once else wishes.thens,
+        via=wishes.via,
+        device=wishes.device,
+        filter_text=wishes.filter_text.strip(),
+        placements=file.placements,
+        stage=wishes.stage.strip(),
+        stages=file.stages if wishes.stage.strip() else (),
+    )
 
 
 def plan_table(plan: Preflight, wishes: Wishes) -> Table:
@@ -171,34 +171,29 @@ def plan_table(plan: Preflight, wishes: Wishes) -> Table:
 def _rows(plan: Preflight) -> Iterator[tuple[str, str, str]]:
     spec = plan.spec
     meshes = meshes_text(spec.mesh, spec.then)
-    yield _row(
-        "job",
+    job = (
         f"{plural(len(plan.expected.names), 'entry', 'entries')}, "
         f"{format_bytes(plan.num_bytes)}, under {meshes}; {plural(spec.world_size, 'rank')} on "
-        f"{spec.device} over {spec.backend}, torch {printable(plan.interpreter.torch, 40)}",
+        f"{spec.device} over {spec.backend}, torch {printable(plan.interpreter.torch, 40)}"
     )
-    yield _row("reads", f"about {format_bytes(plan.read_bytes)} by all ranks together")
+    yield "job", job, ""
+    yield "reads", f"about {format_bytes(plan.read_bytes)} by all ranks together", ""
     if plan.scratch_bytes:
         free = "" if plan.scratch_free is None else f" of {format_bytes(plan.scratch_free)} free"
         parent = printable(plan.scratch_parent, 120)
-        yield _row("scratch", f"{format_bytes(plan.scratch_bytes)}{free} in {parent}")
+        yield "scratch", f"{format_bytes(plan.scratch_bytes)}{free} in {parent}", ""
     else:
-        yield _row("scratch", "none: nothing is saved")
-    yield _row(
-        "memory", f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here"
-    )
+        yield "scratch", "none: nothing is saved", ""
+    memory = f"{memory_text(plan)} on each rank; {format_bytes(plan.memory_free)} is free here"
+    yield "memory", memory, ""
     argv = local_argv(spec, "RUN/spec.json", "RUN/logs")
-    yield _row("command", printable(shell(argv), 800))
+    yield "command", printable(shell(argv), 800), ""
     for note in plan.notes:
-        yield _row("note", printable(note, 400), "warning")
+        yield "note", printable(note, 400), "warning"
     for message, hint in plan.problems:
-        yield _row("cannot", printable(message, 400), "error")
+        yield "cannot", printable(message, 400), "error"
         if hint:
-            yield _row("", printable(on_screen(hint), 200))
-
-
-def _row(label: str, text: str, style: str = "") -> tuple[str, str, str]:
-    return label, text, style
+            yield "", printable(on_screen(hint), 200), ""
 
 
 _PAUSE_S = 0.15
@@ -242,19 +237,6 @@ class VerifySetupScreen(Dialog["Preflight | None"]):
     # then, which is the screen below once this one is left; and a button keeps its own enter.
     BINDINGS = [("escape", "cancel", "Cancel"), ("enter", "start", "Start")]
 
-    @dataclass
-    class Surveyed(Message):
-        """How many GPUs there are."""
-
-        num_gpus: int
-
-    @dataclass
-    class Resolved(Message):
-        """What a form comes to."""
-
-        wishes: Wishes
-        outcome: Preflight | InspectError
-
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -278,6 +260,8 @@ class VerifySetupScreen(Dialog["Preflight | None"]):
         self._pause: TimerHandle | None = None
         self._starts = False
         self._was_surveyed = False
+        self._survey: Background[None] = Background(self, self._surveyed, "GPUs")
+        self._resolving: Background[Wishes] = Background(self, self._resolved, "plan")
 
     def know(self, written_by: WrittenBy) -> None:
         """Offer what follows from who wrote it; what was typed stays."""
@@ -345,17 +329,14 @@ class VerifySetupScreen(Dialog["Preflight | None"]):
         field.value, self.query_one("#setup-filter", Input).value = self._first
         field.cursor_position = len(field.value)
         field.focus()
-        self.run_worker(self._survey, thread=True, exit_on_error=False, group="survey")
+        self._survey.ask(None, lambda stop: len(gpus()))
 
-    def _survey(self) -> None:
-        self.post_message(self.Surveyed(len(gpus())))
-
-    def on_verify_setup_screen_surveyed(self, event: Surveyed) -> None:
-        event.stop()
+    def _surveyed(self, key: None, num_gpus: int | InspectError) -> None:
         self._was_surveyed = True
         field = self.query_one("#setup-mesh", Input)
         if not field.value:
-            field.value = first_mesh(writer_mesh(self._written_by), event.num_gpus)
+            num_gpus = num_gpus if isinstance(num_gpus, int) else 0
+            field.value = first_mesh(writer_mesh(self._written_by), num_gpus)
             field.cursor_position = len(field.value)
 
     # The form.
@@ -409,34 +390,28 @@ class VerifySetupScreen(Dialog["Preflight | None"]):
         self._plan = None
         self._starts = False
         self.query_one("#setup-start", Button).disabled = True
+        self._resolving.drop()
         if self._pause is not None:
             self._pause.cancel()
         self._pause = after(self, _PAUSE_S, self._ask)
 
     def _ask(self) -> None:
         if self.wishes.mesh:
-            self.run_worker(
-                self._resolve, thread=True, exit_on_error=False, group="plan", exclusive=True
-            )
+            # A look at a driver that hangs holds up nobody who then asks for the CPU.
+            self._resolving = Background(self, self._resolved, "plan")
+            checkpoint, wishes = self._checkpoint, self.wishes
+            self._resolving.ask(wishes, lambda stop: resolve(checkpoint, wishes))
         elif self._was_surveyed:
             self._starts = False
             self.query_one("#setup-plan", Static).update("Which mesh? Type one, or choose one.")
 
-    def _resolve(self) -> None:
-        wishes = self.wishes
-        self.post_message(self.Resolved(wishes, resolve(self._checkpoint, wishes)))
-
-    def on_verify_setup_screen_resolved(self, event: Resolved) -> None:
-        event.stop()
-        if event.wishes != self.wishes:
-            return  # Something was changed meanwhile; that is being looked at.
+    def _resolved(self, wishes: Wishes, outcome: Preflight | InspectError) -> None:
         said = self.query_one("#setup-plan", Static)
-        outcome = event.outcome
         if isinstance(outcome, InspectError):
             said.update(_refusal(outcome))
             return
         self._plan = outcome
-        said.update(plan_table(outcome, event.wishes))
+        said.update(plan_table(outcome, wishes))
         self.query_one("#setup-start", Button).disabled = bool(outcome.problems)
         if self._starts:
             self._start()

@@ -33,6 +33,7 @@ __all__ = [
     "node_line",
     "print_lines",
     "shell",
+    "torchrun_argv",
     "without_launcher",
     "write_manifests",
 ]
@@ -79,19 +80,16 @@ def local_argv(
             "--rdzv-conf=store_type=file",
             f"--rdzv-id={uuid.uuid4().hex}",
         ]
-    return [
-        spec.python,
-        "-m",
-        "torch.distributed.run",
-        *meet,
-        "--local-addr=127.0.0.1",
-        f"--nproc-per-node={spec.world_size}",
-        "--redirects=3",
-        f"--log-dir={logs_dir}",
-        "-m",
-        module or spec.worker,
-        str(spec_path),
-    ]
+    meet += ["--local-addr=127.0.0.1", f"--nproc-per-node={spec.world_size}"]
+    return torchrun_argv(spec.python, meet, logs_dir, module or spec.worker, spec_path)
+
+
+def torchrun_argv(
+    python: str, meet: list[str], logs_dir: str | Path, module: str, spec_path: str | Path
+) -> list[str]:
+    """The command line of torchrun; `meet` says who is there, and where they meet."""
+    logs = ["--redirects=3", f"--log-dir={logs_dir}"]
+    return [python, "-m", "torch.distributed.run", *meet, *logs, "-m", module, str(spec_path)]
 
 
 def shell(argv: list[str]) -> str:

@@ -354,13 +354,8 @@ class Job:
         live = [r.rank for r in self.snapshot().ranks if r.status in ("waiting", "running")]
         folder = self.spec.events_dir
         stacks = {rank: watchdog.read_stack(stacks_file(folder, rank)) for rank in live}
-        messages = watchdog.hang_messages(stacks, idle_s)
-        events = []
-        for rank, message in messages.items():
-            fields = {"kind": "timeout", "message": message, "stack": stacks[rank]}
-            is_root = watchdog.collective_of(stacks[rank]) is None
-            events.append({**self._event("failed", rank), **fields, "root": is_root})
-        return events
+        failures = watchdog.hang_failures(stacks, idle_s)
+        return [{**self._event("failed", rank), **fields} for rank, fields in failures.items()]
 
     def _clean_up(self, now: float) -> list[Event]:
         """What the guard would have done, had it not been killed itself; the last events."""

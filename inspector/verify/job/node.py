@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from inspector.checkpoint.text import printable
 from inspector.errors import InspectError
 from inspector.verify.job import network, post_mortem
-from inspector.verify.job.commands import environment, findings_line, local_argv
+from inspector.verify.job.commands import environment, findings_line, local_argv, torchrun_argv
 from inspector.verify.job.guard import PR_SET_PDEATHSIG, kill_all, prctl, remove_scratch
 from inspector.verify.job.peers import SILENT_BEATS, NodeStop, OwnRanks, Peers
 from inspector.verify.job.run_folder import meeting_folder
@@ -166,10 +166,7 @@ class _Node:
     def _argv(self, place: network.Place) -> list[str]:
         """Torchrun's command line where there are other nodes."""
         wait_s = int(self._args.join_timeout) + _RDZV_MARGIN_S
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
+        meet = [
             f"--nnodes={self._args.nnodes}",
             f"--nproc-per-node={self._args.nproc_per_node}",
             "--rdzv-backend=c10d",
@@ -178,12 +175,9 @@ class _Node:
             f"--rdzv-conf=is_host={int(place.is_head)},join_timeout={wait_s},read_timeout={wait_s}",
             f"--local-addr={place.address}",
             "--max-restarts=0",
-            "--redirects=3",
-            f"--log-dir={self._logs}",
-            "-m",
-            self._spec.worker,
-            str(self._spec_path),
         ]
+        spec = self._spec
+        return torchrun_argv(sys.executable, meet, self._logs, spec.worker, self._spec_path)
 
     @property
     def _stderr(self) -> Path:

@@ -283,12 +283,12 @@ class OwnRanks:
         if idle_s is None:
             idle_s = self._watchdog.idle_s(time.monotonic())
         found = []
-        for number, said in watchdog.hang_messages(stacks, idle_s).items():
+        for number, fields in watchdog.hang_failures(stacks, idle_s).items():
             if number in self._mine:
-                is_root = watchdog.collective_of(stacks[number]) is None
+                said = fields["message"]
                 if not stacks[number].strip():
                     said += f"; {_state_of(self._mine[number].pid)}"
-                found.append(self._failed(number, said, stacks[number], is_root))
+                found.append(fields | self._said(number, said))
         return found
 
     def _take(self, event: dict[str, Any], now: float) -> None:
@@ -310,12 +310,10 @@ class OwnRanks:
     def _silent(self, number: int, rank: _OwnRank) -> dict[str, Any]:
         said = f"it has told nothing for {rank.silent} s, not even that it lives: "
         said += _state_of(rank.pid)
-        return self._failed(number, said, "", True)
+        return {"kind": "timeout", "stack": "", "root": True, **self._said(number, said)}
 
-    def _failed(self, number: int, said: str, stack: str, is_root: bool) -> dict[str, Any]:
-        message = f"on {printable(self._host)}, {said}"
-        more = {"kind": "timeout", "message": message, "stack": stack, "root": is_root}
-        return {"rank": number, **more}
+    def _said(self, number: int, said: str) -> dict[str, Any]:
+        return {"rank": number, "message": f"on {printable(self._host)}, {said}"}
 
 
 def _stat_of(pid: int) -> list[str]:

@@ -24,7 +24,7 @@ __all__ = [
     "Watchdog",
     "ask_for_stacks",
     "collective_of",
-    "hang_messages",
+    "hang_failures",
     "io_bytes",
     "read_stack",
 ]
@@ -158,11 +158,14 @@ def read_stack(path: str | Path) -> str:
         return ""
 
 
-def hang_messages(stacks: Mapping[int, str], idle_s: float) -> dict[int, str]:
-    """What to say of each rank of a stuck job, by rank."""
+def hang_failures(stacks: Mapping[int, str], idle_s: float) -> dict[int, dict[str, Any]]:
+    """The fields of a `failed` event for each rank of a stuck job, by rank.
+
+    The root is who does not wait in a collective: the others wait for it.
+    """
     inside = {rank: name for rank, stack in stacks.items() if (name := collective_of(stack))}
     outside = [rank for rank in stacks if rank not in inside]
-    messages = {}
+    failures = {}
     for rank, stack in stacks.items():
         said = f"no progress for {idle_s:.0f} s: "
         if rank in inside:
@@ -176,8 +179,9 @@ def hang_messages(stacks: Mapping[int, str], idle_s: float) -> dict[int, str]:
             said += f"it is in {frame[2]}" if frame else "where it is, it does not tell"
             if inside:
                 said += f", while {_ranks(list(inside))} wait for it in a collective"
-        messages[rank] = said
-    return messages
+        more = {"stack": stack, "root": rank not in inside}
+        failures[rank] = {"kind": "timeout", "message": said, **more}
+    return failures
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -141,7 +141,8 @@ class _Wave:
             targets.drop(bad)
             if not targets.state or job.broken_saves:
                 return
-            folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", _name(hop, targets.grid))
+            name = f"{hop}-{str(targets.grid.mesh).replace(':', '_')}"
+            folder = Path(job.spec.scratch_dir, f"wave-{self._number:05}", name)
             self._phase("save", targets.grid, hop=hop, folder=str(folder))
             names = set(targets.state)
             canary = SavedCanary(targets, names, 31 * self._number + hop)
@@ -406,7 +407,3 @@ def _want_of(packed: PackedTensor, why: str, imports: tuple[str, ...]) -> str:
     if packed.package in {name.partition(".")[0] for name in imports}:
         return f"{what}, which does not load into a plain tensor ({printable(why, 200)})"
     return f"{what}, which loads only where {package} is imported (--import {package})"
-
-
-def _name(hop: int, grid: Grid) -> str:
-    return f"{hop}-{str(grid.mesh).replace(':', '_')}"
