@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,19 @@ def test_metadata_of_many_parts_comes_together(s3: S3Server) -> None:
     s3.fault = together(s3, 3)
     assert storage.read(".metadata") == data
     assert len(s3.asked) == 3 and s3.most_at_once == 3
+
+
+def test_as_many_requests_are_at_work_as_may_be(s3: S3Server) -> None:
+    """botocore's own pool has ten connections: the rest would wait for one."""
+    data = random.Random(1).randbytes(MAX_IN_FLIGHT)  # noqa: S311 - no secret
+    s3.client().put_object(Bucket=BUCKET, Key="pool/data", Body=data)
+    storage = open_storage(f"s3://{BUCKET}/pool")
+    s3.forget()
+    s3.fault = together(s3, MAX_IN_FLIGHT)
+    with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
+        found = pool.map(lambda at: storage.read("data", at, 1), range(MAX_IN_FLIGHT))
+        assert b"".join(found) == data
+    assert len(s3.asked) == s3.most_at_once == MAX_IN_FLIGHT
 
 
 def test_metadata_of_many_ranks_comes_together(s3: S3Server) -> None:

@@ -19,6 +19,7 @@ from inspector.checkpoint.storage.remote.bounds import (
     read_body,
     within,
 )
+from inspector.checkpoint.storage.remote.calls import MAX_IN_FLIGHT
 from inspector.checkpoint.storage.remote.filesystem import FsspecFiles, users_setting
 
 __all__ = ["S3Files"]
@@ -38,6 +39,8 @@ class S3Files(FsspecFiles):
         own = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
+            # botocore's own is 10 (MAX_POOL_CONNECTIONS), so that six of ours would wait.
+            "max_pool_connections": MAX_IN_FLIGHT,
             "retries": {"mode": "standard", "total_max_attempts": 1},
             **_bounded_session(),
         }
