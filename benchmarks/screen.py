@@ -65,7 +65,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from measuring import ROOT, arguments, dispatch, machine, write
 from rich.cells import cell_len
@@ -355,10 +355,22 @@ def has_verdict(lines: list[str]) -> bool:
     return VERDICT.search(lines[0]) is not None
 
 
-def loading(folder: Path, columns: int, rows: int, tree: Path = ROOT) -> list[float]:
-    """Milliseconds until the help is there, each time it is asked for while it loads."""
+class Wait(NamedTuple):
+    """A key that was pressed while the checkpoint loads.
+
+    Attributes:
+        pressed_s: Seconds from the start of the process until it was.
+        ms: Milliseconds until its effect stood.
+    """
+
+    pressed_s: float
+    ms: float
+
+
+def loading(folder: Path, columns: int, rows: int, tree: Path = ROOT) -> list[Wait]:
+    """How long the help is waited for, each time it is asked for while it loads."""
     screen = Screen(folder, columns, rows, tree=tree)
-    waits: list[float] = []
+    waits: list[Wait] = []
 
     def has_help(lines: list[str]) -> bool:
         return any(HELP.search(line) for line in lines)
@@ -373,7 +385,7 @@ def loading(folder: Path, columns: int, rows: int, tree: Path = ROOT) -> list[fl
             came = screen.until(lambda lines: has_help(lines) or has_table(lines), LONGEST_S)
             if not has_help(screen.picture.texts):
                 break  # The table came first.
-            waits.append((came - at) * 1e3)
+            waits.append(Wait(at - screen.started, (came - at) * 1e3))
             screen.send("?")
             screen.until(lambda lines: not has_help(lines), LONGEST_S)
         return waits
@@ -475,11 +487,8 @@ def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
         "first_table_spread_s": [round(min(seconds), 2), round(max(seconds), 2)],
         "first_paint_ms": round(statistics.median(paints), 1),
         "first_paint_largest_ms": round(max(paints), 1),
-        "keys_while_loading": {
-            "pressed": len(waits),
-            "median_ms": round(statistics.median(waits), 1) if waits else None,
-            "largest_ms": round(max(waits), 1) if waits else None,
-        },
+        "keys_while_loading": _waits(waits),
+        "keys_while_loading_from_first_second": _waits([w for w in waits if w.pressed_s >= 1]),
         "keys_ms": medians,
         "keys_largest_ms": _largest(seen),
         "slowest_key_ms": max(medians.values()),
@@ -490,6 +499,15 @@ def measure(folder: Path, rounds: int, size: tuple[int, int]) -> dict[str, Any]:
         "resident_after_every_view_mb": round(
             statistics.median(each.resident_mb for each in keys), 1
         ),
+    }
+
+
+def _waits(waits: list[Wait]) -> dict[str, Any]:
+    found = [wait.ms for wait in waits]
+    return {
+        "pressed": len(found),
+        "median_ms": round(statistics.median(found), 1) if found else None,
+        "largest_ms": round(max(found), 1) if found else None,
     }
 
 
@@ -509,7 +527,7 @@ def beside(folder: Path, rounds: int, size: tuple[int, int], trees: list[Path]) 
     """Print this tree's screen beside those of other trees."""
     all_trees = [ROOT, *trees]
     kept: dict[Path, list[Keys]] = {tree: [] for tree in all_trees}
-    waits: dict[Path, list[float]] = {tree: [] for tree in all_trees}
+    waits: dict[Path, list[Wait]] = {tree: [] for tree in all_trees}
     for _ in range(rounds):
         for tree in all_trees:
             kept[tree].append(Keys(folder, *size, tree))
@@ -535,10 +553,12 @@ def beside(folder: Path, rounds: int, size: tuple[int, int], trees: list[Path]) 
     print(line("memory", lambda keys: keys.resident_mb, "MB"))
     for tree in all_trees:
         if waits[tree]:
-            print(
-                f"help while loading, {tree.name}: median {statistics.median(waits[tree]):.1f} ms, "
-                f"largest {max(waits[tree]):.1f} ms, of {len(waits[tree])}"
-            )
+            for since, first_s in (("", 0.0), (" from the first second on", 1.0)):
+                found = _waits([wait for wait in waits[tree] if wait.pressed_s >= first_s])
+                print(
+                    f"help while loading{since}, {tree.name}: median {found['median_ms']} ms, "
+                    f"largest {found['largest_ms']} ms, of {found['pressed']}"
+                )
 
 
 def screen(told: list[str]) -> None:
