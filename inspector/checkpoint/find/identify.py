@@ -7,7 +7,6 @@ every step of a long run would take minutes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from inspector.checkpoint import torch_checkpointing
 from inspector.checkpoint.dcp import METADATA, rank_metadata, read_dcp
@@ -55,7 +54,14 @@ def identify(storage: Storage, listing: list[Entry], path: str = "") -> list[Fou
 
 
 def _found(
-    path: str, format_: str, state: State, files: list[Entry], detail: str, *, is_file: bool = False
+    path: str,
+    format_: str,
+    state: State,
+    files: list[Entry],
+    detail: str,
+    *,
+    is_file: bool = False,
+    is_overwritten: bool = False,
 ) -> Found:
     times = [entry.modified_s for entry in files if entry.modified_s is not None]
     return Found(
@@ -68,6 +74,7 @@ def _found(
         modified_s=max(times, default=None),
         detail=detail,
         is_file=is_file,
+        is_overwritten=is_overwritten,
     )
 
 
@@ -107,10 +114,8 @@ def _identify_dcp(storage: Storage, listing: list[Entry], path: str) -> Found | 
         written = [metadata] if METADATA in names else per_rank.values()
         after = "" if detail else _time_after(written, data)
         if after:
-            return replace(
-                _found(path, "dcp", state, files, _OVERWRITTEN.format(after)),
-                is_overwritten=True,
-            )
+            detail = _OVERWRITTEN.format(after)
+            return _found(path, "dcp", state, files, detail, is_overwritten=True)
     elif METADATA + ".tmp" in names:
         state, detail = "unfinished", "only .metadata.tmp: the save has not finished"
     elif data:

@@ -88,7 +88,7 @@ class Found:
     @property
     def state_word(self) -> str:
         """Its state for a reader: nobody is told `complete` of what may be half written."""
-        return "rewritten?" if self.is_overwritten and self.state == "complete" else self.state
+        return "rewritten?" if self.is_overwritten else self.state
 
 
 @dataclass(frozen=True, slots=True)

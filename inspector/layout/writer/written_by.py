@@ -22,7 +22,7 @@ import numpy as np
 
 from inspector.checkpoint.model import Checkpoint
 from inspector.layout.cuts import Cut, analyse, cell_ids
-from inspector.layout.geometry import num_pieces
+from inspector.layout.geometry import num_pieces, unique
 from inspector.layout.mesh import MAX_WORLD_SIZE, Mesh
 from inspector.layout.placements import ORDINALS, Fit, TensorPlacement, fits, to_strings
 from inspector.layout.writer import evidence as say
@@ -436,10 +436,10 @@ def _unseen_orders(walk: Walk, placer: Placer, mesh: Mesh) -> bool:
         axes = tuple(text.lstrip("_").replace("Strided", "").split(",")[0] for text in placements)
         axes = tuple(text.rstrip(")") for text in axes)
         replicas = wrote.setdefault(axes, {}).setdefault(placements, set())
-        files = columns.tensor(index).file
-        for rank in {checkpoint.files[file].rank for file in files[files >= 0].tolist()}:
-            where = mesh.coordinate(rank or 0)
-            cut = [n for n, text in enumerate(placements) if text != "Replicate()"]
+        cut = [n for n, text in enumerate(placements) if text != "Replicate()"]
+        ranks = checkpoint.chunk_ranks(columns.tensor(index).file)
+        for rank in unique(ranks[ranks >= 0]).tolist():
+            where = mesh.coordinate(rank)
             shares = {where[n] / max(mesh.sizes[n] - 1, 1) for n in cut}
             # The first and the last piece lie with the same rank in every order.
             if len(shares) > 1:

@@ -39,11 +39,10 @@ def folder_above(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Around:
-    """What lies in the folder above: how many checkpoints, and the newest sound one."""
+    """What lies in the folder above: how many checkpoints, and in words the newest sound one."""
 
     num_checkpoints: int
-    newest_sound: str | None
-    doubt: str
+    newest_sound: str
 
 
 class ErrorScreen(Screen[str]):
@@ -135,10 +134,7 @@ class ErrorScreen(Screen[str]):
             text.append("\n       ").append(printable(self._rename), "bold")
             text.append("  (y copies it)\n", "dim")
         if self._around is not None:
-            newest = self._around.newest_sound
-            said = "no checkpoint there is sound"
-            if newest is not None:
-                said = f"newest sound: {printable(newest, 120)}{self._around.doubt}"
+            said = self._around.newest_sound
             text.append("\nabove  ", "dim").append(f"{said}; u opens that folder")
         self.query_one("#error-text", Static).update(text)
 
@@ -195,5 +191,9 @@ def _around(above: str, stop: Stop) -> _Around:
 
     run = find_resumable(folder_of(above), progress=lambda done, total: stop())
     sound = run.newest_sound
-    doubt = f", {printable(run.doubt)}" if run.doubt else ""
-    return _Around(len(run.judged), None if sound is None else sound.path or ".", doubt)
+    if sound is None:
+        return _Around(len(run.judged), "no checkpoint there is sound")
+    said = f"newest sound: {printable(sound.path or '.', 120)}"
+    if run.doubt:
+        said += f", {printable(run.doubt)}"
+    return _Around(len(run.judged), said)
